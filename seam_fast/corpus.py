@@ -1,0 +1,413 @@
+"""From documents to token ids, for any single-label corpus.
+
+A corpus is two text files, one document a line, `label<TAB>text`. What is done to them - which text, which
+vocabulary, which padding, how long - is four fields of one `CorpusConfig`, so that the repaired treatment and the
+public reference's are two points in the same space and every mixture can be run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .errors import DataError
+
+PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
+
+_CHOICES = {
+    "text": ("whole", "label_stripped"),
+    "vocabulary": ("train", "train_and_test"),
+    "padding": ("own", "word"),
+}
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """How documents become ids.
+
+    text: "whole", or "label_stripped": every occurrence of a document's label string is deleted from its text, inside
+        words too (the public split's treatment: `acquire` of class acq becomes `uire`).
+    vocabulary: "train", or "train_and_test": train's words, then test's, in order of first appearance, with an
+        end mark after each document that takes an id and is never fed (the reference's).
+    padding: "own": id 0 is padding, id 1 the unknown word; "word": rows are filled up with id 0, which is a real word,
+        and words outside the vocabulary are skipped (the reference's).
+    max_length: words kept of each document, from the front.
+
+    Raises DataError for a value outside these.
+    """
+
+    text: str = "whole"
+    vocabulary: str = "train"
+    padding: str = "own"
+    max_length: int = 64
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                choices = " or ".join(f'"{value}"' for value in allowed)
+                raise DataError(f"corpus setting {name} must be {choices}, not {getattr(self, name)!r}.")
+        length = self.max_length
+        if isinstance(length, bool) or not isinstance(length, (int, np.integer)) or length < 1:
+            raise DataError(f"corpus setting max_length must be a whole number of at least 1, not {length!r}.")
+        object.__setattr__(self, "max_length", int(length))
+
+    @classmethod
+    def for_protocol(cls, protocol: str) -> CorpusConfig:
+        """The settings of protocol "seam" (the defaults) or "reference" (the public split's, 32 words)."""
+        if protocol == "seam":
+            return cls()
+        if protocol == "reference":
+            return cls(text="label_stripped", vocabulary="train_and_test", padding="word", max_length=32)
+        raise DataError(f'protocol must be "seam" or "reference", not {protocol!r}.')
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One half of a corpus: `ids (N, T)` int64, `lengths (N,)` int64 with the real words of each row (1..T),
+    `labels (N,)` int64. A document without any known word is one unknown (or id 0) with length 1."""
+
+    ids: torch.Tensor
+    lengths: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Documents:
+    """Raw documents of one split, and where each came from, for error messages.
+
+    places: what to call document i; None means line i + 1 of `path`.
+    label_stripped: the label string is already gone from the texts.
+    """
+
+    labels: list[str]
+    texts: list[str]
+    path: str
+    places: Sequence[str] | None = None
+    label_stripped: bool = False
+
+    def place(self, i: int) -> str:
+        return self.places[i] if self.places is not None else f"{self.path}, line {i + 1}"
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """A corpus as token ids.
+
+    class_names: in order of first appearance in the training file; a label's id is its place here.
+    words: id -> word. source: a sentence saying where the documents came from. synthetic: invented documents.
+    data_hash: hex sha256 over all documents (as treated, in full length), their labels, and the configuration.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    words: list[str]
+    train: Split
+    test: Split
+    config: CorpusConfig
+    source: str
+    data_hash: str
+    synthetic: bool = False
+    _index: dict[str, int] = field(default_factory=dict, repr=False)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.words)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills rows up; with padding "word" it is a real word's too."""
+        return 0
+
+    @property
+    def unknown_id(self) -> int | None:
+        """The id of words outside the vocabulary; None where they are skipped."""
+        return 1 if self.config.padding == "own" else None
+
+    def encode(self, texts: Iterable[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """`ids (N, T)`, `lengths (N,)`, both int64, of new texts; they are split at white space and taken as they
+        are (R8 is lower-case letters only), no label is removed from them."""
+        if isinstance(texts, str):
+            raise DataError("encode takes a list of texts, not one text: put it into a list.")
+        return _encode([text.split() for text in texts], self._index, self.config)
+
+    def validation_indices(self, fraction: float = 0.1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Splits the training documents in two, class by class: `(fit, validation)`, sorted int64 indices into train.
+
+        Every class gives `fraction` of its documents to validation, rounded, but at least one to each side where it
+        has two. The same seed gives the same split on every machine.
+        """
+        if not 0.0 < fraction < 1.0:
+            raise DataError(f"the validation fraction must lie between 0 and 1, not {fraction!r}.")
+        labels = self.train.labels.numpy()
+        random = np.random.RandomState(seed)  # the legacy generator: its stream is frozen
+        held_out = np.zeros(len(labels), dtype=bool)
+        for k in range(self.num_classes):
+            members = np.flatnonzero(labels == k)
+            if len(members) > 1:
+                count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+                held_out[random.permutation(members)[:count]] = True
+        return torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out))
+
+
+def load_corpus(
+    data_dir: str | os.PathLike,
+    name: str,
+    protocol: str = "seam",
+    config: CorpusConfig | None = None,
+    smallest_class: int = 2,
+) -> Corpus:
+    """Reads the corpus `name` from a folder.
+
+    The folder holds `NAME-train-all-terms.txt` and `NAME-test-all-terms.txt`, or `train.txt` and `test.txt`, one
+    document a line as `label<TAB>text`; or the public LSTM repository's layout (`train_txt/`, `train_txt.txt`,
+    `train_label.txt`, and the same for test), whose texts are label-stripped already.
+    config: overrides the protocol's settings.
+    smallest_class: training documents a class needs. The default refuses a class with a single document, which can
+        be learned from or validated on but not both; published corpora such as R52 have one, and 1 lets it pass.
+
+    Raises DataError, naming file and line, for files that are missing, empty, not UTF-8 or not of this form, for a
+    class that is too small, and for a test label that training does not know.
+    """
+    config = config or CorpusConfig.for_protocol(protocol)
+    train, test = read_documents(data_dir, name)
+    source = f"{train.path} and {test.path}"
+    return build_corpus(name, train, test, config, source=source, smallest_class=smallest_class)
+
+
+def read_documents(data_dir: str | os.PathLike, name: str) -> tuple[Documents, Documents]:
+    """The raw train and test documents of corpus `name` in a folder, in whichever layout it has (see load_corpus)."""
+    folder = Path(data_dir).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"the data folder {folder} does not exist or is no folder: give the one that holds {name}.")
+    tried = []
+    for pattern in (f"{name}-{{}}-all-terms.txt", "{}.txt"):
+        paths = [folder / pattern.format(split) for split in ("train", "test")]
+        there = [path.is_file() for path in paths]
+        if all(there):
+            return read_labelled(paths[0]), read_labelled(paths[1])
+        if any(there):
+            raise DataError(f"{paths[there.index(False)]} is missing, though {paths[there.index(True)].name} is there.")
+        tried.append(" and ".join(path.name for path in paths))
+    if (folder / "train_txt.txt").is_file() or (folder / "train_label.txt").is_file():
+        return _read_one_file_each(folder, "train"), _read_one_file_each(folder, "test")
+    raise DataError(
+        f"{folder} holds no corpus {name!r}: looked for {', for '.join(tried)}, and for train_txt.txt with "
+        "train_label.txt; put the files there or name another folder."
+    )
+
+
+def read_labelled(path: str | os.PathLike) -> Documents:
+    """Reads a `label<TAB>text` file, one document a line. Raises DataError naming the file and the line."""
+    lines = _read_lines(Path(path))
+    labels, texts = [], []
+    for number, line in enumerate(lines, 1):
+        label, tab, text = line.partition("\t")
+        if not tab:
+            raise DataError(f"{path}, line {number}: no tab; every line must be a label, a tab and the text.")
+        label = label.strip()
+        if not label:
+            raise DataError(f"{path}, line {number}: the label before the tab is empty.")
+        labels.append(label)
+        texts.append(text)
+    return Documents(labels, texts, str(path))
+
+
+def _read_one_file_each(folder: Path, split: str) -> Documents:
+    """The public LSTM repository's layout: a list of file names, a list of labels, and a file for each document."""
+    names_path, labels_path, texts_folder = (
+        folder / f"{split}_txt.txt",
+        folder / f"{split}_label.txt",
+        folder / f"{split}_txt",
+    )
+    names = [line.strip() for line in _read_lines(names_path)]
+    labels = [line.strip() for line in _read_lines(labels_path)]
+    if len(names) != len(labels):
+        raise DataError(f"{names_path} lists {len(names)} documents, but {labels_path} has {len(labels)} labels.")
+    texts = []
+    for number, (name, label) in enumerate(zip(names, labels, strict=True), 1):
+        if not label:
+            raise DataError(f"{labels_path}, line {number}: the label is empty.")
+        if not name or Path(name).name != name:  # a list that points outside its folder is not this layout
+            raise DataError(f"{names_path}, line {number}: {name!r} is no file name in {texts_folder}.")
+        texts.append(_read_text(texts_folder / name, named_by=f"{names_path}, line {number}"))
+    places = [f"{labels_path}, line {number}" for number in range(1, len(labels) + 1)]
+    return Documents(labels, texts, str(labels_path), places, label_stripped=True)
+
+
+def _read_text(path: Path, named_by: str = "") -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        reason = f", which {named_by} names," if named_by else ""
+        raise DataError(f"{path}{reason} cannot be read: {error.strerror or error}.") from error
+    try:
+        return data.decode("utf-8-sig")  # a byte-order mark would otherwise become part of the first label
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; convert the file to UTF-8."
+        ) from error
+
+
+def _read_lines(path: Path) -> list[str]:
+    text = _read_text(path)
+    lines = text.split("\n")  # not splitlines(): that also splits at characters which are no line ends here
+    while lines and not lines[-1].strip("\r "):
+        lines.pop()
+    if not lines:
+        raise DataError(f"{path}, line 1: the file is empty.")
+    return lines
+
+
+def build_corpus(
+    name: str,
+    train: Documents,
+    test: Documents,
+    config: CorpusConfig,
+    *,
+    source: str,
+    synthetic: bool = False,
+    smallest_class: int = 2,
+) -> Corpus:
+    """Turns raw documents into a Corpus. Raises DataError as load_corpus does."""
+    class_names, train_labels, test_labels = _number_labels(train, test, smallest_class)
+    train_words, test_words = _treat(train, config), _treat(test, config)
+    words, index = _vocabulary(train_words, test_words, config)
+
+    def encode(documents: list[list[str]], labels: np.ndarray) -> Split:
+        return Split(*_encode(documents, index, config), torch.from_numpy(labels))
+
+    return Corpus(
+        name=name,
+        class_names=class_names,
+        words=words,
+        train=encode(train_words, train_labels),
+        test=encode(test_words, test_labels),
+        config=config,
+        source=source,
+        data_hash=_hash(config, class_names, (train_labels, train_words), (test_labels, test_words)),
+        synthetic=synthetic,
+        _index=index,
+    )
+
+
+def _number_labels(
+    train: Documents, test: Documents, smallest_class: int
+) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    counts: dict[str, int] = {}
+    for label in train.labels:
+        counts[label] = counts.get(label, 0) + 1
+    for label, count in counts.items():
+        if count < smallest_class:
+            have = "this one training document only" if count == 1 else f"only {count} training documents, from here on"
+            raise DataError(
+                f"{train.place(train.labels.index(label))}: class {label!r} has {have}, and {smallest_class} are "
+                f"needed: add documents, remove the class, or allow it with smallest_class={count}."
+            )
+    if len(counts) < 2:
+        raise DataError(f"{train.path}: all documents are of class {train.labels[0]!r}; at least two are needed.")
+    names = list(counts)
+    if train.label_stripped and all(label.isdecimal() for label in names):
+        names.sort(key=int)  # that layout numbers its classes itself, and its checkpoints use those numbers
+    numbers = {label: i for i, label in enumerate(names)}
+    for i, label in enumerate(test.labels):
+        if label not in numbers:
+            raise DataError(
+                f"{test.place(i)}: class {label!r} does not occur in the training documents ({train.path})."
+            )
+
+    def number(labels: list[str]) -> np.ndarray:
+        return np.fromiter(map(numbers.__getitem__, labels), dtype=np.int64, count=len(labels))
+
+    return tuple(names), number(train.labels), number(test.labels)
+
+
+def _treat(documents: Documents, config: CorpusConfig) -> list[list[str]]:
+    """The words of every document, after the text treatment the configuration asks for."""
+    if documents.label_stripped and config.text == "whole":
+        # Passing these off as whole texts would make the label's absence inside words look like the language's.
+        raise DataError(
+            f"{documents.path}: the labels were already deleted from these texts, so text=\"whole\" cannot be had "
+            'from them; use protocol "reference" or text="label_stripped", or give the label<TAB>text files.'
+        )
+    if config.text == "whole" or documents.label_stripped:
+        return [text.split() for text in documents.texts]
+    pairs = zip(documents.texts, documents.labels, strict=True)
+    return [text.replace(label, "").split() for text, label in pairs]
+
+
+def _vocabulary(
+    train: list[list[str]], test: list[list[str]], config: CorpusConfig
+) -> tuple[list[str], dict[str, int]]:
+    """`words`, id -> word, and `index`, word -> id; words in order of first appearance. The marks have no entry in
+    the index, so that a text which happens to contain one cannot feed it."""
+    if config.vocabulary == "train_and_test":
+        end = (END,)
+        in_order = chain.from_iterable(chain.from_iterable((words, end) for words in chain(train, test)))
+    else:
+        in_order = chain.from_iterable(train)
+    seen = dict.fromkeys(in_order)
+    if config.padding == "own":
+        seen.pop(PAD, None)
+        seen.pop(UNKNOWN, None)
+        words = [PAD, UNKNOWN, *seen]
+    else:
+        words = list(seen)
+    if not seen.keys() - {END}:
+        raise DataError("the training documents hold no words at all.")
+    index = {word: i for i, word in enumerate(words)}
+    if config.padding == "own":
+        del index[PAD], index[UNKNOWN]
+    return words, index
+
+
+def _encode(
+    documents: list[list[str]], index: dict[str, int], config: CorpusConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`ids (N, T)`, `lengths (N,)`, T = config.max_length."""
+    width, count = config.max_length, len(documents)
+    if config.padding == "own":
+        rows = [[index.get(word, 1) for word in words[:width]] or [1] for words in documents]
+    else:
+        rows = [_known(words, index, width) or [0] for words in documents]
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=count)
+    ids = np.zeros((count, width), dtype=np.int64)
+    filled = np.arange(width) < lengths[:, None]
+    ids[filled] = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
+    return torch.from_numpy(ids), torch.from_numpy(lengths)
+
+
+def _known(words: list[str], index: dict[str, int], width: int) -> list[int]:
+    """The ids of the first `width` words that have one: the reference skips the others without counting them."""
+    ids = [index[word] for word in words[:width] if word in index]
+    if len(ids) < min(width, len(words)):
+        ids = [index[word] for word in words if word in index][:width]
+    return ids
+
+
+def _hash(
+    config: CorpusConfig, class_names: tuple[str, ...], *splits: tuple[np.ndarray, list[list[str]]]
+) -> str:
+    """Over what training can see, white space apart, so that the same data from another source has the same hash."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps({"config": asdict(config), "classes": class_names}, sort_keys=True).encode())
+    for labels, documents in splits:
+        digest.update(f"\n{len(documents)} documents\n".encode())
+        lines = (f"{label}\t{' '.join(words)}\n" for label, words in zip(labels.tolist(), documents, strict=True))
+        digest.update("".join(lines).encode())
+    return digest.hexdigest()

@@ -1,0 +1,40 @@
+"""Every random choice of a re-engineering run, as a function of its address: (seed, purpose, target, epoch).
+
+The numbers are raw outputs of the Philox counter generator, whose stream NumPy guarantees, so any backend in any
+version draws the same head, the same documents, the same order and drops the same words; and no draw depends on what
+was drawn before it or on which other modules are trained beside.
+"""
+
+import hashlib
+
+import numpy as np
+import torch
+
+HEAD, ORDER, NEGATIVES, DROPOUT, SHOTS = "head", "order", "negatives", "dropout", "shots"
+
+
+def raw(seed: int, purpose: str, target: tuple[int, ...], epoch: int, count: int) -> np.ndarray:
+    """``count`` uint64 numbers, uniform, for one purpose of one epoch of one module."""
+    address = f"{seed}|{purpose}|{','.join(map(str, target))}|{epoch}".encode()
+    key = np.frombuffer(hashlib.sha256(address).digest()[:16], dtype="<u8")
+    return np.random.Philox(key=key).random_raw(count)
+
+
+def permutation(seed: int, purpose: str, target: tuple[int, ...], epoch: int, count: int) -> np.ndarray:
+    """A uniform permutation of ``0 .. count - 1`` (int64)."""
+    return np.argsort(raw(seed, purpose, target, epoch, count), kind="stable")
+
+
+def uniform(seed: int, purpose: str, target: tuple[int, ...], epoch: int, count: int) -> np.ndarray:
+    """``count`` float64 numbers in [0, 1), with 53 random bits each."""
+    return (raw(seed, purpose, target, epoch, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def head(seed: int, target: tuple[int, ...], num_classes: int, outputs: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Initial head ``weight (outputs, C)`` and ``bias (outputs,)``, float32, by ``torch.nn.Linear``'s default law.
+
+    That law is uniform on ±1/sqrt(C) for both.
+    """
+    numbers = uniform(seed, HEAD, target, 0, outputs * (num_classes + 1))
+    values = torch.from_numpy(((2 * numbers - 1) / num_classes**0.5).astype(np.float32))
+    return values[: outputs * num_classes].reshape(outputs, num_classes).clone(), values[outputs * num_classes :].clone()

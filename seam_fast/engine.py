@@ -1,0 +1,174 @@
+"""Trains the scores of one module over a frozen base, epoch by epoch, in plain PyTorch at its best.
+
+It computes what ``reference.Stepper`` computes, with less work:
+- only embedding rows that the module's documents can touch have scores of their own. All other rows receive the same
+  constant gradient in every step and so share one trajectory, kept as one extra row;
+- each step gathers and reduces the rows of its own words, once a word;
+- Adam is torch's fused one;
+- in head-only epochs the masked base stands still, so its logits are computed once.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from . import reference
+from .errors import TrainingError
+from .inference import class_logits, read_lstm
+from .keys import EMBEDDING, GROUPS, LINEAR_KEYS, LSTM_KEYS, WEIGHT_KEYS, group_sizes
+
+
+class TorchTrainer:
+    """State and training of one module.
+
+    Parameters
+    ----------
+    weights: frozen base by weight key, all of one floating dtype.
+    head: initial weight (2, C) and bias (2,).
+    words: ids (int64, any shape) of every word that training can feed.
+    alpha, lr_mask, lr_head, schedule, penalty, read: as in ``reference.Stepper``.
+    target_weight: weight of target documents in the cross entropy (1: the reference's).
+    """
+
+    def __init__(
+        self, weights, head, words, *, alpha, lr_mask, lr_head, schedule, penalty="global", read="end", target_weight=1.0
+    ):
+        self.weights = {key: weights[key].detach() for key in WEIGHT_KEYS}
+        self.read = read
+        self.schedule = schedule
+        table = self.weights[EMBEDDING]
+        dtype = table.dtype
+        self.rows = torch.unique(torch.as_tensor(words))  # sorted word ids with scores of their own
+        self.slot = torch.full((len(table),), len(self.rows), dtype=torch.int64)  # word id -> row of the scores
+        self.slot[self.rows] = torch.arange(len(self.rows))
+        self.scores = {key: torch.ones_like(self.weights[key]) for key in (*LSTM_KEYS, *LINEAR_KEYS)}
+        self.scores[EMBEDDING] = torch.ones(len(self.rows) + 1, table.shape[1], dtype=dtype)  # last row: all the others
+        self.head = tuple(part.detach().to(dtype).clone().requires_grad_() for part in head)
+        self.loss_weight = None if target_weight == 1 else torch.tensor([target_weight, 1.0], dtype=dtype)
+        self.steps = 0  # taken in all, head-only ones included
+
+        sizes = group_sizes(self.weights)
+        per_weight = {}
+        for group, keys in GROUPS.items():
+            count = sizes[group] if penalty == "group" else sum(sizes.values())
+            per_weight.update(dict.fromkeys(keys, min(max(alpha / count, -1.0), 1.0)))
+        self.penalty_gradient = per_weight
+        self._gradient = torch.full_like(self.scores[EMBEDDING], per_weight[EMBEDDING])  # rows of a step set in passing
+
+        together = [{"params": list(self.scores.values()), "lr": lr_mask}]
+        if schedule != "port":
+            together.append({"params": list(self.head), "lr": lr_head})
+            self._adam_head = torch.optim.Adam(self.head, lr=lr_head, fused=True, **reference.ADAM)
+        self._adam_together = torch.optim.Adam(together, lr=lr_mask, fused=True, **reference.ADAM)
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def run_epoch(self, ids: Tensor, lengths: Tensor, labels: Tensor, batch_size: int, *, head_only=False, stop=None):
+        """One pass over documents in the order given: ids (N, T), lengths (N,), labels (N,), 0 target and 1 rest.
+
+        The last batch may be smaller. ``stop``: an event that ends the epoch between two steps once it is set. Returns the
+        mean over batches of the cross entropy, in nats a document. Raises TrainingError naming step and tensor where a
+        value is not finite.
+        """
+        losses = []
+        if head_only:
+            features = class_logits(self.effective_weights(), ids, lengths, self.read)
+        for begin in range(0, len(ids), batch_size):
+            if stop is not None and stop.is_set():
+                break
+            batch = slice(begin, begin + batch_size)
+            if head_only:
+                losses.append(self._head_step(features[batch], labels[batch]))
+            else:
+                losses.append(self.step(ids[batch], lengths[batch], labels[batch]))
+        return sum(losses) / max(len(losses), 1)
+
+    def _head_step(self, features: Tensor, labels: Tensor) -> float:
+        """One step of the head alone; features (B, C): logits of the masked base, which stands still."""
+        loss = self._loss(features, labels)
+        self._backward(loss, self.head)
+        self._adam_head.step()
+        self.steps += 1
+        return loss.item()
+
+    def step(self, ids: Tensor, lengths: Tensor, labels: Tensor) -> float:
+        """One joint step on one batch; returns its cross entropy before the step."""
+        if self.read == "last_word":
+            ids = ids[:, : int(lengths.max())]  # what follows a document's last word is never read
+        words, position = torch.unique(self.slot[ids.T], return_inverse=True)  # position (T, B)
+        if words[-1] == len(self.rows):
+            raise ValueError("a document holds a word that was not among the `words` this trainer was made for")
+        row_weights = self.weights[EMBEDDING][self.rows[words]]
+        leaves = {EMBEDDING: row_weights * (self.scores[EMBEDDING][words] > 0)}
+        for key in (*LSTM_KEYS, *LINEAR_KEYS):
+            leaves[key] = self.weights[key] * (self.scores[key] > 0)
+        for leaf in leaves.values():
+            leaf.requires_grad_()
+
+        embedded = functional.embedding(position, leaves[EMBEDDING])
+        state = read_lstm(embedded, lengths, [leaves[key] for key in LSTM_KEYS], self.read)
+        logits = functional.linear(state, *(leaves[key] for key in LINEAR_KEYS))
+        loss = self._loss(logits, labels)
+        self._backward(loss, [*leaves.values(), *self.head], [*leaves, "head weight", "head bias"])
+
+        for key in (*LSTM_KEYS, *LINEAR_KEYS):
+            gradient = leaves[key].grad.mul_(self.weights[key]).clamp_(-1, 1)
+            self.scores[key].grad = gradient.add_(self.penalty_gradient[key])
+        constant = self.penalty_gradient[EMBEDDING]
+        self._gradient[words] = leaves[EMBEDDING].grad.mul_(row_weights).clamp_(-1, 1).add_(constant)
+        self.scores[EMBEDDING].grad = self._gradient
+        self._adam_together.step()
+        self._gradient[words] = constant
+        self.steps += 1
+        return loss.item()
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(reference.head_logits(logits, self.head), labels, weight=self.loss_weight)
+
+    def _backward(self, loss, leaves, names=("head weight", "head bias")):
+        for leaf in leaves:
+            leaf.grad = None
+        if not torch.isfinite(loss):
+            raise TrainingError(f"the loss is {loss.item()} in step {self.steps + 1}: a base weight or score is not finite")
+        loss.backward()
+        if not torch.isfinite(torch.stack([leaf.grad.sum() for leaf in leaves])).all():
+            bad = [name for name, leaf in zip(names, leaves, strict=True) if not torch.isfinite(leaf.grad).all()]
+            if bad:  # else only the sum overflowed
+                raise TrainingError(f"the gradient of {bad[0]} is not finite in step {self.steps + 1}")
+
+    # -- looking at it -------------------------------------------------------------------------------------------
+
+    def effective_weights(self) -> dict[str, Tensor]:
+        """The base's weights where kept, zero elsewhere, by weight key."""
+        kept = {key: score > 0 for key, score in self.scores.items()}
+        kept[EMBEDDING] = kept[EMBEDDING][self.slot]
+        return {key: self.weights[key] * kept[key] for key in WEIGHT_KEYS}
+
+    @torch.no_grad()
+    def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Outputs of the module: ids (N, T), lengths (N,) -> (N, 2); column 0 is the target."""
+        return reference.head_logits(class_logits(self.effective_weights(), ids, lengths, self.read), self.head)
+
+    def kept_counts(self) -> dict[str, int]:
+        """Number of kept weights by weight key."""
+        counts = {key: int((score > 0).sum()) for key, score in self.scores.items()}
+        shared = int((self.scores[EMBEDDING][-1] > 0).sum())  # the last row stands for every word without a row of its own
+        counts[EMBEDDING] += shared * (len(self.slot) - len(self.rows) - 1)
+        return {key: counts[key] for key in WEIGHT_KEYS}
+
+    def check_finite(self) -> None:
+        """Raises TrainingError naming the first tensor that holds a NaN or an infinity."""
+        for name, tensor in (*self.scores.items(), *zip(("head weight", "head bias"), self.head, strict=True)):
+            if not torch.isfinite(tensor).all():
+                raise TrainingError(f"{name} holds a value that is not finite after step {self.steps}")
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of scores and head as they stand, compact; ``expand`` makes whole tensors of it."""
+        state = {key: score.clone() for key, score in self.scores.items()}
+        return state | {"head weight": self.head[0].detach().clone(), "head bias": self.head[1].detach().clone()}
+
+    def expand(self, snapshot: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+        """Scores in the weights' shapes by weight key, and the head, from a snapshot."""
+        scores = {key: snapshot[key] for key in WEIGHT_KEYS}
+        scores[EMBEDDING] = snapshot[EMBEDDING][self.slot]
+        return scores, (snapshot["head weight"], snapshot["head bias"])

@@ -1,0 +1,17 @@
+"""Errors that are the user's to mend: the command line prints their one sentence instead of a traceback."""
+
+
+class SeamFastError(Exception):
+    """A problem with input, a file or a setting; its text is one sentence: what, where, what to do."""
+
+
+class DataError(SeamFastError):
+    """A corpus that is missing, damaged or not of the expected form."""
+
+
+class CheckpointError(SeamFastError):
+    """A base or module file that cannot be used: wrong keys, shapes, values, or the wrong base."""
+
+
+class TrainingError(SeamFastError):
+    """A training run that cannot go on: a value that is not finite, or settings that contradict each other."""

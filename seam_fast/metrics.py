@@ -1,0 +1,81 @@
+"""Figures about predictions: of a classifier over C classes, and of a module that tells its target from the rest."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
+
+
+def wilson(successes: int, total: int) -> tuple[float, float]:
+    """95 % interval of a share, by Wilson's score method (which stays honest for ten documents)."""
+    if total == 0:
+        return 0.0, 1.0
+    share = successes / total
+    spread = Z95 * math.sqrt(share * (1 - share) / total + Z95**2 / (4 * total**2))
+    middle, scale = share + Z95**2 / (2 * total), 1 + Z95**2 / total
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+def precision_recall_f1(true_positive: int, false_positive: int, false_negative: int) -> tuple[float, float, float]:
+    """Precision, recall and F1, each 0 where its denominator is."""
+    precision = true_positive / max(true_positive + false_positive, 1)
+    recall = true_positive / max(true_positive + false_negative, 1)
+    return precision, recall, 2 * true_positive / max(2 * true_positive + false_positive + false_negative, 1)
+
+
+def average_precision(margin: np.ndarray, is_target: np.ndarray) -> float:
+    """Area under the precision-recall steps of documents ranked by margin, ties taken together; 0 without targets."""
+    order = np.argsort(-margin, kind="stable")
+    hits = np.cumsum(is_target[order])
+    last_of_tie = np.append(np.diff(margin[order]) != 0, True)
+    hits, ranks = hits[last_of_tie], (np.arange(len(order)) + 1)[last_of_tie]
+    return float(np.sum(np.diff(hits, prepend=0) * hits / ranks) / max(int(is_target.sum()), 1))
+
+
+def binary_metrics(predicted: Tensor, is_target: Tensor, margin: Tensor | None = None) -> dict[str, float]:
+    """Figures of a yes/no decision over documents; all arguments (N,), the first two bool.
+
+    accuracy with its 95 % interval (accuracy_low, accuracy_high), balanced_accuracy (mean of both recalls), precision,
+    recall and f1 of the target, specificity (recall of the rest), the four counts, and, given the margin by which the
+    target wins, average_precision.
+    """
+    predicted, is_target = predicted.numpy(), is_target.numpy()
+    true_positive, false_positive = int((predicted & is_target).sum()), int((predicted & ~is_target).sum())
+    false_negative, true_negative = int((~predicted & is_target).sum()), int((~predicted & ~is_target).sum())
+    total = len(predicted)
+    precision, recall, f1 = precision_recall_f1(true_positive, false_positive, false_negative)
+    specificity = true_negative / max(true_negative + false_positive, 1)
+    low, high = wilson(true_positive + true_negative, total)
+    figures = {
+        "accuracy": (true_positive + true_negative) / max(total, 1),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "balanced_accuracy": (recall + specificity) / 2,
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "specificity": specificity,
+        "documents": total,
+        "targets": true_positive + false_negative,
+        "true_positive": true_positive,
+        "false_positive": false_positive,
+    }
+    if margin is not None:
+        figures["average_precision"] = average_precision(margin.double().numpy(), is_target)
+    return figures
+
+
+def module_metrics(logits: Tensor, is_target: Tensor) -> dict[str, float]:
+    """``binary_metrics`` of a module's outputs, logits (N, 2): the target is output 0 and wins a tie, as argmax has it."""
+    return binary_metrics(logits.argmax(1) == 0, is_target, logits[:, 0] - logits[:, 1])
+
+
+def base_metrics(logits: Tensor, is_target: Tensor, target: tuple[int, ...]) -> dict[str, float]:
+    """The same of the base's C logits (N, C), collapsed to target or not by the class that wins."""
+    wanted = torch.zeros(logits.shape[1], dtype=torch.bool)
+    wanted[list(target)] = True
+    rest = logits[:, ~wanted].amax(1) if not wanted.all() else logits.new_full((len(logits),), -math.inf)
+    return binary_metrics(wanted[logits.argmax(1)], is_target, logits[:, wanted].amax(1) - rest)

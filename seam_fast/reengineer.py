@@ -1,0 +1,361 @@
+"""The SEAM loop: trains the scores of each target over one base, looks at them, keeps the best epoch's."""
+
+import os
+import platform
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from . import draws
+from ._version import __version__
+from .backend import choose_backend
+from .classifier import LSTMClassifier
+from .corpus import Corpus, Split
+from .engine import TorchTrainer
+from .errors import SeamFastError, TrainingError
+from .inference import class_logits
+from .keys import GROUPS, group_sizes
+from .metrics import base_metrics, module_metrics
+from .sampling import Sampler, balanced, is_target, vocabulary_floor
+from .seam_module import SeamModule
+from .selection import F1Selection, ReferenceSelection
+from .settings import Settings
+
+OnEpoch = Callable[["Job", dict], None]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during ``reengineer``; ``modules`` holds each target's best so far (None where no epoch had ended)."""
+
+    def __init__(self, modules: list[SeamModule | None]):
+        super().__init__("interrupted; the best modules so far are in .modules")
+        self.modules = modules
+
+
+def reengineer(
+    base: LSTMClassifier,
+    corpus: Corpus,
+    targets: Iterable[int | Sequence[int]],
+    *,
+    protocol: str = "seam",
+    alpha: float | None = None,
+    lr_mask: float | None = None,
+    lr_head: float | None = None,
+    epochs: int | None = None,
+    schedule: str | None = None,
+    sampling: str | None = None,
+    seed: int = 0,
+    evaluate_every: int = 1,
+    threads: int | None = None,
+    backend: str = "auto",
+    progress: bool = False,
+    on_epoch: OnEpoch | None = None,
+    settings: Settings | None = None,
+    **options,
+) -> list[SeamModule]:
+    """Learns which weights of a trained classifier each target needs; the weights themselves stay as they are.
+
+    Parameters
+    ----------
+    base: the trained classifier, frozen.
+    corpus: the documents, numbered with the base's vocabulary.
+    targets: class numbers; a target may also be a set of classes, such as ``(1, 4)``.
+    protocol: ``"seam"`` (validation documents choose the epoch, the test set is looked at once) or ``"reference"``
+        (the public port's procedure); it sets the defaults of all that follows.
+    alpha, lr_mask, lr_head, epochs, schedule, sampling, **options: override fields of ``Settings``.
+    settings: a whole ``Settings`` object instead of a protocol's defaults.
+    seed: of head, order, drawn documents and dropped words; same seed, same machine: same modules, bit for bit.
+    evaluate_every: epochs between two looks at the evaluation documents; 0 never looks, not even at the end, and keeps
+        the last epoch.
+    threads: modules trained at the same time; default: as many as there are cores. Results do not depend on it.
+    backend: ``"auto"`` or one that ``seam_fast.backends()`` calls usable.
+    progress: show a progress bar if the output is a terminal.
+    on_epoch: called as ``on_epoch(job, figures)`` in the calling thread after each epoch of each module.
+
+    Returns one ``SeamModule`` a target, in order. Raises TrainingError for settings that cannot work and values that are
+    not finite, and ``Interrupted`` on Ctrl-C.
+    """
+    choose_backend(backend)
+    settings = settings or Settings.for_protocol(protocol)
+    overrides = {
+        "alpha": alpha,
+        "lr_mask": lr_mask,
+        "lr_head": lr_head,
+        "epochs": epochs,
+        "schedule": schedule,
+        "sampling": sampling,
+    }
+    settings = settings.with_options(**overrides, **options)
+    targets = [normalise_target(target, corpus.num_classes) for target in targets]
+    if evaluate_every < 0:
+        raise TrainingError(f"evaluate_every is {evaluate_every}; it must be 0 (never) or more")
+    study = Study(base, corpus, settings)
+    jobs = [Job(study, target, seed, evaluate_every) for target in targets]
+    run_jobs(jobs, threads, progress, on_epoch)
+    return [job.module() for job in jobs]
+
+
+def normalise_target(target: int | Sequence[int], num_classes: int) -> tuple[int, ...]:
+    """A class number or a set of them as a sorted tuple; TrainingError where a class does not exist."""
+    classes = sorted({int(k) for k in (target if isinstance(target, Iterable) else [target])})
+    if not classes:
+        raise TrainingError("a target needs at least one class")
+    for k in classes:
+        if not 0 <= k < num_classes:
+            raise TrainingError(f"target class {k} does not exist: the corpus has classes 0 to {num_classes - 1}")
+    return tuple(classes)
+
+
+class Study:
+    """What all modules of one call share: base, corpus, settings, the splits, and the base's own outputs."""
+
+    def __init__(self, base: LSTMClassifier, corpus: Corpus, settings: Settings):
+        weights = base.weights()
+        if base.vocab_size != corpus.vocab_size or base.num_classes != corpus.num_classes:
+            raise TrainingError(
+                f"the base knows {base.vocab_size} words and {base.num_classes} classes, the corpus has "
+                f"{corpus.vocab_size} and {corpus.num_classes}; load the corpus as the base was trained on it"
+            )
+        if base.vocabulary is not None and tuple(base.vocabulary) != tuple(corpus.words):
+            raise TrainingError("the base numbers its words otherwise than this corpus; load the one it was trained on")
+        self.base, self.corpus, self.settings, self.weights = base, corpus, settings, weights
+        if settings.evaluation == "validation":
+            self.fit, held_out = corpus.validation_indices()
+            self.evaluation = Split(*(part[held_out] for part in (corpus.train.ids, corpus.train.lengths, corpus.train.labels)))
+        else:
+            self.fit, self.evaluation = torch.arange(len(corpus.train)), corpus.test
+        self.sizes = group_sizes(weights)
+        self.total = sum(self.sizes.values())
+        self._base_logits: dict[int, Tensor] = {}
+        self._lock = threading.Lock()
+
+    def base_logits(self, split: Split) -> Tensor:
+        """The base's logits of a split (N, C), computed once."""
+        with self._lock:
+            if id(split) not in self._base_logits:
+                self._base_logits[id(split)] = class_logits(self.weights, split.ids, split.lengths, self.base.read)
+            return self._base_logits[id(split)]
+
+
+class Job:
+    """One target's run: trainer, selection, history, and the best state so far."""
+
+    def __init__(self, study: Study, target: tuple[int, ...], seed: int, evaluate_every: int):
+        self.study, self.target, self.seed, self.evaluate_every = study, target, seed, evaluate_every
+        settings = study.settings
+        self.sampler = Sampler(study.corpus, study.fit, target, settings, seed)
+        self.epochs = self.sampler.epochs
+        self.history: list[dict] = []
+        self.best_epoch: int | None = None
+        self.seconds = 0.0
+        self.trainer: TorchTrainer | None = None
+        self._best = None
+        self._view = self._evaluation_view()
+        self._metrics: dict | None = None
+
+    @property
+    def name(self) -> str:
+        """The target's class names."""
+        return "+".join(self.study.corpus.class_names[k] for k in self.target)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run, early stopping apart."""
+        return self.epochs * -(-self.sampler.size // self.study.settings.batch_size)
+
+    @property
+    def steps_done(self) -> int:
+        """Steps taken so far."""
+        return self.trainer.steps if self.trainer else 0
+
+    def _evaluation_view(self) -> Tensor:
+        """Indices into the evaluation split: balanced by the reference's rule where its sampling is, else everything."""
+        labels = self.study.evaluation.labels
+        if self.study.settings.protocol == "reference" and self.study.settings.sampling == "balanced":
+            return balanced(labels, self.target)
+        return torch.arange(len(labels))
+
+    def run(self, stop: threading.Event, report: Callable[["Job", dict], None]) -> None:
+        """Trains to the end, or until ``stop`` is set; ``report(job, figures)`` follows each epoch."""
+        study, settings = self.study, self.study.settings
+        begun = time.perf_counter()
+        base_dtype = next(iter(study.weights.values())).dtype
+        head = draws.head(self.seed, self.target, study.corpus.num_classes)
+        self.trainer = trainer = TorchTrainer(
+            study.weights,
+            tuple(part.to(base_dtype) for part in head),
+            self.sampler.words(),
+            alpha=settings.alpha,
+            lr_mask=settings.lr_mask,
+            lr_head=settings.lr_head,
+            schedule=settings.schedule,
+            penalty=settings.penalty,
+            read=study.base.read,
+            target_weight=settings.target_weight,
+        )
+        rule = self._rule() if self.evaluate_every else None
+        for epoch in range(self.epochs):
+            documents = self.sampler.epoch(epoch)
+            try:
+                loss = trainer.run_epoch(
+                    documents.ids,
+                    documents.lengths,
+                    documents.labels,
+                    settings.batch_size,
+                    head_only=settings.head_only(epoch),
+                    stop=stop,
+                )
+                trainer.check_finite()
+            except TrainingError as error:
+                raise TrainingError(f"target {self.name}, epoch {epoch}: {error}") from None
+            if stop.is_set():
+                break
+            figures = {"epoch": epoch, "cross_entropy": loss} | self._kept(trainer)
+            if rule and ((epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs):
+                figures |= self._evaluate(trainer)
+                if rule.offer(figures):
+                    self.best_epoch, self._best = epoch, trainer.snapshot()
+            self.seconds = figures["seconds"] = time.perf_counter() - begun
+            self.history.append(figures)
+            report(self, figures)
+            if rule and rule.stop:
+                break
+        if self._best is None or settings.selection == "last":
+            self.best_epoch, self._best = len(self.history) - 1, trainer.snapshot()
+        self._finish()
+
+    def _rule(self):
+        settings = self.study.settings
+        if settings.selection == "reference":
+            return ReferenceSelection(self.base_figures()["accuracy"], settings.early_stop, settings.gate)
+        return F1Selection(settings.early_stop)
+
+    def base_figures(self) -> dict[str, float]:
+        """The base's own figures on the evaluation documents."""
+        logits = self.study.base_logits(self.study.evaluation)[self._view]
+        return base_metrics(logits, is_target(self.study.evaluation.labels[self._view], self.target), self.target)
+
+    def _kept(self, trainer: TorchTrainer) -> dict[str, float]:
+        counts = trainer.kept_counts()
+        groups = {g: sum(counts[key] for key in keys) / self.study.sizes[g] for g, keys in GROUPS.items()}
+        return {"kept": sum(counts.values()) / self.study.total, "kept_by_group": groups}
+
+    def _evaluate(self, trainer: TorchTrainer) -> dict[str, float]:
+        split, view = self.study.evaluation, self._view
+        logits = trainer.logits(split.ids[view], split.lengths[view])
+        return module_metrics(logits, is_target(split.labels[view], self.target))
+
+    def _finish(self) -> None:
+        """Lets go of the trainer's state; only the chosen scores stay."""
+        scores, head = self.trainer.expand(self._best)
+        self._scores, self._head = scores, head
+        if self.evaluate_every:
+            self._metrics = self._test_figures()
+
+    def _test_figures(self) -> dict:
+        """Figures of the chosen module and of the base on the test documents, looked at once."""
+        study, test = self.study, self.study.corpus.test
+        module = SeamModule(study.base, self.target, self._scores, self._head)
+        logits, wanted = module.logits(test.ids, test.lengths), is_target(test.labels, self.target)
+        subset = balanced(test.labels, self.target)
+        base = study.base_logits(test)
+        return {
+            "test": module_metrics(logits, wanted),
+            "test_balanced": module_metrics(logits[subset], wanted[subset]),
+            "base": base_metrics(base, wanted, self.target),
+            "base_balanced": base_metrics(base[subset], wanted[subset], self.target),
+        }
+
+    def module(self) -> SeamModule:
+        """The chosen module, with its history, metrics and card."""
+        study = self.study
+        documents = study.fit[balanced(study.corpus.train.labels[study.fit], self.target)]
+        card = {
+            "class_names": list(study.corpus.class_names),
+            "target_names": [study.corpus.class_names[k] for k in self.target],
+            "corpus": study.corpus.name,
+            "synthetic": study.corpus.synthetic,
+            "data_hash": study.corpus.data_hash,
+            "base_hash": study.base.hash,
+            "settings": study.settings.as_dict(),
+            "seed": self.seed,
+            "epochs": len(self.history),
+            "best_epoch": self.best_epoch,
+            "steps": self.steps_done,
+            "seconds": round(self.seconds, 3),
+            "vocabulary_floor": vocabulary_floor(study.corpus, documents, study.total, study.base.embedding_dim),
+            "versions": {"seam_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        }
+        return SeamModule(
+            study.base, self.target, self._scores, self._head, history=self.history, metrics=self._metrics, card=card
+        )
+
+
+def run_jobs(jobs: list[Job], threads: int | None, progress: bool, on_epoch: OnEpoch | None) -> None:
+    """Runs all jobs on worker threads, longest first, one torch thread each; errors of the first job that failed.
+
+    Callbacks and the progress bar stay in the calling thread. Ctrl-C lets each job end its step and raises Interrupted.
+    """
+    count = max(1, min(threads or os.cpu_count() or 1, len(jobs)))
+    waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    for job in sorted(jobs, key=lambda job: -job.steps):
+        waiting.put(job)
+    reports: queue.SimpleQueue = queue.SimpleQueue()
+    stop, errors = threading.Event(), {}
+
+    def work():
+        while not stop.is_set():
+            try:
+                job = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                job.run(stop, lambda job, figures: reports.put((job, figures)))
+            except BaseException as error:
+                errors[job] = error  # the other modules go on
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # a module is too small to share; a core each is what pays
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(count)]
+    bar = progress_bar(sum(job.steps for job in jobs)) if progress else None
+    try:
+        for worker in workers:
+            worker.start()
+        while any(worker.is_alive() for worker in workers) or not reports.empty():
+            try:
+                job, figures = reports.get(timeout=0.1)
+                if on_epoch:
+                    on_epoch(job, figures)
+            except queue.Empty:
+                pass
+            if bar is not None:
+                bar.update(sum(job.steps_done for job in jobs) - bar.n)
+    except KeyboardInterrupt:
+        stop.set()
+        for worker in workers:
+            worker.join()
+        raise Interrupted([job.module() if job.history else None for job in jobs]) from None
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+        torch.set_num_threads(before)
+        if bar is not None:
+            bar.close()
+    for job in jobs:
+        if job in errors:
+            error = errors[job]
+            if isinstance(error, SeamFastError) or not isinstance(error, Exception):
+                raise error
+            raise RuntimeError(f"target {job.name} failed") from error
+
+
+def progress_bar(total: int):
+    """A bar that counts steps of all modules, on a terminal; nothing elsewhere."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit="step", desc="re-engineering", smoothing=0.05, disable=None, dynamic_ncols=True)

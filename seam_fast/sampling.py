@@ -1,0 +1,113 @@
+"""Which documents a module sees: the pool of an epoch, its order, and the words dropped from it."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import draws
+from .corpus import Corpus, Split
+from .errors import TrainingError
+from .settings import Settings
+
+
+def is_target(labels: Tensor, target: tuple[int, ...]) -> Tensor:
+    """Which documents belong to the target: labels (N,) -> bool (N,)."""
+    return torch.isin(labels, torch.tensor(target))
+
+
+def balanced(labels: Tensor, target: tuple[int, ...]) -> Tensor:
+    """The reference's fixed draw, as indices (n,): all target documents in order, then equally many others.
+
+    The others are the first ones after ``RandomState(0).shuffle`` of their indices (NumPy's legacy generator, as in
+    SeaM); where there are fewer others than targets, all of them.
+    """
+    wanted = is_target(labels, target)
+    targets, others = torch.nonzero(wanted)[:, 0], torch.nonzero(~wanted)[:, 0].numpy()
+    np.random.RandomState(0).shuffle(others)
+    return torch.cat([targets, torch.from_numpy(others[: len(targets)].copy())])
+
+
+class Sampler:
+    """Training documents of one module, epoch by epoch, as a pure function of seed, target and epoch.
+
+    corpus: where they come from. fit: indices (int64) of the training documents that may be used.
+    """
+
+    def __init__(self, corpus: Corpus, fit: Tensor, target: tuple[int, ...], settings: Settings, seed: int):
+        self.split, self.target, self.settings, self.seed = corpus.train, target, settings, seed
+        self.unknown_id = corpus.unknown_id
+        if settings.word_dropout > 0 and self.unknown_id is None:
+            raise TrainingError(
+                "word_dropout needs a corpus with an unknown word (padding 'own'); set it to 0 for this corpus"
+            )
+        wanted = is_target(self.split.labels[fit], target)
+        self.targets, self.others = fit[wanted], fit[~wanted]
+        if len(self.targets) == 0:
+            raise TrainingError(f"target {list(target)} has no training documents")
+        if len(self.others) == 0:
+            raise TrainingError(f"target {list(target)} is every document: nothing is left to tell it from")
+        if settings.shots > 0:
+            if settings.shots > len(self.targets):
+                raise TrainingError(f"shots is {settings.shots}, but target {list(target)} has {len(self.targets)} documents")
+            chosen = draws.permutation(seed, draws.SHOTS, target, 0, len(self.targets))[: settings.shots]
+            self.targets = self.targets[torch.from_numpy(np.sort(chosen))]
+        if settings.sampling == "balanced":
+            self.fixed = self._fixed_pool(fit)
+        elif settings.sampling == "all":
+            self.fixed = torch.cat([self.targets, self.others])
+        else:
+            self.fixed = None
+            wish = math.ceil(settings.negatives_per_target * len(self.targets))
+            self.negatives = min(wish, len(self.others))
+
+    def _fixed_pool(self, fit: Tensor) -> Tensor:
+        drawn = fit[balanced(self.split.labels[fit], self.target)]
+        others = drawn[~is_target(self.split.labels[drawn], self.target)]
+        return torch.cat([self.targets, others[: len(self.targets)]])
+
+    @property
+    def size(self) -> int:
+        """Documents an epoch."""
+        return len(self.fixed) if self.fixed is not None else len(self.targets) + self.negatives
+
+    @property
+    def epochs(self) -> int:
+        """Epochs to run: the setting, or as many as the budget in steps fills."""
+        if self.settings.epochs is not None:
+            return self.settings.epochs
+        return max(1, math.ceil(self.settings.steps / math.ceil(self.size / self.settings.batch_size)))
+
+    def words(self) -> np.ndarray:
+        """Every word id that any epoch can feed, sorted."""
+        pool = self.fixed if self.fixed is not None else torch.cat([self.targets, self.others])
+        words = np.unique(self.split.ids[pool].numpy())
+        return np.union1d(words, [self.unknown_id]) if self.settings.word_dropout > 0 else words
+
+    def epoch(self, epoch: int) -> Split:
+        """The documents of one epoch (from 0) in training order; labels: 0 target, 1 rest."""
+        pool = self.fixed
+        if pool is None:
+            drawn = draws.permutation(self.seed, draws.NEGATIVES, self.target, epoch, len(self.others))[: self.negatives]
+            pool = torch.cat([self.targets, self.others[torch.from_numpy(drawn)]])
+        order = pool[torch.from_numpy(draws.permutation(self.seed, draws.ORDER, self.target, epoch, len(pool)))]
+        ids, lengths = self.split.ids[order], self.split.lengths[order]
+        if self.settings.word_dropout > 0:
+            chance = draws.uniform(self.seed, draws.DROPOUT, self.target, epoch, ids.numel()).reshape(ids.shape)
+            real = torch.arange(ids.shape[1]) < lengths[:, None]  # padding stays padding
+            ids = torch.where(real & torch.from_numpy(chance < self.settings.word_dropout), self.unknown_id, ids)
+        return Split(ids, lengths, 1 - is_target(self.split.labels[order], self.target).long())
+
+
+def vocabulary_floor(corpus: Corpus, indices: Tensor, total: int, embedding_dim: int) -> float:
+    """Share of weights left when nothing is learned but the rows of words absent from these documents are dropped.
+
+    indices: training documents (int64); total: number of weights; everything outside the embedding is kept.
+    Padding counts as a word only where the corpus pads with one.
+    """
+    ids, lengths = corpus.train.ids[indices], corpus.train.lengths[indices]
+    if corpus.config.padding == "own":
+        ids = ids[torch.arange(ids.shape[1]) < lengths[:, None]]
+    rows = len(torch.unique(ids))
+    return (total - (corpus.vocab_size - rows) * embedding_dim) / total

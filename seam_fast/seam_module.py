@@ -1,0 +1,216 @@
+"""A module: one target's scores and head over a base, in memory and on disk.
+
+Two file formats. The reference's ``.pth``: a state dict of float scores under ``<weight key>_mask`` and the head. The
+native ``.safetensors``: one bit a score, the head, and a card that says what the module is and on which base it stands.
+Neither is ever unpickled with code in it.
+"""
+
+import io
+import json
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from . import reference
+from .classifier import LSTMClassifier
+from .errors import CheckpointError
+from .files import write_atomically
+from .inference import class_logits
+from .keys import GROUPS, HEAD_KEYS, MASK_SUFFIX, WEIGHT_KEYS, group_sizes
+
+FORMAT = "seam-fast module 1"
+
+
+class SeamModule:
+    """The part of a base that recognises one target.
+
+    base: the frozen ``LSTMClassifier``. target: class numbers that count as the target. scores: by weight key, in the
+    weights' shapes; a weight is kept where its score is > 0. head: weight (2, C) and bias (2,); output 0 is the target.
+    history: one dict of figures an epoch. metrics: figures of this module. card: what is known about how it was made.
+    """
+
+    def __init__(self, base: LSTMClassifier, target, scores, head, *, history=(), metrics=None, card=None):
+        self.base = base
+        self.target = tuple(int(k) for k in target)
+        self.scores: dict[str, Tensor] = dict(scores)
+        self.head: tuple[Tensor, Tensor] = tuple(head)
+        self.history = list(history)
+        self.metrics = dict(metrics or {})
+        self.card = dict(card or {})
+
+    def __repr__(self):
+        return f"SeamModule(target={list(self.target)}, kept={100 * self.kept:.2f} %)"
+
+    # -- what it keeps -------------------------------------------------------------------------------------------
+
+    @property
+    def kept(self) -> float:
+        """Share of all weights kept."""
+        return reference.kept_ratio(self.scores)
+
+    @property
+    def kept_by_group(self) -> dict[str, float]:
+        """Share kept of embedding, lstm and linear."""
+        sizes = group_sizes(self.scores)
+        return {
+            group: sum(int((self.scores[key] > 0).sum()) for key in keys) / sizes[group] for group, keys in GROUPS.items()
+        }
+
+    @property
+    def kept_by_weight(self) -> dict[str, float]:
+        """Share kept of each weight, by key."""
+        return {key: float((self.scores[key] > 0).double().mean()) for key in WEIGHT_KEYS}
+
+    # -- using it ------------------------------------------------------------------------------------------------
+
+    def effective_weights(self) -> dict[str, Tensor]:
+        """The base's weights where kept, zero elsewhere, by weight key."""
+        return {key: weight * (self.scores[key] > 0) for key, weight in self.base.weights().items()}
+
+    def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """ids (N, T) int64, lengths (N,), 1..T -> outputs (N, 2), column 0 the target's."""
+        return reference.head_logits(class_logits(self.effective_weights(), ids, lengths, self.base.read), self.head)
+
+    def predict_proba(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """ids (N, T) int64, lengths (N,), 1..T -> probabilities (N, 2): column 0 target, column 1 rest."""
+        return torch.softmax(self.logits(ids, lengths), 1)
+
+    # -- on disk -------------------------------------------------------------------------------------------------
+
+    def save(self, path) -> None:
+        """Writes the module, whole or not at all: ``.pth``/``.pt`` in the reference's format, else ``.safetensors``.
+
+        The native format keeps one bit a score; the scores' values are only in the reference's.
+        """
+        path = Path(path)
+        if path.suffix in (".pth", ".pt"):
+            state = {key + MASK_SUFFIX: self.scores[key].float().contiguous() for key in WEIGHT_KEYS}
+            state |= {key: part.float().contiguous() for key, part in zip(HEAD_KEYS, self.head, strict=True)}
+            buffer = io.BytesIO()
+            torch.save(OrderedDict(state), buffer)
+            write_atomically(path, buffer.getvalue())
+        elif path.suffix == ".safetensors":
+            write_atomically(path, self._native())
+        else:
+            raise CheckpointError(f"{path}: a module file ends in .safetensors (native) or .pth (the reference's)")
+
+    def _native(self) -> bytes:
+        tensors = {f"{key}.kept_bits": pack_bits(self.scores[key]) for key in WEIGHT_KEYS}
+        tensors |= {key: part.detach().contiguous() for key, part in zip(HEAD_KEYS, self.head, strict=True)}
+        card = self.card | {
+            "target": list(self.target),
+            "base_hash": self.base.hash,
+            "kept": self.kept,
+            "kept_by_group": self.kept_by_group,
+            "metrics": self.metrics,
+            "history": self.history,
+        }
+        return serialize(tensors, {"format": FORMAT, "card": json.dumps(card)})
+
+    @classmethod
+    def load(cls, path, base: LSTMClassifier, *, target=None) -> "SeamModule":
+        """Reads either format and checks it against the base.
+
+        A native file names its base by hash and is refused on another one. The reference's format names neither base
+        nor target: shapes are checked, and ``target`` says the class numbers (default: the folder's ``tc_<k>``). Scores
+        read from a native file are 1 (kept) or -1 (dropped). Raises CheckpointError.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such module file")
+        if path.suffix == ".safetensors":
+            return cls._load_native(path, base)
+        state = load_state_dict(path)
+        shapes = {key + MASK_SUFFIX: tuple(weight.shape) for key, weight in base.weights().items()}
+        check_tensors(path, state, shapes | head_shapes(base))
+        scores = {key: state[key + MASK_SUFFIX] for key in WEIGHT_KEYS}
+        if target is None:
+            target = target_from_folder(path)
+        return cls(base, target, scores, [state[key] for key in HEAD_KEYS], card={"source": str(path)})
+
+    @classmethod
+    def _load_native(cls, path: Path, base: LSTMClassifier) -> "SeamModule":
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            card = json.loads(metadata.get("card", "{}"))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: not a readable module file ({error})") from None
+        if metadata.get("format") != FORMAT or not isinstance(card, dict):
+            raise CheckpointError(f"{path}: not a module of seam-fast (its format is {metadata.get('format')!r})")
+        if card.get("base_hash") != base.hash:
+            raise CheckpointError(
+                f"{path}: made for the base {str(card.get('base_hash'))[:12]}, not for this one ({base.hash[:12]}); "
+                "load it with the base it was trained on"
+            )
+        weights = base.weights()
+        shapes = {f"{key}.kept_bits": ((weight.numel() + 7) // 8,) for key, weight in weights.items()}
+        check_tensors(path, tensors, shapes | head_shapes(base))
+        scores = {key: unpack_bits(tensors[f"{key}.kept_bits"], weight) for key, weight in weights.items()}
+        head = [tensors[key] for key in HEAD_KEYS]
+        target, history, metrics = card.get("target"), card.pop("history", []), card.pop("metrics", {})
+        if not isinstance(target, list) or not all(isinstance(k, int) and 0 <= k < len(head[0][0]) for k in target):
+            raise CheckpointError(f"{path}: its card names no valid target ({target!r})")
+        return cls(base, target, scores, head, history=history, metrics=metrics, card=card)
+
+
+def pack_bits(scores: Tensor) -> Tensor:
+    """One bit a score, row-major, most significant bit first: any shape -> (ceil(n / 8),) uint8."""
+    return torch.from_numpy(np.packbits((scores > 0).numpy()))
+
+
+def unpack_bits(bits: Tensor, weight: Tensor) -> Tensor:
+    """The inverse, as scores of 1 and -1 in the weight's shape and dtype."""
+    kept = np.unpackbits(bits.numpy(), count=weight.numel()).astype(bool)
+    return torch.where(torch.from_numpy(kept), 1.0, -1.0).to(weight.dtype).reshape(weight.shape)
+
+
+def head_shapes(base: LSTMClassifier) -> dict[str, tuple[int, ...]]:
+    classes = base.hidden2label.out_features
+    return dict(zip(HEAD_KEYS, ((2, classes), (2,)), strict=True))
+
+
+def load_state_dict(path: Path) -> dict[str, Tensor]:
+    """A torch file that holds nothing but named tensors; anything else is a CheckpointError."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile, KeyError) as error:
+        reason = str(error).split("\n")[0][:200]
+        raise CheckpointError(f"{path}: not a readable file of tensors ({reason})") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path}: holds something other than named tensors")
+    return state
+
+
+def check_tensors(path: os.PathLike, state: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Refuses missing and unknown keys, wrong shapes and values that are not finite, naming the first few."""
+    missing, extra = sorted(shapes.keys() - state.keys()), sorted(state.keys() - shapes.keys())
+    wrong = [
+        f"{key} is {tuple(state[key].shape)} instead of {shape}"
+        for key, shape in shapes.items()
+        if key in state and tuple(state[key].shape) != shape
+    ]
+    for problem, names in (("missing keys", missing), ("unknown keys", extra), ("wrong shapes", wrong)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise CheckpointError(f"{path}: {problem}: {', '.join(names[:3])}{more}")
+    for key in HEAD_KEYS:
+        if key in state and not torch.isfinite(state[key]).all():
+            raise CheckpointError(f"{path}: {key} holds values that are not finite")
+
+
+def target_from_folder(path: Path) -> tuple[int, ...]:
+    """The class number in the reference's folder name ``tc_<k>``."""
+    name = path.absolute().parent.name
+    if not (name.startswith("tc_") and name[3:].isdigit()):
+        raise CheckpointError(f"{path}: the file does not say its target and its folder is not tc_<k>; name the target")
+    return (int(name[3:]),)

@@ -1,0 +1,90 @@
+"""Which epoch's module is kept: the reference's rule, and the default one, each with a gate before it."""
+
+from collections.abc import Sequence
+
+
+class ReferenceSelection:
+    """SeaM's rule, on the evaluation set's accuracy and the share of weights kept.
+
+    Among epochs whose accuracy reaches the base's (``accuracy_base``): one replaces the best when its ratio in tenths of
+    a per cent, rounded down, is below the best's; else when its ratio is not above and its accuracy is. While no
+    epoch has reached the base's accuracy: the first with the largest accuracy - ratio. ``early_stop``: number of epochs below the
+    base's accuracy, counted since the last smaller module was found, before stopping; -1 never.
+    ``gate``: refuse epochs whose figures a constant predictor could have (the reference does not).
+    """
+
+    def __init__(self, accuracy_base: float, early_stop: int = -1, gate: bool = False):
+        self.accuracy_base, self.early_stop, self.gate = accuracy_base, early_stop, gate
+        self.qualified = False  # an epoch has reached the base's accuracy
+        self._ratio, self._accuracy, self._difference = 1.0, 0.0, float("-inf")
+        self._below = 0
+
+    def offer(self, figures: dict[str, float]) -> bool:
+        """Whether this epoch's module becomes the best so far. figures: accuracy, kept, recall, specificity."""
+        accuracy, ratio = figures["accuracy"], figures["kept"]
+        passes = accuracy >= self.accuracy_base and not (self.gate and is_constant_like(figures))
+        if not passes:
+            self._below += self.qualified
+            if self.qualified or accuracy - ratio <= self._difference:
+                return False
+            self._difference = accuracy - ratio
+            return True
+        self.qualified = True
+        if int(1000 * ratio) < int(1000 * self._ratio):
+            self._below = 0
+        elif ratio > self._ratio or accuracy <= self._accuracy:
+            return False
+        self._ratio, self._accuracy = ratio, accuracy
+        return True
+
+    @property
+    def stop(self) -> bool:
+        """Whether early stopping asks for an end."""
+        return self.early_stop >= 0 and self._below >= max(self.early_stop, 1)
+
+
+class F1Selection:
+    """The best target F1 on the validation documents, ties to the later epoch.
+
+    The later of two equals keeps fewer weights. Epochs that a constant predictor could equal never win over one that
+    it could not. ``early_stop``: number of epochs without a new best before stopping; -1 never.
+    """
+
+    def __init__(self, early_stop: int = -1):
+        self.early_stop = early_stop
+        self.qualified = False
+        self._f1 = -1.0
+        self._since = 0
+
+    def offer(self, figures: dict[str, float]) -> bool:
+        """Whether this epoch's module becomes the best so far. figures: f1, recall, specificity."""
+        real = not is_constant_like(figures)
+        if (real, figures["f1"]) < (self.qualified, self._f1):
+            self._since += 1
+            return False
+        self._since = self._since + 1 if (real, figures["f1"]) == (self.qualified, self._f1) else 0
+        self.qualified, self._f1 = real, figures["f1"]
+        return True
+
+    @property
+    def stop(self) -> bool:
+        """Whether early stopping asks for an end."""
+        return self.early_stop >= 0 and self._since >= max(self.early_stop, 1)
+
+
+def is_constant_like(figures: dict[str, float]) -> bool:
+    """Whether a predictor that ignores its input could have these figures: recall + specificity is 1 for each such one
+    (always yes, always no, a biased coin), and a module has to beat it on both kinds of document."""
+    recall, specificity = figures["recall"], figures["specificity"]
+    return recall == 0 or specificity == 0 or recall + specificity <= 1
+
+
+def choose(rule, history: Sequence[dict[str, float]]) -> int:
+    """Index of the epoch that a rule keeps after a whole history; -1 for an empty one."""
+    best = -1
+    for epoch, figures in enumerate(history):
+        if rule.offer(figures):
+            best = epoch
+        if rule.stop:
+            break
+    return best

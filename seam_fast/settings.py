@@ -1,0 +1,114 @@
+"""One object for everything that can differ between two re-engineering runs."""
+
+from dataclasses import dataclass, fields, replace
+
+from .errors import TrainingError
+
+CHOICES = {
+    "protocol": ("seam", "reference"),
+    "schedule": ("seam", "port", "joint"),
+    "sampling": ("balanced", "redraw", "all"),
+    "penalty": ("global", "group"),
+    "selection": ("reference", "f1", "last"),
+    "evaluation": ("validation", "test"),
+}
+HEAD_ONLY_EVERY = 5  # schedule "seam": epochs 0, 5, 10, ... step the head alone
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How modules are trained and chosen. ``Settings.for_protocol`` gives the defaults of a protocol.
+
+    protocol: ``"seam"`` or ``"reference"``; only names where the defaults came from.
+    alpha: weight of the penalty on kept weights. penalty: ``"global"``, alpha * kept / N over all weights, or
+        ``"group"``, the same for each of embedding, LSTM and linear, summed.
+    lr_mask, lr_head: Adam's learning rates of scores and head.
+    schedule: ``"seam"`` (every fifth epoch steps the head only, by an Adam of its own; the others head and scores),
+        ``"port"`` (scores only, the head stays as drawn) or ``"joint"`` (head and scores in every epoch).
+    epochs: passes over the drawn documents; None: as many as ``steps`` needs.
+    steps: budget of one module where ``epochs`` is None.
+    batch_size: documents a step.
+    sampling: ``"balanced"`` (the target's documents and as many others, drawn once, as the reference does),
+        ``"redraw"`` (others drawn anew each epoch, ``negatives_per_target`` for each target document) or ``"all"``.
+    target_weight: weight of target documents in the loss.
+    word_dropout: share of words replaced by the unknown word while training.
+    shots: number of target documents used for training; -1: all.
+    selection: ``"reference"`` (SeaM's rule on accuracy and ratio), ``"f1"`` (best target F1) or ``"last"``.
+    gate: refuse modules that a constant predictor could equal (``"f1"`` always does).
+    evaluation: documents that choose the epoch, ``"validation"`` (held out of training) or ``"test"`` (the reference).
+    early_stop: epochs without progress before stopping (the rule defines progress); -1: never.
+    """
+
+    protocol: str = "seam"
+    alpha: float = 0.2
+    penalty: str = "group"
+    lr_mask: float = 0.03
+    lr_head: float = 0.01
+    schedule: str = "joint"
+    epochs: int | None = None
+    steps: int = 1250
+    batch_size: int = 16
+    sampling: str = "redraw"
+    negatives_per_target: float = 5.0
+    target_weight: float = 1.0
+    word_dropout: float = 0.2
+    shots: int = -1
+    selection: str = "f1"
+    gate: bool = True
+    evaluation: str = "validation"
+    early_stop: int = -1
+
+    @classmethod
+    def for_protocol(cls, protocol: str) -> "Settings":
+        """Defaults of protocol ``"seam"`` (ours) or ``"reference"`` (the public port's, warts included)."""
+        if protocol == "reference":
+            return cls(
+                protocol="reference",
+                penalty="global",
+                lr_mask=0.1,
+                lr_head=0.1,
+                schedule="seam",
+                epochs=300,
+                batch_size=5,
+                sampling="balanced",
+                word_dropout=0.0,
+                selection="reference",
+                gate=False,
+                evaluation="test",
+            )
+        return cls(protocol=protocol)
+
+    def with_options(self, **options) -> "Settings":
+        """A copy with the options that are not None; an unknown name is a TypeError."""
+        return replace(self, **{name: value for name, value in options.items() if value is not None})
+
+    def __post_init__(self):
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise TrainingError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
+        for name, low, high in (
+            ("alpha", 0, float("inf")),
+            ("lr_mask", 0, float("inf")),
+            ("lr_head", 0, float("inf")),
+            ("epochs", 0, float("inf")),
+            ("steps", 1, float("inf")),
+            ("batch_size", 1, float("inf")),
+            ("word_dropout", 0, 0.999),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                limit = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
+                raise TrainingError(f"{name} is {value}; it must be {limit}")
+        for name in ("negatives_per_target", "target_weight"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise TrainingError(f"{name} is {getattr(self, name)}; it must be more than 0")
+        if self.shots == 0 or self.shots < -1:
+            raise TrainingError(f"shots is {self.shots}; it must be -1 (all documents) or at least 1")
+
+    def head_only(self, epoch: int) -> bool:
+        """Whether an epoch (from 0) steps the head alone."""
+        return self.schedule == "seam" and epoch % HEAD_ONLY_EVERY == 0
+
+    def as_dict(self) -> dict:
+        """Every field by name, for records and module cards."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -1,0 +1,34 @@
+"""Where tests find real data, and the small invented world that the others share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tiny tensors gain nothing from two threads, and busy machines lose much."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def r8_dir() -> Path:
+    """Folder with the real R8 files, from SEAM_FAST_DATA."""
+    folder = os.environ.get("SEAM_FAST_DATA")
+    if not folder or not (Path(folder) / "r8-train-all-terms.txt").exists():
+        pytest.skip("needs real R8: set SEAM_FAST_DATA to a folder with r8-train-all-terms.txt")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def golden_dir(r8_dir) -> Path:
+    """Folder with the reference's golden runs: SEAM_FAST_GOLDEN, or `golden` beside the R8 folder."""
+    folder = Path(os.environ.get("SEAM_FAST_GOLDEN", r8_dir.parent / "golden"))
+    if not (folder / "base_public.safetensors").exists():
+        pytest.skip("needs the golden runs: set SEAM_FAST_GOLDEN to the folder with base_public.safetensors")
+    return folder

@@ -1,0 +1,394 @@
+"""The base: its files, what it refuses, where it reads, and both training recipes on corpora that take a second."""
+
+import json
+from dataclasses import dataclass, replace
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+
+import seam_fast.train_base as train_base
+from seam_fast.classifier import (
+    LSTMClassifier,
+    confusion_metrics,
+    evaluate_classifier,
+    predict_logits,
+)
+from seam_fast.corpus import load_corpus
+from seam_fast.errors import CheckpointError, TrainingError
+from seam_fast.keys import WEIGHT_KEYS
+from seam_fast.train_base import PublicRecipe, StrongRecipe, train
+
+SIZES = (11, 4, 3, 5)  # V, E, H, C
+
+
+@dataclass
+class Documents:
+    ids: torch.Tensor
+    lengths: torch.Tensor
+    labels: torch.Tensor
+
+
+def make_model(seed=0, **options) -> LSTMClassifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LSTMClassifier(*SIZES, **options)
+
+
+def state(**changes) -> dict[str, torch.Tensor]:
+    """A good state dict with some tensors replaced, or left out where the change is None."""
+    tensors = {key: tensor.clone() for key, tensor in make_model().weights().items()}
+    for key, tensor in changes.items():
+        key = next(k for k in (*WEIGHT_KEYS, key) if k.replace(".", "_") == key or k == key)
+        tensors[key] = tensor
+    return {key: tensor for key, tensor in tensors.items() if tensor is not None}
+
+
+def documents(count=7, width=6, seed=0) -> Documents:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, width + 1, (count,), generator=generator)
+    ids = torch.randint(1, SIZES[0], (count, width), generator=generator)
+    ids[torch.arange(width) >= lengths[:, None]] = 0
+    return Documents(ids, lengths, torch.randint(0, SIZES[3], (count,), generator=generator))
+
+
+def by_hand(model, words) -> torch.Tensor:
+    """Class scores (C,) after the last of ``words`` (T,), one gate equation at a time."""
+    w = model.weights()
+    h = c = torch.zeros(model.hidden_dim, dtype=w[WEIGHT_KEYS[0]].dtype)
+    for word in words:
+        x = w["word_embeddings.weight"][word]
+        gates = w["lstm.weight_ih_l0"] @ x + w["lstm.bias_ih_l0"] + w["lstm.weight_hh_l0"] @ h + w["lstm.bias_hh_l0"]
+        i, f, g, o = gates.chunk(4)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+    return w["hidden2label.weight"] @ h + w["hidden2label.bias"]
+
+
+# --- the model -------------------------------------------------------------------------------------------------------
+
+
+def test_keys_are_those_of_the_public_checkpoint():
+    model = make_model()
+    assert tuple(model.state_dict()) == WEIGHT_KEYS == tuple(model.weights())
+    assert [tuple(t.shape) for t in model.weights().values()] == [
+        (11, 4), (12, 4), (12, 3), (12,), (12,), (5, 3), (5,)
+    ]  # fmt: skip
+    assert model.weights()["hidden2label.bias"].data_ptr() == model.hidden2label.bias.data_ptr()
+
+
+@pytest.mark.parametrize("read", ["last_word", "end"])
+def test_reading_position_against_a_loop(read):
+    model, batch = make_model(read=read).double(), documents()
+    logits = model(batch.ids, batch.lengths)
+    for row, words, length in zip(logits, batch.ids, batch.lengths, strict=True):
+        torch.testing.assert_close(row, by_hand(model, words[:length] if read == "last_word" else words))
+
+
+def test_without_lengths_rows_are_full():
+    batch = documents()
+    full = torch.full_like(batch.lengths, batch.ids.shape[1])
+    model = make_model()
+    assert torch.equal(model(batch.ids), model(batch.ids, full))
+
+
+def test_padding_never_changes_what_the_last_word_gives():
+    model, batch = make_model(read="last_word"), documents()
+    before = model(batch.ids, batch.lengths)
+    wider = torch.cat([batch.ids, torch.full((len(batch.ids), 3), 9)], 1)
+    wider[:, :6][batch.ids == 0] = 7
+    torch.testing.assert_close(model(wider, batch.lengths), before, rtol=0, atol=0)
+    with torch.no_grad():
+        model.word_embeddings.weight[0] = 1e3
+    torch.testing.assert_close(model(batch.ids, batch.lengths), before, rtol=0, atol=0)
+    model.read = "end"
+    assert not torch.allclose(model(wider, batch.lengths), before)
+
+
+def test_prediction_in_batches():
+    batch = documents(count=23)
+    for read in ("last_word", "end"):
+        model = make_model(read=read).train()
+        logits = predict_logits(model, batch.ids, batch.lengths, batch_size=5)
+        torch.testing.assert_close(logits, model(batch.ids, batch.lengths))
+        assert model.training and not logits.requires_grad
+    assert predict_logits(model, batch.ids[:0], batch.lengths[:0]).shape == (0, 5)
+
+
+def test_hash_depends_on_values_and_shapes_alone():
+    model = make_model()
+    assert model.hash == make_model(read="end", class_names="abcde").hash == make_model().double().hash
+    assert len(model.hash) == 64
+    assert model.hash != make_model(seed=1).hash
+    with torch.no_grad():
+        model.hidden2label.bias[0] += 1
+    assert model.hash != make_model().hash
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match="read must be one of last_word, end, got 'middle'"):
+        LSTMClassifier(*SIZES, read="middle")
+    with pytest.raises(ValueError, match="hidden_dim must be at least 1"):
+        LSTMClassifier(5, 4, 0, 2)
+    with pytest.raises(ValueError, match="class_names has 2 entries, but there are 5"):
+        LSTMClassifier(*SIZES, class_names=["a", "b"])
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", [".pt", ".pth", ".safetensors"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_round_trip(tmp_path, ending, dtype):
+    words = [f"w{k}é" for k in range(11)]
+    model = make_model(class_names="abcde", vocabulary=words, info={"seed": 3}).to(dtype)
+    path = model.save(tmp_path / "deep" / f"base{ending}")
+    random_state = torch.get_rng_state()
+    loaded = LSTMClassifier.load(path)
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert loaded.hash == model.hash
+    for key, tensor in loaded.weights().items():
+        assert tensor.dtype == dtype and torch.equal(tensor, model.weights()[key]), key
+    assert all(p.requires_grad and p.device.type == "cpu" for p in loaded.parameters())
+    if ending == ".safetensors":
+        assert (loaded.read, loaded.class_names) == ("last_word", tuple("abcde"))
+        assert (loaded.vocabulary, loaded.info) == (tuple(words), {"seed": 3})
+    else:
+        assert (loaded.read, loaded.class_names, loaded.vocabulary, loaded.info) == ("end", None, None, {})
+        assert LSTMClassifier.load(path, read="last_word", vocabulary=words).vocabulary == tuple(words)
+    again = model.save(tmp_path / f"again{ending}")
+    assert again.read_bytes() == path.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["deep", f"again{ending}"])  # no temporary left
+
+
+def test_pt_is_a_plain_state_dict(tmp_path):
+    path = make_model().save(tmp_path / "base.pt")
+    tensors = torch.load(path, weights_only=True)
+    assert type(tensors) is dict and tuple(tensors) == WEIGHT_KEYS
+    make_model(seed=1).load_state_dict(tensors)
+
+
+def test_half_precision_is_read_as_float32(tmp_path):
+    torch.save({key: tensor.half() for key, tensor in state().items()}, tmp_path / "base.pt")
+    assert LSTMClassifier.load(tmp_path / "base.pt").hidden2label.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"lstm_bias_hh_l0": None, "hidden2label_bias": None}, r"missing lstm.bias_hh_l0, hidden2label.bias"),
+        ({"lstm.weight_ih_l1": torch.zeros(12, 3)}, r"unknown lstm.weight_ih_l1"),
+        ({"lstm_weight_ih_l0": torch.zeros(12, 7)}, r"lstm.weight_ih_l0 has shape \(12, 7\), expected \(12, 4\)"),
+        ({"hidden2label_bias": torch.zeros(4)}, r"hidden2label.bias has shape \(4,\), expected \(5,\)"),
+        ({"word_embeddings_weight": torch.zeros(11)}, r"word_embeddings.weight has shape \(11,\)"),
+        ({"lstm_bias_ih_l0": torch.full((12,), float("nan"))}, r"not finite in lstm.bias_ih_l0"),
+        ({"hidden2label_weight": torch.zeros(5, 3, dtype=torch.int64)}, r"hidden2label.weight .* got torch.int64"),
+    ],
+    ids=["missing", "unknown", "shape", "classes", "dimension", "nan", "dtype"],
+)
+def test_refused_with_the_key_named(tmp_path, ending, changes, sentence):
+    path = tmp_path / f"base{ending}"
+    if ending == ".pt":
+        torch.save(state(**changes), path)
+    else:
+        safetensors.torch.save_file(state(**changes), path)
+    with pytest.raises(CheckpointError, match=sentence) as error:
+        LSTMClassifier.load(path)
+    assert str(path) in str(error.value)
+
+
+class Runs:
+    """Unpickling this would leave a file behind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    torch.save({**state(), "extra": Runs(tmp_path / "trace")}, tmp_path / "base.pt")
+    with pytest.raises(CheckpointError, match="nothing in it was run"):
+        LSTMClassifier.load(tmp_path / "base.pt")
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_damaged_files(tmp_path, ending):
+    whole = make_model().save(tmp_path / f"whole{ending}").read_bytes()
+    path = tmp_path / f"base{ending}"
+    for data in (b"", b"garbage", whole[: len(whole) // 2], whole[:20]):
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError, match="damaged"):
+            LSTMClassifier.load(path)
+
+
+def test_other_refusals(tmp_path):
+    with pytest.raises(CheckpointError, match="no such file"):
+        LSTMClassifier.load(tmp_path / "none.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(CheckpointError, match="holds list, not a state dict"):
+        LSTMClassifier.load(tmp_path / "list.pt")
+    torch.save(state(hidden2label_bias=3), tmp_path / "number.pt")
+    with pytest.raises(CheckpointError, match=r"hidden2label.bias must be a dense floating-point tensor, got int"):
+        LSTMClassifier.load(tmp_path / "number.pt")
+    with pytest.raises(CheckpointError, match=r"must end in .pt, .pth or .safetensors"):
+        make_model().save(tmp_path / "base.onnx")
+    (tmp_path / "base.bin").touch()
+    with pytest.raises(CheckpointError, match="rename the file"):
+        LSTMClassifier.load(tmp_path / "base.bin")
+
+
+def test_names_must_fit_and_agree(tmp_path):
+    path = make_model(class_names="abcde").save(tmp_path / "base.safetensors")
+    assert LSTMClassifier.load(path, class_names=list("abcde")).class_names == tuple("abcde")
+    with pytest.raises(CheckpointError, match=r"class_names given differs .* at 1 \('x', not 'b'\)"):
+        LSTMClassifier.load(path, class_names="axcde")
+    with pytest.raises(CheckpointError, match="vocabulary given has 2 entries, but the tensors have 11"):
+        LSTMClassifier.load(path, vocabulary=["a", "b"])
+    card = {"read": "sideways", "class_names": ["a"]}
+    for changes, sentence in (({}, "class_names in its metadata has 1"), ({"class_names": None}, "got 'sideways'")):
+        safetensors.torch.save_file(state(), path, {"seam_fast": json.dumps({**card, **changes})})
+        with pytest.raises(CheckpointError, match=sentence):
+            LSTMClassifier.load(path)
+    safetensors.torch.save_file(state(), path, {"seam_fast": "{"})
+    with pytest.raises(CheckpointError, match="damaged"):
+        LSTMClassifier.load(path)
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = make_model().save(tmp_path / "base.pt")
+    before = path.read_bytes()
+
+    def full_disk(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.replace", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        make_model(seed=1).save(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_of_a_confusion_done_by_hand():
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    predicted = torch.tensor([0, 0, 1, 1, 0, 0])
+    figures = confusion_metrics(labels, predicted, 4)
+    assert figures.confusion.tolist() == [[2, 1, 0, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    assert figures.accuracy == pytest.approx(0.5)
+    assert figures.precision.tolist() == pytest.approx([0.5, 0.5, 0, 0])
+    assert figures.recall.tolist() == pytest.approx([2 / 3, 0.5, 0, 0])
+    assert figures.f1.tolist() == pytest.approx([4 / 7, 0.5, 0, 0])
+    assert figures.mean_f1 == pytest.approx((4 / 7 + 0.5) / 3)  # a class without documents does not count
+    assert figures.accuracy_interval == pytest.approx((0.18761, 0.81239), abs=1e-5)
+    card = json.loads(json.dumps(figures.as_dict("abcd")))
+    assert card["classes"][1] == {"name": "b", "documents": 2, "precision": 0.5, "recall": 0.5, "f1": 0.5}
+
+
+def test_golden_base(golden_dir, r8_dir):
+    path = golden_dir / "base_public.safetensors"
+    corpus = load_corpus(r8_dir, "r8", protocol="reference")
+    model = LSTMClassifier.load(path, class_names=corpus.class_names, vocabulary=corpus.words)
+    assert model.read == "end" and model.info["test_accuracy"] == "0.834"
+    with safetensors.safe_open(path, framework="pt") as file:
+        for key, tensor in model.weights().items():
+            assert torch.equal(tensor, file.get_tensor(key))
+    assert evaluate_classifier(model, corpus.test).accuracy == pytest.approx(0.834, abs=5e-4)
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+QUICK_PUBLIC = PublicRecipe(epochs=30, batch_size=4, lr=0.5, decay_every=20)
+QUICK_STRONG = StrongRecipe(epochs=25)
+
+
+def write_corpus(folder, classes=3, per_class=12, seed=0):
+    """Each class has two words of its own among words that all share; the last class has two documents only."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, count in (("train", per_class), ("test", 4)):
+        lines = []
+        for k in range(classes):
+            for _ in range(2 if k == classes - 1 and name == "train" and classes > 2 else count):
+                shared = [f"s{j}" for j in torch.randint(0, 20, (6,), generator=generator).tolist()]
+                place = int(torch.randint(0, 6, (), generator=generator))
+                lines.append(f"label{k}\t{' '.join([*shared[:place], f'own{k}', f'also{k}', *shared[place:]])}")
+        (folder / f"{name}.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.mark.parametrize("recipe", [QUICK_PUBLIC, QUICK_STRONG], ids=["public", "strong"])
+def test_training_is_deterministic_and_leaves_the_random_state_alone(tiny, recipe):
+    corpus = load_corpus(tiny, "tiny", protocol="reference" if recipe.name == "public" else "seam")
+    random_state, lines = torch.get_rng_state(), []
+    first = train(corpus, recipe, seed=1, epochs=3, log=lines.append)
+    assert torch.equal(random_state, torch.get_rng_state())
+    torch.manual_seed(5)
+    assert train(corpus, recipe, seed=1, epochs=3, progress=True).hash == first.hash
+    assert train(corpus, recipe, seed=2, epochs=3).hash != first.hash
+    assert len([line for line in lines if line.startswith("epoch ")]) == 3
+    assert first.info["settings"]["epochs"] == 3 and first.info["seed"] == 1 and first.info["recipe"] == recipe.name
+    json.dumps(first.info)
+
+
+@pytest.mark.parametrize("recipe", [QUICK_PUBLIC, QUICK_STRONG], ids=["public", "strong"])
+def test_a_tiny_corpus_is_learned(tiny, recipe):
+    corpus = load_corpus(tiny, "tiny", protocol="reference" if recipe.name == "public" else "seam")
+    model = train(corpus, recipe, seed=0)
+    assert model.read == ("end" if recipe.name == "public" else "last_word")
+    assert model.class_names == corpus.class_names and model.vocabulary == tuple(corpus.words)
+    assert (model.embedding_dim, model.hidden_dim) == (100, 50)
+    figures = evaluate_classifier(model, corpus.test)
+    assert figures.accuracy >= 0.9, figures.confusion
+
+
+def test_many_classes_and_other_sizes(tmp_path):
+    corpus = load_corpus(write_corpus(tmp_path, classes=52, per_class=2), "many")
+    model = train(corpus, epochs=1, embedding_dim=12, hidden_dim=7)
+    assert (model.num_classes, model.embedding_dim, model.hidden_dim) == (52, 12, 7)
+    assert evaluate_classifier(model, corpus.test).total == 208
+
+
+def test_strong_never_sees_the_validation_documents(tiny):
+    corpus = load_corpus(tiny, "tiny")
+    _, held_out = corpus.validation_indices(0.1, seed=0)
+    ids = corpus.train.ids.clone()
+    ids[held_out, 0] = 2
+    labels = corpus.train.labels.clone()
+    labels[held_out] = 0
+    changed = replace(corpus, train=replace(corpus.train, ids=ids, labels=labels))
+    # The split follows the labels, so the changed corpus is told to keep the old one.
+    fit = corpus.validation_indices(0.1, seed=0)
+    object.__setattr__(changed, "validation_indices", lambda *_, **__: fit)
+    assert train(changed, epochs=2).hash == train(corpus, epochs=2).hash
+
+
+@pytest.mark.parametrize("recipe", [QUICK_PUBLIC, QUICK_STRONG], ids=["public", "strong"])
+def test_a_loss_that_is_not_finite_stops_with_epoch_and_step(tiny, recipe, monkeypatch):
+    corpus = load_corpus(tiny, "tiny")
+    real, calls = train_base.F.cross_entropy, []
+
+    def poisoned(*arguments, **options):
+        calls.append(1)
+        return real(*arguments, **options) * (float("nan") if len(calls) > 3 else 1.0)
+
+    monkeypatch.setattr(train_base.F, "cross_entropy", poisoned)
+    with pytest.raises(TrainingError, match=r"loss is nan in epoch \d+, step \d+"):
+        train(corpus, recipe, epochs=5)
+
+
+def test_settings_that_make_no_sense(tiny):
+    corpus = load_corpus(tiny, "tiny")
+    with pytest.raises(TrainingError, match="recipe must be one of public, strong, got 'best'"):
+        train(corpus, "best")
+    with pytest.raises(TrainingError, match="epochs and batch_size must be at least 1, got 0"):
+        train(corpus, epochs=0)
