@@ -17,6 +17,7 @@ from .classifier import LSTMClassifier
 from .corpus import Corpus, Split
 from .engine import TorchTrainer
 from .errors import SeamFastError, TrainingError
+from .evaluate import figures_on_test
 from .inference import class_logits
 from .keys import GROUPS, group_sizes
 from .metrics import base_metrics, module_metrics
@@ -217,7 +218,8 @@ class Job:
             figures = {"epoch": epoch, "cross_entropy": loss} | self._kept(trainer)
             if rule and ((epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs):
                 figures |= self._evaluate(trainer)
-                if rule.offer(figures):
+                figures["best_so_far"] = rule.offer(figures)
+                if figures["best_so_far"]:
                     self.best_epoch, self._best = epoch, trainer.snapshot()
             self.seconds = figures["seconds"] = time.perf_counter() - begun
             self.history.append(figures)
@@ -254,21 +256,8 @@ class Job:
         scores, head = self.trainer.expand(self._best)
         self._scores, self._head = scores, head
         if self.evaluate_every:
-            self._metrics = self._test_figures()
-
-    def _test_figures(self) -> dict:
-        """Figures of the chosen module and of the base on the test documents, looked at once."""
-        study, test = self.study, self.study.corpus.test
-        module = SeamModule(study.base, self.target, self._scores, self._head)
-        logits, wanted = module.logits(test.ids, test.lengths), is_target(test.labels, self.target)
-        subset = balanced(test.labels, self.target)
-        base = study.base_logits(test)
-        return {
-            "test": module_metrics(logits, wanted),
-            "test_balanced": module_metrics(logits[subset], wanted[subset]),
-            "base": base_metrics(base, wanted, self.target),
-            "base_balanced": base_metrics(base[subset], wanted[subset], self.target),
-        }
+            module = SeamModule(self.study.base, self.target, scores, head)
+            self._metrics = figures_on_test(module, self.study.corpus, self.study.base_logits(self.study.corpus.test))
 
     def module(self) -> SeamModule:
         """The chosen module, with its history, metrics and card."""
@@ -287,6 +276,7 @@ class Job:
             "best_epoch": self.best_epoch,
             "steps": self.steps_done,
             "seconds": round(self.seconds, 3),
+            "evaluation": {"documents": study.settings.evaluation, "count": len(self._view), "base": self.base_figures()},
             "vocabulary_floor": vocabulary_floor(study.corpus, documents, study.total, study.base.embedding_dim),
             "versions": {"seam_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
         }

@@ -170,3 +170,54 @@ def _train_public(
         )
     fit = _figures(model, corpus, torch.arange(len(ids)))
     return model, {"train_accuracy": fit.accuracy}
+
+
+# --- the strong recipe -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StrongRecipe:
+    """PLACEHOLDER
+    """
+
+    name: ClassVar[str] = "strong"
+    epochs: int = 20
+    batch_size: int = 32
+    lr: float = 2e-3
+    vector_window: int = 15
+    vector_scale: float = 0.5
+    forget_bias: float = 1.0
+    word_dropout: float = 0.2
+    dropout: float = 0.5
+    label_smoothing: float = 0.05
+    class_exponent: float = 0.5
+    prefix_weight: float = 1.0
+    averaged_part: float = 0.5
+    validation_fraction: float = 0.1
+    validation_seed: int = 0
+
+
+RECIPES = {"public": PublicRecipe, "strong": StrongRecipe}
+
+
+def cooccurrence_vectors(
+    documents: list[Tensor], vocab_size: int, dim: int, window: int, generator: torch.Generator
+) -> Tensor:
+    """Word vectors (V, dim) float32 from the training texts alone: the SVD of positive pointwise mutual information.
+
+    ``documents``: id tensors (T,). Two words that stand d <= ``window`` places apart count 1/d; context counts are
+    smoothed by the power 0.75 (Levy, Goldberg, Dagan 2015). Words that meet nobody get zeros; all others together have
+    standard deviation 1.
+    """
+    firsts, seconds, counts = [], [], []
+    for d in range(1, window + 1):
+        pairs = [(words[:-d], words[d:]) for words in documents if len(words) > d]
+        if not pairs:
+            break
+        firsts.append(torch.cat([a for a, _ in pairs]))
+        seconds.append(torch.cat([b for _, b in pairs]))
+        counts.append(torch.full((len(firsts[-1]),), 1.0 / d))
+    if not firsts:
+        return torch.zeros(vocab_size, dim)
+    cells = torch.cat([torch.cat(firsts) * vocab_size + torch.cat(seconds)])
+    raise NotImplementedError

@@ -1,0 +1,149 @@
+"""The reference's command line: re-engineers one class of a trained LSTM and writes the reference's file.
+
+    python scripts/model_reengineering.py --model lstm --dataset r8 --target_class 4 --lr_mask 0.1 --alpha 0.2
+
+It follows protocol ``reference`` (the public port's procedure, SeaM's schedule) unless told otherwise. The base is read
+from data/models/LSTM_classifier.pt; where there is none, it is trained by the public recipe first. Scores and head go to
+data/binary_classification/lstm_<dataset>/tc_<k>/lr_head_mask_<lr_head>_<lr_mask>_alpha_<alpha>.pth.
+"""
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+
+from seam_fast.cli import positive, run_guarded
+
+GRID = {"lr_mask": (0.01, 0.03, 0.1), "alpha": (0.2, 1.0)}  # --tuning_param
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", choices=("lstm",), default="lstm")
+    parser.add_argument("--dataset", default="r8", help="r8, or any corpus name with --data-dir")
+    parser.add_argument("--target_class", default="0", help="class number or name; 2+3 makes a set of classes")
+    parser.add_argument("--shots", type=int, default=-1, help="target documents to train on; -1: all")
+    parser.add_argument("--seed", type=int, default=0, help="of head, order and shots")
+    parser.add_argument("--n_epochs", type=int, default=300)
+    parser.add_argument("--lr_head", type=float, default=0.1)
+    parser.add_argument("--lr_mask", type=float, default=0.1)
+    parser.add_argument("--alpha", type=float, default=0.2, help="weight of the penalty on kept weights")
+    parser.add_argument("--early_stop", type=int, default=-1, help="epochs below the base before stopping; -1: never")
+    parser.add_argument("--tuning_param", action="store_true", help=f"try a grid instead of one setting: {GRID}")
+    ours = parser.add_argument_group("beyond the reference's flags")
+    ours.add_argument("--data-dir", help="folder with the corpus (for r8: see also SEAM_FAST_DATA)")
+    ours.add_argument("--base", help="the trained base (default: data/models/LSTM_classifier[_DATASET].pt)")
+    ours.add_argument("--out", default="data", help="root of what is written (default: data)")
+    ours.add_argument("--schedule", choices=("seam", "port", "joint"), help="default: seam, SeaM's own")
+    ours.add_argument("--sampling", choices=("balanced", "redraw", "all"), help="default: balanced")
+    ours.add_argument("--protocol", choices=("reference", "seam"), default="reference")
+    ours.add_argument("--threads", type=positive, help="settings of a grid tried side by side (default: all cores)")
+    return parser
+
+
+def main(argv=None) -> int:
+    arguments = make_parser().parse_args(argv)
+    return run_guarded("model_reengineering", lambda: run(arguments))
+
+
+def run(arguments) -> int:
+    from seam_fast import LSTMClassifier, Settings
+    from seam_fast.workflow import corpus_for_base, get_corpus, parse_targets, reference_file, train_base
+
+    root = Path(arguments.out)
+    suffix = "" if arguments.dataset == "r8" else f"_{arguments.dataset}"
+    base_path = Path(arguments.base) if arguments.base else root / "models" / f"LSTM_classifier{suffix}.pt"
+    if base_path.exists() or arguments.base:
+        base = LSTMClassifier.load(base_path)
+        corpus = corpus_for_base(base, arguments.dataset, arguments.data_dir, print)
+    else:
+        print(f"no base at {base_path}: it is trained now, once (a few minutes)")
+        corpus = get_corpus(arguments.dataset, arguments.data_dir, "reference", None, print)
+        base = train_base(corpus, "public", 0, base_path, print)
+    (target,) = parse_targets(arguments.target_class.replace(",", "+"), corpus)
+    settings = Settings.for_protocol(arguments.protocol).with_options(
+        schedule=arguments.schedule,
+        sampling=arguments.sampling,
+        epochs=arguments.n_epochs,
+        lr_head=arguments.lr_head,
+        lr_mask=arguments.lr_mask,
+        alpha=arguments.alpha,
+        shots=arguments.shots,
+        early_stop=arguments.early_stop,
+    )
+    trials = [settings]
+    if arguments.tuning_param:
+        trials = [
+            settings.with_options(**dict(zip(GRID, values, strict=True))) for values in itertools.product(*GRID.values())
+        ]
+    results = []
+    for number, trial in enumerate(trials, 1):
+        if len(trials) > 1:
+            print(f"\nsetting {number} of {len(trials)}: lr_mask {trial.lr_mask}, alpha {trial.alpha}")
+        module = reengineer_one(base, corpus, target, trial, arguments)
+        path = reference_file(root, arguments.dataset, target, trial)
+        module.save(path)
+        print(f"saved {path}")
+        results.append((trial, module, path))
+    if len(results) > 1:
+        print_grid(results)
+    return 0
+
+
+def reengineer_one(base, corpus, target, settings, arguments):
+    """One setting's module; what is best so far is saved if Ctrl-C comes."""
+    from seam_fast.reengineer import Interrupted, reengineer
+    from seam_fast.report import comparison
+    from seam_fast.workflow import reference_file
+
+    begun = []
+
+    def show(job, figures):
+        if not begun:
+            begun.append(True)
+            base_figures = job.base_figures()
+            print(f"target {job.name}: base accuracy {100 * base_figures['accuracy']:.2f} % (acc_pre), {job.epochs} epochs")
+        groups = figures["kept_by_group"]
+        print(
+            f"epoch {figures['epoch']:3}  loss {figures['cross_entropy']:.4f}  "
+            f"acc {100 * figures['accuracy']:6.2f} %  recall {figures['recall']:.3f}  precision {figures['precision']:.3f}  "
+            f"kept {100 * figures['kept']:6.2f} % (embed {100 * groups['embedding']:.2f}, lstm {100 * groups['lstm']:.2f}, "
+            f"h2l {100 * groups['linear']:.2f}){'  *' if figures['best_so_far'] else ''}",
+            flush=True,
+        )
+
+    try:
+        (module,) = reengineer(
+            base, corpus, [target], settings=settings, seed=arguments.seed, threads=arguments.threads, on_epoch=show
+        )
+    except Interrupted as interrupted:
+        (module,) = interrupted.modules
+        if module is not None:
+            path = reference_file(Path(arguments.out), arguments.dataset, target, settings)
+            module.save(path)
+            print(f"interrupted; the best so far is in {path}")
+        raise
+    print(f"best epoch {module.card['best_epoch']} of {len(module.history)}, {module.card['seconds']:.1f} s")
+    print(comparison(module))
+    return module
+
+
+def print_grid(results) -> None:
+    """The grid's outcome; the best has the highest accuracy on the documents that choose epochs, then fewest weights."""
+
+    def rank(result):
+        _, module, _ = result
+        chosen = next(f for f in module.history if f["epoch"] == module.card["best_epoch"])
+        return chosen["balanced_accuracy"], -module.kept
+
+    best = max(results, key=rank)
+    print("\nlr_mask  alpha  balanced acc.  kept %")
+    for result in results:
+        settings, module, _ = result
+        mark = "  <- best" if result is best else ""
+        print(f"{settings.lr_mask:7g}  {settings.alpha:5g}  {100 * rank(result)[0]:12.2f}  {100 * module.kept:6.2f}{mark}")
+    print(f"best: {best[2]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

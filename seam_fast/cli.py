@@ -1,0 +1,322 @@
+"""The ``seam-fast`` command: data, train, reengineer, evaluate, info.
+
+Results go to standard output, talk and progress to standard error. Exit codes: 0 done, 1 failed, 2 usage, 130 Ctrl-C.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+
+from . import __version__
+from .errors import SeamFastError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    arguments.command_line = shlex.join(["seam-fast", *argv])
+    return run_guarded("seam-fast", lambda: arguments.run(arguments))
+
+
+def run_guarded(name: str, run) -> int:
+    """Runs a command's body: the user's errors become one sentence and exit code 1, Ctrl-C becomes 130."""
+    try:
+        return run() or 0
+    except SeamFastError as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        message = f"{error.filename or 'system'}: {error.strerror or error}"
+    print(f"{name}: error: {message}", file=sys.stderr)
+    return 1
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="seam-fast", description="Takes a trained LSTM text classifier apart into small modules, one per class."
+    )
+    parser.add_argument("--version", action="version", version=f"seam-fast {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name, run, help):
+        sub = verbs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        sub.set_defaults(run=run)
+        sub.add_argument("--json", action="store_true", help="print the result as JSON")
+        return sub
+
+    def corpus_options(sub, default="r8"):
+        sub.add_argument("--dataset", default=default, metavar="NAME", help="corpus: r8, or any name with --data-dir")
+        sub.add_argument("--data-dir", metavar="DIR", help="folder with the corpus (for r8: see also SEAM_FAST_DATA)")
+
+    sub = verb("data", run_data, "find or fetch the corpus, and say what is in it")
+    corpus_options(sub)
+    sub.add_argument("--protocol", choices=("seam", "reference"), default="seam", help="text treatment")
+
+    sub = verb("train", run_train, "train a base classifier")
+    corpus_options(sub)
+    sub.add_argument("--recipe", choices=("strong", "public"), default="strong")
+    sub.add_argument("--protocol", choices=("seam", "reference"), help="text treatment (default: the recipe's own)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--epochs", type=positive, help="default: the recipe's own")
+    sub.add_argument("--out", metavar="FILE", help="default: runs/NAME/base.safetensors")
+    sub.add_argument("--reuse", action="store_true", help="keep the base that is there if it was made just so")
+
+    sub = verb("reengineer", run_reengineer, "learn a module for each target class")
+    corpus_options(sub)
+    sub.add_argument("--base", metavar="FILE", help="default: runs/NAME/base.safetensors")
+    sub.add_argument("--targets", default="all", help="all, or classes by number or name: 0,grain,2+3 (+ joins a set)")
+    sub.add_argument("--out", metavar="DIR", help="folder for modules, record, table and pictures (default: runs/NAME)")
+    sub.add_argument("--reuse", action="store_true", help="keep modules that are there if they were made just so")
+    sub.add_argument("--no-plots", action="store_true", help="draw no pictures")
+    sub.add_argument("--seed", type=int, default=0)
+    add_settings(sub)
+
+    sub = verb("evaluate", run_evaluate, "judge a saved module on the test documents, beside its base")
+    sub.add_argument("module", metavar="MODULE", help="a .safetensors or .pth module file")
+    corpus_options(sub, default=None)
+    sub.add_argument("--base", metavar="FILE", help="default: base.safetensors beside the module or one folder up")
+    sub.add_argument("--target", help="for .pth files outside a tc_<k> folder: the class")
+
+    verb("info", run_info, "say what is installed and which backends work")
+    return parser
+
+
+def add_settings(sub) -> None:
+    """The options of ``Settings`` that people change, and those of running."""
+    sub.add_argument("--protocol", choices=("seam", "reference"), default="seam", help="sets all defaults below")
+    sub.add_argument("--schedule", choices=("seam", "port", "joint"))
+    sub.add_argument("--sampling", choices=("balanced", "redraw", "all"))
+    sub.add_argument("--penalty", choices=("global", "group"))
+    sub.add_argument("--selection", choices=("reference", "f1", "last"))
+    sub.add_argument("--alpha", type=float, help="weight of the penalty on kept weights")
+    sub.add_argument("--lr-mask", "--lr_mask", type=float, help="learning rate of the scores")
+    sub.add_argument("--lr-head", "--lr_head", type=float, help="learning rate of the head")
+    sub.add_argument("--epochs", "--n_epochs", type=int, help="epochs (default of protocol seam: a budget in steps)")
+    sub.add_argument("--steps", type=int, help="budget in steps where no epochs are given")
+    sub.add_argument("--batch-size", type=int)
+    sub.add_argument("--word-dropout", type=float)
+    sub.add_argument("--negatives-per-target", type=float)
+    sub.add_argument("--shots", type=int, help="target documents to train on; -1: all")
+    sub.add_argument("--early-stop", "--early_stop", type=int, help="epochs without progress before stopping; -1: never")
+    sub.add_argument("--evaluate-every", type=int, default=1, help="epochs between evaluations; 0: never")
+    sub.add_argument("--threads", type=positive, help="modules trained side by side (default: all cores)")
+    sub.add_argument("--backend", default="auto", choices=("auto", "cuda", "cpu", "torch"))
+
+
+SETTINGS = (
+    "schedule",
+    "sampling",
+    "penalty",
+    "selection",
+    "alpha",
+    "lr_mask",
+    "lr_head",
+    "epochs",
+    "steps",
+    "batch_size",
+    "word_dropout",
+    "negatives_per_target",
+    "shots",
+    "early_stop",
+)
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def settings_from(arguments):
+    """The protocol's settings with the options given on the command line."""
+    from .settings import Settings
+
+    options = {name: getattr(arguments, name, None) for name in SETTINGS}
+    return Settings.for_protocol(arguments.protocol).with_options(**options)
+
+
+def run_data(arguments) -> int:
+    from dataclasses import asdict
+
+    from .workflow import get_corpus, say
+
+    corpus = get_corpus(arguments.dataset, arguments.data_dir, arguments.protocol, None, say)
+    counts = {
+        name: [int((split.labels == k).sum()) for split in (corpus.train, corpus.test)]
+        for k, name in enumerate(corpus.class_names)
+    }
+    if arguments.json:
+        facts = {"name": corpus.name, "source": corpus.source, "synthetic": corpus.synthetic, "classes": counts}
+        print_json(facts | {"words": corpus.vocab_size, "config": asdict(corpus.config), "data_hash": corpus.data_hash})
+        return 0
+    mark = "SYNTHETIC " if corpus.synthetic else ""
+    print(f"{mark}{corpus.name}: {corpus.source}")
+    print(f"{mark}{len(corpus.train)} training and {len(corpus.test)} test documents, {corpus.vocab_size} words")
+    width = max(len(name) for name in counts)
+    for name, (train, test) in counts.items():
+        print(f"{mark}  {name:{width}}  {train:5} train  {test:5} test")
+    return 0
+
+
+def run_train(arguments) -> int:
+    from .workflow import RECIPE_PROTOCOL, describe_base, get_corpus, say, train_base
+
+    path = Path(arguments.out or Path("runs") / arguments.dataset / "base.safetensors")
+    protocol = arguments.protocol or RECIPE_PROTOCOL[arguments.recipe]
+    corpus = get_corpus(arguments.dataset, arguments.data_dir, protocol, None, say)
+    options = {"epochs": arguments.epochs} if arguments.epochs else {}
+    base = reusable_base(path, corpus, arguments) if arguments.reuse else None
+    if base is None:
+        base = train_base(corpus, arguments.recipe, arguments.seed, path, say, **options)
+    else:
+        say(f"{path} is there already: kept ({describe_base(base)})")
+    if arguments.json:
+        print_json({"path": str(path), "hash": base.hash, "info": base.info})
+    return 0
+
+
+def reusable_base(path: Path, corpus, arguments):
+    """The base in that file if this command would make the same; None otherwise."""
+    from dataclasses import asdict, replace
+
+    from .classifier import LSTMClassifier
+    from .train_base import RECIPES
+
+    if not path.is_file():
+        return None
+    try:
+        base = LSTMClassifier.load(path)
+    except SeamFastError:
+        return None
+    recipe = RECIPES[arguments.recipe]()
+    settings = asdict(replace(recipe, epochs=arguments.epochs) if arguments.epochs else recipe)
+    wanted = {
+        "recipe": arguments.recipe,
+        "seed": arguments.seed,
+        "data_hash": corpus.data_hash,
+        "settings": json.loads(json.dumps(settings)),  # as it comes back from the file
+    }
+    return base if all(base.info.get(key) == value for key, value in wanted.items()) else None
+
+
+def run_reengineer(arguments) -> int:
+    from . import report
+    from .classifier import LSTMClassifier
+    from .reengineer import Interrupted, reengineer
+    from .workflow import corpus_for_base, describe_base, module_file, parse_targets, reusable, save_run, say
+
+    folder = Path(arguments.out or Path("runs") / arguments.dataset)
+    base = LSTMClassifier.load(arguments.base or Path("runs") / arguments.dataset / "base.safetensors")
+    corpus = corpus_for_base(base, arguments.dataset, arguments.data_dir, say)
+    settings = settings_from(arguments)
+    targets = parse_targets(arguments.targets, corpus)
+    paths = {target: module_file(folder, target, corpus.class_names) for target in targets}
+    done = {}
+    if arguments.reuse:
+        found = {target: reusable(paths[target], base, corpus, settings, arguments.seed) for target in targets}
+        done = {target: module for target, module in found.items() if module is not None}
+        if done:
+            say(f"{len(done)} of {len(targets)} modules are there already: kept")
+    say(f"re-engineering {len(targets) - len(done)} targets from a base with {describe_base(base)}")
+    todo = [target for target in targets if target not in done]
+
+    def save(target, module):
+        module.save(paths[target])
+        say(f"module: {paths[target]}")
+
+    try:
+        made = reengineer(
+            base,
+            corpus,
+            todo,
+            settings=settings,
+            seed=arguments.seed,
+            evaluate_every=arguments.evaluate_every,
+            threads=arguments.threads,
+            backend=arguments.backend,
+            progress=True,
+        )
+    except Interrupted as interrupted:
+        for target, module in zip(todo, interrupted.modules, strict=True):
+            if module is not None:
+                module.card["interrupted"] = True
+                save(target, module)
+        raise
+    for target, module in zip(todo, made, strict=True):
+        save(target, module)
+    modules = [done.get(target) or made[todo.index(target)] for target in targets]
+    record, written = save_run(modules, base, corpus, folder, arguments.command_line, not arguments.no_plots)
+    for path in written:
+        say(f"wrote {path}")
+    if arguments.json:
+        print_json(record)
+    else:
+        print(report.table(modules))
+    return 0
+
+
+def run_evaluate(arguments) -> int:
+    from . import report
+    from .classifier import LSTMClassifier
+    from .evaluate import evaluate_module
+    from .seam_module import SeamModule
+    from .workflow import corpus_for_base, find_base_beside, parse_targets, say
+
+    path = Path(arguments.module)
+    base = LSTMClassifier.load(arguments.base or find_base_beside(path))
+    dataset = arguments.dataset or base.info.get("corpus") or "r8"
+    corpus = corpus_for_base(base, dataset, arguments.data_dir, say)
+    target = parse_targets(arguments.target, corpus)[0] if arguments.target else None
+    module = SeamModule.load(path, base, target=target)
+    evaluate_module(module, corpus)
+    if arguments.json:
+        print_json(report.module_row(module) | {"metrics": module.metrics})
+    else:
+        print(report.comparison(module))
+    return 0
+
+
+def run_info(arguments) -> int:
+    import torch
+
+    from .backend import backends
+
+    facts = {
+        "seam-fast": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "backends": backends(),
+    }
+    if arguments.json:
+        print_json(facts)
+        return 0
+    for name, value in facts.items():
+        if name != "backends":
+            print(f"{name:10} {value}")
+    for name, reason in facts["backends"].items():
+        print(f"backend {name:6} {'usable' if not reason else 'not usable: ' + reason}")
+    return 0
+
+
+def print_json(value) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

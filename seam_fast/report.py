@@ -1,0 +1,203 @@
+"""What came of a run: the table people read and the record machines read."""
+
+import datetime
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ._version import __version__
+from .seam_module import SeamModule
+
+SYNTHETIC_NOTE = "SYNTHETIC corpus: generated documents, no figure here says anything about R8"
+
+COLUMNS = (
+    ("class", "<"),
+    ("base F1", ">"),
+    ("F1", ">"),
+    ("prec.", ">"),
+    ("recall", ">"),
+    ("accuracy (95 %)", ">"),
+    ("kept %", ">"),
+    ("floor %", ">"),
+    ("emb. %", ">"),
+    ("LSTM %", ">"),
+    ("lin. %", ">"),
+    ("epoch", ">"),
+    ("s", ">"),
+)
+
+
+def module_row(module: SeamModule) -> dict:
+    """One module's figures by name, plain numbers and strings; figures of the test documents where it was evaluated."""
+    card, test = module.card, module.metrics.get("test", {})
+    return {
+        "target": list(module.target),
+        "name": "+".join(card.get("target_names", map(str, module.target))),
+        "base_f1": module.metrics.get("base", {}).get("f1"),
+        **{key: test.get(key) for key in ("f1", "precision", "recall", "accuracy", "accuracy_low", "accuracy_high")},
+        "balanced_accuracy": module.metrics.get("test_balanced", {}).get("accuracy"),
+        "base_balanced_accuracy": module.metrics.get("base_balanced", {}).get("accuracy"),
+        "kept": module.kept,
+        "vocabulary_floor": card.get("vocabulary_floor"),
+        "kept_by_group": module.kept_by_group,
+        "epochs": card.get("epochs"),
+        "best_epoch": card.get("best_epoch"),
+        "steps": card.get("steps"),
+        "seconds": card.get("seconds"),
+    }
+
+
+def mean_row(rows: Sequence[dict]) -> dict:
+    """Means over modules of the figures for which a mean has a meaning."""
+
+    def mean(values):
+        values = [value for value in values if value is not None]
+        return sum(values) / len(values) if values else None
+
+    keys = ("base_f1", "f1", "precision", "recall", "accuracy", "balanced_accuracy", "kept", "vocabulary_floor")
+    row = {key: mean(row[key] for row in rows) for key in keys}
+    row["kept_by_group"] = {g: mean(row["kept_by_group"][g] for row in rows) for g in rows[0]["kept_by_group"]}
+    return row | {"name": "mean"}
+
+
+def table(modules: Sequence[SeamModule]) -> str:
+    """The table at the end of a run: a row a class, a mean, and a line that names the classes below the base."""
+    rows = [module_row(module) for module in modules]
+    synthetic = any(module.card.get("synthetic") for module in modules)
+    cells = [[name for name, _ in COLUMNS]] + [_cells(row) for row in rows]
+    if len(rows) > 1:
+        cells.append(_cells(mean_row(rows)))
+    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
+    mark = "SYNTHETIC  " if synthetic else ""
+    lines = [
+        mark + "  ".join(f"{cell:{side}{width}}" for cell, (_, side), width in zip(line, COLUMNS, widths, strict=True)).rstrip()
+        for line in cells
+    ]
+    rule = mark + "-" * (sum(widths) + 2 * (len(widths) - 1))
+    lines.insert(1, rule)
+    if len(rows) > 1:
+        lines.insert(-1, rule)
+    below = [r["name"] for r in rows if r["f1"] is not None and r["base_f1"] is not None and r["f1"] < r["base_f1"]]
+    notes = [f"below the base (marked v): {', '.join(below)}"] if below else []
+    notes.append("F1, precision, recall, accuracy: target against rest on the whole test set; floor: weights left when")
+    notes.append("only rows of words absent from the target's balanced training documents are dropped, nothing learned.")
+    if synthetic:
+        notes.append(SYNTHETIC_NOTE)
+    return "\n".join(lines + [mark + note for note in notes])
+
+
+def _cells(row: dict) -> list[str]:
+    def percent(value, digits=1):
+        return "-" if value is None else f"{100 * value:.{digits}f}"
+
+    def share(value):
+        return "-" if value is None else f"{value:.3f}".removeprefix("0")
+
+    groups = row["kept_by_group"]
+    below = row["f1"] is not None and row["base_f1"] is not None and row["f1"] < row["base_f1"]
+    accuracy = percent(row["accuracy"])
+    if row.get("accuracy_low") is not None:
+        accuracy += f" ({percent(row['accuracy_low'])}-{percent(row['accuracy_high'])})"
+    epoch = "-" if row.get("epochs") is None else f"{row['best_epoch'] + 1}/{row['epochs']}"
+    return [
+        row["name"],
+        share(row["base_f1"]),
+        share(row["f1"]) + ("v" if below else " "),
+        share(row["precision"]),
+        share(row["recall"]),
+        accuracy,
+        percent(row["kept"], 2),
+        percent(row["vocabulary_floor"]),
+        percent(groups["embedding"], 2),
+        percent(groups["lstm"]),
+        percent(groups["linear"]),
+        epoch,
+        "-" if row.get("seconds") is None else f"{row['seconds']:.1f}",
+    ]
+
+
+def comparison(module: SeamModule) -> str:
+    """One module beside its base: precision, recall, F1 and accuracy with its 95 % interval, and what is kept."""
+    mark = "SYNTHETIC  " if module.card.get("synthetic") else ""
+    row = module_row(module)
+    lines = [f"target {row['name']}", f"{'':28}{'prec.':>8}{'recall':>8}{'F1':>8}   accuracy (95 % interval)"]
+    for label, key in (
+        ("module, whole test set", "test"),
+        ("base, whole test set", "base"),
+        ("module, balanced subset", "test_balanced"),
+        ("base, balanced subset", "base_balanced"),
+    ):
+        figures = module.metrics[key]
+        shares = "".join(f"{figures[name]:8.3f}" for name in ("precision", "recall", "f1"))
+        interval = f"{100 * figures['accuracy_low']:.1f}-{100 * figures['accuracy_high']:.1f}"
+        lines.append(f"{label:28}{shares}   {100 * figures['accuracy']:.1f} % ({interval}) of {figures['documents']}")
+    kept = ", ".join(f"{group} {100 * share:.2f} %" for group, share in row["kept_by_group"].items())
+    lines.append(f"kept {100 * row['kept']:.2f} % of all weights: {kept}")
+    if row["vocabulary_floor"] is not None:
+        lines.append(f"vocabulary floor {100 * row['vocabulary_floor']:.1f} %")
+    return "\n".join(mark + line for line in lines)
+
+
+def record(modules: Sequence[SeamModule], command: str, *, base_metrics: dict | None = None, histories: bool = True) -> dict:
+    """Everything about a run that can be written as JSON: machine, versions, settings, figures, histories."""
+    rows = [module_row(module) for module in modules]
+    card = modules[0].card
+    return {
+        "format": "seam-fast record 1",
+        "command": command,
+        "machine": machine(),
+        "corpus": {key: card.get(key) for key in ("corpus", "synthetic", "data_hash")},
+        "base": {"hash": card.get("base_hash")} | (base_metrics or {}),
+        "settings": card.get("settings"),
+        "seed": card.get("seed"),
+        "modules": [
+            row | {"metrics": module.metrics} | ({"history": module.history} if histories else {})
+            for row, module in zip(rows, modules, strict=True)
+        ],
+        "mean": mean_row(rows),
+    }
+
+
+def machine() -> dict:
+    """What a figure was measured on."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "seam_fast": __version__,
+        "commit": commit(),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's own name, as far as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def commit() -> str | None:
+    """Commit of the checkout this package runs from, with '+' where it was changed since; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != here.parent:
+            return None  # installed into some other project's environment
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

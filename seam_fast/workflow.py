@@ -1,0 +1,146 @@
+"""What the commands share: finding corpus and base, naming files, and saving what a run made."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from . import plots, report
+from .classifier import LSTMClassifier, evaluate_classifier
+from .corpus import Corpus, CorpusConfig, load_corpus
+from .errors import CheckpointError, DataError, TrainingError
+from .files import write_atomically
+from .r8 import load_r8
+from .seam_module import SeamModule
+from .settings import Settings
+from .synthetic import synthetic_r8
+from .train_base import train
+
+SYNTHETIC = "r8-synthetic"
+RECIPE_PROTOCOL = {"strong": "seam", "public": "reference"}  # the text treatment each recipe was made for
+
+Log = Callable[[str], object]
+
+
+def say(line: str = "") -> None:
+    """A line of talk, on standard error, so that standard output stays for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def get_corpus(dataset: str, data_dir: str | None, protocol: str, config: CorpusConfig | None, log: Log) -> Corpus:
+    """The corpus of that name: R8 from wherever it can be had, the synthetic one, or the caller's own folder."""
+    if dataset == SYNTHETIC:
+        log(report.SYNTHETIC_NOTE)
+        return synthetic_r8(protocol, config)
+    if dataset == "r8":
+        return load_r8(data_dir, protocol, config, log)
+    if data_dir is None:
+        raise DataError(f"the corpus {dataset!r} needs --data-dir, the folder with {dataset}-train-all-terms.txt")
+    return load_corpus(data_dir, dataset, protocol, config)
+
+
+def corpus_for_base(base: LSTMClassifier, dataset: str, data_dir: str | None, log: Log) -> Corpus:
+    """The corpus, treated as when the base was trained.
+
+    A base that does not say how (a bare state dict) gets the treatment that goes with where it is read: at the last
+    word the default one, at the end the public recipe's.
+    """
+    stored = base.info.get("corpus_config")
+    try:
+        protocol = "seam" if base.read == "last_word" else "reference"
+        config = CorpusConfig(**stored) if stored else CorpusConfig.for_protocol(protocol)
+    except TypeError:
+        raise CheckpointError(f"the base's metadata has no valid corpus_config ({stored!r}); train it again") from None
+    corpus = get_corpus(dataset, data_dir, "seam", config, log)
+    if base.info.get("data_hash") not in (None, corpus.data_hash):
+        log("note: these documents are not those the base was trained on (their hashes differ)")
+    return corpus
+
+
+def train_base(corpus: Corpus, recipe: str, seed: int, path: Path, log: Log, **options) -> LSTMClassifier:
+    """Trains a base and saves it, the metrics on the test documents in its metadata."""
+    log(f"training the base: recipe {recipe}, {len(corpus.train)} documents, {corpus.num_classes} classes, seed {seed}")
+    base = train(corpus, recipe, seed, progress=True, **options)
+    base.info["test"] = evaluate_classifier(base, corpus.test).as_dict(corpus.class_names)
+    base.save(path)
+    log(f"base: {path} ({describe_base(base)})")
+    return base
+
+
+def describe_base(base: LSTMClassifier) -> str:
+    """One line about a base's quality, from its metadata."""
+    test = base.info.get("test")
+    if not isinstance(test, dict):
+        return f"{base.num_classes} classes, {base.vocab_size} words"
+    mark = "SYNTHETIC, " if base.info.get("synthetic") else ""
+    low, high = test["accuracy_low"], test["accuracy_high"]
+    interval = f"95 % interval {100 * low:.1f}-{100 * high:.1f}"
+    return f"{mark}test accuracy {100 * test['accuracy']:.2f} % ({interval}), mean class F1 {test['mean_f1']:.3f}"
+
+
+def parse_targets(text: str, corpus: Corpus) -> list[tuple[int, ...]]:
+    """``all``, or a comma-separated list of classes by number or name, joined with ``+`` where a target is a set."""
+    if text == "all":
+        return [(k,) for k in range(corpus.num_classes)]
+
+    def number(word: str) -> int:
+        if word in corpus.class_names:
+            return corpus.class_names.index(word)
+        if word.isdigit() and int(word) < corpus.num_classes:
+            return int(word)
+        names = ", ".join(corpus.class_names[:12]) + (", ..." if corpus.num_classes > 12 else "")
+        raise TrainingError(f"no class {word!r}; there are 0 to {corpus.num_classes - 1}, or by name: {names}")
+
+    return [tuple(sorted({number(word.strip()) for word in part.split("+")})) for part in text.split(",")]
+
+
+def module_file(folder: Path, target: Sequence[int], class_names: Sequence[str]) -> Path:
+    """Where a module goes: its class names, with only plain characters, behind the class number."""
+    names = "+".join(class_names[k] for k in target)
+    plain = "".join(c if c.isalnum() or c in "+-_" else "_" for c in names)[:60]
+    return folder / "modules" / f"{'+'.join(map(str, target))}-{plain}.safetensors"
+
+
+def reference_file(root: Path, dataset: str, target: Sequence[int], settings: Settings) -> Path:
+    """The reference's path for a module's scores, floats written as Python writes them."""
+    name = f"lr_head_mask_{float(settings.lr_head)}_{float(settings.lr_mask)}_alpha_{float(settings.alpha)}.pth"
+    folder = "tc_" + "+".join(map(str, target))
+    return root / "binary_classification" / f"lstm_{dataset}" / folder / name
+
+
+def reusable(path: Path, base: LSTMClassifier, corpus: Corpus, settings: Settings, seed: int) -> SeamModule | None:
+    """The module in that file if it is just what this run would make; None otherwise."""
+    if not path.is_file():
+        return None
+    try:
+        module = SeamModule.load(path, base)
+    except CheckpointError:
+        return None
+    wanted = {"data_hash": corpus.data_hash, "settings": settings.as_dict(), "seed": seed, "interrupted": None}
+    return module if all(module.card.get(key) == value for key, value in wanted.items()) else None
+
+
+def save_run(modules: Sequence[SeamModule], base: LSTMClassifier, corpus: Corpus, folder: Path, command: str, draw: bool):
+    """Writes record and pictures of a run into a folder; returns the record and the paths."""
+    metrics = evaluate_classifier(base, corpus.test).as_dict(corpus.class_names)
+    record = report.record(modules, command, base_metrics={"test": metrics})
+    record["corpus"]["config"] = asdict(corpus.config)
+    paths = [write_json(folder / "record.json", record)]
+    paths.append(write_atomically(folder / "table.txt", (report.table(modules) + "\n").encode()))
+    if draw:
+        paths += plots.plot_all(modules, metrics["confusion"], folder)
+    return record, paths
+
+
+def write_json(path: Path, value) -> Path:
+    """A JSON file, whole or not at all."""
+    return write_atomically(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def find_base_beside(module_path: Path) -> Path:
+    """The base of a module saved by the command line: ``base.safetensors`` in its folder or the one above."""
+    for folder in list(module_path.absolute().parents)[:2]:
+        if (folder / "base.safetensors").is_file():
+            return folder / "base.safetensors"
+    raise CheckpointError(f"{module_path}: found no base.safetensors beside it or one folder up; name it with --base")

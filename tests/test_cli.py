@@ -1,0 +1,249 @@
+"""The command line as a person meets it: every verb, on a small corpus, with its files, exit codes and sentences."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from seam_fast import LSTMClassifier, SeamModule
+from seam_fast.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def write_corpus(folder: Path, name: str, classes: int = 3, documents: int = 20, seed: int = 0) -> Path:
+    """A corpus of invented words: each class has words of its own among words of all."""
+    random = np.random.RandomState(seed)
+    for split, count in (("train", documents), ("test", max(4, documents // 2))):
+        lines = []
+        for number in range(count * classes):
+            k = number % classes
+            own = [f"k{k}w{w}" for w in random.randint(0, 5, 4)]
+            common = [f"w{w}" for w in random.randint(0, 30, 6)]
+            lines.append(f"class{k}\t{' '.join(random.permutation(own + common))}")
+        (folder / f"{name}-{split}-all-terms.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder with a corpus called tiny."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpus").mkdir()
+    write_corpus(tmp_path / "corpus", "tiny")
+    return tmp_path
+
+
+TINY = ["--dataset", "tiny", "--data-dir", "corpus"]
+
+
+@pytest.fixture
+def trained(here):
+    assert main(["train", *TINY, "--epochs", "2"]) == 0
+    return here
+
+
+def test_data_lists_the_classes(here, capsys):
+    assert main(["data", *TINY]) == 0
+    out = capsys.readouterr().out
+    assert "60 training and 30 test documents" in out
+    assert [line.split() for line in out.splitlines()[-3:]] == [
+        [f"class{k}", "20", "train", "10", "test"] for k in range(3)
+    ]
+
+
+def test_data_json_is_one_document(here, capsys):
+    assert main(["data", *TINY, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["classes"]["class1"] == [20, 10]
+    assert len(facts["data_hash"]) == 64
+
+
+def test_train_reengineer_evaluate(trained, capsys):
+    assert main(["reengineer", *TINY, "--steps", "6"]) == 0
+    shown = capsys.readouterr()
+    rows = [line.split()[0] for line in shown.out.splitlines()]
+    assert rows[0] == "class" and rows[2:5] == ["class0", "class1", "class2"] and "mean" in rows
+    run = trained / "runs" / "tiny"
+    assert sorted(path.name for path in run.iterdir()) == [
+        "accuracy_against_kept.png",
+        "base.safetensors",
+        "base_confusion.png",
+        "kept_by_group.png",
+        "modules",
+        "record.json",
+        "table.txt",
+    ]
+    assert (run / "table.txt").read_text() == shown.out
+    record = json.loads((run / "record.json").read_text())
+    assert [row["name"] for row in record["modules"]] == ["class0", "class1", "class2"]
+    assert record["base"]["hash"] == LSTMClassifier.load(run / "base.safetensors").hash
+    assert record["command"].startswith("seam-fast reengineer --dataset tiny")
+
+    assert main(["evaluate", "runs/tiny/modules/1-class1.safetensors", "--data-dir", "corpus", "--json"]) == 0
+    judged = json.loads(capsys.readouterr().out)
+    assert judged["f1"] == record["modules"][1]["f1"]
+    assert judged["accuracy_low"] <= judged["accuracy"] <= judged["accuracy_high"]
+    assert main(["evaluate", "runs/tiny/modules/1-class1.safetensors", "--data-dir", "corpus"]) == 0
+    assert "target class1" in capsys.readouterr().out
+
+
+def test_a_second_run_reuses_what_is_there(trained, capsys):
+    command = ["reengineer", *TINY, "--steps", "4", "--reuse", "--no-plots"]
+    assert main(command) == 0
+    before = {path: path.stat().st_mtime_ns for path in (trained / "runs/tiny/modules").iterdir()}
+    first = capsys.readouterr().out
+    base_before = (trained / "runs/tiny/base.safetensors").stat().st_mtime_ns
+    assert main(["train", *TINY, "--epochs", "2", "--reuse"]) == 0
+    assert main(command) == 0
+    assert (trained / "runs/tiny/base.safetensors").stat().st_mtime_ns == base_before
+    shown = capsys.readouterr()
+    assert "3 of 3 modules are there already" in shown.err
+    assert shown.out == first
+    # Modules keep their files; other settings, or another seed, make new ones.
+    assert main([*command, "--seed", "1"]) == 0
+    assert "there already" not in capsys.readouterr().err
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert all(after[path] > before[path] for path in before)
+
+
+def test_train_again_where_the_recipe_differs(trained, capsys):
+    assert main(["train", *TINY, "--epochs", "1", "--reuse"]) == 0
+    assert "training the base" in capsys.readouterr().err
+
+
+def test_targets_by_name_and_sets(trained, capsys):
+    assert main(["reengineer", *TINY, "--steps", "2", "--targets", "class2,0+1", "--no-plots", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [row["target"] for row in record["modules"]] == [[2], [0, 1]]
+    assert (trained / "runs/tiny/modules/0+1-class0+class1.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["reengineer", *TINY, "--targets", "cheese"], ["'cheese'", "class0"]),
+        (["reengineer", *TINY, "--targets", "7"], ["'7'", "0 to 2"]),
+        (["reengineer", *TINY, "--alpha", "-1"], ["alpha", "at least 0"]),
+        (["reengineer", *TINY, "--shots", "99"], ["shots", "99"]),
+        (["reengineer", *TINY, "--base", "nowhere.safetensors"], ["nowhere.safetensors"]),
+        (["reengineer", *TINY, "--backend", "cuda"], ["cuda", "cannot be used"]),
+        (["evaluate", "nothing.safetensors"], ["nothing.safetensors", "--base"]),
+        (["data", "--dataset", "tiny", "--data-dir", "nowhere"], ["nowhere"]),
+        (["data", "--dataset", "tiny"], ["--data-dir"]),
+    ],
+)
+def test_errors_are_one_sentence_and_exit_code_1(trained, capsys, command, words):
+    capsys.readouterr()
+    assert main(command) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = [line for line in shown.err.splitlines() if line.startswith("seam-fast: error: ")]
+    assert all(word in line for word in words), line
+    assert "Traceback" not in shown.err
+
+
+def test_no_write_permission_is_a_sentence(trained, capsys):
+    (trained / "blocked").write_text("a file where a folder is needed")
+    assert main(["reengineer", *TINY, "--steps", "2", "--targets", "0", "--out", "blocked/run"]) == 1
+    assert "blocked" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_usage_errors_exit_with_2(capsys):
+    for command in (["dance"], ["train", "--recipe", "secret"], ["reengineer", "--threads", "0"], []):
+        with pytest.raises(SystemExit) as left:
+            main(command)
+        assert left.value.code == 2
+    capsys.readouterr()
+
+
+def test_info(capsys):
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["torch"] == torch.__version__ and facts["backends"]["torch"] == ""
+
+
+def run_process(*command, cwd, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *command], cwd=cwd, capture_output=True, text=True, env=environment, timeout=300, **options
+    )
+
+
+def test_no_progress_bar_where_output_is_no_terminal(trained):
+    done = run_process("-m", "seam_fast", "reengineer", *TINY, "--steps", "2", "--no-plots", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    assert "it/s" not in done.stderr and "step/s" not in done.stderr and "\r" not in done.stderr
+
+
+def test_ctrl_c_leaves_the_best_modules_on_disk(trained):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "seam_fast", "reengineer", *TINY, "--epochs", "1000000", "--no-plots"],
+        cwd=trained,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(12)
+    process.send_signal(signal.SIGINT)
+    _, talk = process.communicate(timeout=60)
+    assert process.returncode == 130, talk
+    assert talk.splitlines()[-1] == "seam-fast: interrupted"
+    base = LSTMClassifier.load(trained / "runs/tiny/base.safetensors")
+    saved = sorted((trained / "runs/tiny/modules").iterdir())
+    assert len(saved) >= 1
+    for path in saved:
+        assert SeamModule.load(path, base).card["interrupted"] is True
+
+
+SCRIPT = str(ROOT / "scripts" / "model_reengineering.py")
+
+
+def test_reference_command_line_writes_the_reference_file(here):
+    flags = ["--model", "lstm", "--target_class", "1", "--lr_mask", "0.1", "--alpha", "0.2", "--n_epochs", "3"]
+    done = run_process(SCRIPT, *flags, *TINY, cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert (here / "data/models/LSTM_classifier_tiny.pt").exists()
+    path = here / "data/binary_classification/lstm_tiny/tc_1/lr_head_mask_0.1_0.1_alpha_0.2.pth"
+    state = torch.load(path, weights_only=True)
+    base = LSTMClassifier.load(here / "data/models/LSTM_classifier_tiny.pt")
+    assert list(state) == [*(f"{key}_mask" for key in base.weights()), "module_head.1.weight", "module_head.1.bias"]
+    assert all(state[f"{key}_mask"].shape == weight.shape for key, weight in base.weights().items())
+    epochs = [line for line in done.stdout.splitlines() if line.startswith("epoch ")]
+    assert len(epochs) == 3 and "embed" in epochs[0] and "h2l" in epochs[0]
+    again = run_process(SCRIPT, *flags, *TINY, cwd=here)
+    assert "is trained now" not in again.stdout
+    assert torch.load(path, weights_only=True)["lstm.weight_hh_l0_mask"].equal(state["lstm.weight_hh_l0_mask"])
+
+
+def test_reference_command_line_with_52_classes(tmp_path):
+    write_corpus(tmp_path, "r52", classes=52, documents=6)
+    flags = ["--dataset", "r52", "--data-dir", ".", "--target_class", "51", "--n_epochs", "2", "--lr_mask", "0.1"]
+    done = run_process(SCRIPT, *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    state = torch.load(
+        tmp_path / "data/binary_classification/lstm_r52/tc_51/lr_head_mask_0.1_0.1_alpha_0.2.pth", weights_only=True
+    )
+    assert state["module_head.1.weight"].shape == (2, 52)
+    assert state["hidden2label.weight_mask"].shape == (52, 50)
+
+
+def test_tuning_param_runs_a_grid_and_names_the_best(here):
+    flags = ["--target_class", "0", "--n_epochs", "2", "--tuning_param", "--shots", "5", "--seed", "3"]
+    done = run_process(SCRIPT, *flags, *TINY, cwd=here)
+    assert done.returncode == 0, done.stderr
+    files = list((here / "data/binary_classification/lstm_tiny/tc_0").iterdir())
+    assert len(files) == 6
+    assert done.stdout.count("<- best") == 1 and done.stdout.splitlines()[-1].startswith("best: data/")
+
+
+def test_reference_command_line_refuses_bad_input(here):
+    bad = run_process(SCRIPT, "--target_class", "9", *TINY, "--base", "no.pt", cwd=here)
+    assert bad.returncode == 1 and bad.stderr.startswith("model_reengineering: error: no.pt")
+    assert run_process(SCRIPT, "--model", "cnn", cwd=here).returncode == 2

@@ -1,0 +1,402 @@
+"""The engine against the reference step, over tens of steps in float64, and against hand-written expectations."""
+
+import itertools
+import math
+import threading
+
+import numpy as np
+import pytest
+import torch
+import world
+
+from seam_fast import reference
+from seam_fast.engine import TorchTrainer
+from seam_fast.errors import TrainingError
+
+OPTIONS = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "schedule": "joint"}
+
+
+def make_pair(weights=None, head=None, words=range(15), **options):
+    """An engine and a Stepper that begin alike."""
+    weights, head = weights or world.make_weights(), head or world.make_head()
+    options = OPTIONS | options
+    stepper = reference.Stepper(weights, head, **options)
+    return TorchTrainer(weights, head, torch.tensor(list(words)), **options), stepper
+
+
+def state(engine):
+    return engine.expand(engine.snapshot())
+
+
+def follow(engine, stepper, epochs, batch_size, tolerance=1e-9):
+    """Runs both over epochs of (ids, lengths, labels); every loss, score, head and count has to agree after each."""
+    for epoch, documents in enumerate(epochs):
+        head_only = engine.schedule == "seam" and epoch % 5 == 0
+        batches = world.cut(documents, batch_size)
+        wanted = [stepper.step(*batch, head_only=head_only).cross_entropy for batch in batches]
+        loss = engine.run_epoch(*documents, batch_size, head_only=head_only)
+        assert loss == pytest.approx(sum(wanted) / len(wanted), abs=1e-10), f"epoch {epoch}"
+        scores, head = state(engine)
+        assert world.largest_difference(stepper, scores, head) < tolerance, f"epoch {epoch}"
+        counts = {key: int((score > 0).sum()) for key, score in stepper.scores.items()}
+        assert engine.kept_counts() == counts
+
+
+# -- the same as the Stepper ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schedule", "penalty", "read"),
+    list(itertools.product(("seam", "port", "joint"), ("global", "group"), ("end", "last_word"))),
+)
+def test_follows_the_reference_step(schedule, penalty, read):
+    engine, stepper = make_pair(schedule=schedule, penalty=penalty, read=read)
+    follow(engine, stepper, [world.make_documents(25, seed=epoch) for epoch in range(7)], 4)  # 7 steps, the last of one
+    kept = sum(engine.kept_counts().values()) / sum(weight.numel() for weight in engine.weights.values())
+    assert 0.05 < kept < 0.95, "the run should have dropped some and kept some"
+    assert engine.steps == 49
+
+
+def test_one_document_a_step():
+    engine, stepper = make_pair(read="last_word")
+    follow(engine, stepper, [world.make_documents(5, seed=epoch) for epoch in range(6)], 1)
+
+
+def test_documents_of_one_repeated_word():
+    ids = torch.full((6, world.T), 3)
+    ids[3:] = 9
+    documents = ids, torch.tensor([7, 1, 3, 7, 7, 2]), torch.tensor([0, 1, 0, 1, 0, 1])
+    for read in ("end", "last_word"):
+        engine, stepper = make_pair(read=read, words=[3, 9])
+        follow(engine, stepper, [documents] * 10, 2)
+
+
+def test_documents_of_one_word_only():
+    ids = torch.tensor([[4], [5], [4]])
+    engine, stepper = make_pair(words=[4, 5])
+    follow(engine, stepper, [(ids, torch.ones(3, dtype=torch.int64), torch.tensor([0, 1, 1]))] * 10, 2)
+
+
+def test_id_0_as_padding_and_as_a_word():
+    """The reference's padding: id 0 fills rows up and is a word, so its row gathers gradient from both."""
+    engine, stepper = make_pair(read="end")
+    epochs = [world.make_documents(9, words=range(6), seed=epoch) for epoch in range(6)]
+    assert any((ids[torch.arange(world.T) < lengths[:, None]] == 0).any() for ids, lengths, _ in epochs)
+    follow(engine, stepper, epochs, 3)
+
+
+def test_active_clamps():
+    """Both parts of the gradient are large, and clamping their sum would be another thing."""
+    weights, head = world.make_weights(scale=2.0), tuple(20 * part for part in world.make_head())
+    total = sum(weight.numel() for weight in weights.values())
+    for alpha in (0.5 * total, 3.0 * total):
+        engine, stepper = make_pair(weights, head, alpha=alpha, lr_mask=0.02, read="last_word")
+        clamped = 0
+        for epoch in range(5):
+            follow(engine, stepper, [world.make_documents(6, seed=epoch)], 2)
+            share = min(alpha / total, 1)
+            clamped += sum(int(((s.grad - share).abs() >= 1).sum()) for s in stepper.scores.values())
+        assert clamped > 10
+
+
+def test_large_learning_rate_of_the_head_and_large_alpha():
+    engine, stepper = make_pair(schedule="seam", lr_head=0.5, lr_mask=0.1, alpha=5.0, penalty="group")
+    follow(engine, stepper, [world.make_documents(9, seed=epoch) for epoch in range(6)], 4)
+
+
+def test_six_epochs_by_hand():
+    """Against Adams written out in NumPy: two of them, with a state each."""
+    weights, head, options = world.make_weights(), world.make_head(), OPTIONS | {"schedule": "seam"}
+    engine = TorchTrainer(weights, head, torch.arange(15), **options)
+    hand = world.HandSeam(weights, head, **options)
+    for epoch in range(6):
+        documents = world.make_documents(seed=epoch)
+        for batch in world.cut(documents, 4):
+            hand.step(*batch, head_only=epoch % 5 == 0)
+        engine.run_epoch(*documents, 4, head_only=epoch % 5 == 0)
+        assert world.largest_difference(hand, *state(engine)) < 1e-10, f"epoch {epoch}"
+
+
+def test_a_class_that_is_dropped_whole():
+    """Its logit is exactly 0, where the ReLU's slope is 0."""
+    engine, stepper = make_pair(read="last_word")
+    with torch.no_grad():
+        for trainer in (engine, stepper):
+            for key in world.LINEAR:
+                trainer.scores[key][1] = -0.01  # a gradient other than the penalty's would soon show
+    follow(engine, stepper, [world.make_documents(9, seed=epoch) for epoch in range(4)], 4)
+
+
+def test_float32_stays_near():
+    """Six steps, before a sign can flip: Adam's first steps have the size of the learning rate, whatever the rounding."""
+    weights, head = world.make_weights(torch.float32), world.make_head(torch.float32)
+    engine, stepper = make_pair(weights, head, read="last_word")
+    documents = world.make_documents(12)
+    engine.run_epoch(*documents, 2)
+    for batch in world.cut(documents, 2):
+        stepper.step(*batch)
+    scores, head = state(engine)
+    assert all(score.dtype == torch.float32 for score in scores.values())
+    errors = [(scores[key] - stepper.scores[key].detach()).abs().mean().item() for key in world.KEYS]
+    assert max(errors) < 1e-4  # 1000 float32 roundings of a score of 1
+
+
+# -- words with and without rows of their own -------------------------------------------------------------------------
+
+
+def test_never_fed_words_share_the_dense_trajectory():
+    """Words 15 and above are outside `words`, 11 to 14 inside and never fed: they all move as dense scores do."""
+    engine, stepper = make_pair(lr_mask=0.1)
+    for epoch in range(4):
+        documents = world.make_documents(12, words=range(1, 11), seed=epoch)
+        engine.run_epoch(*documents, 4)
+        for batch in world.cut(documents, 4):
+            stepper.step(*batch)
+        ours, dense = state(engine)[0][world.EMBEDDING][11:], stepper.scores[world.EMBEDDING].detach()[11:]
+        torch.testing.assert_close(ours, dense, rtol=0, atol=1e-12)
+        assert torch.equal(ours, ours[:1, :1].expand_as(ours))
+    assert (ours < 0).all(), "long enough to drop out"
+    assert engine.kept_counts()[world.EMBEDDING] == int((stepper.scores[world.EMBEDDING] > 0).sum())
+
+
+@pytest.mark.parametrize("words", [range(15), range(world.V), [0, *range(1, 11), 22]])
+def test_kept_counts_are_those_of_the_whole_scores(words):
+    engine, stepper = make_pair(words=words, lr_mask=0.1)
+    total = world.V * world.E
+    assert engine.kept_counts()[world.EMBEDDING] == total
+    seen = set()
+    for epoch in range(8):
+        follow(engine, stepper, [world.make_documents(8, words=range(1, 11), seed=epoch)], 4)
+        scores, _ = state(engine)
+        assert engine.kept_counts() == {key: int((score > 0).sum()) for key, score in scores.items()}
+        assert list(engine.kept_counts()) == list(world.KEYS)
+        seen.add(engine.kept_counts()[world.EMBEDDING])
+    assert len(seen) > 1
+
+
+@pytest.mark.parametrize(("alpha", "lr_mask", "steps"), [(0.2, 0.01, 112), (0.2, 0.1, 12), (1, 0.01, 103), (1, 0.1, 11)])
+def test_when_an_absent_word_drops_out_in_float32(alpha, lr_mask, steps):
+    """Counted in float32 with alpha / N as at the reference sizes, where N is 2,389,808."""
+    weights = world.make_weights(torch.float32)
+    alpha *= sum(weight.numel() for weight in weights.values()) / 2_389_808
+    engine, _ = make_pair(weights, world.make_head(torch.float32), words=[0, 1, 2], alpha=alpha, lr_mask=lr_mask)
+    documents = world.make_documents(1, words=[1])
+    kept = []
+    for _ in range(steps):
+        engine.run_epoch(*documents, 1)
+        rows = state(engine)[0][world.EMBEDDING] > 0
+        assert rows[2].all() == rows[20].all() == rows[20].any()  # with and without a row of its own
+        kept.append(bool(rows[20].all()))
+    assert kept == [True] * (steps - 1) + [False]
+
+
+def test_words_in_any_order_and_shape():
+    words = torch.tensor([[5, 3, 3], [9, 0, 5]])
+    engine = TorchTrainer(world.make_weights(), world.make_head(), words, **OPTIONS)
+    engine.run_epoch(*world.make_documents(4, words=[3, 5, 9]), 2)
+    with pytest.raises(ValueError, match="word that was not among"):
+        engine.run_epoch(*world.make_documents(4, words=[3, 5, 4]), 4)
+
+
+@pytest.mark.parametrize("words", [[4], [4, 1]])
+def test_a_word_outside_words_is_refused_and_nothing_moves(words):
+    engine, _ = make_pair(words=[0, 1, 2, 3])
+    with pytest.raises(ValueError, match="word that was not among"):
+        engine.run_epoch(*world.make_documents(6, words=words), 6)
+    assert all((score == 1).all() for score in engine.scores.values())
+
+
+# -- padding ----------------------------------------------------------------------------------------------------------
+
+
+def test_padding_of_its_own_is_never_seen():
+    """Wider rows and other padding change nothing, bit for bit, and the untrimmed reference agrees."""
+    ids, lengths, labels = world.make_documents(12)
+    lengths = lengths.clamp(max=5)  # room behind every document
+    wide = torch.cat([ids, torch.full((12, 9), 7)], 1)  # padding that looks like words
+    wide[:, :5] = ids[:, :5]
+    states = []
+    for documents in (ids, wide):
+        engine, stepper = make_pair(read="last_word")
+        follow(engine, stepper, [(documents, lengths, labels)] * 6, 4)
+        states.append(engine.snapshot())
+        logits = engine.logits(documents, lengths)
+        states[-1]["logits"] = logits
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key
+
+
+def test_rows_of_padding_words_get_the_penalty_alone():
+    engine, _ = make_pair(read="last_word")
+    engine.run_epoch(*world.make_documents(12), 4)
+    rows = state(engine)[0][world.EMBEDDING]
+    assert torch.equal(rows[0], rows[20])
+
+
+# -- the loss ---------------------------------------------------------------------------------------------------------
+
+
+def test_target_weight_is_as_good_as_that_many_copies():
+    """Weight 3 of a target document: three of it in the batch, and the mean over all of them."""
+    ids, lengths, labels = world.make_documents(7)
+    times = torch.where(labels == 0, 3, 1)
+    copies = tuple(part.repeat_interleave(times, 0) for part in (ids, lengths, labels))
+    weights, head, options = world.make_weights(), world.make_head(), OPTIONS | {"read": "last_word"}
+    engine = TorchTrainer(weights, head, torch.arange(15), **options, target_weight=3)
+    stepper = reference.Stepper(weights, head, **options)
+    for _ in range(20):
+        loss = engine.run_epoch(ids, lengths, labels, 7)
+        assert loss == pytest.approx(stepper.step(*copies).cross_entropy, abs=1e-11)
+    assert world.largest_difference(stepper, *state(engine)) < 1e-10
+
+
+def test_target_weight_by_hand():
+    """All weights 0: the head's bias alone decides, so each document's loss is known. Head-only epochs weigh alike."""
+    weights, (head_weight, _) = world.make_weights(scale=0.0), world.make_head()
+    head = head_weight, torch.tensor([math.log(3.0), 0.0], dtype=torch.float64)  # probabilities 3/4 and 1/4
+    ids, lengths, _ = world.make_documents(3)
+    labels = torch.tensor([0, 1, 1])
+    wanted = (5 * math.log(4 / 3) + 2 * math.log(4)) / 7
+    for head_only in (False, True):
+        engine = TorchTrainer(weights, head, torch.arange(15), **OPTIONS | {"schedule": "seam"}, target_weight=5)
+        assert engine.run_epoch(ids, lengths, labels, 3, head_only=head_only) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_loss_of_an_epoch_is_the_mean_over_batches():
+    weights = world.make_weights(scale=0.0)
+    head = world.make_head()[0], torch.tensor([math.log(3.0), 0.0], dtype=torch.float64)
+    engine = TorchTrainer(weights, head, torch.arange(15), **OPTIONS | {"schedule": "port"})
+    ids, lengths, _ = world.make_documents(3)
+    loss = engine.run_epoch(ids, lengths, torch.tensor([0, 1, 1]), 2)  # batches of 2 and 1
+    assert loss == pytest.approx(((math.log(4 / 3) + math.log(4)) / 2 + math.log(4)) / 2, abs=1e-12)
+
+
+# -- what is not finite -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(  # an infinity in the LSTM saturates a gate, which is finite and so allowed
+    ("key", "bad"), [*((key, math.nan) for key in world.KEYS), *((key, math.inf) for key in world.LINEAR)]
+)
+@pytest.mark.parametrize("head_only", [False, True])
+def test_a_base_that_is_not_finite_stops_with_the_step_named(key, bad, head_only):
+    weights = world.make_weights()
+    if key == world.EMBEDDING:
+        weights[key][5] = bad
+    else:
+        weights[key].view(-1)[0] = bad
+    engine, _ = make_pair(weights, schedule="seam")
+    good, poor = world.make_documents(2, words=[1, 2]), world.make_documents(2, words=[5])
+    documents = tuple(torch.cat(parts) for parts in zip(good, poor, strict=True))
+    number = 2 if key == world.EMBEDDING else 1
+    with pytest.raises(TrainingError, match=f"step {number}"):
+        engine.run_epoch(*documents, 2, head_only=head_only)
+        engine.check_finite()
+
+
+def test_a_gradient_that_overflows_names_its_tensor():
+    weights = world.make_weights(torch.float32)
+    weights["lstm.bias_ih_l0"][-world.H :] = -70.0  # output gates nearly shut: states near 1e-31 ...
+    weights["hidden2label.weight"].fill_(3e38)  # ... so that the loss is finite and the gradient of the states is not
+    head = torch.tensor([[1.0] * world.C, [-1.0] * world.C]), torch.zeros(2)
+    engine, _ = make_pair(weights, head)
+    ids, lengths, _ = world.make_documents(2)
+    with pytest.raises(TrainingError, match=r"gradient of word_embeddings\.weight is not finite in step 1"):
+        engine.run_epoch(ids, lengths, torch.tensor([1, 1]), 2)
+
+
+@pytest.mark.parametrize("key", [*world.KEYS, *world.HEAD])
+def test_check_finite_names_the_tensor(key):
+    engine, _ = make_pair()
+    engine.run_epoch(*world.make_documents(4), 2)
+    engine.check_finite()
+    tensor = dict(zip(world.HEAD, engine.head, strict=True)).get(key, engine.scores.get(key))
+    with torch.no_grad():
+        tensor.view(-1)[-1] = math.nan
+    with pytest.raises(TrainingError, match=f"{key} .*step 2"):
+        engine.check_finite()
+
+
+# -- stopping and looking ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head_only", [False, True])
+def test_stop_ends_an_epoch_between_two_steps(head_only):
+    class StopsAt:
+        """An event that is set once it has been asked three times."""
+
+        asked = 0
+
+        def is_set(self):
+            self.asked += 1
+            return self.asked > 3
+
+    engine, stepper = make_pair(schedule="seam")
+    documents = world.make_documents(12)
+    engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAt())
+    for batch in world.cut(documents, 2)[:3]:
+        stepper.step(*batch, head_only=head_only)
+    assert engine.steps == 3
+    assert world.largest_difference(stepper, *state(engine)) < 1e-12
+
+    stop = threading.Event()
+    stop.set()
+    assert engine.run_epoch(*documents, 2, head_only=head_only, stop=stop) == 0
+    assert engine.steps == 3
+
+
+@pytest.mark.parametrize("read", ["end", "last_word"])
+def test_what_it_shows_is_what_the_reference_ops_show(read):
+    engine, _ = make_pair(read=read, lr_mask=0.1)
+    documents = world.make_documents(12)
+    for _ in range(4):
+        engine.run_epoch(*documents, 4)
+    scores, head = state(engine)
+    effective = engine.effective_weights()
+    for key in world.KEYS:
+        assert torch.equal(effective[key], engine.weights[key] * (scores[key] > 0))
+    ids, lengths, _ = world.make_documents(20, words=range(1, world.V), seed=9)  # words without rows may be looked at
+    logits = reference.head_logits(reference.class_logits(ids, lengths, engine.weights, scores, read), head)
+    shown = engine.logits(ids, lengths)
+    assert not shown.requires_grad
+    torch.testing.assert_close(shown, logits.detach(), rtol=0, atol=1e-12)
+
+
+def test_a_snapshot_stays_as_it_was():
+    engine, _ = make_pair()
+    documents = world.make_documents(12)
+    engine.run_epoch(*documents, 4)
+    snapshot = engine.snapshot()
+    copy = {key: value.clone() for key, value in snapshot.items()}
+    engine.run_epoch(*documents, 4)
+    assert all(torch.equal(snapshot[key], copy[key]) for key in copy)
+    scores, head = engine.expand(snapshot)
+    assert {key: tuple(score.shape) for key, score in scores.items()} == {
+        key: tuple(weight.shape) for key, weight in engine.weights.items()
+    }
+    assert not any(tensor.requires_grad for tensor in (*scores.values(), *head))
+
+
+def test_base_head_and_documents_are_left_alone():
+    weights, head, documents = world.make_weights(), world.make_head(), world.make_documents()
+    before = [tensor.clone() for tensor in (*weights.values(), *head, *documents)]
+    engine, _ = make_pair(weights, head, schedule="seam")
+    for head_only in (True, False):
+        engine.run_epoch(*documents, 4, head_only=head_only)
+    assert all(torch.equal(a, b) for a, b in zip(before, (*weights.values(), *head, *documents), strict=True))
+    assert not any(weight.requires_grad for weight in weights.values())
+
+
+def test_port_never_moves_the_head():
+    engine, _ = make_pair(schedule="port")
+    engine.run_epoch(*world.make_documents(), 4)
+    assert all(torch.equal(a, b) for a, b in zip(engine.head, world.make_head(), strict=True))
+
+
+def test_the_same_twice():
+    states = []
+    for _ in range(2):
+        engine, _ = make_pair(world.make_weights(torch.float32), world.make_head(torch.float32), schedule="seam")
+        for epoch in range(6):
+            engine.run_epoch(*world.make_documents(seed=epoch), 4, head_only=epoch % 5 == 0)
+        states.append(engine.snapshot())
+    assert all(np.array_equal(states[0][key].numpy(), states[1][key].numpy()) for key in states[0])
