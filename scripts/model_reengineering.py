@@ -32,6 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tuning_param", action="store_true", help=f"try a grid instead of one setting: {GRID}")
     ours = parser.add_argument_group("beyond the reference's flags")
     ours.add_argument("--data-dir", help="folder with the corpus (for r8: see also SEAM_FAST_DATA)")
+    ours.add_argument("--smallest-class", type=positive, default=2, help="training documents a class needs (default: 2)")
     ours.add_argument("--base", help="the trained base (default: data/models/LSTM_classifier[_DATASET].pt)")
     ours.add_argument("--out", default="data", help="root of what is written (default: data)")
     ours.add_argument("--schedule", choices=("seam", "port", "joint"), help="default: seam, SeaM's own")
@@ -58,7 +59,7 @@ def run(arguments) -> int:
         corpus = corpus_for_base(base, arguments.dataset, arguments.data_dir, print)
     else:
         print(f"no base at {base_path}: it is trained now, once (a few minutes)")
-        corpus = get_corpus(arguments.dataset, arguments.data_dir, "reference", None, print)
+        corpus = get_corpus(arguments.dataset, arguments.data_dir, "reference", None, print, arguments.smallest_class)
         base = train_base(corpus, "public", 0, base_path, print)
     (target,) = parse_targets(arguments.target_class.replace(",", "+"), corpus)
     settings = Settings.for_protocol(arguments.protocol).with_options(

@@ -60,9 +60,15 @@ def make_parser() -> argparse.ArgumentParser:
         sub.add_argument("--dataset", default=default, metavar="NAME", help="corpus: r8, or any name with --data-dir")
         sub.add_argument("--data-dir", metavar="DIR", help="folder with the corpus (for r8: see also SEAM_FAST_DATA)")
 
+    def smallest_class_option(sub):
+        sub.add_argument(
+            "--smallest-class", type=positive, default=2, metavar="N", help="training documents a class needs (default: 2)"
+        )
+
     sub = verb("data", run_data, "find or fetch the corpus, and say what is in it")
     corpus_options(sub)
     sub.add_argument("--protocol", choices=("seam", "reference"), default="seam", help="text treatment")
+    smallest_class_option(sub)
 
     sub = verb("train", run_train, "train a base classifier")
     corpus_options(sub)
@@ -70,6 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--protocol", choices=("seam", "reference"), help="text treatment (default: the recipe's own)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--epochs", type=positive, help="default: the recipe's own")
+    smallest_class_option(sub)
     sub.add_argument("--out", metavar="FILE", help="default: runs/NAME/base.safetensors")
     sub.add_argument("--reuse", action="store_true", help="keep the base that is there if it was made just so")
 
@@ -154,7 +161,7 @@ def run_data(arguments) -> int:
 
     from .workflow import get_corpus, say
 
-    corpus = get_corpus(arguments.dataset, arguments.data_dir, arguments.protocol, None, say)
+    corpus = get_corpus(arguments.dataset, arguments.data_dir, arguments.protocol, None, say, arguments.smallest_class)
     counts = {
         name: [int((split.labels == k).sum()) for split in (corpus.train, corpus.test)]
         for k, name in enumerate(corpus.class_names)
@@ -177,7 +184,7 @@ def run_train(arguments) -> int:
 
     path = Path(arguments.out or Path("runs") / arguments.dataset / "base.safetensors")
     protocol = arguments.protocol or RECIPE_PROTOCOL[arguments.recipe]
-    corpus = get_corpus(arguments.dataset, arguments.data_dir, protocol, None, say)
+    corpus = get_corpus(arguments.dataset, arguments.data_dir, protocol, None, say, arguments.smallest_class)
     options = {"epochs": arguments.epochs} if arguments.epochs else {}
     base = reusable_base(path, corpus, arguments) if arguments.reuse else None
     if base is None:

@@ -317,7 +317,7 @@ def _number_labels(
             have = "this one training document only" if count == 1 else f"only {count} training documents, from here on"
             raise DataError(
                 f"{train.place(train.labels.index(label))}: class {label!r} has {have}, and {smallest_class} are "
-                f"needed: add documents, remove the class, or allow it with smallest_class={count}."
+                f"needed: add documents, remove the class, or allow it with --smallest-class {count} (smallest_class={count})."
             )
     if len(counts) < 2:
         raise DataError(f"{train.path}: all documents are of class {train.labels[0]!r}; at least two are needed.")

@@ -28,8 +28,18 @@ def say(line: str = "") -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def get_corpus(dataset: str, data_dir: str | None, protocol: str, config: CorpusConfig | None, log: Log) -> Corpus:
-    """The corpus of that name: R8 from wherever it can be had, the synthetic one, or the caller's own folder."""
+def get_corpus(
+    dataset: str,
+    data_dir: str | None,
+    protocol: str,
+    config: CorpusConfig | None,
+    log: Log,
+    smallest_class: int = 2,
+) -> Corpus:
+    """The corpus of that name: R8 from wherever it can be had, the synthetic one, or the caller's own folder.
+
+    smallest_class: training documents a class of the caller's own corpus needs.
+    """
     if dataset == SYNTHETIC:
         log(report.SYNTHETIC_NOTE)
         return synthetic_r8(protocol, config)
@@ -37,10 +47,12 @@ def get_corpus(dataset: str, data_dir: str | None, protocol: str, config: Corpus
         return load_r8(data_dir, protocol, config, log)
     if data_dir is None:
         raise DataError(f"the corpus {dataset!r} needs --data-dir, the folder with {dataset}-train-all-terms.txt")
-    return load_corpus(data_dir, dataset, protocol, config)
+    return load_corpus(data_dir, dataset, protocol, config, smallest_class=smallest_class)
 
 
-def corpus_for_base(base: LSTMClassifier, dataset: str, data_dir: str | None, log: Log) -> Corpus:
+def corpus_for_base(
+    base: LSTMClassifier, dataset: str, data_dir: str | None, log: Log, smallest_class: int = 1
+) -> Corpus:
     """The corpus, treated as when the base was trained.
 
     A base that does not say how (a bare state dict) gets the treatment that goes with where it is read: at the last
@@ -52,7 +64,7 @@ def corpus_for_base(base: LSTMClassifier, dataset: str, data_dir: str | None, lo
         config = CorpusConfig(**stored) if stored else CorpusConfig.for_protocol(protocol)
     except TypeError:
         raise CheckpointError(f"the base's metadata has no valid corpus_config ({stored!r}); train it again") from None
-    corpus = get_corpus(dataset, data_dir, "seam", config, log)
+    corpus = get_corpus(dataset, data_dir, "seam", config, log, smallest_class)
     if base.info.get("data_hash") not in (None, corpus.data_hash):
         log("note: these documents are not those the base was trained on (their hashes differ)")
     return corpus

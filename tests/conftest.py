@@ -32,3 +32,27 @@ def golden_dir(r8_dir) -> Path:
     if not (folder / "base_public.safetensors").exists():
         pytest.skip("needs the golden runs: set SEAM_FAST_GOLDEN to the folder with base_public.safetensors")
     return folder
+
+
+@pytest.fixture(scope="session")
+def r8_reference(r8_dir):
+    """Real R8 as the reference reads it."""
+    from seam_fast.corpus import load_corpus
+
+    return load_corpus(r8_dir, "r8", protocol="reference")
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """The invented corpus of four classes: padding of its own, documents of at most 8 words."""
+    import world
+
+    return world.make_corpus()
+
+
+@pytest.fixture(scope="session")
+def toy_base(toy):
+    """A base that has learned the invented corpus; tests leave it as it is."""
+    import world
+
+    return world.make_base(toy)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, safe_open
 
-from seam_fast import reference
+from seam_fast import LSTMClassifier, SeamModule, reference
 from seam_fast.engine import TorchTrainer
 from seam_fast.keys import EMBEDDING, HEAD_KEYS, WEIGHT_KEYS
 
@@ -84,3 +84,125 @@ def test_settings_are_those_documented(golden_dir):
     golden = Golden(golden_dir, "seam", torch.float64)
     assert golden.options == {"alpha": 0.2, "lr_mask": 0.1, "lr_head": 0.01, "schedule": "seam"}
     assert golden.head_only == 20, json.dumps(golden.settings)
+
+
+# -- float32, one step at a time --------------------------------------------------------------------------------------
+
+
+class CompactGolden(Golden):
+    """The run with a vocabulary of just the words it feeds and those in `embedding_rows`, to spare time.
+
+    alpha is scaled with the number of weights, so alpha / N, and with it every row's trajectory, is the same.
+    """
+
+    def __init__(self, folder, schedule):
+        super().__init__(folder, schedule, torch.float64)
+        self.rows = torch.unique(torch.cat([self.ids.flatten(), self.tensors["embedding_rows"].long()]))
+        self.weights[EMBEDDING] = self.weights[EMBEDDING][self.rows]
+        self.ids = torch.searchsorted(self.rows, self.ids)
+        self.options["alpha"] *= sum(weight.numel() for weight in self.weights.values()) / self.total
+
+    def single(self):
+        """Weights and head in float32."""
+        return {key: weight.float() for key, weight in self.weights.items()}, tuple(part.float() for part in self.head)
+
+
+def put_state(exact, stepper, engine):
+    """Scores, head and the state of both Adams of a float64 Stepper, rounded to float32, into a Stepper and an engine."""
+
+    def for_engine(key, tensor):  # every row is a word of its own; the extra one stands for nobody
+        return torch.cat([tensor, tensor[:1]]) if key == EMBEDDING and tensor.ndim else tensor
+
+    def same(key, tensor):
+        return tensor
+
+    for other, names, shape in (
+        (stepper, ("adam_together", "adam_head"), same),
+        (engine, ("_adam_together", "_adam_head"), for_engine),
+    ):
+        pairs = [(key, score, other.scores[key]) for key, score in exact.scores.items()]
+        pairs += [(None, *parts) for parts in zip(exact.head, other.head, strict=True)]
+        for key, theirs, ours in pairs:
+            with torch.no_grad():
+                ours.copy_(shape(key, theirs.detach()))
+            for name, our_name in zip(("adam_together", "adam_head"), names, strict=True):
+                adam = getattr(exact, name)
+                if adam is not None and theirs in adam.state:
+                    state = {what: shape(key, value).float().clone() for what, value in adam.state[theirs].items()}
+                    getattr(other, our_name).state[ours] = state
+
+
+def errors(tensor, exact):
+    """The error that 95 % of a tensor's values stay below, and the share of values above 1e-5.
+
+    Where a gradient all but cancels, its sign is rounding, and Adam makes a whole step of it in one or the other
+    direction: in any float32 implementation a few scores in a thousand are far off, each time others. They are counted
+    and not measured.
+    """
+    error = (tensor.detach().double() - exact.detach()).abs().flatten()
+    return error.kthvalue(max(1, int(0.95 * len(error)))).values.item(), (error > 1e-5).double().mean().item()
+
+
+@pytest.mark.parametrize("schedule", ["port", "seam"])
+def test_float32_steps_are_as_good_as_plain_pytorch(golden_dir, schedule):
+    """Each of the 60 steps begins at the float64 state: the engine may err twice as much as the float32 Stepper does.
+
+    To that comes one rounding of a score: eps times the largest one, since no score is held more exactly. The loss, a
+    number near 1 after 32 time steps and from logits some times as large, is allowed sixteen.
+    """
+    golden = CompactGolden(golden_dir, schedule)
+    exact, eps = golden.make("stepper"), torch.finfo(torch.float32).eps
+    weights, head = golden.single()
+    for step in range(60):
+        stepper = reference.Stepper(weights, head, **golden.options)
+        engine = TorchTrainer(weights, head, torch.arange(len(golden.rows)), **golden.options)
+        put_state(exact, stepper, engine)
+        wanted, theirs, ours = (golden.advance(each, step)[0] for each in (exact, stepper, engine))
+        assert abs(ours - wanted) <= 2 * abs(theirs - wanted) + 16 * eps * max(1, wanted), f"loss of step {step}"
+        scores, engine_head = golden.scores(engine)
+        triples = [(key, exact.scores[key], stepper.scores[key], scores[key]) for key in WEIGHT_KEYS]
+        triples += zip(HEAD_KEYS, exact.head, stepper.head, engine_head, strict=True)
+        for key, true, plain, fast in triples:
+            allowed, allowed_share = errors(plain, true)
+            error, share = errors(fast, true)
+            assert error <= 2 * allowed + eps * max(1, true.abs().max().item()), f"{key}, step {step}"
+            assert share <= 2 * allowed_share + 0.01, f"{key}, step {step}"
+    for key in WEIGHT_KEYS[1:]:  # the compact run is the golden one
+        torch.testing.assert_close(exact.scores[key].detach(), golden.tensors[f"step60.{key}_mask"], rtol=0, atol=1e-9)
+    places = torch.searchsorted(golden.rows, golden.tensors["embedding_rows"].long())
+    rows = golden.tensors[f"step60.{EMBEDDING}_mask.rows"]
+    torch.testing.assert_close(exact.scores[EMBEDDING].detach()[places], rows, rtol=0, atol=1e-9)
+
+
+# -- the reference's file ---------------------------------------------------------------------------------------------
+
+
+def test_the_references_file_loads_predicts_and_saves_the_same(golden_dir, tmp_path):
+    golden = Golden(golden_dir, "port", torch.float64)
+    path = golden_dir / "tc_2" / "lr_head_mask_0.1_0.1_alpha_0.2.pth"
+    base = LSTMClassifier.load(golden_dir / "base_public.safetensors")
+    assert base.read == "end"
+    module = SeamModule.load(path, base)
+    assert module.target == (2,)
+    for key in WEIGHT_KEYS:
+        bits = np.packbits((module.scores[key] > 0).numpy())
+        assert np.array_equal(bits, golden.tensors[f"step60.{key}_mask.kept_bits"].numpy()), key
+    for ours, key in zip(module.head, HEAD_KEYS, strict=True):
+        torch.testing.assert_close(ours, golden.tensors[f"step60.{key}"].float(), rtol=0, atol=0)
+
+    ids, lengths = golden.ids.flatten(0, 1), golden.lengths.flatten()
+    logits = reference.class_logits(ids, lengths, base.weights(), module.scores, "end")
+    wanted = torch.softmax(reference.head_logits(logits, module.head), 1)
+    torch.testing.assert_close(module.predict_proba(ids, lengths), wanted, rtol=0, atol=1e-5)
+    assert wanted[golden.labels.flatten() == 0, 0].mean() > wanted[golden.labels.flatten() == 1, 0].mean()
+
+    module.save(tmp_path / "again.pth")
+    theirs, ours = (torch.load(file, weights_only=True) for file in (path, tmp_path / "again.pth"))
+    assert list(ours) == list(theirs) and type(ours) is type(theirs)
+    for key, tensor in theirs.items():
+        assert ours[key].dtype == tensor.dtype and torch.equal(ours[key], tensor), key
+
+    module.save(tmp_path / "native.safetensors")
+    native = SeamModule.load(tmp_path / "native.safetensors", base)
+    assert native.target == (2,)
+    assert torch.equal(native.predict_proba(ids, lengths), module.predict_proba(ids, lengths))

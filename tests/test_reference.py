@@ -209,7 +209,7 @@ REFERENCE_TOTAL = 2_389_808  # weights at the reference sizes: V 23,590, E 100, 
 def test_one_step_of_an_absent_word_at_the_reference_sizes():
     gradient = 0.2 / REFERENCE_TOTAL
     assert gradient / (gradient + 1e-8) == pytest.approx(0.893, abs=5e-4)
-    assert 23_590 * 100 + 200 * (100 + 50 + 2) + 8 * 51 == REFERENCE_TOTAL
+    assert REFERENCE_TOTAL == 23_590 * 100 + 200 * (100 + 50 + 2) + 8 * 51
 
 
 @pytest.mark.parametrize(("alpha", "lr_mask", "steps"), [(0.2, 0.01, 112), (0.2, 0.1, 12), (1, 0.01, 103), (1, 0.1, 11)])

@@ -55,6 +55,8 @@ def make_corpus(train=TRAIN_SIZES, test=TEST_SIZES, protocol="seam", config=None
 def make_base(corpus: Corpus, steps=60, read=None, embedding_dim=6, hidden_dim=5, seed=0) -> LSTMClassifier:
     """A classifier that has learned most of the corpus (0 steps: as drawn)."""
     read = read or ("last_word" if corpus.config.padding == "own" else "end")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small that a second thread only waits
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         base = LSTMClassifier(corpus.vocab_size, embedding_dim, hidden_dim, corpus.num_classes, read=read)
@@ -63,6 +65,7 @@ def make_base(corpus: Corpus, steps=60, read=None, embedding_dim=6, hidden_dim=5
             adam.zero_grad()
             nn.functional.cross_entropy(base(corpus.train.ids, corpus.train.lengths), corpus.train.labels).backward()
             adam.step()
+    torch.set_num_threads(threads)
     return base
 
 

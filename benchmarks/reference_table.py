@@ -1,0 +1,108 @@
+"""Reproduces the reference's behaviour on R8: three classes, both schedules, three seeds, protocol ``reference``.
+
+    python benchmarks/reference_table.py --base data/models/LSTM_classifier.pt
+
+The base is one of the public recipe (trained if the file is not there). Accuracies are the reference's: on its balanced
+test subset, of the epoch its rule selects. Writes benchmarks/records/reference_table.json and prints a Markdown table.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+import seam_fast as sf
+from seam_fast import report
+from seam_fast.cli import run_guarded
+from seam_fast.workflow import corpus_for_base, get_corpus, say, train_base, write_json
+
+RUNS = (("grain", "seam", 100), ("grain", "port", 100), ("ship", "seam", 40), ("ship", "port", 40), ("interest", "seam", 25))
+SEEDS = (0, 1, 2)
+
+
+def main(argv=None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--base", default="data/models/LSTM_classifier.pt")
+    parser.add_argument("--data-dir")
+    parser.add_argument("--out", default="benchmarks/records/reference_table.json")
+    arguments = parser.parse_args(argv)
+    command = shlex.join(["python", "benchmarks/reference_table.py", *argv])
+    return run_guarded("reference_table", lambda: run(arguments, command))
+
+
+def run(arguments, command: str) -> int:
+    path = Path(arguments.base)
+    if path.exists():
+        base = sf.LSTMClassifier.load(path)
+        corpus = corpus_for_base(base, "r8", arguments.data_dir, say)
+    else:
+        corpus = get_corpus("r8", arguments.data_dir, "reference", None, say)
+        base = train_base(corpus, "public", 0, path, say)
+    test = sf.evaluate_classifier(base, corpus.test)
+    rows = []
+    for name, schedule, epochs in RUNS:
+        target = corpus.class_names.index(name)
+        for seed in SEEDS:
+            (module,) = sf.reengineer(
+                base, corpus, [target], protocol="reference", schedule=schedule, epochs=epochs, seed=seed
+            )
+            chosen = module.history[module.card["best_epoch"]]
+            rows.append(
+                {
+                    "class": name,
+                    "schedule": schedule,
+                    "epochs": epochs,
+                    "seed": seed,
+                    "acc_pre": module.card["evaluation"]["base"]["accuracy"],
+                    "selected_accuracy": chosen["accuracy"],
+                    "best_accuracy": max(figures["accuracy"] for figures in module.history),
+                    "kept": module.kept,
+                    "kept_by_weight": module.kept_by_weight,
+                    "selected_epoch": chosen["epoch"],
+                    "seconds": module.card["seconds"],
+                    "steps": module.card["steps"],
+                }
+            )
+            say(markdown_row(rows[-1:]))
+    record = {
+        "format": "seam-fast reference table 1",
+        "command": command,
+        "machine": report.machine(),
+        "base": {"hash": base.hash, "recipe": "public", "test_accuracy": test.accuracy},
+        "data_hash": corpus.data_hash,
+        "rows": rows,
+    }
+    write_json(Path(arguments.out), record)
+    print(markdown(rows))
+    return 0
+
+
+def markdown(rows: list[dict]) -> str:
+    """The table, a row a class and schedule, seeds side by side."""
+    lines = [
+        "| class | schedule | epochs | acc_pre | selected accuracy (best), seeds 0 / 1 / 2 | weights kept % "
+        "| of which embedding / weight_ih / weight_hh %, mean |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    keys = dict.fromkeys((row["class"], row["schedule"]) for row in rows)
+    lines += [markdown_row([row for row in rows if (row["class"], row["schedule"]) == key]) for key in keys]
+    return "\n".join(lines)
+
+
+def markdown_row(rows: list[dict]) -> str:
+    accuracy = " / ".join(f"{100 * row['selected_accuracy']:.1f} ({100 * row['best_accuracy']:.1f})" for row in rows)
+    kept = " / ".join(f"{100 * row['kept']:.2f}" for row in rows)
+    groups = []
+    for key in ("word_embeddings.weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0"):
+        groups.append(100 * sum(row["kept_by_weight"][key] for row in rows) / len(rows))
+    parts = f"{groups[0]:.1f} / {groups[1]:.0f} / {groups[2]:.0f}"
+    first = rows[0]
+    return (
+        f"| {first['class']} | {first['schedule']} | {first['epochs']} | {100 * first['acc_pre']:.1f} "
+        f"| {accuracy} | {kept} | {parts} |"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

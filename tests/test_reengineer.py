@@ -1,0 +1,497 @@
+"""The whole loop on the invented corpus: results, their order, what stays as it was, and what is said when it cannot be."""
+
+import copy
+import dataclasses
+import importlib
+import math
+import random
+import threading
+
+import numpy as np
+import pytest
+import torch
+import world
+
+from seam_fast import Interrupted, SeamModule, Settings, TrainingError, backends, draws, reengineer, reference
+from seam_fast.metrics import base_metrics, module_metrics
+from seam_fast.sampling import Sampler, is_target
+from seam_fast.selection import F1Selection, choose
+
+loop = importlib.import_module("seam_fast.reengineer")  # the package gives that name to the function
+QUICK = {"epochs": 3, "batch_size": 8, "lr_mask": 0.1, "threads": 1}
+
+
+def run(base, corpus, targets, **options):
+    return reengineer(base, corpus, targets, **QUICK | options)
+
+
+def without_seconds(history):
+    return [{key: value for key, value in figures.items() if key != "seconds"} for figures in history]
+
+
+def assert_same(one, other):
+    """Bit for bit."""
+    assert one.target == other.target
+    for key in world.KEYS:
+        assert torch.equal(one.scores[key], other.scores[key]), key
+    assert all(torch.equal(a, b) for a, b in zip(one.head, other.head, strict=True))
+    assert without_seconds(one.history) == without_seconds(other.history)
+    assert one.metrics == other.metrics
+
+
+@pytest.fixture(scope="module")
+def many():
+    """52 classes of three training documents each, and a base as drawn."""
+    corpus = world.make_corpus((3,) * 52, (2,) * 52)
+    return corpus, world.make_base(corpus, steps=0)
+
+
+# -- results ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_module_a_target_in_order(toy, toy_base):
+    modules = run(toy_base, toy, [2, (3, 1), 0], threads=2)
+    assert [module.target for module in modules] == [(2,), (1, 3), (0,)]
+    assert all(isinstance(module, SeamModule) and module.base is toy_base for module in modules)
+    assert [module.card["target_names"] for module in modules] == [["k2"], ["k1", "k3"], ["k0"]]
+
+
+def test_targets_in_any_form(toy, toy_base):
+    modules = run(toy_base, toy, (k for k in (np.int64(1), 2, {3, 1}, [1, 3, 3])), epochs=1)
+    assert [module.target for module in modules] == [(1,), (2,), (1, 3), (1, 3)]
+    assert_same(modules[2], modules[3])
+    assert run(toy_base, toy, []) == []
+
+
+def test_targets_out_of_a_tensor(toy, toy_base):
+    """As in `for k in labels.unique()`."""
+    modules = run(toy_base, toy, torch.tensor([1, 3]), epochs=1)
+    assert [module.target for module in modules] == [(1,), (3,)]
+
+
+def test_a_set_of_classes_is_one_target(toy, toy_base):
+    (module,) = run(toy_base, toy, [(1, 3)], sampling="all")
+    test = toy.test
+    wanted = (test.labels == 1) | (test.labels == 3)
+    assert module.metrics["test"]["targets"] == int(wanted.sum()) == 9
+    assert module.metrics["test"] == module_metrics(module.logits(test.ids, test.lengths), wanted)
+
+
+@pytest.mark.parametrize("options", [{}, {"protocol": "reference", "word_dropout": 0.1, "epochs": 6}])
+def test_the_same_twice_in_any_number_of_threads(toy, toy_base, options):
+    first = run(toy_base, toy, [0, 1, 2, 3], **options)
+    for threads in (1, 2, None):
+        for one, other in zip(first, run(toy_base, toy, [0, 1, 2, 3], **options | {"threads": threads}), strict=True):
+            assert_same(one, other)
+
+
+def test_a_module_does_not_depend_on_those_beside_it(toy, toy_base):
+    together = run(toy_base, toy, [0, 3, 2])
+    assert_same(together[2], run(toy_base, toy, [2])[0])
+
+
+def test_seeds_differ(toy, toy_base):
+    one, other = (run(toy_base, toy, [1], seed=seed)[0] for seed in (0, 1))
+    assert not torch.equal(one.head[0], other.head[0])
+    assert any(not torch.equal(one.scores[key], other.scores[key]) for key in world.KEYS)
+    assert (one.card["seed"], other.card["seed"]) == (0, 1)
+
+
+@pytest.mark.parametrize("schedule", ["seam", "port", "joint"])
+def test_a_whole_run_by_hand(toy, toy_base, schedule):
+    """In float64 against the NumPy version, fed with the documents and the head that the seed says."""
+    base = copy.deepcopy(toy_base).double()
+    options = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "schedule": schedule}
+    (module,) = run(base, toy, [2], protocol="reference", selection="last", seed=4, **options | {"epochs": 6, "batch_size": 5})
+    hand = world.HandSeam(base.weights(), draws.head(4, (2,), 4), read="last_word", **options)
+    settings = Settings.for_protocol("reference")
+    sampler = Sampler(toy, torch.arange(len(toy.train)), (2,), settings, 4)
+    for epoch in range(6):
+        drawn = sampler.epoch(epoch)
+        for batch in world.cut((drawn.ids, drawn.lengths, drawn.labels), 5):  # 18 documents: the last batch has three
+            hand.step(*batch, head_only=schedule == "seam" and epoch % 5 == 0)
+    assert all(score.dtype == torch.float64 for score in module.scores.values())
+    assert world.largest_difference(hand, module.scores, module.head) < 1e-9
+    assert module.card["steps"] == 24
+
+
+def test_a_float64_base_goes_all_the_way(toy, toy_base):
+    base = copy.deepcopy(toy_base).double()
+    (module,) = run(base, toy, [1])
+    assert module.predict_proba(toy.test.ids, toy.test.lengths).dtype == torch.float64
+    (narrow,) = run(toy_base, toy, [1])
+    assert [f["cross_entropy"] for f in module.history] == pytest.approx([f["cross_entropy"] for f in narrow.history], rel=0.05)
+
+
+def test_52_classes(many):
+    corpus, base = many
+    modules = run(base, corpus, [0, 51, range(10)], threads=2)
+    assert [module.target for module in modules] == [(0,), (51,), tuple(range(10))]
+    assert modules[0].head[0].shape == (2, 52)
+    assert modules[2].metrics["test"]["targets"] == 20
+    assert (modules[0].metrics["test"]["documents"], modules[0].metrics["test_balanced"]["documents"]) == (104, 4)
+
+
+def test_it_learns(toy, toy_base):
+    (module,) = run(toy_base, toy, [0], epochs=40, lr_mask=0.03, sampling="all", word_dropout=0.0)
+    assert module.history[-1]["cross_entropy"] < 0.5 * module.history[0]["cross_entropy"]
+    assert module.metrics["test"]["balanced_accuracy"] > 0.7
+    assert module.kept < 0.9
+
+
+# -- history, figures and the choice ----------------------------------------------------------------------------------
+
+
+def test_history_and_card(toy, toy_base):
+    (module,) = run(toy_base, toy, [2], epochs=4, seed=3, alpha=0.3, early_stop=-1)
+    assert [figures["epoch"] for figures in module.history] == [0, 1, 2, 3]
+    for figures in module.history:
+        assert 0 < figures["cross_entropy"] < 10 and 0 < figures["kept"] <= 1 and figures["seconds"] > 0
+        assert set(figures["kept_by_group"]) == {"embedding", "lstm", "linear"}
+        assert figures["documents"] == len(toy.validation_indices()[1])
+    best = choose(F1Selection(), module.history)
+    card = module.card
+    assert card["best_epoch"] == best
+    assert module.kept == module.history[best]["kept"]
+    assert module.kept_by_group == module.history[best]["kept_by_group"]
+    assert (card["seed"], card["epochs"], card["settings"]["alpha"]) == (3, 4, 0.3)
+    assert (card["corpus"], card["synthetic"], card["class_names"]) == ("toy", False, ["k0", "k1", "k2", "k3"])
+    assert (card["data_hash"], card["base_hash"]) == (toy.data_hash, toy_base.hash)
+    assert 0 < card["vocabulary_floor"] <= 1
+    assert card["versions"]["torch"] == torch.__version__
+
+
+def test_figures_are_those_of_the_documents_they_claim(toy, toy_base):
+    (module,) = run(toy_base, toy, [2], selection="last")
+    weights, test = toy_base.weights(), toy.test
+
+    def figures(split, chosen):
+        ids, lengths, labels = split.ids[chosen], split.lengths[chosen], split.labels[chosen]
+        classes = reference.class_logits(ids, lengths, weights, module.scores, "last_word")
+        with torch.no_grad():
+            base = toy_base(ids, lengths)
+        wanted = is_target(labels, (2,))
+        return module_metrics(reference.head_logits(classes, module.head), wanted), base_metrics(base, wanted, (2,))
+
+    last, _ = figures(toy.train, toy.validation_indices()[1])
+    assert {key: module.history[-1][key] for key in last} == pytest.approx(last)
+    own, base = figures(test, torch.arange(len(test)))
+    assert module.metrics["test"] == pytest.approx(own)
+    assert module.metrics["base"] == pytest.approx(base)
+    assert (module.metrics["test_balanced"]["targets"], module.metrics["test_balanced"]["documents"]) == (4, 8)
+
+
+def test_protocol_seam_looks_at_the_test_set_only_at_the_end(toy, toy_base):
+    other = dataclasses.replace(toy, test=toy.train)
+    one, another = (run(toy_base, corpus, [1])[0] for corpus in (toy, other))
+    assert one.metrics["test"] != another.metrics["test"]
+    another.metrics = one.metrics
+    assert_same(one, another)
+
+
+def test_protocol_reference_chooses_on_a_balanced_draw_of_the_test_set(toy, toy_base):
+    (module,) = run(toy_base, toy, [2], protocol="reference", word_dropout=0.0)
+    assert all((figures["documents"], figures["targets"]) == (8, 4) for figures in module.history)
+    everything = run(toy_base, toy, [2], protocol="reference", sampling="all")[0]
+    assert all(figures["documents"] == len(toy.test) for figures in everything.history)
+
+
+def test_evaluate_every_0_never_looks(toy, toy_base, monkeypatch):
+    def forbidden(*args, **kwargs):
+        pytest.fail("evaluated")
+
+    (looked,) = run(toy_base, toy, [1], selection="last")
+    for owner, name in (
+        (loop, "class_logits"),
+        (loop, "module_metrics"),
+        (loop, "base_metrics"),
+        (loop.TorchTrainer, "logits"),
+        (SeamModule, "logits"),
+    ):
+        monkeypatch.setattr(owner, name, forbidden)
+    for options in ({}, {"protocol": "reference"}):
+        (module,) = run(toy_base, toy, [1], evaluate_every=0, **options)
+        assert module.metrics == {} and module.card["best_epoch"] == 2
+        assert all("accuracy" not in figures and figures["kept"] <= 1 for figures in module.history)
+    (module,) = run(toy_base, toy, [1], evaluate_every=0)
+    assert all(torch.equal(module.scores[key], looked.scores[key]) for key in world.KEYS), "the last epoch's"
+
+
+def test_evaluate_every_other_epoch_and_always_the_last(toy, toy_base):
+    (module,) = run(toy_base, toy, [1], epochs=5, evaluate_every=2)
+    assert [figures["epoch"] for figures in module.history if "f1" in figures] == [1, 3, 4]
+    assert module.card["best_epoch"] in (1, 3, 4)
+
+
+def test_no_epochs_leave_everything_kept(toy, toy_base):
+    (module,) = run(toy_base, toy, [1], epochs=0)
+    assert module.kept == 1 and module.history == []
+    weight, bias = draws.head(0, (1,), 4)
+    assert torch.equal(module.head[0], weight) and torch.equal(module.head[1], bias)
+    assert module.metrics["test"]["documents"] == len(toy.test)
+
+
+def test_early_stop_ends_early(toy, toy_base):
+    """Nothing moves, so no epoch is any progress."""
+    still = {"lr_mask": 0.0, "lr_head": 0.0, "epochs": 10}
+    assert len(run(toy_base, toy, [0], early_stop=3, **still)[0].history) == 4
+    assert len(run(toy_base, toy, [0], early_stop=-1, **still)[0].history) == 10
+
+
+def test_selection_last(toy, toy_base):
+    (module,) = run(toy_base, toy, [3], epochs=5, selection="last")
+    assert module.card["best_epoch"] == 4 and module.kept == module.history[4]["kept"]
+
+
+def test_budget_in_steps(toy, toy_base):
+    (module,) = run(toy_base, toy, [0], epochs=None, steps=7, sampling="all", batch_size=16)
+    assert (len(module.history), module.card["steps"]) == (3, 9)  # 44 documents are left to train on: 3 batches
+
+
+# -- callbacks and threads --------------------------------------------------------------------------------------------
+
+
+def test_on_epoch_is_called_in_the_calling_thread(toy, toy_base):
+    calls = []
+    modules = run(
+        toy_base, toy, [1, (0, 2)], threads=2, on_epoch=lambda job, figures: calls.append((threading.get_ident(), job, figures))
+    )
+    assert {thread for thread, _, _ in calls} == {threading.get_ident()}
+    for module, name in zip(modules, ("k1", "k0+k2"), strict=True):
+        assert [figures for _, job, figures in calls if job.target == module.target] == module.history
+        assert {job.name for _, job, _ in calls if job.target == module.target} == {name}
+
+
+def test_what_was_global_is_as_it_was(toy, toy_base):
+    torch.manual_seed(7)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    threads = set(threading.enumerate())
+    torch.set_num_threads(3)
+    run(toy_base, toy, [0, 1], threads=2)
+    assert torch.get_num_threads() == 3
+    with pytest.raises(ZeroDivisionError):
+        run(toy_base, toy, [0, 1], threads=2, on_epoch=lambda job, figures: 1 / 0)
+    assert torch.get_num_threads() == 3
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]
+    assert random.getstate() == before[2]
+    assert set(threading.enumerate()) <= threads, "no worker is left behind"
+
+
+def test_the_base_and_the_corpus_are_as_they_were(toy, toy_base):
+    tensors = [*toy_base.parameters(), *(getattr(split, part) for split in (toy.train, toy.test) for part in ("ids", "labels"))]
+    before, training = [tensor.detach().clone() for tensor in tensors], toy_base.training
+    run(toy_base, toy, [0, 2], schedule="seam")
+    assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
+    assert toy_base.training == training
+
+
+def test_it_works_where_gradients_are_off(toy, toy_base):
+    (usual,) = run(toy_base, toy, [1])
+    with torch.no_grad():
+        assert_same(usual, run(toy_base, toy, [1])[0])
+
+
+def test_no_bar_where_the_output_is_no_terminal(toy, toy_base, capsys):
+    run(toy_base, toy, [1], progress=True)
+    assert capsys.readouterr() == ("", "")
+
+
+# -- Ctrl-C -----------------------------------------------------------------------------------------------------------
+
+
+def interrupt_at(target, epoch):
+    def on_epoch(job, figures):
+        if (job.target, figures["epoch"]) == (target, epoch):
+            raise KeyboardInterrupt
+
+    return on_epoch
+
+
+def test_ctrl_c_carries_the_best_modules_so_far(toy, toy_base):
+    threads = set(threading.enumerate())
+    with pytest.raises(Interrupted) as caught:
+        run(toy_base, toy, [1, 0, 3], sampling="all", epochs=200, on_epoch=interrupt_at((1,), 1))
+    assert isinstance(caught.value, KeyboardInterrupt)
+    module, *others = caught.value.modules
+    assert others == [None, None], "one thread: they had not begun"
+    assert 2 <= len(module.history) < 200 and module.target == (1,)
+    assert module.card["best_epoch"] == choose(F1Selection(), module.history)
+    assert module.kept == module.history[module.card["best_epoch"]]["kept"]
+    assert module.predict_proba(toy.test.ids, toy.test.lengths).shape == (21, 2)
+    assert set(threading.enumerate()) <= threads
+
+
+def wait_for_stop_in(monkeypatch, epoch, steps):
+    """Lets training go on in this epoch until it has taken a few steps, and there wait for Ctrl-C."""
+    run_epoch, calls = loop.TorchTrainer.run_epoch, []
+
+    def waiting(self, ids, lengths, labels, batch_size, *, head_only=False, stop=None):
+        calls.append(1)
+        if len(calls) - 1 != epoch:
+            return run_epoch(self, ids, lengths, labels, batch_size, head_only=head_only, stop=stop)
+        some = slice(0, steps * batch_size)
+        loss = run_epoch(self, ids[some], lengths[some], labels[some], batch_size, head_only=head_only)
+        assert stop.wait(30)
+        return loss
+
+    monkeypatch.setattr(loop.TorchTrainer, "run_epoch", waiting)
+
+
+@pytest.mark.parametrize("options", [{}, {"selection": "last"}, {"evaluate_every": 0}, {"evaluate_every": 5}])
+def test_ctrl_c_in_the_middle_of_an_epoch_gives_a_whole_epochs_module(toy, toy_base, monkeypatch, options):
+    """Scores, history and card speak of the same state: that after the last epoch that had ended."""
+    (wanted,) = run(toy_base, toy, [1], epochs=1, **options)
+    wait_for_stop_in(monkeypatch, epoch=1, steps=2)
+    with pytest.raises(Interrupted) as caught:
+        run(toy_base, toy, [1], epochs=9, on_epoch=interrupt_at((1,), 0), **options)
+    (module,) = caught.value.modules
+    assert module.card["best_epoch"] == 0
+    for key in world.KEYS:
+        assert torch.equal(module.scores[key], wanted.scores[key]), key
+    assert module.kept == module.history[0]["kept"]
+
+
+# -- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("targets", "sentence"),
+    [
+        ([4], "target class 4 does not exist: the corpus has classes 0 to 3"),
+        ([-1], "target class -1 does not exist"),
+        ([0, (1, 9)], "target class 9 does not exist"),
+        ([()], "at least one class"),
+        ([(0, 1, 2, 3)], "every document"),
+    ],
+)
+def test_targets_that_cannot_be(toy, toy_base, targets, sentence):
+    with pytest.raises(TrainingError, match=sentence):
+        run(toy_base, toy, targets)
+
+
+@pytest.mark.parametrize("target", ["grain", "k1", 1.5, None])
+def test_targets_that_are_no_numbers(toy, toy_base, target):
+    with pytest.raises(TrainingError, match="target"):
+        run(toy_base, toy, [target])
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"protocol": "other"}, "protocol is 'other'; it must be one of seam, reference"),
+        ({"sampling": "some"}, "sampling is 'some'"),
+        ({"schedule": "none"}, "schedule is 'none'"),
+        ({"alpha": -1}, "alpha is -1; it must be at least 0"),
+        ({"epochs": -1}, "epochs is -1"),
+        ({"evaluate_every": -1}, "evaluate_every is -1"),
+        ({"shots": 1000}, "shots is 1000"),
+        ({"backend": "warp"}, "backend 'warp' is unknown"),
+    ],
+)
+def test_options_that_cannot_be(toy, toy_base, options, sentence):
+    with pytest.raises(TrainingError, match=sentence):
+        run(toy_base, toy, [0], **options)
+
+
+@pytest.mark.parametrize("options", [{"epochs": 2.5}, {"batch_size": 2.5}, {"alpha": math.inf}, {"lr_mask": math.inf}])
+def test_numbers_that_cannot_be(toy, toy_base, options):
+    with pytest.raises(TrainingError, match=next(iter(options))):
+        run(toy_base, toy, [0], **options)
+
+
+def test_an_unknown_option(toy, toy_base):
+    with pytest.raises(TypeError, match="colour"):
+        run(toy_base, toy, [0], colour="blue")
+
+
+def test_a_base_of_another_corpus(toy, toy_base, many):
+    corpus, _ = many
+    sentence = f"the base knows {toy.vocab_size} words and 4 classes, the corpus has {corpus.vocab_size} and 52"
+    with pytest.raises(TrainingError, match=sentence):
+        run(toy_base, corpus, [0])
+    base = copy.deepcopy(toy_base)
+    base.vocabulary = tuple(reversed(toy.words))
+    with pytest.raises(TrainingError, match="numbers its words otherwise"):
+        run(base, toy, [0])
+    base.vocabulary = tuple(toy.words)
+    run(base, toy, [0], epochs=1)
+
+
+def poisoned(many, k):
+    """The base of 52 classes with a NaN in the rows of class k's own words, and a class whose draw has none of them."""
+    corpus, base = many
+    base = copy.deepcopy(base)
+    words = [i for i, word in enumerate(corpus.words) if word.startswith(f"w{k}x")]
+    with torch.no_grad():
+        base.word_embeddings.weight[words, 0] = math.nan
+    fit, _ = corpus.validation_indices()
+    for other in range(52):
+        if other != k and not set(words) & set(Sampler(corpus, fit, (other,), BALANCED, 0).words().tolist()):
+            return corpus, base, other
+    raise AssertionError("no class is clean of them")
+
+
+BALANCED = Settings(sampling="balanced", word_dropout=0.0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_failure_is_raised_when_the_other_modules_have_ended(many, threads):
+    corpus, base, good = poisoned(many, 7)
+    calls = []
+    with pytest.raises(TrainingError, match="target k7, epoch 0: .*step 1"):
+        run(
+            base,
+            corpus,
+            [7, good],
+            settings=BALANCED,
+            evaluate_every=0,
+            epochs=5,
+            threads=threads,
+            on_epoch=lambda job, figures: calls.append((job.target, figures["epoch"])),
+        )
+    assert calls == [((good,), epoch) for epoch in range(5)]
+
+
+def test_ctrl_c_after_a_failure_still_carries_the_others(toy, toy_base, monkeypatch):
+    """The first target fails in its second epoch, the second one is interrupted after its first."""
+    check, calls = loop.TorchTrainer.check_finite, []
+
+    def failing(self):
+        calls.append(1)
+        if len(calls) == 2:
+            raise TrainingError("invented")
+        check(self)
+
+    monkeypatch.setattr(loop.TorchTrainer, "check_finite", failing)
+    with pytest.raises(Interrupted) as caught:
+        run(toy_base, toy, [0, 1], sampling="all", epochs=50, on_epoch=interrupt_at((1,), 0))
+    assert len(caught.value.modules) == 2
+    assert caught.value.modules[1].target == (1,)
+
+
+def test_an_unexpected_error_names_the_target_and_keeps_its_cause(toy, toy_base, monkeypatch):
+    def broken(self, *args, **kwargs):
+        raise MemoryError("invented")
+
+    monkeypatch.setattr(loop.TorchTrainer, "run_epoch", broken)
+    with pytest.raises(RuntimeError, match="k2") as caught:
+        run(toy_base, toy, [2])
+    assert isinstance(caught.value.__cause__, MemoryError)
+
+
+# -- backends ---------------------------------------------------------------------------------------------------------
+
+
+def test_backends_say_why_not(toy, toy_base, monkeypatch):
+    reasons = backends()
+    assert {"torch", "cpu", "cuda"} <= set(reasons) and reasons["torch"] == ""
+    for name, reason in reasons.items():
+        if reason:
+            with pytest.raises(TrainingError, match=f"backend '{name}' cannot be used"):
+                run(toy_base, toy, [0], backend=name)
+    assert_same(run(toy_base, toy, [0], backend="torch")[0], run(toy_base, toy, [0], backend="auto")[0])
+    monkeypatch.setenv("SEAM_FAST_BACKEND", "abacus")
+    with pytest.raises(TrainingError, match="backend 'abacus' is unknown"):
+        run(toy_base, toy, [0])
+    run(toy_base, toy, [0], backend="torch", epochs=1)  # what the call says counts

@@ -1,0 +1,93 @@
+"""The table, the record and the pictures of a run, on modules with invented figures."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from seam_fast import LSTMClassifier, SeamModule, plots, report
+
+NAMES = ["oats", "steel", "tin"]
+
+
+def make_module(target, f1=0.5, base_f1=0.4, synthetic=False, evaluated=True):
+    torch.manual_seed(0)
+    base = LSTMClassifier(10, 4, 3, 3)
+    scores = {key: torch.ones_like(weight) for key, weight in base.weights().items()}
+    scores["word_embeddings.weight"][1:] = -1  # keeps 4 of 40
+    history = [
+        {"epoch": e, "kept": 1 / (e + 1), "kept_by_group": {}, "cross_entropy": 1.0}
+        | ({"accuracy": 0.5, "balanced_accuracy": 0.5 + e / 10} if evaluated else {})
+        for e in range(3)
+    ]
+    counts = {"accuracy": 0.9, "accuracy_low": 0.85, "accuracy_high": 0.93, "precision": 0.6, "recall": 0.7}
+    counts |= {"documents": 100}
+    metrics = {key: counts | {"f1": f1} for key in ("test", "test_balanced")}
+    metrics |= {key: counts | {"f1": base_f1} for key in ("base", "base_balanced")}
+    card = {"target_names": [NAMES[k] for k in target], "class_names": NAMES, "vocabulary_floor": 0.25}
+    card |= {"epochs": 3, "best_epoch": 1, "seconds": 2.5, "synthetic": synthetic, "settings": {"alpha": 0.2}}
+    card |= {"evaluation": {"documents": "validation", "base": {"balanced_accuracy": 0.6}}}
+    head = torch.zeros(2, 3), torch.zeros(2)
+    return SeamModule(base, target, scores, head, history=history, metrics=metrics if evaluated else {}, card=card)
+
+
+def test_table_has_a_row_a_class_a_mean_and_marks_what_is_below_the_base():
+    lines = report.table([make_module((0,)), make_module((2,), f1=0.3), make_module((0, 1))]).splitlines()
+    assert lines[0].split()[:3] == ["class", "base", "F1"]
+    oats, tin, both = lines[2:5]
+    # embedding 4 of 40, LSTM and linear whole: 84 + 24 = 108 weights in LSTM, 12 linear, so 124 of 160 kept
+    assert oats.split() == ["oats", ".400", ".500", ".600", ".700", "90.0", "(85.0-93.0)", "77.50", "25.0", "10.00", "100.0", "100.0", "2/3", "2.5"]
+    assert tin.split()[2] == ".300v" and both.split()[0] == "oats+steel"
+    assert lines[6].split()[:3] == ["mean", ".400", ".433"]
+    assert "below the base (marked v): tin" in lines[7]
+
+
+def test_synthetic_is_marked_in_every_line():
+    text = report.table([make_module((0,), synthetic=True), make_module((1,), synthetic=True)])
+    assert all(line.startswith("SYNTHETIC") for line in text.splitlines())
+    comparison = report.comparison(make_module((1,), synthetic=True))
+    assert all(line.startswith("SYNTHETIC") for line in comparison.splitlines())
+
+
+def test_a_run_without_evaluation_still_has_a_table():
+    text = report.table([make_module((0,), evaluated=False)])
+    assert "oats" in text and " - " in text and "mean" not in text
+
+
+def test_comparison_names_both():
+    text = report.comparison(make_module((2,)))
+    assert "module, whole test set" in text and "base, balanced subset" in text
+    assert "85.0-93.0" in text and "vocabulary floor 25.0 %" in text
+
+
+def test_record_is_json_with_machine_settings_and_histories():
+    record = json.loads(json.dumps(report.record([make_module((0,)), make_module((1,))], "a command")))
+    assert record["command"] == "a command" and record["settings"] == {"alpha": 0.2}
+    assert {"cpu", "cores", "torch", "python", "commit", "date"} <= record["machine"].keys()
+    assert [len(module["history"]) for module in record["modules"]] == [3, 3]
+    assert record["mean"]["f1"] == 0.5
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("synthetic", [False, True])
+def test_pictures_are_drawn(tmp_path, count, synthetic):
+    modules = [make_module((k % 3,), synthetic=synthetic) for k in range(count)]
+    paths = plots.plot_all(modules, np.array([[5, 1, 0], [0, 3, 2], [0, 0, 4]]), tmp_path / "new")
+    assert [path.name for path in paths] == ["kept_by_group.png", "accuracy_against_kept.png", "base_confusion.png"]
+    assert all(path.read_bytes().startswith(PNG) and path.stat().st_size > 5000 for path in paths)
+
+
+def test_pictures_without_evaluation_and_with_an_empty_group(tmp_path):
+    module = make_module((0,), evaluated=False)
+    module.scores["hidden2label.weight"].fill_(-1)
+    module.scores["hidden2label.bias"].fill_(-1)
+    assert [path.name for path in plots.plot_all([module], None, tmp_path)] == ["kept_by_group.png"]
+
+
+def test_confusion_of_many_classes(tmp_path):
+    path = plots.base_confusion(np.eye(52, dtype=int), [f"c{k}" for k in range(52)], tmp_path / "many.png")
+    assert path.read_bytes().startswith(PNG)
