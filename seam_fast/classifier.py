@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import CheckpointError
+from .files import write_atomically
 from .keys import WEIGHT_KEYS
 from .metrics import wilson
 
@@ -135,8 +135,7 @@ class LSTMClassifier(nn.Module):
             data = safetensors.torch.save(tensors, {_METADATA_KEY: json.dumps(card, ensure_ascii=False)})
         else:
             raise CheckpointError(f"Cannot save a base as {path}: the name must end in .pt, .pth or .safetensors.")
-        _write_atomically(path, data)
-        return path
+        return write_atomically(path, data)
 
     @classmethod
     def load(
@@ -189,22 +188,6 @@ def _names_or_none(names: Sequence[str] | None, count: int, what: str, of: str) 
     if len(names) != count:
         raise ValueError(f"{what} has {len(names)} entries, but there are {count} {of}")
     return names
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Write beside the final place and rename, so that an interrupted run leaves the old file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's own mode would hide the file from everybody else
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

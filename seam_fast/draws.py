@@ -10,7 +10,7 @@ import hashlib
 import numpy as np
 import torch
 
-HEAD, ORDER, NEGATIVES, DROPOUT, SHOTS = "head", "order", "negatives", "dropout", "shots"
+HEAD, ORDER, TARGETS, NEGATIVES, DROPOUT, SHOTS = "head", "order", "targets", "negatives", "dropout", "shots"
 
 
 def raw(seed: int, purpose: str, target: tuple[int, ...], epoch: int, count: int) -> np.ndarray:

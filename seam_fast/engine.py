@@ -26,12 +26,24 @@ class TorchTrainer:
     weights: frozen base by weight key, all of one floating dtype.
     head: initial weight (2, C) and bias (2,).
     words: ids (int64, any shape) of every word that training can feed.
-    alpha, lr_mask, lr_head, schedule, penalty, read: as in ``reference.Stepper``.
+    alpha, lr_mask, lr_head, schedule, penalty, lstm_factor, read: as in ``reference.Stepper``.
     target_weight: weight of target documents in the cross entropy (1: the reference's).
     """
 
     def __init__(
-        self, weights, head, words, *, alpha, lr_mask, lr_head, schedule, penalty="global", read="end", target_weight=1.0
+        self,
+        weights,
+        head,
+        words,
+        *,
+        alpha,
+        lr_mask,
+        lr_head,
+        schedule,
+        penalty="global",
+        lstm_factor=1.0,
+        read="end",
+        target_weight=1.0,
     ):
         self.weights = {key: weights[key].detach() for key in WEIGHT_KEYS}
         self.read = read
@@ -50,8 +62,10 @@ class TorchTrainer:
         sizes = group_sizes(self.weights)
         per_weight = {}
         for group, keys in GROUPS.items():
+            factor = lstm_factor if penalty == "group" and group == "lstm" else 1.0
             count = sizes[group] if penalty == "group" else sum(sizes.values())
-            per_weight.update(dict.fromkeys(keys, min(max(alpha / count, -1.0), 1.0)))
+            # Clamped apart from the loss's gradient, as a use of the kept set of its own.
+            per_weight.update(dict.fromkeys(keys, min(factor * alpha / count, 1.0)))
         self.penalty_gradient = per_weight
         self._gradient = torch.full_like(self.scores[EMBEDDING], per_weight[EMBEDDING])  # rows of a step set in passing
 
@@ -60,11 +74,20 @@ class TorchTrainer:
             together.append({"params": list(self.head), "lr": lr_head})
             self._adam_head = torch.optim.Adam(self.head, lr=lr_head, fused=True, **reference.ADAM)
         self._adam_together = torch.optim.Adam(together, lr=lr_mask, fused=True, **reference.ADAM)
+        self._adams = [self._adam_together] + ([self._adam_head] if schedule != "port" else [])
+        self._initial_rates = {adam: [group["lr"] for group in adam.param_groups] for adam in self._adams}
 
     # -- training ------------------------------------------------------------------------------------------------
 
+    def scale_learning_rates(self, factor: float) -> None:
+        """Sets all learning rates to ``factor`` times their initial values, from the next step on."""
+        for adam in self._adams:
+            for group, initial in zip(adam.param_groups, self._initial_rates[adam], strict=True):
+                group["lr"] = initial * factor
+
     def run_epoch(self, ids: Tensor, lengths: Tensor, labels: Tensor, batch_size: int, *, head_only=False, stop=None):
-        """One pass over documents in the order given: ids (N, T), lengths (N,), labels (N,), 0 target and 1 rest.
+        """One pass over documents in the order given: ids (N, T), lengths (N,), labels (N,), 0 target and 1 rest,
+        or (N, 2), shares of target and rest.
 
         The last batch may be smaller. ``stop``: an event that ends the epoch between two steps once it is set. Returns the
         mean over batches of the cross entropy, in nats a document. Raises TrainingError naming step and tensor where a

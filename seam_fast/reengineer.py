@@ -142,13 +142,19 @@ class Study:
             return self._base_logits[id(split)]
 
 
+    def base_probability(self, target: tuple[int, ...]) -> Tensor:
+        """What the base gives the target on each training document (N,)."""
+        return torch.softmax(self.base_logits(self.corpus.train), 1)[:, list(target)].sum(1)
+
+
 class Job:
     """One target's run: trainer, selection, history, and the best state so far."""
 
     def __init__(self, study: Study, target: tuple[int, ...], seed: int, evaluate_every: int):
         self.study, self.target, self.seed, self.evaluate_every = study, target, seed, evaluate_every
         settings = study.settings
-        self.sampler = Sampler(study.corpus, study.fit, target, settings, seed)
+        probability = study.base_probability(target) if settings.distill > 0 else None
+        self.sampler = Sampler(study.corpus, study.fit, target, settings, seed, probability)
         self.epochs = self.sampler.epochs
         self.history: list[dict] = []
         self.best_epoch: int | None = None
@@ -195,12 +201,14 @@ class Job:
             lr_head=settings.lr_head,
             schedule=settings.schedule,
             penalty=settings.penalty,
+            lstm_factor=settings.lstm_factor,
             read=study.base.read,
             target_weight=settings.target_weight,
         )
         rule = self._rule() if self.evaluate_every else None
         for epoch in range(self.epochs):
             documents = self.sampler.epoch(epoch)
+            trainer.scale_learning_rates(settings.lr_scale(epoch, self.epochs))
             try:
                 loss = trainer.run_epoch(
                     documents.ids,

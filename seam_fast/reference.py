@@ -96,17 +96,21 @@ def head_logits(logits: Tensor, head: tuple[Tensor, Tensor]) -> Tensor:
     return functional.linear(functional.relu(logits), *head)
 
 
-def penalty(scores: dict[str, Tensor], alpha: float, kind: str = "global") -> Tensor:
+def penalty(scores: dict[str, Tensor], alpha: float, kind: str = "global", lstm_factor: float = 1.0) -> Tensor:
     """What the kept weights cost.
 
     ``"global"`` (the reference's): alpha * kept / N over all weights. ``"group"``: alpha * kept_g / N_g, summed over the
-    groups embedding, lstm and linear, so that small groups are pressed as hard as large ones.
+    groups embedding, lstm and linear, so that small groups are pressed as hard as large ones; the LSTM's term counts
+    ``lstm_factor`` times.
     """
     bits = {key: binarize(scores[key]) for key in WEIGHT_KEYS}  # a use of its own: clamped apart from the loss
-    groups = GROUPS.values() if kind == "group" else [WEIGHT_KEYS]
-    return sum(
-        alpha * sum(bits[key].sum() for key in keys) / sum(bits[key].numel() for key in keys) for keys in groups
-    )
+
+    def share(keys):
+        return sum(bits[key].sum() for key in keys) / sum(bits[key].numel() for key in keys)
+
+    if kind == "global":
+        return alpha * share(WEIGHT_KEYS)
+    return alpha * sum((lstm_factor if group == "lstm" else 1.0) * share(keys) for group, keys in GROUPS.items())
 
 
 def kept_ratio(scores: dict[str, Tensor]) -> float:
@@ -126,16 +130,19 @@ class Stepper:
     """One module trained by the book: dense scores, autograd, ``torch.optim.Adam``.
 
     ``weights``: the frozen base by weight key; ``head``: initial weight (2, C) and bias (2,). Scores begin at 1.
+    ``alpha``, ``penalty``, ``lstm_factor``: see ``penalty``.
     ``schedule``: ``"port"`` steps the scores only; ``"seam"`` and ``"joint"`` step scores and head together by one Adam,
     and the head alone, by another with a state of its own, where ``step(head_only=True)`` asks for it (``"seam"``: every
     fifth epoch).
     """
 
-    def __init__(self, weights, head, *, alpha, lr_mask, lr_head, schedule="seam", penalty="global", read="end"):
+    def __init__(
+        self, weights, head, *, alpha, lr_mask, lr_head, schedule="seam", penalty="global", lstm_factor=1.0, read="end"
+    ):
         self.weights = {key: weights[key].detach() for key in WEIGHT_KEYS}
         self.scores = {key: torch.ones_like(weight).requires_grad_() for key, weight in self.weights.items()}
         self.head = tuple(part.detach().clone().requires_grad_(schedule != "port") for part in head)
-        self.alpha, self.penalty, self.read = alpha, penalty, read
+        self.penalty, self.read = (alpha, penalty, lstm_factor), read
         together = [{"params": list(self.scores.values()), "lr": lr_mask}]
         if schedule == "port":
             self.adam_head = None
@@ -145,13 +152,13 @@ class Stepper:
         self.adam_together = torch.optim.Adam(together, lr=lr_mask, **ADAM)
 
     def step(self, ids: Tensor, lengths: Tensor | None, labels: Tensor, *, head_only: bool = False) -> StepResult:
-        """One batch: ids (B, T) int64, lengths (B,) or None, labels (B,): 0 target, 1 rest."""
+        """One batch: ids (B, T) int64, lengths (B,) or None; labels (B,): 0 target, 1 rest, or (B, 2): shares of each."""
         adam = self.adam_head if head_only else self.adam_together
         logits = head_logits(class_logits(ids, lengths, self.weights, self.scores, self.read), self.head)
         cross_entropy = functional.cross_entropy(logits, labels)
         result = StepResult(cross_entropy.item(), kept_ratio(self.scores))
         for tensor in (*self.scores.values(), *self.head):
             tensor.grad = None
-        (cross_entropy + penalty(self.scores, self.alpha, self.penalty)).backward()
+        (cross_entropy + penalty(self.scores, *self.penalty)).backward()
         adam.step()
         return result

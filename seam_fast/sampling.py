@@ -32,10 +32,20 @@ def balanced(labels: Tensor, target: tuple[int, ...]) -> Tensor:
 class Sampler:
     """Training documents of one module, epoch by epoch, as a pure function of seed, target and epoch.
 
-    corpus: where they come from. fit: indices (int64) of the training documents that may be used.
+    corpus: where they come from. fit: indices (int64) of the training documents that may be used. base_probability:
+    what the base gives the target on each training document (N,), for ``Settings.distill``; None: not used.
     """
 
-    def __init__(self, corpus: Corpus, fit: Tensor, target: tuple[int, ...], settings: Settings, seed: int):
+    def __init__(
+        self,
+        corpus: Corpus,
+        fit: Tensor,
+        target: tuple[int, ...],
+        settings: Settings,
+        seed: int,
+        base_probability: Tensor | None = None,
+    ):
+        self.base_probability = base_probability
         self.split, self.target, self.settings, self.seed = corpus.train, target, settings, seed
         self.unknown_id = corpus.unknown_id
         if settings.word_dropout > 0 and self.unknown_id is None:
@@ -59,8 +69,8 @@ class Sampler:
             self.fixed = torch.cat([self.targets, self.others])
         else:
             self.fixed = None
-            wish = math.ceil(settings.negatives_per_target * len(self.targets))
-            self.negatives = min(wish, len(self.others))
+            self.positives = min(settings.targets_per_epoch or len(self.targets), len(self.targets))
+            self.negatives = min(math.ceil(settings.negatives_per_target * self.positives), len(self.others))
 
     def _fixed_pool(self, fit: Tensor) -> Tensor:
         drawn = fit[balanced(self.split.labels[fit], self.target)]
@@ -70,7 +80,7 @@ class Sampler:
     @property
     def size(self) -> int:
         """Documents an epoch."""
-        return len(self.fixed) if self.fixed is not None else len(self.targets) + self.negatives
+        return len(self.fixed) if self.fixed is not None else self.positives + self.negatives
 
     @property
     def epochs(self) -> int:
@@ -86,18 +96,30 @@ class Sampler:
         return np.union1d(words, [self.unknown_id]) if self.settings.word_dropout > 0 else words
 
     def epoch(self, epoch: int) -> Split:
-        """The documents of one epoch (from 0) in training order; labels: 0 target, 1 rest."""
+        """The documents of one epoch (from 0) in training order; labels (N,): 0 target, 1 rest; with
+        distillation (N, 2): shares of both."""
         pool = self.fixed
         if pool is None:
-            drawn = draws.permutation(self.seed, draws.NEGATIVES, self.target, epoch, len(self.others))[: self.negatives]
-            pool = torch.cat([self.targets, self.others[torch.from_numpy(drawn)]])
+            targets = self._draw(draws.TARGETS, epoch, self.targets, self.positives)
+            pool = torch.cat([targets, self._draw(draws.NEGATIVES, epoch, self.others, self.negatives)])
         order = pool[torch.from_numpy(draws.permutation(self.seed, draws.ORDER, self.target, epoch, len(pool)))]
         ids, lengths = self.split.ids[order], self.split.lengths[order]
         if self.settings.word_dropout > 0:
             chance = draws.uniform(self.seed, draws.DROPOUT, self.target, epoch, ids.numel()).reshape(ids.shape)
             real = torch.arange(ids.shape[1]) < lengths[:, None]  # padding stays padding
             ids = torch.where(real & torch.from_numpy(chance < self.settings.word_dropout), self.unknown_id, ids)
-        return Split(ids, lengths, 1 - is_target(self.split.labels[order], self.target).long())
+        labels = 1 - is_target(self.split.labels[order], self.target).long()
+        if self.base_probability is not None:
+            share = self.settings.distill
+            wanted = (1 - share) * (labels == 0) + share * self.base_probability[order]
+            labels = torch.stack([wanted, 1 - wanted], 1)
+        return Split(ids, lengths, labels)
+
+    def _draw(self, purpose: str, epoch: int, documents: Tensor, count: int) -> Tensor:
+        """``count`` of these documents, drawn without replacement for one epoch."""
+        if count == len(documents):
+            return documents
+        return documents[torch.from_numpy(draws.permutation(self.seed, purpose, self.target, epoch, len(documents))[:count])]
 
 
 def vocabulary_floor(corpus: Corpus, indices: Tensor, total: int, embedding_dim: int) -> float:

@@ -1,5 +1,6 @@
 """One object for everything that can differ between two re-engineering runs."""
 
+import math
 from dataclasses import dataclass, fields, replace
 
 from .errors import TrainingError
@@ -11,6 +12,7 @@ CHOICES = {
     "penalty": ("global", "group"),
     "selection": ("reference", "f1", "last"),
     "evaluation": ("validation", "test"),
+    "lr_decay": ("none", "cosine"),
 }
 HEAD_ONLY_EVERY = 5  # schedule "seam": epochs 0, 5, 10, ... step the head alone
 
@@ -21,8 +23,9 @@ class Settings:
 
     protocol: ``"seam"`` or ``"reference"``; only names where the defaults came from.
     alpha: weight of the penalty on kept weights. penalty: ``"global"``, alpha * kept / N over all weights, or
-        ``"group"``, the same for each of embedding, LSTM and linear, summed.
-    lr_mask, lr_head: Adam's learning rates of scores and head.
+        ``"group"``, the same for each of embedding, LSTM and linear, summed; ``lstm_factor`` then multiplies the LSTM's.
+    lr_mask, lr_head: Adam's learning rates of scores and head. lr_decay: ``"none"``, or ``"cosine"``, by which both fall
+        towards 0 over the epochs (constant within an epoch).
     schedule: ``"seam"`` (every fifth epoch steps the head only, by an Adam of its own; the others head and scores),
         ``"port"`` (scores only, the head stays as drawn) or ``"joint"`` (head and scores in every epoch).
     epochs: passes over the drawn documents; None: as many as ``steps`` needs.
@@ -31,6 +34,7 @@ class Settings:
     sampling: ``"balanced"`` (the target's documents and as many others, drawn once, as the reference does),
         ``"redraw"`` (others drawn anew each epoch, ``negatives_per_target`` for each target document) or ``"all"``.
     target_weight: weight of target documents in the loss.
+    distill: share of the label that is taken from the base's own probability of the target on the whole document.
     word_dropout: share of words replaced by the unknown word while training.
     shots: number of target documents used for training; -1: all.
     selection: ``"reference"`` (SeaM's rule on accuracy and ratio), ``"f1"`` (best target F1) or ``"last"``.
@@ -42,15 +46,19 @@ class Settings:
     protocol: str = "seam"
     alpha: float = 0.2
     penalty: str = "group"
+    lstm_factor: float = 3.0
     lr_mask: float = 0.03
     lr_head: float = 0.01
+    lr_decay: str = "cosine"
     schedule: str = "joint"
     epochs: int | None = None
     steps: int = 1250
     batch_size: int = 16
     sampling: str = "redraw"
     negatives_per_target: float = 5.0
+    targets_per_epoch: int = 128
     target_weight: float = 1.0
+    distill: float = 0.5
     word_dropout: float = 0.2
     shots: int = -1
     selection: str = "f1"
@@ -65,6 +73,10 @@ class Settings:
             return cls(
                 protocol="reference",
                 penalty="global",
+                lstm_factor=1.0,
+                lr_decay="none",
+                targets_per_epoch=0,
+                distill=0.0,
                 lr_mask=0.1,
                 lr_head=0.1,
                 schedule="seam",
@@ -93,6 +105,9 @@ class Settings:
             ("epochs", 0, float("inf")),
             ("steps", 1, float("inf")),
             ("batch_size", 1, float("inf")),
+            ("targets_per_epoch", 0, float("inf")),
+            ("lstm_factor", 0, float("inf")),
+            ("distill", 0, 1),
             ("word_dropout", 0, 0.999),
         ):
             value = getattr(self, name)
@@ -102,12 +117,20 @@ class Settings:
         for name in ("negatives_per_target", "target_weight"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must be more than 0")
+        if self.distill > 0 and self.target_weight != 1:
+            raise TrainingError("distill and target_weight cannot be combined; leave one of them at its neutral value")
         if self.shots == 0 or self.shots < -1:
             raise TrainingError(f"shots is {self.shots}; it must be -1 (all documents) or at least 1")
 
     def head_only(self, epoch: int) -> bool:
         """Whether an epoch (from 0) steps the head alone."""
         return self.schedule == "seam" and epoch % HEAD_ONLY_EVERY == 0
+
+    def lr_scale(self, epoch: int, epochs: int) -> float:
+        """What both learning rates are multiplied with in an epoch (from 0) of a run of ``epochs``."""
+        if self.lr_decay == "none":
+            return 1.0
+        return max(0.5 * (1 + math.cos(math.pi * epoch / epochs)), 1e-3)
 
     def as_dict(self) -> dict:
         """Every field by name, for records and module cards."""

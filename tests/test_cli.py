@@ -190,7 +190,10 @@ def test_ctrl_c_leaves_the_best_modules_on_disk(trained):
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(12)
+    for line in process.stderr:
+        if line.startswith("re-engineering"):
+            break
+    time.sleep(5)  # epochs of this corpus take milliseconds
     process.send_signal(signal.SIGINT)
     _, talk = process.communicate(timeout=60)
     assert process.returncode == 130, talk

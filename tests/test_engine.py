@@ -127,8 +127,51 @@ def test_a_class_that_is_dropped_whole():
     follow(engine, stepper, [world.make_documents(9, seed=epoch) for epoch in range(4)], 4)
 
 
+def with_shares(documents):
+    """Labels as shares of target and rest."""
+    ids, lengths, labels = documents
+    share = (0.75 * (labels == 0) + 0.05).double()
+    return ids, lengths, torch.stack([share, 1 - share], 1)
+
+
+@pytest.mark.parametrize("schedule", ["seam", "port", "joint"])
+def test_labels_that_are_shares_and_a_heavier_lstm_penalty(schedule):
+    engine, stepper = make_pair(schedule=schedule, penalty="group", lstm_factor=3.0, read="last_word")
+    follow(engine, stepper, [with_shares(world.make_documents(9, seed=epoch)) for epoch in range(6)], 4)
+
+
+def test_learning_rates_that_fall():
+    """Adam's memory stays; the rates are always multiples of the first ones."""
+    options = OPTIONS | {"schedule": "seam"}
+    weights, head = world.make_weights(), world.make_head()
+    engine, hand = TorchTrainer(weights, head, torch.arange(15), **options), world.HandSeam(weights, head, **options)
+    for epoch, factor in enumerate((1.0, 0.5, 0.25, 0.75, 0.001, 0.3)):
+        engine.scale_learning_rates(factor)
+        hand.lr_mask, hand.lr_head = 0.05 * factor, 0.02 * factor
+        documents = world.make_documents(seed=epoch)
+        engine.run_epoch(*documents, 4, head_only=epoch % 5 == 0)
+        for batch in world.cut(documents, 4):
+            hand.step(*batch, head_only=epoch % 5 == 0)
+        assert world.largest_difference(hand, *state(engine)) < 1e-10, f"epoch {epoch}"
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0])
+def test_a_score_of_exactly_0_is_dropped(value):
+    """Set in every tensor, rows of fed words among them; the loss, the counts and all that follows tell."""
+    engine, stepper = make_pair(read="last_word")
+    for key in world.KEYS:
+        places = slice(3, 6) if key == world.EMBEDDING else slice(0, None, 2)
+        with torch.no_grad():
+            engine.scores[key][places] = value
+            stepper.scores[key][places] = value
+    assert engine.kept_counts() == {key: int((score > 0).sum()) for key, score in stepper.scores.items()}
+    for key, weight in engine.effective_weights().items():
+        assert torch.equal(weight, engine.weights[key] * (stepper.scores[key] > 0))
+    follow(engine, stepper, [world.make_documents(9, seed=epoch) for epoch in range(3)], 4)
+
+
 def test_float32_stays_near():
-    """Six steps, before a sign can flip: Adam's first steps have the size of the learning rate, whatever the rounding."""
+    """Six steps, before a sign can flip: all that differs is rounding."""
     weights, head = world.make_weights(torch.float32), world.make_head(torch.float32)
     engine, stepper = make_pair(weights, head, read="last_word")
     documents = world.make_documents(12)
@@ -174,7 +217,9 @@ def test_kept_counts_are_those_of_the_whole_scores(words):
     assert len(seen) > 1
 
 
-@pytest.mark.parametrize(("alpha", "lr_mask", "steps"), [(0.2, 0.01, 112), (0.2, 0.1, 12), (1, 0.01, 103), (1, 0.1, 11)])
+@pytest.mark.parametrize(
+    ("alpha", "lr_mask", "steps"), [(0.2, 0.01, 112), (0.2, 0.1, 12), (1, 0.01, 103), (1, 0.1, 11)]
+)
 def test_when_an_absent_word_drops_out_in_float32(alpha, lr_mask, steps):
     """Counted in float32 with alpha / N as at the reference sizes, where N is 2,389,808."""
     weights = world.make_weights(torch.float32)

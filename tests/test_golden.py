@@ -62,7 +62,9 @@ def assert_scores(golden, step, scores, head, tolerance):
             theirs = golden.tensors[f"step{step}.{key}_mask.rows"]
         else:
             ours, theirs = scores[key], golden.tensors[f"step{step}.{key}_mask"]
-        torch.testing.assert_close(ours, theirs.to(ours.dtype), rtol=0, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}")
+        torch.testing.assert_close(
+            ours, theirs.to(ours.dtype), rtol=0, atol=tolerance, msg=lambda m, k=key: f"{k}: {m}"
+        )
     for ours, key in zip(head, HEAD_KEYS, strict=True):
         torch.testing.assert_close(ours.detach(), golden.tensors[f"step{step}.{key}"], rtol=0, atol=tolerance)
 
@@ -108,7 +110,7 @@ class CompactGolden(Golden):
 
 
 def put_state(exact, stepper, engine):
-    """Scores, head and the state of both Adams of a float64 Stepper, rounded to float32, into a Stepper and an engine."""
+    """Scores, head and the state of both Adams of a float64 Stepper, rounded, into a Stepper and an engine."""
 
     def for_engine(key, tensor):  # every row is a word of its own; the extra one stands for nobody
         return torch.cat([tensor, tensor[:1]]) if key == EMBEDDING and tensor.ndim else tensor

@@ -69,7 +69,9 @@ def test_masked_linear_drops_weights_and_biases():
 # -- the LSTM ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("steps", "batch", "inputs", "hidden"), [(7, 5, 4, 3), (1, 1, 1, 1), (12, 1, 3, 6), (1, 4, 5, 2)])
+@pytest.mark.parametrize(
+    ("steps", "batch", "inputs", "hidden"), [(7, 5, 4, 3), (1, 1, 1, 1), (12, 1, 3, 6), (1, 4, 5, 2)]
+)
 def test_lstm_is_torchs(steps, batch, inputs, hidden):
     generator = torch.Generator().manual_seed(0)
     theirs = nn.LSTM(inputs, hidden).double()
@@ -146,6 +148,16 @@ def test_penalty_by_hand():
     assert reference.penalty(scores, 0.2, "group").item() == pytest.approx(0.2 * (3 / 12 + 5 / 20 + 1 / 4))
 
 
+def test_the_lstm_term_of_the_group_penalty_may_count_more():
+    scores = scores_with({"word_embeddings.weight": 3, "lstm.weight_ih_l0": 5, "hidden2label.bias": 1})
+    cost = reference.penalty(scores, 0.2, "group", 3.0)
+    assert cost.item() == pytest.approx(0.2 * (3 / 12 + 3 * 5 / 20 + 1 / 4))
+    cost.backward()
+    torch.testing.assert_close(scores["lstm.weight_ih_l0"].grad, torch.full((4, 2), 0.6 / 20, dtype=torch.float64))
+    torch.testing.assert_close(scores["hidden2label.bias"].grad, torch.full((2,), 0.2 / 4, dtype=torch.float64))
+    assert reference.penalty(scores, 0.2, "global", 3.0).item() == pytest.approx(0.2 * 9 / 36)
+
+
 @pytest.mark.parametrize(("kind", "sizes"), [("global", (36, 36, 36)), ("group", (12, 20, 4))])
 def test_penalty_gradient_is_alpha_over_the_size(kind, sizes):
     scores = scores_with({"lstm.bias_hh_l0": 2})
@@ -212,7 +224,9 @@ def test_one_step_of_an_absent_word_at_the_reference_sizes():
     assert REFERENCE_TOTAL == 23_590 * 100 + 200 * (100 + 50 + 2) + 8 * 51
 
 
-@pytest.mark.parametrize(("alpha", "lr_mask", "steps"), [(0.2, 0.01, 112), (0.2, 0.1, 12), (1, 0.01, 103), (1, 0.1, 11)])
+@pytest.mark.parametrize(
+    ("alpha", "lr_mask", "steps"), [(0.2, 0.01, 112), (0.2, 0.1, 12), (1, 0.01, 103), (1, 0.1, 11)]
+)
 def test_when_an_absent_word_drops_out_in_float32(alpha, lr_mask, steps):
     weights = world.make_weights(torch.float32)
     total = sum(weight.numel() for weight in weights.values())
@@ -244,6 +258,19 @@ def test_six_epochs_by_hand(schedule, penalty):
     assert 0.05 < kept < 0.95, "the run should have dropped some and kept some"
 
 
+def test_labels_may_be_shares():
+    options = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "penalty": "group", "lstm_factor": 3.0}
+    weights, head = world.make_weights(), world.make_head()
+    ours, hand = stepper(head, weights, **options), world.HandSeam(weights, head, **options)
+    for epoch in range(4):
+        for ids, lengths, labels in world.cut(world.make_documents(seed=epoch), 4):
+            share = 0.75 * (labels == 0) + 0.05
+            shares = torch.stack([share, 1 - share], 1).double()
+            loss = ours.step(ids, lengths, shares).cross_entropy
+            assert loss == pytest.approx(hand.step(ids, lengths, shares), abs=1e-11)
+    assert world.largest_difference(hand, ours.scores, ours.head) < 1e-10
+
+
 def test_head_only_steps_move_the_head_alone_and_port_never_does():
     documents, head = world.make_documents(), world.make_head()
     alone, port = stepper(head), stepper(head, schedule="port")
@@ -257,7 +284,7 @@ def test_head_only_steps_move_the_head_alone_and_port_never_does():
 
 
 def test_the_loss_is_clamped_apart_from_the_penalty_in_a_whole_step():
-    """Large weights and a large alpha: both parts of the gradient are active, and their clamped sum is another thing."""
+    """Both parts of the gradient are large, and clamping their sum would be another thing."""
     weights, head = world.make_weights(scale=2.0), tuple(20 * part for part in world.make_head())
     total = sum(weight.numel() for weight in weights.values())
     options = {"alpha": 0.5 * total, "lr_mask": 0.01, "lr_head": 0.02, "schedule": "joint", "read": "last_word"}

@@ -65,7 +65,10 @@ def test_balanced_sizes_of_r8(sizes, steps):
 
 def test_sampler_on_real_r8(r8_reference):
     corpus = r8_reference
-    assert (corpus.train.labels.bincount().tolist(), corpus.test.labels.bincount().tolist()) == (list(R8_TRAIN), list(R8_TEST))
+    assert (corpus.train.labels.bincount().tolist(), corpus.test.labels.bincount().tolist()) == (
+        list(R8_TRAIN),
+        list(R8_TEST),
+    )
     everything = torch.arange(len(corpus.train))
     settings = Settings.for_protocol("reference")
     samplers = [Sampler(corpus, everything, (k,), settings, seed=0) for k in range(8)]
@@ -107,14 +110,21 @@ def test_vocabulary_floor_by_hand(toy):
 def test_labels_are_0_for_the_target(toy):
     assert is_target(torch.tensor([0, 1, 2, 3]), (1, 3)).tolist() == [False, True, False, True]
     drawn = sampler(toy, (1, 2), sampling="all").epoch(0)
-    by_document = {tuple(ids): int(k not in (1, 2)) for ids, k in zip(toy.train.ids.tolist(), toy.train.labels.tolist(), strict=True)}
+    by_document = {
+        tuple(ids): int(k not in (1, 2))
+        for ids, k in zip(toy.train.ids.tolist(), toy.train.labels.tolist(), strict=True)
+    }
     assert all(by_document[ids] == label for ids, label in rows(drawn))
     assert drawn.labels.dtype == torch.int64
 
 
 def test_balanced_draws_once_and_shuffles_each_epoch(toy):
     """RandomState(0) decides about the documents, whatever the seed; the seed decides about their order."""
-    first, second, other = sampler(toy, sampling="balanced"), sampler(toy, sampling="balanced"), sampler(toy, sampling="balanced", seed=1)
+    first, second, other = (
+        sampler(toy, sampling="balanced"),
+        sampler(toy, sampling="balanced"),
+        sampler(toy, sampling="balanced", seed=1),
+    )
     chosen = balanced(toy.train.labels, (2,))
     documents = sorted(tuple(ids) for ids in toy.train.ids[chosen].tolist())
     for epoch in range(3):
@@ -149,7 +159,9 @@ def test_epochs_may_be_asked_in_any_order(toy):
 def test_a_fraction_of_a_negative_is_rounded_up_and_there_are_never_more_than_exist(toy):
     assert sampler(toy, (3,), negatives_per_target=0.1).size == 6 + 1
     assert sampler(toy, (0,), negatives_per_target=9.0).size == 49
-    assert len(set(rows(sampler(toy, (0,), negatives_per_target=9.0).epoch(0)))) == len(set(map(tuple, toy.train.ids.tolist())))
+    assert len(set(rows(sampler(toy, (0,), negatives_per_target=9.0).epoch(0)))) == len(
+        set(map(tuple, toy.train.ids.tolist()))
+    )
 
 
 def test_all_is_everything(toy):
@@ -193,6 +205,34 @@ def test_budget_in_steps(toy):
     assert sampler(toy, sampling="balanced", steps=9, epochs=0).epochs == 0
 
 
+def test_a_part_of_the_targets_each_epoch(toy):
+    each = sampler(toy, (0,), targets_per_epoch=5, negatives_per_target=1.4)
+    assert each.size == 5 + 7
+    everything = {tuple(ids) for ids in toy.train.ids[toy.train.labels == 0].tolist()}
+    drawn = [sorted(ids for ids, label in rows(each.epoch(epoch)) if label == 0) for epoch in range(12)]
+    assert all(len(targets) == len(set(targets)) == 5 for targets in drawn)
+    assert len({tuple(targets) for targets in drawn}) > 6
+    assert {ids for targets in drawn for ids in targets} == everything, "in twelve epochs everyone has his turn"
+    for enough in (0, 20, 1000):
+        assert sampler(toy, (0,), targets_per_epoch=enough).size == 49  # 20 and all of the 29 others
+    assert sampler(toy, (0,), targets_per_epoch=5, sampling="balanced").size == 40
+
+
+def test_labels_half_from_the_base(toy):
+    """Share d of the label is the base's probability of the target, 1 - d is the truth."""
+    probability = torch.linspace(0, 1, len(toy.train))
+    options = Settings(sampling="all", word_dropout=0.0, distill=0.25)
+    each = Sampler(toy, torch.arange(len(toy.train)), (2,), options, 0, probability)
+    by_document = {tuple(ids): i for i, ids in enumerate(toy.train.ids.tolist())}
+    drawn = each.epoch(1)
+    assert drawn.labels.shape == (49, 2)
+    for ids, (target, rest) in zip(drawn.ids.tolist(), drawn.labels.tolist(), strict=True):
+        i = by_document[tuple(ids)]
+        truth = float(toy.train.labels[i] == 2)
+        assert target == pytest.approx(0.75 * truth + 0.25 * i / 48, abs=1e-6)
+        assert target + rest == pytest.approx(1)
+
+
 # -- shots ------------------------------------------------------------------------------------------------------------
 
 
@@ -211,7 +251,7 @@ def test_shots_are_that_many_targets_the_same_in_every_epoch(toy):
 
 
 def test_more_shots_than_documents(toy):
-    with pytest.raises(TrainingError, match="shots is 7, but target .* has 6 documents"):
+    with pytest.raises(TrainingError, match=r"shots is 7, but target .* has 6 documents"):
         sampler(toy, (3,), shots=7)
 
 

@@ -18,6 +18,8 @@ from safetensors.torch import load_file, safe_open, save_file
 from seam_fast import CheckpointError, LSTMClassifier, SeamModule, reference
 from seam_fast.seam_module import pack_bits, unpack_bits
 
+pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")  # torch, of files that are refused
+
 SIZES = (11, 3, 3, 5)  # V, E, H, C: no tensor's size is a multiple of eight, save that of the gates' weights
 HEAD_KEYS = ("module_head.1.weight", "module_head.1.bias")
 
@@ -104,7 +106,9 @@ def test_effective_weights_are_the_base_s_or_zero():
 def test_bits_by_hand():
     scores = torch.tensor([[1.0, -1.0, 0.0], [math.nan, 2.0, 1e-40], [0.5, 0.5, 0.5]])
     assert pack_bits(scores).tolist() == [0b10001111, 0b10000000]
-    back = unpack_bits(torch.tensor([0b10001111, 0b10000000], dtype=torch.uint8), torch.zeros(3, 3, dtype=torch.float64))
+    back = unpack_bits(
+        torch.tensor([0b10001111, 0b10000000], dtype=torch.uint8), torch.zeros(3, 3, dtype=torch.float64)
+    )
     assert back.dtype == torch.float64
     assert back.tolist() == [[1, -1, -1], [-1, 1, 1], [1, 1, 1]]
 
@@ -235,7 +239,9 @@ def test_a_target_that_the_base_has_not(tmp_path):
         SeamModule.load(tmp_path / "tc_5" / "module.pth", module.base)
 
 
-@pytest.mark.parametrize(("suffix", "sizes"), [(".pth", (12, 3, 3, 5)), (".pth", (11, 3, 3, 4)), (".pth", (11, 3, 2, 5))])
+@pytest.mark.parametrize(
+    ("suffix", "sizes"), [(".pth", (12, 3, 3, 5)), (".pth", (11, 3, 3, 4)), (".pth", (11, 3, 2, 5))]
+)
 def test_reference_format_on_a_base_of_other_shapes(tmp_path, suffix, sizes):
     path = tmp_path / "tc_2" / f"module{suffix}"
     make_module().save(path)
@@ -320,7 +326,9 @@ def test_damaged_is_refused_or_harmless(tmp_path, suffix):
 
 
 @SUFFIXES
-@pytest.mark.parametrize("data", [b"", b"hello\n", b"\x80\x04.", b"PK\x03\x04", b"{}", bytes(64), bytes(range(256)) * 8])
+@pytest.mark.parametrize(
+    "data", [b"", b"hello\n", b"\x80\x04.", b"PK\x03\x04", b"{}", bytes(64), bytes(range(256)) * 8]
+)
 def test_foreign_bytes(tmp_path, suffix, data):
     path = tmp_path / f"module{suffix}"
     path.write_bytes(data)
@@ -344,7 +352,7 @@ def test_torch_files_of_other_things(tmp_path, content):
     path = tmp_path / "tc_2" / "module.pth"
     path.parent.mkdir()
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match="module.pth"):
+    with pytest.raises(CheckpointError, match=r"module\.pth"):
         SeamModule.load(path, make_base())
 
 

@@ -50,7 +50,17 @@ def test_the_references_rule(pairs, expected):
 
 
 def test_every_replacement_along_the_way():
-    pairs = [(0.3, 0.9), (0.2, 0.9), (0.5, 0.8), (0.85, 0.5), (0.9, 0.5), (0.89, 0.5), (0.7, 0.1), (0.8, 0.4), (0.99, 0.4004)]
+    pairs = [
+        (0.3, 0.9),
+        (0.2, 0.9),
+        (0.5, 0.8),
+        (0.85, 0.5),
+        (0.9, 0.5),
+        (0.89, 0.5),
+        (0.7, 0.1),
+        (0.8, 0.4),
+        (0.99, 0.4004),
+    ]
     assert kept_epochs(ReferenceSelection(BASE), history(*pairs)) == [0, 2, 3, 4, 7]
 
 

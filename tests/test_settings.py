@@ -17,15 +17,19 @@ def test_protocol_seam():
         "protocol": "seam",
         "alpha": 0.2,
         "penalty": "group",
+        "lstm_factor": 3.0,
         "lr_mask": 0.03,
         "lr_head": 0.01,
+        "lr_decay": "cosine",
         "schedule": "joint",
         "epochs": None,
         "steps": 1250,
         "batch_size": 16,
         "sampling": "redraw",
         "negatives_per_target": 5.0,
+        "targets_per_epoch": 128,
         "target_weight": 1.0,
+        "distill": 0.5,
         "word_dropout": 0.2,
         "shots": -1,
         "selection": "f1",
@@ -48,6 +52,10 @@ def test_protocol_reference_is_the_public_one():
         "batch_size": 5,
         "sampling": "balanced",
         "target_weight": 1.0,
+        "lstm_factor": 1.0,
+        "lr_decay": "none",
+        "targets_per_epoch": 0,
+        "distill": 0.0,
         "word_dropout": 0.0,
         "shots": -1,
         "selection": "reference",
@@ -63,9 +71,7 @@ def test_it_can_be_recorded():
     assert Settings(**json.loads(json.dumps(settings.as_dict()))) == settings
 
 
-@pytest.mark.parametrize(
-    ("schedule", "expected"), [("seam", [0, 5, 10, 15]), ("port", []), ("joint", [])]
-)
+@pytest.mark.parametrize(("schedule", "expected"), [("seam", [0, 5, 10, 15]), ("port", []), ("joint", [])])
 def test_which_epochs_step_the_head_alone(schedule, expected):
     settings = Settings(schedule=schedule)
     assert [epoch for epoch in range(20) if settings.head_only(epoch)] == expected
@@ -110,6 +116,11 @@ def test_it_is_frozen():
         ("negatives_per_target", math.nan),
         ("target_weight", 0),
         ("target_weight", math.inf),
+        ("lr_decay", "linear"),
+        ("lstm_factor", -1),
+        ("targets_per_epoch", -1),
+        ("distill", -0.1),
+        ("distill", 1.1),
         ("shots", 0),
         ("shots", -2),
     ],
@@ -126,10 +137,26 @@ def test_a_value_that_cannot_be_is_named(name, value):
         {"epochs": 0},
         {"steps": 1, "batch_size": 1},
         {"word_dropout": 0.0},
-        {"negatives_per_target": 0.5, "target_weight": 20},
+        {"negatives_per_target": 0.5, "target_weight": 20, "distill": 0},
+        {"distill": 1},
+        {"lstm_factor": 0, "targets_per_epoch": 0},
         {"shots": 1},
         {"early_stop": 0},
     ],
 )
 def test_values_at_the_edge(options):
     assert Settings(**options).as_dict().items() >= options.items()
+
+
+def test_soft_labels_and_weighted_targets_do_not_go_together():
+    with pytest.raises(TrainingError, match="distill and target_weight"):
+        Settings(distill=0.5, target_weight=20)
+
+
+def test_learning_rates_fall_as_half_a_cosine():
+    settings = Settings(lr_decay="cosine")
+    scales = [settings.lr_scale(epoch, 4) for epoch in range(4)]
+    assert scales == pytest.approx([1, (2 + math.sqrt(2)) / 4, 1 / 2, (2 - math.sqrt(2)) / 4])
+    assert settings.lr_scale(0, 1) == 1
+    assert all(settings.lr_scale(epoch, 1000) > 0 for epoch in range(1000))
+    assert [Settings(lr_decay="none").lr_scale(epoch, 4) for epoch in range(4)] == [1] * 4

@@ -29,10 +29,12 @@ TRAIN_SIZES, TEST_SIZES = (20, 14, 9, 6), (8, 6, 4, 3)
 
 
 def make_corpus(train=TRAIN_SIZES, test=TEST_SIZES, protocol="seam", config=None, seed=0) -> Corpus:
-    """Classes k0, k1, ... of the given sizes; documents of 2 to 11 invented words, about half typical of their class."""
+    """Classes k0, k1, ... of the given sizes; documents of 2 to 11 invented words, half of them typical."""
     random = np.random.RandomState(seed)
     config = config or CorpusConfig(
-        text="whole", max_length=8, **({"vocabulary": "train_and_test", "padding": "word"} if protocol != "seam" else {})
+        text="whole",
+        max_length=8,
+        **({"vocabulary": "train_and_test", "padding": "word"} if protocol != "seam" else {}),
     )
 
     def line(k):
@@ -83,7 +85,9 @@ def make_weights(dtype=torch.float64, seed=0, scale=0.7, sizes=(V, E, H, C)) -> 
 
 def make_head(dtype=torch.float64, seed=1, classes=C) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.rand(shape, generator=generator, dtype=torch.float64).to(dtype) - 0.4 for shape in ((2, classes), (2,)))
+    return tuple(
+        torch.rand(shape, generator=generator, dtype=torch.float64).to(dtype) - 0.4 for shape in ((2, classes), (2,))
+    )
 
 
 def make_documents(count=13, width=T, words=range(1, 15), seed=2, padding=0):
@@ -129,9 +133,10 @@ class HandAdam:
 
 
 class HandSeam:
-    """One module in float64, its gradients clamped and added and its Adams stepped as SeaM and its LSTM port have it."""
+    """One module in float64, its gradients clamped and added and its Adams stepped as SeaM has it."""
 
-    def __init__(self, weights, head, *, alpha, lr_mask, lr_head, schedule="seam", penalty="global", read="end"):
+    def __init__(self, weights, head, *, alpha, lr_mask, lr_head, schedule="seam", penalty="global", read="end", lstm_factor=1.0):
+        self.lstm_factor = lstm_factor
         self.weights = {key: weights[key].double() for key in KEYS}
         self.scores = {key: np.ones(tuple(weight.shape)) for key, weight in self.weights.items()}
         self.head = [part.double().numpy().copy() for part in head]
@@ -145,14 +150,17 @@ class HandSeam:
             group = next(group for group in ((EMBEDDING,), LSTM, LINEAR) if key in group)
         else:
             group = KEYS
-        return np.clip(self.alpha / sum(self.scores[k].size for k in group), -1, 1)
+        factor = self.lstm_factor if group is LSTM else 1
+        return np.clip(factor * self.alpha / sum(self.scores[k].size for k in group), -1, 1)
 
     def step(self, ids, lengths, labels, head_only=False):
         kept = {key: torch.from_numpy((score > 0).astype(float)) for key, score in self.scores.items()}
         leaves = {key: (self.weights[key] * kept[key]).requires_grad_() for key in KEYS}
         head = [torch.from_numpy(part.copy()).requires_grad_() for part in self.head]
         logits = torch.relu(hand_logits(leaves, ids, lengths, self.read)) @ head[0].T + head[1]  # slope at 0: 0
-        loss = -torch.log_softmax(logits, 1)[torch.arange(len(labels)), labels].mean()
+        if labels.ndim == 1:
+            labels = torch.stack([labels == 0, labels == 1], 1)
+        loss = -(torch.log_softmax(logits, 1) * labels).sum(1).mean()
         loss.backward()
         if head_only:
             for i in range(2):
