@@ -28,7 +28,7 @@ def class_logits(weights: dict[str, Tensor], ids: Tensor, lengths: Tensor, read:
     # Documents of like length go together: less padding is computed, and no result depends on it.
     order = torch.argsort(lengths, stable=True) if read == "last_word" else torch.arange(len(ids))
     logits = linear[0].new_empty(len(ids), len(linear[0]))
-    for chosen in order.split(BATCH):
+    for chosen in order.split(BATCH) if len(ids) else ():
         batch, length = ids[chosen].T, lengths[chosen]
         if read == "last_word":
             batch = batch[: int(length.max())]

@@ -28,11 +28,14 @@ def precision_recall_f1(true_positive: int, false_positive: int, false_negative:
 
 def average_precision(margin: np.ndarray, is_target: np.ndarray) -> float:
     """Area under the precision-recall steps of documents ranked by margin, ties taken together; 0 without targets."""
+    if not is_target.any():
+        return 0.0
     order = np.argsort(-margin, kind="stable")
     hits = np.cumsum(is_target[order])
-    last_of_tie = np.append(np.diff(margin[order]) != 0, True)
+    ranked = margin[order]
+    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
     hits, ranks = hits[last_of_tie], (np.arange(len(order)) + 1)[last_of_tie]
-    return float(np.sum(np.diff(hits, prepend=0) * hits / ranks) / max(int(is_target.sum()), 1))
+    return float(np.sum(np.diff(hits, prepend=0) * hits / ranks) / is_target.sum())
 
 
 def binary_metrics(predicted: Tensor, is_target: Tensor, margin: Tensor | None = None) -> dict[str, float]:

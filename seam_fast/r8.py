@@ -29,6 +29,7 @@ from pathlib import Path
 
 from .corpus import Corpus, CorpusConfig, Documents, build_corpus, read_documents, read_labelled
 from .errors import DataError
+from .files import write_atomically
 
 Log = Callable[[str], object]
 
@@ -233,18 +234,9 @@ def _is_whole(path: Path, sha256: str, damaged: list[str]) -> bool:
 
 
 def _store(path: Path, data: bytes) -> None:
-    """Writes a file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    """Puts a file into the cache, whole or not at all."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(path, data)
     except OSError as error:
         raise _NotHereError(
             f"the cache {path.parent} cannot be written ({error.strerror}); name another folder with SEAM_FAST_CACHE"

@@ -1,5 +1,6 @@
 """The SEAM loop: trains the scores of each target over one base, looks at them, keeps the best epoch's."""
 
+import operator
 import os
 import platform
 import queue
@@ -92,6 +93,8 @@ def reengineer(
     }
     settings = settings.with_options(**overrides, **options)
     targets = [normalise_target(target, corpus.num_classes) for target in targets]
+    if threads is not None and threads < 1:
+        raise TrainingError(f"threads is {threads}; it must be at least 1, or None for all cores")
     if evaluate_every < 0:
         raise TrainingError(f"evaluate_every is {evaluate_every}; it must be 0 (never) or more")
     study = Study(base, corpus, settings)
@@ -102,7 +105,13 @@ def reengineer(
 
 def normalise_target(target: int | Sequence[int], num_classes: int) -> tuple[int, ...]:
     """A class number or a set of them as a sorted tuple; TrainingError where a class does not exist."""
-    classes = sorted({int(k) for k in (target if isinstance(target, Iterable) else [target])})
+    single = getattr(target, "ndim", 0) == 0 and (isinstance(target, str) or not isinstance(target, Iterable))
+    if single or isinstance(target, Tensor) and target.ndim == 0:
+        target = [target]
+    try:
+        classes = sorted({operator.index(k) for k in target})
+    except TypeError:
+        raise TrainingError(f"a target is a class number or a set of class numbers, not {target!r}") from None
     if not classes:
         raise TrainingError("a target needs at least one class")
     for k in classes:
@@ -163,6 +172,8 @@ class Job:
         self._best = None
         self._view = self._evaluation_view()
         self._metrics: dict | None = None
+        self._base_figures: dict | None = None
+        self.finished = False
 
     @property
     def name(self) -> str:
@@ -206,6 +217,7 @@ class Job:
             target_weight=settings.target_weight,
         )
         rule = self._rule() if self.evaluate_every else None
+        keep_each = rule is None or settings.selection == "last"  # the last whole epoch is what counts
         for epoch in range(self.epochs):
             documents = self.sampler.epoch(epoch)
             trainer.scale_learning_rates(settings.lr_scale(epoch, self.epochs))
@@ -227,27 +239,31 @@ class Job:
             if rule and ((epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs):
                 figures |= self._evaluate(trainer)
                 figures["best_so_far"] = rule.offer(figures)
-                if figures["best_so_far"]:
-                    self.best_epoch, self._best = epoch, trainer.snapshot()
+            if keep_each or self._best is None or figures.get("best_so_far"):
+                self.best_epoch, self._best = epoch, trainer.snapshot()
             self.seconds = figures["seconds"] = time.perf_counter() - begun
             self.history.append(figures)
             report(self, figures)
             if rule and rule.stop:
                 break
-        if self._best is None or settings.selection == "last":
-            self.best_epoch, self._best = len(self.history) - 1, trainer.snapshot()
+        if self._best is None:  # not one whole epoch
+            self._best = trainer.snapshot()
         self._finish()
 
     def _rule(self):
         settings = self.study.settings
+        accuracy_base = self.base_figures()["accuracy"]
         if settings.selection == "reference":
-            return ReferenceSelection(self.base_figures()["accuracy"], settings.early_stop, settings.gate)
+            return ReferenceSelection(accuracy_base, settings.early_stop, settings.gate)
         return F1Selection(settings.early_stop)
 
     def base_figures(self) -> dict[str, float]:
         """The base's own figures on the evaluation documents."""
-        logits = self.study.base_logits(self.study.evaluation)[self._view]
-        return base_metrics(logits, is_target(self.study.evaluation.labels[self._view], self.target), self.target)
+        if self._base_figures is None:
+            logits = self.study.base_logits(self.study.evaluation)[self._view]
+            wanted = is_target(self.study.evaluation.labels[self._view], self.target)
+            self._base_figures = base_metrics(logits, wanted, self.target)
+        return self._base_figures
 
     def _kept(self, trainer: TorchTrainer) -> dict[str, float]:
         counts = trainer.kept_counts()
@@ -266,6 +282,7 @@ class Job:
         if self.evaluate_every:
             module = SeamModule(self.study.base, self.target, scores, head)
             self._metrics = figures_on_test(module, self.study.corpus, self.study.base_logits(self.study.corpus.test))
+        self.finished = True
 
     def module(self) -> SeamModule:
         """The chosen module, with its history, metrics and card."""
@@ -284,7 +301,7 @@ class Job:
             "best_epoch": self.best_epoch,
             "steps": self.steps_done,
             "seconds": round(self.seconds, 3),
-            "evaluation": {"documents": study.settings.evaluation, "count": len(self._view), "base": self.base_figures()},
+            "evaluation": {"documents": study.settings.evaluation, "count": len(self._view), "base": self._base_figures},
             "vocabulary_floor": vocabulary_floor(study.corpus, documents, study.total, study.base.embedding_dim),
             "versions": {"seam_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
         }
@@ -336,7 +353,7 @@ def run_jobs(jobs: list[Job], threads: int | None, progress: bool, on_epoch: OnE
         stop.set()
         for worker in workers:
             worker.join()
-        raise Interrupted([job.module() if job.history else None for job in jobs]) from None
+        raise Interrupted([job.module() if job.finished and job.history else None for job in jobs]) from None
     finally:
         stop.set()
         for worker in workers:

@@ -8,8 +8,6 @@ Neither is ever unpickled with code in it.
 import io
 import json
 import os
-import pickle
-import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -40,8 +38,9 @@ class SeamModule:
     def __init__(self, base: LSTMClassifier, target, scores, head, *, history=(), metrics=None, card=None):
         self.base = base
         self.target = tuple(int(k) for k in target)
+        dtype = base.hidden2label.weight.dtype
         self.scores: dict[str, Tensor] = dict(scores)
-        self.head: tuple[Tensor, Tensor] = tuple(head)
+        self.head: tuple[Tensor, Tensor] = tuple(part.detach().to(dtype) for part in head)
         self.history = list(history)
         self.metrics = dict(metrics or {})
         self.card = dict(card or {})
@@ -92,8 +91,9 @@ class SeamModule:
         """
         path = Path(path)
         if path.suffix in (".pth", ".pt"):
-            state = {key + MASK_SUFFIX: self.scores[key].float().contiguous() for key in WEIGHT_KEYS}
-            state |= {key: part.float().contiguous() for key, part in zip(HEAD_KEYS, self.head, strict=True)}
+            # Clones: torch would write all of a storage that one of these is a view of.
+            state = {key + MASK_SUFFIX: self.scores[key].detach().float().clone() for key in WEIGHT_KEYS}
+            state |= {key: part.float().clone() for key, part in zip(HEAD_KEYS, self.head, strict=True)}
             buffer = io.BytesIO()
             torch.save(OrderedDict(state), buffer)
             write_atomically(path, buffer.getvalue())
@@ -134,6 +134,7 @@ class SeamModule:
         scores = {key: state[key + MASK_SUFFIX] for key in WEIGHT_KEYS}
         if target is None:
             target = target_from_folder(path)
+        target = check_target(path, [target] if isinstance(target, int) else list(target), base)
         return cls(base, target, scores, [state[key] for key in HEAD_KEYS], card={"source": str(path)})
 
     @classmethod
@@ -154,12 +155,13 @@ class SeamModule:
             )
         weights = base.weights()
         shapes = {f"{key}.kept_bits": ((weight.numel() + 7) // 8,) for key, weight in weights.items()}
-        check_tensors(path, tensors, shapes | head_shapes(base))
+        check_tensors(path, tensors, shapes | head_shapes(base), bits=True)
         scores = {key: unpack_bits(tensors[f"{key}.kept_bits"], weight) for key, weight in weights.items()}
         head = [tensors[key] for key in HEAD_KEYS]
-        target, history, metrics = card.get("target"), card.pop("history", []), card.pop("metrics", {})
-        if not isinstance(target, list) or not all(isinstance(k, int) and 0 <= k < len(head[0][0]) for k in target):
-            raise CheckpointError(f"{path}: its card names no valid target ({target!r})")
+        history, metrics = card.pop("history", []), card.pop("metrics", {})
+        if not isinstance(history, list) or not isinstance(metrics, dict):
+            raise CheckpointError(f"{path}: the history or metrics on its card are damaged")
+        target = check_target(path, card.get("target"), base)
         return cls(base, target, scores, head, history=history, metrics=metrics, card=card)
 
 
@@ -183,23 +185,39 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
     """A torch file that holds nothing but named tensors; anything else is a CheckpointError."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile, KeyError) as error:
+    except Exception as error:  # the unpickler raises nearly anything on damaged bytes
         reason = str(error).split("\n")[0][:200]
-        raise CheckpointError(f"{path}: not a readable file of tensors ({reason})") from None
+        raise CheckpointError(f"{path}: not a readable file of tensors; nothing in it was run ({reason})") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: holds something other than named tensors")
     return state
 
 
-def check_tensors(path: os.PathLike, state: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> None:
-    """Refuses missing and unknown keys, wrong shapes and values that are not finite, naming the first few."""
+def check_tensors(
+    path: os.PathLike, state: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], bits: bool = False
+) -> None:
+    """Refuses missing and unknown keys, wrong shapes and types, and a head that is not finite, naming the first few.
+
+    All tensors are dense real numbers; with ``bits`` those outside the head are bytes.
+    """
     missing, extra = sorted(shapes.keys() - state.keys()), sorted(state.keys() - shapes.keys())
     wrong = [
         f"{key} is {tuple(state[key].shape)} instead of {shape}"
         for key, shape in shapes.items()
         if key in state and tuple(state[key].shape) != shape
     ]
-    for problem, names in (("missing keys", missing), ("unknown keys", extra), ("wrong shapes", wrong)):
+    odd = [
+        f"{key} is {value.dtype}"
+        for key, value in state.items()
+        if value.layout != torch.strided
+        or not (value.dtype == torch.uint8 if bits and key not in HEAD_KEYS else value.is_floating_point())
+    ]
+    for problem, names in (
+        ("missing keys", missing),
+        ("unknown keys", extra),
+        ("wrong shapes", wrong),
+        ("wrong types", odd),
+    ):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise CheckpointError(f"{path}: {problem}: {', '.join(names[:3])}{more}")
@@ -208,9 +226,18 @@ def check_tensors(path: os.PathLike, state: dict[str, Tensor], shapes: dict[str,
             raise CheckpointError(f"{path}: {key} holds values that are not finite")
 
 
+def check_target(path: os.PathLike, target, base: LSTMClassifier) -> tuple[int, ...]:
+    """The target as class numbers of this base."""
+    numbers = target if isinstance(target, list | tuple) else []
+    if not numbers or not all(type(k) is int and 0 <= k < base.num_classes for k in numbers):
+        raise CheckpointError(f"{path}: no valid target ({target!r}) for a base with {base.num_classes} classes")
+    return tuple(sorted(set(numbers)))
+
+
 def target_from_folder(path: Path) -> tuple[int, ...]:
-    """The class number in the reference's folder name ``tc_<k>``."""
+    """The class number in the reference's folder name ``tc_<k>`` (``tc_<k>+<l>`` for a set)."""
     name = path.absolute().parent.name
-    if not (name.startswith("tc_") and name[3:].isdigit()):
+    numbers = name.removeprefix("tc_").split("+")
+    if not name.startswith("tc_") or not all(number.isascii() and number.isdigit() for number in numbers):
         raise CheckpointError(f"{path}: the file does not say its target and its folder is not tc_<k>; name the target")
-    return (int(name[3:]),)
+    return tuple(map(int, numbers))

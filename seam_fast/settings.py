@@ -1,6 +1,7 @@
 """One object for everything that can differ between two re-engineering runs."""
 
 import math
+import numbers
 from dataclasses import dataclass, fields, replace
 
 from .errors import TrainingError
@@ -14,6 +15,22 @@ CHOICES = {
     "evaluation": ("validation", "test"),
     "lr_decay": ("none", "cosine"),
 }
+RANGES = (
+    ("alpha", 0, math.inf),
+    ("lstm_factor", 0, math.inf),
+    ("lr_mask", 0, math.inf),
+    ("lr_head", 0, math.inf),
+    ("epochs", 0, math.inf),
+    ("steps", 1, math.inf),
+    ("batch_size", 1, math.inf),
+    ("negatives_per_target", 0, math.inf),
+    ("targets_per_epoch", 0, math.inf),
+    ("target_weight", 0, math.inf),
+    ("distill", 0, 1),
+    ("word_dropout", 0, 0.999),
+    ("shots", -1, math.inf),
+    ("early_stop", -1, math.inf),
+)
 HEAD_ONLY_EVERY = 5  # schedule "seam": epochs 0, 5, 10, ... step the head alone
 
 
@@ -98,28 +115,23 @@ class Settings:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise TrainingError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
-        for name, low, high in (
-            ("alpha", 0, float("inf")),
-            ("lr_mask", 0, float("inf")),
-            ("lr_head", 0, float("inf")),
-            ("epochs", 0, float("inf")),
-            ("steps", 1, float("inf")),
-            ("batch_size", 1, float("inf")),
-            ("targets_per_epoch", 0, float("inf")),
-            ("lstm_factor", 0, float("inf")),
-            ("distill", 0, 1),
-            ("word_dropout", 0, 0.999),
-        ):
+        for name, low, high in RANGES:
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                limit = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
-                raise TrainingError(f"{name} is {value}; it must be {limit}")
+            if name == "epochs" and value is None:
+                continue
+            if not isinstance(value, numbers.Real) or not low <= value <= high or not math.isfinite(value):
+                limit = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+                raise TrainingError(f"{name} is {value!r}; it must be {limit}")
+        for name in ("epochs", "steps", "batch_size", "targets_per_epoch", "shots", "early_stop"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, numbers.Integral):
+                raise TrainingError(f"{name} is {value!r}; it must be a whole number")
         for name in ("negatives_per_target", "target_weight"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise TrainingError(f"{name} is {getattr(self, name)}; it must be more than 0")
+            if getattr(self, name) == 0:
+                raise TrainingError(f"{name} is 0; it must be more than 0")
         if self.distill > 0 and self.target_weight != 1:
             raise TrainingError("distill and target_weight cannot be combined; leave one of them at its neutral value")
-        if self.shots == 0 or self.shots < -1:
+        if self.shots == 0:
             raise TrainingError(f"shots is {self.shots}; it must be -1 (all documents) or at least 1")
 
     def head_only(self, epoch: int) -> bool:

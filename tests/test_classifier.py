@@ -333,7 +333,9 @@ def test_training_is_deterministic_and_leaves_the_random_state_alone(tiny, recip
     first = train(corpus, recipe, seed=1, epochs=3, log=lines.append)
     assert torch.equal(random_state, torch.get_rng_state())
     torch.manual_seed(5)
+    torch.set_num_threads(2)
     assert train(corpus, recipe, seed=1, epochs=3, progress=True).hash == first.hash
+    assert torch.get_num_threads() == 2
     assert train(corpus, recipe, seed=2, epochs=3).hash != first.hash
     assert len([line for line in lines if line.startswith("epoch ")]) == 3
     assert first.info["settings"]["epochs"] == 3 and first.info["seed"] == 1 and first.info["recipe"] == recipe.name
@@ -358,6 +360,26 @@ def test_many_classes_and_other_sizes(tmp_path):
     model = train(corpus, epochs=1, embedding_dim=12, hidden_dim=7)
     assert (model.num_classes, model.embedding_dim, model.hidden_dim) == (52, 12, 7)
     assert evaluate_classifier(model, corpus.test).total == 208
+
+
+def test_strong_without_an_unknown_word(tiny):
+    corpus = load_corpus(tiny, "tiny", protocol="reference")
+    model = train(corpus, QUICK_STRONG, epochs=2)
+    assert model.read == "last_word" and model.vocab_size == corpus.vocab_size
+
+
+def test_vectors_put_words_of_the_same_company_together():
+    # Words 1 and 2 stand between the same neighbours, 3 and 4 between others; 5 stands alone; 0 and 6 are never seen.
+    texts = [torch.tensor(t) for t in ([7, 1, 8, 7, 2, 8], [9, 3, 10, 9, 4, 10], [8, 2, 7], [10, 4, 9], [5])] * 3
+    vectors = train_base.cooccurrence_vectors(texts, 11, 4, 2, torch.Generator().manual_seed(0))
+    assert vectors.shape == (11, 4) and vectors.dtype == torch.float32
+    assert vectors[[0, 5, 6]].abs().max() == 0
+    met = vectors[[1, 2, 3, 4, 7, 8, 9, 10]]
+    assert met.std(correction=0) == pytest.approx(1, abs=1e-5)
+    like = torch.nn.functional.cosine_similarity
+    assert like(vectors[1], vectors[2], 0) > 0.8 > 0.2 > like(vectors[1], vectors[3], 0).abs()
+    alone = train_base.cooccurrence_vectors([torch.tensor([1])], 11, 4, 2, torch.Generator().manual_seed(0))
+    assert alone.abs().max() == 0
 
 
 def test_strong_never_sees_the_validation_documents(tiny):

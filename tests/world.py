@@ -135,7 +135,9 @@ class HandAdam:
 class HandSeam:
     """One module in float64, its gradients clamped and added and its Adams stepped as SeaM has it."""
 
-    def __init__(self, weights, head, *, alpha, lr_mask, lr_head, schedule="seam", penalty="global", read="end", lstm_factor=1.0):
+    def __init__(
+        self, weights, head, *, alpha, lr_mask, lr_head, schedule="seam", penalty="global", read="end", lstm_factor=1.0
+    ):
         self.lstm_factor = lstm_factor
         self.weights = {key: weights[key].double() for key in KEYS}
         self.scores = {key: np.ones(tuple(weight.shape)) for key, weight in self.weights.items()}
