@@ -3,8 +3,8 @@
     python benchmarks/quality.py base        # trains the strong recipe with three seeds
     python benchmarks/quality.py modules     # all eight classes from the first of those bases, three module seeds
 
-Bases go to runs/quality/, records to benchmarks/records/quality_base_<recipe>.json and quality_modules.json; each prints
-a Markdown table. Settings and epochs are chosen on validation documents only.
+Bases go to runs/quality/, records to benchmarks/records/quality_base_<recipe>.json and quality_modules.json; each
+prints a Markdown table. Settings and epochs are chosen on validation documents only.
 """
 
 import argparse

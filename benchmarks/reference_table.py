@@ -16,7 +16,13 @@ from seam_fast import report
 from seam_fast.cli import run_guarded
 from seam_fast.workflow import corpus_for_base, get_corpus, say, train_base, write_json
 
-RUNS = (("grain", "seam", 100), ("grain", "port", 100), ("ship", "seam", 40), ("ship", "port", 40), ("interest", "seam", 25))
+RUNS = (
+    ("grain", "seam", 100),
+    ("grain", "port", 100),
+    ("ship", "seam", 40),
+    ("ship", "port", 40),
+    ("interest", "seam", 25),
+)
 SEEDS = (0, 1, 2)
 
 

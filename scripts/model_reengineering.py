@@ -2,8 +2,9 @@
 
     python scripts/model_reengineering.py --model lstm --dataset r8 --target_class 4 --lr_mask 0.1 --alpha 0.2
 
-It follows protocol ``reference`` (the public port's procedure, SeaM's schedule) unless told otherwise. The base is read
-from data/models/LSTM_classifier.pt; where there is none, it is trained by the public recipe first. Scores and head go to
+It follows protocol ``reference`` (the public port's procedure, SeaM's schedule) unless told otherwise. The base is
+read from data/models/LSTM_classifier.pt; where there is none, it is trained by the public recipe first. Scores and head
+go to
 data/binary_classification/lstm_<dataset>/tc_<k>/lr_head_mask_<lr_head>_<lr_mask>_alpha_<alpha>.pth.
 """
 
@@ -32,7 +33,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tuning_param", action="store_true", help=f"try a grid instead of one setting: {GRID}")
     ours = parser.add_argument_group("beyond the reference's flags")
     ours.add_argument("--data-dir", help="folder with the corpus (for r8: see also SEAM_FAST_DATA)")
-    ours.add_argument("--smallest-class", type=positive, default=2, help="training documents a class needs (default: 2)")
+    ours.add_argument(
+        "--smallest-class", type=positive, default=2, help="training documents a class needs (default: 2)"
+    )
     ours.add_argument("--base", help="the trained base (default: data/models/LSTM_classifier[_DATASET].pt)")
     ours.add_argument("--out", default="data", help="root of what is written (default: data)")
     ours.add_argument("--schedule", choices=("seam", "port", "joint"), help="default: seam, SeaM's own")
@@ -75,7 +78,8 @@ def run(arguments) -> int:
     trials = [settings]
     if arguments.tuning_param:
         trials = [
-            settings.with_options(**dict(zip(GRID, values, strict=True))) for values in itertools.product(*GRID.values())
+            settings.with_options(**dict(zip(GRID, values, strict=True)))
+            for values in itertools.product(*GRID.values())
         ]
     results = []
     for number, trial in enumerate(trials, 1):
@@ -102,14 +106,16 @@ def reengineer_one(base, corpus, target, settings, arguments):
     def show(job, figures):
         if not begun:
             begun.append(True)
-            base_figures = job.base_figures()
-            print(f"target {job.name}: base accuracy {100 * base_figures['accuracy']:.2f} % (acc_pre), {job.epochs} epochs")
-        groups = figures["kept_by_group"]
+            accuracy = 100 * job.base_figures()["accuracy"]
+            print(f"target {job.name}: base accuracy {accuracy:.2f} % (acc_pre), {job.epochs} epochs")
+        kept = {name: f"{100 * share:.2f}" for name, share in figures["kept_by_group"].items()}
         print(
-            f"epoch {figures['epoch']:3}  loss {figures['cross_entropy']:.4f}  "
-            f"acc {100 * figures['accuracy']:6.2f} %  recall {figures['recall']:.3f}  precision {figures['precision']:.3f}  "
-            f"kept {100 * figures['kept']:6.2f} % (embed {100 * groups['embedding']:.2f}, lstm {100 * groups['lstm']:.2f}, "
-            f"h2l {100 * groups['linear']:.2f}){'  *' if figures['best_so_far'] else ''}",
+            f"epoch {figures['epoch']:3}  loss {figures['cross_entropy']:.4f}",
+            f"acc {100 * figures['accuracy']:6.2f} %  recall {figures['recall']:.3f}",
+            f"precision {figures['precision']:.3f}  kept {100 * figures['kept']:6.2f} %",
+            f"(embed {kept['embedding']}, lstm {kept['lstm']}, h2l {kept['linear']})",
+            "*" if figures["best_so_far"] else "",
+            sep="  ",
             flush=True,
         )
 
@@ -130,7 +136,7 @@ def reengineer_one(base, corpus, target, settings, arguments):
 
 
 def print_grid(results) -> None:
-    """The grid's outcome; the best has the highest accuracy on the documents that choose epochs, then fewest weights."""
+    """The grid's outcome; the best: highest accuracy on the documents that choose epochs, then fewest weights."""
 
     def rank(result):
         _, module, _ = result
@@ -142,7 +148,9 @@ def print_grid(results) -> None:
     for result in results:
         settings, module, _ = result
         mark = "  <- best" if result is best else ""
-        print(f"{settings.lr_mask:7g}  {settings.alpha:5g}  {100 * rank(result)[0]:12.2f}  {100 * module.kept:6.2f}{mark}")
+        print(
+            f"{settings.lr_mask:7g}  {settings.alpha:5g}  {100 * rank(result)[0]:12.2f}  {100 * module.kept:6.2f}{mark}"
+        )
     print(f"best: {best[2]}")
 
 

@@ -1,6 +1,6 @@
 """Trains a base classifier: the same as ``seam-fast train``, for those who look for a script.
 
-    python scripts/train_classifier.py --dataset r8 --recipe public --out data/models/LSTM_classifier.pt
+python scripts/train_classifier.py --dataset r8 --recipe public --out data/models/LSTM_classifier.pt
 """
 
 import sys

@@ -62,7 +62,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     def smallest_class_option(sub):
         sub.add_argument(
-            "--smallest-class", type=positive, default=2, metavar="N", help="training documents a class needs (default: 2)"
+            "--smallest-class",
+            type=positive,
+            default=2,
+            metavar="N",
+            help="training documents a class needs (default: 2)",
         )
 
     sub = verb("data", run_data, "find or fetch the corpus, and say what is in it")
@@ -116,7 +120,9 @@ def add_settings(sub) -> None:
     sub.add_argument("--word-dropout", type=float)
     sub.add_argument("--negatives-per-target", type=float)
     sub.add_argument("--shots", type=int, help="target documents to train on; -1: all")
-    sub.add_argument("--early-stop", "--early_stop", type=int, help="epochs without progress before stopping; -1: never")
+    sub.add_argument(
+        "--early-stop", "--early_stop", type=int, help="epochs without progress before stopping; -1: never"
+    )
     sub.add_argument("--evaluate-every", type=int, default=1, help="epochs between evaluations; 0: never")
     sub.add_argument("--threads", type=positive, help="modules trained side by side (default: all cores)")
     sub.add_argument("--backend", default="auto", choices=("auto", "cuda", "cpu", "torch"))

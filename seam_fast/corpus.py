@@ -317,7 +317,7 @@ def _number_labels(
             have = "this one training document only" if count == 1 else f"only {count} training documents, from here on"
             raise DataError(
                 f"{train.place(train.labels.index(label))}: class {label!r} has {have}, and {smallest_class} are "
-                f"needed: add documents, remove the class, or allow it with --smallest-class {count} (smallest_class={count})."
+                f"needed: add documents, remove the class, or allow it with --smallest-class {count}."
             )
     if len(counts) < 2:
         raise DataError(f"{train.path}: all documents are of class {train.labels[0]!r}; at least two are needed.")
@@ -342,7 +342,7 @@ def _treat(documents: Documents, config: CorpusConfig) -> list[list[str]]:
     if documents.label_stripped and config.text == "whole":
         # Passing these off as whole texts would make the label's absence inside words look like the language's.
         raise DataError(
-            f"{documents.path}: the labels were already deleted from these texts, so text=\"whole\" cannot be had "
+            f'{documents.path}: the labels were already deleted from these texts, so text="whole" cannot be had '
             'from them; use protocol "reference" or text="label_stripped", or give the label<TAB>text files.'
         )
     if config.text == "whole" or documents.label_stripped:
@@ -400,9 +400,7 @@ def _known(words: list[str], index: dict[str, int], width: int) -> list[int]:
     return ids
 
 
-def _hash(
-    config: CorpusConfig, class_names: tuple[str, ...], *splits: tuple[np.ndarray, list[list[str]]]
-) -> str:
+def _hash(config: CorpusConfig, class_names: tuple[str, ...], *splits: tuple[np.ndarray, list[list[str]]]) -> str:
     """Over what training can see, white space apart, so that the same data from another source has the same hash."""
     digest = hashlib.sha256()
     digest.update(json.dumps({"config": asdict(config), "classes": class_names}, sort_keys=True).encode())

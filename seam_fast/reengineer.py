@@ -1,5 +1,6 @@
 """The SEAM loop: trains the scores of each target over one base, looks at them, keeps the best epoch's."""
 
+import functools
 import operator
 import os
 import platform
@@ -78,8 +79,8 @@ def reengineer(
     progress: show a progress bar if the output is a terminal.
     on_epoch: called as ``on_epoch(job, figures)`` in the calling thread after each epoch of each module.
 
-    Returns one ``SeamModule`` a target, in order. Raises TrainingError for settings that cannot work and values that are
-    not finite, and ``Interrupted`` on Ctrl-C.
+    Returns one ``SeamModule`` a target, in order. Raises TrainingError for settings that cannot work and values that
+    are not finite, and ``Interrupted`` on Ctrl-C.
     """
     choose_backend(backend)
     settings = settings or Settings.for_protocol(protocol)
@@ -106,7 +107,7 @@ def reengineer(
 def normalise_target(target: int | Sequence[int], num_classes: int) -> tuple[int, ...]:
     """A class number or a set of them as a sorted tuple; TrainingError where a class does not exist."""
     single = getattr(target, "ndim", 0) == 0 and (isinstance(target, str) or not isinstance(target, Iterable))
-    if single or isinstance(target, Tensor) and target.ndim == 0:
+    if single or (isinstance(target, Tensor) and target.ndim == 0):
         target = [target]
     try:
         classes = sorted({operator.index(k) for k in target})
@@ -135,7 +136,9 @@ class Study:
         self.base, self.corpus, self.settings, self.weights = base, corpus, settings, weights
         if settings.evaluation == "validation":
             self.fit, held_out = corpus.validation_indices()
-            self.evaluation = Split(*(part[held_out] for part in (corpus.train.ids, corpus.train.lengths, corpus.train.labels)))
+            self.evaluation = Split(
+                *(part[held_out] for part in (corpus.train.ids, corpus.train.lengths, corpus.train.labels))
+            )
         else:
             self.fit, self.evaluation = torch.arange(len(corpus.train)), corpus.test
         self.sizes = group_sizes(weights)
@@ -150,10 +153,10 @@ class Study:
                 self._base_logits[id(split)] = class_logits(self.weights, split.ids, split.lengths, self.base.read)
             return self._base_logits[id(split)]
 
-
-    def base_probability(self, target: tuple[int, ...]) -> Tensor:
-        """What the base gives the target on each training document (N,)."""
-        return torch.softmax(self.base_logits(self.corpus.train), 1)[:, list(target)].sum(1)
+    def base_probability(self, target: tuple[int, ...], ids: Tensor, lengths: Tensor) -> Tensor:
+        """What the base gives the target: ids (N, T), lengths (N,) -> (N,)."""
+        logits = class_logits(self.weights, ids, lengths, self.base.read)
+        return torch.softmax(logits, 1)[:, list(target)].sum(1)
 
 
 class Job:
@@ -162,8 +165,8 @@ class Job:
     def __init__(self, study: Study, target: tuple[int, ...], seed: int, evaluate_every: int):
         self.study, self.target, self.seed, self.evaluate_every = study, target, seed, evaluate_every
         settings = study.settings
-        probability = study.base_probability(target) if settings.distill > 0 else None
-        self.sampler = Sampler(study.corpus, study.fit, target, settings, seed, probability)
+        teacher = functools.partial(study.base_probability, target)
+        self.sampler = Sampler(study.corpus, study.fit, target, settings, seed, teacher)
         self.epochs = self.sampler.epochs
         self.history: list[dict] = []
         self.best_epoch: int | None = None
@@ -191,7 +194,7 @@ class Job:
         return self.trainer.steps if self.trainer else 0
 
     def _evaluation_view(self) -> Tensor:
-        """Indices into the evaluation split: balanced by the reference's rule where its sampling is, else everything."""
+        """Indices into the evaluation split: the reference's balanced subset where its sampling is used, else all."""
         labels = self.study.evaluation.labels
         if self.study.settings.protocol == "reference" and self.study.settings.sampling == "balanced":
             return balanced(labels, self.target)
@@ -255,7 +258,7 @@ class Job:
         accuracy_base = self.base_figures()["accuracy"]
         if settings.selection == "reference":
             return ReferenceSelection(accuracy_base, settings.early_stop, settings.gate)
-        return F1Selection(settings.early_stop)
+        return F1Selection(settings.early_stop, settings.settled_epoch(self.epochs))
 
     def base_figures(self) -> dict[str, float]:
         """The base's own figures on the evaluation documents."""
@@ -301,7 +304,11 @@ class Job:
             "best_epoch": self.best_epoch,
             "steps": self.steps_done,
             "seconds": round(self.seconds, 3),
-            "evaluation": {"documents": study.settings.evaluation, "count": len(self._view), "base": self._base_figures},
+            "evaluation": {
+                "documents": study.settings.evaluation,
+                "count": len(self._view),
+                "base": self._base_figures,
+            },
             "vocabulary_floor": vocabulary_floor(study.corpus, documents, study.total, study.base.embedding_dim),
             "versions": {"seam_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
         }

@@ -1,8 +1,8 @@
 """The truth: every op of SEAM on an LSTM, and one training step, in plain PyTorch, written for reading.
 
-Letters: T time steps, B batch, I input size, H hidden size, C classes, V words, E embedding size. Gate order i, f, g, o,
-two biases, zero initial state, all as in ``torch.nn.LSTM``. Works in float32 and float64. Source of the semantics: SeaM
-(Qi et al., ICSE 2023) and its LSTM port.
+Letters: T time steps, B batch, I input size, H hidden size, C classes, V words, E embedding size. Gate order i, f, g,
+o, two biases, zero initial state, all as in ``torch.nn.LSTM``. Works in float32 and float64. Source of the semantics:
+SeaM (Qi et al., ICSE 2023) and its LSTM port.
 """
 
 from typing import NamedTuple
@@ -92,16 +92,16 @@ def class_logits(
 
 
 def head_logits(logits: Tensor, head: tuple[Tensor, Tensor]) -> Tensor:
-    """The module head, ReLU then linear: logits (B, C), head weight (2, C) and bias (2,) -> (B, 2); output 0: target."""
+    """The module head, ReLU then linear: logits (B, C), head weight (2, C), bias (2,) -> (B, 2); output 0: target."""
     return functional.linear(functional.relu(logits), *head)
 
 
 def penalty(scores: dict[str, Tensor], alpha: float, kind: str = "global", lstm_factor: float = 1.0) -> Tensor:
     """What the kept weights cost.
 
-    ``"global"`` (the reference's): alpha * kept / N over all weights. ``"group"``: alpha * kept_g / N_g, summed over the
-    groups embedding, lstm and linear, so that small groups are pressed as hard as large ones; the LSTM's term counts
-    ``lstm_factor`` times.
+    ``"global"`` (the reference's): alpha * kept / N over all weights. ``"group"``: alpha * kept_g / N_g, summed over
+    the groups embedding, lstm and linear, so that small groups are pressed as hard as large ones; the LSTM's term
+    counts ``lstm_factor`` times.
     """
     bits = {key: binarize(scores[key]) for key in WEIGHT_KEYS}  # a use of its own: clamped apart from the loss
 
@@ -131,9 +131,9 @@ class Stepper:
 
     ``weights``: the frozen base by weight key; ``head``: initial weight (2, C) and bias (2,). Scores begin at 1.
     ``alpha``, ``penalty``, ``lstm_factor``: see ``penalty``.
-    ``schedule``: ``"port"`` steps the scores only; ``"seam"`` and ``"joint"`` step scores and head together by one Adam,
-    and the head alone, by another with a state of its own, where ``step(head_only=True)`` asks for it (``"seam"``: every
-    fifth epoch).
+    ``schedule``: ``"port"`` steps the scores only; ``"seam"`` and ``"joint"`` step scores and head together by one
+    Adam, and the head alone, by another with a state of its own, where ``step(head_only=True)`` asks for it
+    (``"seam"``: every fifth epoch).
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Stepper:
         self.adam_together = torch.optim.Adam(together, lr=lr_mask, **ADAM)
 
     def step(self, ids: Tensor, lengths: Tensor | None, labels: Tensor, *, head_only: bool = False) -> StepResult:
-        """One batch: ids (B, T) int64, lengths (B,) or None; labels (B,): 0 target, 1 rest, or (B, 2): shares of each."""
+        """One batch: ids (B, T) int64, lengths (B,) or None; labels (B,): 0 target, 1 rest, or (B, 2): their shares."""
         adam = self.adam_head if head_only else self.adam_together
         logits = head_logits(class_logits(ids, lengths, self.weights, self.scores, self.read), self.head)
         cross_entropy = functional.cross_entropy(logits, labels)

@@ -74,7 +74,10 @@ def table(modules: Sequence[SeamModule]) -> str:
     widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
     mark = "SYNTHETIC  " if synthetic else ""
     lines = [
-        mark + "  ".join(f"{cell:{side}{width}}" for cell, (_, side), width in zip(line, COLUMNS, widths, strict=True)).rstrip()
+        mark
+        + "  ".join(
+            f"{cell:{side}{width}}" for cell, (_, side), width in zip(line, COLUMNS, widths, strict=True)
+        ).rstrip()
         for line in cells
     ]
     rule = mark + "-" * (sum(widths) + 2 * (len(widths) - 1))
@@ -84,7 +87,9 @@ def table(modules: Sequence[SeamModule]) -> str:
     below = [r["name"] for r in rows if r["f1"] is not None and r["base_f1"] is not None and r["f1"] < r["base_f1"]]
     notes = [f"below the base (marked v): {', '.join(below)}"] if below else []
     notes.append("F1, precision, recall, accuracy: target against rest on the whole test set; floor: weights left when")
-    notes.append("only rows of words absent from the target's balanced training documents are dropped, nothing learned.")
+    notes.append(
+        "only rows of words absent from the target's balanced training documents are dropped, nothing learned."
+    )
     if synthetic:
         notes.append(SYNTHETIC_NOTE)
     return "\n".join(lines + [mark + note for note in notes])
@@ -142,7 +147,9 @@ def comparison(module: SeamModule) -> str:
     return "\n".join(mark + line for line in lines)
 
 
-def record(modules: Sequence[SeamModule], command: str, *, base_metrics: dict | None = None, histories: bool = True) -> dict:
+def record(
+    modules: Sequence[SeamModule], command: str, *, base_metrics: dict | None = None, histories: bool = True
+) -> dict:
     """Everything about a run that can be written as JSON: machine, versions, settings, figures, histories."""
     rows = [module_row(module) for module in modules]
     card = modules[0].card

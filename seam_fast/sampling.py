@@ -1,6 +1,7 @@
 """Which documents a module sees: the pool of an epoch, its order, and the words dropped from it."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -32,8 +33,8 @@ def balanced(labels: Tensor, target: tuple[int, ...]) -> Tensor:
 class Sampler:
     """Training documents of one module, epoch by epoch, as a pure function of seed, target and epoch.
 
-    corpus: where they come from. fit: indices (int64) of the training documents that may be used. base_probability:
-    what the base gives the target on each training document (N,), for ``Settings.distill``; None: not used.
+    corpus: where they come from. fit: indices (int64) of the training documents that may be used. teacher: a function
+    of ids (N, T) and lengths (N,) to what the base gives the target (N,), for ``Settings.distill``; None: not used.
     """
 
     def __init__(
@@ -43,9 +44,9 @@ class Sampler:
         target: tuple[int, ...],
         settings: Settings,
         seed: int,
-        base_probability: Tensor | None = None,
+        teacher: Callable[[Tensor, Tensor], Tensor] | None = None,
     ):
-        self.base_probability = base_probability
+        self.teacher = teacher if settings.distill > 0 else None
         self.split, self.target, self.settings, self.seed = corpus.train, target, settings, seed
         self.unknown_id = corpus.unknown_id
         if settings.word_dropout > 0 and self.unknown_id is None:
@@ -60,7 +61,9 @@ class Sampler:
             raise TrainingError(f"target {list(target)} is every document: nothing is left to tell it from")
         if settings.shots > 0:
             if settings.shots > len(self.targets):
-                raise TrainingError(f"shots is {settings.shots}, but target {list(target)} has {len(self.targets)} documents")
+                raise TrainingError(
+                    f"shots is {settings.shots}, but target {list(target)} has {len(self.targets)} documents"
+                )
             chosen = draws.permutation(seed, draws.SHOTS, target, 0, len(self.targets))[: settings.shots]
             self.targets = self.targets[torch.from_numpy(np.sort(chosen))]
         if settings.sampling == "balanced":
@@ -109,9 +112,9 @@ class Sampler:
             real = torch.arange(ids.shape[1]) < lengths[:, None]  # padding stays padding
             ids = torch.where(real & torch.from_numpy(chance < self.settings.word_dropout), self.unknown_id, ids)
         labels = 1 - is_target(self.split.labels[order], self.target).long()
-        if self.base_probability is not None:
+        if self.teacher is not None:
             share = self.settings.distill
-            wanted = (1 - share) * (labels == 0) + share * self.base_probability[order]
+            wanted = (1 - share) * (labels == 0) + share * self.teacher(ids, lengths)
             labels = torch.stack([wanted, 1 - wanted], 1)
         return Split(ids, lengths, labels)
 
@@ -119,7 +122,9 @@ class Sampler:
         """``count`` of these documents, drawn without replacement for one epoch."""
         if count == len(documents):
             return documents
-        return documents[torch.from_numpy(draws.permutation(self.seed, purpose, self.target, epoch, len(documents))[:count])]
+        return documents[
+            torch.from_numpy(draws.permutation(self.seed, purpose, self.target, epoch, len(documents))[:count])
+        ]
 
 
 def vocabulary_floor(corpus: Corpus, indices: Tensor, total: int, embedding_dim: int) -> float:

@@ -60,7 +60,8 @@ class SeamModule:
         """Share kept of embedding, lstm and linear."""
         sizes = group_sizes(self.scores)
         return {
-            group: sum(int((self.scores[key] > 0).sum()) for key in keys) / sizes[group] for group, keys in GROUPS.items()
+            group: sum(int((self.scores[key] > 0).sum()) for key in keys) / sizes[group]
+            for group, keys in GROUPS.items()
         }
 
     @property

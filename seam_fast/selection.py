@@ -6,10 +6,10 @@ from collections.abc import Sequence
 class ReferenceSelection:
     """SeaM's rule, on the evaluation set's accuracy and the share of weights kept.
 
-    Among epochs whose accuracy reaches the base's (``accuracy_base``): one replaces the best when its ratio in tenths of
-    a per cent, rounded down, is below the best's; else when its ratio is not above and its accuracy is. While no
-    epoch has reached the base's accuracy: the first with the largest accuracy - ratio. ``early_stop``: number of epochs below the
-    base's accuracy, counted since the last smaller module was found, before stopping; -1 never.
+    Among epochs whose accuracy reaches the base's (``accuracy_base``): one replaces the best when its ratio in tenths
+    of a per cent, rounded down, is below the best's; else when its ratio is not above and its accuracy is. While no
+    epoch has reached the base's accuracy: the first with the largest accuracy - ratio. ``early_stop``: number of epochs
+    below the base's accuracy, counted since the last smaller module was found, before stopping; -1 never.
     ``gate``: refuse epochs whose figures a constant predictor could have (the reference does not).
     """
 
@@ -47,23 +47,28 @@ class F1Selection:
     """The best target F1 on the validation documents, ties to the later epoch.
 
     The later of two equals keeps fewer weights. Epochs that a constant predictor could equal never win over one that
-    it could not. ``early_stop``: number of epochs without a new best before stopping; -1 never.
+    it could not. ``settle``: epochs before this number (from 0) win only while no other qualifies; early ones keep many
+    weights still. ``early_stop``: settled epochs without a new best before stopping; -1 never.
     """
 
-    def __init__(self, early_stop: int = -1):
-        self.early_stop = early_stop
-        self.qualified = False
-        self._f1 = -1.0
+    def __init__(self, early_stop: int = -1, settle: int = 0):
+        self.early_stop, self.settle = early_stop, settle
+        self._best = (False, False, -1.0)
         self._since = 0
 
+    @property
+    def qualified(self) -> bool:
+        """Whether an epoch was found that no constant predictor could equal."""
+        return self._best[0]
+
     def offer(self, figures: dict[str, float]) -> bool:
-        """Whether this epoch's module becomes the best so far. figures: f1, recall, specificity."""
-        real = not is_constant_like(figures)
-        if (real, figures["f1"]) < (self.qualified, self._f1):
-            self._since += 1
+        """Whether this epoch's module becomes the best so far. figures: f1, recall, specificity and epoch."""
+        settled = self.settle == 0 or figures["epoch"] >= self.settle
+        rank = (not is_constant_like(figures), settled, figures["f1"])
+        self._since = 0 if rank > self._best else self._since + settled
+        if rank < self._best:
             return False
-        self._since = self._since + 1 if (real, figures["f1"]) == (self.qualified, self._f1) else 0
-        self.qualified, self._f1 = real, figures["f1"]
+        self._best = rank
         return True
 
     @property

@@ -27,6 +27,7 @@ RANGES = (
     ("targets_per_epoch", 0, math.inf),
     ("target_weight", 0, math.inf),
     ("distill", 0, 1),
+    ("settle", 0, 1),
     ("word_dropout", 0, 0.999),
     ("shots", -1, math.inf),
     ("early_stop", -1, math.inf),
@@ -40,9 +41,9 @@ class Settings:
 
     protocol: ``"seam"`` or ``"reference"``; only names where the defaults came from.
     alpha: weight of the penalty on kept weights. penalty: ``"global"``, alpha * kept / N over all weights, or
-        ``"group"``, the same for each of embedding, LSTM and linear, summed; ``lstm_factor`` then multiplies the LSTM's.
-    lr_mask, lr_head: Adam's learning rates of scores and head. lr_decay: ``"none"``, or ``"cosine"``, by which both fall
-        towards 0 over the epochs (constant within an epoch).
+        ``"group"``, the same for each of embedding, LSTM and linear, summed; ``lstm_factor`` multiplies the LSTM's.
+    lr_mask, lr_head: Adam's learning rates of scores and head. lr_decay: ``"none"``, or ``"cosine"``, by which both
+        fall towards 0 over the epochs (constant within an epoch).
     schedule: ``"seam"`` (every fifth epoch steps the head only, by an Adam of its own; the others head and scores),
         ``"port"`` (scores only, the head stays as drawn) or ``"joint"`` (head and scores in every epoch).
     epochs: passes over the drawn documents; None: as many as ``steps`` needs.
@@ -51,34 +52,37 @@ class Settings:
     sampling: ``"balanced"`` (the target's documents and as many others, drawn once, as the reference does),
         ``"redraw"`` (others drawn anew each epoch, ``negatives_per_target`` for each target document) or ``"all"``.
     target_weight: weight of target documents in the loss.
-    distill: share of the label that is taken from the base's own probability of the target on the whole document.
+    distill: share of the label that is the base's own probability of the target, on the very words that are fed; the
+        rest is the true label.
     word_dropout: share of words replaced by the unknown word while training.
     shots: number of target documents used for training; -1: all.
     selection: ``"reference"`` (SeaM's rule on accuracy and ratio), ``"f1"`` (best target F1) or ``"last"``.
+    settle: with ``"f1"``, share of the epochs that must have passed before one can be chosen.
     gate: refuse modules that a constant predictor could equal (``"f1"`` always does).
     evaluation: documents that choose the epoch, ``"validation"`` (held out of training) or ``"test"`` (the reference).
     early_stop: epochs without progress before stopping (the rule defines progress); -1: never.
     """
 
     protocol: str = "seam"
-    alpha: float = 0.2
+    alpha: float = 1.0
     penalty: str = "group"
-    lstm_factor: float = 3.0
+    lstm_factor: float = 0.3
     lr_mask: float = 0.03
     lr_head: float = 0.01
     lr_decay: str = "cosine"
     schedule: str = "joint"
     epochs: int | None = None
-    steps: int = 1250
-    batch_size: int = 16
+    steps: int = 500
+    batch_size: int = 128
     sampling: str = "redraw"
     negatives_per_target: float = 5.0
     targets_per_epoch: int = 128
     target_weight: float = 1.0
-    distill: float = 0.5
-    word_dropout: float = 0.2
+    distill: float = 1.0
+    word_dropout: float = 0.3
     shots: int = -1
     selection: str = "f1"
+    settle: float = 0.75
     gate: bool = True
     evaluation: str = "validation"
     early_stop: int = -1
@@ -89,11 +93,13 @@ class Settings:
         if protocol == "reference":
             return cls(
                 protocol="reference",
+                alpha=0.2,
                 penalty="global",
                 lstm_factor=1.0,
                 lr_decay="none",
                 targets_per_epoch=0,
                 distill=0.0,
+                settle=0.0,
                 lr_mask=0.1,
                 lr_head=0.1,
                 schedule="seam",
@@ -143,6 +149,10 @@ class Settings:
         if self.lr_decay == "none":
             return 1.0
         return max(0.5 * (1 + math.cos(math.pi * epoch / epochs)), 1e-3)
+
+    def settled_epoch(self, epochs: int) -> int:
+        """The first epoch (from 0) of a run of ``epochs`` that rule ``"f1"`` may choose freely."""
+        return max(0, min(int(self.settle * epochs), epochs - 1))
 
     def as_dict(self) -> dict:
         """Every field by name, for records and module cards."""

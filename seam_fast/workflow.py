@@ -133,7 +133,9 @@ def reusable(path: Path, base: LSTMClassifier, corpus: Corpus, settings: Setting
     return module if all(module.card.get(key) == value for key, value in wanted.items()) else None
 
 
-def save_run(modules: Sequence[SeamModule], base: LSTMClassifier, corpus: Corpus, folder: Path, command: str, draw: bool):
+def save_run(
+    modules: Sequence[SeamModule], base: LSTMClassifier, corpus: Corpus, folder: Path, command: str, draw: bool
+):
     """Writes record and pictures of a run into a folder; returns the record and the paths."""
     metrics = evaluate_classifier(base, corpus.test).as_dict(corpus.class_names)
     record = report.record(modules, command, base_metrics={"test": metrics})

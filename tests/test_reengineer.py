@@ -122,10 +122,13 @@ def test_a_whole_run_of_protocol_seam_by_hand(toy, toy_base):
     base = copy.deepcopy(toy_base).double()
     (module,) = run(base, toy, [1], selection="last", seed=2, **{"lr_mask": 0.05, "epochs": 5, "batch_size": 16})
     settings = Settings(lr_mask=0.05, epochs=5)
-    with torch.no_grad():
-        probability = torch.softmax(base(toy.train.ids, toy.train.lengths), 1)[:, 1]
-    sampler = Sampler(toy, toy.validation_indices()[0], (1,), settings, 2, probability)
-    options = {"alpha": 0.2, "penalty": "group", "lstm_factor": settings.lstm_factor, "schedule": "joint"}
+
+    def teacher(ids, lengths):
+        with torch.no_grad():
+            return torch.softmax(base(ids, lengths), 1)[:, 1]
+
+    sampler = Sampler(toy, toy.validation_indices()[0], (1,), settings, 2, teacher)
+    options = {"alpha": settings.alpha, "penalty": "group", "lstm_factor": settings.lstm_factor, "schedule": "joint"}
     hand = world.HandSeam(base.weights(), draws.head(2, (1,), 4), read="last_word", lr_mask=0, lr_head=0, **options)
     for epoch in range(5):
         scale = (1 + math.cos(math.pi * epoch / 5)) / 2
@@ -256,7 +259,7 @@ def test_no_epochs_leave_everything_kept(toy, toy_base):
 
 def test_early_stop_ends_early(toy, toy_base):
     """Nothing moves, so no epoch is any progress."""
-    still = {"lr_mask": 0.0, "lr_head": 0.0, "epochs": 10}
+    still = {"lr_mask": 0.0, "lr_head": 0.0, "epochs": 10, "settle": 0.0}
     assert len(run(toy_base, toy, [0], early_stop=3, **still)[0].history) == 4
     assert len(run(toy_base, toy, [0], early_stop=-1, **still)[0].history) == 10
 

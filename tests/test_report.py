@@ -37,7 +37,22 @@ def test_table_has_a_row_a_class_a_mean_and_marks_what_is_below_the_base():
     assert lines[0].split()[:3] == ["class", "base", "F1"]
     oats, tin, both = lines[2:5]
     # embedding 4 of 40, LSTM and linear whole: 84 + 24 = 108 weights in LSTM, 12 linear, so 124 of 160 kept
-    assert oats.split() == ["oats", ".400", ".500", ".600", ".700", "90.0", "(85.0-93.0)", "77.50", "25.0", "10.00", "100.0", "100.0", "2/3", "2.5"]
+    assert oats.split() == [
+        "oats",
+        ".400",
+        ".500",
+        ".600",
+        ".700",
+        "90.0",
+        "(85.0-93.0)",
+        "77.50",
+        "25.0",
+        "10.00",
+        "100.0",
+        "100.0",
+        "2/3",
+        "2.5",
+    ]
     assert tin.split()[2] == ".300v" and both.split()[0] == "oats+steel"
     assert lines[6].split()[:3] == ["mean", ".400", ".433"]
     assert "below the base (marked v): tin" in lines[7]

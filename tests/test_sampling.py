@@ -218,12 +218,15 @@ def test_a_part_of_the_targets_each_epoch(toy):
     assert sampler(toy, (0,), targets_per_epoch=5, sampling="balanced").size == 40
 
 
-def test_labels_half_from_the_base(toy):
+def test_labels_partly_from_the_base(toy):
     """Share d of the label is the base's probability of the target, 1 - d is the truth."""
-    probability = torch.linspace(0, 1, len(toy.train))
-    options = Settings(sampling="all", word_dropout=0.0, distill=0.25)
-    each = Sampler(toy, torch.arange(len(toy.train)), (2,), options, 0, probability)
     by_document = {tuple(ids): i for i, ids in enumerate(toy.train.ids.tolist())}
+
+    def teacher(ids, lengths):
+        return torch.tensor([by_document[tuple(row)] / 48 for row in ids.tolist()])
+
+    options = Settings(sampling="all", word_dropout=0.0, distill=0.25)
+    each = Sampler(toy, torch.arange(len(toy.train)), (2,), options, 0, teacher)
     drawn = each.epoch(1)
     assert drawn.labels.shape == (49, 2)
     for ids, (target, rest) in zip(drawn.ids.tolist(), drawn.labels.tolist(), strict=True):
@@ -231,6 +234,24 @@ def test_labels_half_from_the_base(toy):
         truth = float(toy.train.labels[i] == 2)
         assert target == pytest.approx(0.75 * truth + 0.25 * i / 48, abs=1e-6)
         assert target + rest == pytest.approx(1)
+
+
+def test_the_base_is_asked_about_the_words_that_are_fed(toy):
+    """Not about the whole document: what was dropped for the module is dropped for the base."""
+    asked = []
+
+    def teacher(ids, lengths):
+        asked.append((ids, lengths))
+        return torch.zeros(len(ids))
+
+    options = Settings(sampling="all", word_dropout=0.5, distill=1.0)
+    drawn = Sampler(toy, torch.arange(len(toy.train)), (2,), options, 0, teacher).epoch(3)
+    ((ids, lengths),) = asked
+    assert ids.equal(drawn.ids) and lengths.equal(drawn.lengths) and (ids == toy.unknown_id).sum() > 50
+    assert drawn.labels.tolist() == [[0.0, 1.0]] * 49
+    options = Settings(sampling="all", word_dropout=0.5, distill=0.0)
+    Sampler(toy, torch.arange(len(toy.train)), (2,), options, 0, teacher).epoch(3)
+    assert len(asked) == 1
 
 
 # -- shots ------------------------------------------------------------------------------------------------------------

@@ -184,3 +184,18 @@ def test_best_f1(values, expected):
 )
 def test_early_stop_on_f1(values, patience, expected):
     assert stops_after(F1Selection(early_stop=patience), f1_history(*values)) == expected
+
+
+def test_f1_of_settled_epochs_comes_first():
+    """Early epochs count only until a later one qualifies; one that a constant could equal never does."""
+
+    def figures(epoch, f1, recall=0.9):
+        return {"epoch": epoch, "f1": f1, "recall": recall, "specificity": 0.9}
+
+    history = [figures(0, 0.9), figures(1, 0.8), figures(2, 0.6), figures(3, 0.7), figures(4, 0.7), figures(5, 0.5)]
+    assert choose(F1Selection(settle=2), history) == 4
+    assert choose(F1Selection(settle=0), history) == 0
+    blind = [figures(0, 0.4), figures(1, 0.0, recall=0.0), figures(2, 0.0, recall=0.0)]
+    assert choose(F1Selection(settle=1), blind) == 0
+    worse = [figures(0, 0.9), figures(1, 0.8), figures(2, 0.6), figures(3, 0.5), figures(4, 0.7)]
+    assert choose(F1Selection(settle=2, early_stop=1), worse) == 2, "3 is the first settled epoch without a new best"
