@@ -66,7 +66,7 @@ class Settings:
     protocol: str = "seam"
     alpha: float = 1.0
     penalty: str = "group"
-    lstm_factor: float = 0.3
+    lstm_factor: float = 0.35
     lr_mask: float = 0.03
     lr_head: float = 0.01
     lr_decay: str = "cosine"
