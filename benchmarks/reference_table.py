@@ -3,7 +3,8 @@
     python benchmarks/reference_table.py --base data/models/LSTM_classifier.pt
 
 The base is one of the public recipe (trained if the file is not there). Accuracies are the reference's: on its balanced
-test subset, of the epoch its rule selects. Writes benchmarks/records/reference_table.json and prints a Markdown table.
+test subset, of the epoch its rule selects; the precision beside them is of the same module on the whole test set.
+Writes benchmarks/records/reference_table.json and prints a Markdown table.
 """
 
 import argparse
@@ -63,6 +64,7 @@ def run(arguments, command: str) -> int:
                     "acc_pre": module.card["evaluation"]["base"]["accuracy"],
                     "selected_accuracy": chosen["accuracy"],
                     "best_accuracy": max(figures["accuracy"] for figures in module.history),
+                    "whole_test": {name: module.metrics["test"][name] for name in ("precision", "recall", "f1")},
                     "kept": module.kept,
                     "kept_by_weight": module.kept_by_weight,
                     "selected_epoch": chosen["epoch"],
@@ -87,9 +89,9 @@ def run(arguments, command: str) -> int:
 def markdown(rows: list[dict]) -> str:
     """The table, a row a class and schedule, seeds side by side."""
     lines = [
-        "| class | schedule | epochs | acc_pre | selected accuracy (best), seeds 0 / 1 / 2 | weights kept % "
-        "| of which embedding / weight_ih / weight_hh %, mean |",
-        "|---|---|---|---|---|---|---|",
+        "| class | schedule | epochs | acc_pre | selected accuracy (best), seeds 0 / 1 / 2 "
+        "| precision on the whole test set | weights kept % | of which embedding / weight_ih / weight_hh %, mean |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     keys = dict.fromkeys((row["class"], row["schedule"]) for row in rows)
     lines += [markdown_row([row for row in rows if (row["class"], row["schedule"]) == key]) for key in keys]
@@ -98,6 +100,7 @@ def markdown(rows: list[dict]) -> str:
 
 def markdown_row(rows: list[dict]) -> str:
     accuracy = " / ".join(f"{100 * row['selected_accuracy']:.1f} ({100 * row['best_accuracy']:.1f})" for row in rows)
+    precision = " / ".join(f"{row['whole_test']['precision']:.2f}" for row in rows)
     kept = " / ".join(f"{100 * row['kept']:.2f}" for row in rows)
     groups = []
     for key in ("word_embeddings.weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0"):
@@ -106,7 +109,7 @@ def markdown_row(rows: list[dict]) -> str:
     first = rows[0]
     return (
         f"| {first['class']} | {first['schedule']} | {first['epochs']} | {100 * first['acc_pre']:.1f} "
-        f"| {accuracy} | {kept} | {parts} |"
+        f"| {accuracy} | {precision} | {kept} | {parts} |"
     )
 
 

@@ -25,10 +25,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--target_class", default="0", help="class number or name; 2+3 makes a set of classes")
     parser.add_argument("--shots", type=int, default=-1, help="target documents to train on; -1: all")
     parser.add_argument("--seed", type=int, default=0, help="of head, order and shots")
-    parser.add_argument("--n_epochs", type=int, default=300)
-    parser.add_argument("--lr_head", type=float, default=0.1)
-    parser.add_argument("--lr_mask", type=float, default=0.1)
-    parser.add_argument("--alpha", type=float, default=0.2, help="weight of the penalty on kept weights")
+    parser.add_argument("--n_epochs", type=positive, help="default: 300, or what protocol seam says")
+    parser.add_argument("--lr_head", type=float, help="default: 0.1, or what protocol seam says")
+    parser.add_argument("--lr_mask", type=float, help="default: 0.1, or what protocol seam says")
+    parser.add_argument("--alpha", type=float, help="weight of the penalty; default: 0.2, or what protocol seam says")
     parser.add_argument("--early_stop", type=int, default=-1, help="epochs below the base before stopping; -1: never")
     parser.add_argument("--tuning_param", action="store_true", help=f"try a grid instead of one setting: {GRID}")
     ours = parser.add_argument_group("beyond the reference's flags")
@@ -41,7 +41,6 @@ def make_parser() -> argparse.ArgumentParser:
     ours.add_argument("--schedule", choices=("seam", "port", "joint"), help="default: seam, SeaM's own")
     ours.add_argument("--sampling", choices=("balanced", "redraw", "all"), help="default: balanced")
     ours.add_argument("--protocol", choices=("reference", "seam"), default="reference")
-    ours.add_argument("--threads", type=positive, help="settings of a grid tried side by side (default: all cores)")
     return parser
 
 
@@ -52,15 +51,23 @@ def main(argv=None) -> int:
 
 def run(arguments) -> int:
     from seam_fast import LSTMClassifier, Settings
-    from seam_fast.workflow import corpus_for_base, get_corpus, parse_targets, reference_file, train_base
+    from seam_fast.workflow import (
+        check_writable,
+        corpus_for_base,
+        get_corpus,
+        parse_targets,
+        reference_base,
+        reference_file,
+        train_base,
+    )
 
     root = Path(arguments.out)
-    suffix = "" if arguments.dataset == "r8" else f"_{arguments.dataset}"
-    base_path = Path(arguments.base) if arguments.base else root / "models" / f"LSTM_classifier{suffix}.pt"
+    base_path = Path(arguments.base) if arguments.base else reference_base(root, arguments.dataset)
     if base_path.exists() or arguments.base:
         base = LSTMClassifier.load(base_path)
         corpus = corpus_for_base(base, arguments.dataset, arguments.data_dir, print)
     else:
+        check_writable(base_path, (".pt",))
         print(f"no base at {base_path}: it is trained now, once (a few minutes)")
         corpus = get_corpus(arguments.dataset, arguments.data_dir, "reference", None, print, arguments.smallest_class)
         base = train_base(corpus, "public", 0, base_path, print)
@@ -75,6 +82,9 @@ def run(arguments) -> int:
         shots=arguments.shots,
         early_stop=arguments.early_stop,
     )
+    if corpus.unknown_id is None and settings.word_dropout > 0:
+        print("this corpus has no unknown word, so no words are dropped in training")
+        settings = settings.with_options(word_dropout=0.0)
     trials = [settings]
     if arguments.tuning_param:
         trials = [
@@ -99,7 +109,7 @@ def reengineer_one(base, corpus, target, settings, arguments):
     """One setting's module; what is best so far is saved if Ctrl-C comes."""
     from seam_fast.reengineer import Interrupted, reengineer
     from seam_fast.report import comparison
-    from seam_fast.workflow import reference_file
+    from seam_fast.workflow import not_in_the_way, reference_file
 
     begun = []
 
@@ -120,13 +130,11 @@ def reengineer_one(base, corpus, target, settings, arguments):
         )
 
     try:
-        (module,) = reengineer(
-            base, corpus, [target], settings=settings, seed=arguments.seed, threads=arguments.threads, on_epoch=show
-        )
+        (module,) = reengineer(base, corpus, [target], settings=settings, seed=arguments.seed, on_epoch=show)
     except Interrupted as interrupted:
         (module,) = interrupted.modules
         if module is not None:
-            path = reference_file(Path(arguments.out), arguments.dataset, target, settings)
+            path = not_in_the_way(reference_file(Path(arguments.out), arguments.dataset, target, settings))
             module.save(path)
             print(f"interrupted; the best so far is in {path}")
         raise

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from .errors import CheckpointError
 from .files import write_atomically
+from .inference import class_logits
 from .keys import WEIGHT_KEYS
 from .metrics import wilson
 
@@ -114,25 +116,25 @@ class LSTMClassifier(nn.Module):
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the base to ``path`` atomically; the ending decides what is written.
 
-        ``.pt`` and ``.pth`` hold a plain state dict of the seven public keys; ``.safetensors`` the same tensors and,
-        as metadata, ``read``, ``class_names``, ``vocabulary`` and ``info``.
+        ``.pt`` and ``.pth`` hold a state dict of the seven public keys, ``.safetensors`` the same tensors; both carry
+        ``read``, ``class_names``, ``vocabulary`` and ``info`` as metadata.
         """
         path = Path(path)
         tensors = {key: tensor.to("cpu").contiguous() for key, tensor in self.weights().items()}
+        card = json.dumps(
+            {"read": self.read, "class_names": self.class_names, "vocabulary": self.vocabulary, "info": self.info},
+            ensure_ascii=False,
+        )
         if path.suffix in (".pt", ".pth"):
-            buffer = io.BytesIO()
             # Clones, so that the file holds these tensors alone and no storage that they may be views of.
-            torch.save({key: tensor.clone() for key, tensor in tensors.items()}, buffer)
+            state = OrderedDict((key, tensor.clone()) for key, tensor in tensors.items())
+            state._metadata = {_METADATA_KEY: card}  # where torch keeps versions of a state dict; others pass it over
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
             data = buffer.getvalue()
         elif path.suffix == ".safetensors":
-            card = {
-                "read": self.read,
-                "class_names": self.class_names,
-                "vocabulary": self.vocabulary,
-                "info": self.info,
-            }
             # One entry only: the order of several is not fixed, and the same base should give the same bytes.
-            data = safetensors.torch.save(tensors, {_METADATA_KEY: json.dumps(card, ensure_ascii=False)})
+            data = safetensors.torch.save(tensors, {_METADATA_KEY: card})
         else:
             raise CheckpointError(f"Cannot save a base as {path}: the name must end in .pt, .pth or .safetensors.")
         return write_atomically(path, data)
@@ -217,7 +219,14 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise CheckpointError(f"{path}: holds {type(state).__name__}, not a state dict; save the model's state_dict().")
-    return dict(state), {}
+    metadata = getattr(state, "_metadata", None)
+    try:
+        card = json.loads(metadata[_METADATA_KEY]) if isinstance(metadata, dict) and _METADATA_KEY in metadata else {}
+    except (TypeError, ValueError):
+        card = None
+    if not isinstance(card, dict):
+        raise CheckpointError(f"{path}: its metadata is not a JSON object; save the base again.")
+    return dict(state), card
 
 
 def _first_line(error: BaseException) -> str:
@@ -363,30 +372,16 @@ class ClassifierMetrics:
         }
 
 
-def predict_logits(model: LSTMClassifier, ids: Tensor, lengths: Tensor | None = None, batch_size: int = 256) -> Tensor:
-    """Class scores (N, C) of many documents, in batches, without gradients; the model's mode is left as it was."""
-    device = model.hidden2label.weight.device
-    was_training = model.training
-    model.eval()
-    logits = []
-    try:
-        with torch.no_grad():
-            for start in range(0, len(ids), batch_size):
-                part = ids[start : start + batch_size]
-                own = None if lengths is None else lengths[start : start + batch_size]
-                if own is not None and model.read == "last_word":
-                    part = part[:, : int(own.max())]  # what lies behind the longest document is read by nobody
-                logits.append(model(part.to(device), None if own is None else own.to(device)))
-    finally:
-        model.train(was_training)
-    if not logits:
-        return model.hidden2label.weight.new_zeros(0, model.num_classes)
-    return torch.cat(logits)
+def predict_logits(model: LSTMClassifier, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Class scores (N, C) of many documents, in batches, without gradients; arguments as in the model's forward."""
+    if lengths is None:
+        lengths = torch.full((len(ids),), ids.shape[1])
+    return class_logits(model.weights(), ids, lengths, model.read)
 
 
-def evaluate_classifier(model: LSTMClassifier, split: Any, batch_size: int = 256) -> ClassifierMetrics:
+def evaluate_classifier(model: LSTMClassifier, split: Any) -> ClassifierMetrics:
     """Judge ``model`` on a split (``ids`` (N, T), ``lengths`` (N,), ``labels`` (N,) int64): confusion and figures."""
-    predicted = predict_logits(model, split.ids, split.lengths, batch_size).argmax(1).cpu()
+    predicted = predict_logits(model, split.ids, split.lengths).argmax(1).cpu()
     return confusion_metrics(split.labels, predicted, model.num_classes)
 
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from . import __version__
-from .errors import SeamFastError
+from .errors import CheckpointError, NoSourceError, SeamFastError, TrainingError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,6 +72,11 @@ def make_parser() -> argparse.ArgumentParser:
     sub = verb("data", run_data, "find or fetch the corpus, and say what is in it")
     corpus_options(sub)
     sub.add_argument("--protocol", choices=("seam", "reference"), default="seam", help="text treatment")
+    sub.add_argument(
+        "--or-synthetic",
+        action="store_true",
+        help="where no source has R8, take a generated corpus; the last line of output names the corpus to use",
+    )
     smallest_class_option(sub)
 
     sub = verb("train", run_train, "train a base classifier")
@@ -81,7 +86,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--epochs", type=positive, help="default: the recipe's own")
     smallest_class_option(sub)
-    sub.add_argument("--out", metavar="FILE", help="default: runs/NAME/base.safetensors")
+    sub.add_argument("--out", metavar="FILE", help="default: runs/NAME/base.safetensors (base_public.safetensors)")
     sub.add_argument("--reuse", action="store_true", help="keep the base that is there if it was made just so")
 
     sub = verb("reengineer", run_reengineer, "learn a module for each target class")
@@ -114,7 +119,9 @@ def add_settings(sub) -> None:
     sub.add_argument("--alpha", type=float, help="weight of the penalty on kept weights")
     sub.add_argument("--lr-mask", "--lr_mask", type=float, help="learning rate of the scores")
     sub.add_argument("--lr-head", "--lr_head", type=float, help="learning rate of the head")
-    sub.add_argument("--epochs", "--n_epochs", type=int, help="epochs (default of protocol seam: a budget in steps)")
+    sub.add_argument(
+        "--epochs", "--n_epochs", type=positive, help="epochs (default of protocol seam: a budget in steps)"
+    )
     sub.add_argument("--steps", type=int, help="budget in steps where no epochs are given")
     sub.add_argument("--batch-size", type=int)
     sub.add_argument("--word-dropout", type=float)
@@ -165,9 +172,17 @@ def settings_from(arguments):
 def run_data(arguments) -> int:
     from dataclasses import asdict
 
-    from .workflow import get_corpus, say
+    from .workflow import SYNTHETIC, get_corpus, say
 
-    corpus = get_corpus(arguments.dataset, arguments.data_dir, arguments.protocol, None, say, arguments.smallest_class)
+    dataset = arguments.dataset
+    try:
+        corpus = get_corpus(dataset, arguments.data_dir, arguments.protocol, None, say, arguments.smallest_class)
+    except NoSourceError as error:
+        if not arguments.or_synthetic:
+            raise
+        say(f"{error}\nGoing on with a generated corpus of the same shape, to show how it works.")
+        dataset = SYNTHETIC
+        corpus = get_corpus(dataset, None, arguments.protocol, None, say)
     counts = {
         name: [int((split.labels == k).sum()) for split in (corpus.train, corpus.test)]
         for k, name in enumerate(corpus.class_names)
@@ -182,13 +197,17 @@ def run_data(arguments) -> int:
     width = max(len(name) for name in counts)
     for name, (train, test) in counts.items():
         print(f"{mark}  {name:{width}}  {train:5} train  {test:5} test")
+    if arguments.or_synthetic:
+        print(dataset)
     return 0
 
 
 def run_train(arguments) -> int:
-    from .workflow import RECIPE_PROTOCOL, describe_base, get_corpus, say, train_base
+    from .workflow import RECIPE_PROTOCOL, check_writable, describe_base, get_corpus, say, train_base
 
-    path = Path(arguments.out or Path("runs") / arguments.dataset / "base.safetensors")
+    name = "base.safetensors" if arguments.recipe == "strong" else f"base_{arguments.recipe}.safetensors"
+    path = Path(arguments.out or Path("runs") / arguments.dataset / name)
+    check_writable(path, (".safetensors", ".pt", ".pth"))
     protocol = arguments.protocol or RECIPE_PROTOCOL[arguments.recipe]
     corpus = get_corpus(arguments.dataset, arguments.data_dir, protocol, None, say, arguments.smallest_class)
     options = {"epochs": arguments.epochs} if arguments.epochs else {}
@@ -230,7 +249,17 @@ def run_reengineer(arguments) -> int:
     from . import report
     from .classifier import LSTMClassifier
     from .reengineer import Interrupted, reengineer
-    from .workflow import corpus_for_base, describe_base, module_file, parse_targets, reusable, save_run, say
+    from .workflow import (
+        check_writable,
+        corpus_for_base,
+        describe_base,
+        module_file,
+        not_in_the_way,
+        parse_targets,
+        reusable,
+        save_run,
+        say,
+    )
 
     folder = Path(arguments.out or Path("runs") / arguments.dataset)
     base = LSTMClassifier.load(arguments.base or Path("runs") / arguments.dataset / "base.safetensors")
@@ -240,16 +269,20 @@ def run_reengineer(arguments) -> int:
     paths = {target: module_file(folder, target, corpus.class_names) for target in targets}
     done = {}
     if arguments.reuse:
-        found = {target: reusable(paths[target], base, corpus, settings, arguments.seed) for target in targets}
+        wanted = {"settings": settings.as_dict(), "seed": arguments.seed, "evaluate_every": arguments.evaluate_every}
+        found = {target: reusable(paths[target], base, corpus, wanted) for target in targets}
         done = {target: module for target, module in found.items() if module is not None}
         if done:
             say(f"{len(done)} of {len(targets)} modules are there already: kept")
-    say(f"re-engineering {len(targets) - len(done)} targets from a base with {describe_base(base)}")
     todo = [target for target in targets if target not in done]
+    if todo:
+        check_writable(paths[todo[0]], (".safetensors",))
+        say(f"re-engineering {len(todo)} targets from a base with {describe_base(base)}")
+    mark = "SYNTHETIC: " if corpus.synthetic else ""
 
-    def save(target, module):
-        module.save(paths[target])
-        say(f"module: {paths[target]}")
+    def save(target, module, path):
+        module.save(path)
+        say(f"{mark}module: {path}")
 
     try:
         made = reengineer(
@@ -267,14 +300,21 @@ def run_reengineer(arguments) -> int:
         for target, module in zip(todo, interrupted.modules, strict=True):
             if module is not None:
                 module.card["interrupted"] = True
-                save(target, module)
+                save(target, module, not_in_the_way(paths[target]))
+        raise
+    except TrainingError as error:
+        for target, module in zip(todo, error.modules or [None] * len(todo), strict=True):
+            if module is not None:
+                save(target, module, paths[target])
         raise
     for target, module in zip(todo, made, strict=True):
-        save(target, module)
+        save(target, module, paths[target])
     modules = [done.get(target) or made[todo.index(target)] for target in targets]
+    if arguments.targets != "all":  # the record of the whole run stays what it is
+        folder = folder / f"targets_{'_'.join('+'.join(map(str, target)) for target in targets)}"
     record, written = save_run(modules, base, corpus, folder, arguments.command_line, not arguments.no_plots)
     for path in written:
-        say(f"wrote {path}")
+        say(f"{mark}wrote {path}")
     if arguments.json:
         print_json(record)
     else:
@@ -290,11 +330,18 @@ def run_evaluate(arguments) -> int:
     from .workflow import corpus_for_base, find_base_beside, parse_targets, say
 
     path = Path(arguments.module)
-    base = LSTMClassifier.load(arguments.base or find_base_beside(path))
-    dataset = arguments.dataset or base.info.get("corpus") or "r8"
+    base_path, named = (arguments.base, None) if arguments.base else find_base_beside(path)
+    base = LSTMClassifier.load(base_path)
+    dataset = arguments.dataset or named or base.info.get("corpus") or "r8"
     corpus = corpus_for_base(base, dataset, arguments.data_dir, say)
-    target = parse_targets(arguments.target, corpus)[0] if arguments.target else None
-    module = SeamModule.load(path, base, target=target)
+    targets = parse_targets(arguments.target, corpus) if arguments.target else [None]
+    if len(targets) != 1:
+        raise TrainingError(
+            f"--target {arguments.target} names {len(targets)} targets; a module has one (+ joins a set)"
+        )
+    module = SeamModule.load(path, base, target=targets[0])
+    if targets[0] not in (None, module.target):
+        raise CheckpointError(f"{path}: its card says target {list(module.target)}, not {list(targets[0])}")
     evaluate_module(module, corpus)
     if arguments.json:
         print_json(report.module_row(module) | {"metrics": module.metrics})
@@ -328,7 +375,7 @@ def run_info(arguments) -> int:
 
 def print_json(value) -> None:
     """One JSON document on standard output."""
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+    print(json.dumps(value, indent=1))
 
 
 if __name__ == "__main__":

@@ -369,7 +369,7 @@ def _vocabulary(
     else:
         words = list(seen)
     if not seen.keys() - {END}:
-        raise DataError("the training documents hold no words at all.")
+        raise DataError("the training documents hold no words at all; check that the text stands behind the tab.")
     index = {word: i for i, word in enumerate(words)}
     if config.padding == "own":
         del index[PAD], index[UNKNOWN]

@@ -9,9 +9,18 @@ class DataError(SeamFastError):
     """A corpus that is missing, damaged or not of the expected form."""
 
 
+class NoSourceError(DataError):
+    """No source has the corpus; its text lists what was tried."""
+
+
 class CheckpointError(SeamFastError):
     """A base or module file that cannot be used: wrong keys, shapes, values, or the wrong base."""
 
 
 class TrainingError(SeamFastError):
-    """A training run that cannot go on: a value that is not finite, or settings that contradict each other."""
+    """A training run that cannot go on: a value that is not finite, or settings that contradict each other.
+
+    modules: where some targets of a call failed and others did not, a list with the modules of the others.
+    """
+
+    modules: list | None = None

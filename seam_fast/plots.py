@@ -114,6 +114,7 @@ def base_confusion(confusion, names, path, synthetic: bool = False) -> Path:
     size = max(4.6, 0.55 * len(counts) + 1.8)
     figure, axes = _figure(size + 0.8, size, 1, 1)
     axis = axes.flat[0]
+    names = [_plain(name) for name in names]
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
     small = len(counts) > 20  # numbers in the cells would be noise
     if not small:
@@ -124,11 +125,11 @@ def base_confusion(confusion, names, path, synthetic: bool = False) -> Path:
                     axis.text(
                         column, row, str(int(counts[row, column])), ha="center", va="center", color=color, fontsize=8
                     )
-    axis.set_xticks(range(len(counts)), list(map(str, names)), rotation=90 if small else 45, fontsize=6 if small else 9)
+    axis.set_xticks(range(len(counts)), names, rotation=90 if small else 45, fontsize=6 if small else 9)
     for label in axis.get_xticklabels():
         label.set_horizontalalignment("center" if small else "right")
         label.set_rotation_mode("default" if small else "anchor")
-    axis.set_yticks(range(len(counts)), list(map(str, names)), fontsize=6 if small else 9)
+    axis.set_yticks(range(len(counts)), names, fontsize=6 if small else 9)
     axis.set_xlabel("predicted by the base")
     axis.set_ylabel("true class")
     axis.set_title(_title(f"The base on {int(counts.sum())} test documents", synthetic), fontsize=11)
@@ -152,7 +153,12 @@ def _no_ticks():
 
 
 def _name(module: SeamModule) -> str:
-    return "+".join(module.card.get("target_names", map(str, module.target)))
+    return _plain("+".join(module.card.get("target_names", map(str, module.target))))
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not take for mathematics."""
+    return str(text).replace("$", r"\$")
 
 
 def _title(text: str, synthetic: bool | None) -> str:

@@ -28,7 +28,7 @@ from importlib import resources
 from pathlib import Path
 
 from .corpus import Corpus, CorpusConfig, Documents, build_corpus, read_documents, read_labelled
-from .errors import DataError
+from .errors import DataError, NoSourceError
 from .files import write_atomically
 
 Log = Callable[[str], object]
@@ -125,7 +125,7 @@ def _find(data_dir: str | os.PathLike | None, log: Log) -> Found:
             log(f"R8: {found[2]}")
             return found
     tried = "\n  ".join(failures)
-    raise DataError(f"R8 could not be had from any source.\n  {tried}\n{HOW_TO}")
+    raise NoSourceError(f"R8 could not be had from any source.\n  {tried}\n{HOW_TO}")
 
 
 class _NotHereError(Exception):

@@ -79,8 +79,9 @@ def reengineer(
     progress: show a progress bar if the output is a terminal.
     on_epoch: called as ``on_epoch(job, figures)`` in the calling thread after each epoch of each module.
 
-    Returns one ``SeamModule`` a target, in order. Raises TrainingError for settings that cannot work and values that
-    are not finite, and ``Interrupted`` on Ctrl-C.
+    Returns one ``SeamModule`` a target, in order. Raises TrainingError for settings that cannot work, and for values
+    that are not finite once the other targets have ended; its ``modules`` then holds theirs (None where one failed).
+    Ctrl-C raises ``Interrupted``.
     """
     choose_backend(backend)
     settings = settings or Settings.for_protocol(protocol)
@@ -93,6 +94,8 @@ def reengineer(
         "sampling": sampling,
     }
     settings = settings.with_options(**overrides, **options)
+    if not isinstance(targets, Iterable) or isinstance(targets, str):
+        raise TrainingError(f"targets is {targets!r}; give a list of targets, such as [4] or range(8)")
     targets = [normalise_target(target, corpus.num_classes) for target in targets]
     if threads is not None and threads < 1:
         raise TrainingError(f"threads is {threads}; it must be at least 1, or None for all cores")
@@ -176,6 +179,7 @@ class Job:
         self._view = self._evaluation_view()
         self._metrics: dict | None = None
         self._base_figures: dict | None = None
+        self._steps = 0
         self.finished = False
 
     @property
@@ -191,12 +195,13 @@ class Job:
     @property
     def steps_done(self) -> int:
         """Steps taken so far."""
-        return self.trainer.steps if self.trainer else 0
+        return self.trainer.steps if self.trainer else self._steps
 
     def _evaluation_view(self) -> Tensor:
         """Indices into the evaluation split: the reference's balanced subset where its sampling is used, else all."""
         labels = self.study.evaluation.labels
-        if self.study.settings.protocol == "reference" and self.study.settings.sampling == "balanced":
+        settings = self.study.settings
+        if settings.evaluation_subset == "sampled" and settings.sampling == "balanced":
             return balanced(labels, self.target)
         return torch.arange(len(labels))
 
@@ -285,6 +290,7 @@ class Job:
         if self.evaluate_every:
             module = SeamModule(self.study.base, self.target, scores, head)
             self._metrics = figures_on_test(module, self.study.corpus, self.study.base_logits(self.study.corpus.test))
+        self._steps, self.trainer, self._best = self.trainer.steps, None, None
         self.finished = True
 
     def module(self) -> SeamModule:
@@ -300,6 +306,7 @@ class Job:
             "base_hash": study.base.hash,
             "settings": study.settings.as_dict(),
             "seed": self.seed,
+            "evaluate_every": self.evaluate_every,
             "epochs": len(self.history),
             "best_epoch": self.best_epoch,
             "steps": self.steps_done,
@@ -371,7 +378,10 @@ def run_jobs(jobs: list[Job], threads: int | None, progress: bool, on_epoch: OnE
     for job in jobs:
         if job in errors:
             error = errors[job]
-            if isinstance(error, SeamFastError) or not isinstance(error, Exception):
+            if isinstance(error, SeamFastError):
+                error.modules = [other.module() if other.finished else None for other in jobs]
+                raise error
+            if not isinstance(error, Exception):
                 raise error
             raise RuntimeError(f"target {job.name} failed") from error
 

@@ -37,6 +37,7 @@ def module_row(module: SeamModule) -> dict:
     return {
         "target": list(module.target),
         "name": "+".join(card.get("target_names", map(str, module.target))),
+        "synthetic": bool(card.get("synthetic")),
         "base_f1": module.metrics.get("base", {}).get("f1"),
         **{key: test.get(key) for key in ("f1", "precision", "recall", "accuracy", "accuracy_low", "accuracy_high")},
         "balanced_accuracy": module.metrics.get("test_balanced", {}).get("accuracy"),
@@ -107,7 +108,7 @@ def _cells(row: dict) -> list[str]:
     accuracy = percent(row["accuracy"])
     if row.get("accuracy_low") is not None:
         accuracy += f" ({percent(row['accuracy_low'])}-{percent(row['accuracy_high'])})"
-    epoch = "-" if row.get("epochs") is None else f"{row['best_epoch'] + 1}/{row['epochs']}"
+    epoch = "-" if row.get("best_epoch") is None else f"{row['best_epoch'] + 1}/{row['epochs']}"
     return [
         row["name"],
         share(row["base_f1"]),

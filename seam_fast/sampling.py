@@ -113,8 +113,8 @@ class Sampler:
             ids = torch.where(real & torch.from_numpy(chance < self.settings.word_dropout), self.unknown_id, ids)
         labels = 1 - is_target(self.split.labels[order], self.target).long()
         if self.teacher is not None:
-            share = self.settings.distill
-            wanted = (1 - share) * (labels == 0) + share * self.teacher(ids, lengths)
+            share, probability = self.settings.distill, self.teacher(ids, lengths)
+            wanted = (1 - share) * (labels == 0).to(probability.dtype) + share * probability
             labels = torch.stack([wanted, 1 - wanted], 1)
         return Split(ids, lengths, labels)
 

@@ -77,6 +77,10 @@ class SeamModule:
 
     def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """ids (N, T) int64, lengths (N,), 1..T -> outputs (N, 2), column 0 the target's."""
+        if len(ids) and not 1 <= int(lengths.min()) <= int(lengths.max()) <= ids.shape[1]:
+            raise ValueError(
+                f"lengths must lie between 1 and T = {ids.shape[1]}, got {lengths.min()} to {lengths.max()}"
+            )
         return reference.head_logits(class_logits(self.effective_weights(), ids, lengths, self.base.read), self.head)
 
     def predict_proba(self, ids: Tensor, lengths: Tensor) -> Tensor:
@@ -86,7 +90,7 @@ class SeamModule:
     # -- on disk -------------------------------------------------------------------------------------------------
 
     def save(self, path) -> None:
-        """Writes the module, whole or not at all: ``.pth``/``.pt`` in the reference's format, else ``.safetensors``.
+        """Writes the module, whole or not at all: ``.pth`` and ``.pt`` as the reference does, ``.safetensors`` native.
 
         The native format keeps one bit a score; the scores' values are only in the reference's.
         """
@@ -109,6 +113,7 @@ class SeamModule:
         card = self.card | {
             "target": list(self.target),
             "base_hash": self.base.hash,
+            "read": self.base.read,
             "kept": self.kept,
             "kept_by_group": self.kept_by_group,
             "metrics": self.metrics,
@@ -153,6 +158,11 @@ class SeamModule:
             raise CheckpointError(
                 f"{path}: made for the base {str(card.get('base_hash'))[:12]}, not for this one ({base.hash[:12]}); "
                 "load it with the base it was trained on"
+            )
+        if card.get("read", base.read) != base.read:
+            raise CheckpointError(
+                f"{path}: made for a base read at {card['read']!r}, this one is read at {base.read!r}; load the base "
+                f"with read={card['read']!r}"
             )
         weights = base.weights()
         shapes = {f"{key}.kept_bits": ((weight.numel() + 7) // 8,) for key, weight in weights.items()}

@@ -9,7 +9,8 @@ class ReferenceSelection:
     Among epochs whose accuracy reaches the base's (``accuracy_base``): one replaces the best when its ratio in tenths
     of a per cent, rounded down, is below the best's; else when its ratio is not above and its accuracy is. While no
     epoch has reached the base's accuracy: the first with the largest accuracy - ratio. ``early_stop``: number of epochs
-    below the base's accuracy, counted since the last smaller module was found, before stopping; -1 never.
+    below the base's accuracy, counted since the last smaller module was found (as SeaM's code counts), before
+    stopping; -1 never.
     ``gate``: refuse epochs whose figures a constant predictor could have (the reference does not).
     """
 

@@ -14,6 +14,7 @@ CHOICES = {
     "selection": ("reference", "f1", "last"),
     "evaluation": ("validation", "test"),
     "lr_decay": ("none", "cosine"),
+    "evaluation_subset": ("all", "sampled"),
 }
 RANGES = (
     ("alpha", 0, math.inf),
@@ -60,6 +61,7 @@ class Settings:
     settle: with ``"f1"``, share of the epochs that must have passed before one can be chosen.
     gate: refuse modules that a constant predictor could equal (``"f1"`` always does).
     evaluation: documents that choose the epoch, ``"validation"`` (held out of training) or ``"test"`` (the reference).
+    evaluation_subset: ``"all"`` of them, or ``"sampled"``, the balanced part of them where sampling is balanced.
     early_stop: epochs without progress before stopping (the rule defines progress); -1: never.
     """
 
@@ -85,6 +87,7 @@ class Settings:
     settle: float = 0.75
     gate: bool = True
     evaluation: str = "validation"
+    evaluation_subset: str = "all"
     early_stop: int = -1
 
     @classmethod
@@ -110,6 +113,7 @@ class Settings:
                 selection="reference",
                 gate=False,
                 evaluation="test",
+                evaluation_subset="sampled",
             )
         return cls(protocol=protocol)
 

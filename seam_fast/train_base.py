@@ -67,8 +67,6 @@ class StrongRecipe:
     class_exponent: float = 0.5
     prefix_weight: float = 1.0
     averaged_part: float = 0.5
-    validation_fraction: float = 0.1
-    validation_seed: int = 0
 
 
 def train(
@@ -120,14 +118,19 @@ def train(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Batches this small gain nothing from more threads and lose much where cores are shared (measured: a factor of
-    three); and sums are taken in the same order whatever the caller's number of threads."""
-    before = torch.get_num_threads()
+    """One torch thread and float32, whatever the caller has set.
+
+    Batches this small gain nothing from more threads and lose much where cores are shared (measured: a factor of
+    three); and sums are taken in the same order whatever the caller's number of threads.
+    """
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float32)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
 
 
 def _no_log(line: str) -> None:
@@ -226,7 +229,7 @@ def _train_strong(
     corpus: Corpus, recipe: StrongRecipe, seed: int, sizes: tuple[int, int], progress: bool, log: Log
 ) -> tuple[LSTMClassifier, dict[str, Any]]:
     generator = torch.Generator().manual_seed(seed)
-    fit, held_out = corpus.validation_indices(recipe.validation_fraction, recipe.validation_seed)
+    fit, held_out = corpus.validation_indices()  # the split by which modules are chosen later
     model = _new_model(corpus, sizes, "last_word", generator)
     started = time.perf_counter()
     _initialise_strong(model, corpus, fit, recipe, generator)

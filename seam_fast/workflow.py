@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -72,7 +73,9 @@ def corpus_for_base(
 
 def train_base(corpus: Corpus, recipe: str, seed: int, path: Path, log: Log, **options) -> LSTMClassifier:
     """Trains a base and saves it, the metrics on the test documents in its metadata."""
-    log(f"training the base: recipe {recipe}, {len(corpus.train)} documents, {corpus.num_classes} classes, seed {seed}")
+    mark = "SYNTHETIC: " if corpus.synthetic else ""
+    size = f"{len(corpus.train)} documents, {corpus.num_classes} classes"
+    log(f"{mark}training the base: recipe {recipe}, {size}, seed {seed}")
     base = train(corpus, recipe, seed, progress=True, **options)
     base.info["test"] = evaluate_classifier(base, corpus.test).as_dict(corpus.class_names)
     base.save(path)
@@ -92,19 +95,26 @@ def describe_base(base: LSTMClassifier) -> str:
 
 
 def parse_targets(text: str, corpus: Corpus) -> list[tuple[int, ...]]:
-    """``all``, or a comma-separated list of classes by number or name, joined with ``+`` where a target is a set."""
+    """``all``, or a comma-separated list of classes by number or name, joined with ``+`` where a target is a set.
+
+    Digits are a class number, even where some class bears them as its name. A name that holds a comma or a plus can
+    stand alone only.
+    """
     if text == "all":
         return [(k,) for k in range(corpus.num_classes)]
+    if text in corpus.class_names and not text.isdecimal():
+        return [(corpus.class_names.index(text),)]
 
     def number(word: str) -> int:
-        if word in corpus.class_names:
-            return corpus.class_names.index(word)
-        if word.isdigit() and int(word) < corpus.num_classes:
+        if word.isdecimal() and int(word) < corpus.num_classes:
             return int(word)
+        if word in corpus.class_names and not word.isdecimal():
+            return corpus.class_names.index(word)
         names = ", ".join(corpus.class_names[:12]) + (", ..." if corpus.num_classes > 12 else "")
         raise TrainingError(f"no class {word!r}; there are 0 to {corpus.num_classes - 1}, or by name: {names}")
 
-    return [tuple(sorted({number(word.strip()) for word in part.split("+")})) for part in text.split(",")]
+    targets = (tuple(sorted({number(word.strip()) for word in part.split("+")})) for part in text.split(","))
+    return list(dict.fromkeys(targets))
 
 
 def module_file(folder: Path, target: Sequence[int], class_names: Sequence[str]) -> Path:
@@ -121,15 +131,18 @@ def reference_file(root: Path, dataset: str, target: Sequence[int], settings: Se
     return root / "binary_classification" / f"lstm_{dataset}" / folder / name
 
 
-def reusable(path: Path, base: LSTMClassifier, corpus: Corpus, settings: Settings, seed: int) -> SeamModule | None:
-    """The module in that file if it is just what this run would make; None otherwise."""
+def reusable(path: Path, base: LSTMClassifier, corpus: Corpus, wanted: dict) -> SeamModule | None:
+    """The module in that file if it is just what this run would make; None otherwise.
+
+    wanted: what its card must say of settings, seed and evaluate_every.
+    """
     if not path.is_file():
         return None
     try:
         module = SeamModule.load(path, base)
     except CheckpointError:
         return None
-    wanted = {"data_hash": corpus.data_hash, "settings": settings.as_dict(), "seed": seed, "interrupted": None}
+    wanted = wanted | {"data_hash": corpus.data_hash, "interrupted": None}
     return module if all(module.card.get(key) == value for key, value in wanted.items()) else None
 
 
@@ -152,9 +165,36 @@ def write_json(path: Path, value) -> Path:
     return write_atomically(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def find_base_beside(module_path: Path) -> Path:
-    """The base of a module saved by the command line: ``base.safetensors`` in its folder or the one above."""
-    for folder in list(module_path.absolute().parents)[:2]:
+def reference_base(root: Path, dataset: str) -> Path:
+    """Where the reference's layout keeps the base: ``models/LSTM_classifier.pt``, for R8 without the corpus' name."""
+    return root / "models" / f"LSTM_classifier{'' if dataset == 'r8' else '_' + dataset}.pt"
+
+
+def find_base_beside(module_path: Path) -> tuple[Path, str | None]:
+    """The base of a module saved by the command line, and the corpus' name where the path tells it.
+
+    That is ``base.safetensors`` in the module's folder or the one above, or the base of the reference's layout.
+    """
+    parents = list(module_path.absolute().parents)
+    for folder in parents[:2]:
         if (folder / "base.safetensors").is_file():
-            return folder / "base.safetensors"
+            return folder / "base.safetensors", None
+    if len(parents) > 3 and parents[2].name == "binary_classification" and parents[1].name.startswith("lstm_"):
+        dataset = parents[1].name.removeprefix("lstm_")
+        if reference_base(parents[3], dataset).is_file():
+            return reference_base(parents[3], dataset), dataset
     raise CheckpointError(f"{module_path}: found no base.safetensors beside it or one folder up; name it with --base")
+
+
+def not_in_the_way(path: Path) -> Path:
+    """Where a half-trained module goes: that path, or one marked ``.interrupted`` if a module is there already."""
+    return path.with_name(f"{path.stem}.interrupted{path.suffix}") if path.exists() else path
+
+
+def check_writable(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Finds out before hours of training whether its result can be saved: the ending is known, the folder writable."""
+    if path.suffix not in suffixes:
+        raise CheckpointError(f"{path}: the name must end in {' or '.join(suffixes)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+        pass

@@ -1,6 +1,7 @@
 """The base: its files, what it refuses, where it reads, and both training recipes on corpora that take a second."""
 
 import json
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 import pytest
@@ -106,11 +107,12 @@ def test_padding_never_changes_what_the_last_word_gives():
     assert not torch.allclose(model(wider, batch.lengths), before)
 
 
-def test_prediction_in_batches():
+def test_prediction_in_batches(monkeypatch):
+    monkeypatch.setattr("seam_fast.inference.BATCH", 5)
     batch = documents(count=23)
     for read in ("last_word", "end"):
         model = make_model(read=read).train()
-        logits = predict_logits(model, batch.ids, batch.lengths, batch_size=5)
+        logits = predict_logits(model, batch.ids, batch.lengths)
         torch.testing.assert_close(logits, model(batch.ids, batch.lengths))
         assert model.training and not logits.requires_grad
     assert predict_logits(model, batch.ids[:0], batch.lengths[:0]).shape == (0, 5)
@@ -151,12 +153,8 @@ def test_round_trip(tmp_path, ending, dtype):
     for key, tensor in loaded.weights().items():
         assert tensor.dtype == dtype and torch.equal(tensor, model.weights()[key]), key
     assert all(p.requires_grad and p.device.type == "cpu" for p in loaded.parameters())
-    if ending == ".safetensors":
-        assert (loaded.read, loaded.class_names) == ("last_word", tuple("abcde"))
-        assert (loaded.vocabulary, loaded.info) == (tuple(words), {"seed": 3})
-    else:
-        assert (loaded.read, loaded.class_names, loaded.vocabulary, loaded.info) == ("end", None, None, {})
-        assert LSTMClassifier.load(path, read="last_word", vocabulary=words).vocabulary == tuple(words)
+    assert (loaded.read, loaded.class_names) == ("last_word", tuple("abcde"))
+    assert (loaded.vocabulary, loaded.info) == (tuple(words), {"seed": 3})
     again = model.save(tmp_path / f"again{ending}")
     assert again.read_bytes() == path.read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["deep", f"again{ending}"])  # no temporary left
@@ -165,8 +163,28 @@ def test_round_trip(tmp_path, ending, dtype):
 def test_pt_is_a_plain_state_dict(tmp_path):
     path = make_model().save(tmp_path / "base.pt")
     tensors = torch.load(path, weights_only=True)
-    assert type(tensors) is dict and tuple(tensors) == WEIGHT_KEYS
-    make_model(seed=1).load_state_dict(tensors)
+    assert isinstance(tensors, dict) and tuple(tensors) == WEIGHT_KEYS
+    other = make_model(seed=1)
+    assert str(other.load_state_dict(tensors)) == "<All keys matched successfully>"
+    assert other.hash == make_model().hash
+
+
+def test_a_bare_state_dict_is_read_at_the_end(tmp_path):
+    words = [f"w{k}" for k in range(11)]
+    torch.save(state(), tmp_path / "base.pt")
+    loaded = LSTMClassifier.load(tmp_path / "base.pt")
+    assert (loaded.read, loaded.class_names, loaded.vocabulary, loaded.info) == ("end", None, None, {})
+    told = LSTMClassifier.load(tmp_path / "base.pt", read="last_word", vocabulary=words)
+    assert (told.read, told.vocabulary) == ("last_word", tuple(words))
+
+
+@pytest.mark.parametrize("card", ["[1]", "no json", 5])
+def test_a_state_dict_with_damaged_metadata_is_refused(tmp_path, card):
+    tensors = OrderedDict(state())
+    tensors._metadata = {"seam_fast": card}
+    torch.save(tensors, tmp_path / "base.pt")
+    with pytest.raises(CheckpointError, match="metadata"):
+        LSTMClassifier.load(tmp_path / "base.pt")
 
 
 def test_half_precision_is_read_as_float32(tmp_path):

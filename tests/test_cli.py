@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from seam_fast import LSTMClassifier, SeamModule
+from seam_fast import LSTMClassifier, SeamModule, TrainingError, load_corpus
 from seam_fast.cli import main
+from seam_fast.engine import TorchTrainer
+from seam_fast.workflow import not_in_the_way, parse_targets
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -156,6 +158,93 @@ def test_no_write_permission_is_a_sentence(trained, capsys):
     assert "blocked" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_results_that_cannot_be_saved_are_refused_before_training(trained, capsys):
+    assert main(["train", *TINY, "--out", "base.bin"]) == 1
+    assert main(["reengineer", *TINY, "--steps", "2", "--out", "/proc/nowhere"]) == 1
+    shown = capsys.readouterr().err
+    assert "must end in .safetensors" in shown and "/proc/nowhere" in shown
+    assert "epoch" not in shown and "module:" not in shown
+
+
+def test_a_few_targets_leave_the_record_of_all_alone(trained, capsys):
+    assert main(["reengineer", *TINY, "--steps", "2"]) == 0
+    before = (trained / "runs/tiny/record.json").read_bytes()
+    assert main(["reengineer", *TINY, "--steps", "2", "--targets", "2,0,2"]) == 0
+    assert (trained / "runs/tiny/record.json").read_bytes() == before
+    record = json.loads((trained / "runs/tiny/targets_2_0/record.json").read_text())
+    assert [row["target"] for row in record["modules"]] == [[2], [0]]
+
+
+def test_modules_that_were_not_evaluated_are_not_reused(trained, capsys):
+    command = ["reengineer", *TINY, "--steps", "2", "--reuse", "--no-plots"]
+    assert main([*command, "--evaluate-every", "0"]) == 0
+    assert main(command) == 0
+    shown = capsys.readouterr()
+    rows = [line.split() for line in shown.out.splitlines() if line.startswith("class0")]
+    assert "there already" not in shown.err and rows[0][1] == "-" and rows[1][1] != "-"
+
+
+def test_digits_are_class_numbers_even_where_classes_bear_them(here, capsys):
+    for split in ("train", "test"):
+        lines = "".join(f"{name}\tword{name} word\n" * 4 for name in ("1", "0", "a,b"))
+        (here / "corpus" / f"digits-{split}-all-terms.txt").write_text(lines)
+    corpus = load_corpus("corpus", "digits")
+    assert corpus.class_names == ("1", "0", "a,b")
+    assert parse_targets("0,1+2", corpus) == [(0,), (1, 2)]
+    assert parse_targets("a,b", corpus) == [(2,)]
+    for text in ("3", "²", "b", ""):
+        with pytest.raises(TrainingError, match="no class"):
+            parse_targets(text, corpus)
+
+
+def test_ctrl_c_does_not_overwrite_a_whole_module(tmp_path):
+    assert not_in_the_way(tmp_path / "m.safetensors") == tmp_path / "m.safetensors"
+    (tmp_path / "m.safetensors").touch()
+    assert not_in_the_way(tmp_path / "m.safetensors") == tmp_path / "m.interrupted.safetensors"
+
+
+def test_a_target_that_fails_does_not_take_the_others_along(trained, monkeypatch, capsys):
+    step = TorchTrainer.step
+
+    def fail_for_one(self, ids, lengths, labels):
+        if self.fails:
+            raise TrainingError("something is not finite")
+        return step(self, ids, lengths, labels)
+
+    made = []
+    initialise = TorchTrainer.__init__
+
+    def count(self, *arguments, **options):
+        initialise(self, *arguments, **options)
+        self.fails = not made
+        made.append(self)
+
+    monkeypatch.setattr(TorchTrainer, "step", fail_for_one)
+    monkeypatch.setattr(TorchTrainer, "__init__", count)
+    assert main(["reengineer", *TINY, "--steps", "2", "--threads", "1"]) == 1
+    assert "something is not finite" in capsys.readouterr().err.splitlines()[-1]
+    assert len(list((trained / "runs/tiny/modules").iterdir())) == 2
+
+
+def test_or_synthetic_names_the_corpus_to_use(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("SEAM_FAST_OFFLINE", "1")
+    monkeypatch.setenv("SEAM_FAST_CACHE", str(tmp_path))
+    monkeypatch.delenv("SEAM_FAST_DATA", raising=False)
+    assert main(["data"]) == 1
+    assert "could not be had" in capsys.readouterr().err
+    assert main(["data", "--or-synthetic"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "r8-synthetic" and all(line.startswith("SYNTHETIC") for line in lines[:-1])
+
+
+def test_or_synthetic_does_not_hide_damaged_data(monkeypatch, tmp_path, capsys):
+    for split in ("train", "test"):
+        (tmp_path / f"r8-{split}-all-terms.txt").write_text("earn no tab here")
+    monkeypatch.setenv("SEAM_FAST_DATA", str(tmp_path))
+    assert main(["data", "--or-synthetic"]) == 1
+    assert "no tab" in capsys.readouterr().err
+
+
 def test_usage_errors_exit_with_2(capsys):
     for command in (["dance"], ["train", "--recipe", "secret"], ["reengineer", "--threads", "0"], []):
         with pytest.raises(SystemExit) as left:
@@ -220,6 +309,7 @@ def test_reference_command_line_writes_the_reference_file(here):
     assert all(state[f"{key}_mask"].shape == weight.shape for key, weight in base.weights().items())
     epochs = [line for line in done.stdout.splitlines() if line.startswith("epoch ")]
     assert len(epochs) == 3 and "embed" in epochs[0] and "h2l" in epochs[0]
+    assert main(["evaluate", str(path.relative_to(here)), "--data-dir", "corpus"]) == 0
     again = run_process(SCRIPT, *flags, *TINY, cwd=here)
     assert "is trained now" not in again.stdout
     assert torch.load(path, weights_only=True)["lstm.weight_hh_l0_mask"].equal(state["lstm.weight_hh_l0_mask"])
@@ -244,6 +334,13 @@ def test_tuning_param_runs_a_grid_and_names_the_best(here):
     files = list((here / "data/binary_classification/lstm_tiny/tc_0").iterdir())
     assert len(files) == 6
     assert done.stdout.count("<- best") == 1 and done.stdout.splitlines()[-1].startswith("best: data/")
+
+
+def test_reference_command_line_with_protocol_seam(here):
+    done = run_process(SCRIPT, "--target_class", "1", "--n_epochs", "2", "--protocol", "seam", *TINY, cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert "no words are dropped" in done.stdout
+    assert (here / "data/binary_classification/lstm_tiny/tc_1/lr_head_mask_0.01_0.03_alpha_1.0.pth").exists()
 
 
 def test_reference_command_line_refuses_bad_input(here):

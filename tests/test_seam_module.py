@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, safe_open, save_file
 
-from seam_fast import CheckpointError, LSTMClassifier, SeamModule, reference
+from seam_fast import CheckpointError, LSTMClassifier, SeamModule, draws, reference
 from seam_fast.seam_module import pack_bits, unpack_bits
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")  # torch, of files that are refused
@@ -491,3 +491,24 @@ def test_saving_leaves_the_module_alone(tmp_path):
     module.save(tmp_path / "module.pth")
     assert module.card == before[4] and module.history == before[2] and module.metrics == before[3]
     assert all(torch.equal(module.scores[key], before[0][key]) for key in world.KEYS)
+
+
+def test_a_base_read_elsewhere_is_another_base(tmp_path, toy, toy_base):
+    """Its tensors, and so its hash, are the same; what it computes is not."""
+    scores = {key: torch.ones_like(weight) for key, weight in toy_base.weights().items()}
+    module = SeamModule(toy_base, (1,), scores, draws.head(0, (1,), toy_base.num_classes))
+    module.save(tmp_path / "module.safetensors")
+    sizes = (toy_base.vocab_size, toy_base.embedding_dim, toy_base.hidden_dim, toy_base.num_classes)
+    other = LSTMClassifier(*sizes, read="end")
+    other.load_state_dict(toy_base.state_dict())
+    assert other.hash == toy_base.hash
+    with pytest.raises(CheckpointError, match="read at 'last_word', this one is read at 'end'"):
+        SeamModule.load(tmp_path / "module.safetensors", other)
+
+
+@pytest.mark.parametrize("length", [0, 9])
+def test_lengths_outside_the_documents_are_refused(toy, toy_base, length):
+    scores = {key: torch.ones_like(weight) for key, weight in toy_base.weights().items()}
+    module = SeamModule(toy_base, (1,), scores, draws.head(0, (1,), toy_base.num_classes))
+    with pytest.raises(ValueError, match="lengths must lie between 1 and T = 8"):
+        module.predict_proba(toy.test.ids[:2], torch.tensor([3, length]))

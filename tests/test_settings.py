@@ -36,6 +36,7 @@ def test_protocol_seam():
         "settle": 0.75,
         "gate": True,
         "evaluation": "validation",
+        "evaluation_subset": "all",
         "early_stop": -1,
     }
 
@@ -63,6 +64,7 @@ def test_protocol_reference_is_the_public_one():
         "settle": 0.0,
         "gate": False,
         "evaluation": "test",
+        "evaluation_subset": "sampled",
         "early_stop": -1,
     }
     assert {key: settings[key] for key in expected} == expected
