@@ -30,13 +30,11 @@ def uniform(seed: int, purpose: str, target: tuple[int, ...], epoch: int, count:
     return (raw(seed, purpose, target, epoch, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def head(seed: int, target: tuple[int, ...], num_classes: int, outputs: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    """Initial head ``weight (outputs, C)`` and ``bias (outputs,)``, float32, by ``torch.nn.Linear``'s default law.
+def head(seed: int, target: tuple[int, ...], num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Initial head ``weight (2, C)`` and ``bias (2,)``, float32, by ``torch.nn.Linear``'s default law.
 
     That law is uniform on ±1/sqrt(C) for both.
     """
-    numbers = uniform(seed, HEAD, target, 0, outputs * (num_classes + 1))
+    numbers = uniform(seed, HEAD, target, 0, 2 * (num_classes + 1))
     values = torch.from_numpy(((2 * numbers - 1) / num_classes**0.5).astype(np.float32))
-    return values[: outputs * num_classes].reshape(outputs, num_classes).clone(), values[
-        outputs * num_classes :
-    ].clone()
+    return values[: 2 * num_classes].reshape(2, num_classes).clone(), values[2 * num_classes :].clone()

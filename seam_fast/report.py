@@ -148,9 +148,7 @@ def comparison(module: SeamModule) -> str:
     return "\n".join(mark + line for line in lines)
 
 
-def record(
-    modules: Sequence[SeamModule], command: str, *, base_metrics: dict | None = None, histories: bool = True
-) -> dict:
+def record(modules: Sequence[SeamModule], command: str, base_metrics: dict | None = None) -> dict:
     """Everything about a run that can be written as JSON: machine, versions, settings, figures, histories."""
     rows = [module_row(module) for module in modules]
     card = modules[0].card
@@ -163,7 +161,7 @@ def record(
         "settings": card.get("settings"),
         "seed": card.get("seed"),
         "modules": [
-            row | {"metrics": module.metrics} | ({"history": module.history} if histories else {})
+            row | {"metrics": module.metrics, "history": module.history}
             for row, module in zip(rows, modules, strict=True)
         ],
         "mean": mean_row(rows),

@@ -1,7 +1,5 @@
 """Which epoch's module is kept: the reference's rule, and the default one, each with a gate before it."""
 
-from collections.abc import Sequence
-
 
 class ReferenceSelection:
     """SeaM's rule, on the evaluation set's accuracy and the share of weights kept.
@@ -83,14 +81,3 @@ def is_constant_like(figures: dict[str, float]) -> bool:
     (always yes, always no, a biased coin), and a module has to beat it on both kinds of document."""
     recall, specificity = figures["recall"], figures["specificity"]
     return recall == 0 or specificity == 0 or recall + specificity <= 1
-
-
-def choose(rule, history: Sequence[dict[str, float]]) -> int:
-    """Index of the epoch that a rule keeps after a whole history; -1 for an empty one."""
-    best = -1
-    for epoch, figures in enumerate(history):
-        if rule.offer(figures):
-            best = epoch
-        if rule.stop:
-            break
-    return best

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 import world
+from world import choose
 
 from seam_fast import Interrupted, SeamModule, Settings, TrainingError, backends, draws, reengineer, reference
 from seam_fast.metrics import base_metrics, module_metrics
 from seam_fast.sampling import Sampler, is_target
-from seam_fast.selection import F1Selection, choose
+from seam_fast.selection import F1Selection
 
 loop = importlib.import_module("seam_fast.reengineer")  # the package gives that name to the function
 QUICK = {"epochs": 3, "batch_size": 8, "lr_mask": 0.1, "threads": 1}

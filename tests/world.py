@@ -182,3 +182,17 @@ def largest_difference(trainer, scores, head):
     """Between a Stepper's or HandSeam's state and scores by key and a head."""
     pairs = [(trainer.scores[key], scores[key]) for key in KEYS] + list(zip(trainer.head, head, strict=True))
     return max(float((torch.as_tensor(a).detach() - torch.as_tensor(b).detach()).abs().max()) for a, b in pairs)
+
+
+# -- selection ---------------------------------------------------------------------------------------------------------
+
+
+def choose(rule, history) -> int:
+    """Index of the epoch that a rule keeps after a whole history; -1 for an empty one."""
+    best = -1
+    for epoch, figures in enumerate(history):
+        if rule.offer(figures):
+            best = epoch
+        if rule.stop:
+            break
+    return best
