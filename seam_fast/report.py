@@ -204,6 +204,8 @@ def commit() -> str | None:
     try:
         if Path(git("rev-parse", "--show-toplevel")) != here.parent:
             return None  # installed into some other project's environment
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        paths = (":/", ":(top,exclude)benchmarks/records")  # a run's own record is no change of what ran
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *paths)
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
