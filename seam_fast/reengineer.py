@@ -195,7 +195,8 @@ class Job:
     @property
     def steps_done(self) -> int:
         """Steps taken so far."""
-        return self.trainer.steps if self.trainer else self._steps
+        trainer = self.trainer  # once: the working thread lets go of it
+        return trainer.steps if trainer else self._steps
 
     def _evaluation_view(self) -> Tensor:
         """Indices into the evaluation split: the reference's balanced subset where its sampling is used, else all."""
