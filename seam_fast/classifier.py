@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -27,6 +26,8 @@ from .files import write_atomically
 from .inference import class_logits
 from .keys import WEIGHT_KEYS
 from .metrics import wilson
+from .reference import read_state
+from .tensor_files import read_tensor_file
 
 READS = ("last_word", "end")
 
@@ -87,10 +88,9 @@ class LSTMClassifier(nn.Module):
 
     def read_output(self, output: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Pick from all LSTM outputs (N, T, H) the one that is read, (N, H)."""
-        if self.read == "end" or lengths is None:
+        if lengths is None:
             return output[:, -1]
-        lengths = lengths.to(output.device)
-        return output[torch.arange(len(output), device=output.device), lengths - 1]
+        return read_state(output.transpose(0, 1), lengths.to(output.device), self.read)
 
     def forward(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Class scores (N, C) of documents ``ids`` (N, T) int64 with ``lengths`` (N,) int64 real words each.
@@ -196,42 +196,19 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors in the file and what its metadata says (an empty card for a state dict)."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give the path of a base (.pt, .pth or .safetensors).")
-    if path.suffix == ".safetensors":
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-                metadata = file.metadata() or {}
-            # A file of another origin has plain strings of its own: they say how it was made.
-            card = json.loads(metadata[_METADATA_KEY]) if _METADATA_KEY in metadata else {"info": metadata}
-        except (safetensors.SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: damaged, or not a safetensors file ({_first_line(error)}).") from error
-        if not isinstance(card, dict):
-            raise CheckpointError(f"{path}: its metadata is not a JSON object; save the base again.")
-        return tensors, card
-    if path.suffix not in (".pt", ".pth"):
+    if path.suffix not in (".pt", ".pth", ".safetensors"):
         raise CheckpointError(f"{path}: a base is read from .pt, .pth or .safetensors; rename the file to what it is.")
+    tensors, metadata = read_tensor_file(path)
+    if _METADATA_KEY not in metadata:
+        # A safetensors file of another origin has plain strings of its own: they say how it was made.
+        return tensors, {"info": metadata} if path.suffix == ".safetensors" else {}
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises nearly anything on damaged bytes
-        raise CheckpointError(
-            f"{path}: damaged, or holds more than tensors (nothing in it was run); save the model's state_dict() "
-            f"({_first_line(error)})."
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise CheckpointError(f"{path}: holds {type(state).__name__}, not a state dict; save the model's state_dict().")
-    metadata = getattr(state, "_metadata", None)
-    try:
-        card = json.loads(metadata[_METADATA_KEY]) if isinstance(metadata, dict) and _METADATA_KEY in metadata else {}
+        card = json.loads(metadata[_METADATA_KEY])
     except (TypeError, ValueError):
         card = None
     if not isinstance(card, dict):
-        raise CheckpointError(f"{path}: its metadata is not a JSON object; save the base again.")
-    return dict(state), card
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0][:200].rstrip(".") if text else type(error).__name__
+        raise CheckpointError(f"{path}: its metadata is damaged, not a JSON object; save the base again.")
+    return tensors, card
 
 
 def _check_tensors(path: Path, tensors: dict[str, Any]) -> tuple[int, int, int, int]:

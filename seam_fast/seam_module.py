@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from .errors import CheckpointError
 from .files import write_atomically
 from .inference import class_logits
 from .keys import GROUPS, HEAD_KEYS, MASK_SUFFIX, WEIGHT_KEYS, group_sizes
+from .tensor_files import read_tensor_file
 
 FORMAT = "seam-fast module 1"
 
@@ -134,7 +134,9 @@ class SeamModule:
             raise CheckpointError(f"{path}: no such module file")
         if path.suffix == ".safetensors":
             return cls._load_native(path, base)
-        state = load_state_dict(path)
+        state, _ = read_tensor_file(path)
+        if not all(isinstance(value, Tensor) for value in state.values()):
+            raise CheckpointError(f"{path}: holds something other than named tensors")
         shapes = {key + MASK_SUFFIX: tuple(weight.shape) for key, weight in base.weights().items()}
         check_tensors(path, state, shapes | head_shapes(base))
         scores = {key: state[key + MASK_SUFFIX] for key in WEIGHT_KEYS}
@@ -145,12 +147,10 @@ class SeamModule:
 
     @classmethod
     def _load_native(cls, path: Path, base: LSTMClassifier) -> "SeamModule":
+        tensors, metadata = read_tensor_file(path)
         try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
             card = json.loads(metadata.get("card", "{}"))
-        except (SafetensorError, OSError, ValueError) as error:
+        except ValueError as error:
             raise CheckpointError(f"{path}: not a readable module file ({error})") from None
         if metadata.get("format") != FORMAT or not isinstance(card, dict):
             raise CheckpointError(f"{path}: not a module of seam-fast (its format is {metadata.get('format')!r})")
@@ -190,18 +190,6 @@ def unpack_bits(bits: Tensor, weight: Tensor) -> Tensor:
 def head_shapes(base: LSTMClassifier) -> dict[str, tuple[int, ...]]:
     classes = base.hidden2label.out_features
     return dict(zip(HEAD_KEYS, ((2, classes), (2,)), strict=True))
-
-
-def load_state_dict(path: Path) -> dict[str, Tensor]:
-    """A torch file that holds nothing but named tensors; anything else is a CheckpointError."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises nearly anything on damaged bytes
-        reason = str(error).split("\n")[0][:200]
-        raise CheckpointError(f"{path}: not a readable file of tensors; nothing in it was run ({reason})") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: holds something other than named tensors")
-    return state
 
 
 def check_tensors(

@@ -51,9 +51,7 @@ def get_corpus(
     return load_corpus(data_dir, dataset, protocol, config, smallest_class=smallest_class)
 
 
-def corpus_for_base(
-    base: LSTMClassifier, dataset: str, data_dir: str | None, log: Log, smallest_class: int = 1
-) -> Corpus:
+def corpus_for_base(base: LSTMClassifier, dataset: str, data_dir: str | None, log: Log) -> Corpus:
     """The corpus, treated as when the base was trained.
 
     A base that does not say how (a bare state dict) gets the treatment that goes with where it is read: at the last
@@ -65,7 +63,7 @@ def corpus_for_base(
         config = CorpusConfig(**stored) if stored else CorpusConfig.for_protocol(protocol)
     except TypeError:
         raise CheckpointError(f"the base's metadata has no valid corpus_config ({stored!r}); train it again") from None
-    corpus = get_corpus(dataset, data_dir, "seam", config, log, smallest_class)
+    corpus = get_corpus(dataset, data_dir, "seam", config, log, smallest_class=1)  # the base took them as they are
     if base.info.get("data_hash") not in (None, corpus.data_hash):
         log("note: these documents are not those the base was trained on (their hashes differ)")
     return corpus
