@@ -28,9 +28,15 @@ ensure_environment() {
 }
 
 install_checkout() { # $1: extras, such as [dev], or nothing
-    echo "installing seam-fast${1:-} from this checkout"
-    # setuptools first: with build isolation off, so that later builds see the torch that is there.
-    "$PYTHON" -m pip install --quiet "setuptools>=64" wheel &&
-        "$PYTHON" -m pip install --quiet --no-build-isolation -e ".${1:-}" ||
+    echo "installing seam-fast${1:-} from this checkout (compiling its kernels takes a minute or two the first time)"
+    "$PYTHON" -m pip install --quiet "setuptools>=64" wheel || fail "setuptools and wheel could not be installed"
+    "$PYTHON" -m pip install --quiet ninja || echo "without ninja, which could not be installed: compiling takes longer"
+    # Build isolation off, so that the build needs no second download of what is there.
+    "$PYTHON" -m pip install --quiet --no-build-isolation -e ".${1:-}" ||
         fail "the installation failed; see the messages above"
+    # pip keeps to itself what a build that succeeds has to say.
+    "$PYTHON" -c "
+from seam_fast import _ext
+print('compiled kernels: ' + ('ready' if _ext.has_ext() else f'none, plain PyTorch is used ({_ext.reason})'))" ||
+        fail "seam-fast is installed but cannot be imported; see the messages above"
 }

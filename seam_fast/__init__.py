@@ -4,25 +4,33 @@ A base is a trained classifier; a target is a class of it; a module is the part 
 target from the rest, found by learning a score for each weight (SeaM) while the weights stay frozen.
 """
 
+from ._ext import build_info, has_cuda, has_ext
 from ._version import __version__
 from .backend import backends
 from .classifier import LSTMClassifier, evaluate_classifier
 from .corpus import Corpus, CorpusConfig, load_corpus
-from .errors import CheckpointError, DataError, SeamFastError, TrainingError
+from .errors import BackendError, CheckpointError, DataError, SeamFastError, TrainingError
+from .nn import MaskedEmbedding, MaskedLinear, MaskedLSTM
+from .ops import binarize, masked_embedding, masked_linear, masked_lstm
+from .optim import ScoreAdam
 from .r8 import load_r8
 from .reengineer import Interrupted, reengineer
-from .reference import binarize
 from .seam_module import SeamModule
 from .settings import Settings
 from .train_base import train
 
 __all__ = [
+    "BackendError",
     "CheckpointError",
     "Corpus",
     "CorpusConfig",
     "DataError",
     "Interrupted",
     "LSTMClassifier",
+    "MaskedEmbedding",
+    "MaskedLSTM",
+    "MaskedLinear",
+    "ScoreAdam",
     "SeamFastError",
     "SeamModule",
     "Settings",
@@ -30,9 +38,15 @@ __all__ = [
     "__version__",
     "backends",
     "binarize",
+    "build_info",
     "evaluate_classifier",
+    "has_cuda",
+    "has_ext",
     "load_corpus",
     "load_r8",
+    "masked_embedding",
+    "masked_linear",
+    "masked_lstm",
     "reengineer",
     "train",
 ]

@@ -1,31 +1,64 @@
-"""Which implementation computes: today plain PyTorch, on the CPU."""
+"""Which implementation computes: compiled kernels where they are, plain PyTorch everywhere."""
 
 import os
 
-from .errors import TrainingError
+import torch
+
+from . import _ext
+from .errors import BackendError
+
+NAMES = ("cuda", "cpu", "torch")  # best first
 
 
 def backends() -> dict[str, str]:
     """Every backend by name, with the reason why it cannot be used; an empty reason means that it can."""
-    return {
-        "cuda": "the compiled extension is not part of this version",
-        "cpu": "the compiled extension is not part of this version",
-        "torch": "",
-    }
+    return {name: why_not(name) for name in NAMES}
+
+
+def why_not(name: str) -> str:
+    """The reason why a backend cannot be used, or ""."""
+    if name == "torch":
+        return ""
+    if not _ext.has_ext():
+        return _ext.reason
+    if name == "cpu":
+        return ""
+    if not _ext.built_with_cuda:
+        return "the compiled part has no CUDA kernels"
+    return "" if torch.cuda.is_available() else "torch sees no GPU"
 
 
 def choose_backend(wish: str = "auto") -> str:
-    """The backend for a wish: ``"auto"`` (or SEAM_FAST_BACKEND, where set) takes the first usable one.
+    """The backend of an op for a wish: ``"auto"`` (or SEAM_FAST_BACKEND, where set) takes the first usable one.
 
-    Raises TrainingError for an unknown or unusable one.
+    Raises BackendError for an unknown or unusable one.
     """
-    reasons = backends()
+    wish = resolve(wish)
     if wish == "auto":
-        wish = os.environ.get("SEAM_FAST_BACKEND", "auto") or "auto"
+        return next(name for name in NAMES if not why_not(name))
+    if reason := why_not(wish):
+        raise BackendError(f"backend {wish!r} cannot be used: {reason}")
+    return wish
+
+
+def choose_engine(wish: str = "auto") -> str:
+    """The backend that trains modules for a wish: so far always ``"torch"``, however the ops are computed.
+
+    Raises BackendError for an unknown one and for one that cannot train.
+    """
+    wish = resolve(wish)
+    if wish not in ("auto", "torch"):
+        raise BackendError(
+            f"backend {wish!r} cannot be used for training: this version trains in plain PyTorch only; "
+            "choose 'auto' or 'torch'"
+        )
+    return "torch"
+
+
+def resolve(wish: str) -> str:
+    """A wish with SEAM_FAST_BACKEND in place of ``"auto"``. Raises BackendError for an unknown name."""
     if wish == "auto":
-        return next(name for name, reason in reasons.items() if not reason)
-    if wish not in reasons:
-        raise TrainingError(f"backend {wish!r} is unknown; there are auto, {', '.join(reasons)}")
-    if reasons[wish]:
-        raise TrainingError(f"backend {wish!r} cannot be used: {reasons[wish]}")
+        wish = os.environ.get("SEAM_FAST_BACKEND") or "auto"
+    if wish != "auto" and wish not in NAMES:
+        raise BackendError(f"backend {wish!r} is unknown; there are auto, {', '.join(NAMES)}")
     return wish

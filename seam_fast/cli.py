@@ -353,23 +353,41 @@ def run_evaluate(arguments) -> int:
 def run_info(arguments) -> int:
     import torch
 
-    from .backend import backends
+    from . import _ext
+    from .backend import backends, choose_engine
 
+    try:
+        training = choose_engine()
+    except SeamFastError as error:  # SEAM_FAST_BACKEND asks for what cannot train
+        training = f"not possible: {error}"
     facts = {
         "seam-fast": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "training": training,
         "backends": backends(),
+        "build": _ext.build_info(),
     }
+    if _ext.isa_note:
+        facts["isa_note"] = _ext.isa_note
     if arguments.json:
         print_json(facts)
         return 0
-    for name, value in facts.items():
-        if name != "backends":
-            print(f"{name:10} {value}")
+    for name in ("seam-fast", "python", "torch", "system"):
+        print(f"{name:14} {facts[name]}")
     for name, reason in facts["backends"].items():
-        print(f"backend {name:6} {'usable' if not reason else 'not usable: ' + reason}")
+        print(f"{'backend ' + name:14} {'usable' if not reason else 'not usable: ' + reason}")
+    print(f"{'training':14} {facts['training']}")
+    build = facts["build"]
+    if build["loaded"]:
+        cuda = f"CUDA {build['cuda']}" if build["with_cuda"] else "no CUDA"
+        threads = "OpenMP" if build["openmp"] else "no OpenMP"
+        print(f"{'compiled':14} for torch {build['torch']} by {build['compiler']}, {cuda}, {threads}")
+        print(f"{'flags':14} {build['flags']}")
+        print(f"{'instructions':14} {build['isa']}, of {', '.join(build['isas'])}")
+        if _ext.isa_note:
+            print(f"{'':14} {_ext.isa_note}")
     return 0
 
 

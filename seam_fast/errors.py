@@ -24,3 +24,7 @@ class TrainingError(SeamFastError):
     """
 
     modules: list | None = None
+
+
+class BackendError(TrainingError, ValueError):
+    """A backend that does not exist or cannot be used here; its text says why."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import draws
 from ._version import __version__
-from .backend import choose_backend
+from .backend import choose_engine
 from .classifier import LSTMClassifier
 from .corpus import Corpus, Split
 from .engine import TorchTrainer
@@ -75,7 +75,7 @@ def reengineer(
     evaluate_every: epochs between two looks at the evaluation documents; 0 never looks, not even at the end, and keeps
         the last epoch.
     threads: modules trained at the same time; default: as many as there are cores. Results do not depend on it.
-    backend: ``"auto"`` or one that ``seam_fast.backends()`` calls usable.
+    backend: ``"auto"`` or ``"torch"``; the compiled kernels do not train modules yet.
     progress: show a progress bar if the output is a terminal.
     on_epoch: called as ``on_epoch(job, figures)`` in the calling thread after each epoch of each module.
 
@@ -83,7 +83,7 @@ def reengineer(
     that are not finite once the other targets have ended; its ``modules`` then holds theirs (None where one failed).
     Ctrl-C raises ``Interrupted``.
     """
-    choose_backend(backend)
+    choose_engine(backend)
     settings = settings or Settings.for_protocol(protocol)
     overrides = {
         "alpha": alpha,

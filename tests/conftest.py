@@ -7,6 +7,16 @@ import pytest
 import torch
 
 
+def pytest_configure():
+    """Where the compiled part is required, tests of the fallback must not pass for tests of the kernels."""
+    if os.environ.get("SEAM_FAST_REQUIRE_EXT", "") in ("", "0"):
+        return
+    from seam_fast import _ext
+
+    if not _ext.has_ext():
+        pytest.exit(f"the tests need the compiled kernels (SEAM_FAST_REQUIRE_EXT), but {_ext.reason}", returncode=3)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     """Tiny tensors gain nothing from two threads, and busy machines lose much."""

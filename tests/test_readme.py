@@ -6,6 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
+import torch
+
 import seam_fast as sf
 from seam_fast.cli import make_parser
 
@@ -26,12 +28,23 @@ def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sf, "load_r8", lambda: small)
     monkeypatch.setattr(sf, "train", functools.partial(sf.train, epochs=1))
     monkeypatch.setattr(sf, "reengineer", functools.partial(sf.reengineer, steps=2))
-    (example,) = blocks("python")
+    example, _ = blocks("python")
     assert len(example.strip().splitlines()) <= 15
     exec(compile(example, "README.md", "exec"), {})
     first, _, last = capsys.readouterr().out.splitlines()
     assert first.startswith("SeamModule(target=[4]") and 0 <= float(last.removeprefix("tensor(").rstrip(")")) <= 1
     assert (tmp_path / "grain.safetensors").exists()
+
+
+def test_the_example_of_the_op_alone_runs(capsys):
+    _, example = blocks("python")
+    lines = [line for line in example.splitlines() if line]
+    assert len(lines) <= 10
+    torch.manual_seed(0)
+    exec(compile(example, "README.md", "exec"), {})
+    shown = capsys.readouterr().out
+    kept = float(re.match(r"MaskedLSTM\(100, 50, kept=([\d.]+)% of 30400\) LSTM\(100, 50\)\n$", shown)[1])
+    assert 1 < kept < 99
 
 
 def test_the_commands_are_understood():
@@ -53,8 +66,8 @@ def test_the_commands_are_understood():
 
 def test_every_environment_variable_is_in_the_table():
     used = set()
-    for folder, pattern in (("seam_fast", "*.py"), ("scripts", "*.sh"), ("tests", "*.py")):
-        for path in (ROOT / folder).glob(pattern):
-            used |= set(re.findall(r"SEAM_FAST_[A-Z]+", path.read_text(encoding="utf-8")))
-    listed = set(re.findall(r"^\| `(SEAM_FAST_[A-Z]+)", README, flags=re.M))
+    for pattern in ("setup.py", "seam_fast/*.py", "scripts/*.sh", "tests/*.py"):
+        for path in ROOT.glob(pattern):
+            used |= set(re.findall(r"SEAM_FAST_[A-Z]+(?:_[A-Z]+)*", path.read_text(encoding="utf-8")))
+    listed = set(re.findall(r"^\| `(SEAM_FAST_[A-Z_]+)", README, flags=re.M))
     assert used == listed

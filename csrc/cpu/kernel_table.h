@@ -1,0 +1,31 @@
+// Fills the table of one instruction set, at compile time: nothing of it may run before the CPU is known to have it.
+// Part of each kernels_*.cpp, not a header in its own right.
+
+namespace {
+
+template <typename T>
+constexpr seam::CpuKernels<T> kernel_table() {
+  seam::CpuKernels<T> k{};
+  k.unit_blocks = unit_blocks<T>;
+  k.row_tiles = row_tiles<T>;
+  k.scratch_size = scratch_size<T>;
+  k.mark_kept = mark_kept<T>;
+  k.packed_block_size = packed_block_size<T>;
+  k.packed_panel_size = packed_panel_size<T>;
+  k.column_panels = column_panels<T>;
+  k.outer_tasks = outer_tasks<T>;
+  k.pack_recurrent = pack_recurrent<T>;
+  k.project = project<T>;
+  k.recur = recur<T>;
+  k.pack_recurrent_backward = pack_recurrent_backward<T>;
+  k.backward_steps = backward_steps<T>;
+  k.outer = outer<T>;
+  k.finish_gradient = finish_gradient<T>;
+  k.score_adam = score_adam<T>;
+  return k;
+}
+
+constexpr seam::CpuKernels<float> kTable32 = kernel_table<float>();
+constexpr seam::CpuKernels<double> kTable64 = kernel_table<double>();
+
+}  // namespace

@@ -1,0 +1,59 @@
+// The CPU kernels of one instruction set, as a table of functions. Each works on a range [begin, end) of independent
+// tasks, so that any number of threads may share them without changing a result; scratch belongs to the thread.
+#pragma once
+
+#include "../masked_lstm.h"
+#include "../score_adam.h"
+
+namespace seam {
+
+template <typename T>
+struct CpuKernels {
+  // Sizes, in elements and tasks.
+  int64_t (*unit_blocks)(int64_t hidden);                         // tasks of pack_recurrent and project
+  int64_t (*row_tiles)(int64_t batch);                            // tasks of recur and backward_steps
+  int64_t (*scratch_size)(int64_t input_size, int64_t hidden);    // of one thread
+  int64_t (*packed_block_size)(int64_t hidden);                   // of packed_hh, forward
+  int64_t (*packed_panel_size)(int64_t hidden);                   // of packed_hh, backward
+  int64_t (*column_panels)(int64_t columns);                      // tasks of pack_recurrent_backward, of the hidden size
+  int64_t (*outer_tasks)(const MaskedLstmBackwardParams<T>&);
+
+  // Forward, for the steps [from, to).
+  void (*mark_kept)(const MaskedLstmParams<T>&, int64_t begin, int64_t end);  // a task is a row of W_hh
+  void (*pack_recurrent)(const MaskedLstmParams<T>&, int64_t begin, int64_t end);
+  void (*project)(const MaskedLstmParams<T>&, int64_t from, int64_t to, int64_t begin, int64_t end, T* scratch);
+  void (*recur)(const MaskedLstmParams<T>&, int64_t from, int64_t to, int64_t begin, int64_t end, T* scratch);
+
+  // Backward, for the steps [from, to), last first.
+  void (*pack_recurrent_backward)(const MaskedLstmBackwardParams<T>&, int64_t begin, int64_t end);
+  void (*backward_steps)(const MaskedLstmBackwardParams<T>&, int64_t from, int64_t to, int64_t begin, int64_t end,
+                         T* scratch);
+  void (*outer)(const MaskedLstmBackwardParams<T>&, int64_t from, int64_t to, int64_t begin, int64_t end, T* scratch);
+  void (*finish_gradient)(const MaskedGradientParams<T>&, int64_t begin, int64_t end);
+
+  // One step of a range of scores; returns how many are kept.
+  int64_t (*score_adam)(const ScoreAdamParams<T>&, int64_t begin, int64_t end);
+};
+
+struct Isa {
+  const char* name;
+  bool (*supported)();
+  CpuKernels<float> f32;
+  CpuKernels<double> f64;
+};
+
+extern const Isa kPortable, kAvx2, kAvx512;
+
+// The instruction set in use. Never null.
+const Isa& isa();
+bool set_isa(const char* name);  // false: unknown, or this CPU lacks it
+int supported_isas(const Isa* (&out)[3]);  // best first; returns how many
+
+template <typename T>
+const CpuKernels<T>& cpu_kernels();
+template <>
+inline const CpuKernels<float>& cpu_kernels<float>() { return isa().f32; }
+template <>
+inline const CpuKernels<double>& cpu_kernels<double>() { return isa().f64; }
+
+}  // namespace seam

@@ -1,0 +1,476 @@
+// The masked LSTM op: checks its tensors, allocates, and hands pointers to the kernels stage by stage. A stage is shared
+// among threads as a whole; within it a thread runs all its time steps without waiting for the others.
+#include "masked_lstm.h"
+
+#include <ATen/Dispatch.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <numeric>
+
+#include "cpu/kernels.h"
+#include "memory.h"
+#include "ops.h"
+#include "parallel.h"
+
+namespace seam {
+
+namespace {
+
+constexpr int64_t kGates = 4;
+// Scratch may take a tenth of what is saved for the backward pass, or so many bytes, whichever is more.
+constexpr int64_t kFreeScratch = int64_t{1} << 20;
+// From so many sequences on, packing recurrent weights anew at each step costs little beside the products with them.
+constexpr int64_t kBatchThatHidesPacking = 16;
+// The weights' gradients are added to after so many rows: more would leave the cache, fewer would wait for memory.
+constexpr int64_t kRowsPerChunk = 1024;
+
+// ---- What the arguments say -----------------------------------------------------------------------------------------
+
+struct Layer {
+  int64_t T, B, I, H, D;
+  int64_t per_direction;  // tensors: 2 or 4
+  bool biases() const { return per_direction == 4; }
+};
+
+const char* const kNames[] = {"weight_ih", "weight_hh", "bias_ih", "bias_hh"};
+
+Layer check_layer(const Tensor& input, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                  const std::vector<Tensor>& weights, const std::vector<OptionalTensor>& scores,
+                  const OptionalTensor& lengths) {
+  TORCH_CHECK_TYPE(input.device().is_cpu(), "input must be on the CPU, but is on ", input.device());
+  TORCH_CHECK_TYPE(input.scalar_type() == at::kFloat || input.scalar_type() == at::kDouble,
+                   "input must be float32 or float64, but is ", input.scalar_type());
+  TORCH_CHECK_VALUE(input.dim() == 3, "input must have shape (T, B, I), but has ", input.sizes());
+  const size_t count = weights.size();
+  TORCH_CHECK_VALUE(count == 2 || count == 4 || count == 8, "weights must hold 2 or 4 tensors a direction, but holds ",
+                    count);
+  TORCH_CHECK_VALUE(scores.size() == count, "scores must hold as many entries as weights, ", count, ", but holds ",
+                    scores.size());
+  Layer l;
+  l.per_direction = count == 2 || weights[2].dim() == 2 ? 2 : 4;
+  l.D = int64_t(count) / l.per_direction;
+  l.T = input.size(0), l.B = input.size(1), l.I = input.size(2);
+  TORCH_CHECK_VALUE(weights[1].dim() == 2, "weight_hh must have shape (4H, H), but has ", weights[1].sizes());
+  l.H = weights[1].size(1);
+  TORCH_CHECK_VALUE(l.T >= 1, "input must have at least one time step, but has shape ", input.sizes());
+  TORCH_CHECK_VALUE(l.H >= 1 && l.I >= 1, "hidden and input size must be at least 1, but are ", l.H, " and ", l.I);
+  constexpr int64_t limit = std::numeric_limits<int32_t>::max();
+  TORCH_CHECK_VALUE(l.T <= limit && l.B <= limit, "input may have at most 2^31 - 1 steps and sequences, but has ",
+                    input.sizes());
+  for (size_t i = 0; i < count; ++i) {
+    const int64_t kind = int64_t(i) % l.per_direction;
+    const std::string name = std::string(kNames[kind]) + (int64_t(i) < l.per_direction ? "" : "_reverse");
+    const int64_t matrix[] = {kGates * l.H, kind == 0 ? l.I : l.H}, vector[] = {kGates * l.H};
+    const at::IntArrayRef expected = kind < 2 ? at::IntArrayRef(matrix) : at::IntArrayRef(vector);
+    check_same_kind(weights[i], input, name);
+    check_shape(weights[i], expected, name);
+    if (scores[i]) {
+      check_same_kind(*scores[i], input, "the score of " + name);
+      check_shape(*scores[i], expected, "the score of " + name);
+    }
+  }
+  for (const auto& [state, name] : {std::pair(h_0, "h_0"), std::pair(c_0, "c_0")}) {
+    if (!state) continue;
+    check_same_kind(*state, input, name);
+    check_shape(*state, {l.D, l.B, l.H}, name);
+  }
+  if (lengths) {
+    TORCH_CHECK_TYPE(lengths->scalar_type() == at::kLong && lengths->device().is_cpu() && lengths->is_contiguous(),
+                     "lengths must be a contiguous int64 tensor on the CPU, but is ", lengths->scalar_type(), " on ",
+                     lengths->device());
+    check_shape(*lengths, {l.B}, "lengths");
+    const int64_t* n = lengths->const_data_ptr<int64_t>();
+    for (int64_t b = 0; b < l.B; ++b) {
+      TORCH_CHECK_VALUE(0 <= n[b] && n[b] <= l.T, "lengths must lie between 0 and the ", l.T,
+                        " steps of input, but holds ", n[b], " for sequence ", b);
+    }
+  }
+  return l;
+}
+
+// ---- The order of the work --------------------------------------------------------------------------------------------
+
+// Sequences longest first, and their rows step by step; see masked_lstm.h.
+struct Plan {
+  int64_t steps = 0;
+  std::vector<int64_t> sequence, length, first_row;
+  std::vector<Place> place[2];  // of each direction
+
+  Plan(const Layer& l, const OptionalTensor& lengths) : sequence(l.B), length(l.B, l.T) {
+    std::iota(sequence.begin(), sequence.end(), 0);
+    if (lengths) {
+      const int64_t* n = lengths->const_data_ptr<int64_t>();
+      std::stable_sort(sequence.begin(), sequence.end(), [n](int64_t a, int64_t b) { return n[a] > n[b]; });
+      for (int64_t rank = 0; rank < l.B; ++rank) length[rank] = n[sequence[rank]];
+    }
+    steps = l.B ? length[0] : 0;
+    first_row.assign(steps + 1, 0);
+    int64_t running = l.B;
+    for (int64_t step = 0; step < steps; ++step) {
+      while (length[running - 1] <= step) --running;
+      first_row[step + 1] = first_row[step] + running;
+    }
+    for (int64_t d = 0; d < l.D; ++d) {
+      place[d].reserve(rows());
+      for (int64_t step = 0; step < steps; ++step) {
+        for (int64_t rank = 0; rank < first_row[step + 1] - first_row[step]; ++rank) {
+          const int64_t time = d == 0 ? step : length[rank] - 1 - step;
+          place[d].push_back({int32_t(time), int32_t(sequence[rank])});
+        }
+      }
+    }
+  }
+  int64_t rows() const { return first_row[steps]; }
+};
+
+// Tensors whose memory the kernels use as it is; copies live as long as this does.
+struct Kept {
+  std::vector<Tensor> tensors;
+
+  template <typename T>
+  const T* contiguous(const OptionalTensor& t) {
+    if (!t) return nullptr;
+    tensors.push_back(t->contiguous());
+    return tensors.back().const_data_ptr<T>();
+  }
+  template <typename T>
+  Rows<const T> rows(const OptionalTensor& t, int64_t offset = 0) {
+    if (!t) return {};
+    tensors.push_back(t->size(2) == 1 || t->stride(2) == 1 ? *t : t->contiguous());
+    const Tensor& kept = tensors.back();
+    return {kept.const_data_ptr<T>() + offset, kept.stride(0), kept.stride(1)};
+  }
+};
+
+template <typename T>
+Rows<T> writable_rows(const Tensor& t, int64_t offset = 0) {
+  return {t.mutable_data_ptr<T>() + offset, t.stride(0), t.stride(1)};
+}
+
+// An uninitialised (T, B, width) tensor whose memory is in that order, or in that of (B, T, width).
+Tensor empty_rows(int64_t T, int64_t B, int64_t width, bool batch_first, const Tensor& like) {
+  return batch_first ? at::empty({B, T, width}, like.options()).transpose(0, 1)
+                     : at::empty({T, B, width}, like.options());
+}
+
+bool is_batch_first(const Tensor& t) { return t.size(0) > 1 && t.size(1) > 1 && t.stride(1) > t.stride(0); }
+
+// What both passes know of direction d.
+template <typename T>
+void describe(MaskedLstmParams<T>& p, const Layer& l, const Plan& plan, int64_t d, const Tensor& input,
+              const OptionalTensor& h_0, const OptionalTensor& c_0, const std::vector<Tensor>& weights,
+              const std::vector<OptionalTensor>& scores, const Tensor& zeros, Kept& kept) {
+  p.batch = l.B, p.input_size = l.I, p.hidden_size = l.H;
+  p.steps = plan.steps;
+  p.first_row = plan.first_row.data();
+  p.sequence = plan.sequence.data();
+  p.length = plan.length.data();
+  p.place = plan.place[d].data();
+  p.input = kept.rows<T>(input);
+  const int64_t state = d * l.B * l.H;
+  p.h_0 = h_0 ? kept.contiguous<T>(h_0) + state : nullptr;
+  p.c_0 = c_0 ? kept.contiguous<T>(c_0) + state : nullptr;
+  Masked<T>* const masked[] = {&p.weight_ih, &p.weight_hh, &p.bias_ih, &p.bias_hh};
+  for (int64_t i = 0; i < l.per_direction; ++i) {
+    masked[i]->weight = kept.contiguous<T>(weights[d * l.per_direction + i]);
+    masked[i]->score = kept.contiguous<T>(scores[d * l.per_direction + i]);
+  }
+  p.zeros = zeros.const_data_ptr<T>();
+}
+
+double operations(const Layer& l, int64_t rows) { return 2.0 * rows * kGates * l.H * (l.I + l.H); }
+
+int64_t scratch_budget(const Layer& l, int64_t element) {
+  return std::max(l.T * l.B * (kGates + 1) * l.H / 10, kFreeScratch / element);
+}
+
+// How many of `blocks` blocks of W_hh stay packed over all steps.
+int64_t blocks_to_pack(const Layer& l, int64_t blocks, int64_t block_size, int64_t budget) {
+  if (l.B < kBatchThatHidesPacking) return blocks;
+  return std::clamp<int64_t>(budget / block_size, 0, blocks);
+}
+
+// Bits of the scores of W_hh, where blocks of it will be packed again and again: half the memory to read.
+template <typename T>
+Tensor mark_kept(MaskedLstmParams<T>& p, int64_t blocks, int64_t threads) {
+  if (p.packed == blocks || !p.weight_hh.score) return {};
+  const int64_t rows = kGates * p.hidden_size, stride = (p.hidden_size + 15) / 16 * 2;
+  const Tensor kept = at::empty({rows * stride}, at::kByte);
+  p.weight_hh.kept_stride = stride;
+  p.kept_hh = kept.mutable_data_ptr<uint8_t>();
+  share(rows, threads, [&](int64_t b, int64_t e, int64_t) { cpu_kernels<T>().mark_kept(p, b, e); });
+  p.weight_hh.kept = p.kept_hh;
+  return kept;
+}
+
+// ---- Forward ------------------------------------------------------------------------------------------------------------
+
+template <typename T>
+void forward_direction(MaskedLstmParams<T>& p, const Layer& l, const Plan& plan, const Tensor& input) {
+  const CpuKernels<T>& kernels = cpu_kernels<T>();
+  const int64_t threads = threads_for(operations(l, plan.rows()));
+  const int64_t panel = kernels.scratch_size(l.I, l.H);
+  const Tensor scratch = at::empty({threads * panel}, input.options());
+  T* const scratch_data = scratch.mutable_data_ptr<T>();
+
+  p.packed = blocks_to_pack(l, kernels.unit_blocks(l.H), kernels.packed_block_size(l.H),
+                            scratch_budget(l, sizeof(T)) - threads * panel);
+  const Tensor packed = empty_scratch(p.packed * kernels.packed_block_size(l.H), input.options());
+  p.packed_hh = packed.mutable_data_ptr<T>();
+  share(p.packed, threads, [&](int64_t b, int64_t e, int64_t) { kernels.pack_recurrent(p, b, e); });
+  const Tensor kept = mark_kept(p, kernels.unit_blocks(l.H), threads);
+
+  // Where nothing is saved, the gates of a few steps at a time are all that there is.
+  int64_t chunk = plan.steps;
+  Tensor gates, cells;
+  if (!p.save) {
+    chunk = std::clamp<int64_t>(kFreeScratch / sizeof(T) / (kGates * l.H * std::max<int64_t>(l.B, 1)), 1, plan.steps);
+    gates = at::empty({chunk * l.B * kGates * l.H}, input.options());
+    cells = at::empty({l.B * l.H}, input.options());
+    p.gates = gates.mutable_data_ptr<T>();
+    p.cells = cells.mutable_data_ptr<T>();
+  }
+  for (int64_t from = 0; from < plan.steps; from += chunk) {
+    const int64_t to = std::min(from + chunk, plan.steps);
+    p.gates_from = p.save ? 0 : plan.first_row[from];
+    share(kernels.unit_blocks(l.H), threads, [&](int64_t b, int64_t e, int64_t thread) {
+      kernels.project(p, from, to, b, e, scratch_data + thread * panel);
+    });
+    share(kernels.row_tiles(l.B), threads, [&](int64_t b, int64_t e, int64_t thread) {
+      kernels.recur(p, from, to, b, e, scratch_data + thread * panel);
+    });
+  }
+
+  for (int64_t rank = 0; rank < l.B; ++rank) {
+    const int64_t last = plan.length[rank] - 1, state = plan.sequence[rank] * l.H;
+    const T *h = p.h_0 ? p.h_0 + state : p.zeros, *c = p.c_0 ? p.c_0 + state : p.zeros;
+    if (last >= 0) {
+      const int64_t row = plan.first_row[last] + rank;
+      h = p.output.at(p.place[row]);
+      c = p.cells + (p.save ? row : rank) * l.H;
+    }
+    std::memcpy(p.h_n + state, h, l.H * sizeof(T));
+    std::memcpy(p.c_n + state, c, l.H * sizeof(T));
+  }
+}
+
+void zero_after_end(const Tensor& t, const Plan& plan, int64_t T) {
+  for (size_t rank = 0; rank < plan.length.size(); ++rank) {
+    const int64_t length = plan.length[rank];
+    if (length < T) t.select(1, plan.sequence[rank]).narrow(0, length, T - length).zero_();
+  }
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> masked_lstm_forward(const Tensor& input, const OptionalTensor& h_0,
+                                                               const OptionalTensor& c_0,
+                                                               const std::vector<Tensor>& weights,
+                                                               const std::vector<OptionalTensor>& scores,
+                                                               const OptionalTensor& lengths, bool batch_first_output,
+                                                               bool save) {
+  const Layer l = check_layer(input, h_0, c_0, weights, scores, lengths);
+  const Plan plan(l, lengths);
+  const Tensor output = empty_rows(l.T, l.B, l.D * l.H, batch_first_output, input);
+  const Tensor h_n = at::empty({l.D, l.B, l.H}, input.options()), c_n = at::empty_like(h_n);
+  const Tensor saved = empty_scratch(save ? l.D * l.T * l.B * (kGates + 1) * l.H : 0, input.options());
+  const Tensor zeros = at::zeros({l.H}, input.options());
+  if (lengths) zero_after_end(output, plan, l.T);
+  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), "masked_lstm_forward", [&] {
+    for (int64_t d = 0; d < l.D; ++d) {
+      Kept kept;
+      MaskedLstmParams<scalar_t> p{};
+      describe(p, l, plan, d, input, h_0, c_0, weights, scores, zeros, kept);
+      p.output = writable_rows<scalar_t>(output, d * l.H);
+      p.h_n = h_n.mutable_data_ptr<scalar_t>() + d * l.B * l.H;
+      p.c_n = c_n.mutable_data_ptr<scalar_t>() + d * l.B * l.H;
+      p.save = save;
+      if (save) {
+        p.gates = saved.mutable_data_ptr<scalar_t>() + d * l.T * l.B * (kGates + 1) * l.H;
+        p.cells = p.gates + plan.rows() * kGates * l.H;
+      }
+      forward_direction(p, l, plan, input);
+    }
+  });
+  return {output, h_n, c_n, saved};
+}
+
+// ---- Backward -----------------------------------------------------------------------------------------------------------
+
+namespace {
+
+struct Gradients {
+  OptionalTensor input, h_0, c_0;
+  std::vector<OptionalTensor> weights, scores;
+};
+
+// Gradients of h_n, c_n by sequence -> by rank; and back for those of h_0, c_0.
+template <typename T>
+void gather_ranks(T* out, const T* in, const Plan& plan, int64_t H) {
+  for (size_t rank = 0; rank < plan.sequence.size(); ++rank) {
+    if (in) std::memcpy(out + rank * H, in + plan.sequence[rank] * H, H * sizeof(T));
+    else std::memset(out + rank * H, 0, H * sizeof(T));
+  }
+}
+
+template <typename T>
+void scatter_ranks(T* out, const T* in, const Plan& plan, int64_t H) {
+  for (size_t rank = 0; rank < plan.sequence.size(); ++rank) {
+    std::memcpy(out + plan.sequence[rank] * H, in + rank * H, H * sizeof(T));
+  }
+}
+
+template <typename T>
+void backward_direction(MaskedLstmBackwardParams<T>& p, const Layer& l, const Plan& plan, const Tensor& input,
+                        bool overwrite) {
+  const CpuKernels<T>& kernels = cpu_kernels<T>();
+  const int64_t threads = threads_for(2 * operations(l, plan.rows()));
+  const int64_t panel = kernels.scratch_size(l.I, l.H);
+  const Tensor scratch = at::empty({threads * panel}, input.options());
+  T* const scratch_data = scratch.mutable_data_ptr<T>();
+
+  // Gradients of gates go where the gates were, if that may be; else some steps at a time into scratch, a quarter of it.
+  const int64_t budget = scratch_budget(l, sizeof(T)) - threads * panel - 2 * l.B * l.H;
+  const int64_t step_size = std::max<int64_t>(kGates * l.H * l.B, 1);
+  const int64_t fitting = overwrite ? kRowsPerChunk / std::max<int64_t>(l.B, 1) : budget / 4 / step_size;
+  const int64_t chunk = std::clamp<int64_t>(fitting, 1, std::max<int64_t>(plan.steps, 1));
+  Tensor d_gates;
+  if (!overwrite) d_gates = at::empty({chunk * step_size}, input.options());
+
+  p.packed = blocks_to_pack(l, kernels.column_panels(l.H), kernels.packed_panel_size(l.H),
+                            overwrite ? budget : budget - chunk * step_size);
+  const Tensor packed = empty_scratch(p.packed * kernels.packed_panel_size(l.H), input.options());
+  p.packed_hh = packed.mutable_data_ptr<T>();
+  share(p.packed, threads, [&](int64_t b, int64_t e, int64_t) { kernels.pack_recurrent_backward(p, b, e); });
+  const Tensor kept = mark_kept(p, kernels.column_panels(l.H), threads);
+
+  for (int64_t to = plan.steps; to > 0; to -= chunk) {
+    const int64_t from = std::max<int64_t>(to - chunk, 0);
+    p.d_gates = overwrite ? p.gates : d_gates.mutable_data_ptr<T>();
+    p.d_gates_from = overwrite ? 0 : plan.first_row[from];
+    share(kernels.row_tiles(l.B), threads, [&](int64_t b, int64_t e, int64_t thread) {
+      kernels.backward_steps(p, from, to, b, e, scratch_data + thread * panel);
+    });
+    share(kernels.outer_tasks(p), threads, [&](int64_t b, int64_t e, int64_t thread) {
+      kernels.outer(p, from, to, b, e, scratch_data + thread * panel);
+    });
+  }
+}
+
+// The sum over rows becomes the gradients that are wanted; it lives in the memory of one of them.
+template <typename T>
+void finish(const T* sum, const Tensor& weight, const OptionalTensor& score, const OptionalTensor& grad_weight,
+            const OptionalTensor& grad_score) {
+  Kept kept;
+  MaskedGradientParams<T> p{};
+  p.size = weight.numel();
+  p.sum = sum;
+  p.weight = kept.contiguous<T>(weight);
+  p.score = kept.contiguous<T>(score);
+  p.grad_weight = grad_weight ? grad_weight->mutable_data_ptr<T>() : nullptr;
+  p.grad_score = grad_score ? grad_score->mutable_data_ptr<T>() : nullptr;
+  constexpr int64_t block = 4096;
+  share((p.size + block - 1) / block, threads_for(10.0 * p.size), [&](int64_t b, int64_t e, int64_t) {
+    cpu_kernels<T>().finish_gradient(p, b * block, std::min(e * block, p.size));
+  });
+}
+
+}  // namespace
+
+std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, std::vector<OptionalTensor>, std::vector<OptionalTensor>>
+masked_lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const OptionalTensor& grad_c_n,
+                     const Tensor& input, const Tensor& output, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                     const Tensor& saved, const std::vector<Tensor>& weights,
+                     const std::vector<OptionalTensor>& scores, const OptionalTensor& lengths, bool need_input,
+                     bool need_h_0, bool need_c_0, const std::vector<bool>& need_weights,
+                     const std::vector<bool>& need_scores, bool overwrite_saved) {
+  const Layer l = check_layer(input, h_0, c_0, weights, scores, lengths);
+  const size_t count = weights.size();
+  check_shape(output, {l.T, l.B, l.D * l.H}, "output");
+  check_same_kind(output, input, "output");
+  check_shape(saved, {l.D * l.T * l.B * (kGates + 1) * l.H}, "saved");
+  check_same_kind(saved, input, "saved");
+  for (const auto& [t, name] : {std::pair(grad_h_n, "grad_h_n"), std::pair(grad_c_n, "grad_c_n")}) {
+    if (!t) continue;
+    check_same_kind(*t, input, name);
+    check_shape(*t, {l.D, l.B, l.H}, name);
+  }
+  if (grad_output) {
+    check_same_kind(*grad_output, input, "grad_output");
+    check_shape(*grad_output, output.sizes(), "grad_output");
+  }
+  TORCH_CHECK_VALUE(need_weights.size() == count && need_scores.size() == count,
+                    "need_weights and need_scores must hold ", count, " entries, but hold ", need_weights.size(),
+                    " and ", need_scores.size());
+  const Plan plan(l, lengths);
+
+  Gradients grads;
+  if (need_input) {
+    grads.input = empty_rows(l.T, l.B, l.I, is_batch_first(input), input);
+    if (lengths) zero_after_end(*grads.input, plan, l.T);
+  }
+  if (need_h_0) grads.h_0 = at::empty({l.D, l.B, l.H}, input.options());
+  if (need_c_0) grads.c_0 = at::empty({l.D, l.B, l.H}, input.options());
+  std::vector<Tensor> sums(count);  // of an effective weight's gradient; a direction's biases share one
+  for (size_t i = 0; i < count; ++i) {
+    const bool need_score = need_scores[i] && scores[i];
+    grads.weights.push_back(need_weights[i] ? OptionalTensor(at::zeros(weights[i].sizes(), input.options()))
+                                            : std::nullopt);
+    grads.scores.push_back(need_score ? OptionalTensor(need_weights[i] ? at::empty(weights[i].sizes(), input.options())
+                                                                       : at::zeros(weights[i].sizes(), input.options()))
+                                      : std::nullopt);
+    if (int64_t(i) % l.per_direction >= 2) continue;
+    if (need_weights[i]) sums[i] = *grads.weights[i];
+    else if (need_score) sums[i] = *grads.scores[i];
+  }
+  const Tensor zeros = at::zeros({l.H}, input.options());
+  const Tensor d_h = at::empty({l.B, l.H}, input.options()), d_c = at::empty_like(d_h);
+
+  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), "masked_lstm_backward", [&] {
+    for (int64_t d = 0; d < l.D; ++d) {
+      Kept kept;
+      const int64_t state = d * l.B * l.H, first = d * l.per_direction;
+      MaskedLstmBackwardParams<scalar_t> p{};
+      describe(p, l, plan, d, input, h_0, c_0, weights, scores, zeros, kept);
+      p.output = writable_rows<scalar_t>(output, d * l.H);
+      p.save = true;
+      p.gates = saved.mutable_data_ptr<scalar_t>() + d * l.T * l.B * (kGates + 1) * l.H;
+      p.cells = p.gates + plan.rows() * kGates * l.H;
+      p.grad_output = kept.rows<scalar_t>(grad_output, d * l.H);
+      if (need_input) p.grad_input = writable_rows<scalar_t>(*grads.input);
+      p.add_to_grad_input = d > 0;
+      p.need_h_0 = need_h_0;
+      p.d_h = d_h.mutable_data_ptr<scalar_t>();
+      p.d_c = d_c.mutable_data_ptr<scalar_t>();
+      const scalar_t *h_n = kept.contiguous<scalar_t>(grad_h_n), *c_n = kept.contiguous<scalar_t>(grad_c_n);
+      gather_ranks(p.d_h, h_n ? h_n + state : nullptr, plan, l.H);
+      gather_ranks(p.d_c, c_n ? c_n + state : nullptr, plan, l.H);
+      if (sums[first].defined()) p.sum_ih = sums[first].mutable_data_ptr<scalar_t>();
+      if (sums[first + 1].defined()) p.sum_hh = sums[first + 1].mutable_data_ptr<scalar_t>();
+      Tensor sum_bias;
+      if (l.biases() && (grads.weights[first + 2] || grads.weights[first + 3] || grads.scores[first + 2] ||
+                         grads.scores[first + 3])) {
+        sum_bias = at::zeros({kGates * l.H}, input.options());
+        p.sum_bias = sum_bias.mutable_data_ptr<scalar_t>();
+      }
+
+      backward_direction(p, l, plan, input, overwrite_saved);
+
+      if (need_h_0) scatter_ranks(grads.h_0->mutable_data_ptr<scalar_t>() + state, p.d_h, plan, l.H);
+      if (need_c_0) scatter_ranks(grads.c_0->mutable_data_ptr<scalar_t>() + state, p.d_c, plan, l.H);
+      for (int64_t i = first; i < first + l.per_direction; ++i) {
+        const Tensor& sum = i - first < 2 ? sums[i] : sum_bias;
+        if (!grads.weights[i] && !grads.scores[i]) continue;
+        finish<scalar_t>(sum.const_data_ptr<scalar_t>(), weights[i], scores[i], grads.weights[i], grads.scores[i]);
+      }
+    }
+  });
+  return {grads.input, grads.h_0, grads.c_0, grads.weights, grads.scores};
+}
+
+}  // namespace seam

@@ -1,0 +1,38 @@
+// The ops as Python calls them: tensors in, tensors out.
+#pragma once
+
+#include <tuple>
+#include <vector>
+
+#include "checks.h"
+
+namespace seam {
+
+// One layer, D = 1 or 2 directions. input (T, B, I); h_0, c_0 (D, B, H) or none for zeros; weights: for each direction
+// weight_ih (4H, I), weight_hh (4H, H) and perhaps bias_ih, bias_hh (4H); scores: of the same shapes, or none; lengths
+// (B,) int64, or none: all T. Returns output (T, B, D H), h_n, c_n (D, B, H) and, where `save`, what the backward pass
+// needs (1-D, private). `batch_first_output`: output's memory is that of a (B, T, D H) tensor.
+std::tuple<Tensor, Tensor, Tensor, Tensor> masked_lstm_forward(const Tensor& input, const OptionalTensor& h_0,
+                                                               const OptionalTensor& c_0,
+                                                               const std::vector<Tensor>& weights,
+                                                               const std::vector<OptionalTensor>& scores,
+                                                               const OptionalTensor& lengths, bool batch_first_output,
+                                                               bool save);
+
+// Gradients of input, h_0, c_0, the weights and the scores, where needed. Score: clamp(dW_eff * W, -1, 1) after the sum
+// over time and batch; weight: dW_eff where kept, else 0. `overwrite_saved`: saved may be used as scratch, since nobody
+// will ask for these gradients again; spares memory and time.
+std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, std::vector<OptionalTensor>, std::vector<OptionalTensor>>
+masked_lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const OptionalTensor& grad_c_n,
+                     const Tensor& input, const Tensor& output, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                     const Tensor& saved, const std::vector<Tensor>& weights,
+                     const std::vector<OptionalTensor>& scores, const OptionalTensor& lengths, bool need_input,
+                     bool need_h_0, bool need_c_0, const std::vector<bool>& need_weights,
+                     const std::vector<bool>& need_scores, bool overwrite_saved);
+
+// One step of Adam on a tensor of scores, in place; returns how many are > 0 after it. See score_update.h.
+int64_t score_adam(const Tensor& score, const OptionalTensor& grad, const Tensor& exp_avg, const Tensor& exp_avg_sq,
+                   const OptionalTensor& weight, const OptionalTensor& effective, double lr, double beta1, double beta2,
+                   double eps, int64_t step, double penalty);
+
+}  // namespace seam

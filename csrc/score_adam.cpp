@@ -1,0 +1,50 @@
+// The score update: checks its tensors and shares them among threads.
+#include "score_adam.h"
+
+#include <ATen/Dispatch.h>
+
+#include <atomic>
+
+#include "cpu/kernels.h"
+#include "ops.h"
+#include "parallel.h"
+
+namespace seam {
+
+int64_t score_adam(const Tensor& score, const OptionalTensor& grad, const Tensor& exp_avg, const Tensor& exp_avg_sq,
+                   const OptionalTensor& weight, const OptionalTensor& effective, double lr, double beta1, double beta2,
+                   double eps, int64_t step, double penalty) {
+  TORCH_CHECK_TYPE(score.device().is_cpu(), "score must be on the CPU, but is on ", score.device());
+  TORCH_CHECK_TYPE(score.scalar_type() == at::kFloat || score.scalar_type() == at::kDouble,
+                   "score must be float32 or float64, but is ", score.scalar_type());
+  TORCH_CHECK_VALUE(step >= 1, "step must be at least 1, but is ", step);
+  TORCH_CHECK_VALUE(bool(weight) == bool(effective), "weight and effective must be given together");
+  const std::pair<OptionalTensor, const char*> tensors[] = {
+      {score, "score"},           {grad, "grad"},     {exp_avg, "exp_avg"},
+      {exp_avg_sq, "exp_avg_sq"}, {weight, "weight"}, {effective, "effective"}};
+  for (const auto& [t, name] : tensors) {
+    if (!t) continue;
+    check_same_kind(*t, score, name);
+    check_shape(*t, score.sizes(), name);
+    TORCH_CHECK_VALUE(t->is_contiguous(), name, " must be contiguous, but has strides ", t->strides());
+  }
+  std::atomic<int64_t> kept{0};
+  AT_DISPATCH_FLOATING_TYPES(score.scalar_type(), "score_adam", [&] {
+    ScoreAdamParams<scalar_t> p{};
+    p.score = score.mutable_data_ptr<scalar_t>();
+    p.exp_avg = exp_avg.mutable_data_ptr<scalar_t>();
+    p.exp_avg_sq = exp_avg_sq.mutable_data_ptr<scalar_t>();
+    p.grad = grad ? grad->const_data_ptr<scalar_t>() : nullptr;
+    p.weight = weight ? weight->const_data_ptr<scalar_t>() : nullptr;
+    p.effective = effective ? effective->mutable_data_ptr<scalar_t>() : nullptr;
+    p.lr = lr, p.beta1 = beta1, p.beta2 = beta2, p.eps = eps, p.penalty = penalty, p.step = step;
+    const int64_t size = score.numel();
+    constexpr int64_t block = 4096;
+    share((size + block - 1) / block, threads_for(30.0 * size), [&](int64_t b, int64_t e, int64_t) {
+      kept += cpu_kernels<scalar_t>().score_adam(p, b * block, std::min(e * block, size));
+    });
+  });
+  return kept;
+}
+
+}  // namespace seam

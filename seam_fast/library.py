@@ -1,0 +1,143 @@
+"""One masked LSTM layer as a ``torch.library`` op, for ``torch.compile``, ``torch.export`` and dispatch modes.
+
+Eager calls do not come here (a Python custom op costs more per call than a short LSTM); those that trace do, so that
+one node stands for the whole loop over time. It works with and without the extension: the kernels are chosen when the
+op runs, not when it is traced.
+"""
+
+import torch
+from torch import Tensor
+
+from . import _ext, lstm_layer
+from .backend import choose_backend
+
+NATIVE_DTYPES = (torch.float32, torch.float64)
+
+
+def choose_kernels(backend: str, input: Tensor):
+    """The module with ``masked_lstm_forward`` and ``masked_lstm_backward`` for a wish and an input.
+
+    Raises BackendError (a ValueError) for a backend that is not there and ValueError for one that cannot take input.
+    """
+    name = choose_backend(backend)
+    if name == "torch":
+        return lstm_layer
+    if input.dtype in NATIVE_DTYPES and input.device.type == "cpu":
+        return _ext.C
+    if backend == "auto":
+        return lstm_layer
+    raise ValueError(
+        f"backend {name!r} takes float32 and float64 tensors on the CPU, but input is {input.dtype} on "
+        f"{input.device}; choose 'auto' or 'torch'"
+    )
+
+
+def choose_kernels_module(backend: str):
+    """The extension for a wish, or None where plain PyTorch is to be used. Raises BackendError as `choose_backend`."""
+    return None if choose_backend(backend) == "torch" else _ext.C
+
+
+def _with_gaps(scores: list[Tensor], masked: list[bool]) -> list[Tensor | None]:
+    found = iter(scores)
+    return [next(found) if has_score else None for has_score in masked]
+
+
+def _layer_forward(input, h_0, c_0, weights, scores, masked, lengths, save, backend):
+    kernels = choose_kernels(backend, input)
+    scores = _with_gaps(scores, masked)
+    output, h_n, c_n, saved = kernels.masked_lstm_forward(input, h_0, c_0, weights, scores, lengths, False, save)
+    if save and lengths is not None and kernels is not lstm_layer:  # rows that have ended leave their share unwritten
+        used = int(lengths.sum()) * 5 * weights[1].shape[1]
+        saved.view(lstm_layer.direction_count(weights), -1)[:, used:] = 0
+    return output, h_n, c_n, saved
+
+
+def _layer_forward_fake(input, h_0, c_0, weights, scores, masked, lengths, save, backend):
+    steps, batch, _ = input.shape
+    directions, hidden = lstm_layer.direction_count(weights), weights[1].shape[1]
+    return (
+        input.new_empty(steps, batch, directions * hidden),
+        input.new_empty(directions, batch, hidden),
+        input.new_empty(directions, batch, hidden),
+        input.new_empty(directions * steps * batch * 5 * hidden if save else 0),
+    )
+
+
+def _layer_backward(
+    grad_output, grad_h_n, grad_c_n, input, output, h_0, c_0, saved, weights, scores, masked, lengths, needs, backend
+):
+    """The gradients that `needs` asks for, of input, h_0, c_0, weights and scores, in this order and without gaps."""
+    need_scores = iter(needs[3 + len(weights) :])
+    *states, grad_weights, grad_scores = choose_kernels(backend, input).masked_lstm_backward(
+        grad_output,
+        grad_h_n,
+        grad_c_n,
+        input,
+        output,
+        h_0,
+        c_0,
+        saved,
+        weights,
+        _with_gaps(scores, masked),
+        lengths,
+        *needs[:3],
+        needs[3 : 3 + len(weights)],
+        [has_score and next(need_scores) for has_score in masked],
+    )
+    return [grad.contiguous() for grad in (*states, *grad_weights, *grad_scores) if grad is not None]
+
+
+def _layer_backward_fake(
+    grad_output, grad_h_n, grad_c_n, input, output, h_0, c_0, saved, weights, scores, masked, lengths, needs, backend
+):
+    tensors = (input, h_0, c_0, *weights, *scores)
+    return [input.new_empty(tensor.shape) for tensor, need in zip(tensors, needs, strict=True) if need]
+
+
+# Autograd for a list with None among its tensors is beyond torch.library: `scores` has only those that there are, and
+# `masked` says which weights they belong to.
+_STATES = "Tensor? h_0, Tensor? c_0"
+_LISTS = "Tensor[] weights, Tensor[] scores, bool[] masked, Tensor? lengths"
+
+masked_lstm_layer = torch.library.custom_op(
+    "seam_fast::masked_lstm_layer",
+    _layer_forward,
+    mutates_args=(),
+    schema=f"(Tensor input, {_STATES}, {_LISTS}, bool save, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+masked_lstm_layer_backward = torch.library.custom_op(
+    "seam_fast::masked_lstm_layer_backward",
+    _layer_backward,
+    mutates_args=(),
+    schema=(
+        "(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor input, Tensor output, "
+        f"{_STATES}, Tensor saved, {_LISTS}, bool[] needs, str backend) -> Tensor[]"
+    ),
+)
+masked_lstm_layer.register_fake(_layer_forward_fake)
+masked_lstm_layer_backward.register_fake(_layer_backward_fake)
+
+
+def _keep_for_backward(ctx, inputs, output):
+    input, h_0, c_0, weights, scores, ctx.masked, lengths, ctx.save, ctx.backend = inputs
+    if ctx.save:
+        states, _, _, saved = output
+        ctx.save_for_backward(input, states, h_0, c_0, saved, lengths, *weights, *scores)
+
+
+def _autograd(ctx, grad_output, grad_h_n, grad_c_n, _):
+    if not ctx.save:
+        raise RuntimeError("seam_fast::masked_lstm_layer was called with save=False: it cannot give gradients")
+    input, output, h_0, c_0, saved, lengths, *tensors = ctx.saved_tensors
+    count = len(ctx.masked)
+    arguments = (input, output, h_0, c_0, saved, tensors[:count], tensors[count:], ctx.masked, lengths)
+    need_input, need_h_0, need_c_0, need_weights, need_scores, *_ = ctx.needs_input_grad
+    needs = [need_input, need_h_0, need_c_0, *need_weights, *need_scores]
+    found = iter(
+        torch.ops.seam_fast.masked_lstm_layer_backward(grad_output, grad_h_n, grad_c_n, *arguments, needs, ctx.backend)
+    )
+    grads = [next(found) if need else None for need in needs]
+    return *grads[:3], grads[3 : 3 + count], grads[3 + count :], None, None, None, None
+
+
+masked_lstm_layer.register_autograd(_autograd, setup_context=_keep_for_backward)

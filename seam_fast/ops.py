@@ -1,0 +1,407 @@
+"""The ops, for use without the rest: an LSTM, an embedding and a linear layer of the weights that scores keep.
+
+Letters: T time steps, B batch, I input size, H hidden size, L layers, D directions (1 or 2). A weight is kept where its
+score is positive; the gradient of a score is that of the effective weight times the weight, clamped to [-1, 1] after
+the sum over all its uses in the call (the clipped straight-through estimator of SeaM, Qi et al., ICSE 2023).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from . import lstm_layer, reference
+from .library import choose_kernels
+from .reference import binarize
+
+__all__ = ["binarize", "masked_embedding", "masked_linear", "masked_lstm"]
+
+NO_SECOND_DERIVATIVE = (
+    "masked_lstm: the compiled kernels have no second derivative; call it with backend='torch', which is slower and "
+    "differentiable as often as wanted"
+)
+_PLAIN = (Tensor, torch.nn.Parameter)
+# Whether someone may ask the graph that is running for gradients again. Where not, the backward pass may use what was
+# saved as its scratch, as torch's own compiled graphs do.
+_graph_is_kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+
+
+class NoStepsError(ValueError, RuntimeError):
+    """An input without time steps: torch's LSTM raises RuntimeError there, and it is a bad argument like others."""
+
+
+def masked_lstm(
+    input: Tensor,
+    hx: tuple[Tensor, Tensor] | None,
+    weights: list[Tensor],
+    scores: list[Tensor | None] | None,
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    lengths: Tensor | None = None,
+    dropout: float = 0.0,
+    training: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """``torch.nn.LSTM`` with the weights ``weight * (score > 0)``, which gives the scores their gradient.
+
+    Args:
+        input: (T, B, I), or (B, T, I) if ``batch_first``, or (T, I) without a batch; T, I at least 1; any strides.
+        hx: the first states ``(h_0, c_0)``, each (L * D, B, H), or (L * D, H) without a batch; None: zeros.
+        weights: 2 L D or 4 L D tensors in the order of ``torch.nn.LSTM``'s flat list, layer by layer, forward before
+            reverse: weight_ih (4H, I), in later layers (4H, D * H), weight_hh (4H, H) and, where there are biases,
+            bias_ih (4H,), bias_hh (4H,); gate order i, f, g, o.
+        scores: a list as long, each of its weight's shape, None where a weight is not masked; or None: nothing is.
+        num_layers, bidirectional, batch_first: as in ``torch.nn.LSTM``.
+        lengths: (B,) integers from 0 to T, in any order, or None: all T. Past its length a row's output is zero, and
+            its h_n and c_n are those at its last step (the first states where the length is 0). What stands in the
+            padding of ``input`` does not matter.
+        dropout: share of a layer's output that the next layer does not see, applied if ``training``.
+        backend: ``"auto"``: the compiled kernels for float32 and float64 on the CPU where they are installed, plain
+            PyTorch otherwise; ``"cpu"`` or ``"torch"``: that one or an error. SEAM_FAST_BACKEND replaces ``"auto"``.
+
+    Returns:
+        ``(output, (h_n, c_n))``: output (T, B, D * H), (B, T, D * H) or (T, D * H); h_n and c_n shaped like h_0.
+
+    Gradients reach input, hx, scores and those weights that require them; what does not require one costs nothing. The
+    clamp of a score's gradient comes after the sum over time and batch. A second derivative needs ``backend="torch"``.
+
+    Raises ValueError or TypeError, in one sentence with the argument's name, what is expected and what came.
+    """
+    directions = 2 if bidirectional else 1
+    scores = [None] * len(weights) if scores is None else scores
+    _check(input, hx, weights, scores, num_layers, directions, batch_first, dropout)
+    batched = input.dim() == 3
+    if not batched:
+        input = input.unsqueeze(1)
+        hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
+    elif batch_first:
+        input = input.transpose(0, 1)
+    tracing = torch.compiler.is_compiling() or type(input) not in _PLAIN or is_in_torch_dispatch_mode()
+    if lengths is not None:
+        lengths = _read_lengths(lengths, input, batched, tracing)
+    kernels = None if tracing else choose_kernels(backend, input)
+    h_0, c_0 = (None, None) if hx is None else hx
+    weights, scores = list(weights), list(scores)
+    each = len(weights) // num_layers  # tensors of a layer
+    output, last_h, last_c = input, [], []
+    for layer in range(num_layers):
+        if layer > 0 and training and dropout > 0:
+            output = functional.dropout(output, dropout)
+        arguments = (
+            output,
+            h_0 if h_0 is None or num_layers == 1 else h_0[layer * directions : (layer + 1) * directions],
+            c_0 if c_0 is None or num_layers == 1 else c_0[layer * directions : (layer + 1) * directions],
+            weights[layer * each : (layer + 1) * each],
+            scores[layer * each : (layer + 1) * each],
+            lengths,
+        )
+        if tracing:
+            output, h_n, c_n = _traced_layer(*arguments, backend)
+        else:
+            output, h_n, c_n = _layer(*arguments, batch_first and layer == num_layers - 1, kernels)
+        last_h.append(h_n)
+        last_c.append(c_n)
+    h_n, c_n = (last_h[0], last_c[0]) if num_layers == 1 else (torch.cat(last_h), torch.cat(last_c))
+    if not batched:
+        return output.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1))
+    return output.transpose(0, 1) if batch_first else output, (h_n, c_n)
+
+
+def masked_embedding(ids: Tensor, weight: Tensor, score: Tensor | None, padding_idx: int | None = None) -> Tensor:
+    """Rows of the masked table.
+
+    ids (...) integers from 0 to V - 1; weight (V, E); score (V, E) or None; padding_idx: a row that gets no gradient,
+    as in torch. Returns (..., E). Raises ValueError or TypeError in one sentence.
+    """
+    _check_weight("weight", weight, 2, "score", score)
+    if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"ids must be a tensor of int64 or int32, but is {_kind(ids)}")
+    if padding_idx is not None and not -len(weight) <= padding_idx < len(weight):
+        raise ValueError(f"padding_idx must be one of the {len(weight)} rows of weight, but is {padding_idx}")
+    return reference.masked_embedding(ids, weight, score, padding_idx)
+
+
+def masked_linear(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    weight_score: Tensor | None = None,
+    bias_score: Tensor | None = None,
+) -> Tensor:
+    """A linear layer of the kept weights.
+
+    input (..., I), weight (O, I), bias (O,) or None, scores of their weights' shapes or None. Returns (..., O). Raises
+    ValueError or TypeError in one sentence.
+    """
+    _check_weight("weight", weight, 2, "weight_score", weight_score)
+    _check_tensor("input", input, None, weight.dtype, weight.device, "weight")
+    if input.dim() == 0 or input.shape[-1] != weight.shape[1]:
+        raise ValueError(f"input must have {weight.shape[1]} columns, as weight has, but its shape is {_of(input)}")
+    if bias is not None:
+        _check_weight("bias", bias, 1, "bias_score", bias_score)
+        _check_tensor("bias", bias, (len(weight),), weight.dtype, weight.device, "weight")
+    elif bias_score is not None:
+        raise ValueError("bias_score must be None where bias is None, but is a tensor")
+    return reference.masked_linear(input, weight, bias, weight_score, bias_score)
+
+
+# -- one layer --------------------------------------------------------------------------------------------------------
+
+
+def _layer(input, h_0, c_0, weights, scores, lengths, batch_first_output, kernels):
+    if torch.is_grad_enabled():
+        for tensor in (input, *scores, *weights, h_0, c_0):
+            if tensor is not None and tensor.requires_grad:
+                return _MaskedLSTMLayer.apply(
+                    kernels, lengths, batch_first_output, len(weights), input, h_0, c_0, *weights, *scores
+                )
+    return kernels.masked_lstm_forward(input, h_0, c_0, weights, scores, lengths, batch_first_output, False)[:3]
+
+
+def _traced_layer(input, h_0, c_0, weights, scores, lengths, backend):
+    tensors = (input, h_0, c_0, *weights, *scores)
+    save = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    masked = [score is not None for score in scores]
+    given = [score for score in scores if score is not None]
+    return torch.ops.seam_fast.masked_lstm_layer(input, h_0, c_0, weights, given, masked, lengths, save, backend)[:3]
+
+
+class _MaskedLSTMLayer(torch.autograd.Function):
+    """One layer, by the forward and backward of a module of kernels."""
+
+    @staticmethod
+    def forward(ctx, kernels, lengths, batch_first_output, count, input, h_0, c_0, *tensors):
+        weights, scores = list(tensors[:count]), list(tensors[count:])
+        output, h_n, c_n, saved = kernels.masked_lstm_forward(
+            input, h_0, c_0, weights, scores, lengths, batch_first_output, True
+        )
+        ctx.set_materialize_grads(False)
+        ctx.kernels, ctx.count, ctx.lengths = kernels, count, lengths
+        ctx.save_for_backward(output, saved, input, h_0, c_0, *tensors)
+        return output, h_n, c_n
+
+    @staticmethod
+    def backward(ctx, *grads):
+        grad_output, grad_h_n, grad_c_n = grads
+        count, needs = ctx.count, ctx.needs_input_grad[4:]
+        if grad_output is None and grad_h_n is None and grad_c_n is None:
+            return (None,) * (4 + len(needs))
+        output, saved, *tensors = ctx.saved_tensors
+        again = torch.is_grad_enabled()  # create_graph: the results are to be differentiable
+        if again and ctx.kernels is lstm_layer:
+            return None, None, None, None, *_differentiable_backward(grads, tensors, needs, ctx)
+        grad_input, grad_h_0, grad_c_0, grad_weights, grad_scores = ctx.kernels.masked_lstm_backward(
+            grad_output,
+            grad_h_n,
+            grad_c_n,
+            tensors[0],
+            output,
+            tensors[1],
+            tensors[2],
+            saved,
+            tensors[3 : 3 + count],
+            tensors[3 + count :],
+            ctx.lengths,
+            needs[0],
+            needs[1],
+            needs[2],
+            list(needs[3 : 3 + count]),
+            list(needs[3 + count :]),
+            not _graph_is_kept(),
+        )
+        if again:
+            results = [grad_input, grad_h_0, grad_c_0, *grad_weights, *grad_scores]
+            return None, None, None, None, *_differentiated_once(results, (*grads, *tensors))
+        return None, None, None, None, grad_input, grad_h_0, grad_c_0, *grad_weights, *grad_scores
+
+
+def _differentiable_backward(grads, tensors, needs, ctx):
+    """The gradients by autograd over the readable twin, so that they can be differentiated again."""
+    slots = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]  # a tensor may stand in two
+    input, h_0, c_0, *rest = slots
+    output, states = reference.masked_lstm(
+        input,
+        None if h_0 is None else (h_0, c_0),
+        rest[: ctx.count],
+        rest[ctx.count :],
+        bidirectional=lstm_layer.direction_count(rest[: ctx.count]) == 2,
+        lengths=ctx.lengths,
+    )
+    outputs, cotangents = zip(
+        *((out, grad) for out, grad in zip((output, *states), grads, strict=True) if grad is not None), strict=True
+    )
+    wanted = [slot for slot, need in zip(slots, needs, strict=True) if need]
+    found = iter(torch.autograd.grad(outputs, wanted, cotangents, create_graph=True, allow_unused=True))
+    return [next(found) if need else None for need in needs]
+
+
+class _OnlyOnce(torch.autograd.Function):
+    """Passes gradients on and refuses to be differentiated."""
+
+    @staticmethod
+    def forward(ctx, count, *tensors):
+        return tuple(tensor.view_as(tensor) for tensor in tensors[:count])
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise RuntimeError(NO_SECOND_DERIVATIVE)
+
+
+def _differentiated_once(results, sources):
+    """Results that depend on `sources` as far as autograd can see, so that a second derivative meets the refusal."""
+    found = [result.detach() for result in results if result is not None]
+    sources = [source for source in sources if source is not None and source.requires_grad]
+    if not found or not sources:
+        return results
+    found = iter(_OnlyOnce.apply(len(found), *found, *sources))
+    return [None if result is None else next(found) for result in results]
+
+
+# -- checks of arguments ----------------------------------------------------------------------------------------------
+
+
+def _kind(value) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of {value.dtype}"
+    return "None" if value is None else f"of type {type(value).__name__}"
+
+
+def _of(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def _check_tensor(name, tensor, shape, dtype, device, like="input") -> None:
+    """Raises unless it is a dense tensor of that shape (None: any), dtype and device."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, but is {_kind(tensor)}")
+    if shape is not None and tuple(tensor.shape) != tuple(shape):
+        raise ValueError(f"{name} must have shape {tuple(shape)}, but has {_of(tensor)}")
+    if tensor.dtype != dtype:
+        raise ValueError(f"{name} must be {dtype} like {like}, but is {tensor.dtype}")
+    if tensor.device != device:
+        raise ValueError(f"{name} must be on {device} like {like}, but is on {tensor.device}")
+    if tensor.layout != torch.strided:
+        raise ValueError(f"{name} must be a dense tensor (torch.strided), but is {tensor.layout}")
+
+
+def _check_floating(name, tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, but is {_kind(tensor)}")
+    if not tensor.dtype.is_floating_point:
+        raise TypeError(f"{name} must have a floating dtype, but is {tensor.dtype}")
+
+
+def _check_weight(name, weight, dims, score_name, score) -> None:
+    _check_floating(name, weight)
+    _check_tensor(name, weight, None, weight.dtype, weight.device)
+    if weight.dim() != dims:
+        raise ValueError(f"{name} must have {dims} dimension{'s' * (dims > 1)}, but its shape is {_of(weight)}")
+    if score is not None:
+        _check_tensor(score_name, score, weight.shape, weight.dtype, weight.device, name)
+
+
+def _weight_name(index, each, directions) -> str:
+    """``weights[5] (weight_hh_l0_reverse)``: each is the number of tensors of a layer and direction."""
+    cell = index // each
+    part = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[index % each]
+    return f"{part}_l{cell // directions}{'_reverse' * (cell % directions)}"
+
+
+def _check(input, hx, weights, scores, num_layers, directions, batch_first, dropout) -> None:
+    """Runs at every call: only what fails builds its sentence."""
+    if not isinstance(input, Tensor) or not input.dtype.is_floating_point:
+        _check_floating("input", input)
+    dims, dtype, device = input.dim(), input.dtype, input.device
+    if input.layout is not torch.strided:
+        _check_tensor("input", input, None, dtype, device)
+    if dims not in (2, 3):
+        order = "(B, T, I)" if batch_first else "(T, B, I)"
+        raise ValueError(f"input must have shape {order} or (T, I), but its shape is {_of(input)}")
+    if not isinstance(num_layers, int):
+        raise TypeError(f"num_layers must be an int, but is {_kind(num_layers)}")
+    if num_layers < 1:
+        raise ValueError(f"num_layers must be at least 1, but is {num_layers}")
+    if not isinstance(dropout, (int, float)):
+        raise TypeError(f"dropout must be a number, but is {_kind(dropout)}")
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"dropout must lie between 0 and 1, but is {dropout}")
+    steps = input.shape[1 if batch_first and dims == 3 else 0]
+    features = input.shape[-1]
+    if steps == 0 or features == 0:
+        what, kind = ("time step", NoStepsError) if steps == 0 else ("feature", ValueError)
+        raise kind(f"input must have at least one {what}, but its shape is {_of(input)}")
+
+    for name, group in (("weights", weights), ("scores", scores)):
+        if isinstance(group, Tensor) or not hasattr(group, "__len__") or isinstance(group, (dict, str)):
+            raise TypeError(f"{name} must be a list of tensors, but is {_kind(group)}")
+    cells = num_layers * directions
+    each = len(weights) // cells
+    if each * cells != len(weights) or each not in (2, 4):
+        raise ValueError(
+            f"weights must have {2 * cells} tensors, or {4 * cells} with biases, for num_layers {num_layers} and "
+            f"{directions} direction{'s' * (directions > 1)}, but has {len(weights)}"
+        )
+    if len(scores) != len(weights):
+        raise ValueError(f"scores must have {len(weights)} entries, one for each weight, but has {len(scores)}")
+    if not isinstance(weights[1], Tensor) or weights[1].dim() != 2 or weights[1].shape[1] == 0:
+        raise (ValueError if isinstance(weights[1], Tensor) else TypeError)(
+            f"weights[1] (weight_hh_l0) must be a tensor of shape (4H, H), H at least 1, but is "
+            f"{_of(weights[1]) if isinstance(weights[1], Tensor) else _kind(weights[1])}"
+        )
+    hidden = weights[1].shape[1]
+    shapes = ((4 * hidden, features), (4 * hidden, hidden), (4 * hidden,), (4 * hidden,))[:each]
+    expected = shapes * directions
+    if num_layers > 1:
+        expected += (((4 * hidden, directions * hidden), *shapes[1:]) * directions) * (num_layers - 1)
+    for index, (weight, score, shape) in enumerate(zip(weights, scores, expected, strict=True)):
+        if (
+            not isinstance(weight, Tensor)
+            or weight.shape != shape
+            or weight.dtype is not dtype
+            or weight.device != device
+            or weight.layout is not torch.strided
+        ):
+            name = f"weights[{index}] ({_weight_name(index, each, directions)})"
+            _check_tensor(name, weight, shape, dtype, device)
+        if score is not None and (
+            not isinstance(score, Tensor)
+            or score.shape != shape
+            or score.dtype is not dtype
+            or score.device != device
+            or score.layout is not torch.strided
+        ):
+            name = f"scores[{index}] (of {_weight_name(index, each, directions)})"
+            _check_tensor(name, score, shape, dtype, device)
+
+    if hx is not None:
+        if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+            what = f"{len(hx)} of them" if isinstance(hx, (tuple, list)) else _kind(hx)
+            raise TypeError(f"hx must be a pair of tensors (h_0, c_0) or None, but is {what}")
+        shape = (cells, hidden) if dims == 2 else (cells, input.shape[0 if batch_first else 1], hidden)
+        for name, state in zip(("hx[0] (h_0)", "hx[1] (c_0)"), hx, strict=True):
+            _check_tensor(name, state, shape, dtype, device)
+
+
+def _read_lengths(lengths, input, batched, tracing) -> Tensor | None:
+    """(B,) int64 on the CPU; None where no row is short."""
+    if not isinstance(lengths, Tensor):
+        if not isinstance(lengths, (list, tuple)) or not all(isinstance(length, int) for length in lengths):
+            raise TypeError(f"lengths must be a tensor of integers or None, but is {_kind(lengths)}")
+        lengths = torch.tensor(lengths, dtype=torch.int64)
+    if lengths.dtype.is_floating_point or lengths.dtype.is_complex or lengths.dtype == torch.bool:
+        raise TypeError(f"lengths must be a tensor of integers or None, but is {_kind(lengths)}")
+    if not batched:
+        raise ValueError("lengths must be None for an input without a batch, but is a tensor; cut the input instead")
+    steps, batch, _ = input.shape
+    if lengths.dim() != 1 or lengths.shape[0] != batch:
+        raise ValueError(f"lengths must have shape ({batch},), one for each row of the batch, but has {_of(lengths)}")
+    lengths = lengths.to("cpu", torch.int64, copy=True).contiguous()  # the backward needs them as they are now
+    if tracing:  # the values are not there yet; the op itself checks them
+        return lengths
+    values = lengths.tolist()
+    if values and (min(values) < 0 or max(values) > steps):
+        worst = min(values) if min(values) < 0 else max(values)
+        raise ValueError(f"lengths must lie between 0 and the {steps} time steps of input, but one is {worst}")
+    return lengths if values and min(values) < steps else None

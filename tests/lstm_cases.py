@@ -1,0 +1,173 @@
+"""Cases for the masked LSTM, what is true of them, and how far a kernel may be from it.
+
+The rule: error(kernel) <= 2 error(PyTorch float32) + floor, errors being the largest distance from float64 in a tensor.
+The floor is there because PyTorch may happen to be nearly exact: a good algorithm errs as much as its answer moves when
+what it is given changes in the last place. So every number given is moved by up to one unit, three times, in float64;
+the floor is four times the largest change, plus four units of the tensor's largest value for the last few roundings. A
+float64 kernel has no better truth than the float64 reference, which errs as well: twice the same, in its own units.
+"""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from seam_fast import _ext, masked_lstm, reference
+
+NAMES = ("output", "h_n", "c_n", "input", "h_0", "c_0", "weights", "scores")
+
+KERNELS = ["torch", *(f"cpu-{isa}" for isa in (_ext.C.isas() if _ext.C else ()))]
+each_kernel = pytest.mark.parametrize("kernel", KERNELS, indirect=True)
+each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+
+
+@pytest.fixture
+def kernel(request):
+    """The backend's name; its instruction set is in use during the test."""
+    backend, _, isa = request.param.partition("-")
+    if not isa:
+        yield backend
+        return
+    before = _ext.C.isa()
+    _ext.C.set_isa(isa)
+    yield backend
+    _ext.C.set_isa(before)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes and kinds; equal cases give equal tensors."""
+
+    T: int = 7
+    B: int = 4
+    I: int = 3  # noqa: E741
+    H: int = 5
+    L: int = 1
+    D: int = 1
+    bias: bool = True
+    hx: bool = True
+    batch_first: bool = False
+    lengths: tuple[int, ...] | None = None
+    masked: str = "all"  # "all", "none", "some" (every other weight)
+    scale: float = 1.0  # of the cotangents
+    seed: int = 0
+
+    def __str__(self):
+        sizes = f"T{self.T}-B{self.B}-I{self.I}-H{self.H}" + f"-L{self.L}" * (self.L > 1) + "-bi" * (self.D > 1)
+        kinds = ("nobias" * (not self.bias), "nohx" * (not self.hx), "first" * self.batch_first)
+        kinds += ("lengths" * (self.lengths is not None), self.masked * (self.masked != "all"))
+        return "-".join([sizes, *filter(None, kinds)])
+
+    @property
+    def options(self):
+        lengths = None if self.lengths is None else torch.tensor(self.lengths, dtype=torch.int64)
+        return {"num_layers": self.L, "bidirectional": self.D == 2, "batch_first": self.batch_first, "lengths": lengths}
+
+    def tensors(self, dtype=torch.float64):
+        """input, h_0, c_0, weights, scores, cotangents of output, h_n, c_n: exact in float32, then cast."""
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def draw(*shape, scale=1.0):
+            return (scale * torch.randn(shape, generator=generator)).to(dtype)
+
+        T, B, I, H = self.T, self.B, self.I, self.H  # noqa: E741
+        input = draw(B, T, I) if self.batch_first else draw(T, B, I)
+        states = [draw(self.L * self.D, B, H, scale=0.5) for _ in range(2)] if self.hx else [None, None]
+        weights, scores = [], []
+        for layer in range(self.L):
+            width = I if layer == 0 else self.D * H
+            for _ in range(self.D):
+                shapes = ((4 * H, width), (4 * H, H), (4 * H,), (4 * H,))[: 4 if self.bias else 2]
+                for shape in shapes:
+                    weights.append(draw(*shape, scale=1 / max(1.0, (shape[-1] if len(shape) > 1 else 1) ** 0.5)))
+                    score = draw(*shape) + 0.5
+                    skip = self.masked == "none" or (self.masked == "some" and len(scores) % 2 == 0)
+                    scores.append(None if skip else score)
+        output = (B, T, self.D * H) if self.batch_first else (T, B, self.D * H)
+        cotangents = [draw(*shape, scale=self.scale) for shape in (output, *((self.L * self.D, B, H),) * 2)]
+        return input, *states, weights, scores, cotangents
+
+
+def leaves(*tensors):
+    return [None if tensor is None else tensor.clone().requires_grad_() for tensor in tensors]
+
+
+def run(function, case: Case, dtype, tensors=None, **options) -> dict[str, torch.Tensor | list]:
+    """Results of a call and the gradients of all that it was given, by name."""
+    input, h_0, c_0, weights, scores, cotangents = tensors or case.tensors(dtype)
+    input, h_0, c_0 = leaves(input, h_0, c_0)
+    weights, scores = leaves(*weights), leaves(*scores)
+    output, (h_n, c_n) = function(
+        input, None if h_0 is None else (h_0, c_0), weights, scores, **case.options, **options
+    )
+    wanted = [input, h_0, c_0, *weights, *scores]
+    given = [tensor for tensor in wanted if tensor is not None]
+    found = iter(torch.autograd.grad((output, h_n, c_n), given, cotangents))
+    grads = [None if tensor is None else next(found) for tensor in wanted]
+    count = len(weights)
+    results = (output.detach(), h_n.detach(), c_n.detach(), *grads[:3], grads[3 : 3 + count], grads[3 + count :])
+    return dict(zip(NAMES, results, strict=True))
+
+
+def flat(results) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for name, value in results.items():
+        for number, tensor in enumerate(value if isinstance(value, list) else [value]):
+            if tensor is not None:
+                tensors[f"{name}[{number}]" if isinstance(value, list) else name] = tensor
+    return tensors
+
+
+def moved(tensors, unit: float, generator):
+    """The same tensors (or lists of them), every number changed by up to that share of itself."""
+    if isinstance(tensors, (list, tuple)):
+        return [moved(tensor, unit, generator) for tensor in tensors]
+    if tensors is None:
+        return None
+    return tensors * (1 + unit * (2 * torch.rand(tensors.shape, generator=generator, dtype=tensors.dtype) - 1))
+
+
+def distances(some: dict, exact: dict) -> dict[str, float]:
+    return {name: float((some[name] - tensor).abs().max()) for name, tensor in exact.items() if tensor.numel()}
+
+
+_truths = {}
+
+
+def truth(case: Case):
+    """Float64 results, and the distance from them that is allowed in float32, by name."""
+    if case not in _truths:
+        unit = torch.finfo(torch.float32).eps
+        exact = flat(run(reference.masked_lstm, case, torch.float64))
+        single = distances(flat(run(reference.masked_lstm, case, torch.float32)), exact)
+        generator = torch.Generator().manual_seed(1)
+        floor = dict.fromkeys(single, 0.0)
+        for _ in range(3):
+            tensors = moved(case.tensors(), unit, generator)
+            change = distances(flat(run(reference.masked_lstm, case, torch.float64, tensors)), exact)
+            floor = {name: max(floor[name], change[name]) for name in floor}
+        _truths[case] = (
+            exact,
+            {name: 2 * single[name] + 4 * floor[name] + 4 * unit * float(exact[name].abs().max()) for name in floor},
+        )
+    return _truths[case]
+
+
+def assert_close(case: Case, results: dict, dtype) -> None:
+    """Every tensor within the rule above."""
+    exact, allowed = truth(case)
+    scale = torch.finfo(dtype).eps / torch.finfo(torch.float32).eps * (2 if dtype == torch.float64 else 1)
+    results = flat(results)
+    assert results.keys() == exact.keys()
+    for name, tensor in results.items():
+        assert tensor.dtype == dtype and tensor.shape == exact[name].shape, name
+    for name, distance in distances(results, exact).items():
+        limit = allowed[name] * scale
+        assert distance <= limit, f"{name}: {distance:.3g} from float64, {limit:.3g} allowed ({case})"
+
+
+def assert_right(case: Case, dtype, backend: str, **changes) -> dict:
+    """Runs the op and holds it against the rule."""
+    results = run(masked_lstm, replace(case, **changes), dtype, backend=backend)
+    assert_close(case, results, dtype)
+    return results

@@ -1,0 +1,259 @@
+"""Loading the compiled part: what is used, what is refused, and what it says then."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+import warnings
+
+import pytest
+import torch
+
+import seam_fast as sf
+from seam_fast import TrainingError, _ext, backend
+from seam_fast.cli import main
+
+needs_ext = pytest.mark.skipif(not _ext.has_ext(), reason=f"needs the compiled part: {_ext.reason}")
+
+
+class FakeModule(types.ModuleType):
+    """Stands in for ``seam_fast._C``: all that is called is there, and set_isa is remembered."""
+
+    def __init__(self, torch_version=torch.__version__, with_cuda=False):
+        super().__init__("seam_fast._C")
+        for name in _ext.NEEDED:
+            setattr(self, name, lambda: None)
+        info = {"torch": torch_version, "cuda": None, "with_cuda": with_cuda}
+        info |= {"compiler": "chisel 1.0", "flags": "-O9", "openmp": False}
+        self.used = "avx2"
+        self.build_info = lambda: dict(info)
+        self.isas = lambda: ["avx2", "portable"]
+        self.isa = lambda: self.used
+        self.set_isa = lambda name: setattr(self, "used", name)
+
+
+def load(monkeypatch, module):
+    monkeypatch.delenv("SEAM_FAST_DISABLE_EXT", raising=False)
+    monkeypatch.setitem(sys.modules, "seam_fast._C", module)
+    return _ext.load_extension()
+
+
+def fresh(code, **environment):
+    """Runs code in a new Python; returns its output and its errors."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr
+
+
+# -- what is there ----------------------------------------------------------------------------------------------------
+
+
+@needs_ext
+def test_the_compiled_part_is_loaded():
+    assert sf.has_ext() and _ext.reason == "" and sf.backends()["cpu"] == ""
+    info = sf.build_info()
+    assert info["loaded"] and info["torch"].split(".")[:2] == torch.__version__.split(".")[:2]
+    assert info["compiler"] and "-ffp-contract=off" in info["flags"] and "fast-math" not in info["flags"]
+    assert info["isa"] in info["isas"] and info["isas"][-1] == "portable" and set(info["isas"]) <= set(_ext.ISAS)
+    assert info["openmp"] == ("backend: OpenMP" in torch.__config__.parallel_info() and sys.platform == "linux")
+
+
+@needs_ext
+def test_every_instruction_set_can_be_chosen_and_no_other():
+    before = _ext.C.isa()
+    try:
+        for name in _ext.C.isas():
+            _ext.C.set_isa(name)
+            assert _ext.C.isa() == name
+        with pytest.raises(ValueError, match="abacus"):
+            _ext.C.set_isa("abacus")
+    finally:
+        _ext.C.set_isa(before)
+
+
+def test_build_info_without_the_compiled_part(monkeypatch):
+    monkeypatch.setattr(_ext, "C", None)
+    monkeypatch.setattr(_ext, "reason", "of the weather")
+    assert sf.build_info() == {"loaded": False, "reason": "of the weather"} and not sf.has_ext()
+    assert sf.backends() == {"cuda": "of the weather", "cpu": "of the weather", "torch": ""}
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_a_sound_module_is_taken(monkeypatch):
+    module = FakeModule()
+    assert load(monkeypatch, module) == (module, "")
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "2.0.1+cu118", "3.1.0"])
+def test_a_module_for_another_torch_is_refused(monkeypatch, version):
+    with pytest.warns(UserWarning, match="pip install --no-build-isolation") as caught:
+        module, reason = load(monkeypatch, FakeModule(version))
+    assert module is None and len(caught) == 1
+    assert reason == f"the compiled part was built for torch {version}, but this is torch {torch.__version__}"
+
+
+def test_a_module_for_another_patch_release_is_taken(monkeypatch):
+    version = ".".join(torch.__version__.split(".")[:2]) + ".99"
+    assert load(monkeypatch, FakeModule(version))[1] == ""
+
+
+def test_a_module_of_other_sources_is_refused(monkeypatch):
+    module = FakeModule()
+    del module.score_adam_
+    with pytest.warns(UserWarning, match="other sources"):
+        assert load(monkeypatch, module)[1].endswith("(it lacks score_adam_)")
+
+
+def test_a_module_that_cannot_be_loaded_is_refused(monkeypatch):
+    def broken(name):
+        raise ImportError("undefined symbol: _ZN2at")
+
+    monkeypatch.setattr(_ext.importlib, "import_module", broken)
+    with pytest.warns(UserWarning, match="undefined symbol"):
+        module, reason = load(monkeypatch, FakeModule())
+    assert module is None and reason == "the compiled part cannot be loaded (undefined symbol: _ZN2at)"
+
+
+def test_a_missing_module_is_no_cause_for_a_warning(monkeypatch, tmp_path):
+    monkeypatch.setattr(_ext, "__file__", str(tmp_path / "_ext.py"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        module, reason = load(monkeypatch, None)
+        assert module is None and reason.endswith("nothing was compiled for this Python")
+        (tmp_path / "_build_note.txt").write_text("the compiler was on strike\n")
+        assert load(monkeypatch, None)[1] == "the compiled part is not installed: the compiler was on strike"
+
+
+def test_a_refused_module_leaves_a_working_package():
+    code = (
+        "import sys, types; m = types.ModuleType('seam_fast._C'); sys.modules['seam_fast._C'] = m\n"
+        f"for name in {_ext.NEEDED!r}: setattr(m, name, lambda: None)\n"
+        "m.build_info = lambda: {'torch': '1.0.0', 'with_cuda': False}\n"
+        "import seam_fast as sf; print(sf.has_ext(), sf.has_cuda(), sf.backends()['cpu'])"
+    )
+    out, err = fresh(code, SEAM_FAST_DISABLE_EXT="")
+    assert out.startswith("False False the compiled part was built for torch 1.0.0")
+    assert err.count("pip install") == 1
+
+
+def test_the_compiled_part_can_be_disabled():
+    code = "import seam_fast as sf, sys; print(sf.has_ext(), 'seam_fast._C' in sys.modules, sf.backends()['cpu'])"
+    out, err = fresh(code, SEAM_FAST_DISABLE_EXT="1")
+    assert (out, err) == ("False False SEAM_FAST_DISABLE_EXT is set", "")
+
+
+# -- the instruction set ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("wish", "used"), [("", "avx2"), ("auto", "avx2"), ("portable", "portable")])
+def test_the_instruction_set_that_is_asked_for(monkeypatch, wish, used):
+    monkeypatch.setenv("SEAM_FAST_ISA", wish)
+    module = FakeModule()
+    assert _ext.obey_isa(module) == "" and module.used == used
+
+
+@pytest.mark.parametrize(
+    ("wish", "why"),
+    [("avx512", "this CPU can run avx2, portable"), ("mmx", "it can be auto, avx512, avx2, portable")],
+)
+def test_an_instruction_set_that_cannot_be_had(monkeypatch, wish, why):
+    monkeypatch.setenv("SEAM_FAST_ISA", wish)
+    module = FakeModule()
+    with pytest.warns(UserWarning, match="using avx2"):
+        assert _ext.obey_isa(module) == f"SEAM_FAST_ISA={wish} is ignored: {why}"
+    assert module.used == "avx2"
+
+
+@needs_ext
+def test_a_bad_instruction_set_does_not_hinder_the_import():
+    code = "import seam_fast as sf; from seam_fast import _ext; print(sf.has_ext(), _ext.isa_note)"
+    out, err = fresh(code, SEAM_FAST_ISA="mmx")
+    assert out.startswith("True SEAM_FAST_ISA=mmx is ignored") and err.count("is ignored") == 1
+    assert fresh("import seam_fast as sf; print(sf.build_info()['isa'])", SEAM_FAST_ISA="portable") == ("portable", "")
+
+
+# -- backends ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_module(monkeypatch):
+    """Makes a module the one that is loaded, or none."""
+    monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
+
+    def use(module, reason=""):
+        monkeypatch.setattr(_ext, "C", module)
+        monkeypatch.setattr(_ext, "reason", reason)
+        monkeypatch.setattr(_ext, "built_with_cuda", module is not None and module.build_info()["with_cuda"])
+
+    return use
+
+
+def test_the_best_backend_is_chosen(with_module, monkeypatch):
+    with_module(None, "it rains")
+    assert backend.choose_backend() == "torch"
+    with_module(FakeModule())
+    assert backend.choose_backend() == "cpu" and backend.choose_backend("torch") == "torch"
+    assert sf.backends()["cuda"] == "the compiled part has no CUDA kernels" and not sf.has_cuda()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with_module(FakeModule(with_cuda=True))
+    assert sf.backends()["cuda"] == "torch sees no GPU" and not sf.has_cuda()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert backend.choose_backend() == "cuda" and sf.has_cuda()
+
+
+def test_the_environment_chooses_where_the_call_does_not(with_module, monkeypatch):
+    with_module(FakeModule())
+    monkeypatch.setenv("SEAM_FAST_BACKEND", "torch")
+    assert backend.choose_backend() == "torch" and backend.choose_backend("cpu") == "cpu"
+
+
+def test_unusable_backends_say_why(with_module, monkeypatch):
+    with_module(None, "it rains")
+    with pytest.raises(ValueError, match="backend 'cpu' cannot be used: it rains"):
+        backend.choose_backend("cpu")
+    monkeypatch.setenv("SEAM_FAST_BACKEND", "abacus")
+    with pytest.raises(TrainingError, match="backend 'abacus' is unknown; there are auto, cuda, cpu, torch"):
+        backend.choose_backend()
+
+
+def test_training_is_plain_pytorch_whatever_the_ops_are(with_module, monkeypatch):
+    with_module(FakeModule())
+    assert backend.choose_engine() == backend.choose_engine("torch") == "torch"
+    for name in ("cpu", "cuda"):
+        with pytest.raises(TrainingError, match=f"backend '{name}' cannot be used for training"):
+            backend.choose_engine(name)
+    monkeypatch.setenv("SEAM_FAST_BACKEND", "abacus")
+    with pytest.raises(TrainingError, match="unknown"):
+        backend.choose_engine()
+
+
+# -- info -------------------------------------------------------------------------------------------------------------
+
+
+def test_info_with_the_compiled_part(with_module, capsys):
+    with_module(FakeModule())
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "cpu    usable",
+        "not usable: the compiled part has no CUDA",
+        "chisel 1.0",
+        "-O9",
+        "avx2, of avx2, po",
+    ):
+        assert part in text
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["build"]["isas"] == ["avx2", "portable"] and facts["training"] == "torch"
+
+
+def test_info_without_the_compiled_part(with_module, monkeypatch, capsys):
+    with_module(None, "it rains")
+    monkeypatch.setenv("SEAM_FAST_BACKEND", "cpu")  # info is for finding out what is wrong, so it goes on
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("not usable: it rains") == 2 and "cannot be used for training" in text

@@ -1,0 +1,570 @@
+"""The masked LSTM op, every kernel there is: against float64, torch's own LSTM, differences, and what it promises."""
+
+import copy
+import math
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lstm_cases import KERNELS, Case, assert_close, assert_right, each_dtype, each_kernel, kernel, leaves, run  # noqa: F401
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from seam_fast import BackendError, _ext, lstm_layer, masked_embedding, masked_linear, masked_lstm, ops, reference
+
+needs_ext = pytest.mark.skipif(_ext.C is None, reason=f"needs the compiled kernels: {_ext.reason}")
+
+GRID = [
+    Case(T=1, B=1, I=1, H=1),
+    Case(T=2, B=1, I=1, H=1, D=2, lengths=(1,)),
+    Case(T=1, B=5, I=3, H=2, bias=False),
+    Case(T=9, B=1, I=7, H=11, hx=False),
+    Case(T=5, B=3, I=2, H=4, L=2),
+    Case(T=5, B=3, I=2, H=4, L=3, D=2, masked="some"),
+    Case(T=7, B=13, I=17, H=19, batch_first=True),
+    Case(T=6, B=5, I=8, H=16, D=2, lengths=(6, 0, 3, 1, 6), batch_first=True),
+    Case(T=8, B=9, I=5, H=33, L=2, D=2, lengths=(0, 8, 1, 7, 2, 6, 3, 5, 4), bias=False),
+    Case(T=4, B=3, I=6, H=7, lengths=(0, 0, 0)),
+    Case(T=4, B=3, I=6, H=7, lengths=(2, 2, 1), hx=False, L=2),  # nobody reaches the last step
+    Case(T=6, B=4, I=3, H=5, masked="none"),
+    Case(T=32, B=5, I=100, H=50, hx=False),  # R8
+    Case(T=32, B=5, I=100, H=50, hx=False, lengths=(32, 7, 19, 1, 25), scale=3.0),
+    Case(T=11, B=17, I=65, H=67, D=2, batch_first=True),
+    Case(T=6, B=32, I=70, H=128),
+]
+
+
+def pre_masked(weight, score):
+    return weight if score is None else torch.where(score > 0, weight, 0)
+
+
+def torch_lstm(case: Case, weights, scores) -> nn.LSTM:
+    """torch.nn.LSTM of the kept weights."""
+    options = {"bias": case.bias, "bidirectional": case.D == 2, "batch_first": case.batch_first}
+    lstm = nn.LSTM(case.I, case.H, case.L, **options, dtype=weights[0].dtype)
+    for name, weight, score in zip(lstm._flat_weights_names, weights, scores, strict=True):
+        setattr(lstm, name, nn.Parameter(pre_masked(weight, score)))
+    return lstm
+
+
+# -- the numbers ------------------------------------------------------------------------------------------------------
+
+
+@each_kernel
+@each_dtype
+@pytest.mark.parametrize("case", GRID, ids=str)
+def test_results_and_gradients(kernel, dtype, case):  # noqa: F811
+    assert_right(case, dtype, kernel)
+
+
+@pytest.mark.slow
+@each_kernel
+def test_a_large_one(kernel):  # noqa: F811
+    assert_right(Case(T=8, B=33, I=130, H=257, D=2, lengths=(8,) * 11 + (3,) * 11 + (5,) * 11), torch.float32, kernel)
+
+
+@each_kernel
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_shape(kernel, data):  # noqa: F811
+    size = st.sampled_from((1, 2, 3, 4, 5, 7, 8, 9, 15, 17))
+    T, B = data.draw(size), data.draw(size)
+    lengths = data.draw(st.none() | st.tuples(*[st.integers(0, T)] * B))
+    flags = {name: data.draw(st.booleans()) for name in ("bias", "hx", "batch_first")}
+    layers = {"L": data.draw(st.integers(1, 2)), "D": data.draw(st.integers(1, 2))}
+    masked = data.draw(st.sampled_from(("all", "some", "none")))
+    case = Case(T, B, data.draw(size), data.draw(size), lengths=lengths, masked=masked, **flags, **layers)
+    assert_right(case, data.draw(st.sampled_from((torch.float32, torch.float64))), kernel)
+
+
+@each_kernel
+@pytest.mark.parametrize("lengths", [None, (6, 1, 4, 2)])
+@pytest.mark.parametrize(("layers", "directions"), [(1, 1), (2, 2)])
+def test_it_is_torchs_lstm_of_the_kept_weights(kernel, layers, directions, lengths):  # noqa: F811
+    """Beside the twin: gradients of the products by torch's own, then the clamp."""
+    case = Case(T=6, L=layers, D=directions, lengths=lengths, scale=4.0)
+    input, h_0, c_0, weights, scores, cotangents = case.tensors()
+    lstm, x = torch_lstm(case, weights, scores), input.clone().requires_grad_()
+    if lengths is None:
+        output, states = lstm(x, (h_0, c_0))
+    else:
+        packed, states = lstm(pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False), (h_0, c_0))
+        output, _ = pad_packed_sequence(packed)
+    torch.autograd.backward((output, *states), cotangents)
+    results = run(masked_lstm, case, torch.float64, backend=kernel)
+    close = {"rtol": 1e-10, "atol": 1e-12}
+    torch.testing.assert_close([results[name] for name in ("output", "h_n", "c_n")], [output, *states], **close)
+    torch.testing.assert_close(results["input"], x.grad, **close)
+    clamped = 0
+    for parameter, weight, score, of_weight, of_score in zip(
+        lstm.parameters(), weights, scores, results["weights"], results["scores"], strict=True
+    ):
+        torch.testing.assert_close(of_weight, parameter.grad * (score > 0), **close)
+        torch.testing.assert_close(of_score, (parameter.grad * weight).clamp(-1, 1), **close)
+        assert (of_score[score <= 0] != 0).any(), "a dropped weight has a gradient as well"
+        clamped += int((of_score.abs() == 1).sum())
+    assert clamped > 10, "the clamp should have had something to do"
+
+
+@each_kernel
+@each_dtype
+def test_all_scores_positive_is_torchs_lstm(kernel, dtype):  # noqa: F811
+    case = Case(L=2, D=2)
+    input, h_0, c_0, weights, scores, _ = case.tensors(dtype)
+    ones = [torch.rand_like(score) + 1e-30 for score in scores]
+    wanted = torch_lstm(case, weights, [None] * len(weights))(input, (h_0, c_0))
+    for chosen in (ones, None):
+        found = masked_lstm(input, (h_0, c_0), weights, chosen, **case.options, backend=kernel)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=8 * torch.finfo(dtype).eps)
+
+
+@each_kernel
+@each_dtype
+def test_all_scores_negative_forgets_everything(kernel, dtype):  # noqa: F811
+    """Gates of zero weights are one half: h = tanh(c) / 2, c = c before / 2."""
+    case = Case(T=3, hx=True)
+    input, h_0, c_0, weights, scores, _ = case.tensors(dtype)
+    for value in (-1.0, 0.0, -0.0, math.nan, -math.inf):
+        dropped = [torch.full_like(score, value) for score in scores]
+        output, (_, c_n) = masked_lstm(input, (h_0, c_0), weights, dropped, backend=kernel)
+        torch.testing.assert_close(c_n, c_0 / 8, rtol=4 * torch.finfo(dtype).eps, atol=0)
+        torch.testing.assert_close(output[-1:], torch.tanh(c_n) / 2, rtol=8 * torch.finfo(dtype).eps, atol=0)
+        output, states = masked_lstm(input, None, weights, dropped, backend=kernel)
+        assert not output.any() and not states[0].any() and not states[1].any()
+
+
+@each_kernel
+@pytest.mark.parametrize("lengths", [None, (3, 0, 2)])
+def test_gradients_are_those_of_differences(kernel, lengths):  # noqa: F811
+    case = Case(T=3, B=3, I=2, H=3, D=2, lengths=lengths)
+    input, h_0, c_0, weights, scores, _ = case.tensors()
+
+    def function(x, h, c, *effective):
+        output, states = masked_lstm(x, (h, c), list(effective), None, **case.options, backend=kernel)
+        return output, *states
+
+    assert torch.autograd.gradcheck(function, leaves(input, h_0, c_0, *weights))
+
+    def masked(*effective):  # where a score is not positive, the weight has no effect and no gradient
+        return masked_lstm(input, (h_0, c_0), list(effective), scores, **case.options, backend=kernel)[0]
+
+    assert torch.autograd.gradcheck(masked, leaves(*weights))
+
+
+@each_kernel
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", ["input", "hx", "weights"])
+def test_what_is_not_finite_goes_where_it_goes_in_torch(kernel, value, place):  # noqa: F811
+    case = Case(T=5, B=3)
+    tensors = case.tensors(torch.float32)
+    input, h_0, c_0, weights, scores, cotangents = tensors
+    target = {"input": input[2, 1], "hx": h_0[0, 1], "weights": weights[0][3]}[place]
+    target[1] = value
+    scores[0][3] = 1.0  # kept
+    lstm, x = torch_lstm(case, weights, scores), input.clone().requires_grad_()
+    output, states = lstm(x, (h_0, c_0))
+    torch.autograd.backward((output, *states), cotangents)
+    results = run(masked_lstm, case, torch.float32, tensors, backend=kernel)
+    pairs = [(results["output"], output), (results["c_n"], states[1]), (results["input"], x.grad)]
+    if place == "weights" and not math.isnan(value):  # times the slope of a saturated gate, which may be 0 or nearly
+        pairs.pop()
+    for found, wanted in pairs:
+        assert torch.equal(found.isnan(), wanted.isnan())
+        assert torch.equal(found.isinf(), wanted.isinf())
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5, equal_nan=True)
+    for found, weight, parameter in zip(results["scores"], weights, lstm.parameters(), strict=True):
+        if place == "weights" and not math.isnan(value):
+            break
+        assert torch.equal(found.isnan(), (parameter.grad * weight).isnan()), "a NaN passes the clamp"
+
+
+@each_kernel
+def test_what_stands_in_the_padding_does_not_matter(kernel):  # noqa: F811
+    case = Case(T=6, B=4, D=2, L=2, lengths=(6, 0, 3, 1))
+    tensors = case.tensors(torch.float32)
+    for row, length in enumerate(case.lengths):
+        tensors[0][length:, row] = math.nan
+        tensors[5][0][length:, row] = 7.0  # nor does the gradient of an output that is zero whatever happens
+    results = run(masked_lstm, case, torch.float32, tensors, backend=kernel)
+    tensors[0].nan_to_num_(0.0)
+    wanted = run(masked_lstm, case, torch.float32, tensors, backend=kernel)
+    torch.testing.assert_close(results, wanted, rtol=0, atol=0)
+    for row, length in enumerate(case.lengths):
+        assert not results["output"][length:, row].any() and not results["input"][length:, row].any()
+    assert torch.equal(results["h_n"][:, 1], tensors[1][:, 1]) and torch.equal(results["c_n"][:, 1], tensors[2][:, 1])
+
+
+@each_kernel
+def test_rows_do_not_know_each_other(kernel):  # noqa: F811
+    case = Case(T=6, B=4, D=2, lengths=(5, 2, 6, 4))
+    input, h_0, c_0, weights, scores, _ = case.tensors()
+    together, (h_n, c_n) = masked_lstm(input, (h_0, c_0), weights, scores, **case.options, backend=kernel)
+    for row, length in enumerate(case.lengths):
+        states = (h_0[:, row], c_0[:, row])
+        alone, (h, c) = masked_lstm(input[:length, row], states, weights, scores, bidirectional=True, backend=kernel)
+        torch.testing.assert_close(together[:length, row], alone, rtol=0, atol=1e-14)
+        torch.testing.assert_close((h_n[:, row], c_n[:, row]), (h, c), rtol=0, atol=1e-14)
+
+
+# -- forms of the arguments -------------------------------------------------------------------------------------------
+
+
+@each_kernel
+@each_dtype
+def test_strides_do_not_matter(kernel, dtype):  # noqa: F811
+    case = Case(T=6, B=5, I=4, H=7, L=2, D=2, lengths=(6, 2, 0, 5, 1))
+    input, h_0, c_0, weights, scores, cotangents = case.tensors(dtype)
+
+    def strided(tensor):
+        """The same numbers with gaps between them, last dimension first."""
+        holes = torch.full((*reversed(tensor.shape), 2), math.nan, dtype=dtype)
+        holes[..., 0] = tensor.permute(*reversed(range(tensor.dim())))
+        return holes[..., 0].permute(*reversed(range(tensor.dim())))
+
+    def function(x, hx, weights, scores, **options):  # leaves made of a strided tensor would be dense
+        hx, weights, scores = [strided(t) for t in hx], [strided(w) for w in weights], [strided(s) for s in scores]
+        return masked_lstm(strided(x), hx, weights, scores, **options)
+
+    tensors = input, h_0, c_0, weights, scores, [strided(cotangent) for cotangent in cotangents]
+    assert not strided(input).is_contiguous() and torch.equal(strided(input), input)
+    assert_close(case, run(function, case, dtype, tensors, backend=kernel), dtype)
+
+
+@each_kernel
+def test_gradients_may_be_expanded_or_missing(kernel):  # noqa: F811
+    case = Case(L=2, D=2)
+    input, h_0, c_0, weights, scores, _ = case.tensors()
+    for sums in (lambda o, h, c: o.sum(), lambda o, h, c: h.sum(), lambda o, h, c: c[1, 2, 3] + o[0, 0, 0]):
+        grads = []
+        for function, options in ((masked_lstm, {"backend": kernel}), (reference.masked_lstm, {})):
+            given = leaves(input, h_0, c_0, *weights, *scores)
+            tensors = given[3 : 3 + len(weights)], given[3 + len(weights) :]
+            output, states = function(given[0], (given[1], given[2]), *tensors, **case.options, **options)
+            grads.append(torch.autograd.grad(sums(output, *states), given))
+        torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-13)
+
+
+@each_kernel
+def test_batch_first_is_the_other_way_round_and_copies_nothing(kernel):  # noqa: F811
+    case = Case(T=5, B=4)
+    input, h_0, c_0, weights, scores, _ = case.tensors()
+    output, states = masked_lstm(input, (h_0, c_0), weights, scores, backend=kernel)
+    turned, same = masked_lstm(input.transpose(0, 1), (h_0, c_0), weights, scores, batch_first=True, backend=kernel)
+    torch.testing.assert_close((turned.transpose(0, 1), same), (output, states), rtol=0, atol=0)
+    assert turned.is_contiguous() and turned.shape == (4, 5, 5)
+
+
+@each_kernel
+def test_a_sequence_without_a_batch(kernel):  # noqa: F811
+    case = Case(T=5, B=1, L=2, D=2)
+    input, h_0, c_0, weights, scores, _ = case.tensors()
+    wanted, (h_n, c_n) = masked_lstm(input, (h_0, c_0), weights, scores, **case.options, backend=kernel)
+    for batch_first in (False, True):  # which says nothing about it
+        options = case.options | {"batch_first": batch_first, "backend": kernel}
+        output, states = masked_lstm(input[:, 0], (h_0[:, 0], c_0[:, 0]), weights, scores, **options)
+        torch.testing.assert_close((output, *states), (wanted[:, 0], h_n[:, 0], c_n[:, 0]), rtol=0, atol=0)
+    function = reference.masked_lstm
+    twin = function(input[:, 0], (h_0[:, 0], c_0[:, 0]), weights, scores, num_layers=2, bidirectional=True)
+    torch.testing.assert_close((output, states), twin, rtol=0, atol=1e-14)
+
+
+@each_kernel
+def test_lengths_may_be_any_integers_and_full_ones_are_none(kernel):  # noqa: F811
+    case = Case(T=4, B=3, lengths=(4, 1, 2))
+    input, h_0, c_0, weights, scores, _ = case.tensors()
+    call = lambda lengths: masked_lstm(input, (h_0, c_0), weights, scores, lengths=lengths, backend=kernel)  # noqa: E731
+    wanted = call(torch.tensor(case.lengths))
+    for lengths in (
+        [4, 1, 2],
+        (4, 1, 2),
+        torch.tensor([4, 1, 2], dtype=torch.int32),
+        torch.tensor([4, 9, 1, 9, 2])[::2],
+    ):
+        torch.testing.assert_close(call(lengths), wanted, rtol=0, atol=0)
+    torch.testing.assert_close(call([4, 4, 4]), call(None), rtol=0, atol=0)
+
+
+@each_kernel
+@pytest.mark.parametrize("options", [{}, {"batch_first": True}, {"D": 2, "L": 2}, {"lengths": ()}])
+def test_a_batch_of_none(kernel, options):  # noqa: F811
+    case = Case(B=0, **options)
+    results = run(masked_lstm, case, torch.float32, backend=kernel)
+    assert results["output"].shape == ((0, 7, 5) if case.batch_first else (7, 0, 5 * case.D))
+    assert results["h_n"].shape == results["c_0"].shape == (case.L * case.D, 0, 5)
+    assert results["input"].shape == case.tensors()[0].shape
+    assert not any(grad.any() for grad in results["scores"] + results["weights"])
+
+
+@each_kernel
+def test_no_time_steps_are_refused_as_in_torch(kernel):  # noqa: F811
+    _, h_0, c_0, weights, scores, _ = Case().tensors()
+    for error in (ValueError, RuntimeError):
+        with pytest.raises(error, match=r"input must have at least one time step, but its shape is \(0, 4, 3\)"):
+            masked_lstm(torch.zeros(0, 4, 3).double(), (h_0, c_0), weights, scores, backend=kernel)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_runs_in_plain_pytorch(dtype):
+    case = Case(D=2, lengths=(7, 3, 0, 5))
+    results = run(masked_lstm, case, dtype)
+    exact = run(reference.masked_lstm, case, torch.float64)
+    for name in ("output", "h_n", "c_n", "input"):
+        assert results[name].dtype == dtype
+        limit = 16 * torch.finfo(dtype).eps * float(exact[name].abs().max())  # inputs are rounded too
+        assert float((results[name] - exact[name]).abs().max()) < limit
+
+
+@each_kernel
+def test_dropout_between_layers_is_torchs(kernel):  # noqa: F811
+    case = Case(T=5, B=3, L=3, D=2)
+    input, h_0, c_0, weights, scores, _ = case.tensors()
+    lstm = torch_lstm(case, weights, scores)
+    lstm.dropout = 0.4
+    options = case.options | {"dropout": 0.4, "backend": kernel}
+    for training in (True, False):
+        torch.manual_seed(5)
+        wanted = lstm.train(training)(input, (h_0, c_0))
+        torch.manual_seed(5)
+        found = masked_lstm(input, (h_0, c_0), weights, scores, training=training, **options)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-13)
+    torch.manual_seed(5)
+    twin = reference.masked_lstm(input, (h_0, c_0), weights, scores, training=True, dropout=0.4, **case.options)
+    torch.manual_seed(5)
+    found = masked_lstm(input, (h_0, c_0), weights, scores, training=True, **options)
+    torch.testing.assert_close(found, twin, rtol=0, atol=1e-13)
+
+
+@each_kernel
+def test_one_tensor_in_several_places(kernel):  # noqa: F811
+    """Tied biases, and one state for h_0 and c_0: the gradients add up."""
+    grads = []
+    input, h_0, _, weights, scores, cotangents = Case().tensors()
+    for function, options in ((masked_lstm, {"backend": kernel}), (reference.masked_lstm, {})):
+        x, h, bias, score = leaves(input, h_0, weights[2], scores[2])
+        tied = [weights[0], weights[1], bias, bias], [scores[0], None, score, score]
+        output, states = function(x, (h, h), *tied, **options)
+        grads.append(torch.autograd.grad((output, *states), (x, h, bias, score), cotangents))
+    torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-13)
+
+
+@each_kernel
+def test_lengths_may_be_overwritten_after_the_call(kernel):  # noqa: F811
+    case = Case(lengths=(7, 0, 3, 5))
+    input, h_0, c_0, weights, scores, cotangents = case.tensors()
+    given, lengths = leaves(input, *scores), torch.tensor(case.lengths)
+    output, _ = masked_lstm(given[0], (h_0, c_0), weights, given[1:], lengths=lengths, backend=kernel)
+    wanted = torch.autograd.grad(output, given, cotangents[0], retain_graph=True)
+    lengths.fill_(1000)
+    torch.testing.assert_close(torch.autograd.grad(output, given, cotangents[0]), wanted, rtol=0, atol=0)
+
+
+# -- what it does not do ----------------------------------------------------------------------------------------------
+
+
+class Spy:
+    """Kernels that note what they are asked for."""
+
+    def __init__(self, kernels):
+        self.kernels, self.saved, self.needs, self.overwrites = kernels, [], [], []
+
+    def masked_lstm_forward(self, *arguments):
+        self.saved.append(arguments[-1])
+        return self.kernels.masked_lstm_forward(*arguments)
+
+    def masked_lstm_backward(self, *arguments):
+        *_, need_input, need_h_0, need_c_0, need_weights, need_scores, overwrite = arguments
+        self.needs.append((need_input, need_h_0, need_c_0, need_weights, need_scores))
+        self.overwrites.append(overwrite)
+        results = self.kernels.masked_lstm_backward(*arguments)
+        flags = [need_input, need_h_0, need_c_0, *need_weights, *need_scores]
+        assert [grad is not None for grad in (*results[:3], *results[3], *results[4])] == flags
+        return results
+
+
+@each_kernel
+def test_what_was_saved_is_spent_only_where_nobody_can_ask_again(kernel, monkeypatch):  # noqa: F811
+    spy = Spy(ops.choose_kernels(kernel, torch.zeros(1)))
+    monkeypatch.setattr(ops, "choose_kernels", lambda *_: spy)
+    input, hx, weights, scores = (Case(T=6, B=3, D=2, lengths=(6, 2, 4)).tensors()[k] for k in (0, slice(1, 3), 3, 4))
+    given = leaves(input, *scores)
+    output, _ = masked_lstm(given[0], hx, weights, given[1:], bidirectional=True, lengths=torch.tensor([6, 2, 4]))
+    first = torch.autograd.grad(output.sum(), given, retain_graph=True)
+    second = torch.autograd.grad(output.sum(), given)
+    assert spy.overwrites == [False, True]
+    for one, other in zip(first, second, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)  # other blocks of sums, so not to the last bit
+
+
+@each_kernel
+def test_nothing_is_computed_or_kept_that_nobody_needs(kernel, monkeypatch):  # noqa: F811
+    spy = Spy(ops.choose_kernels(kernel, torch.zeros(1)))
+    monkeypatch.setattr(ops, "choose_kernels", lambda *_: spy)
+    input, h_0, c_0, weights, scores, _ = Case().tensors()
+    masked_lstm(input, (h_0, c_0), weights, scores)
+    wanted = [scores[1], weights[3]]
+    for tensor in wanted:
+        tensor.requires_grad_()
+    with torch.no_grad():
+        output, _ = masked_lstm(input, (h_0, c_0), weights, scores)
+    assert spy.saved == [False, False] and not output.requires_grad
+    output, _ = masked_lstm(input, (h_0, c_0), weights, scores)
+    output.sum().backward()
+    assert spy.saved[2:] == [True]
+    assert spy.needs == [(False, False, False, [False, False, False, True], [False, True, False, False])]
+    spy.needs.clear()
+    output, (_, c_n) = masked_lstm(input, (h_0, c_0.requires_grad_()), weights, scores, num_layers=1)
+    torch.autograd.grad(c_n.sum(), c_0)
+    assert spy.needs[0][:3] == (False, False, True)
+
+
+@each_kernel
+def test_a_graph_may_be_walked_twice(kernel):  # noqa: F811
+    case = Case(L=2, lengths=(7, 2, 0, 4))
+    input, h_0, c_0, weights, scores, cotangents = case.tensors(torch.float32)
+    given = leaves(input, *scores)
+    output, states = masked_lstm(given[0], (h_0, c_0), weights, given[1:], **case.options, backend=kernel)
+    first = torch.autograd.grad((output, *states), given, cotangents, retain_graph=True)
+    second = torch.autograd.grad((output, *states), given, cotangents)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+@each_kernel
+def test_a_changed_output_or_weight_is_noticed(kernel):  # noqa: F811
+    input, h_0, c_0, weights, scores, _ = Case().tensors()
+    x = input.requires_grad_()
+    for change in (lambda output: output.mul_(2), lambda output: weights[0].mul_(2), lambda output: scores[0].neg_()):
+        output, _ = masked_lstm(x, (h_0, c_0), weights, scores, backend=kernel)
+        change(output)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            output.sum().backward()
+
+
+@each_kernel
+def test_its_arguments_are_left_alone(kernel):  # noqa: F811
+    case = Case(L=2, D=2, lengths=(7, 2, 0, 4))
+    tensors = case.tensors()
+    before = copy.deepcopy(tensors)
+    run(masked_lstm, case, torch.float64, tensors, backend=kernel)
+    torch.testing.assert_close(tensors, before, rtol=0, atol=0)
+
+
+@each_kernel
+@pytest.mark.parametrize("case", [GRID[12], Case(T=5, B=40, I=30, H=40, D=2, lengths=(5, 1, 3, 0) * 10)], ids=str)
+def test_the_number_of_threads_changes_no_bit(kernel, case):  # noqa: F811
+    if kernel == "torch":
+        pytest.skip("torch's own products may depend on it")
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)  # the fixture of conftest.py puts it back
+        results.append(run(masked_lstm, case, torch.float32, backend=kernel))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+# -- second derivatives -----------------------------------------------------------------------------------------------
+
+
+@needs_ext
+def test_a_second_derivative_of_compiled_kernels_is_refused():
+    input, h_0, c_0, weights, scores, _ = Case().tensors()
+    x, weight = leaves(input, weights[0])
+    output, _ = masked_lstm(x, (h_0, c_0), [weight, *weights[1:]], scores, backend="cpu")
+    (first,) = torch.autograd.grad(output.sum(), x, create_graph=True)
+    torch.testing.assert_close(first, torch.autograd.grad(output.sum(), x, retain_graph=True)[0])  # a first one is fine
+    for tensor in (x, weight):
+        with pytest.raises(RuntimeError, match=r"no second derivative; call it with backend='torch'"):
+            torch.autograd.grad(first.pow(2).sum(), tensor, retain_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        (first.sum() + output.sum()).backward()
+
+
+@pytest.mark.parametrize("lengths", [None, (3, 0)])
+def test_the_torch_backend_has_second_derivatives(lengths):
+    case = Case(T=3, B=2, I=1, H=1, D=2, L=2, lengths=lengths)
+    input, h_0, c_0, weights, scores, _ = case.tensors()
+
+    def function(x, h, c, *weights):
+        output, states = masked_lstm(x, (h, c), list(weights), scores, **case.options, backend="torch")
+        return output, *states
+
+    assert torch.autograd.gradgradcheck(function, leaves(input, h_0, c_0, *weights))
+
+
+def test_second_derivatives_are_those_of_the_twin():
+    """A penalty on the gradient of the input, small enough for no clamp, derived by scores and a tied bias."""
+    found = []
+    input, h_0, c_0, weights, scores, _ = Case().tensors()
+    for function, options in ((masked_lstm, {"backend": "torch"}), (reference.masked_lstm, {})):
+        x, bias, *ours = leaves(input, weights[2], *scores)
+        output, _ = function(x, (h_0, c_0), [*weights[:2], bias, bias], ours, **options)
+        (grad,) = torch.autograd.grad(output.tanh().sum() / 9, x, create_graph=True)
+        found.append(torch.autograd.grad(grad.pow(2).sum(), (x, bias, *ours)))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+    assert all(grad.any() for grad in found[0])
+
+
+# -- the choice of kernels --------------------------------------------------------------------------------------------
+
+
+def test_which_kernels_take_what(monkeypatch):
+    double, half = torch.zeros(1).double(), torch.zeros(1).half()
+    native = _ext.C or lstm_layer
+    monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
+    assert ops.choose_kernels("auto", double) is native
+    assert ops.choose_kernels("auto", half) is lstm_layer
+    assert ops.choose_kernels("auto", double.to("meta")) is lstm_layer
+    assert ops.choose_kernels("torch", double) is lstm_layer
+    monkeypatch.setenv("SEAM_FAST_BACKEND", "torch")
+    assert ops.choose_kernels("auto", double) is lstm_layer
+    monkeypatch.setattr(_ext, "C", None)
+    monkeypatch.setattr(_ext, "reason", "not compiled")
+    assert ops.choose_kernels("torch", double) is lstm_layer
+    with pytest.raises(BackendError, match="'cpu' cannot be used: not compiled"):
+        ops.choose_kernels("cpu", double)
+
+
+@needs_ext
+def test_an_explicit_backend_says_why_it_cannot():
+    input, h_0, c_0, weights, scores, _ = Case().tensors(torch.float16)
+    with pytest.raises(
+        ValueError, match=r"backend 'cpu' takes float32 and float64 .* but input is torch.float16 on cpu"
+    ):
+        masked_lstm(input, (h_0, c_0), weights, scores, backend="cpu")
+
+
+def test_an_unknown_backend():
+    input, h_0, c_0, weights, scores, _ = Case().tensors()
+    with pytest.raises(ValueError, match="'gpu' is unknown"):
+        masked_lstm(input, (h_0, c_0), weights, scores, backend="gpu")
+
+
+# -- embedding and linear ---------------------------------------------------------------------------------------------
+
+
+@each_dtype
+def test_masked_embedding(dtype):
+    weight, score = torch.randn(6, 3, dtype=dtype), torch.randn(6, 3, dtype=dtype).requires_grad_()
+    ids = torch.tensor([[1, 1, 5], [0, 2, 1]])
+    found = masked_embedding(ids, weight, score, padding_idx=2)
+    torch.testing.assert_close(found, pre_masked(weight, score)[ids], rtol=0, atol=0)
+    found.backward(torch.full_like(found, 0.5))
+    counts = torch.tensor([1, 3, 0, 0, 0, 1.0]).to(dtype)[:, None]  # the padding's row gets none
+    torch.testing.assert_close(score.grad, (0.5 * counts * weight).clamp(-1, 1))
+    assert torch.equal(masked_embedding(ids.int(), weight, None), weight[ids])
+
+
+@each_dtype
+def test_masked_linear(dtype):
+    x, weight, bias = (torch.randn(shape, dtype=dtype) for shape in ((2, 5, 3), (4, 3), (4,)))
+    scores = leaves(torch.randn(4, 3, dtype=dtype), torch.randn(4, dtype=dtype))
+    found = masked_linear(x, weight, bias, *scores)
+    wanted = nn.functional.linear(x, pre_masked(weight, scores[0]), pre_masked(bias, scores[1]))
+    torch.testing.assert_close(found, wanted)
+    found.backward(torch.ones_like(found))
+    torch.testing.assert_close(scores[0].grad, (x.sum((0, 1)) * weight).clamp(-1, 1))
+    torch.testing.assert_close(scores[1].grad, (10 * bias).clamp(-1, 1))
+    torch.testing.assert_close(masked_linear(x, weight), nn.functional.linear(x, weight))
+
+
+def test_every_kernel_is_tested():
+    assert KERNELS[0] == "torch" and len(KERNELS) == 1 + (0 if _ext.C is None else len(_ext.C.isas()))
