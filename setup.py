@@ -30,6 +30,7 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "seam_fast" / "_version.
 # Lists, not globs: a forgotten file shall be an error.
 CPU_SOURCES = [
     "csrc/bindings.cpp",
+    "csrc/autograd.cpp",
     "csrc/masked_lstm.cpp",
     "csrc/score_adam.cpp",
     "csrc/cpu/dispatch.cpp",
@@ -57,7 +58,7 @@ class NoExtension(Exception):
 
 def find_torch():
     """The torch of the environment that is installed into; build isolation hides its folders, so they are added."""
-    with contextlib.suppress(ModuleNotFoundError):
+    with contextlib.suppress(ImportError, OSError):  # the second try below says what is wrong with a broken one
         import torch
 
         return torch
@@ -79,7 +80,7 @@ def find_torch():
 
 def find_compiler() -> str:
     """The C++ compiler that torch's build tools will call, with its own words about its version."""
-    command = shlex.split(os.environ.get("CXX") or "c++")
+    command = shlex.split(os.environ.get("CXX") or "") or ["c++"]
     if os.name == "nt":
         raise NoExtension("the compiled part is not built on Windows")
     if shutil.which(command[0]) is None:

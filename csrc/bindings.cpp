@@ -25,68 +25,69 @@ namespace {
 
 std::string compiler() {
 #if defined(__clang__)
-    return std::string("clang ") + __clang_version__;
+  return std::string("clang ") + __clang_version__;
 #elif defined(__GNUC__)
-    return std::string("gcc ") + __VERSION__;
+  return std::string("gcc ") + __VERSION__;
 #elif defined(_MSC_VER)
-    return "msvc " + std::to_string(_MSC_VER);
+  return "msvc " + std::to_string(_MSC_VER);
 #else
-    return "unknown";
+  return "unknown";
 #endif
 }
 
 // What the module was built from and for; _ext.py compares `torch` with the torch that runs.
 py::dict build_info() {
-    py::dict info;
-    info["torch"] = SEAM_BUILT_TORCH;
+  py::dict info;
+  info["torch"] = SEAM_BUILT_TORCH;
 #ifdef SEAM_BUILT_CUDA
-    info["cuda"] = SEAM_BUILT_CUDA;
-    info["with_cuda"] = true;
+  info["cuda"] = SEAM_BUILT_CUDA;
+  info["with_cuda"] = true;
 #else
-    info["cuda"] = py::none();
-    info["with_cuda"] = false;
+  info["cuda"] = py::none();
+  info["with_cuda"] = false;
 #endif
-    info["compiler"] = compiler();
-    info["flags"] = SEAM_BUILT_FLAGS;
+  info["compiler"] = compiler();
+  info["flags"] = SEAM_BUILT_FLAGS;
 #ifdef _OPENMP
-    info["openmp"] = true;
+  info["openmp"] = true;
 #else
-    info["openmp"] = false;
+  info["openmp"] = false;
 #endif
-    return info;
+  return info;
 }
 
 std::vector<std::string> isas() {
-    const seam::Isa* available[3];
-    const int count = seam::supported_isas(available);
-    std::vector<std::string> names;
-    for (int i = 0; i < count; ++i) names.push_back(available[i]->name);
-    return names;
+  const seam::Isa* available[3];
+  const int count = seam::supported_isas(available);
+  std::vector<std::string> names;
+  for (int i = 0; i < count; ++i) names.push_back(available[i]->name);
+  return names;
 }
 
 void set_isa(const std::string& name) {
-    TORCH_CHECK_VALUE(seam::set_isa(name.c_str()), "this CPU cannot run the instruction set '", name, "'; it can run ",
-                      isas());
+  TORCH_CHECK_VALUE(seam::set_isa(name.c_str()), "this CPU cannot run the instruction set '", name, "'; it can run ",
+                    isas());
 }
 
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
-    using py::arg;
-    using NoGil = py::call_guard<py::gil_scoped_release>;
-    m.doc() = "The compiled kernels of seam-fast; seam_fast._ext loads them, users do not.";
-    m.def("build_info", &build_info, "Versions, compiler and flags of this build, as a dict.");
-    m.def("isa", [] { return std::string(seam::isa().name); }, "The instruction set that the CPU kernels use.");
-    m.def("isas", &isas, "The instruction sets that this CPU can run, best first.");
-    m.def("set_isa", &set_isa, arg("name"),
-          "Use another instruction set from now on.");
-    m.def("masked_lstm_forward", &seam::masked_lstm_forward, arg("input"), arg("h_0"), arg("c_0"), arg("weights"),
-          arg("scores"), arg("lengths"), arg("batch_first_output"), arg("save"), NoGil(), "See csrc/ops.h.");
-    m.def("masked_lstm_backward", &seam::masked_lstm_backward, arg("grad_output"), arg("grad_h_n"), arg("grad_c_n"),
-          arg("input"), arg("output"), arg("h_0"), arg("c_0"), arg("saved"), arg("weights"), arg("scores"),
-          arg("lengths"), arg("need_input"), arg("need_h_0"), arg("need_c_0"), arg("need_weights"), arg("need_scores"),
-          arg("overwrite_saved") = false, NoGil(), "See csrc/ops.h.");
-    m.def("score_adam_", &seam::score_adam, arg("score"), arg("grad"), arg("exp_avg"), arg("exp_avg_sq"),
-          arg("weight"), arg("effective"), arg("lr"), arg("beta1"), arg("beta2"), arg("eps"), arg("step"),
-          arg("penalty"), NoGil(), "See csrc/ops.h.");
+  using py::arg;
+  using NoGil = py::call_guard<py::gil_scoped_release>;
+  m.doc() = "The compiled kernels of seam-fast; seam_fast._ext loads them, users do not.";
+  m.def("build_info", &build_info, "Versions, compiler and flags of this build, as a dict.");
+  m.def("isa", [] { return std::string(seam::isa().name); }, "The instruction set that the CPU kernels use.");
+  m.def("isas", &isas, "The instruction sets that this CPU can run, best first.");
+  m.def("set_isa", &set_isa, arg("name"), "Use another instruction set from now on.");
+  m.def("masked_lstm_forward", &seam::masked_lstm_forward, arg("input"), arg("h_0"), arg("c_0"), arg("weights"),
+        arg("scores"), arg("lengths"), arg("batch_first_output"), arg("save"), NoGil(), "See csrc/ops.h.");
+  m.def("masked_lstm_layer", &seam::masked_lstm_layer, arg("input"), arg("h_0"), arg("c_0"), arg("weights"),
+        arg("scores"), arg("lengths"), arg("batch_first_output"), NoGil(), "See csrc/ops.h.");
+  m.def("masked_lstm_backward", &seam::masked_lstm_backward, arg("grad_output"), arg("grad_h_n"), arg("grad_c_n"),
+        arg("input"), arg("output"), arg("h_0"), arg("c_0"), arg("saved"), arg("weights"), arg("scores"),
+        arg("lengths"), arg("need_input"), arg("need_h_0"), arg("need_c_0"), arg("need_weights"), arg("need_scores"),
+        arg("overwrite_saved") = false, NoGil(), "See csrc/ops.h.");
+  m.def("score_adam_", &seam::score_adam, arg("score"), arg("grad"), arg("exp_avg"), arg("exp_avg_sq"),
+        arg("weight"), arg("effective"), arg("lr"), arg("beta1"), arg("beta2"), arg("eps"), arg("step"),
+        arg("penalty"), NoGil(), "See csrc/ops.h.");
 }

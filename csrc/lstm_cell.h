@@ -30,7 +30,8 @@ struct CellGradient {
 
 // gates: activated; dh: gradient of h; dc: gradient of c from the step after. c is not needed: with tanh(c) = h / o,
 //   d o = dh tanh(c) o (1 - o) = dh h (1 - o)        dh/dc = o (1 - tanh(c)^2) = o - h (h / o)
-// so tanh(c) is neither stored nor computed again. ratio(h, o) is 0 where o has underflowed to 0.
+// so tanh(c) is neither stored nor computed again. ratio(h, o) is 0 where o is 0,
+// as it may be on a device whose sigmoid underflows.
 template <class M>
 SEAM_INLINE CellGradient<M> cell_backward(const typename M::V (&gates)[4], typename M::V h, typename M::V c_prev,
                                           typename M::V dh, typename M::V dc) {

@@ -25,6 +25,7 @@ constexpr int64_t kGates = 4;
 // Scratch may take a tenth of what is saved for the backward pass, or so many bytes, whichever is more.
 constexpr int64_t kFreeScratch = int64_t{1} << 20;
 // From so many sequences on, packing recurrent weights anew at each step costs little beside the products with them.
+// For fewer, all of W_hh is packed once, whatever the scratch may be.
 constexpr int64_t kBatchThatHidesPacking = 16;
 // The weights' gradients are added to after so many rows: more would leave the cache, fewer would wait for memory.
 constexpr int64_t kRowsPerChunk = 1024;
@@ -54,6 +55,7 @@ Layer check_layer(const Tensor& input, const OptionalTensor& h_0, const Optional
   Layer l;
   l.per_direction = count == 2 || weights[2].dim() == 2 ? 2 : 4;
   l.D = int64_t(count) / l.per_direction;
+  TORCH_CHECK_VALUE(l.D <= 2, "weights must be of 1 or 2 directions, but holds ", count, " matrices");
   l.T = input.size(0), l.B = input.size(1), l.I = input.size(2);
   TORCH_CHECK_VALUE(weights[1].dim() == 2, "weight_hh must have shape (4H, H), but has ", weights[1].sizes());
   l.H = weights[1].size(1);
@@ -135,13 +137,14 @@ struct Kept {
   template <typename T>
   const T* contiguous(const OptionalTensor& t) {
     if (!t) return nullptr;
-    tensors.push_back(t->contiguous());
+    tensors.push_back(t->resolve_neg().contiguous());
     return tensors.back().const_data_ptr<T>();
   }
   template <typename T>
   Rows<const T> rows(const OptionalTensor& t, int64_t offset = 0) {
     if (!t) return {};
-    tensors.push_back(t->size(2) == 1 || t->stride(2) == 1 ? *t : t->contiguous());
+    const Tensor plain = t->resolve_neg();
+    tensors.push_back(plain.size(2) == 1 || plain.stride(2) == 1 ? plain : plain.contiguous());
     const Tensor& kept = tensors.back();
     return {kept.const_data_ptr<T>() + offset, kept.stride(0), kept.stride(1)};
   }
@@ -189,17 +192,19 @@ int64_t scratch_budget(const Layer& l, int64_t element) {
   return std::max(l.T * l.B * (kGates + 1) * l.H / 10, kFreeScratch / element);
 }
 
-// How many of `blocks` blocks of W_hh stay packed over all steps.
-int64_t blocks_to_pack(const Layer& l, int64_t blocks, int64_t block_size, int64_t budget) {
-  if (l.B < kBatchThatHidesPacking) return blocks;
-  return std::clamp<int64_t>(budget / block_size, 0, blocks);
+int64_t kept_stride(int64_t hidden) { return (hidden + 15) / 16 * 2; }  // bytes for the bits of a row of W_hh
+
+// How many of `blocks` blocks of W_hh stay packed over all steps; the budget has to do for the bits of the others, too.
+int64_t blocks_to_pack(const Layer& l, int64_t blocks, int64_t block_size, int64_t budget, int64_t element) {
+  if (l.B < kBatchThatHidesPacking || blocks * block_size <= budget) return blocks;
+  return std::clamp<int64_t>((budget - kGates * l.H * kept_stride(l.H) / element) / block_size, 0, blocks);
 }
 
 // Bits of the scores of W_hh, where blocks of it will be packed again and again: half the memory to read.
 template <typename T>
 Tensor mark_kept(MaskedLstmParams<T>& p, int64_t blocks, int64_t threads) {
   if (p.packed == blocks || !p.weight_hh.score) return {};
-  const int64_t rows = kGates * p.hidden_size, stride = (p.hidden_size + 15) / 16 * 2;
+  const int64_t rows = kGates * p.hidden_size, stride = kept_stride(p.hidden_size);
   const Tensor kept = at::empty({rows * stride}, at::kByte);
   p.weight_hh.kept_stride = stride;
   p.kept_hh = kept.mutable_data_ptr<uint8_t>();
@@ -214,12 +219,12 @@ template <typename T>
 void forward_direction(MaskedLstmParams<T>& p, const Layer& l, const Plan& plan, const Tensor& input) {
   const CpuKernels<T>& kernels = cpu_kernels<T>();
   const int64_t threads = threads_for(operations(l, plan.rows()));
-  const int64_t panel = kernels.scratch_size(l.I, l.H);
+  const int64_t panel = kernels.scratch_size(l.I, l.H, plan.rows());
   const Tensor scratch = at::empty({threads * panel}, input.options());
   T* const scratch_data = scratch.mutable_data_ptr<T>();
 
   p.packed = blocks_to_pack(l, kernels.unit_blocks(l.H), kernels.packed_block_size(l.H),
-                            scratch_budget(l, sizeof(T)) - threads * panel);
+                            scratch_budget(l, sizeof(T)) - threads * panel, sizeof(T));
   const Tensor packed = empty_scratch(p.packed * kernels.packed_block_size(l.H), input.options());
   p.packed_hh = packed.mutable_data_ptr<T>();
   share(p.packed, threads, [&](int64_t b, int64_t e, int64_t) { kernels.pack_recurrent(p, b, e); });
@@ -229,7 +234,8 @@ void forward_direction(MaskedLstmParams<T>& p, const Layer& l, const Plan& plan,
   int64_t chunk = plan.steps;
   Tensor gates, cells;
   if (!p.save) {
-    chunk = std::clamp<int64_t>(kFreeScratch / sizeof(T) / (kGates * l.H * std::max<int64_t>(l.B, 1)), 1, plan.steps);
+    const int64_t fitting = kFreeScratch / int64_t(sizeof(T)) / (kGates * l.H * std::max<int64_t>(l.B, 1));
+    chunk = std::clamp<int64_t>(fitting, 1, std::max<int64_t>(plan.steps, 1));
     gates = at::empty({chunk * l.B * kGates * l.H}, input.options());
     cells = at::empty({l.B * l.H}, input.options());
     p.gates = gates.mutable_data_ptr<T>();
@@ -330,20 +336,22 @@ void backward_direction(MaskedLstmBackwardParams<T>& p, const Layer& l, const Pl
                         bool overwrite) {
   const CpuKernels<T>& kernels = cpu_kernels<T>();
   const int64_t threads = threads_for(2 * operations(l, plan.rows()));
-  const int64_t panel = kernels.scratch_size(l.I, l.H);
+  const int64_t panel = kernels.scratch_size(l.I, l.H, plan.rows());
   const Tensor scratch = at::empty({threads * panel}, input.options());
   T* const scratch_data = scratch.mutable_data_ptr<T>();
 
   // Gradients of gates go where the gates were, if that may be; else some steps at a time into scratch, a quarter of it.
-  const int64_t budget = scratch_budget(l, sizeof(T)) - threads * panel - 2 * l.B * l.H;
+  // How many steps must not follow the number of threads: sums over rows are formed chunk by chunk.
   const int64_t step_size = std::max<int64_t>(kGates * l.H * l.B, 1);
-  const int64_t fitting = overwrite ? kRowsPerChunk / std::max<int64_t>(l.B, 1) : budget / 4 / step_size;
+  const int64_t fitting =
+      overwrite ? kRowsPerChunk / std::max<int64_t>(l.B, 1) : scratch_budget(l, sizeof(T)) / 4 / step_size;
   const int64_t chunk = std::clamp<int64_t>(fitting, 1, std::max<int64_t>(plan.steps, 1));
-  Tensor d_gates;
-  if (!overwrite) d_gates = at::empty({chunk * step_size}, input.options());
+  const int64_t d_gates_size = overwrite ? 0 : chunk * step_size;
+  const Tensor d_gates = at::empty({d_gates_size}, input.options());
 
+  const int64_t taken = threads * panel + 2 * l.B * l.H + d_gates_size;
   p.packed = blocks_to_pack(l, kernels.column_panels(l.H), kernels.packed_panel_size(l.H),
-                            overwrite ? budget : budget - chunk * step_size);
+                            scratch_budget(l, sizeof(T)) - taken, sizeof(T));
   const Tensor packed = empty_scratch(p.packed * kernels.packed_panel_size(l.H), input.options());
   p.packed_hh = packed.mutable_data_ptr<T>();
   share(p.packed, threads, [&](int64_t b, int64_t e, int64_t) { kernels.pack_recurrent_backward(p, b, e); });
@@ -407,6 +415,7 @@ masked_lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& gr
   TORCH_CHECK_VALUE(need_weights.size() == count && need_scores.size() == count,
                     "need_weights and need_scores must hold ", count, " entries, but hold ", need_weights.size(),
                     " and ", need_scores.size());
+  const Tensor activations = saved.contiguous();  // written to only if it may be overwritten
   const Plan plan(l, lengths);
 
   Gradients grads;
@@ -437,9 +446,10 @@ masked_lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& gr
       const int64_t state = d * l.B * l.H, first = d * l.per_direction;
       MaskedLstmBackwardParams<scalar_t> p{};
       describe(p, l, plan, d, input, h_0, c_0, weights, scores, zeros, kept);
-      p.output = writable_rows<scalar_t>(output, d * l.H);
+      const Rows<const scalar_t> states = kept.rows<scalar_t>(output, d * l.H);
+      p.output = {const_cast<scalar_t*>(states.data), states.time_stride, states.sequence_stride};  // only read
       p.save = true;
-      p.gates = saved.mutable_data_ptr<scalar_t>() + d * l.T * l.B * (kGates + 1) * l.H;
+      p.gates = const_cast<scalar_t*>(activations.const_data_ptr<scalar_t>()) + d * l.T * l.B * (kGates + 1) * l.H;
       p.cells = p.gates + plan.rows() * kGates * l.H;
       p.grad_output = kept.rows<scalar_t>(grad_output, d * l.H);
       if (need_input) p.grad_input = writable_rows<scalar_t>(*grads.input);

@@ -30,6 +30,12 @@ masked_lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& gr
                      bool need_h_0, bool need_c_0, const std::vector<bool>& need_weights,
                      const std::vector<bool>& need_scores, bool overwrite_saved);
 
+// The layer with its place in autograd's graph, where gradients are wanted.
+std::tuple<Tensor, Tensor, Tensor> masked_lstm_layer(const Tensor& input, const OptionalTensor& h_0,
+                                                     const OptionalTensor& c_0, const std::vector<Tensor>& weights,
+                                                     const std::vector<OptionalTensor>& scores,
+                                                     const OptionalTensor& lengths, bool batch_first_output);
+
 // One step of Adam on a tensor of scores, in place; returns how many are > 0 after it. See score_update.h.
 int64_t score_adam(const Tensor& score, const OptionalTensor& grad, const Tensor& exp_avg, const Tensor& exp_avg_sq,
                    const OptionalTensor& weight, const OptionalTensor& effective, double lr, double beta1, double beta2,

@@ -26,7 +26,7 @@ int64_t score_adam(const Tensor& score, const OptionalTensor& grad, const Tensor
     if (!t) continue;
     check_same_kind(*t, score, name);
     check_shape(*t, score.sizes(), name);
-    TORCH_CHECK_VALUE(t->is_contiguous(), name, " must be contiguous, but has strides ", t->strides());
+    TORCH_CHECK_VALUE(t->is_contiguous() && !t->is_neg(), name, " must be contiguous, but has strides ", t->strides());
   }
   std::atomic<int64_t> kept{0};
   AT_DISPATCH_FLOATING_TYPES(score.scalar_type(), "score_adam", [&] {

@@ -8,6 +8,6 @@
 #elif defined(_MSC_VER)
 #define SEAM_INLINE __forceinline
 #else
-// `static` through the unnamed namespaces around it: each instruction set must get its own copy of every function.
+// Always inlined, or in an unnamed namespace: each instruction set must get its own copy of every function.
 #define SEAM_INLINE inline __attribute__((always_inline))
 #endif

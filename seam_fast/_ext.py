@@ -15,7 +15,8 @@ import torch  # also because _C needs the libraries that torch loads
 REINSTALL = "pip install --no-build-isolation --no-deps --force-reinstall ."
 ISAS = ("avx512", "avx2", "portable")
 # What the Python side calls; a module without it was built from other sources.
-NEEDED = ("build_info", "isa", "isas", "set_isa", "masked_lstm_forward", "masked_lstm_backward", "score_adam_")
+NEEDED = ("build_info", "isa", "isas", "set_isa", "score_adam_")
+NEEDED += ("masked_lstm_layer", "masked_lstm_forward", "masked_lstm_backward")
 
 
 def load_extension() -> tuple[object | None, str]:

@@ -38,6 +38,8 @@ def choose_kernels_module(backend: str):
 
 
 def _with_gaps(scores: list[Tensor], masked: list[bool]) -> list[Tensor | None]:
+    if len(scores) != sum(masked):
+        raise ValueError(f"scores must hold {sum(masked)} tensors, as many as masked says, but holds {len(scores)}")
     found = iter(scores)
     return [next(found) if has_score else None for has_score in masked]
 
@@ -67,6 +69,8 @@ def _layer_backward(
     grad_output, grad_h_n, grad_c_n, input, output, h_0, c_0, saved, weights, scores, masked, lengths, needs, backend
 ):
     """The gradients that `needs` asks for, of input, h_0, c_0, weights and scores, in this order and without gaps."""
+    if len(needs) != 3 + len(weights) + len(scores):
+        raise ValueError(f"needs must have {3 + len(weights) + len(scores)} entries, but has {len(needs)}")
     need_scores = iter(needs[3 + len(weights) :])
     *states, grad_weights, grad_scores = choose_kernels(backend, input).masked_lstm_backward(
         grad_output,

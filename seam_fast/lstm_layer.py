@@ -16,11 +16,14 @@ from torch.nn import functional
 def direction_count(weights) -> int:
     """1 or 2, from a layer's flat list of 2 D (no biases) or 4 D tensors."""
     with_biases = len(weights) > 2 and weights[2].dim() == 1
-    return len(weights) // (4 if with_biases else 2)
+    count, rest = divmod(len(weights), 4 if with_biases else 2)
+    if rest or count not in (1, 2):
+        raise ValueError(f"weights must hold 2 or 4 tensors for each of 1 or 2 directions, but holds {len(weights)}")
+    return count
 
 
 def _effective(weight: Tensor, score: Tensor | None) -> Tensor:
-    return weight if score is None else weight * (score > 0)
+    return weight if score is None else torch.where(score > 0, weight, 0)
 
 
 class _Rows:
@@ -134,13 +137,11 @@ def masked_lstm_backward(
     need_c_0: bool,
     need_weights: list[bool],
     need_scores: list[bool],
-    overwrite_saved: bool = False,
 ):
     """Gradients (input, h_0, c_0, list of weights, list of scores), None where not needed.
 
     A gradient of an output may be None. A score's gradient is that of the effective weight times the weight, clamped
-    to [-1, 1] after the sum over all steps and rows. ``overwrite_saved``, the leave to work in
-    ``saved``, is not used here.
+    to [-1, 1] after the sum over all steps and rows.
     """
     steps, batch, _ = input.shape
     directions, hidden = direction_count(weights), weights[1].shape[1]

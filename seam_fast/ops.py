@@ -7,6 +7,7 @@ the sum over all its uses in the call (the clipped straight-through estimator of
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
@@ -16,14 +17,7 @@ from .reference import binarize
 
 __all__ = ["binarize", "masked_embedding", "masked_linear", "masked_lstm"]
 
-NO_SECOND_DERIVATIVE = (
-    "masked_lstm: the compiled kernels have no second derivative; call it with backend='torch', which is slower and "
-    "differentiable as often as wanted"
-)
 _PLAIN = (Tensor, torch.nn.Parameter)
-# Whether someone may ask the graph that is running for gradients again. Where not, the backward pass may use what was
-# saved as its scratch, as torch's own compiled graphs do.
-_graph_is_kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
 
 class NoStepsError(ValueError, RuntimeError):
@@ -64,13 +58,32 @@ def masked_lstm(
     Returns:
         ``(output, (h_n, c_n))``: output (T, B, D * H), (B, T, D * H) or (T, D * H); h_n and c_n shaped like h_0.
 
+    A weight that is dropped counts as 0, even an infinite one. Under autocast the op computes in the weights' dtype.
+
     Gradients reach input, hx, scores and those weights that require them; what does not require one costs nothing. The
     clamp of a score's gradient comes after the sum over time and batch. A second derivative needs ``backend="torch"``.
 
     Raises ValueError or TypeError, in one sentence with the argument's name, what is expected and what came.
     """
     directions = 2 if bidirectional else 1
-    scores = [None] * len(weights) if scores is None else scores
+    if scores is None and hasattr(weights, "__len__"):
+        scores = [None] * len(weights)
+    if isinstance(input, Tensor) and not input.is_meta and torch.is_autocast_enabled(input.device.type):
+        input, hx = _in_full_width(input, hx, weights)
+        with torch.autocast(input.device.type, enabled=False):
+            return masked_lstm(
+                input,
+                hx,
+                weights,
+                scores,
+                num_layers=num_layers,
+                bidirectional=bidirectional,
+                batch_first=batch_first,
+                lengths=lengths,
+                dropout=dropout,
+                training=training,
+                backend=backend,
+            )
     _check(input, hx, weights, scores, num_layers, directions, batch_first, dropout)
     batched = input.dim() == 3
     if not batched:
@@ -78,6 +91,8 @@ def masked_lstm(
         hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
     elif batch_first:
         input = input.transpose(0, 1)
+    if forward_ad._current_level >= 0:
+        _refuse_tangents([input, *(hx or ()), *weights, *scores])
     tracing = torch.compiler.is_compiling() or type(input) not in _PLAIN or is_in_torch_dispatch_mode()
     if lengths is not None:
         lengths = _read_lengths(lengths, input, batched, tracing)
@@ -113,7 +128,8 @@ def masked_embedding(ids: Tensor, weight: Tensor, score: Tensor | None, padding_
     """Rows of the masked table.
 
     ids (...) integers from 0 to V - 1; weight (V, E); score (V, E) or None; padding_idx: a row that gets no gradient,
-    as in torch. Returns (..., E). Raises ValueError or TypeError in one sentence.
+    as in torch. Returns (..., E). Raises ValueError or TypeError in one sentence, and torch's IndexError for an id that
+    is not one of the V.
     """
     _check_weight("weight", weight, 2, "score", score)
     if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
@@ -147,15 +163,38 @@ def masked_linear(
     return reference.masked_linear(input, weight, bias, weight_score, bias_score)
 
 
+def _in_full_width(input, hx, weights):
+    """Input and states in the weights' dtype, where autocast has made them shorter."""
+
+    def fitting(tensor):
+        short = isinstance(tensor, Tensor) and tensor.dtype in (torch.bfloat16, torch.float16)
+        return tensor.to(weights[0].dtype) if short else tensor
+
+    if not isinstance(weights, (list, tuple)) or not weights or not isinstance(weights[0], Tensor):
+        return input, hx
+    return fitting(input), tuple(map(fitting, hx)) if isinstance(hx, (list, tuple)) else hx
+
+
+def _refuse_tangents(tensors) -> None:
+    """Within forward-mode differentiation, which the kernels do not know: they would drop the tangents."""
+    if any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise RuntimeError(
+            "masked_lstm: forward-mode derivatives are not supported; use seam_fast.reference.masked_lstm, which is "
+            "plain PyTorch throughout, for tangents of input, hx and weights"
+        )
+
+
 # -- one layer --------------------------------------------------------------------------------------------------------
 
 
 def _layer(input, h_0, c_0, weights, scores, lengths, batch_first_output, kernels):
+    if kernels is not lstm_layer:  # compiled: with autograd of its own
+        return kernels.masked_lstm_layer(input, h_0, c_0, weights, scores, lengths, batch_first_output)
     if torch.is_grad_enabled():
         for tensor in (input, *scores, *weights, h_0, c_0):
             if tensor is not None and tensor.requires_grad:
                 return _MaskedLSTMLayer.apply(
-                    kernels, lengths, batch_first_output, len(weights), input, h_0, c_0, *weights, *scores
+                    lengths, batch_first_output, len(weights), input, h_0, c_0, *weights, *scores
                 )
     return kernels.masked_lstm_forward(input, h_0, c_0, weights, scores, lengths, batch_first_output, False)[:3]
 
@@ -169,52 +208,37 @@ def _traced_layer(input, h_0, c_0, weights, scores, lengths, backend):
 
 
 class _MaskedLSTMLayer(torch.autograd.Function):
-    """One layer, by the forward and backward of a module of kernels."""
+    """One layer in plain tensor operations, differentiable again where a graph of the gradients is asked for."""
 
     @staticmethod
-    def forward(ctx, kernels, lengths, batch_first_output, count, input, h_0, c_0, *tensors):
+    def forward(ctx, lengths, batch_first_output, count, input, h_0, c_0, *tensors):
         weights, scores = list(tensors[:count]), list(tensors[count:])
-        output, h_n, c_n, saved = kernels.masked_lstm_forward(
+        output, h_n, c_n, saved = lstm_layer.masked_lstm_forward(
             input, h_0, c_0, weights, scores, lengths, batch_first_output, True
         )
         ctx.set_materialize_grads(False)
-        ctx.kernels, ctx.count, ctx.lengths = kernels, count, lengths
+        ctx.count, ctx.lengths = count, lengths
         ctx.save_for_backward(output, saved, input, h_0, c_0, *tensors)
         return output, h_n, c_n
 
     @staticmethod
     def backward(ctx, *grads):
-        grad_output, grad_h_n, grad_c_n = grads
-        count, needs = ctx.count, ctx.needs_input_grad[4:]
-        if grad_output is None and grad_h_n is None and grad_c_n is None:
-            return (None,) * (4 + len(needs))
+        count, needs = ctx.count, ctx.needs_input_grad[3:]
+        if all(grad is None for grad in grads):
+            return (None,) * (3 + len(needs))
         output, saved, *tensors = ctx.saved_tensors
-        again = torch.is_grad_enabled()  # create_graph: the results are to be differentiable
-        if again and ctx.kernels is lstm_layer:
-            return None, None, None, None, *_differentiable_backward(grads, tensors, needs, ctx)
-        grad_input, grad_h_0, grad_c_0, grad_weights, grad_scores = ctx.kernels.masked_lstm_backward(
-            grad_output,
-            grad_h_n,
-            grad_c_n,
-            tensors[0],
-            output,
-            tensors[1],
-            tensors[2],
-            saved,
-            tensors[3 : 3 + count],
-            tensors[3 + count :],
-            ctx.lengths,
-            needs[0],
-            needs[1],
-            needs[2],
-            list(needs[3 : 3 + count]),
-            list(needs[3 + count :]),
-            not _graph_is_kept(),
+        if torch.is_grad_enabled():  # create_graph
+            return None, None, None, *_differentiable_backward(grads, tensors, needs, ctx)
+        input, h_0, c_0, *tensors = tensors
+        weights, scores = tensors[:count], tensors[count:]
+        *states, grad_weights, grad_scores = lstm_layer.masked_lstm_backward(
+            *grads,
+            *(input, output, h_0, c_0, saved, weights, scores, ctx.lengths),
+            *needs[:3],
+            needs[3 : 3 + count],
+            needs[3 + count :],
         )
-        if again:
-            results = [grad_input, grad_h_0, grad_c_0, *grad_weights, *grad_scores]
-            return None, None, None, None, *_differentiated_once(results, (*grads, *tensors))
-        return None, None, None, None, grad_input, grad_h_0, grad_c_0, *grad_weights, *grad_scores
+        return None, None, None, *states, *grad_weights, *grad_scores
 
 
 def _differentiable_backward(grads, tensors, needs, ctx):
@@ -235,28 +259,6 @@ def _differentiable_backward(grads, tensors, needs, ctx):
     wanted = [slot for slot, need in zip(slots, needs, strict=True) if need]
     found = iter(torch.autograd.grad(outputs, wanted, cotangents, create_graph=True, allow_unused=True))
     return [next(found) if need else None for need in needs]
-
-
-class _OnlyOnce(torch.autograd.Function):
-    """Passes gradients on and refuses to be differentiated."""
-
-    @staticmethod
-    def forward(ctx, count, *tensors):
-        return tuple(tensor.view_as(tensor) for tensor in tensors[:count])
-
-    @staticmethod
-    def backward(ctx, *grads):
-        raise RuntimeError(NO_SECOND_DERIVATIVE)
-
-
-def _differentiated_once(results, sources):
-    """Results that depend on `sources` as far as autograd can see, so that a second derivative meets the refusal."""
-    found = [result.detach() for result in results if result is not None]
-    sources = [source for source in sources if source is not None and source.requires_grad]
-    if not found or not sources:
-        return results
-    found = iter(_OnlyOnce.apply(len(found), *found, *sources))
-    return [None if result is None else next(found) for result in results]
 
 
 # -- checks of arguments ----------------------------------------------------------------------------------------------

@@ -124,17 +124,19 @@ OPCHECKS = [Case(T=3, B=2, I=2, H=2, hx=False), Case(T=3, B=3, D=2, lengths=(3, 
 @each_backend
 @pytest.mark.parametrize("case", OPCHECKS, ids=str)
 def test_opcheck(backend, case):
-    case = replace(case, L=1, batch_first=False, masked="all")
+    case = replace(case, L=1, batch_first=False)
     input, h_0, c_0, weights, scores, _ = case.tensors()
+    masked = [score is not None for score in scores]
+    scores = [score for score in scores if score is not None]
     input, h_0, c_0, *rest = leaves(input, h_0, c_0, *weights, *scores)
     count = len(weights)
     lengths = case.options["lengths"]
-    arguments = input, h_0, c_0, rest[:count], rest[count:], [True] * count, lengths
+    arguments = input, h_0, c_0, rest[:count], rest[count:], masked, lengths
     torch.library.opcheck(torch.ops.seam_fast.masked_lstm_layer.default, (*arguments, True, backend))
     with torch.no_grad():
         output, h_n, _, saved = torch.ops.seam_fast.masked_lstm_layer(*arguments, True, backend)
     assert saved.numel() == case.D * case.T * case.B * 5 * case.H
-    needs = [True] * 3 + [number % 2 == 0 for number in range(2 * count)]
+    needs = [True] * 3 + [number % 2 == 0 for number in range(len(rest))]
     needs[1:3] = [h_0 is not None] * 2
     detached = [tensor.detach() for tensor in rest]
     states = [None if state is None else state.detach() for state in (h_0, c_0)]
@@ -150,12 +152,24 @@ def test_opcheck(backend, case):
             saved,
             detached[:count],
             detached[count:],
-            [True] * count,
+            masked,
             lengths,
             needs,
             backend,
         ),
     )
+
+
+@each_backend
+def test_the_custom_op_refuses_lists_that_do_not_fit(backend):
+    input, _, _, weights, scores, _ = Case().tensors()
+    matrices = [weights[0], weights[1]] * 4
+    for bad, message in (
+        ((weights, scores[:3], [True] * 4), "scores must hold 4 tensors"),
+        ((matrices, [], [False] * 8), "1 or 2 directions"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            torch.ops.seam_fast.masked_lstm_layer(input, None, None, *bad, None, False, backend)
 
 
 def test_partial_gradients_through_the_custom_op():

@@ -1,5 +1,5 @@
-// The one matrix kernel: a tile of kRows x (NV vectors) stays in registers while k runs. All six products of an LSTM are
-// made of it; they differ in where the left rows lie, in how the right panel was packed, and in what follows the loop.
+// The matrix kernel: a tile of kRows x (NV vectors) stays in registers while k runs. All six products of an LSTM are made
+// of it; they differ in where the left rows lie, in how the right panel was packed, and in what follows the loop.
 #pragma once
 
 #include "../masked_lstm.h"
@@ -23,21 +23,27 @@ using Wide = Simd<T, SEAM_SIMD / 8 / sizeof(T)>;
 template <typename T>
 using Narrow = std::conditional_t<SEAM_SIMD == 512, Simd<T, SEAM_SIMD / 16 / sizeof(T)>, Wide<T>>;
 
+// acc[m][v] += a[m] * right[v]: what one k adds to a tile.
+template <class S, int M, int NV, int Rows>
+SEAM_INLINE void add_outer(const typename S::Scalar (&a)[M], const typename S::Scalar* __restrict__ right,
+                           typename S::V (&acc)[M][Rows]) {
+#pragma GCC unroll 8
+  for (int v = 0; v < NV; ++v) {
+    const typename S::V b = S::load(right + v * S::kLanes);
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) acc[m][v] = S::fma(S::set(a[m]), b, acc[m][v]);
+  }
+}
+
 // acc[m][v] += sum_k left[m][k * left_step] * panel[k][v], k in order, so a sum does not depend on the tile it is in.
 template <class S, int M, int NV>
 SEAM_INLINE void multiply(const typename S::Scalar* const (&left)[M], int64_t left_step,
                           const typename S::Scalar* __restrict__ panel, int64_t depth, typename S::V (&acc)[M][NV]) {
-  using V = typename S::V;
   for (int64_t k = 0; k < depth; ++k) {
-    V a[M];
+    typename S::Scalar a[M];
 #pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) a[m] = S::set(left[m][k * left_step]);
-#pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) {
-      const V b = S::load(panel + (k * NV + v) * S::kLanes);
-#pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) acc[m][v] = S::fma(a[m], b, acc[m][v]);
-    }
+    for (int m = 0; m < M; ++m) a[m] = left[m][k * left_step];
+    add_outer<S, M, NV>(a, panel + k * NV * S::kLanes, acc);
   }
 }
 
@@ -122,30 +128,21 @@ SEAM_INLINE void multiply_panel(Shape, const T* const (&left)[M], int64_t left_s
   using N = Narrow<T>;
   constexpr int NV = Shape::kFull, L = W::kLanes;
   typename W::V acc[M][NV ? NV : 1];
-  typename N::V tail[M];
+  typename N::V tail[M][1];
   for (int m = 0; m < M; ++m) prefetch_row(out[m], width);
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) acc[m][v] = W::zero();
-    tail[m] = N::zero();
+    tail[m][0] = N::zero();
   }
   for (int64_t k = 0; k < depth; ++k) {
     const T* right = panel + k * Shape::kWidth;
     T a[M];
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) a[m] = left[m][k * left_step];
-#pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) {
-      const typename W::V b = W::load(right + v * L);
-#pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) acc[m][v] = W::fma(W::set(a[m]), b, acc[m][v]);
-    }
-    if constexpr (Shape::kTail) {
-      const typename N::V b = N::load(right + NV * L);
-#pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) tail[m] = N::fma(N::set(a[m]), b, tail[m]);
-    }
+    add_outer<W, M, NV>(a, right, acc);
+    if constexpr (Shape::kTail) add_outer<N, M, 1>(a, right + NV * L, tail);
   }
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
@@ -156,7 +153,7 @@ SEAM_INLINE void multiply_panel(Shape, const T* const (&left)[M], int64_t left_s
     }
     if constexpr (Shape::kTail) {
       const int n = width - NV * L;
-      N::store(out[m] + NV * L, add ? N::load(out[m] + NV * L, n) + tail[m] : tail[m], n);
+      N::store(out[m] + NV * L, add ? N::load(out[m] + NV * L, n) + tail[m][0] : tail[m][0], n);
     }
   }
 }

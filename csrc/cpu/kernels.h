@@ -12,14 +12,16 @@ struct CpuKernels {
   // Sizes, in elements and tasks.
   int64_t (*unit_blocks)(int64_t hidden);                         // tasks of pack_recurrent and project
   int64_t (*row_tiles)(int64_t batch);                            // tasks of recur and backward_steps
-  int64_t (*scratch_size)(int64_t input_size, int64_t hidden);    // of one thread
+  int64_t (*scratch_size)(int64_t input_size, int64_t hidden, int64_t rows);  // of one thread
   int64_t (*packed_block_size)(int64_t hidden);                   // of packed_hh, forward
   int64_t (*packed_panel_size)(int64_t hidden);                   // of packed_hh, backward
   int64_t (*column_panels)(int64_t columns);                      // tasks of pack_recurrent_backward, of the hidden size
   int64_t (*outer_tasks)(const MaskedLstmBackwardParams<T>&);
 
+  // Both passes: bits of the scores of W_hh, a task for each of its rows.
+  void (*mark_kept)(const MaskedLstmParams<T>&, int64_t begin, int64_t end);
+
   // Forward, for the steps [from, to).
-  void (*mark_kept)(const MaskedLstmParams<T>&, int64_t begin, int64_t end);  // a task is a row of W_hh
   void (*pack_recurrent)(const MaskedLstmParams<T>&, int64_t begin, int64_t end);
   void (*project)(const MaskedLstmParams<T>&, int64_t from, int64_t to, int64_t begin, int64_t end, T* scratch);
   void (*recur)(const MaskedLstmParams<T>&, int64_t from, int64_t to, int64_t begin, int64_t end, T* scratch);

@@ -1,5 +1,5 @@
-// The masked LSTM on one instruction set. Masks are applied while weights are packed for the tile, their gradients formed
-// in the sums' last pass; no masked weight and no dense weight gradient exists as a tensor of its own.
+// The masked LSTM on one instruction set. Masks are applied while weights are packed for the tile, a score's gradient is
+// formed in the last pass over the sum that becomes it.
 #pragma once
 
 #include <cmath>
@@ -16,8 +16,9 @@ using seam::MaskedLstmBackwardParams;
 using seam::MaskedLstmParams;
 
 constexpr int64_t kGates = 4;
-constexpr int64_t kPanelGroup = 8;  // panels that are used together, for one tile of left rows after the other
-constexpr int kLeftBlock = 48;      // gates whose gradients are copied together, a multiple of kRows
+constexpr int64_t kPanelGroup = 8;  // panels that are packed together and meet the same left rows
+constexpr int64_t kRowBlock = 48;   // left rows that meet a panel before the next one; a multiple of kRows
+constexpr int kLeftBlock = 48;      // gates whose gradients are copied together, likewise
 
 // ---- Blocks of hidden units, each with its four gates -------------------------------------------------------------
 
@@ -121,7 +122,7 @@ SEAM_INLINE void load_bias(const MaskedLstmParams<typename S::Scalar>& p, int64_
 }
 
 // gates[row] = W_ih x + b_ih + b_hh for the blocks [begin, end) and all rows of the steps: the part of the gates that
-// does not wait for the recurrence. A tile of input rows meets a group of blocks while it is in the first-level cache.
+// does not wait for the recurrence.
 template <typename T>
 void project(const MaskedLstmParams<T>& p, int64_t from, int64_t to, int64_t begin, int64_t end, T* scratch) {
   const int64_t I = p.input_size, H = p.hidden_size;
@@ -136,34 +137,39 @@ void project(const MaskedLstmParams<T>& p, int64_t from, int64_t to, int64_t beg
                                      scratch + (b - b_0) * depth * kPanelWidth<T>);
         });
       }
-      for (int64_t row = first_row; row < last_row; row += kRows) {
-        with_constant<kRows>(last_row - row < kRows ? last_row - row : kRows, [&](auto count) {
-          constexpr int M = decltype(count)::value;
-          const T* left[M];
-          T* const gates = p.gates + (row - p.gates_from) * kGates * H;
-          for (int m = 0; m < M; ++m) left[m] = p.input.at(p.place[row + m]) + k0;
-          for (int64_t b = b_0; b < b_1; ++b) {
-            with_block<T>(H, b, [&](auto simd, int64_t first, int units) {
-              using S = decltype(simd);
-              typename S::V acc[M][kGates], bias[kGates];
-              for (int m = 0; m < M; ++m) {
-                prefetch_gates(gates + m * kGates * H + first, H, units);
-                for (int g = 0; g < kGates; ++g) acc[m][g] = S::zero();
-              }
-              multiply<S>(left, 1, scratch + (b - b_0) * depth * kPanelWidth<T>, depth, acc);
-              if (k0 == 0) load_bias<S>(p, first, units, bias);
-              for (int m = 0; m < M; ++m) {
-                T* const out = gates + m * kGates * H;
-                if (k0 == 0) {
-                  for (int g = 0; g < kGates; ++g) acc[m][g] = acc[m][g] + bias[g];
-                } else {
-                  add_gates<S>(out, H, first, units, acc[m]);
+      for (int64_t row_0 = first_row; row_0 < last_row; row_0 += kRowBlock) {
+        const int64_t row_1 = row_0 + kRowBlock < last_row ? row_0 + kRowBlock : last_row;
+        for (int64_t b = b_0; b < b_1; ++b) {
+          with_block<T>(H, b, [&](auto simd, int64_t first, int units) {
+            using S = decltype(simd);
+            const T* const panel = scratch + (b - b_0) * depth * kPanelWidth<T>;
+            for (int64_t row = row_0; row < row_1; row += kRows) {
+              with_constant<kRows>(row_1 - row < kRows ? row_1 - row : kRows, [&](auto count) {
+                constexpr int M = decltype(count)::value;
+                const T* left[M];
+                typename S::V acc[M][kGates];
+                T* const gates = p.gates + (row - p.gates_from) * kGates * H;
+                for (int m = 0; m < M; ++m) {
+                  left[m] = p.input.at(p.place[row + m]) + k0;
+                  prefetch_gates(gates + m * kGates * H + first, H, units);
+                  for (int g = 0; g < kGates; ++g) acc[m][g] = S::zero();
                 }
-                store_gates<S>(out, H, first, units, acc[m]);
-              }
-            });
-          }
-        });
+                multiply<S>(left, 1, panel, depth, acc);
+                typename S::V bias[kGates];  // not before the product, whose sums need all registers
+                if (k0 == 0) load_bias<S>(p, first, units, bias);
+                for (int m = 0; m < M; ++m) {
+                  T* const out = gates + m * kGates * H;
+                  if (k0 == 0) {
+                    for (int g = 0; g < kGates; ++g) acc[m][g] = acc[m][g] + bias[g];
+                  } else {
+                    add_gates<S>(out, H, first, units, acc[m]);
+                  }
+                  store_gates<S>(out, H, first, units, acc[m]);
+                }
+              });
+            }
+          });
+        }
       }
     }
   }
@@ -190,13 +196,11 @@ void recur(const MaskedLstmParams<T>& p, int64_t from, int64_t to, int64_t begin
   for (int64_t step = from; step < to; ++step) {
     const int64_t row_0 = p.first_row[step], running = p.first_row[step + 1] - row_0;
     const int64_t last = end * kRows < running ? end * kRows : running;
-    const int64_t depth = step > 0 || p.h_0 ? H : 0;  // a zero state adds nothing
     for (int64_t b = 0; b < blocks; ++b) {
       with_block<T>(H, b, [&](auto simd, int64_t first, int units) {
         using S = decltype(simd);
-        int64_t k0 = 0;
-        do {
-          const int64_t k1 = k0 + kDepth < depth ? k0 + kDepth : depth;
+        for (int64_t k0 = 0, k1; k0 < H; k0 = k1) {
+          k1 = k0 + kDepth < H ? k0 + kDepth : H;
           const T* right = p.packed_hh + b * packed_block_size<T>(H) + k0 * kGates * S::kLanes;
           if (b >= p.packed) {
             right = panel;
@@ -215,7 +219,7 @@ void recur(const MaskedLstmParams<T>& p, int64_t from, int64_t to, int64_t begin
               }
               multiply<S>(left, 1, right, k1 - k0, acc);
               for (int m = 0; m < M; ++m) add_gates<S>(gates + m * kGates * H, H, first, units, acc[m]);
-              if (k1 < depth) {
+              if (k1 < H) {
                 for (int m = 0; m < M; ++m) store_gates<S>(gates + m * kGates * H, H, first, units, acc[m]);
                 return;
               }
@@ -230,8 +234,7 @@ void recur(const MaskedLstmParams<T>& p, int64_t from, int64_t to, int64_t begin
               }
             });
           }
-          k0 = k1;
-        } while (k0 < depth);
+        }
       });
     }
   }
@@ -275,22 +278,23 @@ SEAM_INLINE void multiply_columns(const seam::Masked<T>& w, int64_t G, int64_t c
           pack_columns(shape, w, columns, k0, k0 + depth, first, width, scratch + (b - b_0) * depth * kPanelWidth<T>);
         });
       }
-      for (int64_t row = begin; row < end; row += kRows) {
-        with_constant<kRows>(end - row < kRows ? end - row : kRows, [&](auto count) {
-          constexpr int M = decltype(count)::value;
-          const T* left[M];
-          T* row_out[M];
-          for (int m = 0; m < M; ++m) left[m] = left_of(row + m) + k0, row_out[m] = out_of(row + m);
-          for (int64_t b = b_0; b < b_1; ++b) {
-            with_panel<T>(columns, b, [&](auto shape, int64_t first, int width) {
-              const T* right = b < packed ? packed_panels + b * kPanelWidth<T> * G + k0 * decltype(shape)::kWidth
-                                          : scratch + (b - b_0) * depth * kPanelWidth<T>;
-              T* out[M];
-              for (int m = 0; m < M; ++m) out[m] = row_out[m] + first;
-              multiply_panel(shape, left, 1, right, depth, width, out, k0 > 0 || add);
-            });
-          }
-        });
+      for (int64_t row_0 = begin; row_0 < end; row_0 += kRowBlock) {
+        const int64_t row_1 = row_0 + kRowBlock < end ? row_0 + kRowBlock : end;
+        for (int64_t b = b_0; b < b_1; ++b) {
+          with_panel<T>(columns, b, [&](auto shape, int64_t first, int width) {
+            const T* const right = b < packed ? packed_panels + b * kPanelWidth<T> * G + k0 * decltype(shape)::kWidth
+                                              : scratch + (b - b_0) * depth * kPanelWidth<T>;
+            for (int64_t row = row_0; row < row_1; row += kRows) {
+              with_constant<kRows>(row_1 - row < kRows ? row_1 - row : kRows, [&](auto count) {
+                constexpr int M = decltype(count)::value;
+                const T* left[M];
+                T* out[M];
+                for (int m = 0; m < M; ++m) left[m] = left_of(row + m) + k0, out[m] = out_of(row + m) + first;
+                multiply_panel(shape, left, 1, right, depth, width, out, k0 > 0 || add);
+              });
+            }
+          });
+        }
       }
     }
   }
@@ -354,10 +358,13 @@ int64_t outer_tasks(const MaskedLstmBackwardParams<T>& p) {
 
 // A thread's scratch: a group of panels, or of unit blocks, which take as much; and a copied block of gradients.
 template <typename T>
-int64_t scratch_size(int64_t input_size, int64_t hidden) {
+int64_t scratch_size(int64_t input_size, int64_t hidden, int64_t rows) {
   int64_t panels = column_panels<T>(input_size > hidden ? input_size : hidden);
   if (panels < unit_blocks<T>(hidden)) panels = unit_blocks<T>(hidden);
-  return kDepth * ((panels < kPanelGroup ? panels : kPanelGroup) * kPanelWidth<T> + kLeftBlock);
+  int64_t depth = kGates * hidden > input_size ? kGates * hidden : input_size;
+  if (depth < rows) depth = rows;
+  if (depth > kDepth) depth = kDepth;
+  return depth * ((panels < kPanelGroup ? panels : kPanelGroup) * kPanelWidth<T> + kLeftBlock);
 }
 
 // d_gates of a few gates, [depth, kLeftBlock]: read column by column where they are, they would miss every cache.
@@ -380,14 +387,15 @@ template <typename T, class Right>
 SEAM_INLINE void weight_gradient(const MaskedLstmBackwardParams<T>& p, int64_t first_row, int64_t last_row,
                                  int64_t columns, int64_t q_begin, int64_t q_end, Right&& right, T* sum, T* scratch) {
   const int64_t G = kGates * p.hidden_size, panels = column_panels<T>(columns);
+  const int64_t depth_0 = last_row - first_row < kDepth ? last_row - first_row : kDepth;
   for (int64_t b_0 = 0; b_0 < panels; b_0 += kPanelGroup) {
     const int64_t b_1 = b_0 + kPanelGroup < panels ? b_0 + kPanelGroup : panels;
-    T* const block = scratch + (b_1 - b_0) * kDepth * kPanelWidth<T>;
+    T* const block = scratch + (b_1 - b_0) * depth_0 * kPanelWidth<T>;
     for (int64_t row = first_row; row < last_row; row += kDepth) {
       const int64_t depth = row + kDepth < last_row ? kDepth : last_row - row;
       for (int64_t b = b_0; b < b_1; ++b) {
         with_panel<T>(columns, b, [&](auto shape, int64_t first, int width) {
-          pack_rows(shape, depth, first, width, scratch + (b - b_0) * kDepth * kPanelWidth<T>,
+          pack_rows(shape, depth, first, width, scratch + (b - b_0) * depth_0 * kPanelWidth<T>,
                     [&](auto simd, int64_t k, int64_t column, int n) {
                       return decltype(simd)::load(right(row + k) + column, n);
                     });
@@ -398,7 +406,7 @@ SEAM_INLINE void weight_gradient(const MaskedLstmBackwardParams<T>& p, int64_t f
         copy_block<Wide<T>>(p.d_gates + (row - p.d_gates_from) * G + q_0, G, depth, int(q_1 - q_0), block);
         for (int64_t b = b_0; b < b_1; ++b) {
           with_panel<T>(columns, b, [&](auto shape, int64_t first, int width) {
-            const T* panel = scratch + (b - b_0) * kDepth * kPanelWidth<T>;
+            const T* panel = scratch + (b - b_0) * depth_0 * kPanelWidth<T>;
             for (int64_t q = q_0; q < q_1; q += kRows) {
               with_constant<kRows>(q_1 - q < kRows ? q_1 - q : kRows, [&](auto count) {
                 constexpr int M = decltype(count)::value;
@@ -461,8 +469,7 @@ void outer(const MaskedLstmBackwardParams<T>& p, int64_t from, int64_t to, int64
       while (row >= p.first_row[step + 1]) ++step;
       return hidden_before<T>(p, step, row - p.first_row[step]);
     };
-    const int64_t skip = from == 0 && !p.h_0 ? p.first_row[1] : first_row;  // a zero state adds nothing
-    weight_gradient(p, skip, last_row, p.hidden_size, q_begin, q_end, before, p.sum_hh, scratch);
+    weight_gradient(p, first_row, last_row, p.hidden_size, q_begin, q_end, before, p.sum_hh, scratch);
   }
   if (p.sum_bias) bias_gradient(p, first_row, last_row, q_begin, q_end);
 }

@@ -228,14 +228,14 @@ struct Simd {
     return one() / (one() + fma(s, p, s));
   }
 
-  // t / (t + 2) with t = e^(2x) - 1 = s p + (s - 1): small x keep all their digits, since s is 1 there.
+  // tanh |x| = t / (t + 2) with t = e^(2|x|) - 1 = s p + (s - 1): small x keep all their digits, since s is 1 there.
   static SEAM_INLINE V tanh(V x) {
-    const V limit = set(Floating<T>::kTanhLimit);
-    const V y = clamp(x, -limit, limit);
+    const I sign = (I)x & (I)set(T(-0.0));
+    const V y = clamp((V)((I)x ^ sign), zero(), set(Floating<T>::kTanhLimit));
     V s, p;
     split_exp(y + y, s, p);
     const V t = fma(s, p, s - one());
-    return t / (t + set(T(2)));
+    return (V)((I)(t / (t + set(T(2)))) ^ sign);
   }
 };
 

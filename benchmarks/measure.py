@@ -1,0 +1,231 @@
+"""How things are measured: times in turn, memory event by event, and the most that the machine can do."""
+
+import ctypes
+import gc
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+# Time ----------------------------------------------------------------------------------------------------------------
+
+
+def seconds_of(run, loops: int) -> tuple[float, list]:
+    """Seconds a call, of a block of calls, and what the last of them returned."""
+    result = None
+    start = time.perf_counter_ns()
+    for _ in range(loops):
+        result = None  # freed before the next call, as in a training loop
+        result = run()
+    return (time.perf_counter_ns() - start) * 1e-9 / loops, result
+
+
+def in_turn(runs: dict, rounds, block: float, budget: float) -> tuple[dict, dict, dict]:
+    """Times of all runs, one block of each a round, round after round.
+
+    rounds: how many, or (fewest, most), of which the seconds of ``budget`` decide. block: seconds that a block lasts at
+    least, so that the clock's grain and a single interruption count little. Returns by name: seconds of every round,
+    calls in a block, last result.
+    """
+    loops, cost = {}, 0.0
+    for name, run in runs.items():
+        once = min(seconds_of(run, 1)[0] for _ in range(2))  # also warms up
+        loops[name] = max(1, round(block / once))
+        cost += loops[name] * once
+    if isinstance(rounds, tuple):
+        fewest, most = rounds
+        rounds = min(most, max(fewest, int(budget / cost)))
+    times, results = {name: [] for name in runs}, {}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for name, run in runs.items():
+                results[name] = None
+                seconds, results[name] = seconds_of(run, loops[name])
+                times[name].append(seconds)
+    finally:
+        gc.enable()
+    return times, loops, results
+
+
+def spread(values: list[float], factor: float = 1.0) -> dict:
+    """Median, quartiles and extremes."""
+    quarters = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    figures = {"median": quarters[1], "min": min(values), "max": max(values), "q1": quarters[0], "q3": quarters[2]}
+    return {name: float(f"{value * factor:.5g}") for name, value in figures.items()}
+
+
+# Memory --------------------------------------------------------------------------------------------------------------
+
+
+def extra_memory(run) -> dict:
+    """Most bytes that a call holds at once beyond what was there before and what it returns.
+
+    Every allocation of torch's CPU allocator is followed by address; those that the returned tensors live in do not
+    count, apart from what they take beyond the tensors' own size. What a library takes from the system past torch's
+    allocator is not seen. ``kept``: bytes still held after the call beyond those returned. ``largest``: the largest
+    allocations that make up the peak.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        returned = [tensor for tensor in run() if tensor is not None]
+    events, stack = [], profiler.profiler.kineto_results.experimental_event_tree()[::-1]
+    while stack:
+        event = stack.pop()
+        stack.extend(reversed(event.children))  # in order of beginning: the sort below keeps the order of equal times
+        if hasattr(event.extra_fields, "alloc_size"):
+            events.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
+    events.sort(key=lambda event: event[0])
+
+    blocks, live = [], {}  # a block: [size, freed]
+    order = []
+    for _, address, size in events:
+        if size > 0:
+            live[address] = [size, False]
+            blocks.append(live[address])
+            order.append((live[address], True))
+        elif address in live:  # what was allocated before the call and is freed in it does not help it
+            block = live.pop(address)
+            block[1] = True
+            order.append((block, False))
+    storages = {tensor.untyped_storage().data_ptr(): 0 for tensor in returned}
+    for tensor in returned:
+        storages[tensor.untyped_storage().data_ptr()] += tensor.numel() * tensor.element_size()
+    for address, size in storages.items():
+        if address in live:
+            live[address][0] -= min(size, live[address][0])
+
+    now = peak = 0
+    held, at_peak = {}, []
+    for block, begins in order:
+        now += block[0] if begins else -block[0]
+        if begins:
+            held[id(block)] = block[0]
+        else:
+            del held[id(block)]
+        if now > peak:
+            peak, at_peak = now, sorted(held.values(), reverse=True)[:5]
+    return {"peak": peak, "kept": sum(block[0] for block in blocks if not block[1]), "largest": at_peak}
+
+
+def check_memory_meter() -> None:
+    """Holds the meter against a call whose memory is known. Raises RuntimeError where it is wrong."""
+    source, kilo = torch.ones(250_000), 1000
+
+    def known():
+        first = source * 2  # 1 MB, freed below
+        second = first + 1  # 1 MB: the peak beside what is returned is 2 MB
+        del first
+        result = second * 3  # returned, does not count
+        third = second[:125_000] * 2  # 0.5 MB
+        del second, third
+        return [result]
+
+    found = extra_memory(known)
+    if not (2000 * kilo <= found["peak"] <= 2001 * kilo and found["kept"] <= kilo):
+        raise RuntimeError(f"the memory meter found {found} where 2 MB at the peak and nothing kept is the truth")
+
+
+# The machine ---------------------------------------------------------------------------------------------------------
+
+# Twelve sums that do not wait for each other, more than latency times units of any x86 core; volatile assembly, so that
+# no compiler can merge, drop or reorder them away.
+SOURCE = r"""
+#include <immintrin.h>
+#define TWELVE(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11)
+#define FMA(k) __asm__ volatile("vfmadd231ps %2, %1, %0" : "+v"(s##k) : "v"(x), "v"(y));
+#define BODY(TYPE, SET, LANES) \
+    TYPE x = SET(0.5f), y = SET(1e-3f); \
+    TWELVE(DECLARE) \
+    for (long n = 0; n < count; ++n) { TWELVE(FMA) } \
+    return 12.0 * 2 * LANES * count;
+#define DECLARE(k) __m256 s##k = _mm256_set1_ps(k);
+extern "C" __attribute__((target("avx2,fma"))) double fma_avx2(long count) {
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
+    BODY(__m256, _mm256_set1_ps, 8)
+}
+#undef DECLARE
+#define DECLARE(k) __m512 s##k = _mm512_set1_ps(k);
+static __attribute__((target("avx512f"))) double loop_avx512(long count) { BODY(__m512, _mm512_set1_ps, 16) }
+extern "C" double fma_avx512(long count) { return __builtin_cpu_supports("avx512f") ? loop_avx512(count) : 0; }
+"""
+
+
+class Peak:
+    """The multiply-add peak of one core, from bursts of a loop that a C++ compiler makes at run time.
+
+    Without one ``reason`` says so and there are no figures; a large matrix product then bounds the peak from below.
+    """
+
+    def __init__(self):
+        self.bursts = {"avx512": [], "avx2": []}
+        self.product = []
+        self.library, self.reason = None, ""
+        compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+        if platform.machine() not in ("x86_64", "AMD64"):
+            self.reason = f"the loop is written for x86, not {platform.machine()}"
+        elif compiler is None:
+            self.reason = "no C++ compiler found (c++, g++ or clang++)"
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                source, library = Path(folder) / "peak.cpp", Path(folder) / "peak.so"
+                source.write_text(SOURCE)
+                command = [compiler, "-O2", "-shared", "-fPIC", str(source), "-o", str(library)]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    self.reason = f"{compiler} failed: {done.stderr.strip().splitlines()[-1]}"
+                else:
+                    self.library = ctypes.CDLL(str(library))
+
+    def burst(self) -> None:
+        """Measures once more, about 0.1 s: the clock of a core changes with time and company."""
+        for isa, found in self.bursts.items():
+            if self.library is not None:
+                run = getattr(self.library, f"fma_{isa}")
+                run.restype, run.argtypes = ctypes.c_double, [ctypes.c_long]
+                if not run(1000):
+                    continue
+                for _ in range(4):
+                    start = time.perf_counter_ns()
+                    operations = run(1_500_000)
+                    found.append(operations / (time.perf_counter_ns() - start))
+        square = torch.ones(512, 512)
+        start = time.perf_counter_ns()
+        square @ square
+        self.product.append(2 * 512**3 / (time.perf_counter_ns() - start))
+
+    def figures(self) -> dict:
+        """GFLOP/s of one core: best and median burst by instruction set, and the best product of 512 x 512 matrices."""
+        found = {isa: spread(bursts) for isa, bursts in self.bursts.items() if bursts}
+        return {
+            "gflops": max((figures["max"] for figures in found.values()), default=None),
+            "by_isa": found,
+            "matrix_product_gflops": float(f"{max(self.product):.5g}"),
+            "reason": self.reason,
+        }
+
+
+def caches() -> list[str]:
+    """Caches of the first core, such as 'L2 Unified 1024K, shared by cpu 0'; none where the system does not tell."""
+    found = []
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level, kind, size, cores = (
+                (folder / name).read_text().strip() for name in ("level", "type", "size", "shared_cpu_list")
+            )
+        except OSError:
+            continue
+        found.append(f"L{level} {kind} {size}, shared by cpu {cores}")
+    return found
+
+
+def load() -> list[float]:
+    """The load averages: other work on the machine widens every spread."""
+    return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else []

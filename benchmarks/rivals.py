@@ -1,0 +1,277 @@
+"""The ways to compute a masked LSTM that are timed against each other, on the same tensors, and whether they agree.
+
+Every way is a function of a Problem that returns a list in the order of RESULTS: states, last states, the gradient of
+the input and one of each score. A way leaves None where it cannot give a result.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parametrize
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+import seam_fast as sf
+from seam_fast.errors import SeamFastError
+
+WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+RESULTS = ("output", "h_n", "c_n", "input.grad", *(f"{name} score.grad" for name in WEIGHTS))
+
+
+class Problem:
+    """Input, weights, scores and the gradients that come from above, random but the same for everyone.
+
+    Weights are drawn as ``torch.nn.LSTM`` draws them, half of the scores are positive, and the gradients from above are
+    large enough that the clamp of some scores' gradients acts. With lengths no gradient comes to c_n, since one of the
+    rivals cannot give it.
+    """
+
+    def __init__(self, shape, dtype=torch.float32, backend="auto"):
+        generator = torch.Generator().manual_seed(1)
+
+        def normal(*sizes):
+            return torch.randn(*sizes, generator=generator).to(dtype)  # the same values in every dtype
+
+        self.shape, self.dtype, self.backend = shape, dtype, backend
+        self.input = normal(shape.T, shape.B, shape.I).requires_grad_()
+        self.lengths = shape.lengths()
+        sizes = ((4 * shape.H, shape.I), (4 * shape.H, shape.H), (4 * shape.H,), (4 * shape.H,))
+        bound = shape.H**-0.5
+        self.weights = [((torch.rand(*size, generator=generator) * 2 - 1) * bound).to(dtype) for size in sizes]
+        self.scores = [normal(*size).requires_grad_() for size in sizes]
+        self.state = (torch.zeros(1, shape.B, shape.H, dtype=dtype), torch.zeros(1, shape.B, shape.H, dtype=dtype))
+        self.cotangents = [
+            normal(shape.T, shape.B, shape.H),
+            *(normal(1, shape.B, shape.H) for _ in range(1 if shape.spread else 2)),
+        ]
+
+    def gradients(self, results: list[Tensor], leaves: list[Tensor]) -> tuple[Tensor, ...]:
+        """Gradients of input and leaves; results: output, h_n, c_n."""
+        return torch.autograd.grad(results[: len(self.cotangents)], [self.input, *leaves], self.cotangents)
+
+
+# Building blocks -----------------------------------------------------------------------------------------------------
+
+
+def kernel(problem, weights, train=True) -> list[Tensor]:
+    """torch.nn.LSTM's own kernel: output, h_n, c_n."""
+    return list(torch._VF.lstm(problem.input, problem.state, weights, True, 1, 0.0, train, False, False))
+
+
+def packed_kernel(problem, weights, train=True) -> list[Tensor]:
+    """The same for a PackedSequence, packed and unpacked on the way."""
+    packed = pack_padded_sequence(problem.input, problem.lengths, enforce_sorted=False)
+    data, h_n, c_n = torch._VF.lstm(packed.data, packed.batch_sizes, problem.state, weights, True, 1, 0.0, train, False)
+    output, _ = pad_packed_sequence(
+        PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices),
+        total_length=problem.shape.T,
+    )
+    order = packed.unsorted_indices
+    return [output, h_n.index_select(1, order), c_n.index_select(1, order)]
+
+
+def rival_kernel(problem):
+    return packed_kernel if problem.shape.spread else kernel
+
+
+def masked(problem) -> list[Tensor]:
+    """The products before the kernel, as leaves: the kernel's gradient of them is all that autograd has to find."""
+    with torch.no_grad():
+        return [weight * (score > 0) for weight, score in zip(problem.weights, problem.scores, strict=True)]
+
+
+def score_gradients(problem, gradients) -> list[Tensor]:
+    """The products and clamps after the kernel, in place for matrices (the two biases may share one gradient)."""
+    return [
+        (gradient.mul_(weight) if weight.dim() == 2 else gradient * weight).clamp_(-1, 1)
+        for gradient, weight in zip(gradients, problem.weights, strict=True)
+    ]
+
+
+# The ways ------------------------------------------------------------------------------------------------------------
+
+
+def seam(problem):
+    """seam-fast."""
+    output, (h_n, c_n) = sf.masked_lstm(
+        problem.input, None, problem.weights, problem.scores, lengths=problem.lengths, backend=problem.backend
+    )
+    results = [output, h_n, c_n]
+    return [*results, *problem.gradients(results, problem.scores)]
+
+
+def rival(problem, run=None):
+    """Products, torch's kernel forward and backward, products and clamps. The rival of the table."""
+    weights = [weight.requires_grad_() for weight in masked(problem)]
+    results = (run or rival_kernel(problem))(problem, weights)
+    grad_input, *gradients = problem.gradients(results, weights)
+    return [*results, grad_input, *score_gradients(problem, gradients)]
+
+
+def make_kernel_only(problem):
+    """Torch's kernel alone, forward and backward, on weights masked before; no gradient of a score comes out."""
+    weights = [weight.requires_grad_() for weight in masked(problem)]
+    run = rival_kernel(problem)
+
+    def kernel_only(problem):
+        results = run(problem, weights)
+        grad_input, *_ = problem.gradients(results, weights)
+        return [*results, grad_input, None, None, None, None]
+
+    return kernel_only
+
+
+def other_path(problem):
+    """The rival with oneDNN switched off: torch's own loop over steps. (A PackedSequence goes this way anyway.)"""
+    before = torch._C._get_mkldnn_enabled()  # not the public context manager: it warns of TF32 where there is none
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        return rival(problem)
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
+def make_padded(problem):
+    """Lengths without a PackedSequence: all T steps of every sequence, states past the end made zero; c_n is lost."""
+    valid = (torch.arange(problem.shape.T)[:, None] < problem.lengths).unsqueeze(-1).to(problem.dtype)  # (T, B, 1)
+    last = (problem.lengths - 1).view(1, -1, 1).expand(1, -1, problem.shape.H)
+
+    def run(problem, weights):
+        output, _, _ = kernel(problem, weights)
+        return [output * valid, output.gather(0, last), None]
+
+    return lambda problem: rival(problem, run)
+
+
+class _Masked(torch.nn.Module):
+    """The parametrization: the weight, masked by a score of its own."""
+
+    def __init__(self, score):
+        super().__init__()
+        self.score = torch.nn.Parameter(score.detach())
+
+    def forward(self, weight):
+        return weight * sf.binarize(self.score)
+
+
+def make_parametrized(problem):
+    """A torch.nn.LSTM whose weights are parametrized, each computed once a forward pass."""
+    shape = problem.shape
+    lstm = torch.nn.LSTM(shape.I, shape.H, dtype=problem.dtype)
+    scores = []
+    for name, weight, score in zip(WEIGHTS, problem.weights, problem.scores, strict=True):
+        getattr(lstm, name).data.copy_(weight)
+        getattr(lstm, name).requires_grad_(False)
+        mask = _Masked(score)
+        parametrize.register_parametrization(lstm, name, mask)
+        scores.append(mask.score)
+
+    def parametrized(problem):
+        with parametrize.cached():
+            if problem.lengths is None:
+                output, state = lstm(problem.input)
+            else:
+                output, state = lstm(pack_padded_sequence(problem.input, problem.lengths, enforce_sorted=False))
+                output, _ = pad_packed_sequence(output, total_length=shape.T)
+        results = [output, *state]
+        return [*results, *problem.gradients(results, scores)]
+
+    return parametrized
+
+
+def twin(problem):
+    """The plain-PyTorch implementation of this package."""
+    output, (h_n, c_n) = sf.masked_lstm(
+        problem.input, None, problem.weights, problem.scores, lengths=problem.lengths, backend="torch"
+    )
+    results = [output, h_n, c_n]
+    return [*results, *problem.gradients(results, problem.scores)]
+
+
+@torch.no_grad()
+def seam_forward(problem):
+    """seam-fast, forward only, nothing saved."""
+    output, state = sf.masked_lstm(
+        problem.input, None, problem.weights, problem.scores, lengths=problem.lengths, backend=problem.backend
+    )
+    return [output, *state] + [None] * 5
+
+
+@torch.no_grad()
+def rival_forward(problem):
+    """The rival, forward only, in inference mode: products and kernel."""
+    return rival_kernel(problem)(problem, masked(problem), train=False) + [None] * 5
+
+
+@torch.no_grad()
+def make_kernel_forward(problem):
+    """Torch's kernel alone, forward only, on weights masked before."""
+    weights = masked(problem)
+    return torch.no_grad()(lambda problem: rival_kernel(problem)(problem, weights, train=False) + [None] * 5)
+
+
+PAIR = {"seam": seam, "rival": rival}
+
+
+def others(problem) -> dict:
+    """The ways beside the pair of the table, by name."""
+    ways = {
+        "seam_forward": seam_forward,
+        "rival_forward": rival_forward,
+        "kernel_only": make_kernel_only(problem),
+        "kernel_only_forward": make_kernel_forward(problem),
+        "parametrized": make_parametrized(problem),
+    }
+    if problem.shape.spread:
+        ways["padded"] = make_padded(problem)
+    else:
+        ways["rival_without_onednn"] = other_path
+    if problem.shape.H <= 50:
+        ways["plain_pytorch"] = twin
+    return ways
+
+
+# Agreement -----------------------------------------------------------------------------------------------------------
+
+
+class Truth:
+    """What float64 says, and how far a float32 result may be from it.
+
+    The error of a result is its largest difference, relative to the largest true value. That of this package's ways may
+    be twice the rival's plus 8 roundings; that of torch's, which are not on trial, what rounding every addition of the
+    longest sum can cost.
+    """
+
+    OURS = ("seam", "seam_forward", "plain_pytorch")
+
+    def __init__(self, shape):
+        exact = Problem(shape, torch.float64)
+        self.shape = shape
+        self.values = rival(exact)
+        clamped = sum(int((value.abs() == 1).sum()) for value in self.values[4:])
+        self.clamped = clamped / sum(value.numel() for value in self.values[4:])
+        self.of_rival = self.errors(rival(Problem(shape)))
+        eps = torch.finfo(torch.float32).eps
+        self.plausible = eps * (shape.T * shape.B + shape.I + shape.H)
+        self.allowed = {name: 2 * error + 8 * eps for name, error in self.of_rival.items()}
+
+    def errors(self, results: list) -> dict[str, float]:
+        """Error by name of result, of those that are there."""
+        found = {}
+        for name, result, true in zip(RESULTS, results, self.values, strict=True):
+            if result is not None:
+                if result.shape != true.shape:
+                    expected, actual = tuple(true.shape), tuple(result.shape)
+                    raise SeamFastError(f"{self.shape.name}: {name} has shape {actual}, expected {expected}")
+                difference = (result.detach().double() - true.detach()).abs().max()
+                found[name] = (difference / true.detach().abs().max()).item()
+        return found
+
+    def check(self, way: str, results: list) -> dict[str, float]:
+        """The errors of a way's results. Raises SeamFastError, with all of them, where some are larger than allowed."""
+        errors, faults = self.errors(results), []
+        for name, error in errors.items():
+            allowed = self.allowed[name] if way in self.OURS else self.plausible
+            if not error <= allowed:  # a NaN is not, either
+                faults.append(f"{name} of {way} is {error:.1e} from float64, more than the {allowed:.1e} allowed")
+        if faults:
+            raise SeamFastError(f"{self.shape.name}: {', '.join(faults)}, so its time says nothing")
+        return errors

@@ -1,0 +1,71 @@
+"""The shapes on which the masked LSTM is timed, each with the ratio to the rival that it must and should reach."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One layer, one direction, float32: input (T, B, I) -> states (T, B, H).
+
+    must, aim: how many times as fast as the rival. spread: the batch has lengths from 1 to T, evenly spread and in no
+    order, and the rival is a PackedSequence; otherwise every sequence has T steps.
+    """
+
+    name: str
+    I: int  # noqa: E741 - the letters of the whole package
+    H: int
+    B: int
+    T: int
+    must: float
+    aim: float
+    spread: bool = False
+
+    def lengths(self) -> Tensor | None:
+        """int64 (B,), or None where every sequence has T steps."""
+        if not self.spread:
+            return None
+        even = torch.linspace(1, self.T, self.B).round().long()
+        return even[torch.randperm(self.B, generator=torch.Generator().manual_seed(0))]
+
+    def steps(self) -> int:
+        """Real steps of the whole batch: what has to be computed, padding left out."""
+        return int(self.lengths().sum()) if self.spread else self.T * self.B
+
+    def flop(self, backward: bool = True) -> int:
+        """Floating-point operations of the matrix products, two for each multiply and add; nothing else is counted.
+
+        Forward 8H(I + H) a step; the backward pass needs as much again for input and state, and again for the weights.
+        """
+        return (3 if backward else 1) * 8 * self.H * (self.I + self.H) * self.steps()
+
+    def saved_bytes(self) -> int:
+        """What a training forward pass keeps for the backward pass: gates and cell state of every step, float32."""
+        return self.T * self.B * 5 * self.H * 4
+
+    def words(self) -> str:
+        """The sizes as the tables print them."""
+        return f"I {self.I}, H {self.H}, B {self.B}, T {self.T}" + (", lengths 1..T" if self.spread else "")
+
+
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        Shape("r8", 100, 50, 5, 32, 2.5, 3.5),
+        Shape("h128", 100, 128, 32, 128, 1.3, 1.6),
+        Shape("h256", 256, 256, 32, 128, 1.3, 1.6),
+        Shape("h512", 512, 512, 64, 64, 1.4, 1.9),
+        Shape("h1024", 1024, 1024, 32, 32, 1.8, 2.6),
+        Shape("b1", 256, 256, 1, 128, 1.2, 1.5),
+        # The targets name only B 64 and the spread; I, H and T are chosen here: those of h128.
+        Shape("lengths", 100, 128, 64, 128, 3.0, 10.0, spread=True),
+    )
+}
+
+# Too small to say anything about speed: they show that the scripts run.
+SMOKE = {
+    shape.name: shape
+    for shape in (Shape("tiny", 5, 7, 3, 4, 0.0, 0.0), Shape("tiny_lengths", 5, 7, 6, 4, 0.0, 0.0, spread=True))
+}
