@@ -230,12 +230,12 @@ void forward_direction(MaskedLstmParams<T>& p, const Layer& l, const Plan& plan,
   share(p.packed, threads, [&](int64_t b, int64_t e, int64_t) { kernels.pack_recurrent(p, b, e); });
   const Tensor kept = mark_kept(p, kernels.unit_blocks(l.H), threads);
 
-  // Where nothing is saved, the gates of a few steps at a time are all that there is.
+  // Where nothing is saved, there are gates of some steps at a time only: of enough rows to be worth packing W_ih for.
   int64_t chunk = plan.steps;
   Tensor gates, cells;
   if (!p.save) {
-    const int64_t fitting = kFreeScratch / int64_t(sizeof(T)) / (kGates * l.H * std::max<int64_t>(l.B, 1));
-    chunk = std::clamp<int64_t>(fitting, 1, std::max<int64_t>(plan.steps, 1));
+    const int64_t rows = std::max(kFreeScratch / int64_t(sizeof(T)) / (kGates * l.H), kRowsPerChunk / 2);
+    chunk = std::clamp<int64_t>(rows / std::max<int64_t>(l.B, 1), 1, std::max<int64_t>(plan.steps, 1));
     gates = at::empty({chunk * l.B * kGates * l.H}, input.options());
     cells = at::empty({l.B * l.H}, input.options());
     p.gates = gates.mutable_data_ptr<T>();

@@ -24,9 +24,9 @@ template <typename T>
 using Narrow = std::conditional_t<SEAM_SIMD == 512, Simd<T, SEAM_SIMD / 16 / sizeof(T)>, Wide<T>>;
 
 // acc[m][v] += a[m] * right[v]: what one k adds to a tile.
-template <class S, int M, int NV, int Rows>
+template <class S, int M, int NV, int Size>
 SEAM_INLINE void add_outer(const typename S::Scalar (&a)[M], const typename S::Scalar* __restrict__ right,
-                           typename S::V (&acc)[M][Rows]) {
+                           typename S::V (&acc)[M][Size]) {
 #pragma GCC unroll 8
   for (int v = 0; v < NV; ++v) {
     const typename S::V b = S::load(right + v * S::kLanes);
