@@ -410,7 +410,7 @@ def test_lengths_may_be_overwritten_after_the_call(kernel):  # noqa: F811
 
 @needs_ext
 def test_what_hooks_were_given_stays_as_it_is():
-    case = Case(T=6, B=3, D=2, lengths=(6, 2, 4))
+    case = Case(T=6, B=3, D=2)
     input, h_0, c_0, weights, scores, _ = case.tensors()
     given = leaves(input, *scores)
     held = []
