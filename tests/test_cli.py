@@ -278,6 +278,8 @@ def test_ctrl_c_leaves_the_best_modules_on_disk(trained):
         cwd=trained,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background jobs, and what they start, ignore Ctrl-C: the test shall not depend on where it runs.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in process.stderr:
         if line.startswith("re-engineering"):
