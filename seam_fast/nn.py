@@ -86,6 +86,8 @@ class MaskedLSTM(_Masked):
         dtype=None,
     ):
         super().__init__()
+        if input_size < 1:  # newer releases of torch say so themselves
+            raise ValueError(f"input_size must be at least 1, but is {input_size}")
         options = {"proj_size": proj_size, "device": device, "dtype": dtype}
         lstm = nn.LSTM(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options)
         self._set_up(lstm, score_init, backend)
@@ -132,7 +134,7 @@ class MaskedLSTM(_Masked):
             "backend": self.backend,
         }
         if not isinstance(input, PackedSequence):
-            options |= {"batch_first": self.batch_first, "lengths": lengths}
+            options["batch_first"], options["lengths"] = self.batch_first, lengths
             return ops.masked_lstm(input, hx, self.weights(), self.scores(), **options)
         if lengths is not None:
             raise ValueError("lengths must be None for a PackedSequence, which has its own")

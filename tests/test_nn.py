@@ -239,7 +239,7 @@ def test_a_module_of_all_three_trains():
             "max_norm must not be set",
         ),
         (lambda: MaskedEmbedding.from_embedding(nn.Embedding(4, 2, sparse=True)), ValueError, "sparse must not be set"),
-        (lambda: MaskedLSTM(0, 6), ValueError, "input_size must be greater than zero"),  # torch's own
+        (lambda: MaskedLSTM(0, 6), ValueError, "input_size must be at least 1, but is 0"),
     ],
 )
 def test_what_they_refuse(make, error, sentence):
