@@ -1,6 +1,5 @@
 // The Python face of the compiled part, and the only file that sees pybind11 and torch/extension.h: both are slow to
 // compile, and everything behind them is easier to move when it does not know them.
-// SPDX-License-Identifier: MIT
 
 #include <torch/extension.h>
 #include <torch/version.h>

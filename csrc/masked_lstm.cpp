@@ -21,7 +21,6 @@ namespace seam {
 
 namespace {
 
-constexpr int64_t kGates = 4;
 // Scratch may take a tenth of what is saved for the backward pass, or so many bytes, whichever is more.
 constexpr int64_t kFreeScratch = int64_t{1} << 20;
 // From so many sequences on, packing recurrent weights anew at each step costs little beside the products with them.
@@ -168,11 +167,9 @@ template <typename T>
 void describe(MaskedLstmParams<T>& p, const Layer& l, const Plan& plan, int64_t d, const Tensor& input,
               const OptionalTensor& h_0, const OptionalTensor& c_0, const std::vector<Tensor>& weights,
               const std::vector<OptionalTensor>& scores, const Tensor& zeros, Kept& kept) {
-  p.batch = l.B, p.input_size = l.I, p.hidden_size = l.H;
-  p.steps = plan.steps;
+  p.input_size = l.I, p.hidden_size = l.H;
   p.first_row = plan.first_row.data();
   p.sequence = plan.sequence.data();
-  p.length = plan.length.data();
   p.place = plan.place[d].data();
   p.input = kept.rows<T>(input);
   const int64_t state = d * l.B * l.H;
@@ -207,9 +204,8 @@ Tensor mark_kept(MaskedLstmParams<T>& p, int64_t blocks, int64_t threads) {
   const int64_t rows = kGates * p.hidden_size, stride = kept_stride(p.hidden_size);
   const Tensor kept = at::empty({rows * stride}, at::kByte);
   p.weight_hh.kept_stride = stride;
-  p.kept_hh = kept.mutable_data_ptr<uint8_t>();
+  p.weight_hh.kept = kept.mutable_data_ptr<uint8_t>();
   share(rows, threads, [&](int64_t b, int64_t e, int64_t) { cpu_kernels<T>().mark_kept(p, b, e); });
-  p.weight_hh.kept = p.kept_hh;
   return kept;
 }
 

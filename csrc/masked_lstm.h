@@ -9,6 +9,8 @@
 
 namespace seam {
 
+constexpr int64_t kGates = 4;  // i, f, g, o
+
 struct Place {  // where a row lies in the caller's tensors
   int32_t time, sequence;
 };
@@ -25,18 +27,16 @@ struct Masked {  // a weight (rows, columns), contiguous, and its score or null
   const T* weight = nullptr;
   const T* score = nullptr;
   // Instead of the score, for a weight that is read many times: bit k of row q is set where it is positive.
-  const uint8_t* kept = nullptr;
+  uint8_t* kept = nullptr;
   int64_t kept_stride = 0;  // bytes a row
 };
 
 template <typename T>
 struct MaskedLstmParams {
-  int64_t batch, input_size, hidden_size;
-  int64_t steps;             // of the longest sequence
-  const int64_t* first_row;  // [steps + 1]; first_row[s + 1] - first_row[s] sequences have a step s
+  int64_t input_size, hidden_size;
+  const int64_t* first_row;  // [steps of the longest sequence + 1]; first_row[s + 1] - first_row[s] sequences have a step s
   const int64_t* sequence;   // [batch] of each rank
-  const int64_t* length;     // [batch] of each rank
-  const Place* place;        // [first_row[steps]]
+  const Place* place;        // [rows]
 
   Rows<const T> input;                  // width I
   Rows<T> output;                       // width H; the backward pass only reads it
@@ -49,7 +49,6 @@ struct MaskedLstmParams {
   T *gates, *cells;
   int64_t gates_from;
   bool save;
-  uint8_t* kept_hh;  // where bits of the scores of W_hh go, or null
   T* packed_hh;     // the first `packed` blocks of W_hh, packed once; the others are packed anew at each step
   int64_t packed;
   const T* zeros;   // [max(H, I)]

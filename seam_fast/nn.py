@@ -24,6 +24,17 @@ class _Masked(nn.Module):
             self.register_parameter(name + MASK_SUFFIX, nn.Parameter(torch.full_like(weight, score_init)))
         self.train(source.training)
 
+    @classmethod
+    def _copy_of(cls, source: nn.Module, kind: type, *settings):
+        """What from_lstm and its like give: a masked copy of a module of torch's."""
+        if not isinstance(source, kind):
+            function = f"from_{kind.__name__.lower()}"
+            raise TypeError(f"{function} takes a torch.nn.{kind.__name__}, but got a {type(source).__name__}")
+        module = cls.__new__(cls)
+        nn.Module.__init__(module)
+        module._set_up(source, *settings)
+        return module
+
     def weights(self) -> list[Tensor]:
         """The frozen weights, in torch's order."""
         return [getattr(self, name) for name in self._names]
@@ -55,11 +66,6 @@ class _Masked(nn.Module):
         if any(score.is_meta for score in self.scores()):
             return f"scores={self.num_scores}"
         return f"kept={100 * self.kept():.1f}% of {self.num_scores}"
-
-
-def _require(value, kind: type, function: str) -> None:
-    if not isinstance(value, kind):
-        raise TypeError(f"{function} takes a torch.nn.{kind.__name__}, but got a {type(value).__name__}")
 
 
 class MaskedLSTM(_Masked):
@@ -104,11 +110,7 @@ class MaskedLSTM(_Masked):
     @classmethod
     def from_lstm(cls, lstm: nn.LSTM, *, score_init: float = 1.0, backend: str = "auto") -> "MaskedLSTM":
         """A masked copy; ``lstm`` is left as it is."""
-        _require(lstm, nn.LSTM, "from_lstm")
-        module = cls.__new__(cls)
-        nn.Module.__init__(module)
-        module._set_up(lstm, score_init, backend)
-        return module
+        return cls._copy_of(lstm, nn.LSTM, score_init, backend)
 
     def to_lstm(self) -> nn.LSTM:
         """A ``torch.nn.LSTM`` of the effective weights, which computes the same and knows of no scores."""
@@ -194,11 +196,7 @@ class MaskedEmbedding(_Masked):
     @classmethod
     def from_embedding(cls, embedding: nn.Embedding, *, score_init: float = 1.0) -> "MaskedEmbedding":
         """A masked copy; ``embedding`` is left as it is."""
-        _require(embedding, nn.Embedding, "from_embedding")
-        module = cls.__new__(cls)
-        nn.Module.__init__(module)
-        module._set_up(embedding, score_init)
-        return module
+        return cls._copy_of(embedding, nn.Embedding, score_init)
 
     def to_embedding(self) -> nn.Embedding:
         """A ``torch.nn.Embedding`` of the effective rows."""
@@ -244,11 +242,7 @@ class MaskedLinear(_Masked):
     @classmethod
     def from_linear(cls, linear: nn.Linear, *, score_init: float = 1.0) -> "MaskedLinear":
         """A masked copy; ``linear`` is left as it is."""
-        _require(linear, nn.Linear, "from_linear")
-        module = cls.__new__(cls)
-        nn.Module.__init__(module)
-        module._set_up(linear, score_init)
-        return module
+        return cls._copy_of(linear, nn.Linear, score_init)
 
     def to_linear(self) -> nn.Linear:
         """A ``torch.nn.Linear`` of the effective weights."""

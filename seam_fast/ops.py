@@ -187,21 +187,20 @@ def _refuse_tangents(tensors) -> None:
 # -- one layer --------------------------------------------------------------------------------------------------------
 
 
+def _tracked(*tensors) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
 def _layer(input, h_0, c_0, weights, scores, lengths, batch_first_output, kernels):
     if kernels is not lstm_layer:  # compiled: with autograd of its own
         return kernels.masked_lstm_layer(input, h_0, c_0, weights, scores, lengths, batch_first_output)
-    if torch.is_grad_enabled():
-        for tensor in (input, *scores, *weights, h_0, c_0):
-            if tensor is not None and tensor.requires_grad:
-                return _MaskedLSTMLayer.apply(
-                    lengths, batch_first_output, len(weights), input, h_0, c_0, *weights, *scores
-                )
+    if _tracked(input, h_0, c_0, *weights, *scores):
+        return _MaskedLSTMLayer.apply(lengths, batch_first_output, len(weights), input, h_0, c_0, *weights, *scores)
     return kernels.masked_lstm_forward(input, h_0, c_0, weights, scores, lengths, batch_first_output, False)[:3]
 
 
 def _traced_layer(input, h_0, c_0, weights, scores, lengths, backend):
-    tensors = (input, h_0, c_0, *weights, *scores)
-    save = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    save = _tracked(input, h_0, c_0, *weights, *scores)
     masked = [score is not None for score in scores]
     given = [score for score in scores if score is not None]
     return torch.ops.seam_fast.masked_lstm_layer(input, h_0, c_0, weights, given, masked, lengths, save, backend)[:3]
@@ -288,6 +287,17 @@ def _check_tensor(name, tensor, shape, dtype, device, like="input") -> None:
         raise ValueError(f"{name} must be a dense tensor (torch.strided), but is {tensor.layout}")
 
 
+def _suits(tensor, shape, dtype, device) -> bool:
+    """Whether `_check_tensor` would be content, for callers that should not build a name at every call."""
+    return (
+        isinstance(tensor, Tensor)
+        and tensor.shape == shape
+        and tensor.dtype is dtype
+        and tensor.device == device
+        and tensor.layout is torch.strided
+    )
+
+
 def _check_floating(name, tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor, but is {_kind(tensor)}")
@@ -358,22 +368,10 @@ def _check(input, hx, weights, scores, num_layers, directions, batch_first, drop
     if num_layers > 1:
         expected += (((4 * hidden, directions * hidden), *shapes[1:]) * directions) * (num_layers - 1)
     for index, (weight, score, shape) in enumerate(zip(weights, scores, expected, strict=True)):
-        if (
-            not isinstance(weight, Tensor)
-            or weight.shape != shape
-            or weight.dtype is not dtype
-            or weight.device != device
-            or weight.layout is not torch.strided
-        ):
+        if not _suits(weight, shape, dtype, device):
             name = f"weights[{index}] ({_weight_name(index, each, directions)})"
             _check_tensor(name, weight, shape, dtype, device)
-        if score is not None and (
-            not isinstance(score, Tensor)
-            or score.shape != shape
-            or score.dtype is not dtype
-            or score.device != device
-            or score.layout is not torch.strided
-        ):
+        if score is not None and not _suits(score, shape, dtype, device):
             name = f"scores[{index}] (of {_weight_name(index, each, directions)})"
             _check_tensor(name, score, shape, dtype, device)
 

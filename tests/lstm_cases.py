@@ -18,6 +18,7 @@ NAMES = ("output", "h_n", "c_n", "input", "h_0", "c_0", "weights", "scores")
 
 KERNELS = ["torch", *(f"cpu-{isa}" for isa in (_ext.C.isas() if _ext.C else ()))]
 each_kernel = pytest.mark.parametrize("kernel", KERNELS, indirect=True)
+each_compiled_kernel = pytest.mark.parametrize("kernel", KERNELS[1:], indirect=True)
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
 

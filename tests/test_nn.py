@@ -158,7 +158,7 @@ def test_they_can_be_copied_saved_and_moved(module, input):
     for score in other.scores():
         score.data.fill_(-1)
     assert not torch.equal(first(other(input)), wanted)
-    other.load_state_dict(torch.load(file))
+    other.load_state_dict(torch.load(file, weights_only=True))
     for same in (other, pickle.loads(pickle.dumps(module)), copy.deepcopy(module)):
         assert torch.equal(first(same(input)), wanted)
         assert [p.requires_grad for p in same.parameters()] == [p.requires_grad for p in module.parameters()]

@@ -7,7 +7,18 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lstm_cases import KERNELS, Case, assert_close, assert_right, each_dtype, each_kernel, kernel, leaves, run  # noqa: F401
+from lstm_cases import (  # noqa: F401
+    KERNELS,
+    Case,
+    assert_close,
+    assert_right,
+    each_compiled_kernel,
+    each_dtype,
+    each_kernel,
+    kernel,
+    leaves,
+    run,
+)
 from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -553,11 +564,9 @@ def test_its_arguments_are_left_alone(kernel):  # noqa: F811
 LARGE = [Case(T=20, B=20, I=100, H=300), Case(T=6, B=40, I=64, H=130, D=2, lengths=(6, 1, 3, 0) * 10)]
 
 
-@each_kernel
+@each_compiled_kernel  # torch's own products may depend on it
 @pytest.mark.parametrize("case", LARGE, ids=str)
 def test_the_number_of_threads_changes_no_bit(kernel, case):  # noqa: F811
-    if kernel == "torch":
-        pytest.skip("torch's own products may depend on it")
     input, h_0, c_0, weights, scores, cotangents = case.tensors(torch.float32)
     given = leaves(input, *scores)
     for kept in (True, False):

@@ -2,8 +2,6 @@
 // formed in the last pass over the sum that becomes it.
 #pragma once
 
-#include <cmath>
-
 #include "../lstm_cell.h"
 #include "../score_update.h"
 #include "gemm_tile.h"
@@ -11,11 +9,11 @@
 
 namespace {
 
+using seam::kGates;
 using seam::MaskedGradientParams;
 using seam::MaskedLstmBackwardParams;
 using seam::MaskedLstmParams;
 
-constexpr int64_t kGates = 4;
 constexpr int64_t kPanelGroup = 8;  // panels that are packed together and meet the same left rows
 constexpr int64_t kRowBlock = 48;   // left rows that meet a panel before the next one; a multiple of kRows
 constexpr int kLeftBlock = 48;      // gates whose gradients are copied together, likewise
@@ -92,8 +90,10 @@ void mark_kept(const MaskedLstmParams<T>& p, int64_t begin, int64_t end) {
   for (int64_t q = begin; q < end; ++q) {
     for (int64_t byte = 0; byte < stride; ++byte) {
       unsigned bits = 0;
-      for (int64_t k = byte * 8; k < H && k < byte * 8 + 8; ++k) bits |= unsigned(p.weight_hh.score[q * H + k] > 0) << (k & 7);
-      p.kept_hh[q * stride + byte] = uint8_t(bits);
+      for (int64_t k = byte * 8; k < H && k < byte * 8 + 8; ++k) {
+        bits |= unsigned(p.weight_hh.score[q * H + k] > 0) << (k & 7);
+      }
+      p.weight_hh.kept[q * stride + byte] = uint8_t(bits);
     }
   }
 }
