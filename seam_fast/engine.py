@@ -1,13 +1,14 @@
-"""Trains the scores of one module over a frozen base, epoch by epoch, in plain PyTorch at its best.
+"""Training of one module's scores over a frozen base, epoch by epoch: what all trainers share, and the one in plain
+PyTorch at its best.
 
-It computes what ``reference.Stepper`` computes, with less work:
+A trainer computes what ``reference.Stepper`` computes, with less work:
 - only embedding rows that the module's documents can touch have scores of their own. All other rows receive the same
   constant gradient in every step and so share one trajectory, kept as one extra row;
 - each step gathers and reduces the rows of its own words, once a word;
-- Adam is torch's fused one;
 - in head-only epochs the masked base stands still, so its logits are computed once.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -17,9 +18,11 @@ from .errors import TrainingError
 from .inference import class_logits, read_lstm
 from .keys import EMBEDDING, GROUPS, LINEAR_KEYS, LSTM_KEYS, WEIGHT_KEYS, group_sizes
 
+HEAD_NAMES = ("head weight", "head bias")
 
-class TorchTrainer:
-    """State and training of one module.
+
+class Trainer:
+    """State of one module, and how it is looked at; subclasses train it.
 
     Parameters
     ----------
@@ -28,6 +31,12 @@ class TorchTrainer:
     words: ids (int64, any shape) of every word that training can feed.
     alpha, lr_mask, lr_head, schedule, penalty, lstm_factor, read: as in ``reference.Stepper``.
     target_weight: weight of target documents in the cross entropy (1: the reference's).
+
+    Attributes
+    ----------
+    scores: by weight key; of the embedding the rows of ``words``, sorted, and one row more for all other words.
+    head: weight and bias as they stand.
+    steps: taken in all, head-only ones included.
     """
 
     def __init__(
@@ -46,44 +55,31 @@ class TorchTrainer:
         target_weight=1.0,
     ):
         self.weights = {key: weights[key].detach() for key in WEIGHT_KEYS}
-        self.read = read
-        self.schedule = schedule
+        self.read, self.schedule, self.target_weight = read, schedule, target_weight
+        self.lr_mask, self.lr_head = lr_mask, lr_head
         table = self.weights[EMBEDDING]
         dtype = table.dtype
         self.rows = torch.unique(torch.as_tensor(words))  # sorted word ids with scores of their own
         self.slot = torch.full((len(table),), len(self.rows), dtype=torch.int64)  # word id -> row of the scores
         self.slot[self.rows] = torch.arange(len(self.rows))
-        self.scores = {key: torch.ones_like(self.weights[key]) for key in (*LSTM_KEYS, *LINEAR_KEYS)}
-        self.scores[EMBEDDING] = torch.ones(len(self.rows) + 1, table.shape[1], dtype=dtype)  # last row: all the others
-        self.head = tuple(part.detach().to(dtype).clone().requires_grad_() for part in head)
-        self.loss_weight = None if target_weight == 1 else torch.tensor([target_weight, 1.0], dtype=dtype)
-        self.steps = 0  # taken in all, head-only ones included
+        self.scores = {EMBEDDING: torch.ones(len(self.rows) + 1, table.shape[1], dtype=dtype)}
+        self.scores |= {key: torch.ones_like(self.weights[key]) for key in (*LSTM_KEYS, *LINEAR_KEYS)}
+        self.head = tuple(part.detach().to(dtype).clone() for part in head)
+        self.steps = 0
 
         sizes = group_sizes(self.weights)
-        per_weight = {}
+        self.penalty_gradient = {}
         for group, keys in GROUPS.items():
             factor = lstm_factor if penalty == "group" and group == "lstm" else 1.0
             count = sizes[group] if penalty == "group" else sum(sizes.values())
             # Clamped apart from the loss's gradient, as a use of the kept set of its own.
-            per_weight.update(dict.fromkeys(keys, min(factor * alpha / count, 1.0)))
-        self.penalty_gradient = per_weight
-        self._gradient = torch.full_like(self.scores[EMBEDDING], per_weight[EMBEDDING])  # rows of a step set in passing
-
-        together = [{"params": list(self.scores.values()), "lr": lr_mask}]
-        if schedule != "port":
-            together.append({"params": list(self.head), "lr": lr_head})
-            self._adam_head = torch.optim.Adam(self.head, lr=lr_head, fused=True, **reference.ADAM)
-        self._adam_together = torch.optim.Adam(together, lr=lr_mask, fused=True, **reference.ADAM)
-        self._adams = [self._adam_together] + ([self._adam_head] if schedule != "port" else [])
-        self._initial_rates = {adam: [group["lr"] for group in adam.param_groups] for adam in self._adams}
+            self.penalty_gradient.update(dict.fromkeys(keys, min(factor * alpha / count, 1.0)))
 
     # -- training ------------------------------------------------------------------------------------------------
 
     def scale_learning_rates(self, factor: float) -> None:
-        """Sets all learning rates to ``factor`` times their initial values, from the next step on."""
-        for adam in self._adams:
-            for group, initial in zip(adam.param_groups, self._initial_rates[adam], strict=True):
-                group["lr"] = initial * factor
+        """Sets all learning rates to ``factor`` times their initial values, from the next epoch on."""
+        raise NotImplementedError
 
     def run_epoch(self, ids: Tensor, lengths: Tensor, labels: Tensor, batch_size: int, *, head_only=False, stop=None):
         """One pass over documents in the order given: ids (N, T), lengths (N,), labels (N,), 0 target and 1 rest,
@@ -93,9 +89,90 @@ class TorchTrainer:
         the mean over batches of the cross entropy, in nats a document. Raises TrainingError naming step and tensor
         where a value is not finite.
         """
+        raise NotImplementedError
+
+    # -- looking at it -------------------------------------------------------------------------------------------
+
+    def effective_weights(self) -> dict[str, Tensor]:
+        """The base's weights where kept, zero elsewhere, by weight key."""
+        kept = {key: score > 0 for key, score in self.scores.items()}
+        kept[EMBEDDING] = kept[EMBEDDING][self.slot]
+        return {key: self.weights[key] * kept[key] for key in WEIGHT_KEYS}
+
+    @torch.no_grad()
+    def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Outputs of the module: ids (N, T), lengths (N,) -> (N, 2); column 0 is the target."""
+        return reference.head_logits(self.class_logits(ids, lengths), self.head)
+
+    def class_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """What the masked base says: ids (N, T), lengths (N,) -> (N, C)."""
+        return class_logits(self.effective_weights(), ids, lengths, self.read)
+
+    def kept_counts(self) -> dict[str, int]:
+        """Number of kept weights by weight key."""
+        counts = {key: int((score > 0).sum()) for key, score in self.scores.items()}
+        # The last row stands for every word without a row of its own.
+        shared = int((self.scores[EMBEDDING][-1] > 0).sum())
+        counts[EMBEDDING] += shared * (len(self.slot) - len(self.rows) - 1)
+        return {key: counts[key] for key in WEIGHT_KEYS}
+
+    def check_finite(self) -> None:
+        """Raises TrainingError naming the first tensor that holds a NaN or an infinity."""
+        for name, tensor in (*self.scores.items(), *zip(HEAD_NAMES, self.head, strict=True)):
+            if not torch.isfinite(tensor).all():
+                raise TrainingError(f"{name} holds a value that is not finite after step {self.steps}")
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """What is kept, a bit a score, and a copy of the head; ``expand`` makes whole tensors of it."""
+        bits = {key: torch.from_numpy(np.packbits((score > 0).numpy())) for key, score in self.scores.items()}
+        return bits | {name: part.detach().clone() for name, part in zip(HEAD_NAMES, self.head, strict=True)}
+
+    def expand(self, snapshot: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+        """Scores in the weights' shapes by weight key, 1 where kept and -1 elsewhere, and the head, of a snapshot."""
+        scores = {}
+        for key, score in self.scores.items():
+            bits = np.unpackbits(snapshot[key].numpy(), count=score.numel()).astype(bool)
+            scores[key] = torch.where(torch.from_numpy(bits), 1.0, -1.0).to(score.dtype).reshape(score.shape)
+        return self._whole(scores), tuple(snapshot[name] for name in HEAD_NAMES)
+
+    def whole_scores(self) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+        """Copies of the scores as they stand, in the weights' shapes by weight key, and of the head."""
+        scores = self._whole({key: score.detach().clone() for key, score in self.scores.items()})
+        return scores, tuple(part.detach().clone() for part in self.head)
+
+    def _whole(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {key: scores[key][self.slot] if key == EMBEDDING else scores[key] for key in WEIGHT_KEYS}
+
+
+class TorchTrainer(Trainer):
+    """In plain PyTorch: autograd over the rows of a step, torch's fused Adam over the rows that can occur."""
+
+    def __init__(self, weights, head, words, **options):
+        super().__init__(weights, head, words, **options)
+        dtype = self.weights[EMBEDDING].dtype
+        for part in self.head:
+            part.requires_grad_()
+        self._loss_weight = None if self.target_weight == 1 else torch.tensor([self.target_weight, 1.0], dtype=dtype)
+        # The embedding's gradient is the penalty wherever a step sets nothing else.
+        self._gradient = torch.full_like(self.scores[EMBEDDING], self.penalty_gradient[EMBEDDING])
+
+        together = [{"params": list(self.scores.values()), "lr": self.lr_mask}]
+        if self.schedule != "port":
+            together.append({"params": list(self.head), "lr": self.lr_head})
+            self._adam_head = torch.optim.Adam(self.head, lr=self.lr_head, fused=True, **reference.ADAM)
+        self._adam_together = torch.optim.Adam(together, lr=self.lr_mask, fused=True, **reference.ADAM)
+        self._adams = [self._adam_together] + ([self._adam_head] if self.schedule != "port" else [])
+        self._initial_rates = {adam: [group["lr"] for group in adam.param_groups] for adam in self._adams}
+
+    def scale_learning_rates(self, factor: float) -> None:
+        for adam in self._adams:
+            for group, initial in zip(adam.param_groups, self._initial_rates[adam], strict=True):
+                group["lr"] = initial * factor
+
+    def run_epoch(self, ids: Tensor, lengths: Tensor, labels: Tensor, batch_size: int, *, head_only=False, stop=None):
         losses = []
         if head_only:
-            features = class_logits(self.effective_weights(), ids, lengths, self.read)
+            features = self.class_logits(ids, lengths)
         for begin in range(0, len(ids), batch_size):
             if stop is not None and stop.is_set():
                 break
@@ -132,7 +209,7 @@ class TorchTrainer:
         state = read_lstm(embedded, lengths, [leaves[key] for key in LSTM_KEYS], self.read)
         logits = functional.linear(state, *(leaves[key] for key in LINEAR_KEYS))
         loss = self._loss(logits, labels)
-        self._backward(loss, [*leaves.values(), *self.head], [*leaves, "head weight", "head bias"])
+        self._backward(loss, [*leaves.values(), *self.head], [*leaves, *HEAD_NAMES])
 
         for key in (*LSTM_KEYS, *LINEAR_KEYS):
             gradient = leaves[key].grad.mul_(self.weights[key]).clamp_(-1, 1)
@@ -146,9 +223,9 @@ class TorchTrainer:
         return loss.item()
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(reference.head_logits(logits, self.head), labels, weight=self.loss_weight)
+        return functional.cross_entropy(reference.head_logits(logits, self.head), labels, weight=self._loss_weight)
 
-    def _backward(self, loss, leaves, names=("head weight", "head bias")):
+    def _backward(self, loss, leaves, names=HEAD_NAMES):
         for leaf in leaves:
             leaf.grad = None
         if not torch.isfinite(loss):
@@ -160,42 +237,3 @@ class TorchTrainer:
             bad = [name for name, leaf in zip(names, leaves, strict=True) if not torch.isfinite(leaf.grad).all()]
             if bad:  # else only the sum overflowed
                 raise TrainingError(f"the gradient of {bad[0]} is not finite in step {self.steps + 1}")
-
-    # -- looking at it -------------------------------------------------------------------------------------------
-
-    def effective_weights(self) -> dict[str, Tensor]:
-        """The base's weights where kept, zero elsewhere, by weight key."""
-        kept = {key: score > 0 for key, score in self.scores.items()}
-        kept[EMBEDDING] = kept[EMBEDDING][self.slot]
-        return {key: self.weights[key] * kept[key] for key in WEIGHT_KEYS}
-
-    @torch.no_grad()
-    def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Outputs of the module: ids (N, T), lengths (N,) -> (N, 2); column 0 is the target."""
-        return reference.head_logits(class_logits(self.effective_weights(), ids, lengths, self.read), self.head)
-
-    def kept_counts(self) -> dict[str, int]:
-        """Number of kept weights by weight key."""
-        counts = {key: int((score > 0).sum()) for key, score in self.scores.items()}
-        shared = int(
-            (self.scores[EMBEDDING][-1] > 0).sum()
-        )  # the last row stands for every word without a row of its own
-        counts[EMBEDDING] += shared * (len(self.slot) - len(self.rows) - 1)
-        return {key: counts[key] for key in WEIGHT_KEYS}
-
-    def check_finite(self) -> None:
-        """Raises TrainingError naming the first tensor that holds a NaN or an infinity."""
-        for name, tensor in (*self.scores.items(), *zip(("head weight", "head bias"), self.head, strict=True)):
-            if not torch.isfinite(tensor).all():
-                raise TrainingError(f"{name} holds a value that is not finite after step {self.steps}")
-
-    def snapshot(self) -> dict[str, Tensor]:
-        """A copy of scores and head as they stand, compact; ``expand`` makes whole tensors of it."""
-        state = {key: score.clone() for key, score in self.scores.items()}
-        return state | {"head weight": self.head[0].detach().clone(), "head bias": self.head[1].detach().clone()}
-
-    def expand(self, snapshot: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
-        """Scores in the weights' shapes by weight key, and the head, from a snapshot."""
-        scores = {key: snapshot[key] for key in WEIGHT_KEYS}
-        scores[EMBEDDING] = snapshot[EMBEDDING][self.slot]
-        return scores, (snapshot["head weight"], snapshot["head bias"])

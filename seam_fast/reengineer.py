@@ -175,7 +175,7 @@ class Job:
         self.best_epoch: int | None = None
         self.seconds = 0.0
         self.trainer: TorchTrainer | None = None
-        self._best = None
+        self._best, self._best_steps = None, 0  # bits and head of the epoch to keep, and the steps taken by then
         self._view = self._evaluation_view()
         self._metrics: dict | None = None
         self._base_figures: dict | None = None
@@ -249,14 +249,14 @@ class Job:
                 figures |= self._evaluate(trainer)
                 figures["best_so_far"] = rule.offer(figures)
             if keep_each or self._best is None or figures.get("best_so_far"):
-                self.best_epoch, self._best = epoch, trainer.snapshot()
+                self.best_epoch, self._best, self._best_steps = epoch, trainer.snapshot(), trainer.steps
             self.seconds = figures["seconds"] = time.perf_counter() - begun
             self.history.append(figures)
             report(self, figures)
             if rule and rule.stop:
                 break
         if self._best is None:  # not one whole epoch
-            self._best = trainer.snapshot()
+            self._best, self._best_steps = trainer.snapshot(), trainer.steps
         self._finish()
 
     def _rule(self):
@@ -286,7 +286,9 @@ class Job:
 
     def _finish(self) -> None:
         """Lets go of the trainer's state; only the chosen scores stay."""
-        scores, head = self.trainer.expand(self._best)
+        trainer = self.trainer
+        still_there = trainer.steps == self._best_steps
+        scores, head = trainer.whole_scores() if still_there else trainer.expand(self._best)
         self._scores, self._head = scores, head
         if self.evaluate_every:
             module = SeamModule(self.study.base, self.target, scores, head)

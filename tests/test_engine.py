@@ -25,7 +25,7 @@ def make_pair(weights=None, head=None, words=range(15), **options):
 
 
 def state(engine):
-    return engine.expand(engine.snapshot())
+    return engine.whole_scores()
 
 
 def follow(engine, stepper, epochs, batch_size, tolerance=1e-9):
