@@ -33,6 +33,8 @@ CPU_SOURCES = [
     "csrc/autograd.cpp",
     "csrc/masked_lstm.cpp",
     "csrc/score_adam.cpp",
+    "csrc/gap_rules.cpp",
+    "csrc/seam_trainer.cpp",
     "csrc/cpu/dispatch.cpp",
     "csrc/cpu/kernels_portable.cpp",
     "csrc/cpu/kernels_avx2.cpp",

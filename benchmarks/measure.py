@@ -1,9 +1,12 @@
 """How things are measured: times in turn, memory event by event, and the most that the machine can do."""
 
+import contextlib
 import ctypes
 import gc
+import multiprocessing
 import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
@@ -54,6 +57,85 @@ def in_turn(runs: dict, rounds, block: float, budget: float) -> tuple[dict, dict
     finally:
         gc.enable()
     return times, loops, results
+
+
+def time_block(run, number: int) -> tuple[float, float, int]:
+    """Seconds a step, page faults a step and steps of a block: ``run(number)``, which returns how many steps it took.
+
+    Without a page fault no memory comes from the system; they are a large part of the time of what allocates much.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        faults, start = page_faults(), time.perf_counter_ns()
+        steps = run(number)
+        seconds = (time.perf_counter_ns() - start) * 1e-9
+        return seconds / steps, (page_faults() - faults) / steps, steps
+    finally:
+        gc.enable()
+
+
+def blocks_in_turn(runs: dict, rounds, budget: float) -> tuple[dict, dict, dict]:
+    """Seconds a step, page faults a step and steps of the blocks of all runs, one block of each a round.
+
+    A run is called with the number of the round and returns what ``time_block`` does. rounds: as in ``in_turn``, after
+    one that does not count. Returns three dicts by name, each of a list over the rounds.
+    """
+    start = time.perf_counter()
+    for run in runs.values():
+        run(0)
+    if isinstance(rounds, tuple):
+        fewest, most = rounds
+        rounds = min(most, max(fewest, int(budget / (time.perf_counter() - start))))
+    found = {name: [] for name in runs}
+    for number in range(1, rounds + 1):
+        for name, run in runs.items():
+            found[name].append(run(number))
+    return tuple({name: [block[k] for block in blocks] for name, blocks in found.items()} for k in range(3))
+
+
+class Worker:
+    """A run of ``blocks_in_turn`` in a process of its own: ``make(*arguments)``, called there, gives what is timed.
+
+    It has a heap of its own, so what its memory costs does not depend on the others.
+    """
+
+    def __init__(self, make, *arguments):
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._answer()
+
+    def __call__(self, number: int) -> tuple[float, float, int]:
+        self._connection.send(number)
+        return self._answer()
+
+    def _answer(self):
+        found = self._connection.recv()
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def close(self) -> None:
+        """Ends the process, if an error has not."""
+        if self._process.is_alive():
+            with contextlib.suppress(BrokenPipeError):
+                self._connection.send(None)
+        self._process.join()
+        self._connection.close()
+
+
+def _serve(connection, make, arguments) -> None:
+    torch.set_num_threads(1)
+    try:
+        run = make(*arguments)
+        connection.send(None)
+        while (number := connection.recv()) is not None:
+            connection.send(time_block(run, number))
+    except Exception as error:  # raised again where the answer is wanted
+        connection.send(error)
 
 
 def spread(values: list[float], factor: float = 1.0) -> dict:
@@ -113,6 +195,66 @@ def extra_memory(run) -> dict:
         if now > peak:
             peak, at_peak = now, sorted(held.values(), reverse=True)[:5]
     return {"peak": peak, "kept": sum(block[0] for block in blocks if not block[1]), "largest": at_peak}
+
+
+def resident() -> int:
+    """Bytes of memory that this process has in use right now, after what is free went back to the system (Linux)."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not every C library has one
+    if trim is not None:
+        trim(0)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def page_faults() -> int:
+    """Pages that this process has got from the system so far without a disk."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def keep_heap() -> bool:
+    """Lets the C library keep memory that is freed, up to tensors of 32 MB, instead of giving it back to the system.
+
+    For the rest of this process. Returns whether the C library can do that (glibc).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    trim_threshold, mmap_threshold = -1, -3  # glibc's names of the two settings
+    return bool(mallopt and mallopt(mmap_threshold, 32 << 20) and mallopt(trim_threshold, 2**31 - 1))
+
+
+def peak_resident() -> int:
+    """The most memory, in bytes, that this process has had in use so far (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status has no VmHWM")
+
+
+def bytes_of_tensors(things, apart_from=()) -> int:
+    """Bytes of all tensors that can be reached from ``things`` by attributes and containers, storages counted once.
+
+    Those of the tensors ``apart_from`` do not count. What compiled code holds outside of tensors is not seen.
+    """
+    known = {tensor.untyped_storage().data_ptr() for tensor in apart_from}
+    seen, stack, total = set(), [things], 0
+    while stack:
+        thing = stack.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, torch.Tensor):
+            storage = thing.untyped_storage()
+            if storage.data_ptr() not in known:
+                known.add(storage.data_ptr())
+                total += storage.nbytes()
+            if thing.grad is not None:
+                stack.append(thing.grad)
+        elif isinstance(thing, dict):
+            stack += [*thing.keys(), *thing.values()]
+        elif isinstance(thing, (list, tuple, set)):
+            stack += thing
+        elif hasattr(thing, "__dict__") and not isinstance(thing, type) and not callable(thing):
+            stack.append(vars(thing))
+    return total
 
 
 def check_memory_meter() -> None:

@@ -9,6 +9,7 @@
 
 #include "cpu/kernels.h"
 #include "ops.h"
+#include "seam_trainer.h"
 
 namespace py = pybind11;
 
@@ -68,6 +69,17 @@ void set_isa(const std::string& name) {
                     isas());
 }
 
+std::shared_ptr<seam::SeamTrainer> make_trainer(std::vector<at::Tensor> weights, at::Tensor rows,
+                                                std::vector<at::Tensor> scores, std::vector<at::Tensor> exp_avg,
+                                                std::vector<at::Tensor> exp_avg_sq, std::vector<at::Tensor> head,
+                                                std::vector<at::Tensor> head_together,
+                                                std::vector<at::Tensor> head_alone, std::vector<double> penalty,
+                                                bool train_head, bool read_last_word, double target_weight,
+                                                std::string catch_up) {
+  return seam::SeamTrainer::make({weights, rows, scores, exp_avg, exp_avg_sq, head, head_together, head_alone},
+                                 {penalty, train_head, read_last_word, target_weight, catch_up});
+}
+
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
@@ -89,4 +101,22 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("score_adam_", &seam::score_adam, arg("score"), arg("grad"), arg("exp_avg"), arg("exp_avg_sq"),
         arg("weight"), arg("effective"), arg("lr"), arg("beta1"), arg("beta2"), arg("eps"), arg("step"),
         arg("penalty"), NoGil(), "See csrc/ops.h.");
+
+  py::class_<seam::SeamTrainer, std::shared_ptr<seam::SeamTrainer>>(m, "SeamTrainer", "See csrc/seam_trainer.h.")
+      .def(py::init(&make_trainer), arg("weights"), arg("rows"), arg("scores"), arg("exp_avg"), arg("exp_avg_sq"),
+           arg("head"), arg("head_together"), arg("head_alone"), arg("penalty"), arg("train_head"),
+           arg("read_last_word"), arg("target_weight"), arg("catch_up"))
+      .def("begin_epoch", &seam::SeamTrainer::begin_epoch, arg("lr_mask"), arg("lr_head"), arg("steps"),
+           NoGil())
+      .def("train", &seam::SeamTrainer::train, arg("slots"), arg("lengths"), arg("shares"), arg("batch"), arg("begin"),
+           arg("end"), NoGil())
+      .def("train_head", &seam::SeamTrainer::train_head, arg("features"), arg("shares"), arg("batch"), arg("begin"),
+           arg("end"), NoGil())
+      .def("flush", &seam::SeamTrainer::flush, NoGil())
+      .def("adopt", &seam::SeamTrainer::adopt, arg("steps"), arg("head_steps"))
+      .def("class_logits", &seam::SeamTrainer::class_logits, arg("ids"), arg("slots"), arg("lengths"), NoGil())
+      .def_property_readonly("steps", &seam::SeamTrainer::steps);
+  py::class_<seam::SeamFailure>(m, "SeamFailure")
+      .def_readonly("what", &seam::SeamFailure::what)
+      .def_readonly("loss", &seam::SeamFailure::loss);
 }

@@ -10,12 +10,12 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <numeric>
 
 #include "cpu/kernels.h"
 #include "memory.h"
 #include "ops.h"
 #include "parallel.h"
+#include "plan.h"
 
 namespace seam {
 
@@ -94,40 +94,7 @@ Layer check_layer(const Tensor& input, const OptionalTensor& h_0, const Optional
   return l;
 }
 
-// ---- The order of the work --------------------------------------------------------------------------------------------
-
-// Sequences longest first, and their rows step by step; see masked_lstm.h.
-struct Plan {
-  int64_t steps = 0;
-  std::vector<int64_t> sequence, length, first_row;
-  std::vector<Place> place[2];  // of each direction
-
-  Plan(const Layer& l, const OptionalTensor& lengths) : sequence(l.B), length(l.B, l.T) {
-    std::iota(sequence.begin(), sequence.end(), 0);
-    if (lengths) {
-      const int64_t* n = lengths->const_data_ptr<int64_t>();
-      std::stable_sort(sequence.begin(), sequence.end(), [n](int64_t a, int64_t b) { return n[a] > n[b]; });
-      for (int64_t rank = 0; rank < l.B; ++rank) length[rank] = n[sequence[rank]];
-    }
-    steps = l.B ? length[0] : 0;
-    first_row.assign(steps + 1, 0);
-    int64_t running = l.B;
-    for (int64_t step = 0; step < steps; ++step) {
-      while (length[running - 1] <= step) --running;
-      first_row[step + 1] = first_row[step] + running;
-    }
-    for (int64_t d = 0; d < l.D; ++d) {
-      place[d].reserve(rows());
-      for (int64_t step = 0; step < steps; ++step) {
-        for (int64_t rank = 0; rank < first_row[step + 1] - first_row[step]; ++rank) {
-          const int64_t time = d == 0 ? step : length[rank] - 1 - step;
-          place[d].push_back({int32_t(time), int32_t(sequence[rank])});
-        }
-      }
-    }
-  }
-  int64_t rows() const { return first_row[steps]; }
-};
+// ---- What the kernels are told ----------------------------------------------------------------------------------------
 
 // Tensors whose memory the kernels use as it is; copies live as long as this does.
 struct Kept {
@@ -277,7 +244,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> masked_lstm_forward(const Tensor& inp
                                                                const OptionalTensor& lengths, bool batch_first_output,
                                                                bool save) {
   const Layer l = check_layer(input, h_0, c_0, weights, scores, lengths);
-  const Plan plan(l, lengths);
+  const Plan plan(l.T, l.B, l.D, lengths ? lengths->const_data_ptr<int64_t>() : nullptr);
   const Tensor output = empty_rows(l.T, l.B, l.D * l.H, batch_first_output, input);
   const Tensor h_n = at::empty({l.D, l.B, l.H}, input.options()), c_n = at::empty_like(h_n);
   const Tensor saved = empty_scratch(save ? l.D * l.T * l.B * (kGates + 1) * l.H : 0, input.options());
@@ -412,7 +379,7 @@ masked_lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& gr
                     "need_weights and need_scores must hold ", count, " entries, but hold ", need_weights.size(),
                     " and ", need_scores.size());
   const Tensor activations = saved.contiguous();  // written to only if it may be overwritten
-  const Plan plan(l, lengths);
+  const Plan plan(l.T, l.B, l.D, lengths ? lengths->const_data_ptr<int64_t>() : nullptr);
 
   Gradients grads;
   if (need_input) {

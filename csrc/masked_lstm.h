@@ -49,6 +49,9 @@ struct MaskedLstmParams {
   T *gates, *cells;
   int64_t gates_from;
   bool save;
+  // W_ih x + b of each distinct input, [.., 4H], and which one a row has; null: `gates` hold that of each row.
+  const T* projected;
+  const int32_t* projected_row;
   T* packed_hh;     // the first `packed` blocks of W_hh, packed once; the others are packed anew at each step
   int64_t packed;
   const T* zeros;   // [max(H, I)]

@@ -1,21 +1,14 @@
-// One step of a score: clipped straight-through gradient, penalty, Adam. Written once for host and device, in the order of
-// torch.optim.Adam's operations. `M` supplies the arithmetic, see lstm_cell.h.
+// The life of a score: clipped straight-through gradient, penalty, Adam; and the steps in which its word did not occur,
+// where the penalty is all there is. Written once for host and device, in the order of torch.optim.Adam's operations.
+// `M` supplies the arithmetic, see lstm_cell.h.
 #pragma once
 
-#include "seam.h"
+#include "score_state.h"
 
 namespace {
 
-// What is the same for all scores of a step. The rounding to T is the caller's, from double.
-template <typename T>
-struct AdamStep {
-  T one_minus_beta1;   // torch's lerp weight
-  T beta2, one_minus_beta2;
-  T sqrt_correction2;  // sqrt(1 - beta2^t)
-  T eps;
-  T step_size;         // lr / (1 - beta1^t)
-  T penalty;           // clamp(alpha / N, -1, 1), the constant gradient of what is kept
-};
+using seam::AdamRule;
+using seam::AdamStep;
 
 // clamp to [-1, 1] that passes a NaN on, as torch's does; min and max instructions would swallow it.
 template <class M>
@@ -25,13 +18,48 @@ SEAM_INLINE typename M::V clip(typename M::V x) {
 }
 
 template <class M, typename T>
-SEAM_INLINE void score_step(const AdamStep<T>& step, typename M::V gradient, typename M::V& score,
-                            typename M::V& exp_avg, typename M::V& exp_avg_sq) {
-  typename M::V g = clip<M>(gradient) + M::set(step.penalty);
-  exp_avg = M::fma(M::set(step.one_minus_beta1), g - exp_avg, exp_avg);
-  exp_avg_sq = M::fma(M::set(step.one_minus_beta2), g * g, exp_avg_sq * M::set(step.beta2));
-  typename M::V denominator = M::sqrt(exp_avg_sq) / M::set(step.sqrt_correction2) + M::set(step.eps);
-  score = score - M::set(step.step_size) * (exp_avg / denominator);
+SEAM_INLINE void adam_step(const AdamRule<T>& rule, const AdamStep<T>& step, typename M::V gradient,
+                           typename M::V& value, typename M::V& exp_avg, typename M::V& exp_avg_sq) {
+  exp_avg = M::fma(M::set(rule.one_minus_beta1), gradient - exp_avg, exp_avg);
+  exp_avg_sq = M::fma(M::set(rule.one_minus_beta2), gradient * gradient, exp_avg_sq * M::set(rule.beta2));
+  const typename M::V denominator = M::fma(M::sqrt(exp_avg_sq), M::set(step.inverse), M::set(rule.eps));
+  value = M::fma(M::set(-step.step_size), exp_avg * M::inverse(denominator), value);
+}
+
+template <class M, typename T>
+SEAM_INLINE void score_step(const AdamRule<T>& rule, const AdamStep<T>& step, typename M::V gradient,
+                            typename M::V& score, typename M::V& exp_avg, typename M::V& exp_avg_sq) {
+  adam_step<M>(rule, step, clip<M>(gradient) + M::set(rule.penalty), score, exp_avg, exp_avg_sq);
+}
+
+// `count` steps without a gradient, one after the other; step[0] is the first of them.
+template <class M, typename T>
+SEAM_INLINE void replay(const AdamRule<T>& rule, const AdamStep<T>* step, int64_t count, typename M::V& score,
+                        typename M::V& exp_avg, typename M::V& exp_avg_sq) {
+  const typename M::V penalty = M::set(rule.penalty);
+  for (int64_t j = 0; j < count; ++j) adam_step<M>(rule, step[j], penalty, score, exp_avg, exp_avg_sq);
+}
+
+// The same steps at once. With the constant gradient g, j steps on from m and v,
+//   m_j = g + beta1^j (m - g)        v_j = g^2 + beta2^j (v - g^2)
+// and the score moves by -lr * sum_j m_j / (sqrt(v_j / (1 - beta2^(t+j))) + eps), where beta1^t has long been nothing. The
+// fraction is a smooth function of j, so a few well-chosen places (Gauss' rules for sums over j = 1 .. k, one with the
+// weights beta1^j, one with equal weights) stand for all of them. At place i, v_j / (1 - beta2^(t+j)) is
+// at[i] + slope[i] (v - g^2). `rest` is g^2. Formed with Adam's exact constants: the steps have them rounded to T.
+template <class M, typename T>
+SEAM_INLINE void jump(const AdamRule<T>& rule, const seam::GapRule<T>& gap, const T* at, const T* slope, T rest, T lr,
+                      typename M::V& score, typename M::V& exp_avg, typename M::V& exp_avg_sq) {
+  const typename M::V m = exp_avg - M::set(rule.penalty), v = exp_avg_sq - M::set(rest);
+  typename M::V transient = M::zero(), constant = M::zero();
+  for (int i = 0; i < gap.places; ++i) {
+    const typename M::V denominator = M::sqrt(M::fma(M::set(slope[i]), v, M::set(at[i]))) + M::set(rule.eps);
+    typename M::V& sum = i < gap.transient ? transient : constant;
+    sum = M::fma(M::set(gap.weight[i]), M::inverse(denominator), sum);
+  }
+  const typename M::V sum = M::fma(m, transient, M::set(rule.penalty) * constant);
+  score = M::fma(-M::set(lr), sum, score);
+  exp_avg = M::fma(m, M::set(gap.exp_avg_decay), M::set(rule.penalty));
+  exp_avg_sq = M::fma(v, M::set(gap.exp_avg_sq_decay), M::set(rest));
 }
 
 }  // namespace

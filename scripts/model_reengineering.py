@@ -41,6 +41,9 @@ def make_parser() -> argparse.ArgumentParser:
     ours.add_argument("--schedule", choices=("seam", "port", "joint"), help="default: seam, SeaM's own")
     ours.add_argument("--sampling", choices=("balanced", "redraw", "all"), help="default: balanced")
     ours.add_argument("--protocol", choices=("reference", "seam"), default="reference")
+    ours.add_argument(
+        "--backend", choices=("auto", "cuda", "cpu", "torch"), default="auto", help="what trains: see seam-fast"
+    )
     return parser
 
 
@@ -51,6 +54,7 @@ def main(argv=None) -> int:
 
 def run(arguments) -> int:
     from seam_fast import LSTMClassifier, Settings
+    from seam_fast.backend import choose_engine
     from seam_fast.workflow import (
         check_writable,
         corpus_for_base,
@@ -61,6 +65,7 @@ def run(arguments) -> int:
         train_base,
     )
 
+    choose_engine(arguments.backend)  # said now, not after minutes of training a base
     root = Path(arguments.out)
     base_path = Path(arguments.base) if arguments.base else reference_base(root, arguments.dataset)
     if base_path.exists() or arguments.base:
@@ -130,7 +135,9 @@ def reengineer_one(base, corpus, target, settings, arguments):
         )
 
     try:
-        (module,) = reengineer(base, corpus, [target], settings=settings, seed=arguments.seed, on_epoch=show)
+        (module,) = reengineer(
+            base, corpus, [target], settings=settings, seed=arguments.seed, backend=arguments.backend, on_epoch=show
+        )
     except Interrupted as interrupted:
         (module,) = interrupted.modules
         if module is not None:

@@ -41,18 +41,30 @@ def choose_backend(wish: str = "auto") -> str:
     return wish
 
 
-def choose_engine(wish: str = "auto") -> str:
-    """The backend that trains modules for a wish: so far always ``"torch"``, however the ops are computed.
+def choose_engine(wish: str = "auto", dtype: torch.dtype = torch.float32) -> str:
+    """The backend that trains modules over a base of that dtype: ``"cpu"``, the compiled engine, or ``"torch"``.
 
-    Raises BackendError for an unknown one and for one that cannot train.
+    ``"auto"`` (or SEAM_FAST_BACKEND, where set) takes the compiled one where it can be used. Raises BackendError for an
+    unknown one and for one that cannot train.
     """
     wish = resolve(wish)
-    if wish not in ("auto", "torch"):
-        raise BackendError(
-            f"backend {wish!r} cannot be used for training: this version trains in plain PyTorch only; "
-            "choose 'auto' or 'torch'"
-        )
-    return "torch"
+    if wish == "cuda":
+        raise BackendError("backend 'cuda' cannot be used for training yet; choose 'auto', 'cpu' or 'torch'")
+    reason = why_not_train(dtype)
+    if wish == "cpu" and reason:
+        raise BackendError(f"backend 'cpu' cannot be used for training: {reason}; choose 'auto' or 'torch'")
+    if wish == "auto":
+        return "torch" if reason else "cpu"
+    return wish
+
+
+def why_not_train(dtype: torch.dtype) -> str:
+    """The reason why the compiled engine cannot train modules over a base of that dtype, or ""."""
+    if reason := why_not("cpu"):
+        return reason
+    if dtype not in (torch.float32, torch.float64):
+        return f"it takes bases of float32 and float64, not {str(dtype).removeprefix('torch.')}"
+    return ""
 
 
 def resolve(wish: str) -> str:

@@ -1,7 +1,8 @@
-"""The base: a one-layer LSTM text classifier, its files, and the figures by which it is judged.
+"""The base: an LSTM text classifier, its files, and the figures by which it is judged.
 
 The model is the one whose checkpoints are public: embedding, LSTM, linear, seven tensors under fixed names. Those
-names are kept, so that a checkpoint written elsewhere loads here and the reverse. What a state dict cannot say
+names are kept, so that a checkpoint written elsewhere loads here and the reverse; more layers and a reverse direction
+add tensors under torch's names, and a file's layers and directions are known by them. What a state dict cannot say
 (where the output is read, what the classes and words are called) stands in the metadata of our safetensors files.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
 from collections import OrderedDict
@@ -20,11 +22,12 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from .errors import CheckpointError
 from .files import write_atomically
 from .inference import class_logits
-from .keys import WEIGHT_KEYS
+from .keys import EMBEDDING, LINEAR_KEYS, lstm_keys, lstm_shape, weight_keys
 from .metrics import wilson
 from .reference import read_state
 from .tensor_files import read_tensor_file
@@ -36,11 +39,15 @@ _LOADABLE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class LSTMClassifier(nn.Module):
-    """Embedding -> one-layer LSTM (zero initial state, gate order i, f, g, o) -> linear.
+    """Embedding -> LSTM (zero initial state, gate order i, f, g, o) -> linear.
 
     ``read`` says which LSTM output the linear layer sees: ``"last_word"`` the one at the last real word of each
     document, so that padding has no influence at all; ``"end"`` the one at the last position of the batch, after
     the padding, which is then part of the input (what the public checkpoint was trained with).
+
+    ``num_layers`` and ``bidirectional``: as in ``torch.nn.LSTM``. With both directions the output is 2 * H wide: the
+    forward direction's state beside that of the reverse one, which begins at the last word of the document or, where
+    the output is read at the end, at the last position of the batch.
 
     ``class_names`` (C names), ``vocabulary`` (V words, id -> word) and ``info`` (anything JSON can hold: how the
     base was trained) are carried along and saved in safetensors files.
@@ -53,6 +60,8 @@ class LSTMClassifier(nn.Module):
         hidden_dim: int,
         num_classes: int,
         *,
+        num_layers: int = 1,
+        bidirectional: bool = False,
         read: str = "last_word",
         class_names: Sequence[str] | None = None,
         vocabulary: Sequence[str] | None = None,
@@ -64,6 +73,7 @@ class LSTMClassifier(nn.Module):
             "embedding_dim": embedding_dim,
             "hidden_dim": hidden_dim,
             "num_classes": num_classes,
+            "num_layers": num_layers,
         }
         for name, size in sizes.items():
             if size < 1:
@@ -74,20 +84,35 @@ class LSTMClassifier(nn.Module):
         self.embedding_dim = int(embedding_dim)
         self.hidden_dim = int(hidden_dim)
         self.num_classes = int(num_classes)
+        self.num_layers = int(num_layers)
+        self.bidirectional = bool(bidirectional)
         self.read = read
         self.class_names = _names_or_none(class_names, self.num_classes, "class_names", "classes")
         self.vocabulary = _names_or_none(vocabulary, self.vocab_size, "vocabulary", "embedding rows")
         self.info = dict(info or {})
         self.word_embeddings = nn.Embedding(self.vocab_size, self.embedding_dim)
-        self.lstm = nn.LSTM(self.embedding_dim, self.hidden_dim, batch_first=True)
-        self.hidden2label = nn.Linear(self.hidden_dim, self.num_classes)
+        self.lstm = nn.LSTM(
+            self.embedding_dim,
+            self.hidden_dim,
+            self.num_layers,
+            batch_first=True,
+            bidirectional=self.bidirectional,
+        )
+        self.hidden2label = nn.Linear(self.hidden_dim * (2 if self.bidirectional else 1), self.num_classes)
 
     def features(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """The LSTM output (N, H) that the linear layer reads; arguments as in `forward`."""
-        return self.read_output(self.lstm(self.word_embeddings(ids))[0], lengths)
+        """The LSTM output (N, D * H) that the linear layer reads, D: 1 or 2 directions; arguments as in `forward`."""
+        return self.read_output(self.run_lstm(self.word_embeddings(ids), lengths), lengths)
+
+    def run_lstm(self, vectors: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """All LSTM outputs (N, T, D * H) of documents of word vectors (N, T, E); ``lengths`` as in `forward`."""
+        if lengths is None or self.read == "end" or not self.bidirectional:
+            return self.lstm(vectors)[0]
+        packed = pack_padded_sequence(vectors, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=vectors.shape[1])[0]
 
     def read_output(self, output: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Pick from all LSTM outputs (N, T, H) the one that is read, (N, H)."""
+        """Pick from all LSTM outputs (N, T, D * H) the one that is read, (N, D * H)."""
         if lengths is None:
             return output[:, -1]
         return read_state(output.transpose(0, 1), lengths.to(output.device), self.read)
@@ -100,13 +125,16 @@ class LSTMClassifier(nn.Module):
         return self.hidden2label(self.features(ids, lengths))
 
     def weights(self) -> dict[str, Tensor]:
-        """The seven weight tensors by key, in state-dict order; detached, sharing memory with the parameters."""
+        """The weight tensors by key, in state-dict order: seven, and four for each further layer and direction.
+
+        They are detached and share memory with the parameters.
+        """
         state = self.state_dict()
-        return {key: state[key].detach() for key in WEIGHT_KEYS}
+        return {key: state[key].detach() for key in weight_keys(state)}
 
     @property
     def hash(self) -> str:
-        """Hex sha256 over key, shape and float32 bytes of the seven tensors: what a module remembers its base by."""
+        """Hex sha256 over key, shape and float32 bytes of the weight tensors: what a module remembers its base by."""
         digest = hashlib.sha256()
         for key, tensor in self.weights().items():
             digest.update(f"{key} {tuple(tensor.shape)}\n".encode())
@@ -116,7 +144,7 @@ class LSTMClassifier(nn.Module):
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the base to ``path`` atomically; the ending decides what is written.
 
-        ``.pt`` and ``.pth`` hold a state dict of the seven public keys, ``.safetensors`` the same tensors; both carry
+        ``.pt`` and ``.pth`` hold a state dict under the public keys, ``.safetensors`` the same tensors; both carry
         ``read``, ``class_names``, ``vocabulary`` and ``info`` as metadata.
         """
         path = Path(path)
@@ -150,25 +178,22 @@ class LSTMClassifier(nn.Module):
     ) -> LSTMClassifier:
         """Read a base from a state dict (``.pt``, ``.pth``) or a safetensors file; no code in it is ever run.
 
-        All sizes come from the tensors. ``read`` defaults to the file's own, else ``"end"`` (what the public
-        checkpoint was trained with). Raises `CheckpointError` naming every key that is missing, unknown, of the
-        wrong shape or not finite, and where names given here contradict those in the file.
+        All sizes, layers and directions come from the tensors. ``read`` defaults to the file's own, else ``"end"``
+        (what the public checkpoint was trained with). Raises `CheckpointError` naming every key that is missing,
+        unknown, of the wrong shape or not finite, and where names given here contradict those in the file.
         """
         path = Path(path)
         tensors, card = _read_file(path)
-        vocab_size, embedding_dim, hidden_dim, num_classes = _check_tensors(path, tensors)
-        names = _merge_names(path, "class_names", class_names, card.get("class_names"), num_classes)
-        words = _merge_names(path, "vocabulary", vocabulary, card.get("vocabulary"), vocab_size)
+        sizes = _check_tensors(path, tensors)
+        names = _merge_names(path, "class_names", class_names, card.get("class_names"), sizes["num_classes"])
+        words = _merge_names(path, "vocabulary", vocabulary, card.get("vocabulary"), sizes["vocab_size"])
         read = read or card.get("read") or "end"
         if read not in READS:
             raise CheckpointError(f"{path}: read must be one of {', '.join(READS)}, got {read!r}.")
         info = card.get("info")
         with torch.device("meta"):  # no random numbers drawn for values that are replaced at once
             model = cls(
-                vocab_size,
-                embedding_dim,
-                hidden_dim,
-                num_classes,
+                **sizes,
                 read=read,
                 class_names=names,
                 vocabulary=words,
@@ -211,54 +236,57 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, card
 
 
-def _check_tensors(path: Path, tensors: dict[str, Any]) -> tuple[int, int, int, int]:
-    """(V, E, H, C), once every tensor is known to be there, of a fitting shape, and finite."""
-    missing = [key for key in WEIGHT_KEYS if key not in tensors]
-    extra = [key for key in tensors if key not in WEIGHT_KEYS]
+def _check_tensors(path: Path, tensors: dict[str, Any]) -> dict[str, Any]:
+    """The sizes `LSTMClassifier` takes, once every tensor is known to be there, of a fitting shape, and finite."""
+    num_layers, bidirectional = lstm_shape(tensors)
+    keys = weight_keys(tensors)
+    missing = [key for key in keys if key not in tensors]
+    extra = [key for key in tensors if key not in keys]
     faults = []
     if missing:
-        faults.append(f"missing {', '.join(missing)}")
+        faults.append(f"missing {', '.join(missing[:8])}{' and more' if len(missing) > 8 else ''}")
     if extra:
         faults.append(f"unknown {', '.join(extra[:8])}{' and more' if len(extra) > 8 else ''}")
     if faults:
-        raise CheckpointError(f"{path}: not the seven tensors of a one-layer LSTM classifier: {'; '.join(faults)}.")
-    for key in WEIGHT_KEYS:
+        count, layers = ("seven", "one-layer") if len(keys) == 7 else (len(keys), f"{num_layers}-layer")
+        which = f"{layers} bidirectional" if bidirectional else layers
+        raise CheckpointError(f"{path}: not the {count} tensors of a {which} LSTM classifier: {'; '.join(faults)}.")
+    for key in keys:
         tensor = tensors[key]
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype not in _LOADABLE_DTYPES:
             kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             raise CheckpointError(f"{path}: {key} must be a dense floating-point tensor, got {kind}.")
-    shapes = {key: tuple(tensors[key].shape) for key in WEIGHT_KEYS}
-    for key in ("word_embeddings.weight", "lstm.weight_hh_l0", "hidden2label.weight"):
+    shapes = {key: tuple(tensors[key].shape) for key in keys}
+    for key in (EMBEDDING, "lstm.weight_hh_l0", LINEAR_KEYS[0]):
         if len(shapes[key]) != 2 or 0 in shapes[key]:
             raise CheckpointError(f"{path}: {key} has shape {shapes[key]}, expected a matrix that is not empty.")
-    vocab_size, embedding_dim = shapes["word_embeddings.weight"]
+    vocab_size, embedding_dim = shapes[EMBEDDING]
     hidden_dim = shapes["lstm.weight_hh_l0"][1]
-    num_classes = shapes["hidden2label.weight"][0]
-    expected = dict(
-        zip(
-            WEIGHT_KEYS,
-            (
-                (vocab_size, embedding_dim),
-                (4 * hidden_dim, embedding_dim),
-                (4 * hidden_dim, hidden_dim),
-                (4 * hidden_dim,),
-                (4 * hidden_dim,),
-                (num_classes, hidden_dim),
-                (num_classes,),
-            ),
-            strict=True,
-        )
-    )
+    num_classes = shapes[LINEAR_KEYS[0]][0]
+    width = hidden_dim * (2 if bidirectional else 1)  # of a layer's output
+    gates = 4 * hidden_dim
+    first, later = (((gates, size), (gates, hidden_dim), (gates,), (gates,)) for size in (embedding_dim, width))
+    cells = [first if layer == 0 else later for layer in range(num_layers) for _ in range(1 + bidirectional)]
+    lstm_shapes = itertools.chain.from_iterable(cells)
+    expected = {EMBEDDING: (vocab_size, embedding_dim)} | dict(zip(lstm_keys(tensors), lstm_shapes, strict=True))
+    expected |= dict(zip(LINEAR_KEYS, ((num_classes, width), (num_classes,)), strict=True))
     wrong = [f"{key} has shape {shapes[key]}, expected {want}" for key, want in expected.items() if shapes[key] != want]
     if wrong:
         raise CheckpointError(
             f"{path}: the shapes do not fit together (E {embedding_dim} from the embedding, H {hidden_dim} from "
             f"lstm.weight_hh_l0, {num_classes} classes from hidden2label.weight): {'; '.join(wrong)}."
         )
-    bad = [key for key in WEIGHT_KEYS if not bool(torch.isfinite(tensors[key]).all())]
+    bad = [key for key in keys if not bool(torch.isfinite(tensors[key]).all())]
     if bad:
         raise CheckpointError(f"{path}: values that are not finite in {', '.join(bad)}; train the base again.")
-    return vocab_size, embedding_dim, hidden_dim, num_classes
+    return {
+        "vocab_size": vocab_size,
+        "embedding_dim": embedding_dim,
+        "hidden_dim": hidden_dim,
+        "num_classes": num_classes,
+        "num_layers": num_layers,
+        "bidirectional": bidirectional,
+    }
 
 
 def _merge_names(path: Path, what: str, given: Sequence[str] | None, stored: Any, count: int) -> tuple[str, ...] | None:

@@ -132,7 +132,18 @@ def add_settings(sub) -> None:
     )
     sub.add_argument("--evaluate-every", type=int, default=1, help="epochs between evaluations; 0: never")
     sub.add_argument("--threads", type=positive, help="modules trained side by side (default: all cores)")
-    sub.add_argument("--backend", default="auto", choices=("auto", "cuda", "cpu", "torch"))
+    sub.add_argument(
+        "--backend",
+        default="auto",
+        choices=("auto", "cuda", "cpu", "torch"),
+        help="what trains: cpu, the compiled engine, torch, plain PyTorch, or auto, the best that works (default)",
+    )
+    sub.add_argument(
+        "--catch-up",
+        default="quadrature",
+        choices=("quadrature", "replay", "dense"),
+        help="how the compiled engine treats rows of words that a step does not use (default: quadrature, the fastest)",
+    )
 
 
 SETTINGS = (
@@ -294,6 +305,7 @@ def run_reengineer(arguments) -> int:
             evaluate_every=arguments.evaluate_every,
             threads=arguments.threads,
             backend=arguments.backend,
+            catch_up=arguments.catch_up,
             progress=True,
         )
     except Interrupted as interrupted:

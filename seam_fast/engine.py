@@ -16,7 +16,7 @@ from torch.nn import functional
 from . import reference
 from .errors import TrainingError
 from .inference import class_logits, read_lstm
-from .keys import EMBEDDING, GROUPS, LINEAR_KEYS, LSTM_KEYS, WEIGHT_KEYS, group_sizes
+from .keys import EMBEDDING, LINEAR_KEYS, group_sizes, groups, lstm_keys, lstm_shape, weight_keys
 
 HEAD_NAMES = ("head weight", "head bias")
 
@@ -39,6 +39,8 @@ class Trainer:
     steps: taken in all, head-only ones included.
     """
 
+    steps = 0
+
     def __init__(
         self,
         weights,
@@ -54,7 +56,7 @@ class Trainer:
         read="end",
         target_weight=1.0,
     ):
-        self.weights = {key: weights[key].detach() for key in WEIGHT_KEYS}
+        self.weights = {key: weights[key].detach() for key in weight_keys(weights)}
         self.read, self.schedule, self.target_weight = read, schedule, target_weight
         self.lr_mask, self.lr_head = lr_mask, lr_head
         table = self.weights[EMBEDDING]
@@ -63,13 +65,12 @@ class Trainer:
         self.slot = torch.full((len(table),), len(self.rows), dtype=torch.int64)  # word id -> row of the scores
         self.slot[self.rows] = torch.arange(len(self.rows))
         self.scores = {EMBEDDING: torch.ones(len(self.rows) + 1, table.shape[1], dtype=dtype)}
-        self.scores |= {key: torch.ones_like(self.weights[key]) for key in (*LSTM_KEYS, *LINEAR_KEYS)}
+        self.scores |= {key: torch.ones_like(weight) for key, weight in self.weights.items() if key != EMBEDDING}
         self.head = tuple(part.detach().to(dtype).clone() for part in head)
-        self.steps = 0
 
         sizes = group_sizes(self.weights)
         self.penalty_gradient = {}
-        for group, keys in GROUPS.items():
+        for group, keys in groups(self.weights).items():
             factor = lstm_factor if penalty == "group" and group == "lstm" else 1.0
             count = sizes[group] if penalty == "group" else sum(sizes.values())
             # Clamped apart from the loss's gradient, as a use of the kept set of its own.
@@ -97,7 +98,7 @@ class Trainer:
         """The base's weights where kept, zero elsewhere, by weight key."""
         kept = {key: score > 0 for key, score in self.scores.items()}
         kept[EMBEDDING] = kept[EMBEDDING][self.slot]
-        return {key: self.weights[key] * kept[key] for key in WEIGHT_KEYS}
+        return {key: weight * kept[key] for key, weight in self.weights.items()}
 
     @torch.no_grad()
     def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
@@ -114,11 +115,14 @@ class Trainer:
         # The last row stands for every word without a row of its own.
         shared = int((self.scores[EMBEDDING][-1] > 0).sum())
         counts[EMBEDDING] += shared * (len(self.slot) - len(self.rows) - 1)
-        return {key: counts[key] for key in WEIGHT_KEYS}
+        return {key: counts[key] for key in self.weights}
 
     def check_finite(self) -> None:
         """Raises TrainingError naming the first tensor that holds a NaN or an infinity."""
-        for name, tensor in (*self.scores.items(), *zip(HEAD_NAMES, self.head, strict=True)):
+        tensors = (*self.scores.items(), *zip(HEAD_NAMES, self.head, strict=True))
+        if torch.isfinite(torch.stack([tensor.detach().sum() for _, tensor in tensors])).all():
+            return  # sums are the quickest to form, and of finite numbers they are finite, nearly always
+        for name, tensor in tensors:
             if not torch.isfinite(tensor).all():
                 raise TrainingError(f"{name} holds a value that is not finite after step {self.steps}")
 
@@ -141,7 +145,7 @@ class Trainer:
         return scores, tuple(part.detach().clone() for part in self.head)
 
     def _whole(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {key: scores[key][self.slot] if key == EMBEDDING else scores[key] for key in WEIGHT_KEYS}
+        return {key: scores[key][self.slot] if key == EMBEDDING else scores[key] for key in self.weights}
 
 
 class TorchTrainer(Trainer):
@@ -153,16 +157,23 @@ class TorchTrainer(Trainer):
         for part in self.head:
             part.requires_grad_()
         self._loss_weight = None if self.target_weight == 1 else torch.tensor([self.target_weight, 1.0], dtype=dtype)
+        self._rest = tuple(key for key in self.weights if key != EMBEDDING)
         # The embedding's gradient is the penalty wherever a step sets nothing else.
         self._gradient = torch.full_like(self.scores[EMBEDDING], self.penalty_gradient[EMBEDDING])
 
+        self._adams = self._joint_adams = self._make_joint_adams()
+        if self.schedule != "port":
+            self._adam_head = torch.optim.Adam(self.head, lr=self.lr_head, fused=True, **reference.ADAM)
+            self._adams = [*self._joint_adams, self._adam_head]
+        self._initial_rates = {adam: [group["lr"] for group in adam.param_groups] for adam in self._adams}
+
+    def _make_joint_adams(self) -> list[torch.optim.Optimizer]:
+        """The optimizers of a joint step: of the scores and, but for schedule port, of the head."""
         together = [{"params": list(self.scores.values()), "lr": self.lr_mask}]
         if self.schedule != "port":
             together.append({"params": list(self.head), "lr": self.lr_head})
-            self._adam_head = torch.optim.Adam(self.head, lr=self.lr_head, fused=True, **reference.ADAM)
         self._adam_together = torch.optim.Adam(together, lr=self.lr_mask, fused=True, **reference.ADAM)
-        self._adams = [self._adam_together] + ([self._adam_head] if self.schedule != "port" else [])
-        self._initial_rates = {adam: [group["lr"] for group in adam.param_groups] for adam in self._adams}
+        return [self._adam_together]
 
     def scale_learning_rates(self, factor: float) -> None:
         for adam in self._adams:
@@ -193,34 +204,43 @@ class TorchTrainer(Trainer):
 
     def step(self, ids: Tensor, lengths: Tensor, labels: Tensor) -> float:
         """One joint step on one batch; returns its cross entropy before the step."""
-        if self.read == "last_word":
-            ids = ids[:, : int(lengths.max())]  # what follows a document's last word is never read
-        words, position = torch.unique(self.slot[ids.T], return_inverse=True)  # position (T, B)
-        if words[-1] == len(self.rows):
-            raise ValueError("a document holds a word that was not among the `words` this trainer was made for")
-        row_weights = self.weights[EMBEDDING][self.rows[words]]
+        words, position, row_weights = self._gather(ids, lengths)
         leaves = {EMBEDDING: row_weights * (self.scores[EMBEDDING][words] > 0)}
-        for key in (*LSTM_KEYS, *LINEAR_KEYS):
+        for key in self._rest:
             leaves[key] = self.weights[key] * (self.scores[key] > 0)
         for leaf in leaves.values():
             leaf.requires_grad_()
 
         embedded = functional.embedding(position, leaves[EMBEDDING])
-        state = read_lstm(embedded, lengths, [leaves[key] for key in LSTM_KEYS], self.read)
+        lstm = [leaves[key] for key in lstm_keys(leaves)]
+        state = read_lstm(embedded, lengths, lstm, self.read, *lstm_shape(leaves))
         logits = functional.linear(state, *(leaves[key] for key in LINEAR_KEYS))
         loss = self._loss(logits, labels)
         self._backward(loss, [*leaves.values(), *self.head], [*leaves, *HEAD_NAMES])
 
-        for key in (*LSTM_KEYS, *LINEAR_KEYS):
+        for key in self._rest:
             gradient = leaves[key].grad.mul_(self.weights[key]).clamp_(-1, 1)
             self.scores[key].grad = gradient.add_(self.penalty_gradient[key])
         constant = self.penalty_gradient[EMBEDDING]
         self._gradient[words] = leaves[EMBEDDING].grad.mul_(row_weights).clamp_(-1, 1).add_(constant)
         self.scores[EMBEDDING].grad = self._gradient
-        self._adam_together.step()
+        self._joint_step()
         self._gradient[words] = constant
-        self.steps += 1
         return loss.item()
+
+    def _gather(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A batch's words, each once: rows of the scores (U,), the words' places in it (T, B), their weights (U, E)."""
+        if self.read == "last_word":
+            ids = ids[:, : int(lengths.max())]  # what follows a document's last word is never read
+        words, position = torch.unique(self.slot[ids.T], return_inverse=True)
+        if words[-1] == len(self.rows):
+            raise ValueError("a document holds a word that was not among the `words` this trainer was made for")
+        return words, position, self.weights[EMBEDDING][self.rows[words]]
+
+    def _joint_step(self) -> None:
+        for adam in self._joint_adams:
+            adam.step()
+        self.steps += 1
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(reference.head_logits(logits, self.head), labels, weight=self._loss_weight)

@@ -3,17 +3,35 @@
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from .keys import EMBEDDING, LINEAR_KEYS, LSTM_KEYS
+from .keys import EMBEDDING, LINEAR_KEYS, lstm_keys, lstm_shape
 from .reference import read_state
 
 BATCH = 256
 
 
-def read_lstm(embedded: Tensor, lengths: Tensor, lstm_weights: list[Tensor], read: str) -> Tensor:
-    """Hidden state the linear layer sees, by torch's own LSTM kernel: embedded (T, B, E), lengths (B,) -> (B, H)."""
-    zeros = embedded.new_zeros(1, embedded.shape[1], lstm_weights[1].shape[1])
-    states = torch.lstm(embedded, (zeros, zeros), lstm_weights, True, 1, 0.0, torch.is_grad_enabled(), False, False)[0]
+def read_lstm(
+    embedded: Tensor,
+    lengths: Tensor,
+    lstm_weights: list[Tensor],
+    read: str,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+) -> Tensor:
+    """Hidden state the linear layer sees, by torch's own LSTM kernels.
+
+    embedded (T, B, E); lengths (B,), 1..T; lstm_weights: in torch's order. Returns (B, D * H), D: 1 or 2 directions.
+    """
+    cells = num_layers * (2 if bidirectional else 1)
+    zeros = embedded.new_zeros(cells, embedded.shape[1], lstm_weights[1].shape[1])
+    options = (lstm_weights, True, num_layers, 0.0, torch.is_grad_enabled(), bidirectional)
+    if bidirectional and read == "last_word":  # the reverse direction begins at the last word, not in the padding
+        packed = pack_padded_sequence(embedded, lengths.cpu(), enforce_sorted=False)
+        data = torch.lstm(packed.data, packed.batch_sizes, (zeros, zeros), *options)[0]
+        states, _ = pad_packed_sequence(PackedSequence(data, *packed[1:]))
+    else:
+        states = torch.lstm(embedded, (zeros, zeros), *options, False)[0]
     return read_state(states, lengths, read)
 
 
@@ -24,7 +42,8 @@ def class_logits(weights: dict[str, Tensor], ids: Tensor, lengths: Tensor, read:
     weights: (effective) weights by key; ids (N, T) int64; lengths (N,), 1..T; read: ``"last_word"`` or ``"end"``, see
     ``reference.read_state``. Returns (N, C).
     """
-    lstm_weights, linear = [weights[key] for key in LSTM_KEYS], [weights[key] for key in LINEAR_KEYS]
+    lstm_weights, linear = [weights[key] for key in lstm_keys(weights)], [weights[key] for key in LINEAR_KEYS]
+    shape = lstm_shape(weights)
     # Documents of like length go together: less padding is computed, and no result depends on it.
     order = torch.argsort(lengths, stable=True) if read == "last_word" else torch.arange(len(ids))
     logits = linear[0].new_empty(len(ids), len(linear[0]))
@@ -33,5 +52,5 @@ def class_logits(weights: dict[str, Tensor], ids: Tensor, lengths: Tensor, read:
         if read == "last_word":
             batch = batch[: int(length.max())]
         embedded = functional.embedding(batch, weights[EMBEDDING])
-        logits[chosen] = functional.linear(read_lstm(embedded, length, lstm_weights, read), *linear)
+        logits[chosen] = functional.linear(read_lstm(embedded, length, lstm_weights, read, *shape), *linear)
     return logits

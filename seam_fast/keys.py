@@ -1,4 +1,9 @@
-"""Names of the tensors: the public checkpoint's keys, the groups they form, and what files call them."""
+"""Names of the tensors: the public checkpoint's keys, the groups they form, and what files call them.
+
+The constants are those of one layer in one direction; the functions give those of any base, from its weights.
+"""
+
+import itertools
 
 EMBEDDING = "word_embeddings.weight"
 LSTM_KEYS = ("lstm.weight_ih_l0", "lstm.weight_hh_l0", "lstm.bias_ih_l0", "lstm.bias_hh_l0")
@@ -14,6 +19,30 @@ MASK_SUFFIX = "_mask"  # the reference stores the scores of weight K under K + "
 HEAD_KEYS = ("module_head.1.weight", "module_head.1.bias")  # index 1: the head is Sequential(ReLU, Linear)
 
 
+def lstm_shape(weights) -> tuple[int, bool]:
+    """Layers of the LSTM, and whether it has a reverse direction. ``weights``: dict, or other collection, of keys."""
+    layers = next(n for n in itertools.count(1) if f"lstm.weight_hh_l{n}" not in weights)
+    return layers, "lstm.weight_hh_l0_reverse" in weights
+
+
+def lstm_keys(weights) -> tuple[str, ...]:
+    """Keys of the LSTM in torch's order: layer by layer, forward before reverse. ``weights``: as in `lstm_shape`."""
+    layers, bidirectional = lstm_shape(weights)
+    directions = ("", "_reverse") if bidirectional else ("",)
+    parts = [key.removesuffix("_l0") for key in LSTM_KEYS]
+    return tuple(f"{part}_l{n}{end}" for n in range(layers) for end in directions for part in parts)
+
+
+def weight_keys(weights) -> tuple[str, ...]:
+    """Every weight that has a score, in the order of the state dict. ``weights``: as in `lstm_shape`."""
+    return (EMBEDDING, *lstm_keys(weights), *LINEAR_KEYS)
+
+
+def groups(weights) -> dict[str, tuple[str, ...]]:
+    """Keys of the groups embedding, lstm and linear. ``weights``: as in `lstm_shape`."""
+    return GROUPS | {"lstm": lstm_keys(weights)}
+
+
 def group_sizes(weights) -> dict[str, int]:
     """Number of weights in each group. ``weights``: dict of tensors by weight key."""
-    return {group: sum(weights[key].numel() for key in keys) for group, keys in GROUPS.items()}
+    return {group: sum(weights[key].numel() for key in keys) for group, keys in groups(weights).items()}

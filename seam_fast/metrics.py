@@ -28,14 +28,19 @@ def precision_recall_f1(true_positive: int, false_positive: int, false_negative:
 
 def average_precision(margin: np.ndarray, is_target: np.ndarray) -> float:
     """Area under the precision-recall steps of documents ranked by margin, ties taken together; 0 without targets."""
-    if not is_target.any():
+    total = np.count_nonzero(is_target)
+    if not total:
         return 0.0
     order = np.argsort(-margin, kind="stable")
     hits = np.cumsum(is_target[order])
     ranked = margin[order]
-    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
-    hits, ranks = hits[last_of_tie], (np.arange(len(order)) + 1)[last_of_tie]
-    return float(np.sum(np.diff(hits, prepend=0) * hits / ranks) / is_target.sum())
+    last_of_tie = np.ones(len(ranked), dtype=bool)
+    np.not_equal(ranked[1:], ranked[:-1], out=last_of_tie[:-1])
+    ranks = np.flatnonzero(last_of_tie) + 1
+    hits = hits[ranks - 1]
+    new = hits.copy()  # hits that each tie adds
+    new[1:] -= hits[:-1]
+    return float(np.sum(new * hits / ranks) / total)
 
 
 def binary_metrics(predicted: Tensor, is_target: Tensor, margin: Tensor | None = None) -> dict[str, float]:
@@ -46,9 +51,10 @@ def binary_metrics(predicted: Tensor, is_target: Tensor, margin: Tensor | None =
     target wins, average_precision.
     """
     predicted, is_target = predicted.numpy(), is_target.numpy()
-    true_positive, false_positive = int((predicted & is_target).sum()), int((predicted & ~is_target).sum())
-    false_negative, true_negative = int((~predicted & is_target).sum()), int((~predicted & ~is_target).sum())
-    total = len(predicted)
+    total, true_positive = len(predicted), int(np.count_nonzero(predicted & is_target))
+    false_positive = int(np.count_nonzero(predicted)) - true_positive
+    false_negative = int(np.count_nonzero(is_target)) - true_positive
+    true_negative = total - true_positive - false_positive - false_negative
     precision, recall, f1 = precision_recall_f1(true_positive, false_positive, false_negative)
     specificity = true_negative / max(true_negative + false_positive, 1)
     low, high = wilson(true_positive + true_negative, total)

@@ -17,12 +17,14 @@ from ._version import __version__
 from .backend import choose_engine
 from .classifier import LSTMClassifier
 from .corpus import Corpus, Split
-from .engine import TorchTrainer
+from .engine import TorchTrainer, Trainer
 from .errors import SeamFastError, TrainingError
 from .evaluate import figures_on_test
+from .front import Front
 from .inference import class_logits
-from .keys import GROUPS, group_sizes
+from .keys import group_sizes, groups, lstm_shape
 from .metrics import base_metrics, module_metrics
+from .native import CATCH_UPS
 from .sampling import Sampler, balanced, is_target, vocabulary_floor
 from .seam_module import SeamModule
 from .selection import F1Selection, ReferenceSelection
@@ -55,6 +57,7 @@ def reengineer(
     evaluate_every: int = 1,
     threads: int | None = None,
     backend: str = "auto",
+    catch_up: str = "quadrature",
     progress: bool = False,
     on_epoch: OnEpoch | None = None,
     settings: Settings | None = None,
@@ -75,15 +78,22 @@ def reengineer(
     evaluate_every: epochs between two looks at the evaluation documents; 0 never looks, not even at the end, and keeps
         the last epoch.
     threads: modules trained at the same time; default: as many as there are cores. Results do not depend on it.
-    backend: ``"auto"`` or ``"torch"``; the compiled kernels do not train modules yet.
-    progress: show a progress bar if the output is a terminal.
+    backend: ``"cpu"``, the compiled engine, ``"torch"``, plain PyTorch, or ``"auto"``, the best that can be used.
+    catch_up: how the compiled engine brings an embedding row up to date that has not been used for a while:
+        ``"quadrature"``, all its steps in one, no less exact than float32 is step by step, ``"replay"``, step by step,
+        or ``"dense"``, every row in every step. In plain PyTorch there is nothing to catch up.
+    progress: show a progress bar if the output is a terminal: steps a second, time left and modules done, of all.
     on_epoch: called as ``on_epoch(job, figures)`` in the calling thread after each epoch of each module.
 
-    Returns one ``SeamModule`` a target, in order. Raises TrainingError for settings that cannot work, and for values
-    that are not finite once the other targets have ended; its ``modules`` then holds theirs (None where one failed).
+    Returns one ``SeamModule`` a target, in order. Its ``front`` lists the epochs that no other epoch equals or beats in
+    both accuracy on the evaluation documents and share of kept weights, each with its module. Raises TrainingError for
+    settings that cannot work, and for values that are not finite once the other targets have ended; its ``modules``
+    then holds theirs (None where one failed).
     Ctrl-C raises ``Interrupted``.
     """
-    choose_engine(backend)
+    if catch_up not in CATCH_UPS:
+        raise TrainingError(f"catch_up is {catch_up!r}; it must be one of {', '.join(CATCH_UPS)}")
+    engine = choose_engine(backend, base.hidden2label.weight.dtype)
     settings = settings or Settings.for_protocol(protocol)
     overrides = {
         "alpha": alpha,
@@ -101,7 +111,7 @@ def reengineer(
         raise TrainingError(f"threads is {threads}; it must be at least 1, or None for all cores")
     if evaluate_every < 0:
         raise TrainingError(f"evaluate_every is {evaluate_every}; it must be 0 (never) or more")
-    study = Study(base, corpus, settings)
+    study = Study(base, corpus, settings, engine, catch_up)
     jobs = [Job(study, target, seed, evaluate_every) for target in targets]
     run_jobs(jobs, threads, progress, on_epoch)
     return [job.module() for job in jobs]
@@ -125,9 +135,19 @@ def normalise_target(target: int | Sequence[int], num_classes: int) -> tuple[int
 
 
 class Study:
-    """What all modules of one call share: base, corpus, settings, the splits, and the base's own outputs."""
+    """What all modules of one call share: base, corpus, settings, the splits, and the base's own outputs.
 
-    def __init__(self, base: LSTMClassifier, corpus: Corpus, settings: Settings):
+    engine: ``"cpu"`` or ``"torch"``; catch_up: see ``reengineer``.
+    """
+
+    def __init__(
+        self,
+        base: LSTMClassifier,
+        corpus: Corpus,
+        settings: Settings,
+        engine: str = "torch",
+        catch_up: str = CATCH_UPS[0],
+    ):
         weights = base.weights()
         if base.vocab_size != corpus.vocab_size or base.num_classes != corpus.num_classes:
             raise TrainingError(
@@ -137,6 +157,7 @@ class Study:
         if base.vocabulary is not None and tuple(base.vocabulary) != tuple(corpus.words):
             raise TrainingError("the base numbers its words otherwise than this corpus; load the one it was trained on")
         self.base, self.corpus, self.settings, self.weights = base, corpus, settings, weights
+        self.engine, self.catch_up = engine, catch_up
         if settings.evaluation == "validation":
             self.fit, held_out = corpus.validation_indices()
             self.evaluation = Split(
@@ -162,8 +183,37 @@ class Study:
         return torch.softmax(logits, 1)[:, list(target)].sum(1)
 
 
+def is_plain(weights: dict[str, Tensor]) -> bool:
+    """Whether a base has one LSTM layer in one direction."""
+    return lstm_shape(weights) == (1, False)
+
+
+def make_trainer(study: Study, head: tuple[Tensor, Tensor], words) -> Trainer:
+    """The trainer for a study's base and engine; head and words as in ``Trainer``."""
+    settings = study.settings
+    options = {
+        "alpha": settings.alpha,
+        "lr_mask": settings.lr_mask,
+        "lr_head": settings.lr_head,
+        "schedule": settings.schedule,
+        "penalty": settings.penalty,
+        "lstm_factor": settings.lstm_factor,
+        "read": study.base.read,
+        "target_weight": settings.target_weight,
+    }
+    if study.engine == "cpu" and is_plain(study.weights):
+        from .native import NativeTrainer
+
+        return NativeTrainer(study.weights, head, words, catch_up=study.catch_up, **options)
+    if study.engine == "cpu":  # several layers or both directions
+        from .generic import GenericTrainer
+
+        return GenericTrainer(study.weights, head, words, backend="cpu", **options)
+    return TorchTrainer(study.weights, head, words, **options)
+
+
 class Job:
-    """One target's run: trainer, selection, history, and the best state so far."""
+    """One target's run: trainer, selection, history, the best state so far and the front."""
 
     def __init__(self, study: Study, target: tuple[int, ...], seed: int, evaluate_every: int):
         self.study, self.target, self.seed, self.evaluate_every = study, target, seed, evaluate_every
@@ -174,13 +224,15 @@ class Job:
         self.history: list[dict] = []
         self.best_epoch: int | None = None
         self.seconds = 0.0
-        self.trainer: TorchTrainer | None = None
+        self.trainer: Trainer | None = None
+        self.front: Front | None = None
         self._best, self._best_steps = None, 0  # bits and head of the epoch to keep, and the steps taken by then
         self._view = self._evaluation_view()
         self._metrics: dict | None = None
         self._base_figures: dict | None = None
         self._steps = 0
-        self.finished = False
+        self.finished = False  # to the end, or as far as it was let
+        self.ended = False  # with or without a module
 
     @property
     def name(self) -> str:
@@ -212,19 +264,9 @@ class Job:
         begun = time.perf_counter()
         base_dtype = next(iter(study.weights.values())).dtype
         head = draws.head(self.seed, self.target, study.corpus.num_classes)
-        self.trainer = trainer = TorchTrainer(
-            study.weights,
-            tuple(part.to(base_dtype) for part in head),
-            self.sampler.words(),
-            alpha=settings.alpha,
-            lr_mask=settings.lr_mask,
-            lr_head=settings.lr_head,
-            schedule=settings.schedule,
-            penalty=settings.penalty,
-            lstm_factor=settings.lstm_factor,
-            read=study.base.read,
-            target_weight=settings.target_weight,
-        )
+        head = tuple(part.to(base_dtype) for part in head)
+        self.trainer = trainer = make_trainer(study, head, self.sampler.words())
+        self.front = Front(trainer.rows)
         rule = self._rule() if self.evaluate_every else None
         keep_each = rule is None or settings.selection == "last"  # the last whole epoch is what counts
         for epoch in range(self.epochs):
@@ -245,11 +287,13 @@ class Job:
             if stop.is_set():
                 break
             figures = {"epoch": epoch, "cross_entropy": loss} | self._kept(trainer)
+            snapshot = functools.cache(trainer.snapshot)  # the choice and the front share one
             if rule and ((epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs):
                 figures |= self._evaluate(trainer)
                 figures["best_so_far"] = rule.offer(figures)
+                self.front.offer(figures, snapshot)
             if keep_each or self._best is None or figures.get("best_so_far"):
-                self.best_epoch, self._best, self._best_steps = epoch, trainer.snapshot(), trainer.steps
+                self.best_epoch, self._best, self._best_steps = epoch, snapshot(), trainer.steps
             self.seconds = figures["seconds"] = time.perf_counter() - begun
             self.history.append(figures)
             report(self, figures)
@@ -274,15 +318,23 @@ class Job:
             self._base_figures = base_metrics(logits, wanted, self.target)
         return self._base_figures
 
-    def _kept(self, trainer: TorchTrainer) -> dict[str, float]:
+    def _kept(self, trainer: Trainer) -> dict[str, float]:
         counts = trainer.kept_counts()
-        groups = {g: sum(counts[key] for key in keys) / self.study.sizes[g] for g, keys in GROUPS.items()}
-        return {"kept": sum(counts.values()) / self.study.total, "kept_by_group": groups}
+        sizes, parts = self.study.sizes, groups(counts)
+        shares = {group: sum(counts[key] for key in keys) / sizes[group] for group, keys in parts.items()}
+        return {"kept": sum(counts.values()) / self.study.total, "kept_by_group": shares}
 
-    def _evaluate(self, trainer: TorchTrainer) -> dict[str, float]:
+    def _evaluate(self, trainer: Trainer) -> dict[str, float]:
+        documents, wanted = self._evaluation_documents
+        return module_metrics(trainer.logits(documents.ids, documents.lengths), wanted)
+
+    @functools.cached_property
+    def _evaluation_documents(self) -> tuple[Split, Tensor]:
+        """The documents of the view, and which of them are the target's, until the run ends."""
         split, view = self.study.evaluation, self._view
-        logits = trainer.logits(split.ids[view], split.lengths[view])
-        return module_metrics(logits, is_target(split.labels[view], self.target))
+        if not torch.equal(view, torch.arange(len(split))):
+            split = Split(split.ids[view], split.lengths[view], split.labels[view])
+        return split, is_target(split.labels, self.target)
 
     def _finish(self) -> None:
         """Lets go of the trainer's state; only the chosen scores stay."""
@@ -294,6 +346,7 @@ class Job:
             module = SeamModule(self.study.base, self.target, scores, head)
             self._metrics = figures_on_test(module, self.study.corpus, self.study.base_logits(self.study.corpus.test))
         self._steps, self.trainer, self._best = self.trainer.steps, None, None
+        self.__dict__.pop("_evaluation_documents", None)
         self.finished = True
 
     def module(self) -> SeamModule:
@@ -313,6 +366,7 @@ class Job:
             "epochs": len(self.history),
             "best_epoch": self.best_epoch,
             "steps": self.steps_done,
+            "engine": study.engine,
             "seconds": round(self.seconds, 3),
             "evaluation": {
                 "documents": study.settings.evaluation,
@@ -322,9 +376,13 @@ class Job:
             "vocabulary_floor": vocabulary_floor(study.corpus, documents, study.total, study.base.embedding_dim),
             "versions": {"seam_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
         }
-        return SeamModule(
+        if study.engine == "cpu" and is_plain(study.weights):
+            card["catch_up"] = study.catch_up
+        module = SeamModule(
             study.base, self.target, self._scores, self._head, history=self.history, metrics=self._metrics, card=card
         )
+        module.front = self.front.points(module)
+        return module
 
 
 def run_jobs(jobs: list[Job], threads: int | None, progress: bool, on_epoch: OnEpoch | None) -> None:
@@ -349,23 +407,38 @@ def run_jobs(jobs: list[Job], threads: int | None, progress: bool, on_epoch: OnE
                 job.run(stop, lambda job, figures: reports.put((job, figures)))
             except BaseException as error:
                 errors[job] = error  # the other modules go on
+            job.ended = True
+
+    def work_and_say_so():
+        try:
+            work()
+        finally:
+            reports.put(None)
+
+    def show(bar):
+        bar.total = sum(job.steps_done if job.ended else job.steps for job in jobs)  # less where some stopped early
+        bar.set_postfix_str(f"{sum(job.ended for job in jobs)}/{len(jobs)} modules", refresh=False)
+        bar.update(sum(job.steps_done for job in jobs) - bar.n)
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # a module is too small to share; a core each is what pays
-    workers = [threading.Thread(target=work, daemon=True) for _ in range(count)]
+    workers = [threading.Thread(target=work_and_say_so, daemon=True) for _ in range(count)]
     bar = progress_bar(sum(job.steps for job in jobs)) if progress else None
     try:
         for worker in workers:
             worker.start()
-        while any(worker.is_alive() for worker in workers) or not reports.empty():
+        while count:
             try:
-                job, figures = reports.get(timeout=0.1)
-                if on_epoch:
-                    on_epoch(job, figures)
+                report = reports.get(timeout=0.1)
             except queue.Empty:
                 pass
+            else:
+                if report is None:
+                    count -= 1
+                elif on_epoch:
+                    on_epoch(*report)
             if bar is not None:
-                bar.update(sum(job.steps_done for job in jobs) - bar.n)
+                show(bar)
     except KeyboardInterrupt:
         stop.set()
         for worker in workers:
@@ -393,4 +466,5 @@ def progress_bar(total: int):
     """A bar that counts steps of all modules, on a terminal; nothing elsewhere."""
     from tqdm import tqdm
 
-    return tqdm(total=total, unit="step", desc="re-engineering", smoothing=0.05, disable=None, dynamic_ncols=True)
+    looks = {"desc": "re-engineering", "unit": "step", "dynamic_ncols": True, "disable": None}
+    return tqdm(total=total, smoothing=0.05, miniters=1, **looks)  # rates of the last few seconds, whoever works

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .keys import EMBEDDING, GROUPS, LINEAR_KEYS, LSTM_KEYS, WEIGHT_KEYS
+from .keys import EMBEDDING, LINEAR_KEYS, groups, lstm_keys, lstm_shape, weight_keys
 
 ADAM = {"betas": (0.9, 0.999), "eps": 1e-8}
 
@@ -148,7 +148,7 @@ def masked_lstm(
 
 
 def read_state(states: Tensor, lengths: Tensor | None, read: str) -> Tensor:
-    """The hidden state the classifier looks at: states (T, B, H) -> (B, H).
+    """The hidden state the classifier looks at: states (T, B, H) -> (B, H), H twice as wide with both directions.
 
     ``read="last_word"``: at position ``lengths - 1``; ``read="end"``: at the last position, after the padding.
     """
@@ -162,7 +162,16 @@ def class_logits(
 ) -> Tensor:
     """The masked base: ids (B, T), lengths (B,) -> logits (B, C)."""
     embedded = masked_embedding(ids.T, weights[EMBEDDING], scores[EMBEDDING])  # (T, B, E)
-    states, _ = masked_lstm(embedded, None, [weights[k] for k in LSTM_KEYS], [scores[k] for k in LSTM_KEYS])
+    keys, (num_layers, bidirectional) = lstm_keys(weights), lstm_shape(weights)
+    states, _ = masked_lstm(
+        embedded,
+        None,
+        [weights[key] for key in keys],
+        [scores[key] for key in keys],
+        num_layers=num_layers,
+        bidirectional=bidirectional,
+        lengths=lengths if bidirectional and read == "last_word" else None,  # its reverse part begins at the last word
+    )
     weight, bias = LINEAR_KEYS
     state = read_state(states, lengths, read)
     return masked_linear(state, weights[weight], weights[bias], scores[weight], scores[bias])
@@ -180,14 +189,15 @@ def penalty(scores: dict[str, Tensor], alpha: float, kind: str = "global", lstm_
     the groups embedding, lstm and linear, so that small groups are pressed as hard as large ones; the LSTM's term
     counts ``lstm_factor`` times.
     """
-    bits = {key: binarize(scores[key]) for key in WEIGHT_KEYS}  # a use of its own: clamped apart from the loss
+    bits = {key: binarize(scores[key]) for key in weight_keys(scores)}  # a use of its own: clamped apart from the loss
 
     def share(keys):
         return sum(bits[key].sum() for key in keys) / sum(bits[key].numel() for key in keys)
 
     if kind == "global":
-        return alpha * share(WEIGHT_KEYS)
-    return alpha * sum((lstm_factor if group == "lstm" else 1.0) * share(keys) for group, keys in GROUPS.items())
+        return alpha * share(bits)
+    shares = {group: share(keys) for group, keys in groups(scores).items()}
+    return alpha * sum((lstm_factor if group == "lstm" else 1.0) * part for group, part in shares.items())
 
 
 def kept_ratio(scores: dict[str, Tensor]) -> float:
@@ -249,7 +259,7 @@ class Stepper:
     def __init__(
         self, weights, head, *, alpha, lr_mask, lr_head, schedule="seam", penalty="global", lstm_factor=1.0, read="end"
     ):
-        self.weights = {key: weights[key].detach() for key in WEIGHT_KEYS}
+        self.weights = {key: weights[key].detach() for key in weight_keys(weights)}
         self.scores = {key: torch.ones_like(weight).requires_grad_() for key, weight in self.weights.items()}
         self.head = tuple(part.detach().clone().requires_grad_(schedule != "port") for part in head)
         self.penalty, self.read = (alpha, penalty, lstm_factor), read

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ._version import __version__
+from .front import pareto
 from .seam_module import SeamModule
 
 SYNTHETIC_NOTE = "SYNTHETIC corpus: generated documents, no figure here says anything about R8"
@@ -50,6 +51,12 @@ def module_row(module: SeamModule) -> dict:
         "steps": card.get("steps"),
         "seconds": card.get("seconds"),
     }
+
+
+def front_rows(module: SeamModule) -> list[dict]:
+    """The Pareto front of the module's run as plain figures, sorted by kept, as far as its history tells of it."""
+    keys = ("epoch", "accuracy", "f1", "kept")
+    return [{key: figures[key] for key in keys} for figures in pareto(module.history)]
 
 
 def mean_row(rows: Sequence[dict]) -> dict:
@@ -149,7 +156,7 @@ def comparison(module: SeamModule) -> str:
 
 
 def record(modules: Sequence[SeamModule], command: str, base_metrics: dict | None = None) -> dict:
-    """Everything about a run that can be written as JSON: machine, versions, settings, figures, histories."""
+    """Everything about a run that can be written as JSON: machine, versions, settings, figures, fronts, histories."""
     rows = [module_row(module) for module in modules]
     card = modules[0].card
     return {
@@ -161,7 +168,7 @@ def record(modules: Sequence[SeamModule], command: str, base_metrics: dict | Non
         "settings": card.get("settings"),
         "seed": card.get("seed"),
         "modules": [
-            row | {"metrics": module.metrics, "history": module.history}
+            row | {"metrics": module.metrics, "front": front_rows(module), "history": module.history}
             for row, module in zip(rows, modules, strict=True)
         ],
         "mean": mean_row(rows),

@@ -53,7 +53,8 @@ class Sampler:
             raise TrainingError(
                 "word_dropout needs a corpus with an unknown word (padding 'own'); set it to 0 for this corpus"
             )
-        wanted = is_target(self.split.labels[fit], target)
+        self._rest = 1 - is_target(self.split.labels, target).long()  # of every document: 0 target, 1 rest
+        wanted = self._rest[fit] == 0
         self.targets, self.others = fit[wanted], fit[~wanted]
         if len(self.targets) == 0:
             raise TrainingError(f"target {list(target)} has no training documents")
@@ -105,13 +106,14 @@ class Sampler:
         if pool is None:
             targets = self._draw(draws.TARGETS, epoch, self.targets, self.positives)
             pool = torch.cat([targets, self._draw(draws.NEGATIVES, epoch, self.others, self.negatives)])
-        order = pool[torch.from_numpy(draws.permutation(self.seed, draws.ORDER, self.target, epoch, len(pool)))]
-        ids, lengths = self.split.ids[order], self.split.lengths[order]
+        shuffled = torch.from_numpy(draws.permutation(self.seed, draws.ORDER, self.target, epoch, len(pool)))
+        order = pool.take(shuffled)
+        ids, lengths = self.split.ids.index_select(0, order), self.split.lengths.take(order)
         if self.settings.word_dropout > 0:
             chance = draws.uniform(self.seed, draws.DROPOUT, self.target, epoch, ids.numel()).reshape(ids.shape)
             real = torch.arange(ids.shape[1]) < lengths[:, None]  # padding stays padding
             ids = torch.where(real & torch.from_numpy(chance < self.settings.word_dropout), self.unknown_id, ids)
-        labels = 1 - is_target(self.split.labels[order], self.target).long()
+        labels = self._rest.take(order)
         if self.teacher is not None:
             share, probability = self.settings.distill, self.teacher(ids, lengths)
             wanted = (1 - share) * (labels == 0).to(probability.dtype) + share * probability

@@ -21,7 +21,7 @@ from .classifier import LSTMClassifier
 from .errors import CheckpointError
 from .files import write_atomically
 from .inference import class_logits
-from .keys import GROUPS, HEAD_KEYS, MASK_SUFFIX, WEIGHT_KEYS, group_sizes
+from .keys import HEAD_KEYS, MASK_SUFFIX, group_sizes, groups, weight_keys
 from .tensor_files import read_tensor_file
 
 FORMAT = "seam-fast module 1"
@@ -33,6 +33,7 @@ class SeamModule:
     base: the frozen ``LSTMClassifier``. target: class numbers that count as the target. scores: by weight key, in the
     weights' shapes; a weight is kept where its score is > 0. head: weight (2, C) and bias (2,); output 0 is the target.
     history: one dict of figures an epoch. metrics: figures of this module. card: what is known about how it was made.
+    front: of a module that was just trained, the ``FrontPoint`` of each epoch on its run's Pareto front; never saved.
     """
 
     def __init__(self, base: LSTMClassifier, target, scores, head, *, history=(), metrics=None, card=None):
@@ -44,6 +45,7 @@ class SeamModule:
         self.history = list(history)
         self.metrics = dict(metrics or {})
         self.card = dict(card or {})
+        self.front: list = []
 
     def __repr__(self):
         return f"SeamModule(target={list(self.target)}, kept={100 * self.kept:.2f} %)"
@@ -61,13 +63,13 @@ class SeamModule:
         sizes = group_sizes(self.scores)
         return {
             group: sum(int((self.scores[key] > 0).sum()) for key in keys) / sizes[group]
-            for group, keys in GROUPS.items()
+            for group, keys in groups(self.scores).items()
         }
 
     @property
     def kept_by_weight(self) -> dict[str, float]:
         """Share kept of each weight, by key."""
-        return {key: float((self.scores[key] > 0).double().mean()) for key in WEIGHT_KEYS}
+        return {key: float((self.scores[key] > 0).double().mean()) for key in weight_keys(self.scores)}
 
     # -- using it ------------------------------------------------------------------------------------------------
 
@@ -97,7 +99,7 @@ class SeamModule:
         path = Path(path)
         if path.suffix in (".pth", ".pt"):
             # Clones: torch would write all of a storage that one of these is a view of.
-            state = {key + MASK_SUFFIX: self.scores[key].detach().float().clone() for key in WEIGHT_KEYS}
+            state = {key + MASK_SUFFIX: self.scores[key].detach().float().clone() for key in weight_keys(self.scores)}
             state |= {key: part.float().clone() for key, part in zip(HEAD_KEYS, self.head, strict=True)}
             buffer = io.BytesIO()
             torch.save(OrderedDict(state), buffer)
@@ -108,7 +110,7 @@ class SeamModule:
             raise CheckpointError(f"{path}: a module file ends in .safetensors (native) or .pth (the reference's)")
 
     def _native(self) -> bytes:
-        tensors = {f"{key}.kept_bits": pack_bits(self.scores[key]) for key in WEIGHT_KEYS}
+        tensors = {f"{key}.kept_bits": pack_bits(self.scores[key]) for key in weight_keys(self.scores)}
         tensors |= {key: part.detach().contiguous() for key, part in zip(HEAD_KEYS, self.head, strict=True)}
         card = self.card | {
             "target": list(self.target),
@@ -137,9 +139,10 @@ class SeamModule:
         state, _ = read_tensor_file(path)
         if not all(isinstance(value, Tensor) for value in state.values()):
             raise CheckpointError(f"{path}: holds something other than named tensors")
-        shapes = {key + MASK_SUFFIX: tuple(weight.shape) for key, weight in base.weights().items()}
+        weights = base.weights()
+        shapes = {key + MASK_SUFFIX: tuple(weight.shape) for key, weight in weights.items()}
         check_tensors(path, state, shapes | head_shapes(base))
-        scores = {key: state[key + MASK_SUFFIX] for key in WEIGHT_KEYS}
+        scores = {key: state[key + MASK_SUFFIX] for key in weights}
         if target is None:
             target = target_from_folder(path)
         target = check_target(path, [target] if isinstance(target, int) else list(target), base)

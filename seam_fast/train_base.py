@@ -77,14 +77,17 @@ def train(
     epochs: int | None = None,
     embedding_dim: int = 100,
     hidden_dim: int = 50,
+    num_layers: int = 1,
+    bidirectional: bool = False,
     progress: bool = False,
     log: Log | None = None,
 ) -> LSTMClassifier:
     """Train a base on ``corpus.train``; the test split is never looked at.
 
     ``recipe`` is ``"strong"``, ``"public"``, or a `StrongRecipe` / `PublicRecipe` with other settings; ``epochs``
-    overrides its number of epochs. The strong recipe leaves out the documents of
-    ``corpus.validation_indices(0.1, seed=0)``, which select modules later, and reports its figures on them.
+    overrides its number of epochs. Sizes, ``num_layers`` and ``bidirectional`` are those of `LSTMClassifier`. The
+    strong recipe leaves out the documents of ``corpus.validation_indices(0.1, seed=0)``, which select modules later,
+    and reports its figures on them.
     ``progress`` shows a bar on a terminal; ``log`` gets one line an epoch. The settings and figures are kept in the
     model's ``info``. Runs on one thread, whatever torch is set to. Raises `TrainingError` where the loss is not
     finite or a setting makes no sense.
@@ -100,9 +103,15 @@ def train(
             f"Recipe {recipe.name}: epochs and batch_size must be at least 1, "
             f"got {recipe.epochs} and {recipe.batch_size}."
         )
+    sizes = {
+        "embedding_dim": embedding_dim,
+        "hidden_dim": hidden_dim,
+        "num_layers": num_layers,
+        "bidirectional": bidirectional,
+    }
     run = _train_public if isinstance(recipe, PublicRecipe) else _train_strong
     with _one_thread():
-        model, figures = run(corpus, recipe, seed, (embedding_dim, hidden_dim), progress, log or _no_log)
+        model, figures = run(corpus, recipe, seed, sizes, progress, log or _no_log)
     model.info = {
         "recipe": recipe.name,
         "settings": asdict(recipe),
@@ -137,23 +146,24 @@ def _no_log(line: str) -> None:
     pass
 
 
-def _new_model(corpus: Corpus, sizes: tuple[int, int], read: str, generator: torch.Generator) -> LSTMClassifier:
+def _new_model(corpus: Corpus, sizes: dict[str, Any], read: str, generator: torch.Generator) -> LSTMClassifier:
     """A classifier with PyTorch's default initialisation, drawn from ``generator`` instead of the global one."""
     with torch.device("meta"):
         model = LSTMClassifier(
             corpus.vocab_size,
-            *sizes,
-            corpus.num_classes,
+            num_classes=corpus.num_classes,
+            **sizes,
             read=read,
             class_names=corpus.class_names,
             vocabulary=corpus.words,
         )
     model = model.to_empty(device="cpu")
-    bound = 1 / math.sqrt(model.hidden_dim)
     with torch.no_grad():
         model.word_embeddings.weight.normal_(generator=generator)
-        for parameter in (*model.lstm.parameters(), *model.hidden2label.parameters()):
-            parameter.uniform_(-bound, bound, generator=generator)
+        for layer, size in ((model.lstm, model.hidden_dim), (model.hidden2label, model.hidden2label.in_features)):
+            bound = 1 / math.sqrt(size)
+            for parameter in layer.parameters():
+                parameter.uniform_(-bound, bound, generator=generator)
     return model
 
 
@@ -188,7 +198,7 @@ def _figures(model: LSTMClassifier, corpus: Corpus, documents: Tensor) -> Classi
 
 
 def _train_public(
-    corpus: Corpus, recipe: PublicRecipe, seed: int, sizes: tuple[int, int], progress: bool, log: Log
+    corpus: Corpus, recipe: PublicRecipe, seed: int, sizes: dict[str, Any], progress: bool, log: Log
 ) -> tuple[LSTMClassifier, dict[str, Any]]:
     generator = torch.Generator().manual_seed(seed)
     model = _new_model(corpus, sizes, "end", generator)
@@ -226,7 +236,7 @@ def _train_public(
 
 
 def _train_strong(
-    corpus: Corpus, recipe: StrongRecipe, seed: int, sizes: tuple[int, int], progress: bool, log: Log
+    corpus: Corpus, recipe: StrongRecipe, seed: int, sizes: dict[str, Any], progress: bool, log: Log
 ) -> tuple[LSTMClassifier, dict[str, Any]]:
     generator = torch.Generator().manual_seed(seed)
     fit, held_out = corpus.validation_indices()  # the split by which modules are chosen later
@@ -308,8 +318,10 @@ def _initialise_strong(
     # Words that meet nobody, and dimensions beyond the rank, keep their random start.
     table.copy_(torch.where(vectors != 0, vectors, table) * recipe.vector_scale)
     hidden = model.hidden_dim
-    for bias, value in ((model.lstm.bias_ih_l0, recipe.forget_bias), (model.lstm.bias_hh_l0, 0.0)):
-        bias[hidden : 2 * hidden] = value  # gate order i, f, g, o
+    for name, parameter in model.lstm.named_parameters():
+        if name.startswith("bias"):
+            value = recipe.forget_bias if name.startswith("bias_ih") else 0.0
+            parameter[hidden : 2 * hidden] = value  # gate order i, f, g, o
 
 
 def _strong_batches(
@@ -338,14 +350,16 @@ def _strong_loss(
         ids = ids.masked_fill(dropped, corpus.unknown_id)  # also trains the vector of unknown words
     vectors = model.word_embeddings(ids)
     vectors = vectors * _dropout_mask((len(ids), 1, model.embedding_dim), recipe.vector_dropout, generator)
-    output = model.lstm(vectors)[0]
-    mask = _dropout_mask((len(ids), model.hidden_dim), recipe.dropout, generator)
+    output = model.run_lstm(vectors, lengths)
+    mask = _dropout_mask((len(ids), model.hidden2label.in_features), recipe.dropout, generator)
     logits = model.hidden2label(model.read_output(output, lengths) * mask)
     loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
     if recipe.prefix_weight:
         # A second reading after a random 25 to 100 % of the words: shorter paths for the gradient, more texts.
         share = 0.25 + 0.75 * torch.rand(len(ids), generator=generator)
         prefix = torch.minimum((share * lengths).long() + 1, lengths)
+        if model.bidirectional:  # one direction has read on; the other begins at the prefix's own end
+            output = model.run_lstm(vectors, prefix)
         logits = model.hidden2label(model.read_output(output, prefix) * mask)
         loss = loss + recipe.prefix_weight * F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
     return loss

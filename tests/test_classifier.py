@@ -8,6 +8,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+import world
 
 import seam_fast.train_base as train_base
 from seam_fast.classifier import (
@@ -128,13 +129,116 @@ def test_hash_depends_on_values_and_shapes_alone():
     assert model.hash != make_model().hash
 
 
+def test_the_hash_of_a_base_that_modules_may_remember():
+    """As computed by the first version; every module file in the world names its base by it."""
+    model = make_model()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.arange(parameter.numel()).reshape(parameter.shape) / 8 - 2)
+    assert model.hash == "57f8e0014681bbbc61ef8d88ffe71e7a11aa1c64a522bdcfd7b1945f074cde51"
+
+
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="read must be one of last_word, end, got 'middle'"):
         LSTMClassifier(*SIZES, read="middle")
     with pytest.raises(ValueError, match="hidden_dim must be at least 1"):
         LSTMClassifier(5, 4, 0, 2)
+    with pytest.raises(ValueError, match="num_layers must be at least 1, got 0"):
+        LSTMClassifier(*SIZES, num_layers=0)
     with pytest.raises(ValueError, match="class_names has 2 entries, but there are 5"):
         LSTMClassifier(*SIZES, class_names=["a", "b"])
+
+
+# --- several layers, both directions ---------------------------------------------------------------------------------
+
+
+def make_deep(num_layers, bidirectional, seed=0, **options) -> LSTMClassifier:
+    return make_model(seed, num_layers=num_layers, bidirectional=bidirectional, **options)
+
+
+@pytest.mark.parametrize("shape", world.DEEP)
+def test_keys_of_deep_bases_are_torchs(shape):
+    model = make_deep(*shape)
+    wanted = world.make_deep_weights(*shape, sizes=SIZES)
+    assert tuple(model.state_dict()) == tuple(model.weights()) == tuple(wanted)
+    assert {key: w.shape for key, w in model.weights().items()} == {key: w.shape for key, w in wanted.items()}
+
+
+@pytest.mark.parametrize("read", ["last_word", "end"])
+@pytest.mark.parametrize("shape", world.DEEP)
+def test_deep_bases_against_documents_read_alone(shape, read):
+    model, batch = make_deep(*shape, read=read).double(), documents(count=23)
+    wanted = world.deep_logits(model.weights(), batch.ids, batch.lengths, read, *shape)
+    for logits in (model(batch.ids, batch.lengths), predict_logits(model, batch.ids, batch.lengths)):
+        torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-13)
+    full = torch.full_like(batch.lengths, batch.ids.shape[1])
+    torch.testing.assert_close(model(batch.ids), model(batch.ids, full), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("shape", world.DEEP)
+def test_padding_of_its_own_is_nothing_to_deep_bases(shape):
+    """Not even where it is not a number, and not in the gradient."""
+    model, batch = make_deep(*shape, read="last_word"), documents()
+    results = []
+    for padding in (0, 9):
+        ids = torch.cat([batch.ids, torch.full((len(batch.ids), 3), padding)], 1)
+        ids[torch.arange(9) >= batch.lengths[:, None]] = padding
+        logits = model(ids, batch.lengths)
+        grads = torch.autograd.grad(logits.square().sum(), list(model.parameters()))
+        results.append([logits, *grads, predict_logits(model, ids, batch.lengths)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    with torch.no_grad():
+        model.word_embeddings.weight[9] = float("nan")
+    batch.ids[batch.ids == 9] = 8
+    ids = torch.where(batch.ids == 0, 9, batch.ids)
+    torch.testing.assert_close(model(ids, batch.lengths), model(batch.ids, batch.lengths), rtol=0, atol=0)
+    before = predict_logits(model, batch.ids, batch.lengths)
+    torch.testing.assert_close(predict_logits(model, ids, batch.lengths), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("ending", [".pt", ".pth", ".safetensors"])
+@pytest.mark.parametrize("shape", world.DEEP)
+def test_deep_round_trip(tmp_path, ending, shape):
+    model = make_deep(*shape, class_names="abcde", info={"seed": 3})
+    loaded = LSTMClassifier.load(model.save(tmp_path / f"base{ending}"))
+    assert (loaded.num_layers, loaded.bidirectional) == shape == (loaded.lstm.num_layers, loaded.lstm.bidirectional)
+    assert loaded.hash == model.hash != make_deep(*shape, seed=1).hash
+    assert all(torch.equal(tensor, model.weights()[key]) for key, tensor in loaded.weights().items())
+    assert (loaded.read, loaded.class_names, loaded.info) == ("last_word", tuple("abcde"), {"seed": 3})
+    batch = documents()
+    assert torch.equal(loaded(batch.ids, batch.lengths), model(batch.ids, batch.lengths))
+
+
+def test_a_deep_state_dict_of_another_origin(tmp_path):
+    tensors = world.make_deep_weights(2, True, torch.float32, sizes=SIZES)
+    torch.save(dict(reversed(tensors.items())), tmp_path / "base.pt")  # in any order
+    loaded = LSTMClassifier.load(tmp_path / "base.pt")
+    assert (loaded.num_layers, loaded.bidirectional, loaded.read) == (2, True, "end")
+    assert all(torch.equal(tensor, tensors[key]) for key, tensor in loaded.weights().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"lstm.bias_ih_l1": None, "lstm.bias_hh_l1_reverse": None},
+            r"not the 19 tensors of a 2-layer bidirectional LSTM classifier: "
+            r"missing lstm\.bias_ih_l1, lstm\.bias_hh_l1_reverse\.$",
+        ),
+        ({"lstm.weight_ih_l3": torch.zeros(12, 6)}, r"unknown lstm\.weight_ih_l3\.$"),
+        ({"lstm.weight_hr_l0": torch.zeros(3, 2)}, r"unknown lstm\.weight_hr_l0\.$"),
+        ({"lstm.weight_ih_l1": torch.zeros(12, 3)}, r"weight_ih_l1 has shape \(12, 3\), expected \(12, 6\)\.$"),
+        ({"lstm.weight_hh_l1_reverse": torch.zeros(12)}, r"weight_hh_l1_reverse has shape \(12,\), expected \(12, 3\)"),
+        ({"hidden2label.weight": torch.zeros(5, 3)}, r"hidden2label\.weight has shape \(5, 3\), expected \(5, 6\)\.$"),
+        ({"lstm.bias_ih_l1_reverse": torch.full((12,), float("inf"))}, r"not finite in lstm\.bias_ih_l1_reverse;"),
+    ],
+    ids=["missing", "unknown", "projection", "shape", "dimension", "width", "infinity"],
+)
+def test_deep_files_are_refused_with_the_key_named(tmp_path, changes, sentence):
+    tensors = world.make_deep_weights(2, True, torch.float32, sizes=SIZES) | changes
+    torch.save({key: tensor for key, tensor in tensors.items() if tensor is not None}, tmp_path / "base.pt")
+    with pytest.raises(CheckpointError, match=sentence):
+        LSTMClassifier.load(tmp_path / "base.pt")
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -378,6 +482,35 @@ def test_many_classes_and_other_sizes(tmp_path):
     model = train(corpus, epochs=1, embedding_dim=12, hidden_dim=7)
     assert (model.num_classes, model.embedding_dim, model.hidden_dim) == (52, 12, 7)
     assert evaluate_classifier(model, corpus.test).total == 208
+
+
+@pytest.mark.parametrize("recipe", [QUICK_PUBLIC, QUICK_STRONG], ids=["public", "strong"])
+def test_several_layers_and_both_directions(tiny, recipe):
+    """They learn by either recipe; in the strong one the reverse direction begins at the prefix's own end."""
+    protocol = "reference" if recipe.name == "public" else "seam"
+    corpus = load_corpus(tiny, "tiny", config=replace(CorpusConfig.for_protocol(protocol), max_length=8))
+    lines = []
+    model = train(corpus, recipe, embedding_dim=12, hidden_dim=7, num_layers=2, bidirectional=True, log=lines.append)
+    assert (model.num_layers, model.bidirectional, model.hidden2label.in_features) == (2, True, 14)
+    losses = [float(line.split("loss ")[1].split(",")[0]) for line in lines if line.startswith("epoch ")]
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in model.weights().values())
+
+
+def test_the_second_reading_sees_no_word_behind_its_prefix(tiny, monkeypatch):
+    """Of a base with both directions: the rows that are read have to be those of the shortened documents alone."""
+    corpus = load_corpus(tiny, "tiny")
+    recipe = StrongRecipe(word_dropout=0.0, vector_dropout=0.0, dropout=0.0, label_smoothing=0.0)
+    sizes = {"embedding_dim": 6, "hidden_dim": 4, "num_layers": 2, "bidirectional": True}
+    model = train_base._new_model(corpus, sizes, "last_word", torch.Generator().manual_seed(0))
+    batch, seen = torch.arange(6), []
+    monkeypatch.setattr(train_base.torch, "rand", lambda shape, generator: torch.zeros(shape))  # a quarter of each
+    loss = train_base._strong_loss(model, corpus, batch, recipe, None)
+    lengths, labels = corpus.train.lengths[batch], corpus.train.labels[batch]
+    for prefix in (lengths, torch.minimum((0.25 * lengths).long() + 1, lengths)):
+        logits = world.deep_logits(model.weights(), corpus.train.ids[batch], prefix, "last_word", 2, True)
+        seen.append(torch.nn.functional.cross_entropy(logits, labels))
+    torch.testing.assert_close(loss, sum(seen), rtol=0, atol=1e-5)
 
 
 def test_strong_without_an_unknown_word(tiny):

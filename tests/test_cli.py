@@ -1,5 +1,6 @@
 """The command line as a person meets it: every verb, on a small corpus, with its files, exit codes and sentences."""
 
+import importlib
 import json
 import os
 import signal
@@ -121,6 +122,33 @@ def test_train_again_where_the_recipe_differs(trained, capsys):
     assert "training the base" in capsys.readouterr().err
 
 
+def test_the_front_is_in_the_record_of_reused_modules_too(trained, capsys):
+    command = ["reengineer", *TINY, "--epochs", "5", "--protocol", "reference", "--no-plots", "--json"]
+    fronts = []
+    for options in ([], ["--reuse"]):
+        assert main([*command, *options]) == 0
+        record = json.loads(capsys.readouterr().out)
+        fronts.append([row["front"] for row in record["modules"]])
+    assert fronts[0] == fronts[1] and all(fronts[0])
+    for row, front in zip(record["modules"], fronts[0], strict=True):
+        assert all({key: row["history"][point["epoch"]][key] for key in point} == point for point in front)
+        assert set(front[0]) == {"epoch", "accuracy", "f1", "kept"}
+
+
+def test_backend_and_catch_up_reach_the_training(trained, monkeypatch, capsys):
+    seen = {}
+
+    def stop_here(base, corpus, targets, **options):
+        seen.update(options)
+        raise TrainingError("far enough")
+
+    monkeypatch.setattr(importlib.import_module("seam_fast.reengineer"), "reengineer", stop_here)
+    assert main(["reengineer", *TINY, "--backend", "torch", "--catch-up", "dense"]) == 1
+    assert (seen["backend"], seen["catch_up"]) == ("torch", "dense")
+    assert main(["reengineer", *TINY]) == 1
+    assert (seen["backend"], seen["catch_up"]) == ("auto", "quadrature")
+
+
 def test_targets_by_name_and_sets(trained, capsys):
     assert main(["reengineer", *TINY, "--steps", "2", "--targets", "class2,0+1", "--no-plots", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -221,7 +249,7 @@ def test_a_target_that_fails_does_not_take_the_others_along(trained, monkeypatch
 
     monkeypatch.setattr(TorchTrainer, "step", fail_for_one)
     monkeypatch.setattr(TorchTrainer, "__init__", count)
-    assert main(["reengineer", *TINY, "--steps", "2", "--threads", "1"]) == 1
+    assert main(["reengineer", *TINY, "--steps", "2", "--threads", "1", "--backend", "torch"]) == 1
     assert "something is not finite" in capsys.readouterr().err.splitlines()[-1]
     assert len(list((trained / "runs/tiny/modules").iterdir())) == 2
 
@@ -246,7 +274,13 @@ def test_or_synthetic_does_not_hide_damaged_data(monkeypatch, tmp_path, capsys):
 
 
 def test_usage_errors_exit_with_2(capsys):
-    for command in (["dance"], ["train", "--recipe", "secret"], ["reengineer", "--threads", "0"], []):
+    for command in (
+        ["dance"],
+        ["train", "--recipe", "secret"],
+        ["reengineer", "--threads", "0"],
+        ["reengineer", "--catch-up", "never"],
+        [],
+    ):
         with pytest.raises(SystemExit) as left:
             main(command)
         assert left.value.code == 2
@@ -349,3 +383,6 @@ def test_reference_command_line_refuses_bad_input(here):
     bad = run_process(SCRIPT, "--target_class", "9", *TINY, "--base", "no.pt", cwd=here)
     assert bad.returncode == 1 and bad.stderr.startswith("model_reengineering: error: no.pt")
     assert run_process(SCRIPT, "--model", "cnn", cwd=here).returncode == 2
+    gpu = run_process(SCRIPT, "--target_class", "1", "--backend", "cuda", *TINY, cwd=here)
+    assert gpu.returncode == 1 and "backend 'cuda' cannot be used for training" in gpu.stderr
+    assert not (here / "data").exists(), "said before a base is trained"

@@ -220,12 +220,43 @@ def test_unusable_backends_say_why(with_module, monkeypatch):
         backend.choose_backend()
 
 
-def test_training_is_plain_pytorch_whatever_the_ops_are(with_module, monkeypatch):
+def test_the_engine_is_compiled_where_it_can_be(with_module):
+    with_module(FakeModule(with_cuda=True))
+    assert backend.choose_engine() == backend.choose_engine("cpu") == "cpu"
+    assert backend.choose_engine("torch") == "torch"
+    assert backend.choose_engine(dtype=torch.float64) == backend.choose_engine("cpu", torch.float64) == "cpu"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_other_dtypes_are_trained_in_plain_pytorch(with_module, dtype):
     with_module(FakeModule())
-    assert backend.choose_engine() == backend.choose_engine("torch") == "torch"
-    for name in ("cpu", "cuda"):
-        with pytest.raises(TrainingError, match=f"backend '{name}' cannot be used for training"):
-            backend.choose_engine(name)
+    assert backend.choose_engine("auto", dtype) == "torch"
+    with pytest.raises(TrainingError, match=rf"'cpu' cannot be used for training: .*float64, not {str(dtype)[6:]};"):
+        backend.choose_engine("cpu", dtype)
+
+
+def test_without_the_compiled_part_training_is_plain_pytorch(with_module):
+    with_module(None, "it rains")
+    assert backend.choose_engine() == "torch"
+    with pytest.raises(TrainingError, match="'cpu' cannot be used for training: it rains; choose 'auto' or 'torch'"):
+        backend.choose_engine("cpu")
+
+
+def test_nothing_trains_on_a_gpu_yet(with_module, monkeypatch):
+    with_module(FakeModule(with_cuda=True))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert backend.choose_engine() == "cpu"
+    with pytest.raises(TrainingError, match="'cuda' cannot be used for training yet; choose 'auto', 'cpu' or 'torch'"):
+        backend.choose_engine("cuda")
+
+
+def test_the_environment_chooses_the_engine_where_the_call_does_not(with_module, monkeypatch):
+    with_module(FakeModule())
+    monkeypatch.setenv("SEAM_FAST_BACKEND", "torch")
+    assert backend.choose_engine() == "torch" and backend.choose_engine("cpu") == "cpu"
+    monkeypatch.setenv("SEAM_FAST_BACKEND", "cuda")
+    with pytest.raises(TrainingError, match="'cuda' cannot be used for training"):
+        backend.choose_engine()
     monkeypatch.setenv("SEAM_FAST_BACKEND", "abacus")
     with pytest.raises(TrainingError, match="unknown"):
         backend.choose_engine()
@@ -248,7 +279,7 @@ def test_info_with_the_compiled_part(with_module, capsys):
         assert part in text
     assert main(["info", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["build"]["isas"] == ["avx2", "portable"] and facts["training"] == "torch"
+    assert facts["build"]["isas"] == ["avx2", "portable"] and facts["training"] == "cpu"
 
 
 def test_info_without_the_compiled_part(with_module, monkeypatch, capsys):

@@ -3,9 +3,13 @@
 import copy
 import dataclasses
 import importlib
+import io
 import math
 import random
+import re
+import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -13,12 +17,25 @@ import torch
 import world
 from world import choose
 
-from seam_fast import Interrupted, SeamModule, Settings, TrainingError, backends, draws, reengineer, reference
+from seam_fast import (
+    Interrupted,
+    LSTMClassifier,
+    SeamModule,
+    Settings,
+    TrainingError,
+    backend,
+    backends,
+    draws,
+    reengineer,
+    reference,
+)
+from seam_fast.engine import TorchTrainer
 from seam_fast.metrics import base_metrics, module_metrics
 from seam_fast.sampling import Sampler, is_target
 from seam_fast.selection import F1Selection
 
 loop = importlib.import_module("seam_fast.reengineer")  # the package gives that name to the function
+ENGINES = ["torch"] if backend.why_not_train(torch.float32) else ["torch", "cpu"]
 QUICK = {"epochs": 3, "batch_size": 8, "lr_mask": 0.1, "threads": 1}
 
 
@@ -78,17 +95,20 @@ def test_a_set_of_classes_is_one_target(toy, toy_base):
     assert module.metrics["test"] == module_metrics(module.logits(test.ids, test.lengths), wanted)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("options", [{}, {"protocol": "reference", "word_dropout": 0.1, "epochs": 6}])
-def test_the_same_twice_in_any_number_of_threads(toy, toy_base, options):
+def test_the_same_twice_in_any_number_of_threads(toy, toy_base, options, engine):
+    options = options | {"backend": engine}
     first = run(toy_base, toy, [0, 1, 2, 3], **options)
     for threads in (1, 2, None):
         for one, other in zip(first, run(toy_base, toy, [0, 1, 2, 3], **options | {"threads": threads}), strict=True):
             assert_same(one, other)
 
 
-def test_a_module_does_not_depend_on_those_beside_it(toy, toy_base):
-    together = run(toy_base, toy, [0, 3, 2])
-    assert_same(together[2], run(toy_base, toy, [2])[0])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_module_does_not_depend_on_those_beside_it(toy, toy_base, engine):
+    together = run(toy_base, toy, [0, 3, 2], backend=engine)
+    assert_same(together[2], run(toy_base, toy, [2], backend=engine)[0])
 
 
 def test_seeds_differ(toy, toy_base):
@@ -227,7 +247,7 @@ def test_evaluate_every_0_never_looks(toy, toy_base, monkeypatch):
     def forbidden(*args, **kwargs):
         pytest.fail("evaluated")
 
-    (looked,) = run(toy_base, toy, [1], selection="last", distill=0.0)
+    (looked,) = run(toy_base, toy, [1], selection="last", distill=0.0, backend="torch")
     for owner, name in (
         (loop, "class_logits"),
         (loop, "module_metrics"),
@@ -237,10 +257,10 @@ def test_evaluate_every_0_never_looks(toy, toy_base, monkeypatch):
     ):
         monkeypatch.setattr(owner, name, forbidden)
     for options in ({"distill": 0.0}, {"protocol": "reference"}):  # soft labels need the base's outputs, in training
-        (module,) = run(toy_base, toy, [1], evaluate_every=0, **options)
+        (module,) = run(toy_base, toy, [1], evaluate_every=0, backend="torch", **options)
         assert module.metrics == {} and module.card["best_epoch"] == 2
         assert all("accuracy" not in figures and figures["kept"] <= 1 for figures in module.history)
-    (module,) = run(toy_base, toy, [1], evaluate_every=0, distill=0.0)
+    (module,) = run(toy_base, toy, [1], evaluate_every=0, distill=0.0, backend="torch")
     assert all(torch.equal(module.scores[key], looked.scores[key]) for key in world.KEYS), "the last epoch's"
 
 
@@ -331,6 +351,77 @@ def test_no_bar_where_the_output_is_no_terminal(toy, toy_base, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+class Bar:
+    """Stands in for tqdm's: remembers what it was told after each update."""
+
+    def __init__(self, total):
+        self.total, self.n, self.postfix, self.seen = total, 0, "", []
+
+    def set_postfix_str(self, text, refresh=True):
+        self.postfix = text
+
+    def update(self, n):
+        assert n >= 0
+        self.n += n
+        self.seen.append((self.n, self.total, self.postfix))
+
+    def close(self):
+        self.seen.append("closed")
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    made = []
+    monkeypatch.setattr(loop, "progress_bar", lambda total: made.append(Bar(total)) or made[-1])
+    return made
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_bar_counts_steps_and_modules_of_all(toy, toy_base, bars, threads):
+    modules = run(toy_base, toy, [0, 1, 2], progress=True, threads=threads, sampling="all", epochs=4)
+    (bar,) = bars
+    steps = sum(module.card["steps"] for module in modules)
+    assert bar.seen[-2:] == [(steps, steps, "3/3 modules"), "closed"] and steps == 3 * 4 * 6
+    assert all(total == steps for _, total, _ in bar.seen[:-1])
+    assert {text for _, _, text in bar.seen[:-1]} <= {f"{n}/3 modules" for n in range(4)}
+
+
+def test_the_bar_expects_less_once_a_module_stopped_early(toy, toy_base, bars):
+    """Nothing moves, so each module stops after four of its 50 epochs."""
+    still = {"lr_mask": 0.0, "lr_head": 0.0, "epochs": 50, "settle": 0.0, "early_stop": 3, "sampling": "all"}
+    run(toy_base, toy, [0, 1], progress=True, **still)
+    seen = bars[0].seen[:-1]
+    assert bars[0].total == 48 == seen[-1][0], "two modules, four epochs, six steps"
+    for n, total, text in seen:
+        ended = int(text[0])
+        assert n <= total == (2 - ended) * 300 + ended * 24
+
+
+def test_the_bar_ends_where_a_module_failed(toy, toy_base, bars, monkeypatch):
+    check = TorchTrainer.check_finite
+
+    def failing(self):
+        if self.steps > 6:
+            raise TrainingError("invented")
+        check(self)
+
+    monkeypatch.setattr(TorchTrainer, "check_finite", failing)
+    with pytest.raises(TrainingError, match="target k0, epoch 1: invented"):
+        run(toy_base, toy, [0], progress=True, sampling="all", backend="torch")
+    assert bars[0].seen[-2] == (12, 12, "1/1 modules")
+
+
+def test_the_bar_on_a_terminal(toy, toy_base, monkeypatch):
+    """What tqdm makes of it: steps of steps, time left, steps a second, modules done."""
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+    bar = loop.progress_bar(100)
+    bar.close()
+    shown = terminal.getvalue()
+    assert re.search(r"re-engineering: +0%.* 0/100 \[00:00<\?, \?step/s\]", shown), shown
+
+
 # -- Ctrl-C -----------------------------------------------------------------------------------------------------------
 
 
@@ -345,14 +436,15 @@ def interrupt_at(target, epoch):
 def test_ctrl_c_carries_the_best_modules_so_far(toy, toy_base):
     threads = set(threading.enumerate())
     with pytest.raises(Interrupted) as caught:
-        run(toy_base, toy, [1, 0, 3], sampling="all", epochs=200, on_epoch=interrupt_at((1,), 1))
+        run(toy_base, toy, [1, 0, 3], sampling="all", epochs=20_000, on_epoch=interrupt_at((1,), 1))
     assert isinstance(caught.value, KeyboardInterrupt)
     module, *others = caught.value.modules
     assert others == [None, None], "one thread: they had not begun"
-    assert 2 <= len(module.history) < 200 and module.target == (1,)
+    assert 2 <= len(module.history) < 20_000 and module.target == (1,)
     assert module.card["best_epoch"] == choose(F1Selection(), module.history)
     assert module.kept == module.history[module.card["best_epoch"]]["kept"]
     assert module.predict_proba(toy.test.ids, toy.test.lengths).shape == (21, 2)
+    assert module.front[0].module().kept == min(figures["kept"] for figures in module.history)
     assert set(threading.enumerate()) <= threads
 
 
@@ -375,6 +467,7 @@ def wait_for_stop_in(monkeypatch, epoch, steps):
 @pytest.mark.parametrize("options", [{}, {"selection": "last"}, {"evaluate_every": 0}, {"evaluate_every": 5}])
 def test_ctrl_c_in_the_middle_of_an_epoch_gives_a_whole_epochs_module(toy, toy_base, monkeypatch, options):
     """Scores, history and card speak of the same state: that after the last epoch that had ended."""
+    options = options | {"backend": "torch"}
     (wanted,) = run(toy_base, toy, [1], epochs=1, **options)
     wait_for_stop_in(monkeypatch, epoch=1, steps=2)
     with pytest.raises(Interrupted) as caught:
@@ -469,8 +562,9 @@ def poisoned(many, k):
 BALANCED = Settings(sampling="balanced", word_dropout=0.0)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_failure_is_raised_when_the_other_modules_have_ended(many, threads):
+def test_a_failure_is_raised_when_the_other_modules_have_ended(many, threads, engine):
     corpus, base, good = poisoned(many, 7)
     calls = []
     with pytest.raises(TrainingError, match=r"target k7, epoch 0: .*step 1"):
@@ -482,6 +576,7 @@ def test_a_failure_is_raised_when_the_other_modules_have_ended(many, threads):
             evaluate_every=0,
             epochs=5,
             threads=threads,
+            backend=engine,
             on_epoch=lambda job, figures: calls.append((job.target, figures["epoch"])),
         )
     assert calls == [((good,), epoch) for epoch in range(5)]
@@ -499,7 +594,7 @@ def test_ctrl_c_after_a_failure_still_carries_the_others(toy, toy_base, monkeypa
 
     monkeypatch.setattr(loop.TorchTrainer, "check_finite", failing)
     with pytest.raises(Interrupted) as caught:
-        run(toy_base, toy, [0, 1], sampling="all", epochs=50, on_epoch=interrupt_at((1,), 0))
+        run(toy_base, toy, [0, 1], sampling="all", epochs=50, backend="torch", on_epoch=interrupt_at((1,), 0))
     assert len(caught.value.modules) == 2
     assert caught.value.modules[1].target == (1,)
 
@@ -510,7 +605,7 @@ def test_an_unexpected_error_names_the_target_and_keeps_its_cause(toy, toy_base,
 
     monkeypatch.setattr(loop.TorchTrainer, "run_epoch", broken)
     with pytest.raises(RuntimeError, match="k2") as caught:
-        run(toy_base, toy, [2])
+        run(toy_base, toy, [2], backend="torch")
     assert isinstance(caught.value.__cause__, MemoryError)
 
 
@@ -524,8 +619,46 @@ def test_backends_say_why_not(toy, toy_base, monkeypatch):
         if reason:
             with pytest.raises(TrainingError, match=f"backend '{name}' cannot be used"):
                 run(toy_base, toy, [0], backend=name)
-    assert_same(run(toy_base, toy, [0], backend="torch")[0], run(toy_base, toy, [0], backend="auto")[0])
+    assert_same(run(toy_base, toy, [0], backend=ENGINES[-1])[0], run(toy_base, toy, [0], backend="auto")[0])
     monkeypatch.setenv("SEAM_FAST_BACKEND", "abacus")
     with pytest.raises(TrainingError, match="backend 'abacus' is unknown"):
         run(toy_base, toy, [0])
     run(toy_base, toy, [0], backend="torch", epochs=1)  # what the call says counts
+
+
+def test_the_trainer_that_is_made(toy, toy_base, monkeypatch):
+    """By engine and base; only the compiled engine is told how to catch up."""
+    made = []
+
+    def trainer_class(name):
+        class Fake(TorchTrainer):
+            def __init__(self, weights, head, words, *, backend=None, catch_up=None, **options):
+                made.append((name, backend, catch_up))
+                super().__init__(weights, head, words, **options)
+
+        return Fake
+
+    for module, name in (("native", "NativeTrainer"), ("generic", "GenericTrainer")):
+        fake = types.ModuleType(f"seam_fast.{module}")
+        setattr(fake, name, trainer_class(name))
+        monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    deep = LSTMClassifier(toy.vocab_size, 6, 5, 4, read="last_word", num_layers=2)
+    for base, engine, wanted in (
+        (toy_base, "cpu", ("NativeTrainer", None, "replay")),
+        (toy_base, "torch", None),
+        (deep, "cpu", ("GenericTrainer", "cpu", None)),
+        (deep, "torch", None),
+    ):
+        monkeypatch.setattr(loop, "choose_engine", lambda wish, dtype, engine=engine: engine)
+        made.clear()
+        (module,) = run(base, toy, [1], epochs=0, catch_up="replay")
+        assert made == ([wanted] if wanted else [])
+        assert module.card["engine"] == engine
+        assert module.card.get("catch_up") == ("replay" if wanted and wanted[0] == "NativeTrainer" else None)
+
+
+def test_the_engine_is_chosen_for_the_bases_dtype(toy, toy_base, monkeypatch):
+    asked = []
+    monkeypatch.setattr(loop, "choose_engine", lambda wish, dtype: asked.append((wish, dtype)) or "torch")
+    run(copy.deepcopy(toy_base).double(), toy, [1], epochs=0, backend="cpu")
+    assert asked == [("cpu", torch.float64)]

@@ -109,6 +109,25 @@ def test_masked_lstm_is_the_lstm_of_the_kept_weights():
         torch.testing.assert_close(logits, world.hand_logits(kept, ids, lengths, read), rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("read", ["end", "last_word"])
+@pytest.mark.parametrize("shape", world.DEEP)
+def test_deep_bases_are_those_of_the_kept_weights(shape, read):
+    """Values and gradients; read at the last word, no padding takes part."""
+    weights = world.make_deep_weights(*shape)
+    generator = torch.Generator().manual_seed(3)
+    scores = {key: torch.randn(w.shape, generator=generator, dtype=w.dtype) for key, w in weights.items()}
+    scores = {key: score.requires_grad_() for key, score in scores.items()}
+    ids, lengths, _ = world.make_documents()
+    logits = reference.class_logits(ids, lengths, weights, scores, read)
+    kept = {key: torch.where(scores[key] > 0, weights[key], 0.0).requires_grad_() for key in weights}
+    wanted = world.deep_logits(kept, ids, lengths, read, *shape)
+    torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-13)
+    for part in (logits, wanted):
+        (part.square().sum() / 100).backward()
+    for key, score in scores.items():
+        torch.testing.assert_close(score.grad, (kept[key].grad * weights[key]).clamp(-1, 1), rtol=0, atol=1e-12)
+
+
 def test_where_the_state_is_read():
     states = torch.arange(24.0).reshape(4, 3, 2)  # T 4, B 3, H 2
     lengths = torch.tensor([1, 4, 2])
@@ -156,6 +175,16 @@ def test_the_lstm_term_of_the_group_penalty_may_count_more():
     torch.testing.assert_close(scores["lstm.weight_ih_l0"].grad, torch.full((4, 2), 0.6 / 20, dtype=torch.float64))
     torch.testing.assert_close(scores["hidden2label.bias"].grad, torch.full((2,), 0.2 / 4, dtype=torch.float64))
     assert reference.penalty(scores, 0.2, "global", 3.0).item() == pytest.approx(0.2 * 9 / 36)
+
+
+def test_penalty_of_a_deep_base_by_hand():
+    weights = world.make_deep_weights(2, True, sizes=(6, 2, 1, 2))  # 12, 4 * 20, 4 + 2
+    scores = {key: -torch.ones_like(weight) for key, weight in weights.items()}
+    scores["lstm.weight_ih_l1_reverse"][0] = 0.3  # 2 of 80
+    scores["hidden2label.weight"][0] = 0.3  # 2 of 6
+    assert reference.kept_ratio(scores) == 4 / 98
+    assert reference.penalty(scores, 0.2).item() == pytest.approx(0.2 * 4 / 98)
+    assert reference.penalty(scores, 0.2, "group", 3.0).item() == pytest.approx(0.2 * (3 * 2 / 80 + 2 / 6))
 
 
 @pytest.mark.parametrize(("kind", "sizes"), [("global", (36, 36, 36)), ("group", (12, 20, 4))])

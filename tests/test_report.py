@@ -18,7 +18,7 @@ def make_module(target, f1=0.5, base_f1=0.4, synthetic=False, evaluated=True):
     scores["word_embeddings.weight"][1:] = -1  # keeps 4 of 40
     history = [
         {"epoch": e, "kept": 1 / (e + 1), "kept_by_group": {}, "cross_entropy": 1.0}
-        | ({"accuracy": 0.5, "balanced_accuracy": 0.5 + e / 10} if evaluated else {})
+        | ({"accuracy": 0.9 - e * e / 10, "f1": 0.4, "balanced_accuracy": 0.5 + e / 10} if evaluated else {})
         for e in range(3)
     ]
     counts = {"accuracy": 0.9, "accuracy_low": 0.85, "accuracy_high": 0.93, "precision": 0.6, "recall": 0.7}
@@ -82,6 +82,18 @@ def test_record_is_json_with_machine_settings_and_histories():
     assert {"cpu", "cores", "torch", "python", "commit", "date"} <= record["machine"].keys()
     assert [len(module["history"]) for module in record["modules"]] == [3, 3]
     assert record["mean"]["f1"] == 0.5
+
+
+def test_record_has_the_front_of_each_module():
+    module = make_module((0,))
+    module.history.append(module.history[1] | {"epoch": 3, "kept": 0.7, "seconds": 1.0})  # epoch 1 is as good
+    (row,) = report.record([module], "a command")["modules"]
+    assert row["front"] == [
+        {"epoch": 2, "accuracy": 0.5, "f1": 0.4, "kept": 1 / 3},
+        {"epoch": 1, "accuracy": 0.8, "f1": 0.4, "kept": 1 / 2},
+        {"epoch": 0, "accuracy": 0.9, "f1": 0.4, "kept": 1.0},
+    ]
+    assert report.record([make_module((0,), evaluated=False)], "a command")["modules"][0]["front"] == []
 
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -24,10 +24,10 @@ SIZES = (11, 3, 3, 5)  # V, E, H, C: no tensor's size is a multiple of eight, sa
 HEAD_KEYS = ("module_head.1.weight", "module_head.1.bias")
 
 
-def make_base(seed=0, sizes=SIZES, read="last_word"):
+def make_base(seed=0, sizes=SIZES, read="last_word", shape=(1, False)):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return LSTMClassifier(*sizes, read=read)
+        return LSTMClassifier(*sizes, read=read, num_layers=shape[0], bidirectional=shape[1])
 
 
 def make_module(base=None, seed=0, **options):
@@ -98,6 +98,52 @@ def test_effective_weights_are_the_base_s_or_zero():
         kept = module.scores[key] > 0
         assert torch.equal(weight[kept], module.base.weights()[key][kept])
         assert (weight[~kept] == 0).all()
+
+
+# -- over several layers and both directions --------------------------------------------------------------------------
+
+
+def test_kept_of_a_deep_base_by_hand():
+    module = make_module(make_base(shape=(2, True)))
+    for score in module.scores.values():
+        score.fill_(-1.0)
+    module.scores["word_embeddings.weight"][:4] = 0.1  # 12 of 33
+    module.scores["lstm.weight_hh_l1_reverse"][0] = 1e-30  # 3 of 2 * (36 + 36 + 24) + 2 * (72 + 36 + 24)
+    module.scores["lstm.bias_ih_l0_reverse"][:5] = 1.0  # and 5
+    module.scores["hidden2label.bias"][:2] = 1.0  # 2 of 30 + 5
+    assert module.kept_by_group == pytest.approx({"embedding": 12 / 33, "lstm": 8 / 456, "linear": 2 / 35})
+    assert module.kept == pytest.approx(22 / (33 + 456 + 35))
+    assert module.kept_by_weight["lstm.bias_ih_l0_reverse"] == pytest.approx(5 / 12)
+    assert list(module.kept_by_weight) == list(world.make_deep_weights(2, True))
+
+
+@pytest.mark.parametrize("read", ["last_word", "end"])
+@pytest.mark.parametrize("shape", world.DEEP)
+def test_predictions_over_deep_bases(shape, read):
+    module = make_module(make_base(read=read, shape=shape))
+    ids, lengths = documents()
+    effective = module.effective_weights()
+    for key, weight in effective.items():
+        assert torch.equal(weight, torch.where(module.scores[key] > 0, module.base.weights()[key], 0))
+    wanted = reference.head_logits(world.deep_logits(effective, ids, lengths, read, *shape), module.head)
+    torch.testing.assert_close(module.logits(ids, lengths), wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", world.DEEP)
+@pytest.mark.parametrize("name", ["tc_2/module.pth", "module.safetensors"])
+def test_deep_round_trip(tmp_path, shape, name):
+    module = make_module(make_base(shape=shape))
+    path = tmp_path / name
+    module.save(path)
+    loaded = SeamModule.load(path, make_base(shape=shape))
+    assert kept(loaded) == kept(module) and list(loaded.scores) == list(world.make_deep_weights(*shape))
+    assert loaded.target == (2,) and loaded.kept_by_group == module.kept_by_group
+    assert torch.equal(loaded.predict_proba(*documents()), module.predict_proba(*documents()))
+    if path.suffix == ".pth":
+        suffixed = [f"{key}_mask" for key in world.make_deep_weights(*shape)]
+        assert list(torch.load(path, weights_only=True)) == suffixed + list(HEAD_KEYS)
+    with pytest.raises(CheckpointError, match=r"unknown keys: lstm|wrong shapes|made for the base"):
+        SeamModule.load(path, make_base())
 
 
 # -- bits -------------------------------------------------------------------------------------------------------------

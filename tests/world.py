@@ -8,11 +8,15 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
+from seam_fast import _ext, reference
 from seam_fast.classifier import LSTMClassifier
 from seam_fast.corpus import Corpus, CorpusConfig, load_corpus
+from seam_fast.engine import TorchTrainer
+from seam_fast.native import NativeTrainer
 
 EMBEDDING = "word_embeddings.weight"
 LSTM = ("lstm.weight_ih_l0", "lstm.weight_hh_l0", "lstm.bias_ih_l0", "lstm.bias_hh_l0")
@@ -20,6 +24,7 @@ LINEAR = ("hidden2label.weight", "hidden2label.bias")
 KEYS = (EMBEDDING, *LSTM, *LINEAR)
 HEAD = ("head weight", "head bias")
 
+EPS = torch.finfo(torch.float32).eps
 V, E, H, C, T = 23, 4, 3, 5, 7  # words, embedding, hidden, classes, time steps
 
 
@@ -83,6 +88,20 @@ def make_weights(dtype=torch.float64, seed=0, scale=0.7, sizes=(V, E, H, C)) -> 
     return {key: tensor.to(dtype) for key, tensor in zip(KEYS, draw, strict=True)}
 
 
+DEEP = ((2, False), (1, True), (2, True))  # layers, both directions: what a base may have besides (1, False)
+
+
+def make_deep_weights(num_layers, bidirectional, dtype=torch.float64, seed=0, scale=0.7, sizes=(V, E, H, C)):
+    """Random weights by key of a base with such an LSTM, named and shaped as torch does."""
+    v, e, h, c = sizes
+    lstm = nn.LSTM(e, h, num_layers, bidirectional=bidirectional, device="meta")
+    shapes = {EMBEDDING: (v, e)} | {f"lstm.{name}": part.shape for name, part in lstm.named_parameters()}
+    shapes |= {LINEAR[0]: (c, 2 * h if bidirectional else h), LINEAR[1]: (c,)}
+    generator = torch.Generator().manual_seed(seed)
+    draw = {key: torch.randn(shape, generator=generator, dtype=torch.float64) for key, shape in shapes.items()}
+    return {key: (scale * tensor).to(dtype) for key, tensor in draw.items()}
+
+
 def make_head(dtype=torch.float64, seed=1, classes=C) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return tuple(
@@ -106,6 +125,97 @@ def cut(documents, size):
     return list(zip(*(part.split(size) for part in documents), strict=True))
 
 
+# -- trainers ---------------------------------------------------------------------------------------------------------
+
+CATCH_UPS = ("quadrature", "replay", "dense")
+ADAMS = ("adam_together", "adam_head")
+HEAD_STATES = dict(zip(ADAMS, ("head_together", "head_alone"), strict=True))  # what a native trainer calls the head's
+TRAINERS = ("torch", *(f"native-{catch_up}" for catch_up in CATCH_UPS))
+
+
+def make_trainer(kind, weights, head, words, **options):
+    """A trainer of one of the TRAINERS; skips the test where that needs the compiled part and there is none."""
+    if kind == "torch":
+        return TorchTrainer(weights, head, words, **options)
+    if not _ext.has_ext():
+        pytest.skip(f"needs the compiled part: {_ext.reason}")
+    return NativeTrainer(weights, head, words, catch_up=kind.removeprefix("native-"), **options)
+
+
+def adopt(trainer, steps=0, head_steps=0):
+    """Tells a native trainer that its scores or Adam's state were set by hand; others see it by themselves."""
+    if hasattr(trainer, "adopt"):
+        trainer.adopt(steps, head_steps)
+
+
+def put_state(exact, other, step=0, head_steps=0):
+    """Scores, head and both Adams' state of a float64 Stepper after `step` steps, rounded, into another trainer."""
+
+    def fit(key, tensor):  # every row is a word of its own; the extra one of a trainer stands for nobody
+        extra = key == EMBEDDING and tensor.ndim and not isinstance(other, reference.Stepper)
+        return torch.cat([tensor, tensor[:1]]) if extra else tensor
+
+    parts = [(key, score, other.scores[key]) for key, score in exact.scores.items()]
+    parts += [(i, *pair) for i, pair in enumerate(zip(exact.head, other.head, strict=True))]
+    for key, theirs, ours in parts:
+        with torch.no_grad():
+            ours.copy_(fit(key, theirs.detach()))
+        for name in ADAMS:
+            adam = getattr(exact, name)
+            if adam is None or theirs not in adam.state:
+                continue
+            state = {what: fit(key, value).float().clone() for what, value in adam.state[theirs].items()}
+            if isinstance(other, NativeTrainer):
+                for i, what in enumerate(("exp_avg", "exp_avg_sq")):
+                    of_head = key not in KEYS
+                    memory = getattr(other, HEAD_STATES[name])[2 * key + i] if of_head else getattr(other, what)[key]
+                    memory.copy_(state[what])
+            else:
+                getattr(other, name if isinstance(other, reference.Stepper) else f"_{name}").state[ours] = state
+    adopt(other, step - head_steps, head_steps)
+
+
+def errors(tensor, exact):
+    """The error that 95 % of a tensor's values stay below, and the share of values above 1e-5.
+
+    Where a gradient all but cancels, its sign is rounding, and Adam makes a whole step of it in one or the other
+    direction: in any float32 implementation a few scores in a thousand are far off, each time others. They are counted
+    and not measured.
+    """
+    error = (tensor.detach().double() - exact.detach()).abs().flatten()
+    return error.kthvalue(max(1, int(0.95 * len(error)))).values.item(), (error > 1e-5).double().mean().item()
+
+
+def assert_as_good(exact, plain, engine, where=""):
+    """After a step from the same state: the engine's scores and head may err twice as much as float32 plain PyTorch's.
+
+    exact, plain: Steppers in float64 and float32. To that comes one rounding: eps times the largest score, since none
+    is held more exactly.
+    """
+    scores, head = engine.whole_scores()
+    triples = [(key, exact.scores[key], plain.scores[key], scores[key]) for key in KEYS]
+    triples += zip(HEAD, exact.head, plain.head, head, strict=True)
+    for key, true, theirs, ours in triples:
+        allowed, allowed_share = errors(theirs, true)
+        error, share = errors(ours, true)
+        assert error <= 2 * allowed + EPS * max(1, true.abs().max().item()), f"{key}, {where}"
+        assert share <= 2 * allowed_share + 0.01, f"{key}, {where}"
+
+
+def follow(engine, stepper, epochs, batch_size, tolerance=1e-9):
+    """Runs a trainer and a Stepper over epochs of (ids, lengths, labels); after each, all that they have must agree."""
+    for epoch, documents in enumerate(epochs):
+        head_only = engine.schedule == "seam" and epoch % 5 == 0
+        batches = cut(documents, batch_size)
+        wanted = [stepper.step(*batch, head_only=head_only).cross_entropy for batch in batches]
+        loss = engine.run_epoch(*documents, batch_size, head_only=head_only)
+        assert loss == pytest.approx(sum(wanted) / len(wanted), abs=1e-10), f"epoch {epoch}"
+        scores, head = engine.whole_scores()
+        assert largest_difference(stepper, scores, head) < tolerance, f"epoch {epoch}"
+        counts = {key: int((score > 0).sum()) for key, score in stepper.scores.items()}
+        assert engine.kept_counts() == counts
+
+
 # -- SEAM by hand -----------------------------------------------------------------------------------------------------
 
 
@@ -117,6 +227,18 @@ def hand_logits(weights, ids, lengths, read):
     states = torch.func.functional_call(network, named, (table[ids.T],))[0]
     state = states[-1] if read == "end" else torch.stack([states[n - 1, b] for b, n in enumerate(lengths.tolist())])
     return state @ weights[LINEAR[0]].T + weights[LINEAR[1]]
+
+
+def deep_logits(weights, ids, lengths, read, num_layers, bidirectional):
+    """Class logits (B, C) by torch.nn.LSTM, one document at a time, so that there is no padding to be seen."""
+    table = weights[EMBEDDING]
+    network = nn.LSTM(table.shape[1], weights[LSTM[1]].shape[1], num_layers, bidirectional=bidirectional)
+    named = {key.removeprefix("lstm."): weights[key] for key in weights if key.startswith("lstm.")}
+    states = []
+    for document, length in zip(ids, lengths.tolist(), strict=True):
+        words = document[:length] if read == "last_word" else document
+        states.append(torch.func.functional_call(network.to(table.dtype), named, (table[words],))[0][-1])
+    return torch.stack(states) @ weights[LINEAR[0]].T + weights[LINEAR[1]]
 
 
 class HandAdam:
@@ -180,7 +302,7 @@ class HandSeam:
 
 def largest_difference(trainer, scores, head):
     """Between a Stepper's or HandSeam's state and scores by key and a head."""
-    pairs = [(trainer.scores[key], scores[key]) for key in KEYS] + list(zip(trainer.head, head, strict=True))
+    pairs = [(score, scores[key]) for key, score in trainer.scores.items()] + list(zip(trainer.head, head, strict=True))
     return max(float((torch.as_tensor(a).detach() - torch.as_tensor(b).detach()).abs().max()) for a, b in pairs)
 
 

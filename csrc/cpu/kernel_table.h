@@ -22,6 +22,14 @@ constexpr seam::CpuKernels<T> kernel_table() {
   k.outer = outer<T>;
   k.finish_gradient = finish_gradient<T>;
   k.score_adam = score_adam<T>;
+  k.update_scores = update_scores<T>;
+  k.replay_gap = replay_gap<T>;
+  k.jump_gap = jump_gap<T>;
+  k.effective = effective<T>;
+  k.add = add<T>;
+  k.all_finite = all_finite<T>;
+  k.linear = linear<T>;
+  k.linear_gradient = linear_gradient<T>;
   return k;
 }
 

@@ -4,6 +4,7 @@
 
 #include "../masked_lstm.h"
 #include "../score_adam.h"
+#include "../score_state.h"
 
 namespace seam {
 
@@ -35,6 +36,16 @@ struct CpuKernels {
 
   // One step of a range of scores; returns how many are kept.
   int64_t (*score_adam)(const ScoreAdamParams<T>&, int64_t begin, int64_t end);
+
+  // The training engine: runs of scores and the small layers, each by one thread.
+  void (*update_scores)(const ScoreUpdate<T>&);
+  void (*replay_gap)(const ScoreGap<T>&);
+  bool (*jump_gap)(const ScoreJump<T>&);  // false, and nothing done, where the rule does not hold
+  bool (*effective)(const T* weight, const T* score, T* out, int64_t size);  // false: all of it is 0
+  void (*add)(const T* from, T* to, int64_t size);
+  bool (*all_finite)(const T* values, int64_t size);
+  void (*linear)(const LinearParams<T>&);
+  void (*linear_gradient)(const LinearGradientParams<T>&);
 };
 
 struct Isa {

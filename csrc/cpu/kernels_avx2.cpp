@@ -23,6 +23,7 @@
 #define SEAM_SIMD 256
 #include "masked_lstm_kernels.h"
 #include "score_adam_kernel.h"
+#include "seam_kernels.h"
 #include "kernel_table.h"
 
 #if defined(__clang__)

@@ -4,6 +4,7 @@
 #define SEAM_SIMD 128
 #include "masked_lstm_kernels.h"
 #include "score_adam_kernel.h"
+#include "seam_kernels.h"
 #include "kernel_table.h"
 
 const seam::Isa seam::kPortable = {"portable", [] { return true; }, kTable32, kTable64};

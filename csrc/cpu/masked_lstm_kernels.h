@@ -210,15 +210,21 @@ void recur(const MaskedLstmParams<T>& p, int64_t from, int64_t to, int64_t begin
             with_constant<kRows>(last - rank < kRows ? last - rank : kRows, [&](auto count) {
               constexpr int M = decltype(count)::value;
               const T* left[M];
+              const T* so_far[M];  // what the gates are before this product is added
               typename S::V acc[M][kGates];
               T* gates = p.gates + (row_0 + rank - p.gates_from) * kGates * H;
               for (int m = 0; m < M; ++m) {
                 left[m] = hidden_before(p, step, rank + m) + k0;
-                prefetch_gates(gates + m * kGates * H + first, H, units);
+                so_far[m] = gates + m * kGates * H;
+                prefetch_gates(so_far[m] + first, H, units);
+                if (p.projected && k0 == 0) {
+                  so_far[m] = p.projected + p.projected_row[row_0 + rank + m] * kGates * H;
+                  prefetch_gates(so_far[m] + first, H, units);
+                }
                 for (int g = 0; g < kGates; ++g) acc[m][g] = S::zero();
               }
               multiply<S>(left, 1, right, k1 - k0, acc);
-              for (int m = 0; m < M; ++m) add_gates<S>(gates + m * kGates * H, H, first, units, acc[m]);
+              for (int m = 0; m < M; ++m) add_gates<S>(so_far[m], H, first, units, acc[m]);
               if (k1 < H) {
                 for (int m = 0; m < M; ++m) store_gates<S>(gates + m * kGates * H, H, first, units, acc[m]);
                 return;

@@ -1,8 +1,7 @@
 // The score update on one instruction set: one pass over score, gradient and Adam's state.
 #pragma once
 
-#include <cmath>
-
+#include "../adam_constants.h"
 #include "../score_update.h"
 #include "kernels.h"
 #include "simd.h"
@@ -12,15 +11,13 @@ namespace {
 template <typename T>
 int64_t score_adam(const seam::ScoreAdamParams<T>& p, int64_t begin, int64_t end) {
   using S = Simd<T, SEAM_SIMD / 8 / sizeof(T)>;
-  const double correction1 = 1 - std::pow(p.beta1, double(p.step)), correction2 = 1 - std::pow(p.beta2, double(p.step));
-  const double penalty = p.penalty > 1 ? 1 : p.penalty < -1 ? -1 : p.penalty;
-  const AdamStep<T> step{T(1 - p.beta1), T(p.beta2), T(1 - p.beta2), T(std::sqrt(correction2)), T(p.eps),
-                         T(p.lr / correction1), T(penalty)};
+  const AdamRule<T> rule = seam::adam_rule<T>(p.beta1, p.beta2, p.eps, p.penalty);
+  const AdamStep<T> step = seam::adam_step_constants<T>(p.beta1, p.beta2, p.lr, p.step);
   int64_t kept = 0;
   for (int64_t i = begin; i < end; i += S::kLanes) {
     const int n = int(end - i < S::kLanes ? end - i : S::kLanes);
     auto score = S::load(p.score + i, n), m = S::load(p.exp_avg + i, n), v = S::load(p.exp_avg_sq + i, n);
-    score_step<S>(step, p.grad ? S::load(p.grad + i, n) : S::zero(), score, m, v);
+    score_step<S>(rule, step, p.grad ? S::load(p.grad + i, n) : S::zero(), score, m, v);
     S::store(p.score + i, score, n);
     S::store(p.exp_avg + i, m, n);
     S::store(p.exp_avg_sq + i, v, n);

@@ -122,6 +122,20 @@ struct Simd {
     return a;
   }
 
+  // 1 / a, a positive and normal, to about an ulp: a step of Newton's iteration from a guess of 14 bits, where there is
+  // one, takes half the time of a division.
+  static SEAM_INLINE V inverse(V a) {
+#if SEAM_SIMD == 512
+    if constexpr (std::is_same_v<T, float>) {
+      V guess;
+      if constexpr (L == 16) guess = (V)_mm512_rcp14_ps((__m512)a);
+      if constexpr (L == 8) guess = (V)_mm256_rcp14_ps((__m256)a);
+      return fma(guess, fma(-a, guess, one()), guess);
+    }
+#endif
+    return one() / a;
+  }
+
   // a > b ? yes : no; a NaN compares false.
   static SEAM_INLINE V where_greater(V a, V b, V yes, V no) { return (a > b) ? yes : no; }
   // The first L bits of a row of bits from bit `at` on, a multiple of L (L = 16, 8, 4 or 2).

@@ -1,0 +1,157 @@
+// What a training step needs beside the LSTM itself, on one instruction set: scores, embedding rows, the linear layers.
+#pragma once
+
+#include "../score_state.h"
+#include "../score_update.h"
+#include "gemm_tile.h"
+#include "kernels.h"
+
+namespace {
+
+using seam::LinearGradientParams;
+using seam::LinearParams;
+using seam::ScoreGap;
+using seam::ScoreJump;
+using seam::ScoreState;
+using seam::ScoreUpdate;
+
+// Calls body(first, lanes in use) for each vector of a run.
+template <class S, class Body>
+SEAM_INLINE void each_vector(int64_t size, Body&& body) {
+  int64_t i = 0;
+  for (; i + S::kLanes <= size; i += S::kLanes) body(i, S::kLanes);
+  if (i < size) body(i, int(size - i));
+}
+
+// Reads score, exp_avg and exp_avg_sq, lets body change them, and writes them back.
+template <class S, typename T, class Body>
+SEAM_INLINE void change(const ScoreState<T>& state, int64_t i, int n, Body&& body) {
+  auto score = S::load(state.score + i, n), m = S::load(state.exp_avg + i, n), v = S::load(state.exp_avg_sq + i, n);
+  body(score, m, v);
+  S::store(state.score + i, score, n);
+  S::store(state.exp_avg + i, m, n);
+  S::store(state.exp_avg_sq + i, v, n);
+}
+
+template <typename T>
+void update_scores(const ScoreUpdate<T>& p) {
+  using S = Wide<T>;
+  each_vector<S>(p.size, [&](int64_t i, int n) {
+    change<S>(p.state, i, n, [&](auto& score, auto& m, auto& v) {
+      const auto sum = S::load(p.sum + i, n);
+      if (p.weight) score_step<S>(p.rule, p.step, sum * S::load(p.weight + i, n), score, m, v);
+      else adam_step<S>(p.rule, p.step, sum, score, m, v);
+    });
+  });
+}
+
+template <typename T>
+void replay_gap(const ScoreGap<T>& p) {
+  using S = Wide<T>;
+  each_vector<S>(p.size, [&](int64_t i, int n) {
+    change<S>(p.state, i, n, [&](auto& score, auto& m, auto& v) { replay<S>(p.rule, p.step, p.count, score, m, v); });
+  });
+}
+
+// False, and nothing done, where the rule does not hold.
+template <typename T>
+bool jump_gap(const ScoreJump<T>& p) {
+  using S = Wide<T>;
+  bool holds = true;
+  each_vector<S>(p.size, [&](int64_t i, int n) {
+    const auto below = S::load(p.state.exp_avg_sq + i, n) < S::set(p.least);
+    auto any = below[0];
+    for (int l = 1; l < n; ++l) any |= below[l];
+    if (n > 0 && any) holds = false;
+  });
+  if (!holds) return false;
+  each_vector<S>(p.size, [&](int64_t i, int n) {
+    change<S>(p.state, i, n, [&](auto& score, auto& m, auto& v) {
+      jump<S>(p.rule, *p.gap, p.at, p.slope, p.rest, p.lr, score, m, v);
+    });
+  });
+  return true;
+}
+
+// out = weight where score > 0, else 0. Returns whether anything is not 0.
+template <typename T>
+bool effective(const T* weight, const T* score, T* out, int64_t size) {
+  using S = Wide<T>;
+  auto any = S::zero() != S::zero();
+  each_vector<S>(size, [&](int64_t i, int n) {
+    const auto kept = S::keep(S::load(weight + i, n), S::load(score + i, n));
+    any |= kept != S::zero();
+    S::store(out + i, kept, n);
+  });
+  for (int l = 1; l < S::kLanes; ++l) any[0] |= any[l];
+  return any[0] != 0;
+}
+
+// to += from
+template <typename T>
+void add(const T* from, T* to, int64_t size) {
+  using S = Wide<T>;
+  each_vector<S>(size, [&](int64_t i, int n) { S::store(to + i, S::load(to + i, n) + S::load(from + i, n), n); });
+}
+
+template <typename T>
+bool all_finite(const T* values, int64_t size) {
+  using S = Wide<T>;
+  auto zero = S::zero();  // times anything finite it stays zero
+  each_vector<S>(size, [&](int64_t i, int n) { zero = S::fma(S::load(values + i, n), S::zero(), zero); });
+  for (int l = 0; l < S::kLanes; ++l) {
+    if (!(zero[l] == 0)) return false;
+  }
+  return true;
+}
+
+template <class S>
+SEAM_INLINE typename S::Scalar sum_lanes(typename S::V v) {
+  typename S::Scalar sum = v[0];
+  for (int l = 1; l < S::kLanes; ++l) sum += v[l];
+  return sum;
+}
+
+template <typename T>
+void linear(const LinearParams<T>& p) {
+  using S = Wide<T>;
+  for (int64_t b = 0; b < p.rows; ++b) {
+    for (int64_t c = 0; c < p.out; ++c) {
+      auto sum = S::zero();
+      each_vector<S>(p.in, [&](int64_t i, int n) {
+        sum = S::fma(S::load(p.input + b * p.in + i, n), S::load(p.weight + c * p.in + i, n), sum);
+      });
+      p.output[b * p.out + c] = sum_lanes<S>(sum) + p.bias[c];
+    }
+  }
+}
+
+template <typename T>
+void linear_gradient(const LinearGradientParams<T>& p) {
+  using S = Wide<T>;
+  for (int64_t c = 0; c < p.out; ++c) {
+    T* const sum = p.sum_weight + c * p.in;
+    each_vector<S>(p.in, [&](int64_t i, int n) {
+      auto total = S::zero();
+      for (int64_t b = 0; b < p.rows; ++b) {
+        total = S::fma(S::set(p.d_output[b * p.out + c]), S::load(p.input + b * p.in + i, n), total);
+      }
+      S::store(sum + i, total, n);
+    });
+    T bias = 0;
+    for (int64_t b = 0; b < p.rows; ++b) bias += p.d_output[b * p.out + c];
+    p.sum_bias[c] = bias;
+  }
+  if (!p.d_input) return;
+  for (int64_t b = 0; b < p.rows; ++b) {
+    each_vector<S>(p.in, [&](int64_t i, int n) {
+      auto total = S::zero();
+      for (int64_t c = 0; c < p.out; ++c) {
+        total = S::fma(S::set(p.d_output[b * p.out + c]), S::load(p.weight + c * p.in + i, n), total);
+      }
+      S::store(p.d_input + b * p.in + i, total, n);
+    });
+  }
+}
+
+}  // namespace

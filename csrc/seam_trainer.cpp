@@ -1,0 +1,645 @@
+// One step is: the batch's distinct words; their rows brought up to date and gathered; the input projection, once a word;
+// the LSTM by the op's kernels; linear layer, head, loss; all of it backwards, gradients of rows summed once a word; and
+// one pass over each tensor of scores.
+#include "seam_trainer.h"
+
+#include <ATen/Dispatch.h>
+#include <ATen/ops/empty.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "cpu/kernels.h"
+#include "embedding_rows.h"
+#include "flush_denormals.h"
+#include "plan.h"
+
+namespace seam {
+
+namespace {
+
+constexpr int64_t kRowsPerChunk = 1024;  // the weights' gradients are added to after so many rows, as in the op
+constexpr int64_t kDocumentsAtOnce = 256;  // when only looking
+constexpr int64_t kAll = -1;
+constexpr int64_t kMostSteps = int64_t{1} << 28;  // of an epoch, whose constants are tabulated
+constexpr int64_t kMostStepsInAll = int64_t{1} << 31;
+
+enum Weight { kEmbedding, kWeightIh, kWeightHh, kBiasIh, kBiasHh, kLinear, kLinearBias, kWeights };
+
+// Memory that grows when it has to and is never set.
+template <typename T>
+class Buffer {
+ public:
+  T* get(int64_t size) {
+    if (size > size_) {
+      size_ = size + size / 4;
+      memory_ = at::empty({size_ * int64_t(sizeof(T))}, at::kByte);
+    }
+    return reinterpret_cast<T*>(memory_.data_ptr());
+  }
+
+ private:
+  Tensor memory_;
+  int64_t size_ = 0;
+};
+
+template <typename T>
+ScoreState<T> state_of(const Tensor& score, const Tensor& exp_avg, const Tensor& exp_avg_sq) {
+  return {score.mutable_data_ptr<T>(), exp_avg.mutable_data_ptr<T>(), exp_avg_sq.mutable_data_ptr<T>()};
+}
+
+// Numbers the distinct values of a batch in the order in which they come.
+class Distinct {
+ public:
+  void begin(int64_t values) {
+    if (int64_t(seen_.size()) < values) seen_.resize(values, 0);
+    first_ = next_;
+    if (first_ > std::numeric_limits<int32_t>::max() - (int64_t{1} << 30)) {  // before the marks wrap around
+      std::fill(seen_.begin(), seen_.end(), 0);
+      next_ = first_ = 1;
+    }
+  }
+  // The number of a value; `added` says whether it is new.
+  int32_t number(int64_t value, bool& added) {
+    added = seen_[value] < first_;
+    if (added) seen_[value] = int32_t(next_++);
+    return int32_t(seen_[value] - first_);
+  }
+
+ private:
+  std::vector<int32_t> seen_;  // [values] first_ + number, or something less than first_
+  int64_t first_ = 1, next_ = 1;
+};
+
+template <typename T>
+class Trainer final : public SeamTrainer {
+ public:
+  Trainer(SeamTrainerTensors tensors, const SeamTrainerOptions& options)
+      : tensors_(std::move(tensors)),
+        options_(options),
+        E_(tensors_.weights[kWeightIh].size(1)),
+        H_(tensors_.weights[kWeightHh].size(1)),
+        C_(tensors_.weights[kLinear].size(0)),
+        table_(tensors_.rows.numel(), E_, tensors_.weights[kEmbedding].template const_data_ptr<T>(),
+               tensors_.rows.template const_data_ptr<int64_t>(), state(kEmbedding), options.penalty[kEmbedding],
+               options.catch_up == "dense"    ? CatchUp::dense
+               : options.catch_up == "replay" ? CatchUp::replay
+                                              : CatchUp::quadrature),
+        zeros_(std::max(E_, H_), T(0)) {
+    for (int w = 0; w < kWeights; ++w) {
+      weight_[w] = tensors_.weights[w].template const_data_ptr<T>();
+      rule_[w] = adam_rule<T>(kBeta1, kBeta2, kEps, options.penalty[w]);
+    }
+    head_rule_ = adam_rule<T>(kBeta1, kBeta2, kEps, 0);
+    for (int i = 0; i < 2; ++i) head_[i] = tensors_.head[i].template mutable_data_ptr<T>();
+  }
+
+  void begin_epoch(double lr_mask, double lr_head, int64_t steps) override {
+    TORCH_CHECK_VALUE(std::isfinite(lr_mask) && std::isfinite(lr_head), "learning rates must be finite, but are ",
+                      lr_mask, " and ", lr_head);
+    TORCH_CHECK_VALUE(0 <= steps && steps <= kMostSteps, "an epoch must have 0 to ", kMostSteps, " steps, but has ",
+                      steps);
+    TORCH_CHECK_VALUE(table_.now() + steps < kMostStepsInAll, "no more than ", kMostStepsInAll, " steps can be taken");
+    const FlushDenormals guard;
+    lr_head_ = lr_head;
+    table_.begin_epoch(lr_mask, steps);
+  }
+
+  std::tuple<std::vector<double>, SeamFailure> train(const Tensor& slots, const Tensor& lengths, const Tensor& shares,
+                                                     int64_t batch, int64_t begin, int64_t end) override {
+    check_documents(slots, at::kInt, "slots", lengths, begin, end, batch);
+    batch = std::min(batch, std::max<int64_t>(end - begin, 1));
+    check_shares(shares, slots.size(0));
+    const int64_t T_ = slots.size(1);
+    const int32_t* slot = slots.const_data_ptr<int32_t>();
+    for (int64_t i = begin * T_; i < end * T_; ++i) {
+      TORCH_CHECK_VALUE(0 <= slot[i] && slot[i] < table_.rows(), "slots must be rows of scores, 0 to ",
+                        table_.rows() - 1, ", but holds ", slot[i]);
+    }
+    TORCH_CHECK_VALUE((end - begin + batch - 1) / batch <= table_.steps_left(), "more steps than begin_epoch was told");
+    const FlushDenormals guard;
+    std::vector<double> losses;
+    SeamFailure failure;
+    for (int64_t at = begin; at < end && failure.what < 0; at += batch) {
+      const int64_t B = std::min(batch, end - at);
+      look_ahead(slot, lengths.const_data_ptr<int64_t>(), T_, at + B, std::min(at + B + batch, end));
+      const double loss = step(slot + at * T_, lengths.const_data_ptr<int64_t>() + at,
+                               shares.const_data_ptr<T>() + 2 * at, B, T_, failure);
+      if (failure.what < 0) losses.push_back(loss), steps_.fetch_add(1, std::memory_order_relaxed);
+    }
+    return {losses, failure};
+  }
+
+  std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features, const Tensor& shares, int64_t batch,
+                                                          int64_t begin, int64_t end) override {
+    TORCH_CHECK_VALUE(features.dim() == 2, "features must have shape (N, C), but has ", features.sizes());
+    check_like(features, {features.size(0), C_}, "features");
+    check_shares(shares, features.size(0));
+    check_range(begin, end, features.size(0), batch);
+    batch = std::min(batch, std::max<int64_t>(end - begin, 1));
+    const FlushDenormals guard;
+    std::vector<double> losses;
+    SeamFailure failure;
+    for (int64_t at = begin; at < end && failure.what < 0; at += batch) {
+      const int64_t B = std::min(batch, end - at);
+      const double loss = head_forward(features.const_data_ptr<T>() + at * C_, shares.const_data_ptr<T>() + 2 * at, B);
+      if (!std::isfinite(loss)) {
+        failure = {0, loss};
+        break;
+      }
+      head_backward(B, nullptr);
+      if ((failure.what = first_not_finite_head()) >= 0) break;
+      step_head(tensors_.head_alone, adam_step_constants<T>(kBeta1, kBeta2, lr_head_, ++head_steps_));
+      losses.push_back(loss);
+      steps_.fetch_add(1, std::memory_order_relaxed);
+    }
+    return {losses, failure};
+  }
+
+  void flush() override {
+    const FlushDenormals guard;
+    table_.flush();
+  }
+
+  void adopt(int64_t steps, int64_t head_steps) override {
+    TORCH_CHECK_VALUE(0 <= steps && steps < kMostStepsInAll && 0 <= head_steps && head_steps < kMostStepsInAll,
+                      "steps and head_steps must be numbers of steps taken, but are ", steps, " and ", head_steps);
+    table_.adopt(steps);
+    head_steps_ = head_steps;
+    steps_.store(steps + head_steps, std::memory_order_relaxed);
+  }
+
+  Tensor class_logits(const Tensor& ids, const Tensor& slots, const Tensor& lengths) override {
+    check_documents(ids, at::kLong, "ids", lengths, 0, kAll, 1);
+    const int64_t N = ids.size(0), T_ = ids.size(1);
+    check_documents(slots, at::kInt, "slots", lengths, 0, kAll, 1);
+    check_shape(slots, ids.sizes(), "slots");
+    const int64_t* word = ids.const_data_ptr<int64_t>();
+    const int32_t* slot = slots.const_data_ptr<int32_t>();
+    const int64_t V = tensors_.weights[kEmbedding].size(0);
+    for (int64_t i = 0; i < N * T_; ++i) {
+      TORCH_CHECK_VALUE(0 <= word[i] && word[i] < V, "ids must be words, 0 to ", V - 1, ", but holds ", word[i]);
+      TORCH_CHECK_VALUE(0 <= slot[i] && slot[i] <= table_.rows(), "slots must be rows of scores, 0 to ", table_.rows(),
+                        ", but holds ", slot[i]);
+    }
+    const FlushDenormals guard;
+    const Tensor logits = at::empty({N, C_}, tensors_.head[0].options());
+    // Documents of like length go together, so that none waits for a long one.
+    std::vector<int64_t> order(N);
+    std::iota(order.begin(), order.end(), 0);
+    const int64_t* length = lengths.const_data_ptr<int64_t>();
+    if (options_.read_last_word) {
+      std::stable_sort(order.begin(), order.end(), [length](int64_t a, int64_t b) { return length[a] < length[b]; });
+    }
+    pack_linear();
+    for (int64_t at = 0; at < N; at += kDocumentsAtOnce) {
+      look_at(word, slot, length, T_, order.data() + at, std::min(kDocumentsAtOnce, N - at),
+              logits.mutable_data_ptr<T>());
+    }
+    return logits;
+  }
+
+ private:
+  ScoreState<T> state(int w) const {
+    return state_of<T>(tensors_.scores[w], tensors_.exp_avg[w], tensors_.exp_avg_sq[w]);
+  }
+  Masked<T> masked(int w) const { return {weight_[w], tensors_.scores[w].template const_data_ptr<T>()}; }
+
+  // ---- A step --------------------------------------------------------------------------------------------------------
+
+  double step(const int32_t* slot, const int64_t* lengths, const T* shares, int64_t B, int64_t T_,
+              SeamFailure& failure) {
+    const CpuKernels<T>& kernels = cpu_kernels<T>();
+    make_plan(lengths, B, T_);
+    const int64_t rows = plan_.rows(), G = kGates * H_;
+
+    // Words.
+    distinct_.begin(table_.rows());
+    words_.clear();
+    int32_t* const number = number_.get(rows);
+    for (int64_t row = 0; row < rows; ++row) {
+      const Place place = plan_.place[0][row];
+      const int64_t word = slot[place.sequence * T_ + place.time];
+      bool added;
+      number[row] = distinct_.number(word, added);
+      if (added) words_.push_back(word);
+    }
+    const int64_t U = int64_t(words_.size());
+    T* const x = x_.get((U + 1) * E_);
+    for (int64_t u = 0; u < U; ++u) table_.bring_up_to_date(words_[u]);
+    const int64_t K = put_kept_first(x);
+    int32_t* const projected_row = projected_row_.get(rows);
+    for (int64_t row = 0; row < rows; ++row) {
+      number[row] = position_[number[row]];
+      projected_row[row] = std::min(number[row], int32_t(K));
+    }
+
+    // Forward.
+    T* const scratch = scratch_.get(kernels.scratch_size(E_, H_, std::max(rows, U)));
+    T* const output = output_.get(plan_.steps * B * H_);
+    MaskedLstmBackwardParams<T> p = layer();
+    MaskedLstmBackwardParams<T> distinct = of_words(x, U);
+    word_rows_[1] = std::min(K + 1, U);
+    distinct.gates = projected_.get(U * G);
+    kernels.project(distinct, 0, 1, 0, kernels.unit_blocks(H_), scratch);
+    p.projected = distinct.gates;
+    p.projected_row = projected_row;
+    p.output = {output, B * H_, H_};
+    p.gates = gates_.get(rows * (kGates + 1) * H_);
+    p.cells = p.gates + rows * G;
+    p.save = true;
+    pack_recurrent(p);
+    kernels.recur(p, 0, plan_.steps, 0, kernels.row_tiles(B), scratch);
+    T* const state = state_.get(B * H_);
+    for (int64_t rank = 0; rank < B; ++rank) {
+      const Place last = plan_.place[0][plan_.first_row[plan_.length[rank] - 1] + rank];
+      std::memcpy(state + plan_.sequence[rank] * H_, p.output.at(last), H_ * sizeof(T));
+    }
+    pack_linear();
+    T* const logits = logits_.get(B * C_);
+    kernels.linear({B, H_, C_, linear_, linear_bias_, state, logits});
+    const double loss = head_forward(logits, shares, B);
+    if (!std::isfinite(loss)) {
+      failure = {0, loss};
+      return loss;
+    }
+
+    // Backward.
+    T* const d_logits = d_logits_.get(B * C_);
+    head_backward(B, d_logits);
+    T* const d_state = d_state_.get(B * H_);
+    sums_.get(sum_at(kWeights));
+    kernels.linear_gradient({B, H_, C_, linear_, state, d_logits, sum(kLinear), sum(kLinearBias), d_state});
+    p.d_h = d_h_.get(2 * B * H_);
+    p.d_c = p.d_h + B * H_;
+    for (int64_t rank = 0; rank < B; ++rank) {
+      std::memcpy(p.d_h + rank * H_, d_state + plan_.sequence[rank] * H_, H_ * sizeof(T));
+    }
+    std::memset(p.d_c, 0, B * H_ * sizeof(T));
+    std::memset(sum(kWeightIh), 0, (sum_at(kBiasHh) - sum_at(kWeightIh)) * sizeof(T));
+    p.d_gates = p.gates;
+    p.sum_hh = sum(kWeightHh);
+    pack_recurrent_backward(p);
+    const int64_t chunk = std::max<int64_t>(kRowsPerChunk / B, 1);
+    for (int64_t to = plan_.steps; to > 0; to -= chunk) {
+      const int64_t from = std::max<int64_t>(to - chunk, 0);
+      kernels.backward_steps(p, from, to, 0, kernels.row_tiles(B), scratch);
+      kernels.outer(p, from, to, 0, kernels.outer_tasks(p), scratch);
+    }
+    distinct.d_gates = distinct.gates;  // no longer needed
+    sum_by_word(p.d_gates, number, rows, distinct.d_gates);
+    word_rows_[1] = K;  // the others add nothing to the gradient of W_ih
+    distinct.sum_ih = sum(kWeightIh);
+    kernels.outer(distinct, 0, 1, 0, kernels.outer_tasks(distinct), scratch);
+    word_rows_[1] = U;
+    T* const d_x = d_x_.get(U * E_);
+    distinct.grad_input = {d_x, 0, E_};
+    distinct.sum_ih = nullptr;
+    distinct.sum_bias = sum(kBiasIh);
+    kernels.outer(distinct, 0, 1, 0, kernels.outer_tasks(distinct), scratch);
+
+    if ((failure.what = first_not_finite(d_x, U)) >= 0) return loss;
+    // Updating is bound by arithmetic, so the rows of the next batch can be fetched meanwhile.
+    for (int64_t u = 0; u < U; ++u) {
+      if (u < int64_t(next_words_.size())) table_.prefetch(next_words_[u]);
+      table_.update(words_[u], d_x + u * E_);
+    }
+    for (int w = kWeightIh; w < kWeights; ++w) {
+      const T* const of = sum(w == kBiasHh ? kBiasIh : w);  // both biases share one gradient
+      kernels.update_scores({tensors_.scores[w].numel(), this->state(w), weight_[w], of, rule_[w], table_.next_step()});
+    }
+    if (options_.train_head) {
+      step_head(tensors_.head_together, adam_step_constants<T>(kBeta1, kBeta2, lr_head_, table_.now() + 1));
+    }
+    table_.take_step();
+    return loss;
+  }
+
+  // Finds the words of the next batch, the documents [begin, end).
+  void look_ahead(const int32_t* slot, const int64_t* lengths, int64_t T_, int64_t begin, int64_t end) {
+    distinct_.begin(table_.rows());
+    next_words_.clear();
+    for (int64_t i = begin; i < end; ++i) {
+      for (int64_t t = 0; t < (options_.read_last_word ? lengths[i] : T_); ++t) {
+        bool added;
+        distinct_.number(slot[i * T_ + t], added);
+        if (!added) continue;
+        next_words_.push_back(slot[i * T_ + t]);
+        table_.prefetch_info(next_words_.back());
+      }
+    }
+  }
+
+  // Gathers the kept weights of the batch's words, those of which nothing is kept last: they all are one row of zeros.
+  // Renumbers words_, old number u becoming position_[u]; returns how many words keep something.
+  int64_t put_kept_first(T* x) {
+    const int64_t U = int64_t(words_.size());
+    position_.resize(U);
+    sorted_.resize(U);
+    int64_t front = 0, back = U;
+    for (int64_t u = 0; u < U; ++u) {
+      const bool kept = table_.gather(words_[u], x + front * E_);
+      const int64_t position = kept ? front++ : --back;
+      position_[u] = int32_t(position);
+      sorted_[position] = words_[u];
+    }
+    words_.swap(sorted_);
+    std::fill_n(x + front * E_, E_, T(0));
+    return front;
+  }
+
+  void make_plan(const int64_t* lengths, int64_t B, int64_t T_) {
+    if (options_.read_last_word) return plan_.make(T_, B, 1, lengths);
+    if (plan_.steps != T_ || int64_t(plan_.sequence.size()) != B) plan_.make(T_, B, 1, nullptr);  // else it is still right
+  }
+
+  // What every pass through the layer knows.
+  MaskedLstmBackwardParams<T> layer() const {
+    MaskedLstmBackwardParams<T> p{};
+    p.input_size = E_, p.hidden_size = H_;
+    p.first_row = plan_.first_row.data();
+    p.sequence = plan_.sequence.data();
+    p.place = plan_.place[0].data();
+    p.weight_ih = masked(kWeightIh), p.weight_hh = masked(kWeightHh);
+    p.bias_ih = masked(kBiasIh), p.bias_hh = masked(kBiasHh);
+    p.zeros = zeros_.data();
+    return p;
+  }
+
+  // The distinct words of a batch as rows of a single step: enough for the products that do not wait for the recurrence.
+  MaskedLstmBackwardParams<T> of_words(const T* x, int64_t U) {
+    while (int64_t(word_place_.size()) < U) word_place_.push_back({0, int32_t(word_place_.size())});
+    word_rows_[0] = 0, word_rows_[1] = U;
+    MaskedLstmBackwardParams<T> p = layer();
+    p.first_row = word_rows_;
+    p.place = word_place_.data();
+    p.input = {x, 0, E_};
+    return p;
+  }
+
+  void pack_recurrent(MaskedLstmBackwardParams<T>& p) {
+    const CpuKernels<T>& kernels = cpu_kernels<T>();
+    p.packed = kernels.unit_blocks(H_);
+    p.packed_hh = packed_.get(p.packed * kernels.packed_block_size(H_));
+    kernels.pack_recurrent(p, 0, p.packed);
+  }
+
+  void pack_recurrent_backward(MaskedLstmBackwardParams<T>& p) {
+    const CpuKernels<T>& kernels = cpu_kernels<T>();
+    p.packed = kernels.column_panels(H_);
+    p.packed_hh = packed_.get(p.packed * kernels.packed_panel_size(H_));
+    kernels.pack_recurrent_backward(p, 0, p.packed);
+  }
+
+  void pack_linear() {
+    linear_ = packed_linear_.get(C_ * (H_ + 1));
+    linear_bias_ = linear_ + C_ * H_;
+    const Masked<T> w = masked(kLinear), b = masked(kLinearBias);
+    cpu_kernels<T>().effective(w.weight, w.score, linear_, C_ * H_);
+    cpu_kernels<T>().effective(b.weight, b.score, linear_bias_, C_);
+  }
+
+  // Sums of rows of the same word, in the order of the rows.
+  void sum_by_word(const T* d_gates, const int32_t* number, int64_t rows, T* out) {
+    const int64_t G = kGates * H_;
+    begun_.assign(words_.size(), false);
+    for (int64_t row = 0; row < rows; ++row) {
+      T* const to = out + number[row] * G;
+      if (begun_[number[row]]) {
+        cpu_kernels<T>().add(d_gates + row * G, to, G);
+      } else {
+        std::memcpy(to, d_gates + row * G, G * sizeof(T));
+        begun_[number[row]] = true;
+      }
+    }
+  }
+
+  // Where the gradient of an effective weight is summed; the biases share one.
+  int64_t sum_at(int w) const {
+    const int64_t G = kGates * H_;
+    const int64_t sizes[kWeights] = {0, G * E_, G * H_, G, 0, C_ * H_, C_};
+    int64_t at = 0;
+    for (int i = 0; i < w; ++i) at += sizes[i];
+    return at;
+  }
+  T* sum(int w) { return sums_.get(0) + sum_at(w); }
+
+  int64_t first_not_finite(const T* d_x, int64_t U) {
+    const CpuKernels<T>& kernels = cpu_kernels<T>();
+    if (!kernels.all_finite(d_x, U * E_)) return 1 + kEmbedding;
+    for (int w = kWeightIh; w < kWeights; ++w) {
+      if (w != kBiasHh && !kernels.all_finite(sum(w), tensors_.weights[w].numel())) return 1 + w;
+    }
+    return first_not_finite_head();
+  }
+
+  int64_t first_not_finite_head() {
+    const CpuKernels<T>& kernels = cpu_kernels<T>();
+    if (!kernels.all_finite(d_head_.get(0), 2 * C_)) return 1 + kWeights;
+    return kernels.all_finite(d_head_.get(0) + 2 * C_, 2) ? -1 : 2 + kWeights;
+  }
+
+  // ---- The head and the loss -------------------------------------------------------------------------------------------
+
+  // Mean cross entropy in nats; leaves what head_backward needs.
+  double head_forward(const T* logits, const T* shares, int64_t B) {
+    T* const positive = positive_.get(B * C_);
+    for (int64_t i = 0; i < B * C_; ++i) positive[i] = logits[i] > 0 ? logits[i] : logits[i] <= 0 ? T(0) : logits[i];
+    T* const outputs = outputs_.get(2 * B);
+    cpu_kernels<T>().linear({B, C_, 2, head_[0], head_[1], positive, outputs});
+    T* const d_outputs = d_outputs_.get(2 * B);
+    double loss = 0, total = 0;
+    for (int64_t b = 0; b < B; ++b) {
+      const double a = outputs[2 * b], c = outputs[2 * b + 1], larger = a > c ? a : c;
+      const double log_sum = larger + std::log1p(std::exp(-std::abs(a - c)));
+      const double target = shares[2 * b] * options_.target_weight, rest = shares[2 * b + 1];
+      loss += target * (log_sum - a) + rest * (log_sum - c);
+      total += options_.target_weight == 1 ? 1 : target + rest;
+      d_outputs[2 * b] = T(std::exp(a - log_sum) * (target + rest) - target);
+      d_outputs[2 * b + 1] = T(std::exp(c - log_sum) * (target + rest) - rest);
+    }
+    for (int64_t i = 0; i < 2 * B; ++i) d_outputs[i] = T(double(d_outputs[i]) / total);
+    return loss / total;
+  }
+
+  // d_logits: (B, C) or null.
+  void head_backward(int64_t B, T* d_logits) {
+    T* const d_head = d_head_.get(2 * C_ + 2);
+    cpu_kernels<T>().linear_gradient({B, C_, 2, head_[0], positive_.get(0), d_outputs_.get(0), d_head, d_head + 2 * C_,
+                                      d_logits});
+    if (!d_logits) return;
+    for (int64_t i = 0; i < B * C_; ++i) d_logits[i] = positive_.get(0)[i] > 0 ? d_logits[i] : T(0);
+  }
+
+  void step_head(const std::vector<Tensor>& adam, const AdamStep<T>& step) {
+    for (int i = 0; i < 2; ++i) {
+      const Tensor& part = tensors_.head[i];
+      cpu_kernels<T>().update_scores({part.numel(), state_of<T>(part, adam[2 * i], adam[2 * i + 1]), nullptr,
+                                      d_head_.get(0) + (i ? 2 * C_ : 0), head_rule_, step});
+    }
+  }
+
+  // ---- Looking only --------------------------------------------------------------------------------------------------
+
+  // Logits of the documents order[0, B); their words' rows are up to date.
+  void look_at(const int64_t* word, const int32_t* slot, const int64_t* length, int64_t T_, const int64_t* order,
+               int64_t B, T* logits) {
+    const CpuKernels<T>& kernels = cpu_kernels<T>();
+    lengths_.resize(B);
+    for (int64_t b = 0; b < B; ++b) lengths_[b] = length[order[b]];
+    make_plan(lengths_.data(), B, T_);
+    const int64_t rows = plan_.rows(), G = kGates * H_;
+    seen_words_.begin(tensors_.weights[kEmbedding].size(0));
+    int32_t* const number = number_.get(rows);
+    T* const x = x_.get((std::min(rows, tensors_.weights[kEmbedding].size(0)) + 1) * E_);
+    std::fill_n(x, E_, T(0));  // of all words of which nothing is kept
+    int64_t U = 1;
+    position_.clear();
+    for (int64_t row = 0; row < rows; ++row) {
+      const Place place = plan_.place[0][row];
+      const int64_t i = order[place.sequence] * T_ + place.time;
+      bool added;
+      number[row] = seen_words_.number(word[i], added);
+      if (added) position_.push_back(table_.gather_word(slot[i], word[i], x + U * E_) ? int32_t(U++) : 0);
+      number[row] = position_[number[row]];
+    }
+    T* const scratch = scratch_.get(kernels.scratch_size(E_, H_, U));
+    MaskedLstmBackwardParams<T> p = layer(), distinct = of_words(x, U);
+    distinct.gates = projected_.get(U * G);
+    kernels.project(distinct, 0, 1, 0, kernels.unit_blocks(H_), scratch);
+    p.projected = distinct.gates;
+    p.projected_row = number;
+    p.save = false;
+    p.gates = gates_.get(B * (kGates + 1) * H_);
+    p.cells = p.gates + B * G;
+    // Only two steps' states are kept: this one's and the one's before.
+    p.output = {output_.get(2 * B * H_), B * H_, H_};
+    two_places_.assign(plan_.place[0].begin(), plan_.place[0].end());
+    for (Place& place : two_places_) place.time &= 1;
+    p.place = two_places_.data();
+    pack_recurrent(p);
+    for (int64_t step = 0; step < plan_.steps; ++step) {
+      p.gates_from = plan_.first_row[step];
+      kernels.recur(p, step, step + 1, 0, kernels.row_tiles(B), scratch);
+    }
+    T* const state = state_.get(B * H_);
+    T* const out = logits_.get(B * C_);
+    for (int64_t rank = 0; rank < B; ++rank) {
+      const int32_t b = int32_t(plan_.sequence[rank]);
+      std::memcpy(state + b * H_, p.output.at({int32_t((plan_.length[rank] - 1) & 1), b}), H_ * sizeof(T));
+    }
+    kernels.linear({B, H_, C_, linear_, linear_bias_, state, out});
+    for (int64_t b = 0; b < B; ++b) std::memcpy(logits + order[b] * C_, out + b * C_, C_ * sizeof(T));
+  }
+
+  // ---- Checks ----------------------------------------------------------------------------------------------------------
+
+  void check_range(int64_t begin, int64_t end, int64_t N, int64_t batch) const {
+    TORCH_CHECK_VALUE(0 <= begin && begin <= end && end <= N, "documents ", begin, " to ", end, " of ", N);
+    TORCH_CHECK_VALUE(batch >= 1, "batch must be at least 1, but is ", batch);
+  }
+
+  void check_documents(const Tensor& t, at::ScalarType type, const char* name, const Tensor& lengths, int64_t begin,
+                       int64_t end, int64_t batch) const {
+    TORCH_CHECK_TYPE(t.scalar_type() == type && t.device().is_cpu() && t.dim() == 2 && t.is_contiguous(), name,
+                     " must be a contiguous ", type, " tensor of two dimensions on the CPU");
+    if (end == kAll) end = t.size(0);
+    check_range(begin, end, t.size(0), batch);
+    TORCH_CHECK_TYPE(lengths.scalar_type() == at::kLong && lengths.device().is_cpu() && lengths.is_contiguous(),
+                     "lengths must be a contiguous int64 tensor on the CPU");
+    check_shape(lengths, {t.size(0)}, "lengths");
+    TORCH_CHECK_VALUE(t.size(1) >= 1, "documents must have at least one position");
+    const int64_t* n = lengths.const_data_ptr<int64_t>();
+    for (int64_t i = begin; i < end; ++i) {
+      TORCH_CHECK_VALUE(1 <= n[i] && n[i] <= t.size(1), "lengths must lie between 1 and ", t.size(1), ", but holds ",
+                        n[i], " for document ", i);
+    }
+  }
+
+  void check_like(const Tensor& t, at::IntArrayRef shape, const char* name) const {
+    check_same_kind(t, tensors_.head[0], name);
+    check_shape(t, shape, name);
+    TORCH_CHECK_VALUE(t.is_contiguous(), name, " must be contiguous");
+  }
+
+  void check_shares(const Tensor& shares, int64_t N) const { check_like(shares, {N, 2}, "shares"); }
+
+  SeamTrainerTensors tensors_;
+  SeamTrainerOptions options_;
+  int64_t E_, H_, C_;
+  EmbeddingRows<T> table_;
+  const T* weight_[kWeights];
+  AdamRule<T> rule_[kWeights], head_rule_;
+  T* head_[2];
+  double lr_head_ = 0;
+  int64_t head_steps_ = 0;
+  std::vector<T> zeros_;
+
+  // Of the step that runs.
+  Plan plan_;
+  Distinct distinct_, seen_words_;
+  std::vector<int64_t> words_, next_words_, sorted_, lengths_;  // rows of scores, each once
+  std::vector<int32_t> position_;
+  std::vector<bool> begun_;
+  std::vector<Place> word_place_, two_places_;
+  int64_t word_rows_[2];
+  T *linear_ = nullptr, *linear_bias_ = nullptr;
+  Buffer<int32_t> number_, projected_row_;  // of each row's word
+  Buffer<T> x_, d_x_, projected_, gates_, output_, packed_, packed_linear_, scratch_, sums_;
+  Buffer<T> state_, d_state_, d_h_, logits_, d_logits_, positive_, outputs_, d_outputs_, d_head_;
+};
+
+}  // namespace
+
+std::shared_ptr<SeamTrainer> SeamTrainer::make(SeamTrainerTensors t, const SeamTrainerOptions& options) {
+  TORCH_CHECK_VALUE(t.weights.size() == kWeights && t.scores.size() == kWeights && t.exp_avg.size() == kWeights &&
+                        t.exp_avg_sq.size() == kWeights && options.penalty.size() == kWeights,
+                    "weights, scores, exp_avg, exp_avg_sq and penalty must hold ", int64_t(kWeights), " entries");
+  TORCH_CHECK_VALUE(t.head.size() == 2 && t.head_together.size() == 4 && t.head_alone.size() == 4,
+                    "head must hold 2 tensors and the state of each of its Adams 4");
+  TORCH_CHECK_VALUE(options.catch_up == "quadrature" || options.catch_up == "replay" || options.catch_up == "dense",
+                    "catch_up must be quadrature, replay or dense, but is ", options.catch_up);
+  const Tensor& first = t.weights[kEmbedding];
+  TORCH_CHECK_TYPE(first.device().is_cpu(), "weights must be on the CPU, but are on ", first.device());
+  TORCH_CHECK_TYPE(first.scalar_type() == at::kFloat || first.scalar_type() == at::kDouble,
+                   "weights must be float32 or float64, but are ", first.scalar_type());
+  TORCH_CHECK_TYPE(t.rows.scalar_type() == at::kLong && t.rows.device().is_cpu() && t.rows.dim() == 1 &&
+                       t.rows.is_contiguous(),
+                   "rows must be a contiguous int64 tensor of one dimension on the CPU");
+  for (const int w : {kEmbedding, kWeightIh, kWeightHh, kLinear}) {
+    TORCH_CHECK_VALUE(t.weights[w].dim() == 2, "weight ", w, " must have two dimensions, but has ", t.weights[w].sizes());
+  }
+  const int64_t V = first.size(0), E = first.size(1), H = t.weights[kWeightHh].size(1), C = t.weights[kLinear].size(0);
+  const int64_t R = t.rows.numel(), G = kGates * H;
+  TORCH_CHECK_VALUE(E >= 1 && H >= 1 && C >= 1 && V < std::numeric_limits<int32_t>::max(), "sizes must be at least 1");
+  const std::vector<int64_t> shapes[kWeights] = {{V, E}, {G, E}, {G, H}, {G}, {G}, {C, H}, {C}};
+  auto check = [&](const Tensor& tensor, at::IntArrayRef shape, const std::string& name) {
+    check_same_kind(tensor, first, name);
+    check_shape(tensor, shape, name);
+    TORCH_CHECK_VALUE(tensor.is_contiguous() && !tensor.is_neg(), name, " must be contiguous");
+  };
+  for (int w = 0; w < kWeights; ++w) {
+    check(t.weights[w], shapes[w], "weight " + std::to_string(w));
+    const std::vector<int64_t> shape = w == kEmbedding ? std::vector<int64_t>{R + 1, E} : shapes[w];
+    for (const auto* state : {&t.scores, &t.exp_avg, &t.exp_avg_sq}) check((*state)[w], shape, "a state of weight " + std::to_string(w));
+  }
+  const std::vector<int64_t> head_shapes[2] = {{2, C}, {2}};
+  for (int i = 0; i < 2; ++i) {
+    check(t.head[i], head_shapes[i], "head");
+    for (const auto* adam : {&t.head_together, &t.head_alone}) {
+      for (int j = 0; j < 2; ++j) check((*adam)[2 * i + j], head_shapes[i], "the state of the head's Adam");
+    }
+  }
+  const int64_t* rows = t.rows.const_data_ptr<int64_t>();
+  for (int64_t r = 0; r < R; ++r) {
+    TORCH_CHECK_VALUE(0 <= rows[r] && rows[r] < V, "rows must be words, 0 to ", V - 1, ", but holds ", rows[r]);
+  }
+  std::shared_ptr<SeamTrainer> trainer;
+  AT_DISPATCH_FLOATING_TYPES(first.scalar_type(), "seam_trainer", [&] {
+    trainer = std::make_shared<Trainer<scalar_t>>(std::move(t), options);
+  });
+  return trainer;
+}
+
+}  // namespace seam

@@ -1,0 +1,74 @@
+// The training engine: whole epochs of one module, natively. seam_fast/native.py drives it; reference.Stepper is its truth.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "checks.h"
+
+namespace seam {
+
+// Tensors come in the order of the public checkpoint: embedding (V, E), weight_ih (4H, E), weight_hh (4H, H), bias_ih,
+// bias_hh (4H), linear weight (C, H), linear bias (C). All are contiguous, on the CPU and of one dtype, float32 or float64.
+struct SeamTrainerTensors {
+  std::vector<Tensor> weights;                      // frozen; shared by all modules of a base
+  Tensor rows;                                      // int64 (R,): the words that have scores of their own
+  std::vector<Tensor> scores, exp_avg, exp_avg_sq;  // updated in place; of the embedding (R + 1, E), the last for all others
+  std::vector<Tensor> head;                         // weight (2, C), bias (2,); updated in place
+  std::vector<Tensor> head_together, head_alone;    // exp_avg and exp_avg_sq of weight, then of bias, in either Adam
+};
+
+struct SeamTrainerOptions {
+  std::vector<double> penalty;  // constant gradient of each weight's scores
+  bool train_head;              // step the head, too, when the scores are stepped
+  bool read_last_word;          // at the last real word, without padding; else after the last position
+  double target_weight;         // of target documents in the loss
+  std::string catch_up;         // quadrature, replay or dense
+};
+
+// What stopped an epoch: what was not finite, -1 for nothing, 0 the loss, 1 to 7 the gradient of a weight, 8 and 9 of the head.
+struct SeamFailure {
+  int64_t what = -1;
+  double loss = 0;
+};
+
+class SeamTrainer {
+ public:
+  // Checks everything. Keeps the tensors.
+  static std::shared_ptr<SeamTrainer> make(SeamTrainerTensors tensors, const SeamTrainerOptions& options);
+  virtual ~SeamTrainer() = default;
+
+  // Learning rates of the steps to come, at most `steps` of them with scores.
+  virtual void begin_epoch(double lr_mask, double lr_head, int64_t steps) = 0;
+
+  // Steps of `batch` documents over the documents [begin, end): slots (N, T) int32, the row of scores of each word;
+  // lengths (N,) int64; shares (N, 2), how much of each document is target and rest. Returns each step's loss.
+  virtual std::tuple<std::vector<double>, SeamFailure> train(const Tensor& slots, const Tensor& lengths,
+                                                             const Tensor& shares, int64_t batch, int64_t begin,
+                                                             int64_t end) = 0;
+
+  // Steps of the head alone. features (N, C): what the masked base says of the documents.
+  virtual std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features, const Tensor& shares,
+                                                                  int64_t batch, int64_t begin, int64_t end) = 0;
+
+  // Brings all scores up to date, so that they may be looked at.
+  virtual void flush() = 0;
+
+  // Takes scores, exp_avg and exp_avg_sq as they stand in memory, after `steps` steps with scores and `head_steps` of the
+  // head alone.
+  virtual void adopt(int64_t steps, int64_t head_steps) = 0;
+
+  // What the masked base says: ids (N, T) int64, words; slots (N, T) int32, lengths (N,) int64 -> (N, C).
+  virtual Tensor class_logits(const Tensor& ids, const Tensor& slots, const Tensor& lengths) = 0;
+
+  // Taken so far, by scores or head. Any thread may ask.
+  int64_t steps() const { return steps_.load(std::memory_order_relaxed); }
+
+ protected:
+  std::atomic<int64_t> steps_{0};
+};
+
+}  // namespace seam
