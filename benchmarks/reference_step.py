@@ -192,6 +192,10 @@ class Workload:
             table = self.weights[EMBEDDING]
             rest = torch.randn(vocabulary - len(table), table.shape[1], generator=torch.Generator().manual_seed(0))
             self.weights[EMBEDDING] = torch.cat([table, rest.to(table.dtype)])
+        if _ext.has_ext():
+            from seam_fast.native import in_large_pages
+
+            self.weights = in_large_pages(self.weights)  # for every rival
         self.options["alpha"] *= self.count / before
 
     @property

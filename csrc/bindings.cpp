@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "memory.h"
 #include "ops.h"
 #include "seam_trainer.h"
 
@@ -101,6 +102,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("score_adam_", &seam::score_adam, arg("score"), arg("grad"), arg("exp_avg"), arg("exp_avg_sq"),
         arg("weight"), arg("effective"), arg("lr"), arg("beta1"), arg("beta2"), arg("eps"), arg("step"),
         arg("penalty"), NoGil(), "See csrc/ops.h.");
+
+  m.def("empty_scratch", [](int64_t size, py::object dtype) {
+    return seam::empty_scratch(size, at::TensorOptions(torch::python::detail::py_object_to_dtype(dtype)));
+  }, arg("size"), arg("dtype"), "An uninitialised tensor (size,), in large pages where it is large; see csrc/memory.h.");
 
   py::class_<seam::SeamTrainer, std::shared_ptr<seam::SeamTrainer>>(m, "SeamTrainer", "See csrc/seam_trainer.h.")
       .def(py::init(&make_trainer), arg("weights"), arg("rows"), arg("scores"), arg("exp_avg"), arg("exp_avg_sq"),

@@ -13,6 +13,7 @@
 #include "cpu/kernels.h"
 #include "embedding_rows.h"
 #include "flush_denormals.h"
+#include "memory.h"
 #include "plan.h"
 
 namespace seam {
@@ -22,6 +23,8 @@ namespace {
 constexpr int64_t kRowsPerChunk = 1024;  // the weights' gradients are added to after so many rows, as in the op
 constexpr int64_t kDocumentsAtOnce = 256;  // when only looking
 constexpr int64_t kAll = -1;
+constexpr int64_t kRowsAhead = 4;              // rows that are asked for before they are needed
+constexpr int64_t kNumbersAhead = 1 << 15;     // as many of the next batch, at most
 constexpr int64_t kMostSteps = int64_t{1} << 28;  // of an epoch, whose constants are tabulated
 constexpr int64_t kMostStepsInAll = int64_t{1} << 31;
 
@@ -34,7 +37,7 @@ class Buffer {
   T* get(int64_t size) {
     if (size > size_) {
       size_ = size + size / 4;
-      memory_ = at::empty({size_ * int64_t(sizeof(T))}, at::kByte);
+      memory_ = empty_scratch(size_ * int64_t(sizeof(T)), at::kByte);
     }
     return reinterpret_cast<T*>(memory_.data_ptr());
   }
@@ -227,8 +230,7 @@ class Trainer final : public SeamTrainer {
     }
     const int64_t U = int64_t(words_.size());
     T* const x = x_.get((U + 1) * E_);
-    for (int64_t u = 0; u < U; ++u) table_.bring_up_to_date(words_[u]);
-    const int64_t K = put_kept_first(x);
+    const int64_t K = gather_kept_first(x);
     int32_t* const projected_row = projected_row_.get(rows);
     for (int64_t row = 0; row < rows; ++row) {
       number[row] = position_[number[row]];
@@ -300,11 +302,6 @@ class Trainer final : public SeamTrainer {
     kernels.outer(distinct, 0, 1, 0, kernels.outer_tasks(distinct), scratch);
 
     if ((failure.what = first_not_finite(d_x, U)) >= 0) return loss;
-    // Updating is bound by arithmetic, so the rows of the next batch can be fetched meanwhile.
-    for (int64_t u = 0; u < U; ++u) {
-      if (u < int64_t(next_words_.size())) table_.prefetch(next_words_[u]);
-      table_.update(words_[u], d_x + u * E_);
-    }
     for (int w = kWeightIh; w < kWeights; ++w) {
       const T* const of = sum(w == kBiasHh ? kBiasIh : w);  // both biases share one gradient
       kernels.update_scores({tensors_.scores[w].numel(), this->state(w), weight_[w], of, rule_[w], table_.next_step()});
@@ -312,14 +309,21 @@ class Trainer final : public SeamTrainer {
     if (options_.train_head) {
       step_head(tensors_.head_together, adam_step_constants<T>(kBeta1, kBeta2, lr_head_, table_.now() + 1));
     }
+    // Last, because meanwhile the rows of the next batch can be fetched: this is bound by arithmetic.
+    for (int64_t u = 0; u < U; ++u) {
+      if (u + kRowsAhead < U) table_.prefetch(words_[u + kRowsAhead]);
+      if (u < int64_t(next_words_.size())) table_.prefetch(next_words_[u]);
+      table_.update(words_[u], d_x + u * E_);
+    }
     table_.take_step();
     return loss;
   }
 
-  // Finds the words of the next batch, the documents [begin, end).
+  // Finds the words of the next batch, the documents [begin, end), if they are so few that they will stay in the cache.
   void look_ahead(const int32_t* slot, const int64_t* lengths, int64_t T_, int64_t begin, int64_t end) {
-    distinct_.begin(table_.rows());
     next_words_.clear();
+    if ((end - begin) * T_ * E_ > kNumbersAhead) return;
+    distinct_.begin(table_.rows());
     for (int64_t i = begin; i < end; ++i) {
       for (int64_t t = 0; t < (options_.read_last_word ? lengths[i] : T_); ++t) {
         bool added;
@@ -331,14 +335,16 @@ class Trainer final : public SeamTrainer {
     }
   }
 
-  // Gathers the kept weights of the batch's words, those of which nothing is kept last: they all are one row of zeros.
-  // Renumbers words_, old number u becoming position_[u]; returns how many words keep something.
-  int64_t put_kept_first(T* x) {
+  // Brings the rows of the batch's words up to date and gathers what they keep. Words of which nothing is kept come last
+  // and are one row of zeros. Renumbers words_, old number u becoming position_[u]; returns how many words keep something.
+  int64_t gather_kept_first(T* x) {
     const int64_t U = int64_t(words_.size());
     position_.resize(U);
     sorted_.resize(U);
     int64_t front = 0, back = U;
     for (int64_t u = 0; u < U; ++u) {
+      if (u + kRowsAhead < U) table_.prefetch(words_[u + kRowsAhead]);
+      table_.bring_up_to_date(words_[u]);
       const bool kept = table_.gather(words_[u], x + front * E_);
       const int64_t position = kept ? front++ : --back;
       position_[u] = int32_t(position);

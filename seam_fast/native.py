@@ -17,9 +17,9 @@ class NativeTrainer(Trainer):
     """The trainer of the compiled engine, float32 or float64.
 
     catch_up: how rows whose words did not occur make up for the steps they missed, in which their gradient was the
-    penalty alone. ``"replay"`` takes the steps one by one, ``"quadrature"`` all at once (no less exact in float32, but
-    not the same to the last bit), ``"dense"`` never misses one and is there to be compared with. The first two give the
-    same bits as the third, respectively bits of the same quality.
+    penalty alone. ``"replay"`` takes the steps one by one, ``"quadrature"`` all at once: not the same to the last bit,
+    but no less exact in float32. ``"dense"`` never misses one; it is there to be compared with, and ``"replay"`` gives
+    its very bits.
 
     Scores may be read whenever no epoch is running; whoever sets them, or ``exp_avg`` and ``exp_avg_sq``, calls
     ``adopt`` afterwards.
@@ -28,15 +28,13 @@ class NativeTrainer(Trainer):
     def __init__(self, weights, head, words, *, catch_up="quadrature", **options):
         super().__init__({key: weight.contiguous() for key, weight in weights.items()}, head, words, **options)
         self.catch_up = catch_up
-        self.exp_avg = {key: torch.zeros_like(score) for key, score in self.scores.items()}
-        self.exp_avg_sq = {key: torch.zeros_like(score) for key, score in self.scores.items()}
+        self.scores, self.exp_avg, self.exp_avg_sq = _three_like(self.scores)
         self.head = tuple(part.contiguous() for part in self.head)
         # exp_avg and exp_avg_sq of the weight, then of the bias
         self.head_together = [torch.zeros_like(self.head[i // 2]) for i in range(4)]
         self.head_alone = [torch.zeros_like(part) for part in self.head_together]
         self._slot = self.slot.int()
         self._factor = 1.0
-        self._moves, self._seen = 0, None  # epochs that moved scores; what class_logits was asked last, and its answer
         self._native = _ext.C.SeamTrainer(
             weights=[self.weights[key] for key in WEIGHT_KEYS],
             rows=self.rows,
@@ -61,7 +59,6 @@ class NativeTrainer(Trainer):
     def adopt(self, steps: int, head_steps: int = 0) -> None:
         """Takes scores, ``exp_avg`` and ``exp_avg_sq`` as they now stand, as the state after so many steps."""
         self._native.adopt(steps, head_steps)
-        self._moves += 1
 
     def scale_learning_rates(self, factor: float) -> None:
         self._factor = factor
@@ -71,7 +68,7 @@ class NativeTrainer(Trainer):
         lengths, shares = lengths.contiguous(), self._shares(labels)
         self._native.begin_epoch(self.lr_mask * self._factor, self.lr_head * self._factor, 0 if head_only else count)
         if head_only:
-            features = self._look(ids, lengths)
+            features = self.class_logits(ids, lengths)
             run = self._native.train_head
             documents = (features, shares)
         else:
@@ -79,7 +76,6 @@ class NativeTrainer(Trainer):
             if len(ids) and slots.max() == len(self.rows):
                 raise ValueError("a document holds a word that was not among the `words` this trainer was made for")
             run = self._native.train
-            self._moves += 1
             documents = (slots, lengths, shares)
         losses = []
         try:
@@ -95,13 +91,6 @@ class NativeTrainer(Trainer):
         return sum(losses) / max(len(losses), 1)
 
     def class_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        # The same documents are looked at after each epoch, and after a head-only one the base says the same of them.
-        asked = [self._moves, ids, lengths, ids._version, lengths._version]
-        if not (self._seen and all(map(_same, asked, self._seen[0]))):
-            self._seen = asked, self._look(ids, lengths)
-        return self._seen[1]
-
-    def _look(self, ids: Tensor, lengths: Tensor) -> Tensor:
         return self._native.class_logits(ids.contiguous(), self._slot[ids], lengths.contiguous())
 
     def _shares(self, labels: Tensor) -> Tensor:
@@ -120,6 +109,17 @@ class NativeTrainer(Trainer):
         raise TrainingError(f"the gradient of {name} is not finite in step {step}")
 
 
-def _same(one, other) -> bool:
-    """The same object, or the same number."""
-    return one == other if isinstance(one, int) else one is other
+def _three_like(scores: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The same scores and twice zeros of their shapes, all in one piece of memory, in large pages where it is large."""
+    sizes = [score.numel() for score in scores.values()]
+    whole = _ext.C.empty_scratch(3 * sum(sizes), next(iter(scores.values())).dtype).view(3, -1).zero_()
+    found = [dict(zip(scores, row.split(sizes), strict=True)) for row in whole]
+    found = [{key: part.view_as(scores[key]) for key, part in parts.items()} for parts in found]
+    for key, score in scores.items():
+        found[0][key].copy_(score)
+    return found
+
+
+def in_large_pages(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of a base's weights, for all its trainers to share: rows here and there in a large table are found sooner."""
+    return {key: _ext.C.empty_scratch(w.numel(), w.dtype).view_as(w).copy_(w) for key, w in weights.items()}

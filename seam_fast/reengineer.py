@@ -24,7 +24,8 @@ from .front import Front
 from .inference import class_logits
 from .keys import group_sizes, groups, lstm_shape
 from .metrics import base_metrics, module_metrics
-from .native import CATCH_UPS
+from .native import CATCH_UPS, in_large_pages
+from .reference import head_logits
 from .sampling import Sampler, balanced, is_target, vocabulary_floor
 from .seam_module import SeamModule
 from .selection import F1Selection, ReferenceSelection
@@ -165,6 +166,8 @@ class Study:
             )
         else:
             self.fit, self.evaluation = torch.arange(len(corpus.train)), corpus.test
+        if engine == "cpu" and is_plain(weights):
+            self.weights = in_large_pages(weights)
         self.sizes = group_sizes(weights)
         self.total = sum(self.sizes.values())
         self._base_logits: dict[int, Tensor] = {}
@@ -229,6 +232,7 @@ class Job:
         self._best, self._best_steps = None, 0  # bits and head of the epoch to keep, and the steps taken by then
         self._view = self._evaluation_view()
         self._metrics: dict | None = None
+        self._class_logits: Tensor | None = None  # of the evaluation documents, as long as the scores stand still
         self._base_figures: dict | None = None
         self._steps = 0
         self.finished = False  # to the end, or as far as it was let
@@ -282,6 +286,8 @@ class Job:
                     stop=stop,
                 )
                 trainer.check_finite()
+                if not settings.head_only(epoch):
+                    self._class_logits = None
             except TrainingError as error:
                 raise TrainingError(f"target {self.name}, epoch {epoch}: {error}") from None
             if stop.is_set():
@@ -326,7 +332,9 @@ class Job:
 
     def _evaluate(self, trainer: Trainer) -> dict[str, float]:
         documents, wanted = self._evaluation_documents
-        return module_metrics(trainer.logits(documents.ids, documents.lengths), wanted)
+        if self._class_logits is None:
+            self._class_logits = trainer.class_logits(documents.ids, documents.lengths)
+        return module_metrics(head_logits(self._class_logits, trainer.head).detach(), wanted)
 
     @functools.cached_property
     def _evaluation_documents(self) -> tuple[Split, Tensor]:
@@ -347,6 +355,7 @@ class Job:
             self._metrics = figures_on_test(module, self.study.corpus, self.study.base_logits(self.study.corpus.test))
         self._steps, self.trainer, self._best = self.trainer.steps, None, None
         self.__dict__.pop("_evaluation_documents", None)
+        self._class_logits = None
         self.finished = True
 
     def module(self) -> SeamModule:

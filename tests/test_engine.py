@@ -1,5 +1,6 @@
-"""The engine against the reference step, over tens of steps in float64, and against hand-written expectations."""
+"""Every trainer against the reference step, over tens of steps in float64, and against hand-written expectations."""
 
+import functools
 import itertools
 import math
 import threading
@@ -9,37 +10,33 @@ import pytest
 import torch
 import world
 
-from seam_fast import reference
-from seam_fast.engine import TorchTrainer
+from seam_fast import native, reference
 from seam_fast.errors import TrainingError
 
 OPTIONS = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "schedule": "joint"}
 
 
-def make_pair(weights=None, head=None, words=range(15), **options):
-    """An engine and a Stepper that begin alike."""
-    weights, head = weights or world.make_weights(), head or world.make_head()
-    options = OPTIONS | options
-    stepper = reference.Stepper(weights, head, **options)
-    return TorchTrainer(weights, head, torch.tensor(list(words)), **options), stepper
+@pytest.fixture(params=world.TRAINERS)
+def make(request):
+    """Makes a trainer of weights, head, words and options: each test runs with every kind."""
+    return functools.partial(world.make_trainer, request.param)
+
+
+@pytest.fixture
+def make_pair(make):
+    """Makes an engine and a Stepper that begin alike."""
+
+    def make_both(weights=None, head=None, words=range(15), **options):
+        weights, head = weights or world.make_weights(), head or world.make_head()
+        options = OPTIONS | options
+        stepper = reference.Stepper(weights, head, **options)
+        return make(weights, head, torch.tensor(list(words)), **options), stepper
+
+    return make_both
 
 
 def state(engine):
     return engine.whole_scores()
-
-
-def follow(engine, stepper, epochs, batch_size, tolerance=1e-9):
-    """Runs both over epochs of (ids, lengths, labels); every loss, score, head and count has to agree after each."""
-    for epoch, documents in enumerate(epochs):
-        head_only = engine.schedule == "seam" and epoch % 5 == 0
-        batches = world.cut(documents, batch_size)
-        wanted = [stepper.step(*batch, head_only=head_only).cross_entropy for batch in batches]
-        loss = engine.run_epoch(*documents, batch_size, head_only=head_only)
-        assert loss == pytest.approx(sum(wanted) / len(wanted), abs=1e-10), f"epoch {epoch}"
-        scores, head = state(engine)
-        assert world.largest_difference(stepper, scores, head) < tolerance, f"epoch {epoch}"
-        counts = {key: int((score > 0).sum()) for key, score in stepper.scores.items()}
-        assert engine.kept_counts() == counts
 
 
 # -- the same as the Stepper ------------------------------------------------------------------------------------------
@@ -49,43 +46,45 @@ def follow(engine, stepper, epochs, batch_size, tolerance=1e-9):
     ("schedule", "penalty", "read"),
     list(itertools.product(("seam", "port", "joint"), ("global", "group"), ("end", "last_word"))),
 )
-def test_follows_the_reference_step(schedule, penalty, read):
+def test_follows_the_reference_step(make_pair, schedule, penalty, read):
     engine, stepper = make_pair(schedule=schedule, penalty=penalty, read=read)
-    follow(engine, stepper, [world.make_documents(25, seed=epoch) for epoch in range(7)], 4)  # 7 steps, the last of one
+    world.follow(
+        engine, stepper, [world.make_documents(25, seed=epoch) for epoch in range(7)], 4
+    )  # 7 steps, the last of one
     kept = sum(engine.kept_counts().values()) / sum(weight.numel() for weight in engine.weights.values())
     assert 0.05 < kept < 0.95, "the run should have dropped some and kept some"
     assert engine.steps == 49
 
 
-def test_one_document_a_step():
+def test_one_document_a_step(make_pair):
     engine, stepper = make_pair(read="last_word")
-    follow(engine, stepper, [world.make_documents(5, seed=epoch) for epoch in range(6)], 1)
+    world.follow(engine, stepper, [world.make_documents(5, seed=epoch) for epoch in range(6)], 1)
 
 
-def test_documents_of_one_repeated_word():
+def test_documents_of_one_repeated_word(make_pair):
     ids = torch.full((6, world.T), 3)
     ids[3:] = 9
     documents = ids, torch.tensor([7, 1, 3, 7, 7, 2]), torch.tensor([0, 1, 0, 1, 0, 1])
     for read in ("end", "last_word"):
         engine, stepper = make_pair(read=read, words=[3, 9])
-        follow(engine, stepper, [documents] * 10, 2)
+        world.follow(engine, stepper, [documents] * 10, 2)
 
 
-def test_documents_of_one_word_only():
+def test_documents_of_one_word_only(make_pair):
     ids = torch.tensor([[4], [5], [4]])
     engine, stepper = make_pair(words=[4, 5])
-    follow(engine, stepper, [(ids, torch.ones(3, dtype=torch.int64), torch.tensor([0, 1, 1]))] * 10, 2)
+    world.follow(engine, stepper, [(ids, torch.ones(3, dtype=torch.int64), torch.tensor([0, 1, 1]))] * 10, 2)
 
 
-def test_id_0_as_padding_and_as_a_word():
+def test_id_0_as_padding_and_as_a_word(make_pair):
     """The reference's padding: id 0 fills rows up and is a word, so its row gathers gradient from both."""
     engine, stepper = make_pair(read="end")
     epochs = [world.make_documents(9, words=range(6), seed=epoch) for epoch in range(6)]
     assert any((ids[torch.arange(world.T) < lengths[:, None]] == 0).any() for ids, lengths, _ in epochs)
-    follow(engine, stepper, epochs, 3)
+    world.follow(engine, stepper, epochs, 3)
 
 
-def test_active_clamps():
+def test_active_clamps(make_pair):
     """Both parts of the gradient are large, and clamping their sum would be another thing."""
     weights, head = world.make_weights(scale=2.0), tuple(20 * part for part in world.make_head())
     total = sum(weight.numel() for weight in weights.values())
@@ -93,21 +92,21 @@ def test_active_clamps():
         engine, stepper = make_pair(weights, head, alpha=alpha, lr_mask=0.02, read="last_word")
         clamped = 0
         for epoch in range(5):
-            follow(engine, stepper, [world.make_documents(6, seed=epoch)], 2)
+            world.follow(engine, stepper, [world.make_documents(6, seed=epoch)], 2)
             share = min(alpha / total, 1)
             clamped += sum(int(((s.grad - share).abs() >= 1).sum()) for s in stepper.scores.values())
         assert clamped > 10
 
 
-def test_large_learning_rate_of_the_head_and_large_alpha():
+def test_large_learning_rate_of_the_head_and_large_alpha(make_pair):
     engine, stepper = make_pair(schedule="seam", lr_head=0.5, lr_mask=0.1, alpha=5.0, penalty="group")
-    follow(engine, stepper, [world.make_documents(9, seed=epoch) for epoch in range(6)], 4)
+    world.follow(engine, stepper, [world.make_documents(9, seed=epoch) for epoch in range(6)], 4)
 
 
-def test_six_epochs_by_hand():
+def test_six_epochs_by_hand(make):
     """Against Adams written out in NumPy: two of them, with a state each."""
     weights, head, options = world.make_weights(), world.make_head(), OPTIONS | {"schedule": "seam"}
-    engine = TorchTrainer(weights, head, torch.arange(15), **options)
+    engine = make(weights, head, torch.arange(15), **options)
     hand = world.HandSeam(weights, head, **options)
     for epoch in range(6):
         documents = world.make_documents(seed=epoch)
@@ -117,14 +116,15 @@ def test_six_epochs_by_hand():
         assert world.largest_difference(hand, *state(engine)) < 1e-10, f"epoch {epoch}"
 
 
-def test_a_class_that_is_dropped_whole():
+def test_a_class_that_is_dropped_whole(make_pair):
     """Its logit is exactly 0, where the ReLU's slope is 0."""
     engine, stepper = make_pair(read="last_word")
     with torch.no_grad():
         for trainer in (engine, stepper):
             for key in world.LINEAR:
                 trainer.scores[key][1] = -0.01  # a gradient other than the penalty's would soon show
-    follow(engine, stepper, [world.make_documents(9, seed=epoch) for epoch in range(4)], 4)
+    world.adopt(engine)
+    world.follow(engine, stepper, [world.make_documents(9, seed=epoch) for epoch in range(4)], 4)
 
 
 def with_shares(documents):
@@ -135,16 +135,16 @@ def with_shares(documents):
 
 
 @pytest.mark.parametrize("schedule", ["seam", "port", "joint"])
-def test_labels_that_are_shares_and_a_heavier_lstm_penalty(schedule):
+def test_labels_that_are_shares_and_a_heavier_lstm_penalty(make_pair, schedule):
     engine, stepper = make_pair(schedule=schedule, penalty="group", lstm_factor=3.0, read="last_word")
-    follow(engine, stepper, [with_shares(world.make_documents(9, seed=epoch)) for epoch in range(6)], 4)
+    world.follow(engine, stepper, [with_shares(world.make_documents(9, seed=epoch)) for epoch in range(6)], 4)
 
 
-def test_learning_rates_that_fall():
+def test_learning_rates_that_fall(make):
     """Adam's memory stays; the rates are always multiples of the first ones."""
     options = OPTIONS | {"schedule": "seam"}
     weights, head = world.make_weights(), world.make_head()
-    engine, hand = TorchTrainer(weights, head, torch.arange(15), **options), world.HandSeam(weights, head, **options)
+    engine, hand = make(weights, head, torch.arange(15), **options), world.HandSeam(weights, head, **options)
     for epoch, factor in enumerate((1.0, 0.5, 0.25, 0.75, 0.001, 0.3)):
         engine.scale_learning_rates(factor)
         hand.lr_mask, hand.lr_head = 0.05 * factor, 0.02 * factor
@@ -156,7 +156,7 @@ def test_learning_rates_that_fall():
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0])
-def test_a_score_of_exactly_0_is_dropped(value):
+def test_a_score_of_exactly_0_is_dropped(make_pair, value):
     """Set in every tensor, rows of fed words among them; the loss, the counts and all that follows tell."""
     engine, stepper = make_pair(read="last_word")
     for key in world.KEYS:
@@ -164,13 +164,14 @@ def test_a_score_of_exactly_0_is_dropped(value):
         with torch.no_grad():
             engine.scores[key][places] = value
             stepper.scores[key][places] = value
+    world.adopt(engine)
     assert engine.kept_counts() == {key: int((score > 0).sum()) for key, score in stepper.scores.items()}
     for key, weight in engine.effective_weights().items():
         assert torch.equal(weight, engine.weights[key] * (stepper.scores[key] > 0))
-    follow(engine, stepper, [world.make_documents(9, seed=epoch) for epoch in range(3)], 4)
+    world.follow(engine, stepper, [world.make_documents(9, seed=epoch) for epoch in range(3)], 4)
 
 
-def test_float32_stays_near():
+def test_float32_stays_near(make_pair):
     """Six steps, before a sign can flip: all that differs is rounding."""
     weights, head = world.make_weights(torch.float32), world.make_head(torch.float32)
     engine, stepper = make_pair(weights, head, read="last_word")
@@ -187,7 +188,7 @@ def test_float32_stays_near():
 # -- words with and without rows of their own -------------------------------------------------------------------------
 
 
-def test_never_fed_words_share_the_dense_trajectory():
+def test_never_fed_words_share_the_dense_trajectory(make_pair):
     """Words 15 and above are outside `words`, 11 to 14 inside and never fed: they all move as dense scores do."""
     engine, stepper = make_pair(lr_mask=0.1)
     for epoch in range(4):
@@ -203,13 +204,13 @@ def test_never_fed_words_share_the_dense_trajectory():
 
 
 @pytest.mark.parametrize("words", [range(15), range(world.V), [0, *range(1, 11), 22]])
-def test_kept_counts_are_those_of_the_whole_scores(words):
+def test_kept_counts_are_those_of_the_whole_scores(make_pair, words):
     engine, stepper = make_pair(words=words, lr_mask=0.1)
     total = world.V * world.E
     assert engine.kept_counts()[world.EMBEDDING] == total
     seen = set()
     for epoch in range(8):
-        follow(engine, stepper, [world.make_documents(8, words=range(1, 11), seed=epoch)], 4)
+        world.follow(engine, stepper, [world.make_documents(8, words=range(1, 11), seed=epoch)], 4)
         scores, _ = state(engine)
         assert engine.kept_counts() == {key: int((score > 0).sum()) for key, score in scores.items()}
         assert list(engine.kept_counts()) == list(world.KEYS)
@@ -220,7 +221,7 @@ def test_kept_counts_are_those_of_the_whole_scores(words):
 @pytest.mark.parametrize(
     ("alpha", "lr_mask", "steps"), [(0.2, 0.01, 112), (0.2, 0.1, 12), (1, 0.01, 103), (1, 0.1, 11)]
 )
-def test_when_an_absent_word_drops_out_in_float32(alpha, lr_mask, steps):
+def test_when_an_absent_word_drops_out_in_float32(make_pair, alpha, lr_mask, steps):
     """Counted in float32 with alpha / N as at the reference sizes, where N is 2,389,808."""
     weights = world.make_weights(torch.float32)
     alpha *= sum(weight.numel() for weight in weights.values()) / 2_389_808
@@ -235,16 +236,16 @@ def test_when_an_absent_word_drops_out_in_float32(alpha, lr_mask, steps):
     assert kept == [True] * (steps - 1) + [False]
 
 
-def test_words_in_any_order_and_shape():
+def test_words_in_any_order_and_shape(make):
     words = torch.tensor([[5, 3, 3], [9, 0, 5]])
-    engine = TorchTrainer(world.make_weights(), world.make_head(), words, **OPTIONS)
+    engine = make(world.make_weights(), world.make_head(), words, **OPTIONS)
     engine.run_epoch(*world.make_documents(4, words=[3, 5, 9]), 2)
     with pytest.raises(ValueError, match="word that was not among"):
         engine.run_epoch(*world.make_documents(4, words=[3, 5, 4]), 4)
 
 
 @pytest.mark.parametrize("words", [[4], [4, 1]])
-def test_a_word_outside_words_is_refused_and_nothing_moves(words):
+def test_a_word_outside_words_is_refused_and_nothing_moves(make_pair, words):
     engine, _ = make_pair(words=[0, 1, 2, 3])
     with pytest.raises(ValueError, match="word that was not among"):
         engine.run_epoch(*world.make_documents(6, words=words), 6)
@@ -254,7 +255,7 @@ def test_a_word_outside_words_is_refused_and_nothing_moves(words):
 # -- padding ----------------------------------------------------------------------------------------------------------
 
 
-def test_padding_of_its_own_is_never_seen():
+def test_padding_of_its_own_is_never_seen(make_pair):
     """Wider rows and other padding change nothing, bit for bit, and the untrimmed reference agrees."""
     ids, lengths, labels = world.make_documents(12)
     lengths = lengths.clamp(max=5)  # room behind every document
@@ -263,7 +264,7 @@ def test_padding_of_its_own_is_never_seen():
     states = []
     for documents in (ids, wide):
         engine, stepper = make_pair(read="last_word")
-        follow(engine, stepper, [(documents, lengths, labels)] * 6, 4)
+        world.follow(engine, stepper, [(documents, lengths, labels)] * 6, 4)
         states.append(engine.snapshot())
         logits = engine.logits(documents, lengths)
         states[-1]["logits"] = logits
@@ -271,7 +272,7 @@ def test_padding_of_its_own_is_never_seen():
         assert torch.equal(value, states[1][key]), key
 
 
-def test_rows_of_padding_words_get_the_penalty_alone():
+def test_rows_of_padding_words_get_the_penalty_alone(make_pair):
     engine, _ = make_pair(read="last_word")
     engine.run_epoch(*world.make_documents(12), 4)
     rows = state(engine)[0][world.EMBEDDING]
@@ -281,13 +282,13 @@ def test_rows_of_padding_words_get_the_penalty_alone():
 # -- the loss ---------------------------------------------------------------------------------------------------------
 
 
-def test_target_weight_is_as_good_as_that_many_copies():
+def test_target_weight_is_as_good_as_that_many_copies(make):
     """Weight 3 of a target document: three of it in the batch, and the mean over all of them."""
     ids, lengths, labels = world.make_documents(7)
     times = torch.where(labels == 0, 3, 1)
     copies = tuple(part.repeat_interleave(times, 0) for part in (ids, lengths, labels))
     weights, head, options = world.make_weights(), world.make_head(), OPTIONS | {"read": "last_word"}
-    engine = TorchTrainer(weights, head, torch.arange(15), **options, target_weight=3)
+    engine = make(weights, head, torch.arange(15), **options, target_weight=3)
     stepper = reference.Stepper(weights, head, **options)
     for _ in range(20):
         loss = engine.run_epoch(ids, lengths, labels, 7)
@@ -295,7 +296,7 @@ def test_target_weight_is_as_good_as_that_many_copies():
     assert world.largest_difference(stepper, *state(engine)) < 1e-10
 
 
-def test_target_weight_by_hand():
+def test_target_weight_by_hand(make):
     """All weights 0: the head's bias alone decides, so each document's loss is known. Head-only epochs weigh alike."""
     weights, (head_weight, _) = world.make_weights(scale=0.0), world.make_head()
     head = head_weight, torch.tensor([math.log(3.0), 0.0], dtype=torch.float64)  # probabilities 3/4 and 1/4
@@ -303,14 +304,14 @@ def test_target_weight_by_hand():
     labels = torch.tensor([0, 1, 1])
     wanted = (5 * math.log(4 / 3) + 2 * math.log(4)) / 7
     for head_only in (False, True):
-        engine = TorchTrainer(weights, head, torch.arange(15), **OPTIONS | {"schedule": "seam"}, target_weight=5)
+        engine = make(weights, head, torch.arange(15), **OPTIONS | {"schedule": "seam"}, target_weight=5)
         assert engine.run_epoch(ids, lengths, labels, 3, head_only=head_only) == pytest.approx(wanted, abs=1e-12)
 
 
-def test_loss_of_an_epoch_is_the_mean_over_batches():
+def test_loss_of_an_epoch_is_the_mean_over_batches(make):
     weights = world.make_weights(scale=0.0)
     head = world.make_head()[0], torch.tensor([math.log(3.0), 0.0], dtype=torch.float64)
-    engine = TorchTrainer(weights, head, torch.arange(15), **OPTIONS | {"schedule": "port"})
+    engine = make(weights, head, torch.arange(15), **OPTIONS | {"schedule": "port"})
     ids, lengths, _ = world.make_documents(3)
     loss = engine.run_epoch(ids, lengths, torch.tensor([0, 1, 1]), 2)  # batches of 2 and 1
     assert loss == pytest.approx(((math.log(4 / 3) + math.log(4)) / 2 + math.log(4)) / 2, abs=1e-12)
@@ -323,7 +324,7 @@ def test_loss_of_an_epoch_is_the_mean_over_batches():
     ("key", "bad"), [*((key, math.nan) for key in world.KEYS), *((key, math.inf) for key in world.LINEAR)]
 )
 @pytest.mark.parametrize("head_only", [False, True])
-def test_a_base_that_is_not_finite_stops_with_the_step_named(key, bad, head_only):
+def test_a_base_that_is_not_finite_stops_with_the_step_named(make_pair, key, bad, head_only):
     weights = world.make_weights()
     if key == world.EMBEDDING:
         weights[key][5] = bad
@@ -338,7 +339,7 @@ def test_a_base_that_is_not_finite_stops_with_the_step_named(key, bad, head_only
         engine.check_finite()
 
 
-def test_a_gradient_that_overflows_names_its_tensor():
+def test_a_gradient_that_overflows_names_its_tensor(make_pair):
     weights = world.make_weights(torch.float32)
     weights["lstm.bias_ih_l0"][-world.H :] = -70.0  # output gates nearly shut: states near 1e-31 ...
     weights["hidden2label.weight"].fill_(3e38)  # ... so that the loss is finite and the gradient of the states is not
@@ -349,8 +350,56 @@ def test_a_gradient_that_overflows_names_its_tensor():
         engine.run_epoch(ids, lengths, torch.tensor([1, 1]), 2)
 
 
+@pytest.mark.parametrize("head_only", [False, True])
+def test_a_gradient_of_the_head_that_overflows_names_it(make_pair, head_only):
+    weights = world.make_weights(torch.float32, scale=0)
+    weights["hidden2label.bias"].fill_(3e38)
+    head = torch.zeros(2, world.C), torch.zeros(2)  # the loss is log 2, ten times
+    engine, _ = make_pair(weights, head, schedule="seam")
+    ids, lengths, _ = world.make_documents(3)
+    shares = torch.tensor([[10.0, 0.0]]).expand(3, 2)
+    with pytest.raises(TrainingError, match="gradient of head weight is not finite in step 1"):
+        engine.run_epoch(ids, lengths, shares, 3, head_only=head_only)
+    assert not engine.head[0].any() and all((score == 1).all() for score in engine.scores.values())
+
+
+def test_after_an_error_all_is_as_it_was_before_the_step(make_pair):
+    """Rows of words that did not occur of late, too; and training may go on from there."""
+    engine, stepper = make_pair()
+    stepper.weights = {key: weight.clone() for key, weight in stepper.weights.items()}
+    engine.weights[world.EMBEDDING][7, 0] = math.nan
+    ones = torch.ones(9, dtype=torch.int64)
+    good = torch.tensor([1, 2, *[3] * 7])[:, None], ones, ones % 2
+    poor = torch.tensor([*[3] * 8, 7])[:, None], ones, ones % 2
+    world.follow(engine, stepper, [good], 1)
+    with pytest.raises(TrainingError, match="the loss is nan in step 18"):
+        engine.run_epoch(*poor, 1)
+    assert engine.steps == 17
+    for batch in world.cut(poor, 1)[:8]:
+        stepper.step(*batch)
+    assert world.largest_difference(stepper, *state(engine)) < 1e-12
+    engine.weights[world.EMBEDDING][7, 0] = stepper.weights[world.EMBEDDING][7, 0]
+    world.follow(engine, stepper, [good, good], 1)
+
+
+@pytest.mark.parametrize("key", world.KEYS)
+def test_a_score_that_is_not_a_number_is_dropped_and_found(make_pair, key):
+    engine, stepper = make_pair(read="last_word")
+    with torch.no_grad():
+        for trainer in (engine, stepper):
+            trainer.scores[key].view(-1)[1] = math.nan
+    world.adopt(engine)
+    documents = world.make_documents(12, words=[0, *range(2, 15)])
+    wanted = [stepper.step(*batch).cross_entropy for batch in world.cut(documents, 4)]
+    assert engine.run_epoch(*documents, 4) == pytest.approx(sum(wanted) / 3, abs=1e-12)
+    for name, score in state(engine)[0].items():
+        torch.testing.assert_close(score, stepper.scores[name].detach(), rtol=0, atol=1e-12, equal_nan=True)
+    with pytest.raises(TrainingError, match=f"{key} .*step 3"):
+        engine.check_finite()
+
+
 @pytest.mark.parametrize("key", [*world.KEYS, *world.HEAD])
-def test_check_finite_names_the_tensor(key):
+def test_check_finite_names_the_tensor(make_pair, key):
     engine, _ = make_pair()
     engine.run_epoch(*world.make_documents(4), 2)
     engine.check_finite()
@@ -365,7 +414,7 @@ def test_check_finite_names_the_tensor(key):
 
 
 @pytest.mark.parametrize("head_only", [False, True])
-def test_stop_ends_an_epoch_between_two_steps(head_only):
+def test_stop_ends_an_epoch_between_two_steps(make_pair, monkeypatch, head_only):
     class StopsAt:
         """An event that is set once it has been asked three times."""
 
@@ -375,6 +424,7 @@ def test_stop_ends_an_epoch_between_two_steps(head_only):
             self.asked += 1
             return self.asked > 3
 
+    monkeypatch.setattr(native, "_STEPS_AT_ONCE", 1)
     engine, stepper = make_pair(schedule="seam")
     documents = world.make_documents(12)
     engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAt())
@@ -390,7 +440,7 @@ def test_stop_ends_an_epoch_between_two_steps(head_only):
 
 
 @pytest.mark.parametrize("read", ["end", "last_word"])
-def test_what_it_shows_is_what_the_reference_ops_show(read):
+def test_what_it_shows_is_what_the_reference_ops_show(make_pair, read):
     engine, _ = make_pair(read=read, lr_mask=0.1)
     documents = world.make_documents(12)
     for _ in range(4):
@@ -406,7 +456,7 @@ def test_what_it_shows_is_what_the_reference_ops_show(read):
     torch.testing.assert_close(shown, logits.detach(), rtol=0, atol=1e-12)
 
 
-def test_a_snapshot_stays_as_it_was():
+def test_a_snapshot_stays_as_it_was(make_pair):
     engine, _ = make_pair()
     documents = world.make_documents(12)
     engine.run_epoch(*documents, 4)
@@ -421,7 +471,7 @@ def test_a_snapshot_stays_as_it_was():
     assert not any(tensor.requires_grad for tensor in (*scores.values(), *head))
 
 
-def test_base_head_and_documents_are_left_alone():
+def test_base_head_and_documents_are_left_alone(make_pair):
     weights, head, documents = world.make_weights(), world.make_head(), world.make_documents()
     before = [tensor.clone() for tensor in (*weights.values(), *head, *documents)]
     engine, _ = make_pair(weights, head, schedule="seam")
@@ -431,13 +481,13 @@ def test_base_head_and_documents_are_left_alone():
     assert not any(weight.requires_grad for weight in weights.values())
 
 
-def test_port_never_moves_the_head():
+def test_port_never_moves_the_head(make_pair):
     engine, _ = make_pair(schedule="port")
     engine.run_epoch(*world.make_documents(), 4)
     assert all(torch.equal(a, b) for a, b in zip(engine.head, world.make_head(), strict=True))
 
 
-def test_the_same_twice():
+def test_the_same_twice(make_pair):
     states = []
     for _ in range(2):
         engine, _ = make_pair(world.make_weights(torch.float32), world.make_head(torch.float32), schedule="seam")
