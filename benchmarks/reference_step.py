@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seam_fast import draws, reference
+from seam_fast import _ext, draws, reference
 from seam_fast.backend import why_not_train
 from seam_fast.classifier import LSTMClassifier
 from seam_fast.corpus import Corpus

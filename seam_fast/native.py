@@ -121,5 +121,5 @@ def _three_like(scores: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def in_large_pages(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of a base's weights, for all its trainers to share: rows here and there in a large table are found sooner."""
+    """Copies of a base's weights, for all its trainers: rows here and there in a large table are found sooner."""
     return {key: _ext.C.empty_scratch(w.numel(), w.dtype).view_as(w).copy_(w) for key, w in weights.items()}

@@ -394,7 +394,8 @@ def test_steps_are_timed_in_processes_of_their_own(tmp_path):
     import step
 
     out, rivals = tmp_path / "record.json", ["reference_at_its_best", "best_torch"]
-    arguments = ["--smoke", "--batch-sizes", "64", "--parts", "steps", "--rivals", *rivals, "--out", str(out)]
+    arguments = ["--smoke", "--processes", "own", "--batch-sizes", "64", "--parts", "steps"]
+    arguments += ["--rivals", *rivals, "--out", str(out)]
     assert step.main(arguments) == 0
     record = json.loads(out.read_text())
     check_step_record(record)

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 import world
+from world import OPTIONS, with_shares
 
 from seam_fast import native, reference
 from seam_fast.errors import TrainingError
-
-OPTIONS = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "schedule": "joint"}
 
 
 @pytest.fixture(params=world.TRAINERS)
@@ -125,13 +124,6 @@ def test_a_class_that_is_dropped_whole(make_pair):
                 trainer.scores[key][1] = -0.01  # a gradient other than the penalty's would soon show
     world.adopt(engine)
     world.follow(engine, stepper, [world.make_documents(9, seed=epoch) for epoch in range(4)], 4)
-
-
-def with_shares(documents):
-    """Labels as shares of target and rest."""
-    ids, lengths, labels = documents
-    share = (0.75 * (labels == 0) + 0.05).double()
-    return ids, lengths, torch.stack([share, 1 - share], 1)
 
 
 @pytest.mark.parametrize("schedule", ["seam", "port", "joint"])

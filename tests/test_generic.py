@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 import world
-from test_engine import OPTIONS, follow, with_shares
+from world import OPTIONS, follow, with_shares
 
 import seam_fast
 from seam_fast import LSTMClassifier, SeamModule, reference

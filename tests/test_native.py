@@ -129,7 +129,7 @@ class Flushes:
 
     def is_set(self):
         self.trainer._native.flush()
-        self.looks.append(self.trainer._look(*self.documents))
+        self.looks.append(self.trainer.class_logits(*self.documents))
         return False
 
 

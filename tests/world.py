@@ -202,6 +202,16 @@ def assert_as_good(exact, plain, engine, where=""):
         assert share <= 2 * allowed_share + 0.01, f"{key}, {where}"
 
 
+OPTIONS = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "schedule": "joint"}
+
+
+def with_shares(documents):
+    """Labels as shares of target and rest."""
+    ids, lengths, labels = documents
+    share = (0.75 * (labels == 0) + 0.05).double()
+    return ids, lengths, torch.stack([share, 1 - share], 1)
+
+
 def follow(engine, stepper, epochs, batch_size, tolerance=1e-9):
     """Runs a trainer and a Stepper over epochs of (ids, lengths, labels); after each, all that they have must agree."""
     for epoch, documents in enumerate(epochs):
