@@ -85,6 +85,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--protocol", choices=("seam", "reference"), help="text treatment (default: the recipe's own)")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--epochs", type=positive, help="default: the recipe's own")
+    sub.add_argument("--num-layers", type=positive, default=1, help="LSTM layers")
+    sub.add_argument("--bidirectional", action="store_true", help="an LSTM that reads in both directions")
     smallest_class_option(sub)
     sub.add_argument("--out", metavar="FILE", help="default: runs/NAME/base.safetensors (base_public.safetensors)")
     sub.add_argument("--reuse", action="store_true", help="keep the base that is there if it was made just so")
@@ -102,7 +104,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub = verb("evaluate", run_evaluate, "judge a saved module on the test documents, beside its base")
     sub.add_argument("module", metavar="MODULE", help="a .safetensors or .pth module file")
     corpus_options(sub, default=None)
-    sub.add_argument("--base", metavar="FILE", help="default: base.safetensors beside the module or one folder up")
+    sub.add_argument("--base", metavar="FILE", help="default: base.safetensors beside it or up to two folders up")
     sub.add_argument("--target", help="for .pth files outside a tc_<k> folder: the class")
 
     verb("info", run_info, "say what is installed and which backends work")
@@ -221,7 +223,8 @@ def run_train(arguments) -> int:
     check_writable(path, (".safetensors", ".pt", ".pth"))
     protocol = arguments.protocol or RECIPE_PROTOCOL[arguments.recipe]
     corpus = get_corpus(arguments.dataset, arguments.data_dir, protocol, None, say, arguments.smallest_class)
-    options = {"epochs": arguments.epochs} if arguments.epochs else {}
+    options = {"num_layers": arguments.num_layers, "bidirectional": arguments.bidirectional}
+    options |= {"epochs": arguments.epochs} if arguments.epochs else {}
     base = reusable_base(path, corpus, arguments) if arguments.reuse else None
     if base is None:
         base = train_base(corpus, arguments.recipe, arguments.seed, path, say, **options)
@@ -253,7 +256,8 @@ def reusable_base(path: Path, corpus, arguments):
         "data_hash": corpus.data_hash,
         "settings": json.loads(json.dumps(settings)),  # as it comes back from the file
     }
-    return base if all(base.info.get(key) == value for key, value in wanted.items()) else None
+    same_shape = (base.num_layers, base.bidirectional) == (arguments.num_layers, arguments.bidirectional)
+    return base if same_shape and all(base.info.get(key) == value for key, value in wanted.items()) else None
 
 
 def run_reengineer(arguments) -> int:

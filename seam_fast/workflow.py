@@ -171,17 +171,19 @@ def reference_base(root: Path, dataset: str) -> Path:
 def find_base_beside(module_path: Path) -> tuple[Path, str | None]:
     """The base of a module saved by the command line, and the corpus' name where the path tells it.
 
-    That is ``base.safetensors`` in the module's folder or the one above, or the base of the reference's layout.
+    That is ``base.safetensors`` in the module's folder or one of the two above, or the base of the reference's layout.
     """
     parents = list(module_path.absolute().parents)
-    for folder in parents[:2]:
+    for folder in parents[:3]:
         if (folder / "base.safetensors").is_file():
             return folder / "base.safetensors", None
     if len(parents) > 3 and parents[2].name == "binary_classification" and parents[1].name.startswith("lstm_"):
         dataset = parents[1].name.removeprefix("lstm_")
         if reference_base(parents[3], dataset).is_file():
             return reference_base(parents[3], dataset), dataset
-    raise CheckpointError(f"{module_path}: found no base.safetensors beside it or one folder up; name it with --base")
+    raise CheckpointError(
+        f"{module_path}: found no base.safetensors beside it or up to two folders up; name it with --base"
+    )
 
 
 def not_in_the_way(path: Path) -> Path:
