@@ -23,8 +23,8 @@ class EmbeddingRows {
   // rows: number of rows with scores of their own; state: [rows + 1, width], the last row for all other words.
   // word: [rows] the row of `weight` that each belongs to.
   EmbeddingRows(int64_t rows, int64_t width, const T* weight, const int64_t* word, ScoreState<T> state, double penalty,
-                CatchUp mode)
-      : rows_(rows), width_(width), weight_(weight), state_(state), mode_(mode), row_(rows) {
+                CatchUp mode, const CpuKernels<T>& kernels)
+      : kernels_(kernels), rows_(rows), width_(width), weight_(weight), state_(state), mode_(mode), row_(rows) {
     for (int64_t row = 0; row < rows; ++row) row_[row] = {kFresh, int32_t(word[row])};
     rule_ = adam_rule<T>(kBeta1, kBeta2, kEps, penalty);
     rest_ = double(rule_.penalty) * double(rule_.penalty);
@@ -35,12 +35,14 @@ class EmbeddingRows {
   // The next `steps` steps have this learning rate.
   void begin_epoch(double lr, int64_t steps) {
     flush();  // what was missed so far was missed at another rate
+    std::vector<AdamStep<T>> step(steps);
+    std::vector<double> beta2_power(steps + 1);
+    for (int64_t i = 0; i <= steps; ++i) beta2_power[i] = std::pow(kBeta2, double(now_ + i));
+    for (int64_t i = 0; i < steps; ++i) step[i] = adam_step_constants<T>(kBeta1, kBeta2, lr, now_ + i + 1);
+    step_.swap(step);
+    beta2_power_.swap(beta2_power);
     first_ = now_;
     lr_ = lr;
-    step_.resize(steps);
-    beta2_power_.resize(steps + 1);
-    for (int64_t i = 0; i <= steps; ++i) beta2_power_[i] = std::pow(kBeta2, double(first_ + i));
-    for (int64_t i = 0; i < steps; ++i) step_[i] = adam_step_constants<T>(kBeta1, kBeta2, lr, first_ + i + 1);
   }
 
   int64_t now() const { return now_; }          // steps taken
@@ -75,24 +77,24 @@ class EmbeddingRows {
 
   // Kept weights of a row that is up to date; false where none is.
   bool gather(int64_t row, T* out) const {
-    return cpu_kernels<T>().effective(weight_ + int64_t{row_[row].word} * width_, state_.score + row * width_, out, width_);
+    return kernels_.effective(weight_ + int64_t{row_[row].word} * width_, state_.score + row * width_, out, width_);
   }
 
   // Kept weights of any word: row = rows() for one without a row of its own. All rows must be up to date.
   bool gather_word(int64_t row, int64_t word, T* out) const {
-    return cpu_kernels<T>().effective(weight_ + word * width_, state_.score + row * width_, out, width_);
+    return kernels_.effective(weight_ + word * width_, state_.score + row * width_, out, width_);
   }
 
   // One step of a row that is up to date; `take_step` ends it for all rows.
   void update(int64_t row, const T* sum) {
     ScoreUpdate<T> p{width_, state_.at(row * width_), weight_ + int64_t{row_[row].word} * width_, sum, rule_, next_step()};
-    cpu_kernels<T>().update_scores(p);
+    kernels_.update_scores(p);
     row_[row].reached = int32_t(now_ + 1);
   }
 
   void take_step() {
     ScoreGap<T> p{kShared, 1, {shared_[0], shared_[1], shared_[2]}, rule_, &next_step()};
-    cpu_kernels<T>().replay_gap(p);
+    kernels_.replay_gap(p);
     ++now_;
     if (mode_ == CatchUp::dense) flush();
   }
@@ -119,8 +121,6 @@ class EmbeddingRows {
   }
 
   int64_t rows() const { return rows_; }
-  int64_t width() const { return width_; }
-  const T* score() const { return state_.score; }
 
  private:
   struct Row {
@@ -139,12 +139,11 @@ class EmbeddingRows {
   }
 
   void catch_up(ScoreState<T> state, int64_t from) {
-    const CpuKernels<T>& kernels = cpu_kernels<T>();
     while (from < now_) {
       const int64_t count = std::min(now_ - from, mode_ == CatchUp::quadrature ? kLongestGap : now_ - from);
       const bool jumps = mode_ == CatchUp::quadrature && count > kShortGap && gap_rule_holds(from, count);
-      if (!jumps || !kernels.jump_gap(make_jump(state, from, count))) {
-        kernels.replay_gap({width_, count, state, rule_, &step_[from - first_]});
+      if (!jumps || !kernels_.jump_gap(make_jump(state, from, count))) {
+        kernels_.replay_gap({width_, count, state, rule_, &step_[from - first_]});
       }
       from += count;
     }
@@ -162,6 +161,7 @@ class EmbeddingRows {
     return p;
   }
 
+  const CpuKernels<T>& kernels_;
   int64_t rows_, width_;
   const T* weight_;
   ScoreState<T> state_;

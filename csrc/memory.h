@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
+#include <c10/util/Exception.h>
 
 #include <cstdlib>
 
@@ -16,6 +17,7 @@ namespace seam {
 
 // An uninitialised 1-D tensor.
 inline at::Tensor empty_scratch(int64_t size, at::TensorOptions options) {
+  TORCH_CHECK_VALUE(0 <= size && size < (int64_t{1} << 58), "size must be a number of elements, but is ", size);
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr size_t page = size_t{1} << 21;
   const size_t bytes = size_t(size) * options.dtype().itemsize();

@@ -9,6 +9,8 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <mutex>
+#include <utility>
 
 #include "cpu/kernels.h"
 #include "embedding_rows.h"
@@ -36,8 +38,9 @@ class Buffer {
  public:
   T* get(int64_t size) {
     if (size > size_) {
-      size_ = size + size / 4;
-      memory_ = empty_scratch(size_ * int64_t(sizeof(T)), at::kByte);
+      const int64_t wanted = size + size / 4;
+      memory_ = empty_scratch(wanted * int64_t(sizeof(T)), at::kByte);
+      size_ = wanted;
     }
     return reinterpret_cast<T*>(memory_.data_ptr());
   }
@@ -81,6 +84,7 @@ class Trainer final : public SeamTrainer {
   Trainer(SeamTrainerTensors tensors, const SeamTrainerOptions& options)
       : tensors_(std::move(tensors)),
         options_(options),
+        kernels_(cpu_kernels<T>()),
         E_(tensors_.weights[kWeightIh].size(1)),
         H_(tensors_.weights[kWeightHh].size(1)),
         C_(tensors_.weights[kLinear].size(0)),
@@ -88,7 +92,8 @@ class Trainer final : public SeamTrainer {
                tensors_.rows.template const_data_ptr<int64_t>(), state(kEmbedding), options.penalty[kEmbedding],
                options.catch_up == "dense"    ? CatchUp::dense
                : options.catch_up == "replay" ? CatchUp::replay
-                                              : CatchUp::quadrature),
+                                              : CatchUp::quadrature,
+               kernels_),
         zeros_(std::max(E_, H_), T(0)) {
     for (int w = 0; w < kWeights; ++w) {
       weight_[w] = tensors_.weights[w].template const_data_ptr<T>();
@@ -96,21 +101,23 @@ class Trainer final : public SeamTrainer {
     }
     head_rule_ = adam_rule<T>(kBeta1, kBeta2, kEps, 0);
     for (int i = 0; i < 2; ++i) head_[i] = tensors_.head[i].template mutable_data_ptr<T>();
+    for_each_tensor([&](const Tensor& t) { memory_.emplace_back(t.const_data_ptr(), t.numel()); });
   }
 
   void begin_epoch(double lr_mask, double lr_head, int64_t steps) override {
+    const Use use(*this);
     TORCH_CHECK_VALUE(std::isfinite(lr_mask) && std::isfinite(lr_head), "learning rates must be finite, but are ",
                       lr_mask, " and ", lr_head);
     TORCH_CHECK_VALUE(0 <= steps && steps <= kMostSteps, "an epoch must have 0 to ", kMostSteps, " steps, but has ",
                       steps);
     TORCH_CHECK_VALUE(table_.now() + steps < kMostStepsInAll, "no more than ", kMostStepsInAll, " steps can be taken");
-    const FlushDenormals guard;
     lr_head_ = lr_head;
     table_.begin_epoch(lr_mask, steps);
   }
 
   std::tuple<std::vector<double>, SeamFailure> train(const Tensor& slots, const Tensor& lengths, const Tensor& shares,
                                                      int64_t batch, int64_t begin, int64_t end) override {
+    const Use use(*this);
     check_documents(slots, at::kInt, "slots", lengths, begin, end, batch);
     batch = std::min(batch, std::max<int64_t>(end - begin, 1));
     check_shares(shares, slots.size(0));
@@ -121,7 +128,6 @@ class Trainer final : public SeamTrainer {
                         table_.rows() - 1, ", but holds ", slot[i]);
     }
     TORCH_CHECK_VALUE((end - begin + batch - 1) / batch <= table_.steps_left(), "more steps than begin_epoch was told");
-    const FlushDenormals guard;
     std::vector<double> losses;
     SeamFailure failure;
     for (int64_t at = begin; at < end && failure.what < 0; at += batch) {
@@ -136,12 +142,12 @@ class Trainer final : public SeamTrainer {
 
   std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features, const Tensor& shares, int64_t batch,
                                                           int64_t begin, int64_t end) override {
+    const Use use(*this);
     TORCH_CHECK_VALUE(features.dim() == 2, "features must have shape (N, C), but has ", features.sizes());
     check_like(features, {features.size(0), C_}, "features");
     check_shares(shares, features.size(0));
     check_range(begin, end, features.size(0), batch);
     batch = std::min(batch, std::max<int64_t>(end - begin, 1));
-    const FlushDenormals guard;
     std::vector<double> losses;
     SeamFailure failure;
     for (int64_t at = begin; at < end && failure.what < 0; at += batch) {
@@ -161,11 +167,12 @@ class Trainer final : public SeamTrainer {
   }
 
   void flush() override {
-    const FlushDenormals guard;
+    const Use use(*this);
     table_.flush();
   }
 
   void adopt(int64_t steps, int64_t head_steps) override {
+    const Use use(*this);
     TORCH_CHECK_VALUE(0 <= steps && steps < kMostStepsInAll && 0 <= head_steps && head_steps < kMostStepsInAll,
                       "steps and head_steps must be numbers of steps taken, but are ", steps, " and ", head_steps);
     table_.adopt(steps);
@@ -174,6 +181,7 @@ class Trainer final : public SeamTrainer {
   }
 
   Tensor class_logits(const Tensor& ids, const Tensor& slots, const Tensor& lengths) override {
+    const Use use(*this);
     check_documents(ids, at::kLong, "ids", lengths, 0, kAll, 1);
     const int64_t N = ids.size(0), T_ = ids.size(1);
     check_documents(slots, at::kInt, "slots", lengths, 0, kAll, 1);
@@ -186,7 +194,6 @@ class Trainer final : public SeamTrainer {
       TORCH_CHECK_VALUE(0 <= slot[i] && slot[i] <= table_.rows(), "slots must be rows of scores, 0 to ", table_.rows(),
                         ", but holds ", slot[i]);
     }
-    const FlushDenormals guard;
     const Tensor logits = at::empty({N, C_}, tensors_.head[0].options());
     // Documents of like length go together, so that none waits for a long one.
     std::vector<int64_t> order(N);
@@ -195,6 +202,7 @@ class Trainer final : public SeamTrainer {
     if (options_.read_last_word) {
       std::stable_sort(order.begin(), order.end(), [length](int64_t a, int64_t b) { return length[a] < length[b]; });
     }
+    table_.flush();
     pack_linear();
     for (int64_t at = 0; at < N; at += kDocumentsAtOnce) {
       look_at(word, slot, length, T_, order.data() + at, std::min(kDocumentsAtOnce, N - at),
@@ -204,6 +212,31 @@ class Trainer final : public SeamTrainer {
   }
 
  private:
+  // One call at a time, on memory that is still where it was; denormals are zero meanwhile.
+  class Use {
+   public:
+    explicit Use(Trainer& trainer) : lock_(trainer.in_use_, std::try_to_lock) {
+      TORCH_CHECK_VALUE(lock_.owns_lock(), "a trainer is used by one thread at a time; another one is in it");
+      size_t i = 0;
+      trainer.for_each_tensor([&](const Tensor& t) {
+        TORCH_CHECK_VALUE(std::pair(t.const_data_ptr(), t.numel()) == trainer.memory_[i++],
+                          "a tensor of this trainer has been moved or resized since it was made; make a new one");
+      });
+    }
+
+   private:
+    std::unique_lock<std::mutex> lock_;
+    FlushDenormals guard_;
+  };
+
+  template <class Body>
+  void for_each_tensor(Body&& body) const {
+    for (const auto* list : {&tensors_.weights, &tensors_.scores, &tensors_.exp_avg, &tensors_.exp_avg_sq,
+                             &tensors_.head, &tensors_.head_together, &tensors_.head_alone}) {
+      for (const Tensor& t : *list) body(t);
+    }
+  }
+
   ScoreState<T> state(int w) const {
     return state_of<T>(tensors_.scores[w], tensors_.exp_avg[w], tensors_.exp_avg_sq[w]);
   }
@@ -213,7 +246,7 @@ class Trainer final : public SeamTrainer {
 
   double step(const int32_t* slot, const int64_t* lengths, const T* shares, int64_t B, int64_t T_,
               SeamFailure& failure) {
-    const CpuKernels<T>& kernels = cpu_kernels<T>();
+    const CpuKernels<T>& kernels = kernels_;
     make_plan(lengths, B, T_);
     const int64_t rows = plan_.rows(), G = kGates * H_;
 
@@ -356,8 +389,11 @@ class Trainer final : public SeamTrainer {
   }
 
   void make_plan(const int64_t* lengths, int64_t B, int64_t T_) {
-    if (options_.read_last_word) return plan_.make(T_, B, 1, lengths);
-    if (plan_.steps != T_ || int64_t(plan_.sequence.size()) != B) plan_.make(T_, B, 1, nullptr);  // else it is still right
+    if (options_.read_last_word) {
+      plan_.make(T_, B, 1, lengths);
+    } else if (plan_.steps != T_ || int64_t(plan_.sequence.size()) != B) {
+      plan_ = Plan(T_, B, 1, nullptr);  // else it is still right
+    }
   }
 
   // What every pass through the layer knows.
@@ -385,14 +421,14 @@ class Trainer final : public SeamTrainer {
   }
 
   void pack_recurrent(MaskedLstmBackwardParams<T>& p) {
-    const CpuKernels<T>& kernels = cpu_kernels<T>();
+    const CpuKernels<T>& kernels = kernels_;
     p.packed = kernels.unit_blocks(H_);
     p.packed_hh = packed_.get(p.packed * kernels.packed_block_size(H_));
     kernels.pack_recurrent(p, 0, p.packed);
   }
 
   void pack_recurrent_backward(MaskedLstmBackwardParams<T>& p) {
-    const CpuKernels<T>& kernels = cpu_kernels<T>();
+    const CpuKernels<T>& kernels = kernels_;
     p.packed = kernels.column_panels(H_);
     p.packed_hh = packed_.get(p.packed * kernels.packed_panel_size(H_));
     kernels.pack_recurrent_backward(p, 0, p.packed);
@@ -402,8 +438,8 @@ class Trainer final : public SeamTrainer {
     linear_ = packed_linear_.get(C_ * (H_ + 1));
     linear_bias_ = linear_ + C_ * H_;
     const Masked<T> w = masked(kLinear), b = masked(kLinearBias);
-    cpu_kernels<T>().effective(w.weight, w.score, linear_, C_ * H_);
-    cpu_kernels<T>().effective(b.weight, b.score, linear_bias_, C_);
+    kernels_.effective(w.weight, w.score, linear_, C_ * H_);
+    kernels_.effective(b.weight, b.score, linear_bias_, C_);
   }
 
   // Sums of rows of the same word, in the order of the rows.
@@ -413,7 +449,7 @@ class Trainer final : public SeamTrainer {
     for (int64_t row = 0; row < rows; ++row) {
       T* const to = out + number[row] * G;
       if (begun_[number[row]]) {
-        cpu_kernels<T>().add(d_gates + row * G, to, G);
+        kernels_.add(d_gates + row * G, to, G);
       } else {
         std::memcpy(to, d_gates + row * G, G * sizeof(T));
         begun_[number[row]] = true;
@@ -432,7 +468,7 @@ class Trainer final : public SeamTrainer {
   T* sum(int w) { return sums_.get(0) + sum_at(w); }
 
   int64_t first_not_finite(const T* d_x, int64_t U) {
-    const CpuKernels<T>& kernels = cpu_kernels<T>();
+    const CpuKernels<T>& kernels = kernels_;
     if (!kernels.all_finite(d_x, U * E_)) return 1 + kEmbedding;
     for (int w = kWeightIh; w < kWeights; ++w) {
       if (w != kBiasHh && !kernels.all_finite(sum(w), tensors_.weights[w].numel())) return 1 + w;
@@ -441,7 +477,7 @@ class Trainer final : public SeamTrainer {
   }
 
   int64_t first_not_finite_head() {
-    const CpuKernels<T>& kernels = cpu_kernels<T>();
+    const CpuKernels<T>& kernels = kernels_;
     if (!kernels.all_finite(d_head_.get(0), 2 * C_)) return 1 + kWeights;
     return kernels.all_finite(d_head_.get(0) + 2 * C_, 2) ? -1 : 2 + kWeights;
   }
@@ -453,7 +489,7 @@ class Trainer final : public SeamTrainer {
     T* const positive = positive_.get(B * C_);
     for (int64_t i = 0; i < B * C_; ++i) positive[i] = logits[i] > 0 ? logits[i] : logits[i] <= 0 ? T(0) : logits[i];
     T* const outputs = outputs_.get(2 * B);
-    cpu_kernels<T>().linear({B, C_, 2, head_[0], head_[1], positive, outputs});
+    kernels_.linear({B, C_, 2, head_[0], head_[1], positive, outputs});
     T* const d_outputs = d_outputs_.get(2 * B);
     double loss = 0, total = 0;
     for (int64_t b = 0; b < B; ++b) {
@@ -472,7 +508,7 @@ class Trainer final : public SeamTrainer {
   // d_logits: (B, C) or null.
   void head_backward(int64_t B, T* d_logits) {
     T* const d_head = d_head_.get(2 * C_ + 2);
-    cpu_kernels<T>().linear_gradient({B, C_, 2, head_[0], positive_.get(0), d_outputs_.get(0), d_head, d_head + 2 * C_,
+    kernels_.linear_gradient({B, C_, 2, head_[0], positive_.get(0), d_outputs_.get(0), d_head, d_head + 2 * C_,
                                       d_logits});
     if (!d_logits) return;
     for (int64_t i = 0; i < B * C_; ++i) d_logits[i] = positive_.get(0)[i] > 0 ? d_logits[i] : T(0);
@@ -481,7 +517,7 @@ class Trainer final : public SeamTrainer {
   void step_head(const std::vector<Tensor>& adam, const AdamStep<T>& step) {
     for (int i = 0; i < 2; ++i) {
       const Tensor& part = tensors_.head[i];
-      cpu_kernels<T>().update_scores({part.numel(), state_of<T>(part, adam[2 * i], adam[2 * i + 1]), nullptr,
+      kernels_.update_scores({part.numel(), state_of<T>(part, adam[2 * i], adam[2 * i + 1]), nullptr,
                                       d_head_.get(0) + (i ? 2 * C_ : 0), head_rule_, step});
     }
   }
@@ -491,7 +527,7 @@ class Trainer final : public SeamTrainer {
   // Logits of the documents order[0, B); their words' rows are up to date.
   void look_at(const int64_t* word, const int32_t* slot, const int64_t* length, int64_t T_, const int64_t* order,
                int64_t B, T* logits) {
-    const CpuKernels<T>& kernels = cpu_kernels<T>();
+    const CpuKernels<T>& kernels = kernels_;
     lengths_.resize(B);
     for (int64_t b = 0; b < B; ++b) lengths_[b] = length[order[b]];
     make_plan(lengths_.data(), B, T_);
@@ -572,7 +608,10 @@ class Trainer final : public SeamTrainer {
   void check_shares(const Tensor& shares, int64_t N) const { check_like(shares, {N, 2}, "shares"); }
 
   SeamTrainerTensors tensors_;
+  std::vector<std::pair<const void*, int64_t>> memory_;  // of each tensor: where it is, and how large
+  std::mutex in_use_;
   SeamTrainerOptions options_;
+  const CpuKernels<T>& kernels_;  // of the instruction set that was in use when this was made
   int64_t E_, H_, C_;
   EmbeddingRows<T> table_;
   const T* weight_[kWeights];

@@ -37,7 +37,8 @@ struct SeamFailure {
 
 class SeamTrainer {
  public:
-  // Checks everything. Keeps the tensors.
+  // Checks everything. Keeps the tensors. All rows begin as the last one, which stands for all words without a row of
+  // their own and is uniform; `adopt` takes others.
   static std::shared_ptr<SeamTrainer> make(SeamTrainerTensors tensors, const SeamTrainerOptions& options);
   virtual ~SeamTrainer() = default;
 

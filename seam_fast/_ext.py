@@ -16,7 +16,7 @@ REINSTALL = "pip install --no-build-isolation --no-deps --force-reinstall ."
 ISAS = ("avx512", "avx2", "portable")
 # What the Python side calls; a module without it was built from other sources.
 NEEDED = ("build_info", "isa", "isas", "set_isa", "score_adam_")
-NEEDED += ("masked_lstm_layer", "masked_lstm_forward", "masked_lstm_backward")
+NEEDED += ("masked_lstm_layer", "masked_lstm_forward", "masked_lstm_backward", "SeamTrainer", "empty_scratch")
 
 
 def load_extension() -> tuple[object | None, str]:

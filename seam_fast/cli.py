@@ -263,7 +263,7 @@ def reusable_base(path: Path, corpus, arguments):
 def run_reengineer(arguments) -> int:
     from . import report
     from .classifier import LSTMClassifier
-    from .reengineer import Interrupted, reengineer
+    from .reengineer import Interrupted, engine_on_card, reengineer
     from .workflow import (
         check_writable,
         corpus_for_base,
@@ -285,6 +285,7 @@ def run_reengineer(arguments) -> int:
     done = {}
     if arguments.reuse:
         wanted = {"settings": settings.as_dict(), "seed": arguments.seed, "evaluate_every": arguments.evaluate_every}
+        wanted |= engine_on_card(base.weights(), arguments.backend, arguments.catch_up)
         found = {target: reusable(paths[target], base, corpus, wanted) for target in targets}
         done = {target: module for target, module in found.items() if module is not None}
         if done:

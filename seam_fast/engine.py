@@ -74,7 +74,7 @@ class Trainer:
             factor = lstm_factor if penalty == "group" and group == "lstm" else 1.0
             count = sizes[group] if penalty == "group" else sum(sizes.values())
             # Clamped apart from the loss's gradient, as a use of the kept set of its own.
-            self.penalty_gradient.update(dict.fromkeys(keys, min(factor * alpha / count, 1.0)))
+            self.penalty_gradient.update(dict.fromkeys(keys, max(-1.0, min(factor * alpha / count, 1.0))))
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -91,6 +91,13 @@ class Trainer:
         where a value is not finite.
         """
         raise NotImplementedError
+
+    def _check_labels(self, labels: Tensor) -> None:
+        """Raises ValueError for labels that `run_epoch` does not know."""
+        if labels.ndim == 1 and not ((labels == 0) | (labels == 1)).all():
+            raise ValueError("labels must be 0, target, or 1, rest")
+        if labels.ndim == 2 and self.target_weight != 1:
+            raise ValueError("labels that are shares cannot be combined with a target_weight")
 
     # -- looking at it -------------------------------------------------------------------------------------------
 
@@ -181,6 +188,7 @@ class TorchTrainer(Trainer):
                 group["lr"] = initial * factor
 
     def run_epoch(self, ids: Tensor, lengths: Tensor, labels: Tensor, batch_size: int, *, head_only=False, stop=None):
+        self._check_labels(labels)
         losses = []
         if head_only:
             features = self.class_logits(ids, lengths)

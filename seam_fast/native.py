@@ -10,7 +10,8 @@ from .errors import TrainingError
 from .keys import WEIGHT_KEYS
 
 CATCH_UPS = ("quadrature", "replay", "dense")
-_STEPS_AT_ONCE = 64  # between two looks at `stop`; some 20 milliseconds at the reference's sizes
+_STEPS_AT_ONCE = 64  # between two looks at `stop`, at most: some 20 milliseconds at the reference's sizes ...
+_WORDS_AT_ONCE = 64 * 160  # ... and fewer steps where batches hold more words than its own
 
 
 class NativeTrainer(Trainer):
@@ -64,8 +65,9 @@ class NativeTrainer(Trainer):
         self._factor = factor
 
     def run_epoch(self, ids: Tensor, lengths: Tensor, labels: Tensor, batch_size: int, *, head_only=False, stop=None):
+        self._check_labels(labels)
         count = -(-len(ids) // batch_size)
-        lengths, shares = lengths.contiguous(), self._shares(labels)
+        lengths, shares = lengths.long().contiguous(), self._shares(labels)
         self._native.begin_epoch(self.lr_mask * self._factor, self.lr_head * self._factor, 0 if head_only else count)
         if head_only:
             features = self.class_logits(ids, lengths)
@@ -73,16 +75,19 @@ class NativeTrainer(Trainer):
             documents = (features, shares)
         else:
             slots = self._slot[ids]
+            if self.read == "last_word":  # padding is never fed, so it may be anything
+                slots[torch.arange(ids.shape[1]) >= lengths[:, None]] = 0
             if len(ids) and slots.max() == len(self.rows):
                 raise ValueError("a document holds a word that was not among the `words` this trainer was made for")
             run = self._native.train
             documents = (slots, lengths, shares)
         losses = []
+        at_once = max(1, min(_STEPS_AT_ONCE, _WORDS_AT_ONCE // max(1, batch_size * ids.shape[1])))
         try:
-            for begin in range(0, count, _STEPS_AT_ONCE):
+            for begin in range(0, count, at_once):
                 if stop is not None and stop.is_set():
                     break
-                end = min((begin + _STEPS_AT_ONCE) * batch_size, len(ids))
+                end = min((begin + at_once) * batch_size, len(ids))
                 done, failure = run(*documents, batch_size, begin * batch_size, end)
                 losses += done
                 self._raise(failure)
@@ -91,7 +96,7 @@ class NativeTrainer(Trainer):
         return sum(losses) / max(len(losses), 1)
 
     def class_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        return self._native.class_logits(ids.contiguous(), self._slot[ids], lengths.contiguous())
+        return self._native.class_logits(ids.contiguous(), self._slot[ids], lengths.long().contiguous())
 
     def _shares(self, labels: Tensor) -> Tensor:
         dtype = self.head[0].dtype

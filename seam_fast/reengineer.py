@@ -22,7 +22,7 @@ from .errors import SeamFastError, TrainingError
 from .evaluate import figures_on_test
 from .front import Front
 from .inference import class_logits
-from .keys import group_sizes, groups, lstm_shape
+from .keys import EMBEDDING, group_sizes, groups, lstm_shape
 from .metrics import base_metrics, module_metrics
 from .native import CATCH_UPS, in_large_pages
 from .reference import head_logits
@@ -189,6 +189,12 @@ class Study:
 def is_plain(weights: dict[str, Tensor]) -> bool:
     """Whether a base has one LSTM layer in one direction."""
     return lstm_shape(weights) == (1, False)
+
+
+def engine_on_card(weights: dict[str, Tensor], backend: str, catch_up: str) -> dict[str, str | None]:
+    """What the card of a module will say of its engine: ``engine`` and, of the native one, ``catch_up``."""
+    engine = choose_engine(backend, weights[EMBEDDING].dtype)
+    return {"engine": engine, "catch_up": catch_up if engine == "cpu" and is_plain(weights) else None}
 
 
 def make_trainer(study: Study, head: tuple[Tensor, Tensor], words) -> Trainer:
@@ -397,7 +403,8 @@ class Job:
 def run_jobs(jobs: list[Job], threads: int | None, progress: bool, on_epoch: OnEpoch | None) -> None:
     """Runs all jobs on worker threads, longest first, one torch thread each; errors of the first job that failed.
 
-    Callbacks and the progress bar stay in the calling thread. Ctrl-C lets each job end its step and raises Interrupted.
+    Callbacks and the progress bar stay in the calling thread. Ctrl-C lets each job end the steps that it has begun,
+    at most 64, and raises Interrupted.
     """
     count = max(1, min(threads or os.cpu_count() or 1, len(jobs)))
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()

@@ -94,7 +94,8 @@ class SeamModule:
     def save(self, path) -> None:
         """Writes the module, whole or not at all: ``.pth`` and ``.pt`` as the reference does, ``.safetensors`` native.
 
-        The native format keeps one bit a score; the scores' values are only in the reference's.
+        The native format keeps one bit a score; the scores' values are only in the reference's. There, too, they are 1
+        and -1 unless the module is of a run's last epoch: best epochs before it are kept as bits.
         """
         path = Path(path)
         if path.suffix in (".pth", ".pt"):

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from seam_fast import LSTMClassifier, SeamModule, TrainingError, load_corpus
+from seam_fast.backend import choose_engine
 from seam_fast.cli import main
 from seam_fast.engine import TorchTrainer
 from seam_fast.workflow import not_in_the_way, parse_targets
@@ -110,7 +111,10 @@ def test_a_second_run_reuses_what_is_there(trained, capsys):
     shown = capsys.readouterr()
     assert "3 of 3 modules are there already" in shown.err
     assert shown.out == first
-    # Modules keep their files; other settings, or another seed, make new ones.
+    # Modules keep their files; other settings, another seed or another engine make new ones.
+    assert main([*command, "--backend", "torch"]) == 0
+    again = "3 of 3 modules are there already" if choose_engine() == "torch" else "re-engineering 3 targets"
+    assert again in capsys.readouterr().err
     assert main([*command, "--seed", "1"]) == 0
     assert "there already" not in capsys.readouterr().err
     after = {path: path.stat().st_mtime_ns for path in before}

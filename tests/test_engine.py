@@ -487,3 +487,15 @@ def test_the_same_twice(make_pair):
             engine.run_epoch(*world.make_documents(seed=epoch), 4, head_only=epoch % 5 == 0)
         states.append(engine.snapshot())
     assert all(np.array_equal(states[0][key].numpy(), states[1][key].numpy()) for key in states[0])
+
+
+def test_labels_that_cannot_be_are_refused(make):
+    engine, weighted = (
+        make(world.make_weights(), world.make_head(), torch.arange(15), **OPTIONS, target_weight=weight)
+        for weight in (1, 2)
+    )
+    ids, lengths, labels = world.make_documents()
+    with pytest.raises(ValueError, match="labels must be 0"):
+        engine.run_epoch(ids, lengths, labels + 1, 4)
+    with pytest.raises(ValueError, match="cannot be combined with a target_weight"):
+        weighted.run_epoch(*with_shares((ids, lengths, labels)), 4)

@@ -429,7 +429,7 @@ def test_class_logits_are_those_of_the_kept_weights(catch_up, read, dtype):
 
 
 def test_class_logits_follow_what_is_asked_and_what_has_moved():
-    """Answers are kept between epochs, but never beyond a change."""
+    """The same between epochs of the head alone, and never behind a change."""
     engine = make(schedule="seam")
     documents = world.make_documents()
     ids, lengths = (part.clone() for part in documents[:2])
@@ -706,6 +706,83 @@ def test_an_epoch_may_begin_before_the_last_was_flushed():
         trainer.flush()
         scores.append(given["scores"][0])
     assert torch.equal(*scores)
+
+
+# -- in other hands ---------------------------------------------------------------------------------------------------
+
+
+def test_one_thread_at_a_time():
+    """A second thread is refused while the first one trains, and disturbs nothing."""
+    documents = tuple(part.repeat(1500, *[1] * (part.ndim - 1)) for part in world.make_documents())
+    alone, engine = make(), make()
+    alone.run_epoch(*documents, 2)
+    worker = threading.Thread(target=engine.run_epoch, args=(*documents, 2))
+    worker.start()
+    refused = 0
+    while worker.is_alive():
+        try:
+            engine._native.class_logits(documents[0][:0], documents[0][:0].int(), documents[1][:0])
+        except ValueError as error:
+            assert "one thread at a time" in str(error)
+            refused += 1
+    worker.join()
+    assert refused > 0
+
+
+@pytest.mark.parametrize("change", ["resize", "move"])
+def test_a_tensor_that_is_no_longer_where_it_was_is_refused(change):
+    engine = make()
+    score = engine.scores["lstm.weight_ih_l0"]
+    if change == "resize":
+        score.resize_(2 * score.numel())
+    else:
+        engine.head[0].set_(torch.zeros(2, world.C))
+    with pytest.raises(ValueError, match="moved or resized"):
+        engine.run_epoch(*world.make_documents(), 4)
+
+
+def test_the_instruction_set_of_a_trainer_stays():
+    """Another one, chosen meanwhile, has other panels and changes nothing here."""
+    engine, other = make(), make()
+    before = _ext.C.isa()
+    engine.run_epoch(*world.make_documents(), 4)
+    other.run_epoch(*world.make_documents(), 4)
+    try:
+        _ext.C.set_isa("portable")
+        engine.run_epoch(*world.make_documents(seed=3), 4)
+    finally:
+        _ext.C.set_isa(before)
+    other.run_epoch(*world.make_documents(seed=3), 4)
+    assert_same_bits(engine, other)
+
+
+def test_padding_may_be_anything_where_it_is_never_fed():
+    ids, lengths, labels = world.make_documents(padding=20)
+    one, other = make(words=range(1, 15), read="last_word"), make(words=range(1, 15), read="last_word")
+    assert (ids == 20).any()
+    one.run_epoch(ids, lengths, labels, 4)
+    other.run_epoch(torch.where(ids == 20, 1, ids), lengths, labels, 4)
+    assert_same_bits(one, other)
+    with pytest.raises(ValueError, match="word that was not among"):
+        make(words=range(1, 15), read="end").run_epoch(ids, lengths, labels, 4)
+
+
+def test_large_batches_are_stopped_between_two_of_them(monkeypatch):
+    """However many steps are taken between two looks: it is words that take the time."""
+
+    class CountsLooks:
+        looks = 0
+
+        def is_set(self):
+            self.looks += 1
+            return False
+
+    documents = world.make_documents(24)
+    for words, looks in ((world.T * 4, 6), (world.T * 8, 3), (1, 6), (10**6, 1)):
+        monkeypatch.setattr(native, "_WORDS_AT_ONCE", words)
+        stop = CountsLooks()
+        make().run_epoch(*documents, 4, stop=stop)
+        assert stop.looks == looks
 
 
 # -- over seeds -------------------------------------------------------------------------------------------------------
