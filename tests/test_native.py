@@ -711,22 +711,21 @@ def test_an_epoch_may_begin_before_the_last_was_flushed():
 # -- in other hands ---------------------------------------------------------------------------------------------------
 
 
-def test_one_thread_at_a_time():
+def test_one_thread_at_a_time(monkeypatch):
     """A second thread is refused while the first one trains, and disturbs nothing."""
-    documents = tuple(part.repeat(1500, *[1] * (part.ndim - 1)) for part in world.make_documents())
+    monkeypatch.setattr(native, "_STEPS_AT_ONCE", 10**9)  # the whole epoch is one call
+    monkeypatch.setattr(native, "_WORDS_AT_ONCE", 10**9)
+    documents = tuple(part.repeat(4000, *[1] * (part.ndim - 1)) for part in world.make_documents())
     alone, engine = make(), make()
     alone.run_epoch(*documents, 2)
     worker = threading.Thread(target=engine.run_epoch, args=(*documents, 2))
     worker.start()
-    refused = 0
-    while worker.is_alive():
-        try:
-            engine._native.class_logits(documents[0][:0], documents[0][:0].int(), documents[1][:0])
-        except ValueError as error:
-            assert "one thread at a time" in str(error)
-            refused += 1
+    while worker.is_alive() and engine.steps == 0:
+        pass
+    with pytest.raises(ValueError, match="one thread at a time"):
+        engine._native.flush()
     worker.join()
-    assert refused > 0
+    assert_same_bits(alone, engine)
 
 
 @pytest.mark.parametrize("change", ["resize", "move"])
