@@ -408,8 +408,10 @@ def test_the_committed_step_records_are_whole(record):
     record = json.loads(record.read_text())
     check_step_record(record)
     assert [row["batch_size"] for row in record["rows"]] == [5, 16, 64] and len(record["rivals"]) == 6
-    assert set(record["memory"]) == {"reference", "best_torch", "native"} and "native" in record["vocabulary"]["rivals"]
     assert not record["workload"]["synthetic"]
+    if record["machine"]["processes"] == "one":  # memory and vocabulary are measured once
+        assert set(record["memory"]) == {"reference", "best_torch", "native"}
+        assert "native" in record["vocabulary"]["rivals"]
 
 
 @pytest.mark.parametrize(
