@@ -9,13 +9,16 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 
 #include "cpu/kernels.h"
+#include "layer.h"
 #include "memory.h"
 #include "ops.h"
 #include "parallel.h"
 #include "plan.h"
+#ifdef SEAM_WITH_CUDA
+#include "cuda/masked_lstm.h"
+#endif
 
 namespace seam {
 
@@ -28,106 +31,9 @@ constexpr int64_t kFreeScratch = int64_t{1} << 20;
 constexpr int64_t kBatchThatHidesPacking = 16;
 // The weights' gradients are added to after so many rows: more would leave the cache, fewer would wait for memory.
 constexpr int64_t kRowsPerChunk = 1024;
-
-// ---- What the arguments say -----------------------------------------------------------------------------------------
-
-struct Layer {
-  int64_t T, B, I, H, D;
-  int64_t per_direction;  // tensors: 2 or 4
-  bool biases() const { return per_direction == 4; }
-};
-
-const char* const kNames[] = {"weight_ih", "weight_hh", "bias_ih", "bias_hh"};
-
-Layer check_layer(const Tensor& input, const OptionalTensor& h_0, const OptionalTensor& c_0,
-                  const std::vector<Tensor>& weights, const std::vector<OptionalTensor>& scores,
-                  const OptionalTensor& lengths) {
-  TORCH_CHECK_TYPE(input.device().is_cpu(), "input must be on the CPU, but is on ", input.device());
-  TORCH_CHECK_TYPE(input.scalar_type() == at::kFloat || input.scalar_type() == at::kDouble,
-                   "input must be float32 or float64, but is ", input.scalar_type());
-  TORCH_CHECK_VALUE(input.dim() == 3, "input must have shape (T, B, I), but has ", input.sizes());
-  const size_t count = weights.size();
-  TORCH_CHECK_VALUE(count == 2 || count == 4 || count == 8, "weights must hold 2 or 4 tensors a direction, but holds ",
-                    count);
-  TORCH_CHECK_VALUE(scores.size() == count, "scores must hold as many entries as weights, ", count, ", but holds ",
-                    scores.size());
-  Layer l;
-  l.per_direction = count == 2 || weights[2].dim() == 2 ? 2 : 4;
-  l.D = int64_t(count) / l.per_direction;
-  TORCH_CHECK_VALUE(l.D <= 2, "weights must be of 1 or 2 directions, but holds ", count, " matrices");
-  l.T = input.size(0), l.B = input.size(1), l.I = input.size(2);
-  TORCH_CHECK_VALUE(weights[1].dim() == 2, "weight_hh must have shape (4H, H), but has ", weights[1].sizes());
-  l.H = weights[1].size(1);
-  TORCH_CHECK_VALUE(l.T >= 1, "input must have at least one time step, but has shape ", input.sizes());
-  TORCH_CHECK_VALUE(l.H >= 1 && l.I >= 1, "hidden and input size must be at least 1, but are ", l.H, " and ", l.I);
-  constexpr int64_t limit = std::numeric_limits<int32_t>::max();
-  TORCH_CHECK_VALUE(l.T <= limit && l.B <= limit, "input may have at most 2^31 - 1 steps and sequences, but has ",
-                    input.sizes());
-  for (size_t i = 0; i < count; ++i) {
-    const int64_t kind = int64_t(i) % l.per_direction;
-    const std::string name = std::string(kNames[kind]) + (int64_t(i) < l.per_direction ? "" : "_reverse");
-    const int64_t matrix[] = {kGates * l.H, kind == 0 ? l.I : l.H}, vector[] = {kGates * l.H};
-    const at::IntArrayRef expected = kind < 2 ? at::IntArrayRef(matrix) : at::IntArrayRef(vector);
-    check_same_kind(weights[i], input, name);
-    check_shape(weights[i], expected, name);
-    if (scores[i]) {
-      check_same_kind(*scores[i], input, "the score of " + name);
-      check_shape(*scores[i], expected, "the score of " + name);
-    }
-  }
-  for (const auto& [state, name] : {std::pair(h_0, "h_0"), std::pair(c_0, "c_0")}) {
-    if (!state) continue;
-    check_same_kind(*state, input, name);
-    check_shape(*state, {l.D, l.B, l.H}, name);
-  }
-  if (lengths) {
-    TORCH_CHECK_TYPE(lengths->scalar_type() == at::kLong && lengths->device().is_cpu() && lengths->is_contiguous(),
-                     "lengths must be a contiguous int64 tensor on the CPU, but is ", lengths->scalar_type(), " on ",
-                     lengths->device());
-    check_shape(*lengths, {l.B}, "lengths");
-    const int64_t* n = lengths->const_data_ptr<int64_t>();
-    for (int64_t b = 0; b < l.B; ++b) {
-      TORCH_CHECK_VALUE(0 <= n[b] && n[b] <= l.T, "lengths must lie between 0 and the ", l.T,
-                        " steps of input, but holds ", n[b], " for sequence ", b);
-    }
-  }
-  return l;
-}
+constexpr Accepted kAccepted = {at::kCPU, false};
 
 // ---- What the kernels are told ----------------------------------------------------------------------------------------
-
-// Tensors whose memory the kernels use as it is; copies live as long as this does.
-struct Kept {
-  std::vector<Tensor> tensors;
-
-  template <typename T>
-  const T* contiguous(const OptionalTensor& t) {
-    if (!t) return nullptr;
-    tensors.push_back(t->resolve_neg().contiguous());
-    return tensors.back().const_data_ptr<T>();
-  }
-  template <typename T>
-  Rows<const T> rows(const OptionalTensor& t, int64_t offset = 0) {
-    if (!t) return {};
-    const Tensor plain = t->resolve_neg();
-    tensors.push_back(plain.size(2) == 1 || plain.stride(2) == 1 ? plain : plain.contiguous());
-    const Tensor& kept = tensors.back();
-    return {kept.const_data_ptr<T>() + offset, kept.stride(0), kept.stride(1)};
-  }
-};
-
-template <typename T>
-Rows<T> writable_rows(const Tensor& t, int64_t offset = 0) {
-  return {t.mutable_data_ptr<T>() + offset, t.stride(0), t.stride(1)};
-}
-
-// An uninitialised (T, B, width) tensor whose memory is in that order, or in that of (B, T, width).
-Tensor empty_rows(int64_t T, int64_t B, int64_t width, bool batch_first, const Tensor& like) {
-  return batch_first ? at::empty({B, T, width}, like.options()).transpose(0, 1)
-                     : at::empty({T, B, width}, like.options());
-}
-
-bool is_batch_first(const Tensor& t) { return t.size(0) > 1 && t.size(1) > 1 && t.stride(1) > t.stride(0); }
 
 // What both passes know of direction d.
 template <typename T>
@@ -243,7 +149,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> masked_lstm_forward(const Tensor& inp
                                                                const std::vector<OptionalTensor>& scores,
                                                                const OptionalTensor& lengths, bool batch_first_output,
                                                                bool save) {
-  const Layer l = check_layer(input, h_0, c_0, weights, scores, lengths);
+#ifdef SEAM_WITH_CUDA
+  if (input.is_cuda()) {
+    return gpu::masked_lstm_forward(input, h_0, c_0, weights, scores, lengths, batch_first_output, save);
+  }
+#endif
+  const Layer l = check_layer(kAccepted, input, h_0, c_0, weights, scores, lengths);
   const Plan plan(l.T, l.B, l.D, lengths ? lengths->const_data_ptr<int64_t>() : nullptr);
   const Tensor output = empty_rows(l.T, l.B, l.D * l.H, batch_first_output, input);
   const Tensor h_n = at::empty({l.D, l.B, l.H}, input.options()), c_n = at::empty_like(h_n);
@@ -360,24 +271,17 @@ masked_lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& gr
                      const std::vector<OptionalTensor>& scores, const OptionalTensor& lengths, bool need_input,
                      bool need_h_0, bool need_c_0, const std::vector<bool>& need_weights,
                      const std::vector<bool>& need_scores, bool overwrite_saved) {
-  const Layer l = check_layer(input, h_0, c_0, weights, scores, lengths);
+#ifdef SEAM_WITH_CUDA
+  if (input.is_cuda()) {
+    return gpu::masked_lstm_backward(grad_output, grad_h_n, grad_c_n, input, output, h_0, c_0, saved, weights, scores,
+                                     lengths, need_input, need_h_0, need_c_0, need_weights, need_scores,
+                                     overwrite_saved);
+  }
+#endif
+  const Layer l = check_layer(kAccepted, input, h_0, c_0, weights, scores, lengths);
   const size_t count = weights.size();
-  check_shape(output, {l.T, l.B, l.D * l.H}, "output");
-  check_same_kind(output, input, "output");
-  check_shape(saved, {l.D * l.T * l.B * (kGates + 1) * l.H}, "saved");
-  check_same_kind(saved, input, "saved");
-  for (const auto& [t, name] : {std::pair(grad_h_n, "grad_h_n"), std::pair(grad_c_n, "grad_c_n")}) {
-    if (!t) continue;
-    check_same_kind(*t, input, name);
-    check_shape(*t, {l.D, l.B, l.H}, name);
-  }
-  if (grad_output) {
-    check_same_kind(*grad_output, input, "grad_output");
-    check_shape(*grad_output, output.sizes(), "grad_output");
-  }
-  TORCH_CHECK_VALUE(need_weights.size() == count && need_scores.size() == count,
-                    "need_weights and need_scores must hold ", count, " entries, but hold ", need_weights.size(),
-                    " and ", need_scores.size());
+  check_backward(l, grad_output, grad_h_n, grad_c_n, input, output, saved, l.D * l.T * l.B * (kGates + 1) * l.H,
+                 need_weights.size(), need_scores.size());
   const Tensor activations = saved.contiguous();  // written to only if it may be overwritten
   const Plan plan(l.T, l.B, l.D, lengths ? lengths->const_data_ptr<int64_t>() : nullptr);
 
