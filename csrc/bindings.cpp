@@ -11,6 +11,9 @@
 #include "memory.h"
 #include "ops.h"
 #include "seam_trainer.h"
+#ifdef SEAM_WITH_CUDA
+#include "cuda/masked_lstm.h"
+#endif
 
 namespace py = pybind11;
 
@@ -46,6 +49,9 @@ py::dict build_info() {
 #else
   info["cuda"] = py::none();
   info["with_cuda"] = false;
+#endif
+#ifdef SEAM_WITHOUT_CUDA
+  info["without_cuda"] = SEAM_WITHOUT_CUDA;
 #endif
   info["compiler"] = compiler();
   info["flags"] = SEAM_BUILT_FLAGS;
@@ -102,6 +108,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("score_adam_", &seam::score_adam, arg("score"), arg("grad"), arg("exp_avg"), arg("exp_avg_sq"),
         arg("weight"), arg("effective"), arg("lr"), arg("beta1"), arg("beta2"), arg("eps"), arg("step"),
         arg("penalty"), NoGil(), "See csrc/ops.h.");
+
+#ifdef SEAM_WITH_CUDA
+  m.def("choose_cuda", &seam::gpu::choose, arg("recurrence"), arg("products"), "See csrc/cuda/masked_lstm.h.");
+#endif
 
   m.def("empty_scratch", [](int64_t size, py::object dtype) {
     return seam::empty_scratch(size, at::TensorOptions(torch::python::detail::py_object_to_dtype(dtype)));

@@ -1,0 +1,178 @@
+// What a CUDA kernel of this project is written with: who a thread is, shared memory, barriers, shuffles, tensor-core
+// tiles, exchange within a cluster. A kernel is a struct
+//
+//   struct Kernel {
+//     static constexpr int kThreads = 128;      // of a block, a multiple of 32
+//     static constexpr int kCluster = 1;        // blocks of a cluster
+//     struct Params { ... };                    // sizes and pointers, by value
+//     struct Smem { Shared<float, 64> h; };     // shared memory; may be empty
+//     static SEAM_KERNEL void run(const Block& block, Smem& smem, const Params& p);
+//   };
+//
+// and nothing else, so that the same source has two meanings: below, the GPU's; and in tests/cuda_host/block_host.h the
+// CPU's, which runs it thread by thread and watches what no GPU tells: races, reads of what nobody wrote, barriers that
+// not all threads reach. Rules that keep both true: shared memory only through Shared, global memory only through load
+// and store below; no early return from a kernel; all threads of a block meet in the same barrier, on the same line;
+// shuffles and tensor tiles by whole warps.
+#pragma once
+
+#include <cstdint>
+
+#include "../seam.h"
+#include "real.cuh"
+
+#if defined(__CUDACC__)
+
+#include <cuda_runtime.h>
+
+#define SEAM_KERNEL __device__ __forceinline__
+
+namespace seam::gpu {
+
+// ---- Global memory --------------------------------------------------------------------------------------------------
+
+template <class T>
+SEAM_KERNEL T load(const T* at) {
+  return *at;
+}
+template <class T>
+SEAM_KERNEL void store(T* at, T value) {
+  *at = value;
+}
+
+// ---- Shared memory --------------------------------------------------------------------------------------------------
+
+// N values of T. `load4` and `store4` (and 2) move neighbours at once; the first index is then a multiple of 4 (of 2).
+template <class T, int N>
+struct alignas(16) Shared {
+  T memory[N];
+
+  SEAM_KERNEL T load(int i) const { return memory[i]; }
+  SEAM_KERNEL void store(int i, T value) { memory[i] = value; }
+  SEAM_KERNEL void load2(int i, T (&to)[2]) const { copy<2>(&memory[i], to); }
+  SEAM_KERNEL void load4(int i, T (&to)[4]) const { copy<4>(&memory[i], to); }
+  SEAM_KERNEL void store2(int i, const T (&from)[2]) { copy<2>(from, &memory[i]); }
+  SEAM_KERNEL void store4(int i, const T (&from)[4]) { copy<4>(from, &memory[i]); }
+
+ private:
+  template <int M>
+  struct alignas(M * sizeof(T) < 16 ? M * sizeof(T) : 16) Pack {
+    T values[M];
+  };
+  template <int M>
+  static SEAM_KERNEL void copy(const T* from, T (&to)[M]) {
+    const Pack<M> pack = *reinterpret_cast<const Pack<M>*>(from);
+#pragma unroll
+    for (int k = 0; k < M; ++k) to[k] = pack.values[k];
+  }
+  template <int M>
+  static SEAM_KERNEL void copy(const T (&from)[M], T* to) {
+    Pack<M> pack;
+#pragma unroll
+    for (int k = 0; k < M; ++k) pack.values[k] = from[k];
+    *reinterpret_cast<Pack<M>*>(to) = pack;
+  }
+};
+
+// ---- A thread's place, and what it does with others -----------------------------------------------------------------
+
+// CL: blocks of a cluster. Clusters are numbered along the grid, blocks of one are neighbours in it.
+template <int CL>
+struct BlockOf {
+  SEAM_KERNEL int thread() const { return int(threadIdx.x); }
+  SEAM_KERNEL int lane() const { return int(threadIdx.x) & 31; }
+  SEAM_KERNEL int warp() const { return int(threadIdx.x) >> 5; }
+  SEAM_KERNEL int threads() const { return int(blockDim.x); }
+  SEAM_KERNEL int index() const { return int(blockIdx.x) / CL; }   // of the cluster; of the block where there is none
+  SEAM_KERNEL int count() const { return int(gridDim.x) / CL; }    // of clusters
+  SEAM_KERNEL int rank() const { return CL == 1 ? 0 : int(blockIdx.x) % CL; }  // of the block in its cluster
+
+  // Barriers: what was written before one is seen after it.
+  SEAM_KERNEL void sync() const { __syncthreads(); }
+  SEAM_KERNEL void sync_warp() const { __syncwarp(); }
+  SEAM_KERNEL void sync_cluster() const {
+    if constexpr (CL == 1) {
+      __syncthreads();
+    } else {
+#if __CUDA_ARCH__ >= 900
+      asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+#endif
+    }
+  }
+
+  // The value of another lane. No barrier.
+  SEAM_KERNEL float shuffle_xor(float value, int mask) const { return __shfl_xor_sync(0xffffffffu, value, mask); }
+  SEAM_KERNEL float shuffle(float value, int lane) const { return __shfl_sync(0xffffffffu, value, lane); }
+
+  // A value into the same place of the shared memory of block `rank` of the cluster. It is seen after the next
+  // sync_cluster; in one's own block, which it may be, after any barrier. All blocks of a cluster must have met in one
+  // before the first such store, and meet in one after the last.
+  template <class T, int N>
+  SEAM_KERNEL void store_peer(int rank, Shared<T, N>& shared, int i, T value) const {
+    static_assert(sizeof(T) == 4 || sizeof(T) == 2, "words of 4 or 2 bytes");
+    if constexpr (CL == 1) {
+      shared.store(i, value);
+    } else {
+#if __CUDA_ARCH__ >= 900
+      const uint32_t mine = uint32_t(__cvta_generic_to_shared(&shared.memory[i]));
+      uint32_t theirs;
+      asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(theirs) : "r"(mine), "r"(rank));
+      if constexpr (sizeof(T) == 4) {
+        const uint32_t bits = *reinterpret_cast<const uint32_t*>(&value);
+        asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(theirs), "r"(bits) : "memory");
+      } else {
+        const uint16_t bits = *reinterpret_cast<const uint16_t*>(&value);
+        asm volatile("st.shared::cluster.u16 [%0], %1;" ::"r"(theirs), "h"(bits) : "memory");
+      }
+#endif
+    }
+  }
+
+  // Tensor-core tiles of one warp, whose lanes have met in a barrier since they last went different ways: d (16 x 8, float)
+  // += a (16 x K, row by row) b (K x 8, column by column). With g = lane / 4 and t = lane % 4, a lane holds
+  //   d[0..3]: (g, 2t) (g, 2t + 1) (g + 8, 2t) (g + 8, 2t + 1)
+  //   K = 16, two 16-bit numbers a word, the lower column (of a) or row (of b) in the lower half:
+  //     a[0..3]: (g, 2t..) (g + 8, 2t..) (g, 2t + 8..) (g + 8, 2t + 8..);   b[0..1]: (2t.., g) (2t + 8.., g)
+  //   K = 8, a float rounded to tf32 a word:
+  //     a[0..3]: (g, t) (g + 8, t) (g, t + 4) (g + 8, t + 4);               b[0..1]: (t, g) (t + 4, g)
+  SEAM_KERNEL void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], BFloat16) const {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  }
+  SEAM_KERNEL void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Half) const {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  }
+  SEAM_KERNEL void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Tf32) const {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  }
+};
+
+// ---- Launching ------------------------------------------------------------------------------------------------------
+
+using Stream = cudaStream_t;
+
+template <class K>
+__global__ void __launch_bounds__(K::kThreads, 1) entry(const __grid_constant__ typename K::Params p) {
+#if __CUDA_ARCH__ >= 900
+  constexpr bool kRuns = true;
+#else
+  constexpr bool kRuns = K::kCluster == 1;  // no clusters here: nobody starts such a kernel
+#endif
+  if constexpr (kRuns) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    K::run(BlockOf<K::kCluster>{}, *reinterpret_cast<typename K::Smem*>(memory), p);
+  }
+}
+
+}  // namespace seam::gpu
+
+#else
+
+#include "block_host.h"  // tests/cuda_host
+
+#endif

@@ -1,0 +1,45 @@
+// What the op has to ask CUDA and torch about a GPU: the one file of the host side that needs CUDA's headers. Only the
+// runtime's own, so that a toolkit without the libraries (cuBLAS and the like) is enough to build with.
+#include <ATen/Context.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
+#include <torch/version.h>
+
+#include "masked_lstm.h"
+
+namespace seam::gpu {
+
+namespace {
+
+int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, which, device));
+  return value;
+}
+
+// As torch's own products decide it. Older names for the setting raise errors in a newer torch.
+bool tf32_allowed() {
+  if (at::NoTF32Guard::should_disable_tf32()) return false;
+  const at::Context& context = at::globalContext();
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 10
+  return context.float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL) == at::Float32Precision::TF32;
+#elif TORCH_VERSION_MINOR == 9
+  return context.float32Precision("cuda", "matmul") == "tf32";
+#else
+  return context.allowTF32CuBLAS();
+#endif
+}
+
+}  // namespace
+
+Device device_of(const Tensor& input) {
+  const c10::DeviceIndex index = input.device().index();
+  const int major = attribute(cudaDevAttrComputeCapabilityMajor, index);
+  TORCH_CHECK(major >= 8, "seam-fast's CUDA kernels need a GPU of compute capability 8.0 or more, and this one has ", major,
+              ".", attribute(cudaDevAttrComputeCapabilityMinor, index));
+  return {index, c10::cuda::getCurrentCUDAStream(index).stream(), attribute(cudaDevAttrMultiProcessorCount, index),
+          major >= 9, tf32_allowed()};
+}
+
+}  // namespace seam::gpu

@@ -1,0 +1,226 @@
+// Kernels that touch each number once: what stands between products of the whole batch, and around them.
+#pragma once
+
+#include "../lstm_cell.h"
+#include "block.cuh"
+#include "sequences.cuh"
+#include "weights.cuh"
+
+namespace seam::gpu {
+
+// Each thread takes every count-th of `size` tasks.
+struct Elementwise {
+  static constexpr int kThreads = 256, kCluster = 1;
+  struct Smem {};
+
+  template <class Body>
+  static SEAM_KERNEL void each(const BlockOf<1>& block, int64_t size, const Body& body) {
+    const int64_t stride = int64_t(block.count()) * kThreads;
+    for (int64_t i = int64_t(block.index()) * kThreads + block.thread(); i < size; i += stride) body(i);
+  }
+};
+
+// ---- Before the recurrence ------------------------------------------------------------------------------------------
+
+// A sequence's rank is the number of those that are longer, or as long and before it.
+struct Order : Elementwise {
+  using Params = OrderParams;
+
+  static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& p) {
+    each(block, p.batch, [&](int64_t b) {
+      const int64_t mine = clamped(p, b);
+      int64_t rank = 0;
+      for (int64_t other = 0; other < p.batch; ++other) {
+        const int64_t length = clamped(p, other);
+        rank += length > mine || (length == mine && other < b);
+      }
+      store(p.order + rank, int32_t(b));
+      store(p.length + rank, int32_t(mine));
+    });
+  }
+
+ private:
+  static SEAM_KERNEL int64_t clamped(const Params& p, int64_t b) {
+    const int64_t length = load(p.lengths + b);
+    return length < 0 ? 0 : length > p.steps ? p.steps : length;
+  }
+};
+
+template <class T, class To>
+struct Effective : Elementwise {
+  using Params = EffectiveParams<To>;
+
+  static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& p) {
+    each(block, p.size, [&](int64_t i) {
+      store(p.to + i, narrow<To>(effective<T>(p.from, i) + effective<T>(p.and_from, i)));
+    });
+  }
+};
+
+template <class T>
+struct Padding : Elementwise {
+  using Params = PaddingParams<T>;
+
+  static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& p) {
+    const Sequences& s = p.sequences;
+    each(block, s.steps * s.batch * p.width, [&](int64_t i) {
+      const int64_t row = i / p.width, time = row / s.batch;
+      const Sequence sequence = sequence_at(s, row % s.batch);
+      if (time < sequence.length) return;
+      store(p.rows.at({int32_t(time), sequence.index}) + i % p.width, narrow<T>(Wide<T>(0)));
+    });
+  }
+};
+
+// ---- The recurrence, one step at a time -----------------------------------------------------------------------------
+
+// Before the first step: the states by rank. Sequences without steps are done.
+template <class T>
+struct ForwardStart : Elementwise {
+  using Params = ForwardStepParams<T>;
+
+  static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& p) {
+    const T zero = narrow<T>(Wide<T>(0));
+    each(block, p.sequences.batch * p.hidden, [&](int64_t i) {
+      const Sequence sequence = sequence_at(p.sequences, i / p.hidden);
+      const int64_t state = sequence.index * p.hidden + i % p.hidden;
+      const T h = p.h_0 ? load(p.h_0 + state) : zero, c = p.c_0 ? load(p.c_0 + state) : zero;
+      store(p.h + i, h);
+      store(p.c + i, widen(c));
+      if (sequence.length > 0) return;
+      store(p.h_n + state, h);
+      store(p.c_n + state, c);
+    });
+  }
+};
+
+template <class T>
+struct ForwardStep : Elementwise {
+  using Params = ForwardStepParams<T>;
+
+  static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& p) {
+    using M = Arithmetic<T>;
+    each(block, p.running * p.hidden, [&](int64_t i) {
+      const int64_t rank = i / p.hidden, unit = i % p.hidden;
+      const Sequence sequence = sequence_at(p.sequences, rank);
+      if (p.step >= sequence.length) return;
+      const Place place = sequence.at(int(p.step));
+      T* const row = p.gates.at(place) + unit;
+      Wide<T> gates[kGates], c = load(p.c + i), h;
+#pragma unroll
+      for (int g = 0; g < kGates; ++g) {
+        gates[g] = widen(load(row + g * p.hidden)) + widen(load(p.product + (rank * kGates + g) * p.hidden + unit));
+        if (p.bias) gates[g] += load(p.bias + g * p.hidden + unit);
+      }
+      activate<M>(gates);
+      cell_forward<M>(gates, c, c, h);
+      const T narrow_h = narrow<T>(h);
+      store(p.h + i, narrow_h);
+      store(p.c + i, c);
+      store(p.output.at(place) + unit, narrow_h);
+      if (p.cells.data) {
+        store(p.cells.at(place) + unit, c);
+#pragma unroll
+        for (int g = 0; g < kGates; ++g) store(row + g * p.hidden, narrow<T>(gates[g]));
+      }
+      if (p.step + 1 < sequence.length) return;
+      store(p.h_n + sequence.index * p.hidden + unit, narrow_h);
+      store(p.c_n + sequence.index * p.hidden + unit, narrow<T>(c));
+    });
+  }
+};
+
+template <class T>
+struct BackwardStep : Elementwise {
+  using Params = BackwardStepParams<T>;
+
+  static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& p) {
+    using M = Arithmetic<T>;
+    using W = Wide<T>;
+    each(block, p.running * p.hidden, [&](int64_t i) {
+      const int64_t rank = i / p.hidden, unit = i % p.hidden;
+      const Sequence sequence = sequence_at(p.sequences, rank);
+      const bool runs = p.step < sequence.length, ends = p.step == sequence.length - 1;
+      CellGradient<M> d = {};
+      const int64_t state = sequence.index * p.hidden + unit;
+      if (runs) {
+        const Place place = sequence.at(int(p.step));
+        W gates[kGates];
+#pragma unroll
+        for (int g = 0; g < kGates; ++g) gates[g] = widen(load(p.gates.at(place) + g * p.hidden + unit));
+        W c_prev = 0, d_h = 0, d_c = 0;
+        if (p.step > 0) c_prev = load(p.cells.at(sequence.at(int(p.step) - 1)) + unit);
+        else if (p.c_0) c_prev = widen(load(p.c_0 + state));
+        if (!ends) d_h = widen(load(p.product + i)), d_c = load(p.d_c + i);
+        else if (p.grad_h_n) d_h = widen(load(p.grad_h_n + state));
+        if (ends && p.grad_c_n) d_c = widen(load(p.grad_c_n + state));
+        if (p.grad_output.data) d_h += widen(load(p.grad_output.at(place) + unit));
+        const W h = gates[3] * M::tanh(load(p.cells.at(place) + unit));
+        d = cell_backward<M>(gates, h, c_prev, d_h, d_c);
+        store(p.d_c + i, d.c_prev);
+#pragma unroll
+        for (int g = 0; g < kGates; ++g) store(p.d_gates.at(place) + g * p.hidden + unit, narrow<T>(d.gates[g]));
+      }
+#pragma unroll
+      for (int g = 0; g < kGates; ++g) store(p.d_step + (rank * kGates + g) * p.hidden + unit, narrow<T>(d.gates[g]));
+    });
+  }
+};
+
+// After step 0: gradients of the first states, by sequence.
+template <class T>
+struct BackwardEnd : Elementwise {
+  using Params = BackwardStepParams<T>;
+
+  static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& p) {
+    const T zero = narrow<T>(Wide<T>(0));
+    each(block, p.sequences.batch * p.hidden, [&](int64_t i) {
+      const Sequence sequence = sequence_at(p.sequences, i / p.hidden);
+      const int64_t state = sequence.index * p.hidden + i % p.hidden;
+      const bool ran = sequence.length > 0;
+      if (p.grad_h_0) {
+        store(p.grad_h_0 + state, ran ? load(p.product + i) : p.grad_h_n ? load(p.grad_h_n + state) : zero);
+      }
+      if (p.grad_c_0) {
+        store(p.grad_c_0 + state, ran ? narrow<T>(load(p.d_c + i)) : p.grad_c_n ? load(p.grad_c_n + state) : zero);
+      }
+    });
+  }
+};
+
+// ---- After it -------------------------------------------------------------------------------------------------------
+
+template <class T>
+struct HiddenBefore : Elementwise {
+  using Params = HiddenBeforeParams<T>;
+
+  static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& p) {
+    const Sequences& s = p.sequences;
+    each(block, s.steps * s.batch * p.hidden, [&](int64_t i) {
+      const int64_t row = i / p.hidden, unit = i % p.hidden;
+      const int32_t time = int32_t(row / s.batch);
+      const Sequence sequence = sequence_at(s, row % s.batch);
+      T before = narrow<T>(Wide<T>(0));
+      if (time < sequence.length) {
+        const int32_t time_before = s.reverse ? time + 1 : time - 1;
+        if (0 <= time_before && time_before < sequence.length) {
+          before = load(p.output.at({time_before, sequence.index}) + unit);
+        } else if (p.h_0) {
+          before = load(p.h_0 + sequence.index * p.hidden + unit);
+        }
+      }
+      store(p.before.at({time, sequence.index}) + unit, before);
+    });
+  }
+};
+
+template <class T>
+struct Finish : Elementwise {
+  using Params = FinishParams<T>;
+
+  static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& p) {
+    each(block, p.size, [&](int64_t i) { store_gradient<T>(p.gradient, i, load(p.sum + i)); });
+  }
+};
+
+}  // namespace seam::gpu

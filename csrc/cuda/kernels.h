@@ -1,0 +1,47 @@
+// The CUDA kernels as the host side calls them. T: float, double, BFloat16 or Half.
+#pragma once
+
+#include "params.h"
+
+namespace seam::gpu {
+
+struct Device {
+  int index;
+  void* stream;         // cudaStream_t
+  int multiprocessors;  // SMs
+  bool clusters;        // whether blocks can form clusters (Hopper and newer)
+  bool tf32;            // whether torch lets products of float32 round their operands to tf32
+};
+
+void order(const Device&, const OrderParams&);
+template <class T, class To>  // To: T, or float where that is wider
+void effective(const Device&, const EffectiveParams<To>&);
+template <class T>
+void padding(const Device&, const PaddingParams<T>&);
+
+// The whole recurrence in one launch; false, and nothing done, where no kernel suits the sizes and the device.
+template <class T>
+bool recurrent_forward(const Device&, const ForwardParams<T>&);
+template <class T>
+bool recurrent_backward(const Device&, const BackwardParams<T>&);
+
+// One step of it at a time.
+template <class T>
+void forward_start(const Device&, const ForwardStepParams<T>&);
+template <class T>
+void forward_step(const Device&, const ForwardStepParams<T>&);
+template <class T>
+void backward_step(const Device&, const BackwardStepParams<T>&);
+template <class T>
+void backward_end(const Device&, const BackwardStepParams<T>&);
+
+template <class T>
+void projection(const Device&, const ProjectionParams<T>&);
+template <class T>
+void gradients(const Device&, const GradientParams<T>&);
+template <class T>
+void hidden_before(const Device&, const HiddenBeforeParams<T>&);
+template <class T>
+void finish(const Device&, const FinishParams<T>&);
+
+}  // namespace seam::gpu

@@ -1,0 +1,102 @@
+// Starting a kernel on the GPU; tests/cuda_host/block_host.h has the same for the CPU.
+#pragma once
+
+#include <atomic>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+#include "block.cuh"
+
+#if defined(__CUDACC__)
+
+namespace seam::gpu {
+
+inline void check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // it has been told; the next call is not to blame
+  throw std::runtime_error(std::string("seam-fast: ") + what + " failed: " + cudaGetErrorString(error));
+}
+
+template <class K>
+constexpr size_t shared_bytes() {
+  return std::is_empty_v<typename K::Smem> ? 0 : sizeof(typename K::Smem);
+}
+
+// What a kernel needs beyond the ordinary has to be allowed on each device.
+template <class K>
+cudaError_t allow() {
+  constexpr size_t kOrdinary = 48 << 10;
+  constexpr int kPortableCluster = 8;
+  cudaError_t error = cudaSuccess;
+  if constexpr (shared_bytes<K>() > kOrdinary) {
+    error = cudaFuncSetAttribute(entry<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes<K>()));
+  }
+  if constexpr (K::kCluster > kPortableCluster) {
+    if (error == cudaSuccess) error = cudaFuncSetAttribute(entry<K>, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  }
+  return error;
+}
+
+template <class K>
+cudaLaunchConfig_t configuration(cudaStream_t stream, int64_t clusters, cudaLaunchAttribute& cluster) {
+  if (clusters * K::kCluster > 0x7fffffff) throw std::runtime_error("seam-fast: too many blocks for one launch");
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(unsigned(clusters * K::kCluster));
+  config.blockDim = dim3(K::kThreads);
+  config.dynamicSmemBytes = shared_bytes<K>();
+  config.stream = stream;
+  if (K::kCluster > 1) {
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = K::kCluster;
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+  }
+  return config;
+}
+
+template <class K>
+void launch(void* stream, int64_t clusters, const typename K::Params& p) {
+  if (clusters == 0) return;
+  check(allow<K>(), "preparing a kernel");
+  cudaLaunchAttribute cluster;
+  const cudaLaunchConfig_t config = configuration<K>(static_cast<cudaStream_t>(stream), clusters, cluster);
+  check(cudaLaunchKernelEx(&config, entry<K>, p), "starting a kernel");
+}
+
+// How many clusters of a kernel the device can run at once: 0 where it has none so large, or too little shared memory, or
+// only code that was compiled for devices without clusters, which does nothing. Asked once of each device.
+template <class K>
+int64_t resident_clusters(int device) {
+  constexpr int kDevices = 64, kUnknown = -1;
+  static std::atomic<int> known[kDevices] = {};  // one more than the count
+  const bool remembers = 0 <= device && device < kDevices;
+  int count = remembers ? known[device].load() - 1 : kUnknown;
+  if (count != kUnknown) return count;
+  cudaLaunchAttribute cluster;
+  const cudaLaunchConfig_t config = configuration<K>(nullptr, 1, cluster);
+  cudaFuncAttributes code;
+  if (cudaFuncGetAttributes(&code, entry<K>) != cudaSuccess || code.ptxVersion < 90 || allow<K>() != cudaSuccess ||
+      cudaOccupancyMaxActiveClusters(&count, entry<K>, &config) != cudaSuccess) {
+    cudaGetLastError();  // it is no error of anybody's
+    count = 0;
+  }
+  if (remembers) known[device] = count + 1;
+  return count;
+}
+
+}  // namespace seam::gpu
+
+#else
+
+namespace seam::gpu {
+
+template <class K>
+int64_t resident_clusters(int) {
+  return 4;
+}
+
+}  // namespace seam::gpu
+
+#endif

@@ -1,0 +1,149 @@
+// What the CUDA kernels are given: sizes, strides in elements, pointers. No torch and no CUDA, so that both sides see it.
+//
+// A *row* is one sequence at one of its steps. Steps count in reading order: for the reverse direction step 0 reads a
+// sequence's last real position. A sequence's *rank* is its place among all, the longest first, so that those that still
+// run at a step are the first ones; without lengths rank and sequence are the same.
+#pragma once
+
+#include "../masked_lstm.h"
+#include "real.cuh"
+
+namespace seam::gpu {
+
+// ---- Weights --------------------------------------------------------------------------------------------------------
+
+enum class Kind : int32_t { float32, float64, bfloat16, float16 };
+
+// A weight and its score, contiguous and of one kind, which may be wider than what is computed with (autocast). A null
+// weight is none at all, a null score keeps all.
+struct MaskedNumbers {
+  const void *weight = nullptr, *score = nullptr;
+  Kind kind = Kind::float32;
+};
+
+// ---- Sequences ------------------------------------------------------------------------------------------------------
+
+struct Sequences {
+  int64_t steps, batch;                               // T, B
+  bool reverse;
+  const int32_t *order = nullptr, *length = nullptr;  // [B] each by rank: sequence, length; null: all T long
+};
+
+// ---- The recurrence -------------------------------------------------------------------------------------------------
+
+template <class T>
+struct ForwardParams {
+  Sequences sequences;
+  int64_t hidden;                          // H
+  MaskedNumbers weight_hh, bias_ih, bias_hh;  // (4H, H), of the kind of T; (4H), (4H)
+  const T *h_0, *c_0;                      // (B, H) by sequence, or null for zeros
+  Rows<T> gates;                           // (T, B, 4H): W_ih x; becomes the activated gates where `cells` are saved
+  Rows<Wide<T>> cells;                     // (T, B, H), or null data: nothing is saved
+  Rows<T> output;                          // (T, B, H)
+  T *h_n, *c_n;                            // (B, H) by sequence
+};
+
+template <class T>
+struct BackwardParams {
+  Sequences sequences;
+  int64_t hidden;
+  MaskedNumbers weight_hh;  // of the kind of T
+  const T* c_0;
+  Rows<const T> gates;
+  Rows<const Wide<T>> cells;
+  Rows<const T> grad_output;               // null data: zero
+  const T *grad_h_n, *grad_c_n;            // (B, H) by sequence, or null for zeros
+  Rows<T> d_gates;                         // (T, B, 4H), before activation; may be `gates` themselves
+  T *grad_h_0, *grad_c_0;                  // (B, H) by sequence, or null: not wanted
+};
+
+// ---- One step of it, between products of the whole batch ------------------------------------------------------------
+
+template <class T>
+struct ForwardStepParams : ForwardParams<T> {
+  int64_t step, running;   // running: sequences worked on, by rank
+  const Wide<T>* bias;     // (4H), effective; null: none
+  const T* product;        // (running, 4H): W_hh h
+  T* h;                    // (B, H) by rank: the state that the next product reads
+  Wide<T>* c;              // (B, H) by rank
+};
+
+template <class T>
+struct BackwardStepParams : BackwardParams<T> {
+  int64_t step, running;
+  const T* product;  // (running, H): what step + 1 passes on to h; rows of sequences that end at `step` are not read
+  Wide<T>* d_c;      // (B, H) by rank
+  T* d_step;         // (running, 4H): d_gates of this step, for the next product
+};
+
+// ---- Products over all rows -----------------------------------------------------------------------------------------
+
+// The gradient of a weight, from the sum that it is over all rows.
+struct Gradient {
+  MaskedNumbers masked;
+  void *grad_weight = nullptr, *grad_score = nullptr;  // of the kind of weight and score; null: not wanted
+};
+
+// input (T, B, I) times W_ih, masked while it is loaded: gates (T, B, 4H).
+template <class T>
+struct ProjectionParams {
+  Sequences sequences;
+  int64_t input_size, hidden;
+  Rows<const T> input;
+  MaskedNumbers weight_ih;
+  Rows<T> gates;
+};
+
+// d_gates (T, B, 4H) times everything: the gradients of input and weights.
+template <class T>
+struct GradientParams {
+  Sequences sequences;
+  int64_t input_size, hidden;
+  Rows<const T> d_gates, input, output;
+  const T* h_0;
+  MaskedNumbers weight_ih;
+  Rows<T> grad_input;                // null data: not wanted
+  bool add_to_grad_input;            // the other direction has written it
+  Gradient ih, hh, bias_ih, bias_hh;
+};
+
+// The same for sums that a matrix library has formed: `size` of them.
+template <class T>
+struct FinishParams {
+  int64_t size;
+  const Wide<T>* sum;
+  Gradient gradient;
+};
+
+// ---- Small work -----------------------------------------------------------------------------------------------------
+
+struct OrderParams {  // lengths (B,) -> order and length by rank
+  int64_t steps, batch;
+  const int64_t* lengths;
+  int32_t *order, *length;
+};
+
+template <class To>
+struct EffectiveParams {  // weight where its score is positive, else 0
+  int64_t size;
+  MaskedNumbers from, and_from;  // the sum of both, where there is a second
+  To* to;
+};
+
+template <class T>
+struct PaddingParams {  // zeros where sequences have ended
+  Sequences sequences;
+  int64_t width;
+  Rows<T> rows;
+};
+
+template <class T>
+struct HiddenBeforeParams {  // the hidden states that the steps began with; zeros where sequences have ended
+  Sequences sequences;
+  int64_t hidden;
+  Rows<const T> output;
+  const T* h_0;
+  Rows<T> before;  // (T, B, H)
+};
+
+}  // namespace seam::gpu

@@ -1,0 +1,308 @@
+// The recurrence of small and middle layers in full precision: all steps of a few sequences in one launch. The weights,
+// masked while they are loaded, stay in registers, those of the largest layers also in shared memory; the hidden state
+// goes round through shared memory, the cell state never leaves its thread. Up to 96 units one block does it alone;
+// beyond, the blocks of a cluster share the units and write what the others need into their shared memory.
+//
+// HB: hidden units, rounded up (the rest are zero). CL: blocks of a cluster. L: lanes that share the sum of a unit.
+// NB: sequences of a tile. All are constants, because registers have no index.
+#pragma once
+
+#include "../lstm_cell.h"
+#include "block.cuh"
+#include "cell_before.cuh"
+#include "sequences.cuh"
+#include "weights.cuh"
+
+namespace seam::gpu {
+
+// ---- Sums shared by neighbouring lanes ------------------------------------------------------------------------------
+
+// Adds up v over the L lanes of a group. The N sums are spread over them: lane q keeps those from q N / L on, in v[0..],
+// at least one; lanes that would keep the same one all have it. The order of additions is fixed.
+template <int L, int N, class B>
+SEAM_KERNEL void spread_sum(const B& block, float (&v)[N], int q) {
+  int left = N;
+#pragma unroll
+  for (int mask = L / 2; mask > 0; mask /= 2) {
+    if (left > 1) {
+      left /= 2;
+      const bool upper = q & mask;
+#pragma unroll
+      for (int r = 0; r < N / 2; ++r) {
+        if (r >= left) break;
+        const float kept = upper ? v[left + r] : v[r], sent = upper ? v[r] : v[left + r];
+        v[r] = kept + block.shuffle_xor(sent, mask);
+      }
+    } else {
+      v[0] = v[0] + block.shuffle_xor(v[0], mask);
+    }
+  }
+}
+
+template <int L, int N>
+struct Spread {
+  static constexpr int kEach = N > L ? N / L : 1;
+  static SEAM_KERNEL int first(int q) { return q * N / L; }
+  static SEAM_KERNEL bool owns(int q) { return N >= L || q * N % L == 0; }  // of lanes with the same sum, the first
+};
+
+// ---- A thread's weights -----------------------------------------------------------------------------------------------
+
+constexpr int kRegisters = 65536, kOtherRegisters = 60;  // of a multiprocessor; of a thread, for all but weights
+
+// N weights, four by four: in registers, or if these are too few, three quarters of them in shared memory, next to those of
+// the next thread.
+template <int N, int Threads>
+struct Weights {
+  static constexpr int kHeld = N <= kRegisters / Threads - kOtherRegisters ? N : N / 4, kRest = N - kHeld;
+  static_assert(N % 4 == 0 && kHeld % 4 == 0);
+  using Smem = Shared<float, (kRest > 0 ? kRest * Threads : 4)>;
+  float held[kHeld];
+
+  // value(i): weight i.
+  template <class B, class Value>
+  SEAM_KERNEL void load(const B& block, Smem& smem, const Value& value) {
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) held[i] = value(i);
+#pragma unroll 1
+    for (int i = 0; i < kRest; ++i) smem.store(place(block, i) + i % 4, value(kHeld + i));
+  }
+  template <class B>
+  SEAM_KERNEL void four(const B& block, const Smem& smem, int first, float (&w)[4]) const {
+    if (first < kHeld) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) w[i] = held[first < kHeld ? first + i : 0];
+    } else {
+      smem.load4(place(block, first - kHeld), w);
+    }
+  }
+
+ private:
+  template <class B>
+  static SEAM_KERNEL int place(const B& block, int i) {
+    return (i / 4 * Threads + block.thread()) * 4;
+  }
+};
+
+// ---- Forward --------------------------------------------------------------------------------------------------------
+
+template <class T, int HB, int CL, int L, int NB>
+struct RecurrentForward {
+  static constexpr int kUnits = HB / CL, kThreads = kUnits * L, kCluster = CL;
+  static constexpr int kShare = HB / L;  // hidden units whose products a lane forms, for the four gates of its unit
+  static_assert(NB <= L && kShare % 2 == 0 && kThreads % 32 == 0);
+  using Params = ForwardParams<T>;
+  using Held = Weights<kGates * kShare, kThreads>;
+  struct Smem {
+    Shared<float, 2 * NB * HB> h;  // of the last step and of this one, [row, unit]
+    typename Held::Smem weights;
+  };
+
+  static SEAM_KERNEL void run(const BlockOf<CL>& block, Smem& smem, const Params& p) {
+    using M = Arithmetic<T>;
+    const Sequences& s = p.sequences;
+    const int H = int(p.hidden), q = block.thread() % L, unit = block.rank() * kUnits + block.thread() / L;
+
+    // Lane q of a unit takes the pairs q, q + L, ... of hidden units: neighbours in shared memory for neighbours in the
+    // warp.
+    Held weights;
+    const Weight<T> weight(p.weight_hh);
+    weights.load(block, smem.weights, [&](int i) {
+      const int gate = i % kGates, j = i / kGates, k = 2 * (j / 2 * L + q) + j % 2;
+      return unit < H && k < H ? weight.effective(int64_t(gate * H + unit) * H + k) : 0.0f;
+    });
+    float bias[kGates];
+#pragma unroll
+    for (int g = 0; g < kGates; ++g) {
+      bias[g] = unit < H ? effective<T>(p.bias_ih, g * H + unit) + effective<T>(p.bias_hh, g * H + unit) : 0.0f;
+    }
+
+    const int64_t tile = int64_t(block.index()) * NB;
+    for (int i = block.thread(); i < NB * HB; i += kThreads) {
+      const Sequence sequence = sequence_at(s, tile + i / HB);
+      const int k = i % HB;
+      const bool given = p.h_0 && sequence.exists && k < H;
+      smem.h.store(i, given ? widen(load(p.h_0 + sequence.index * p.hidden + k)) : 0.0f);
+    }
+
+    // From here on a lane also stands for one sequence: the one whose sums it is left with.
+    const int row = Spread<L, NB>::first(q), steps = tile_steps<NB>(s, tile);
+    const Sequence sequence = sequence_at(s, tile + row);
+    const bool owner = Spread<L, NB>::owns(q), mine = owner && unit < H && sequence.exists;
+    const int64_t state = sequence.index * p.hidden + unit;
+    float h = mine && p.h_0 ? widen(load(p.h_0 + state)) : 0.0f, c = mine && p.c_0 ? widen(load(p.c_0 + state)) : 0.0f;
+    float next[kGates] = {};
+    if (mine && sequence.length > 0) load_gates(p, sequence.at(0), unit, next);
+    block.sync_cluster();
+
+#pragma unroll 1
+    for (int step = 0; step < steps; ++step) {
+      const Place place = sequence.at(step);
+      float gates[kGates];
+#pragma unroll
+      for (int g = 0; g < kGates; ++g) gates[g] = next[g] + bias[g];
+      if (mine && step + 1 < sequence.length) load_gates(p, sequence.at(step + 1), unit, next);
+
+      const int from = step % 2 * NB * HB, to = NB * HB - from;
+      float sum[kGates][NB] = {};
+#pragma unroll
+      for (int j = 0; j < kShare; j += 2) {
+        float even[kGates], odd[kGates];
+        weights.four(block, smem.weights, j * kGates, even);
+        weights.four(block, smem.weights, (j + 1) * kGates, odd);
+#pragma unroll
+        for (int r = 0; r < NB; ++r) {
+          float pair[2];
+          smem.h.load2(from + r * HB + 2 * (j / 2 * L + q), pair);
+#pragma unroll
+          for (int g = 0; g < kGates; ++g) {
+            sum[g][r] = M::fma(even[g], pair[0], sum[g][r]);
+            sum[g][r] = M::fma(odd[g], pair[1], sum[g][r]);
+          }
+        }
+      }
+#pragma unroll
+      for (int g = 0; g < kGates; ++g) {
+        spread_sum<L>(block, sum[g], q);
+        gates[g] += sum[g][0];
+      }
+
+      const bool runs = mine && step < sequence.length;
+      if (runs) {
+        activate<M>(gates);
+        cell_forward<M>(gates, c, c, h);
+      }
+      if (owner) {
+#pragma unroll
+        for (int peer = 0; peer < CL; ++peer) block.store_peer(peer, smem.h, to + row * HB + unit, h);
+      }
+      block.sync_cluster();
+      // Behind the barrier, which would otherwise wait until this has arrived.
+      if (runs) {
+        store(p.output.at(place) + unit, narrow<T>(h));
+        if (p.cells.data) {
+          store(p.cells.at(place) + unit, c);
+#pragma unroll
+          for (int g = 0; g < kGates; ++g) store(p.gates.at(place) + g * p.hidden + unit, narrow<T>(gates[g]));
+        }
+      }
+    }
+    if (mine) {
+      store(p.h_n + state, narrow<T>(h));
+      store(p.c_n + state, narrow<T>(c));
+    }
+  }
+
+ private:
+  static SEAM_KERNEL void load_gates(const Params& p, Place place, int unit, float (&gates)[kGates]) {
+#pragma unroll
+    for (int g = 0; g < kGates; ++g) gates[g] = widen(load(p.gates.at(place) + g * p.hidden + unit));
+  }
+};
+
+// ---- Backward -------------------------------------------------------------------------------------------------------
+
+// A block has the gates of its units, and forms what they pass on to all hidden units; each block then adds up what the
+// blocks of the cluster have for its units. That is a quarter of the traffic of passing on the gates.
+template <class T, int HB, int CL, int L, int NB>
+struct RecurrentBackward {
+  static constexpr int kUnits = HB / CL, kThreads = kUnits * L, kCluster = CL;
+  static constexpr int kLanes = kThreads / HB;               // that share the sum of a hidden unit
+  static constexpr int kShare = kGates * kUnits / kLanes;    // gates whose products a lane forms
+  static_assert(NB <= L && kThreads % HB == 0 && kShare % 4 == 0 && kThreads % 32 == 0);
+  using Params = BackwardParams<T>;
+  using Held = Weights<kShare, kThreads>;
+  struct Smem {
+    typename Held::Smem weights;
+    Shared<float, NB * kGates * kUnits> d_gates;       // [row, unit, gate]
+    Shared<float, 2 * CL * NB * kUnits> passed_on;     // to this block's units, [step % 2, from block, row, unit]
+  };
+
+  static SEAM_KERNEL void run(const BlockOf<CL>& block, Smem& smem, const Params& p) {
+    using M = Arithmetic<T>;
+    const Sequences& s = p.sequences;
+    const int H = int(p.hidden), first_unit = block.rank() * kUnits;
+
+    // As a part of products: hidden unit `column`, of whose four gates' neighbours this lane takes each kLanes-th.
+    const int column = block.thread() / kLanes, part = block.thread() % kLanes;
+    Held weights;
+    const Weight<T> weight(p.weight_hh);
+    weights.load(block, smem.weights, [&](int j) {
+      const int unit = first_unit + j / 4 * kLanes + part;
+      return unit < H && column < H ? weight.effective(int64_t(j % 4 * H + unit) * H + column) : 0.0f;
+    });
+
+    // As a cell: unit `unit` of the sequence in row `row` of the tile.
+    const int q = block.thread() % L, unit_here = block.thread() / L, unit = first_unit + unit_here;
+    const int64_t tile = int64_t(block.index()) * NB;
+    const int row = Spread<L, NB>::first(q), steps = tile_steps<NB>(s, tile);
+    const Sequence sequence = sequence_at(s, tile + row);
+    const int length = sequence.length;
+    const bool owner = Spread<L, NB>::owns(q), mine = owner && unit < H && sequence.exists;
+    const int64_t state = sequence.index * p.hidden + unit;
+    float d_h = mine && p.grad_h_n ? widen(load(p.grad_h_n + state)) : 0.0f;
+    float d_c = mine && p.grad_c_n ? widen(load(p.grad_c_n + state)) : 0.0f;
+    CellBefore next = {};
+    if (mine && steps > 0 && length == steps) next = load_cell(p, sequence, steps - 1, unit);
+    block.sync_cluster();
+
+#pragma unroll 1
+    for (int step = steps - 1; step >= 0; --step) {
+      const int here = step % 2 * CL * NB * kUnits;
+      CellGradient<M> d = {};
+      const CellBefore cell = next;
+      if (mine && 0 < step && step <= length) next = load_cell(p, sequence, step - 1, unit);
+      if (mine && step < length) {
+        if (step < length - 1) d_h = passed_on(smem, CL * NB * kUnits - here, row, unit_here);
+        const float h = cell.gates[3] * M::tanh(cell.c);
+        d = cell_backward<M>(cell.gates, h, cell.c_prev, d_h + cell.grad_output, d_c);
+        d_c = d.c_prev;
+        const Place place = sequence.at(step);
+#pragma unroll
+        for (int g = 0; g < kGates; ++g) store(p.d_gates.at(place) + g * p.hidden + unit, narrow<T>(d.gates[g]));
+      }
+      if (owner) smem.d_gates.store4((row * kUnits + unit_here) * kGates, d.gates);
+      block.sync();
+
+      float sum[4][NB] = {};  // four, so that additions need not wait for one another
+#pragma unroll
+      for (int j = 0; j < kShare; j += 4) {
+        float w[kGates];
+        weights.four(block, smem.weights, j, w);
+#pragma unroll
+        for (int r = 0; r < NB; ++r) {
+          float gates[kGates];
+          smem.d_gates.load4((r * kUnits + j / 4 * kLanes + part) * kGates, gates);
+#pragma unroll
+          for (int g = 0; g < kGates; ++g) sum[g][r] = M::fma(w[g], gates[g], sum[g][r]);
+        }
+      }
+      float total[NB];
+#pragma unroll
+      for (int r = 0; r < NB; ++r) total[r] = (sum[0][r] + sum[1][r]) + (sum[2][r] + sum[3][r]);
+      using Mine = Spread<kLanes, NB>;
+      spread_sum<kLanes>(block, total, part);
+      if (Mine::owns(part)) {
+#pragma unroll
+        for (int r = 0; r < Mine::kEach; ++r) {
+          const int at = here + (block.rank() * NB + Mine::first(part) + r) * kUnits + column % kUnits;
+          block.store_peer(column / kUnits, smem.passed_on, at, total[r]);
+        }
+      }
+      block.sync_cluster();
+    }
+    if (mine && length > 0) d_h = passed_on(smem, 0, row, unit_here);
+    if (mine && p.grad_h_0) store(p.grad_h_0 + state, narrow<T>(d_h));
+    if (mine && p.grad_c_0) store(p.grad_c_0 + state, narrow<T>(d_c));
+  }
+
+ private:
+  static SEAM_KERNEL float passed_on(const Smem& smem, int from, int row, int unit_here) {
+    float sum = smem.passed_on.load(from + row * kUnits + unit_here);
+#pragma unroll
+    for (int peer = 1; peer < CL; ++peer) sum += smem.passed_on.load(from + (peer * NB + row) * kUnits + unit_here);
+    return sum;
+  }
+};
+
+}  // namespace seam::gpu

@@ -1,0 +1,30 @@
+// Launches of the recurrence, forward.
+#include "recurrent.cuh"
+#include "recurrent_plan.cuh"
+#include "recurrent_tiles.cuh"
+
+namespace seam::gpu {
+
+template <>
+bool recurrent_forward(const Device& device, const ForwardParams<float>& p) {
+  using Params = ForwardParams<float>;
+  if (device.tf32 && with_tiles<TiledForward, float, Tf32>(p.hidden, StartTiled<Params>{device, p})) return true;
+  return with_sizes<RecurrentForward, float>(p.hidden, StartRecurrent<Params>{device, p});
+}
+
+template <>
+bool recurrent_forward(const Device& device, const ForwardParams<BFloat16>& p) {
+  return with_tiles<TiledForward, BFloat16, BFloat16>(p.hidden, StartTiled<ForwardParams<BFloat16>>{device, p});
+}
+
+template <>
+bool recurrent_forward(const Device& device, const ForwardParams<Half>& p) {
+  return with_tiles<TiledForward, Half, Half>(p.hidden, StartTiled<ForwardParams<Half>>{device, p});
+}
+
+template <>
+bool recurrent_forward(const Device&, const ForwardParams<double>&) {  // by steps: nobody is in a hurry
+  return false;
+}
+
+}  // namespace seam::gpu

@@ -1,0 +1,101 @@
+// Which of the recurrence's kernels suits a layer and a device.
+#pragma once
+
+#include "kernels.h"
+#include "launch.cuh"
+
+namespace seam::gpu {
+
+// ---- In full precision: recurrent.cuh ---------------------------------------------------------------------------------
+
+// The sizes there are kernels for: units up to HB by clusters of CL blocks, L lanes to a unit. Weights of a block fill at
+// most three fifths of its registers; those of the last one take shared memory as well.
+template <template <class, int, int, int, int> class Kernel, class T, class Run>
+bool with_sizes(int64_t hidden, const Run& run) {
+  if (hidden <= 32) return run.template with<Kernel, T, 32, 1, 4>();
+  if (hidden <= 56) return run.template with<Kernel, T, 56, 1, 4>();
+  if (hidden <= 64) return run.template with<Kernel, T, 64, 1, 4>();
+  if (hidden <= 96) return run.template with<Kernel, T, 96, 1, 4>();
+  if (hidden <= 128) return run.template with<Kernel, T, 128, 2, 4>();
+  if (hidden <= 192) return run.template with<Kernel, T, 192, 4, 8>();
+  if (hidden <= 256) return run.template with<Kernel, T, 256, 8, 8>();
+  if (hidden <= 384) return run.template with<Kernel, T, 384, 16, 16>();
+  if (hidden <= 512) return run.template with<Kernel, T, 512, 16, 16>();
+  return false;
+}
+
+// Rounds of tiles that a kernel may take: with more to do, products of the whole batch are better. Blocks by themselves
+// finish a step in a fraction of what a launch takes, clusters of large layers do not.
+template <class K>
+constexpr int64_t most_rounds() {
+  return K::kCluster == 1 ? 24 : 4;
+}
+
+// How many tiles of a kernel run at once; 0 where the device cannot run it.
+template <class K>
+int64_t tiles_at_once(const Device& device) {
+  if (K::kCluster == 1) return device.multiprocessors;
+  return device.clusters ? resident_clusters<K>(device.index) : 0;
+}
+
+// Starts the kernel with the fewest sequences a tile that lets all tiles run at once: fewer finish a step sooner.
+template <class Params>
+struct StartRecurrent {
+  const Device& device;
+  const Params& p;
+
+  template <template <class, int, int, int, int> class Kernel, class T, int HB, int CL, int L>
+  bool with() const {
+    constexpr int kMost = HB <= 384 ? 4 : 2;  // sequences of a tile; beyond, registers would not do
+    using Most = Kernel<T, HB, CL, L, kMost>;
+    const int64_t batch = p.sequences.batch, at_once = tiles_at_once<Most>(device);
+    if (batch > kMost * most_rounds<Most>() * at_once) return false;
+    if (batch <= at_once) start<Kernel<T, HB, CL, L, 1>>(1);
+    else if (batch <= 2 * at_once) start<Kernel<T, HB, CL, L, 2>>(2);
+    else start<Most>(kMost);
+    return true;
+  }
+
+ private:
+  template <class K>
+  void start(int64_t sequences) const {
+    launch<K>(device.stream, (p.sequences.batch + sequences - 1) / sequences, p);
+  }
+};
+
+// ---- By tensor cores: recurrent_tiles.cuh -----------------------------------------------------------------------------
+
+// T: of the tensors, Number: of the tiles.
+template <template <class, class, int, int, int> class Kernel, class T, class Number, class Run>
+bool with_tiles(int64_t hidden, const Run& run) {
+  if (hidden <= 32) return run.template with<Kernel<T, Number, 32, 1, 1>>();
+  if (hidden <= 64) return run.template with<Kernel<T, Number, 64, 1, 1>>();
+  if constexpr (sizeof(T) == 2) {
+    if (hidden <= 96) return run.template with<Kernel<T, Number, 96, 1, 1>>();
+    if (hidden <= 128) return run.template with<Kernel<T, Number, 128, 1, 1>>();
+    if (hidden <= 192) return run.template with<Kernel<T, Number, 192, 2, 1>>();
+    if (hidden <= 256) return run.template with<Kernel<T, Number, 256, 4, 2>>();
+    if (hidden <= 384) return run.template with<Kernel<T, Number, 384, 8, 2>>();
+    if (hidden <= 512) return run.template with<Kernel<T, Number, 512, 16, 4>>();
+  } else {  // numbers take twice the registers
+    if (hidden <= 128) return run.template with<Kernel<T, Number, 128, 2, 1>>();
+    if (hidden <= 256) return run.template with<Kernel<T, Number, 256, 8, 4>>();
+  }
+  return false;
+}
+
+template <class Params>
+struct StartTiled {
+  const Device& device;
+  const Params& p;
+
+  template <class K>
+  bool with() const {
+    const int64_t tiles = (p.sequences.batch + 7) / 8;
+    if (tiles > most_rounds<K>() * tiles_at_once<K>(device)) return false;
+    launch<K>(device.stream, tiles, p);
+    return true;
+  }
+};
+
+}  // namespace seam::gpu

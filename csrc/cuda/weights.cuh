@@ -1,0 +1,68 @@
+// Weights as kernels read them, masked: of the type T that is computed with, or of float32 where T is shorter.
+#pragma once
+
+#include <type_traits>
+
+#include "block.cuh"
+#include "params.h"
+
+namespace seam::gpu {
+
+// A weight and its score as numbers of one type. Both are read without asking, so that reads need not wait for one another.
+template <class Stored>
+struct Weight {
+  const Stored *weight, *score;
+  bool masked;
+
+  SEAM_KERNEL explicit Weight(const MaskedNumbers& m)
+      : weight(static_cast<const Stored*>(m.weight)),
+        score(static_cast<const Stored*>(m.score ? m.score : m.weight)),
+        masked(m.score != nullptr) {}
+
+  SEAM_KERNEL bool kept(int64_t i) const { return widen(load(score + i)) > 0 || !masked; }
+  // The weight where it is kept; else 0, also where it is NaN.
+  SEAM_KERNEL Wide<Stored> effective(int64_t i) const {
+    const Wide<Stored> value = widen(load(weight + i));
+    return kept(i) ? value : Wide<Stored>(0);
+  }
+  // The same, and 0 where there is no such weight.
+  SEAM_KERNEL Stored kept_or_zero(bool exists, int64_t i) const {
+    return exists && kept(i) ? load(weight + i) : narrow<Stored>(Wide<Stored>(0));
+  }
+};
+
+// Calls body with the weight as what it is stored in.
+template <class T, class Body>
+SEAM_KERNEL auto with_weight(const MaskedNumbers& m, const Body& body) {
+  if constexpr (sizeof(T) == 2) {
+    if (m.kind == Kind::float32) return body(Weight<float>(m));
+  }
+  return body(Weight<T>(m));
+}
+
+// A single effective weight, 0 where there is none.
+template <class T>
+SEAM_KERNEL Wide<T> effective(const MaskedNumbers& m, int64_t i) {
+  if (!m.weight) return Wide<T>(0);
+  return with_weight<T>(m, [&](const auto& weight) { return weight.effective(i); });
+}
+
+// What the sum over all rows becomes: see reference.py.
+template <class T>
+SEAM_KERNEL void store_gradient(const Gradient& g, int64_t i, Wide<T> sum) {
+  with_weight<T>(g.masked, [&](const auto& weight) {
+    using Stored = std::remove_const_t<std::remove_pointer_t<decltype(weight.weight)>>;
+    using W = Wide<T>;
+    if (g.grad_score) {
+      W product = sum * widen(load(weight.weight + i));
+      product = product > W(1) ? W(1) : product < W(-1) ? W(-1) : product;  // a NaN passes
+      store(static_cast<Stored*>(g.grad_score) + i, narrow<Stored>(product));
+    }
+    // As a product, so that a gradient that is not finite shows also where the weight is dropped.
+    if (g.grad_weight) {
+      store(static_cast<Stored*>(g.grad_weight) + i, narrow<Stored>(sum * (weight.kept(i) ? W(1) : W(0))));
+    }
+  });
+}
+
+}  // namespace seam::gpu
