@@ -91,8 +91,8 @@ def has_cuda() -> bool:
 def build_info() -> dict:
     """What the compiled part was built with and runs with, for reports of faults; without one, the reason.
 
-    Keys: loaded, reason; where it is loaded also torch, cuda, with_cuda, compiler, flags, openmp, isa (in use), isas
-    (that this CPU can run, best first).
+    Keys: loaded, reason; where it is loaded also torch, cuda, with_cuda, without_cuda (why, if so), compiler, flags,
+    openmp, isa (in use), isas (that this CPU can run, best first).
     """
     info = {"loaded": has_ext(), "reason": reason}
     if C is not None:

@@ -1,5 +1,6 @@
 """Which implementation computes: compiled kernels where they are, plain PyTorch everywhere."""
 
+import functools
 import os
 
 import torch
@@ -24,8 +25,18 @@ def why_not(name: str) -> str:
     if name == "cpu":
         return ""
     if not _ext.built_with_cuda:
-        return "the compiled part has no CUDA kernels"
-    return "" if torch.cuda.is_available() else "torch sees no GPU"
+        why = _ext.C.build_info().get("without_cuda")
+        return "the compiled part has no CUDA kernels" + (f": {why}" if why else "")
+    if not torch.cuda.is_available():
+        return "torch sees no GPU"
+    able = any(is_able(index) for index in range(torch.cuda.device_count()))
+    return "" if able else "its kernels need a GPU of compute capability 8.0 or more, and torch sees none"
+
+
+@functools.cache
+def is_able(index: int) -> bool:
+    """Whether a GPU is one that the CUDA kernels are written for."""
+    return torch.cuda.get_device_capability(index) >= (8, 0)
 
 
 def choose_backend(wish: str = "auto") -> str:

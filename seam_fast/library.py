@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from . import _ext, lstm_layer
-from .backend import choose_backend
+from .backend import choose_backend, is_able, resolve
 
-NATIVE_DTYPES = (torch.float32, torch.float64)
+FULL_DTYPES = (torch.float32, torch.float64)
+SHORT_DTYPES = (torch.bfloat16, torch.float16)
+# What the compiled kernels of each kind of device take.
+NATIVE_DTYPES = {"cpu": FULL_DTYPES, "cuda": FULL_DTYPES + SHORT_DTYPES}
 
 
 def choose_kernels(backend: str, input: Tensor):
@@ -19,17 +22,40 @@ def choose_kernels(backend: str, input: Tensor):
 
     Raises BackendError (a ValueError) for a backend that is not there and ValueError for one that cannot take input.
     """
-    name = choose_backend(backend)
-    if name == "torch":
+    wish, kind = resolve(backend), input.device.type
+    if wish == "torch":
         return lstm_layer
-    if input.dtype in NATIVE_DTYPES and input.device.type == "cpu":
+    compiled = _ext.C is not None and (kind == "cpu" or (kind == "cuda" and _ext.built_with_cuda))
+    if kind == "cuda" and compiled:
+        compiled = is_able(input.device.index or 0)
+    if compiled and input.dtype in NATIVE_DTYPES[kind] and wish in ("auto", kind):
         return _ext.C
+    if wish != "auto":
+        choose_backend(wish)  # which says why it cannot be used at all
     if backend == "auto":
         return lstm_layer
+    takes = {"cpu": "float32 and float64 tensors on the CPU", "cuda": "floating tensors on a GPU"}[wish]
     raise ValueError(
-        f"backend {name!r} takes float32 and float64 tensors on the CPU, but input is {input.dtype} on "
-        f"{input.device}; choose 'auto' or 'torch'"
+        f"backend {wish!r} takes {takes}, but input is {input.dtype} on {input.device}; choose 'auto' or 'torch'"
     )
+
+
+def to_device(lengths: Tensor, device: torch.device) -> Tensor:
+    """Lengths where the kernels read them; the copy to a GPU makes nobody wait. ValueError within a CUDA graph."""
+    if lengths.device == device:
+        return lengths
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # it would read them again at each replay
+        raise ValueError(f"lengths must be on {device} while a CUDA graph records, but are on {lengths.device}")
+    return lengths.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else lengths.to(device)
+
+
+def saved_per_unit(backend: str, input: Tensor) -> int:
+    """Elements that a forward pass saves for each step, row and unit: four gates and a cell state.
+
+    The CUDA kernels keep cell states in float32; beside gates of 16 bits each counts twice.
+    """
+    short = input.dtype in SHORT_DTYPES and input.device.type == "cuda"
+    return 6 if short and choose_kernels(backend, input) is not lstm_layer else 5
 
 
 def choose_kernels_module(backend: str):
@@ -47,8 +73,11 @@ def _with_gaps(scores: list[Tensor], masked: list[bool]) -> list[Tensor | None]:
 def _layer_forward(input, h_0, c_0, weights, scores, masked, lengths, save, backend):
     kernels = choose_kernels(backend, input)
     scores = _with_gaps(scores, masked)
+    if lengths is not None and kernels is not lstm_layer:
+        lengths = to_device(lengths, input.device)
     output, h_n, c_n, saved = kernels.masked_lstm_forward(input, h_0, c_0, weights, scores, lengths, False, save)
-    if save and lengths is not None and kernels is not lstm_layer:  # rows that have ended leave their share unwritten
+    # Rows that have ended leave their share unwritten on the CPU.
+    if save and lengths is not None and kernels is _ext.C and input.device.type == "cpu":
         used = int(lengths.sum()) * 5 * weights[1].shape[1]
         saved.view(lstm_layer.direction_count(weights), -1)[:, used:] = 0
     return output, h_n, c_n, saved
@@ -61,7 +90,7 @@ def _layer_forward_fake(input, h_0, c_0, weights, scores, masked, lengths, save,
         input.new_empty(steps, batch, directions * hidden),
         input.new_empty(directions, batch, hidden),
         input.new_empty(directions, batch, hidden),
-        input.new_empty(directions * steps * batch * 5 * hidden if save else 0),
+        input.new_empty(directions * steps * batch * saved_per_unit(backend, input) * hidden if save else 0),
     )
 
 
@@ -72,7 +101,10 @@ def _layer_backward(
     if len(needs) != 3 + len(weights) + len(scores):
         raise ValueError(f"needs must have {3 + len(weights) + len(scores)} entries, but has {len(needs)}")
     need_scores = iter(needs[3 + len(weights) :])
-    *states, grad_weights, grad_scores = choose_kernels(backend, input).masked_lstm_backward(
+    kernels = choose_kernels(backend, input)
+    if lengths is not None and kernels is not lstm_layer:
+        lengths = to_device(lengths, input.device)
+    *states, grad_weights, grad_scores = kernels.masked_lstm_backward(
         grad_output,
         grad_h_n,
         grad_c_n,
@@ -95,7 +127,7 @@ def _layer_backward_fake(
     grad_output, grad_h_n, grad_c_n, input, output, h_0, c_0, saved, weights, scores, masked, lengths, needs, backend
 ):
     tensors = (input, h_0, c_0, *weights, *scores)
-    return [input.new_empty(tensor.shape) for tensor, need in zip(tensors, needs, strict=True) if need]
+    return [tensor.new_empty(tensor.shape) for tensor, need in zip(tensors, needs, strict=True) if need]
 
 
 # Autograd for a list with None among its tensors is beyond torch.library: `scores` has only those that there are, and

@@ -6,6 +6,7 @@ have ended, what does not depend on the step before is computed for all steps at
 from one product over time. Letters: T time steps, B batch, I input size, H hidden size, D directions (1 or 2).
 """
 
+import functools
 import itertools
 
 import torch
@@ -22,8 +23,13 @@ def direction_count(weights) -> int:
     return count
 
 
-def _effective(weight: Tensor, score: Tensor | None) -> Tensor:
-    return weight if score is None else torch.where(score > 0, weight, 0)
+def _effective(weight: Tensor, score: Tensor | None, dtype: torch.dtype) -> Tensor:
+    return (weight if score is None else torch.where(score > 0, weight, 0)).to(dtype)
+
+
+def _effective_weights(weights, scores, direction: int, each: int, dtype: torch.dtype) -> list[Tensor]:
+    ours = slice(direction * each, (direction + 1) * each)
+    return [_effective(weight, score, dtype) for weight, score in zip(weights[ours], scores[ours], strict=True)]
 
 
 class _Rows:
@@ -62,12 +68,25 @@ def _zeros_or(state: Tensor | None, like: Tensor, directions: int, hidden: int) 
     return like.new_zeros(directions, like.shape[1], hidden) if state is None else state
 
 
+def _without_autocast(function):
+    """A backward pass runs under whatever autocast its caller has on; what it computes must not depend on that."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments):
+        input = next(argument for argument in arguments[3:] if isinstance(argument, Tensor))
+        with torch.autocast(input.device.type, enabled=False):
+            return function(*arguments)
+
+    return wrapped
+
+
 @torch.no_grad()
 def masked_lstm_forward(input, h_0, c_0, weights, scores, lengths, batch_first_output: bool, save: bool):
     """input (T, B, I), h_0 and c_0 (D, B, H) or None, weights and scores in torch's order, lengths (B,) or None.
 
-    Returns output (T, B, D H) (in the memory order (B, T, D H) if ``batch_first_output``), h_n and c_n (D, B, H), and
-    what the backward needs: D T B 5H elements, or none unless ``save``.
+    Weights and scores may be wider than input, as under autocast; all is computed in input's dtype. Returns output
+    (T, B, D H) (in the memory order (B, T, D H) if ``batch_first_output``), h_n and c_n (D, B, H), and what the
+    backward needs: D T B 5H elements, or none unless ``save``.
     """
     steps, batch, _ = input.shape
     directions, hidden = direction_count(weights), weights[1].shape[1]
@@ -79,7 +98,7 @@ def masked_lstm_forward(input, h_0, c_0, weights, scores, lengths, batch_first_o
     output = input.new_zeros(steps, batch, directions * hidden)
     saved = input.new_zeros(directions, steps, batch, 5 * hidden) if save else None
     for d in range(directions):
-        weight_ih, weight_hh, *biases = map(_effective, weights[d * each :][:each], scores[d * each :][:each])
+        weight_ih, weight_hh, *biases = _effective_weights(weights, scores, d, each, input.dtype)
         gates = functional.linear(x, weight_ih, sum(biases) if biases else None)  # (T, B, 4H), activated in place below
         h, c, transposed = h_n[d], c_n[d], weight_hh.t()
         states = output[:, :, d * hidden :][:, :, :hidden]
@@ -120,6 +139,7 @@ def _before(states: Tensor, first: Tensor, active: list[int], reverse: bool) -> 
 
 
 @torch.no_grad()
+@_without_autocast
 def masked_lstm_backward(
     grad_output,
     grad_h_n,
@@ -156,7 +176,7 @@ def masked_lstm_backward(
     grad_weights, grad_scores = [None] * len(weights), [None] * len(weights)
     for d in range(directions):
         ours = slice(d * each, (d + 1) * each)
-        weight_ih, weight_hh, *_ = map(_effective, weights[ours], scores[ours])
+        weight_ih, weight_hh, *_ = _effective_weights(weights, scores, d, each, input.dtype)
         columns = slice(d * hidden, (d + 1) * hidden)
         i, f, g, o, c = saved[d].unbind(2)  # each (T, B, H)
         c_before = _before(c, begin[1][d], rows.active, d == 1)
@@ -195,7 +215,7 @@ def masked_lstm_backward(
             if need_scores[at]:
                 grad_scores[at] = (grad * weights[at]).clamp_(-1, 1)
             if need_weights[at]:
-                grad_weights[at] = grad if scores[at] is None else grad * (scores[at] > 0)
+                grad_weights[at] = (grad if scores[at] is None else grad * (scores[at] > 0)).to(weights[at].dtype)
     return (
         rows.unsort(grad_input) if need_input else None,
         rows.unsort(grad_h) if need_h_0 else None,

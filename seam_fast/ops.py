@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from . import lstm_layer, reference
-from .library import choose_kernels
+from .library import SHORT_DTYPES, choose_kernels, to_device
 from .reference import binarize
 
 __all__ = ["binarize", "masked_embedding", "masked_linear", "masked_lstm"]
@@ -45,20 +45,25 @@ def masked_lstm(
         hx: the first states ``(h_0, c_0)``, each (L * D, B, H), or (L * D, H) without a batch; None: zeros.
         weights: 2 L D or 4 L D tensors in the order of ``torch.nn.LSTM``'s flat list, layer by layer, forward before
             reverse: weight_ih (4H, I), in later layers (4H, D * H), weight_hh (4H, H) and, where there are biases,
-            bias_ih (4H,), bias_hh (4H,); gate order i, f, g, o.
+            bias_ih (4H,), bias_hh (4H,); gate order i, f, g, o. Of input's dtype; or, with their scores, of float32
+            where input is bfloat16 or float16.
         scores: a list as long, each of its weight's shape, None where a weight is not masked; or None: nothing is.
         num_layers, bidirectional, batch_first: as in ``torch.nn.LSTM``.
         lengths: (B,) integers from 0 to T, in any order, or None: all T. Past its length a row's output is zero, and
             its h_n and c_n are those at its last step (the first states where the length is 0). What stands in the
-            padding of ``input`` does not matter.
+            padding of ``input`` does not matter. Lengths on a GPU are used without being looked at (one outside 0 to
+            T counts as the nearer of these), so that nothing waits; a CUDA graph can record a call with such only.
         dropout: share of a layer's output that the next layer does not see, applied if ``training``.
-        backend: ``"auto"``: the compiled kernels for float32 and float64 on the CPU where they are installed, plain
-            PyTorch otherwise; ``"cpu"`` or ``"torch"``: that one or an error. SEAM_FAST_BACKEND replaces ``"auto"``.
+        backend: ``"auto"``: the compiled kernels of input's device where they are installed (on the CPU for float32 and
+            float64, on NVIDIA GPUs also for bfloat16 and float16), plain PyTorch otherwise; ``"cuda"``, ``"cpu"`` or
+            ``"torch"``: that one or an error. SEAM_FAST_BACKEND replaces ``"auto"``.
 
     Returns:
         ``(output, (h_n, c_n))``: output (T, B, D * H), (B, T, D * H) or (T, D * H); h_n and c_n shaped like h_0.
 
-    A weight that is dropped counts as 0, even an infinite one. Under autocast the op computes in the weights' dtype.
+    A weight that is dropped counts as 0, even an infinite one. Under autocast the op computes in autocast's dtype on a
+    GPU, as torch's LSTM does, and in the weights' dtype on the CPU. A GPU, too, computes float32 in full precision,
+    unless ``torch.backends.cuda.matmul.allow_tf32`` permits less.
 
     Gradients reach input, hx, scores and those weights that require them; what does not require one costs nothing. The
     clamp of a score's gradient comes after the sum over time and batch. A second derivative needs ``backend="torch"``.
@@ -69,7 +74,7 @@ def masked_lstm(
     if scores is None and hasattr(weights, "__len__"):
         scores = [None] * len(weights)
     if isinstance(input, Tensor) and not input.is_meta and torch.is_autocast_enabled(input.device.type):
-        input, hx = _in_full_width(input, hx, weights)
+        input, hx = _as_autocast_wants(input, hx, weights)
         with torch.autocast(input.device.type, enabled=False):
             return masked_lstm(
                 input,
@@ -97,6 +102,8 @@ def masked_lstm(
     if lengths is not None:
         lengths = _read_lengths(lengths, input, batched, tracing)
     kernels = None if tracing else choose_kernels(backend, input)
+    if lengths is not None and kernels not in (None, lstm_layer):
+        lengths = to_device(lengths, input.device)
     h_0, c_0 = (None, None) if hx is None else hx
     weights, scores = list(weights), list(scores)
     each = len(weights) // num_layers  # tensors of a layer
@@ -163,15 +170,18 @@ def masked_linear(
     return reference.masked_linear(input, weight, bias, weight_score, bias_score)
 
 
-def _in_full_width(input, hx, weights):
-    """Input and states in the weights' dtype, where autocast has made them shorter."""
+def _as_autocast_wants(input, hx, weights):
+    """Input and states in autocast's dtype on a GPU; elsewhere in the weights' dtype, if they are shorter."""
 
     def fitting(tensor):
-        short = isinstance(tensor, Tensor) and tensor.dtype in (torch.bfloat16, torch.float16)
-        return tensor.to(weights[0].dtype) if short else tensor
+        short = isinstance(tensor, Tensor) and tensor.dtype in (*SHORT_DTYPES, torch.float32)
+        return tensor.to(dtype) if short else tensor
 
     if not isinstance(weights, (list, tuple)) or not weights or not isinstance(weights[0], Tensor):
         return input, hx
+    dtype = weights[0].dtype
+    if input.device.type == "cuda" and dtype in (*SHORT_DTYPES, torch.float32):
+        dtype = torch.get_autocast_dtype("cuda")
     return fitting(input), tuple(map(fitting, hx)) if isinstance(hx, (list, tuple)) else hx
 
 
@@ -367,13 +377,15 @@ def _check(input, hx, weights, scores, num_layers, directions, batch_first, drop
     expected = shapes * directions
     if num_layers > 1:
         expected += (((4 * hidden, directions * hidden), *shapes[1:]) * directions) * (num_layers - 1)
+    wide = dtype in SHORT_DTYPES and weights[1].dtype == torch.float32  # as under autocast
+    kind, like = (torch.float32, "weights[1]") if wide else (dtype, "input")
     for index, (weight, score, shape) in enumerate(zip(weights, scores, expected, strict=True)):
-        if not _suits(weight, shape, dtype, device):
+        if not _suits(weight, shape, kind, device):
             name = f"weights[{index}] ({_weight_name(index, each, directions)})"
-            _check_tensor(name, weight, shape, dtype, device)
-        if score is not None and not _suits(score, shape, dtype, device):
+            _check_tensor(name, weight, shape, kind, device, like)
+        if score is not None and not _suits(score, shape, kind, device):
             name = f"scores[{index}] (of {_weight_name(index, each, directions)})"
-            _check_tensor(name, score, shape, dtype, device)
+            _check_tensor(name, score, shape, kind, device, like)
 
     if hx is not None:
         if not isinstance(hx, (tuple, list)) or len(hx) != 2:
@@ -385,7 +397,7 @@ def _check(input, hx, weights, scores, num_layers, directions, batch_first, drop
 
 
 def _read_lengths(lengths, input, batched, tracing) -> Tensor | None:
-    """(B,) int64 on the CPU; None where no row is short."""
+    """(B,) int64, on the CPU or where they are on a GPU; None where no row is short, as far as that can be seen."""
     if not isinstance(lengths, Tensor):
         if not isinstance(lengths, (list, tuple)) or not all(isinstance(length, int) for length in lengths):
             raise TypeError(f"lengths must be a tensor of integers or None, but is {_kind(lengths)}")
@@ -397,8 +409,9 @@ def _read_lengths(lengths, input, batched, tracing) -> Tensor | None:
     steps, batch, _ = input.shape
     if lengths.dim() != 1 or lengths.shape[0] != batch:
         raise ValueError(f"lengths must have shape ({batch},), one for each row of the batch, but has {_of(lengths)}")
-    lengths = lengths.to("cpu", torch.int64, copy=True).contiguous()  # the backward needs them as they are now
-    if tracing:  # the values are not there yet; the op itself checks them
+    place = lengths.device if lengths.device == input.device else "cpu"
+    lengths = lengths.to(place, torch.int64, copy=True).contiguous()  # the backward needs them as they are now
+    if tracing or lengths.is_cuda:  # the values are not there yet: the op itself checks them
         return lengths
     values = lengths.tolist()
     if values and (min(values) < 0 or max(values) > steps):

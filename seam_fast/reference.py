@@ -124,7 +124,7 @@ def masked_lstm(
     directions = 2 if bidirectional else 1
     cells = num_layers * directions  # a cell: one layer, one direction
     each = len(weights) // cells
-    weights = [_effective(weight, score) for weight, score in zip(weights, scores, strict=True)]
+    weights = [_effective(weight, score).to(output.dtype) for weight, score in zip(weights, scores, strict=True)]
     if hx is None:
         hx = (output.new_zeros(cells, output.shape[1], weights[1].shape[1]),) * 2
     running = None
