@@ -3,34 +3,70 @@
 The rule: error(kernel) <= 2 error(PyTorch float32) + floor, errors being the largest distance from float64 in a tensor.
 The floor is there because PyTorch may happen to be nearly exact: a good algorithm errs as much as its answer moves when
 what it is given changes in the last place. So every number given is moved by up to one unit, three times, in float64;
-the floor is four times the largest change, plus four units of the tensor's largest value for the last few roundings. A
-float64 kernel has no better truth than the float64 reference, which errs as well: twice the same, in its own units.
+the floor is four times the largest change, plus four units of the tensor's largest value for the last few roundings.
+bfloat16 and float16 are held to the same, each beside PyTorch's own and in its own units. A float64 kernel has no
+better truth than the float64 reference, which errs as well: twice the same, in its own units.
 """
 
+import functools
+import importlib.util
+import shutil
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from seam_fast import _ext, masked_lstm, reference
+from seam_fast import _ext, library, lstm_layer, masked_lstm, ops, reference
 
 NAMES = ("output", "h_n", "c_n", "input", "h_0", "c_0", "weights", "scores")
 
-KERNELS = ["torch", *(f"cpu-{isa}" for isa in (_ext.C.isas() if _ext.C else ()))]
+CPU_KERNELS = [f"cpu-{isa}" for isa in (_ext.C.isas() if _ext.C else ())]
+# The CUDA op run on the CPU: as the sizes decide, and step by step with products of a matrix library.
+HOST_KERNELS = ["host-automatic", "host-library"]
+KERNELS = ["torch", *CPU_KERNELS, *HOST_KERNELS]
 each_kernel = pytest.mark.parametrize("kernel", KERNELS, indirect=True)
-each_compiled_kernel = pytest.mark.parametrize("kernel", KERNELS[1:], indirect=True)
+each_cpu_kernel = pytest.mark.parametrize("kernel", CPU_KERNELS, indirect=True)
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
 
+@functools.cache
+def cuda_host():
+    """The CUDA op as a module that runs on the CPU; tests are skipped where it cannot be built."""
+    if shutil.which("c++") is None:
+        pytest.skip("needs a C++ compiler: the CUDA kernels are built for the CPU")
+    spec = importlib.util.spec_from_file_location("cuda_host_build", Path(__file__).parent / "cuda_host" / "build.py")
+    builder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(builder)
+    return builder.build()
+
+
+def use_cuda_host(
+    monkeypatch, recurrence="automatic", products="automatic", multiprocessors=4, clusters=True, tf32=False
+):
+    """Lets every op but those of ``backend="torch"`` run the CUDA kernels on the CPU, on a device as it is told."""
+    module = cuda_host()
+    module.choose_cuda(recurrence, products)
+    module.pretend(multiprocessors, clusters, tf32)
+    for place in (ops, library):
+        choose = lambda backend, _: lstm_layer if backend == "torch" else module  # noqa: E731
+        monkeypatch.setattr(place, "choose_kernels", choose)
+    return module
+
+
 @pytest.fixture
-def kernel(request):
-    """The backend's name; its instruction set is in use during the test."""
-    backend, _, isa = request.param.partition("-")
-    if not isa:
+def kernel(request, monkeypatch):
+    """The backend's name; its instruction set, or the CUDA op on the CPU, is in use during the test."""
+    backend, _, kind = request.param.partition("-")
+    if backend == "host":
+        use_cuda_host(monkeypatch, kind, kind)
+        yield "cpu"
+        return
+    if not kind:
         yield backend
         return
     before = _ext.C.isa()
-    _ext.C.set_isa(isa)
+    _ext.C.set_isa(kind)
     yield backend
     _ext.C.set_isa(before)
 
@@ -135,29 +171,38 @@ def distances(some: dict, exact: dict) -> dict[str, float]:
 _truths = {}
 
 
-def truth(case: Case):
-    """Float64 results, and the distance from them that is allowed in float32, by name."""
-    if case not in _truths:
-        unit = torch.finfo(torch.float32).eps
-        exact = flat(run(reference.masked_lstm, case, torch.float64))
-        single = distances(flat(run(reference.masked_lstm, case, torch.float32)), exact)
+def truth(case: Case, single_dtype=torch.float32):
+    """Float64 results, and the distance from them that is allowed in a dtype, by name; for numbers exact in it."""
+    if (case, single_dtype) not in _truths:
+        unit = torch.finfo(single_dtype).eps
+        tensors = widened(case.tensors(single_dtype))
+        exact = flat(run(reference.masked_lstm, case, torch.float64, tensors))
+        single = distances(flat(run(reference.masked_lstm, case, single_dtype)), exact)
         generator = torch.Generator().manual_seed(1)
         floor = dict.fromkeys(single, 0.0)
         for _ in range(3):
-            tensors = moved(case.tensors(), unit, generator)
-            change = distances(flat(run(reference.masked_lstm, case, torch.float64, tensors)), exact)
+            change = run(reference.masked_lstm, case, torch.float64, moved(tensors, unit, generator))
+            change = distances(flat(change), exact)
             floor = {name: max(floor[name], change[name]) for name in floor}
-        _truths[case] = (
+        _truths[case, single_dtype] = (
             exact,
             {name: 2 * single[name] + 4 * floor[name] + 4 * unit * float(exact[name].abs().max()) for name in floor},
         )
-    return _truths[case]
+    return _truths[case, single_dtype]
+
+
+def widened(tensors):
+    """The same numbers in float64."""
+    if isinstance(tensors, (list, tuple)):
+        return [widened(tensor) for tensor in tensors]
+    return None if tensors is None else tensors.double()
 
 
 def assert_close(case: Case, results: dict, dtype) -> None:
     """Every tensor within the rule above."""
-    exact, allowed = truth(case)
-    scale = torch.finfo(dtype).eps / torch.finfo(torch.float32).eps * (2 if dtype == torch.float64 else 1)
+    single = torch.float32 if dtype == torch.float64 else dtype
+    exact, allowed = truth(case, single)
+    scale = torch.finfo(dtype).eps / torch.finfo(single).eps * (2 if dtype == torch.float64 else 1)
     results = flat(results)
     assert results.keys() == exact.keys()
     for name, tensor in results.items():

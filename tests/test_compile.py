@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lstm_cases import KERNELS, Case, leaves
+from lstm_cases import CPU_KERNELS, Case, leaves
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from seam_fast import MaskedLSTM, masked_lstm, reference
 
-BACKENDS = ["torch", *(["cpu"] if len(KERNELS) > 1 else [])]
+BACKENDS = ["torch", *(["cpu"] if CPU_KERNELS else [])]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 CASES = [

@@ -1,0 +1,396 @@
+// Who runs a kernel's threads, in what order, and where they wait for each other; and which of their accesses may be
+// made.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "fibers.h"
+#include "shadow.h"
+
+namespace seam::gpu::host {
+
+// ---- Threads --------------------------------------------------------------------------------------------------------
+
+enum class Doing { running, sync, sync_warp, sync_cluster, shuffle, tile };
+
+struct Thread : Member {
+  uint32_t rank;      // of its block in the cluster
+  uint32_t number;    // in its block
+  char* memory;       // its block's shared memory
+  char* stack;        // null before its first step and after its last
+  Doing doing;        // what it waits in
+  Site site;          // and where
+  void* offer;        // what it brings to a shuffle or a tile
+  uint32_t sent;      // when it last stored into a peer's memory, if so in this cluster
+  Site sent_at;
+  Context context;
+};
+
+// ---- The machine ----------------------------------------------------------------------------------------------------
+
+class Machine {
+ public:
+  struct Shape {
+    int64_t clusters;
+    uint32_t blocks, threads;  // of a cluster, of a block
+    size_t bytes;              // of a block's shared memory
+  };
+  using Body = void (*)(Thread&, const void* params);  // throws nothing
+
+  HostOptions options;
+  Ranges ranges;
+
+  void launch(const std::string& kernel, const Shape& shape, Body body, const void* params) {
+    const std::lock_guard<std::mutex> one_at_a_time(mutex_);
+    shape_ = shape;
+    body_ = body;
+    params_ = params;
+    lot_ = options.seed;
+    set_up();
+    std::vector<int64_t> order(size_t(shape.clusters));
+    std::iota(order.begin(), order.end(), 0);
+    if (options.order == HostOptions::reversed) std::reverse(order.begin(), order.end());
+    if (options.order == HostOptions::shuffled) {
+      for (size_t k = order.size(); k > 1; --k) std::swap(order[k - 1], order[draw(k)]);
+    }
+    for (const int64_t cluster : order) {
+      if (!run(cluster) || findings_.enough()) break;
+    }
+    current_ = nullptr;
+    if (!findings_.empty()) throw std::runtime_error("kernel " + kernel + ": " + findings_.list());
+  }
+
+  const Shape& shape() const { return shape_; }
+  int64_t cluster() const { return cluster_; }
+
+  // ---- Meeting others ----
+
+  void barrier(Thread& me, Group& group, Doing doing, const Site& site) {
+    if (arrive(me, group, doing, site)) {
+      alike(group);
+      group.time = shadow_.tick();
+      wake(group);
+    }
+    go_on(me);
+  }
+
+  // Each lane brings an offer; the last to come does `all(lanes)` for the warp, unless they have not come for the same.
+  template <class All>
+  void together(Thread& me, void* offer, Doing doing, const Site& site, All&& all) {
+    me.offer = offer;
+    if (arrive(me, *me.warp, doing, site)) {
+      if (alike(*me.warp)) all(&threads_[me.warp->first]);
+      wake(*me.warp);
+    }
+    go_on(me);
+  }
+
+  template <class Text>
+  void report(const char* kind, const Site& site, Text&& text) {
+    findings_.add(kind, site, text);
+  }
+  std::string name(const Thread& thread) const { return shadow_.name(thread.id, *thread.block); }
+
+  // ---- Memory: whether an access may be made, and what it says of the kernel ----
+
+  // `count` neighbours from `i` on, of an array of `size` values of `bytes` each.
+  bool shared_access(const void* array, int size, size_t bytes, int i, int count, bool writes, const Site& site) {
+    const Thread& me = *current_;
+    if (!inside(me, array, size, i, count, site)) return false;
+    if (i % count != 0) {
+      report("misaligned access", site,
+             [&] { return name(me) + ": " + std::to_string(count) + " from " + std::to_string(i) + " on"; });
+    }
+    if (options.shadow) {
+      const size_t offset = size_t(static_cast<const char*>(array) - memory_.get()) + size_t(i) * bytes;
+      shadow_.touch_shared(me, offset, bytes * size_t(count), writes, site);
+    }
+    return true;
+  }
+
+  // Where the same value of block `rank` is; null if there is none.
+  void* peer_access(const void* array, int size, size_t bytes, int i, int rank, const Site& site) {
+    Thread& me = *current_;
+    if (rank < 0 || uint32_t(rank) >= shape_.blocks) {
+      report("no such block in the cluster", site, [&] { return name(me) + ": " + std::to_string(rank); });
+      return nullptr;
+    }
+    if (!inside(me, array, size, i, 1, site)) return nullptr;
+    if (all_.time == begun_) {
+      report("store_peer before the first sync_cluster", site,
+             [&] { return name(me) + ": the peer may not have begun"; });
+    }
+    me.sent = shadow_.now();
+    me.sent_at = site;
+    const size_t within = size_t(static_cast<const char*>(array) - me.memory) + size_t(i) * bytes;
+    const size_t offset = size_t(rank) * stride() + within;
+    if (options.shadow) shadow_.touch_shared(me, offset, bytes, true, site);
+    return memory_.get() + offset;
+  }
+
+  bool global_access(const void* at, size_t bytes, size_t alignment, bool writes, const Site& site) {
+    if (current_ == nullptr || !options.global_shadow) return true;
+    const Thread& me = *current_;
+    if (reinterpret_cast<uintptr_t>(at) % alignment != 0) {
+      report("misaligned access", site, [&] { return name(me) + " in global memory"; });
+    }
+    if (!ranges.hold(at, bytes)) {
+      report("global access outside what was handed over", site, [&] { return name(me) + ", " + ranges.offset(at); });
+      return false;
+    }
+    if (bytes > 1) shadow_.touch_global(me, at, bytes, writes, site);  // of single bytes, neighbours share a cell
+    return true;
+  }
+
+ private:
+  // ---- Setting up ----
+
+  size_t stride() const { return (shape_.bytes + 127) / 128 * 128; }
+
+  void set_up() {
+    findings_.begin(!options.keep_going);
+    shadow_.begin_launch(int(shape_.blocks));
+    const uint32_t total = shape_.blocks * shape_.threads;
+    if (threads_.size() < total) threads_ = std::vector<Thread>(total);
+    warps_.resize(total / 32);
+    blocks_.resize(shape_.blocks);
+    ready_.resize(total);
+    if (capacity_ < shape_.blocks * stride()) {
+      capacity_ = shape_.blocks * stride();
+      memory_.reset(new (std::align_val_t(128)) char[capacity_]);
+    }
+    for (uint32_t id = 0; id < total; ++id) {
+      Thread& thread = threads_[id];
+      thread.id = id;
+      thread.rank = id / shape_.threads;
+      thread.number = id % shape_.threads;
+      thread.warp = &warps_[id / 32];
+      thread.block = &blocks_[thread.rank];
+      thread.cluster = &all_;
+      thread.memory = memory_.get() + thread.rank * stride();
+    }
+  }
+
+  // All blocks of a cluster from the first to the last step; false if that was not to be.
+  bool run(int64_t cluster) {
+    cluster_ = cluster;
+    const uint32_t total = shape_.blocks * shape_.threads;
+    memset(memory_.get(), 0xff, shape_.blocks * stride());  // no number, whatever it is taken for
+    shadow_.begin_cluster(cluster, shape_.blocks * stride());
+    begun_ = shadow_.now();
+    for (uint32_t k = 0; k < warps_.size(); ++k) warps_[k] = {k * 32, 32, 0, begun_};
+    for (uint32_t k = 0; k < blocks_.size(); ++k) blocks_[k] = {k * shape_.threads, shape_.threads, 0, begun_};
+    all_ = {0, total, 0, begun_};
+    for (uint32_t id = 0; id < total; ++id) {
+      threads_[id].stack = nullptr;
+      threads_[id].doing = Doing::running;
+      threads_[id].sent = 0;
+    }
+    ended_ = first_ = count_ = 0;
+    wake(all_);
+    current_ = take();
+    begin(*current_, stacks_.take());
+    switch_context(main_, current_->context);
+    for (uint32_t id = 0; id < total; ++id) {
+      if (threads_[id].stack != nullptr) stacks_.give(threads_[id].stack);
+    }
+    return ended_ == total;
+  }
+
+  // ---- Taking turns ----
+
+  static void begin(Thread& thread, char* stack) {
+    thread.stack = stack;
+    prepare(thread.context, stack, &Machine::live);
+  }
+
+  // What a stack does: one thread from its first step to its last, then the next that has not begun.
+  static void live() {
+    Machine& machine = running();
+    for (;;) machine.succeed(*machine.current_, machine.body_, machine.params_);
+  }
+  void succeed(Thread& me, Body body, const void* params) {
+    body(me, params);
+    end(me);
+    Thread* next = findings_.enough() ? nullptr : take();
+    if (next == nullptr) {
+      if (ended_ < all_.size) report_standstill();
+      leave();
+    }
+    current_ = next;
+    std::swap(me.stack, next->stack);  // `me` has ended: its stack is for who has none
+    if (me.stack == nullptr) return;
+    std::swap(me.stack, next->stack);
+    stacks_.give(me.stack);
+    me.stack = nullptr;
+    switch_context(nobody_, next->context);
+  }
+
+  void end(Thread& me) {
+    ++ended_;
+    if (me.sent != 0 && me.sent >= all_.time) {
+      report("store_peer without a sync_cluster after it", me.sent_at,
+             [&] { return name(me) + ": the peer may have ended"; });
+    }
+  }
+
+  // The running thread has been put where it will be found, or counted where it is waited for: another's turn.
+  void go_on(Thread& me) {
+    Thread* next = findings_.enough() ? nullptr : take();
+    if (next == nullptr) {
+      report_standstill();
+      leave();
+    }
+    if (next != &me) {
+      current_ = next;
+      if (next->stack == nullptr) begin(*next, stacks_.take());
+      switch_context(me.context, next->context);
+    }
+    me.doing = Doing::running;
+  }
+  void leave() { switch_context(nobody_, main_); }  // for good; kernels hold nothing that would have to be given back
+
+  void wake(const Group& group) {
+    for (uint32_t k = 0; k < group.size; ++k) {
+      const bool from_last = options.order == HostOptions::reversed || options.order == HostOptions::depth_first;
+      Thread* thread = &threads_[group.first + (from_last ? group.size - 1 - k : k)];
+      if (options.order == HostOptions::depth_first) {  // to the front, so that a warp goes as far as it gets
+        first_ = (first_ == 0 ? all_.size : first_) - 1;
+        ready_[first_] = thread;
+      } else {
+        ready_[slot(count_)] = thread;
+      }
+      ++count_;
+    }
+  }
+  Thread* take() {
+    if (count_ == 0) return nullptr;
+    if (options.order == HostOptions::shuffled) std::swap(ready_[first_], ready_[slot(uint32_t(draw(count_)))]);
+    Thread* thread = ready_[first_];
+    first_ = slot(1);
+    --count_;
+    return thread;
+  }
+  uint32_t slot(uint32_t k) const { return first_ + k < all_.size ? first_ + k : first_ + k - all_.size; }
+
+  uint64_t draw(uint64_t below) {  // SplitMix64
+    uint64_t z = lot_ += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return (z ^ z >> 31) % below;
+  }
+
+  // ---- Meeting ----
+
+  bool arrive(Thread& me, Group& group, Doing doing, const Site& site) {  // whether it was the last
+    me.doing = doing;
+    me.site = site;
+    if (++group.arrived < group.size) return false;
+    group.arrived = 0;
+    return true;
+  }
+
+  bool alike(const Group& group) {  // whether all came for the same
+    const Thread& one = threads_[group.first];
+    for (uint32_t id = group.first + 1; id < group.first + group.size; ++id) {
+      const Thread& other = threads_[id];
+      if (other.doing == one.doing && same_site(other.site, one.site)) continue;
+      const bool barriers = is_barrier(one.doing) && is_barrier(other.doing);
+      report(barriers ? "divergent barrier" : "divergent shuffle", one.site, [&] {
+        return name(one) + " waits in " + place(one) + ", " + name(other) + " in " + place(other);
+      });
+      return false;
+    }
+    return true;
+  }
+
+  // Nobody can go on, though not all have come to their end; unless nobody shall.
+  void report_standstill() {
+    if (findings_.enough()) return;
+    const Thread* culprit = nullptr;
+    std::vector<std::pair<const Thread*, uint32_t>> places;
+    for (uint32_t id = 0; id < all_.size; ++id) {
+      const Thread& thread = threads_[id];
+      if (thread.doing == Doing::running) continue;
+      if (culprit == nullptr || (is_barrier(culprit->doing) && !is_barrier(thread.doing))) culprit = &thread;
+      const auto same = [&](const auto& place) {
+        return place.first->doing == thread.doing && same_site(place.first->site, thread.site);
+      };
+      const auto found = std::find_if(places.begin(), places.end(), same);
+      if (found == places.end()) {
+        places.push_back({&thread, 1});
+      } else {
+        ++found->second;
+      }
+    }
+    report(is_barrier(culprit->doing) ? "divergent barrier" : "divergent shuffle", culprit->site, [&] {
+      std::string text = "none of cluster " + std::to_string(cluster_) + " can go on: ";
+      for (const auto& [thread, count] : places) {
+        text += std::to_string(count) + " wait in " + place(*thread) + ", ";
+      }
+      return text + "ended: " + std::to_string(ended_);
+    });
+  }
+
+  static bool is_barrier(Doing doing) { return doing != Doing::shuffle && doing != Doing::tile; }
+  static std::string place(const Thread& thread) {
+    constexpr const char* kTexts[] = {"nothing", "sync", "sync_warp", "sync_cluster", "a shuffle", "multiply"};
+    return std::string(kTexts[int(thread.doing)]) + " at " + text_of(thread.site);
+  }
+
+  bool inside(const Thread& me, const void* array, int size, int i, int count, const Site& site) {
+    if (size_t(static_cast<const char*>(array) - me.memory) >= shape_.bytes) {
+      report("shared memory of another block", site, [&] { return name(me) + " has not got it from its own"; });
+      return false;
+    }
+    if (i >= 0 && i <= size - count) return true;
+    const std::string last = count == 1 ? "" : " to " + std::to_string(i + int64_t(count) - 1);
+    report("index out of bounds", site,
+           [&] { return name(me) + ": " + std::to_string(i) + last + " of " + std::to_string(size); });
+    return false;
+  }
+
+  static Machine& running();
+
+  struct Free {
+    void operator()(char* memory) const { ::operator delete[](memory, std::align_val_t(128)); }
+  };
+
+  std::mutex mutex_;
+  Findings findings_;
+  Shadow shadow_{findings_};
+  Stacks stacks_;
+
+  Shape shape_{};
+  Body body_ = nullptr;
+  const void* params_ = nullptr;
+  std::unique_ptr<char, Free> memory_;
+  size_t capacity_ = 0;
+  std::vector<Thread> threads_;
+  std::vector<Group> warps_, blocks_;
+  Group all_{};
+
+  int64_t cluster_ = 0;
+  uint32_t begun_ = 0;  // when the cluster was
+  uint32_t ended_ = 0;  // of its threads
+  Thread* current_ = nullptr;
+  Context main_, nobody_;
+  std::vector<Thread*> ready_;  // a ring: `count_` from `first_` on
+  uint32_t first_ = 0, count_ = 0;
+  uint64_t lot_ = 0;
+};
+
+inline Machine machine;
+inline Machine& Machine::running() { return machine; }
+
+}  // namespace seam::gpu::host

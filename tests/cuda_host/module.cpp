@@ -1,0 +1,107 @@
+// The CUDA op as a Python module that computes on the CPU: the host side as it is, the kernels in their host meaning.
+#include <c10/core/CPUAllocator.h>
+#include <torch/extension.h>
+
+#include <cstdlib>
+
+#include "cuda/block.cuh"
+#include "cuda/masked_lstm.h"
+
+namespace py = pybind11;
+
+namespace seam {
+
+// What autograd.cpp calls; in the real module it goes by the device.
+std::tuple<Tensor, Tensor, Tensor, Tensor> masked_lstm_forward(const Tensor& input, const OptionalTensor& h_0,
+                                                               const OptionalTensor& c_0,
+                                                               const std::vector<Tensor>& weights,
+                                                               const std::vector<OptionalTensor>& scores,
+                                                               const OptionalTensor& lengths, bool batch_first_output,
+                                                               bool save) {
+  return gpu::masked_lstm_forward(input, h_0, c_0, weights, scores, lengths, batch_first_output, save);
+}
+
+std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, std::vector<OptionalTensor>, std::vector<OptionalTensor>>
+masked_lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const OptionalTensor& grad_c_n,
+                     const Tensor& input, const Tensor& output, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                     const Tensor& saved, const std::vector<Tensor>& weights,
+                     const std::vector<OptionalTensor>& scores, const OptionalTensor& lengths, bool need_input,
+                     bool need_h_0, bool need_c_0, const std::vector<bool>& need_weights,
+                     const std::vector<bool>& need_scores, bool overwrite_saved) {
+  return gpu::masked_lstm_backward(grad_output, grad_h_n, grad_c_n, input, output, h_0, c_0, saved, weights, scores,
+                                   lengths, need_input, need_h_0, need_c_0, need_weights, need_scores,
+                                   overwrite_saved);
+}
+
+namespace gpu {
+
+namespace {
+
+Device pretended = {0, nullptr, 4, true, false};  // few multiprocessors, so that small batches already take several rounds
+
+// Memory of tensors, each piece of it known to the kernels' watch while it lives. Between two pieces lies some that nobody
+// may touch.
+struct WatchedMemory final : c10::Allocator {
+  c10::DataPtr allocate(size_t size) override {
+    void* const memory = size ? std::aligned_alloc(64, (size + 127) / 64 * 64) : nullptr;
+    if (memory) allow_memory(memory, size);
+    return {memory, memory, &release, c10::Device(c10::kCPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
+  void copy_data(void* to, const void* from, size_t size) const override { default_copy_data(to, from, size); }
+
+ private:
+  static void release(void* memory) {
+    forget_memory(memory);
+    std::free(memory);
+  }
+};
+
+// From now on tensors get watched memory, and kernels may touch no other; or as before.
+void watch_memory(bool watch) {
+  static WatchedMemory watched;
+  static c10::Allocator* const ordinary = c10::GetCPUAllocator();
+  forget_memory();
+  c10::SetCPUAllocator(watch ? &watched : ordinary, 1);
+}
+
+void set_order(const std::string& order, uint64_t seed) {
+  HostOptions& options = host_options();
+  options.order = order == "depth_first" ? HostOptions::depth_first
+                  : order == "reversed"  ? HostOptions::reversed
+                  : order == "shuffled"  ? HostOptions::shuffled
+                                         : HostOptions::round_robin;
+  options.seed = seed;
+}
+
+std::pair<Tensor, Tensor> order_of(const Tensor& lengths, int64_t steps) {
+  const Tensor order = at::empty(lengths.sizes(), at::kInt), length = at::empty_like(order);
+  gpu::order(pretended, {steps, lengths.size(0), lengths.const_data_ptr<int64_t>(), order.mutable_data_ptr<int32_t>(),
+                         length.mutable_data_ptr<int32_t>()});
+  return {order, length};
+}
+
+}  // namespace
+
+Device device_of(const Tensor&) { return pretended; }
+
+}  // namespace gpu
+
+}  // namespace seam
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  using py::arg;
+  m.def("masked_lstm_forward", &seam::masked_lstm_forward);
+  m.def("masked_lstm_layer", &seam::masked_lstm_layer);
+  m.def("masked_lstm_backward", &seam::masked_lstm_backward, arg("grad_output"), arg("grad_h_n"), arg("grad_c_n"),
+        arg("input"), arg("output"), arg("h_0"), arg("c_0"), arg("saved"), arg("weights"), arg("scores"),
+        arg("lengths"), arg("need_input"), arg("need_h_0"), arg("need_c_0"), arg("need_weights"), arg("need_scores"),
+        arg("overwrite_saved") = false);
+  m.def("choose_cuda", &seam::gpu::choose);
+  m.def("order", &seam::gpu::order_of);
+  m.def("watch_memory", &seam::gpu::watch_memory);
+  m.def("set_order", &seam::gpu::set_order);
+  m.def("pretend", [](int multiprocessors, bool clusters, bool tf32) {
+    seam::gpu::pretended = {0, nullptr, multiprocessors, clusters, tf32};
+  });
+}

@@ -1,0 +1,392 @@
+"""The CUDA op without a GPU: its kernels' own source, run on the CPU with an eye on races, bounds and barriers.
+
+tests/test_ops.py runs all tests of the op on it; here is what only the CUDA op has: a kernel for each range of sizes,
+numbers of 16 bits, tf32, weights wider than what is computed with, and devices of several kinds.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from lstm_cases import Case, assert_close, distances, flat, leaves, run, truth, use_cuda_host
+from test_ops import GRID
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from seam_fast import BackendError, _ext, backend, library, lstm_layer, masked_lstm, ops
+
+SHORT = [torch.bfloat16, torch.float16]
+each_short_dtype = pytest.mark.parametrize("dtype", SHORT, ids=["bfloat16", "float16"])
+LENGTHS = (3, 1, 2, 0, 3, 3, 2, 1, 3)
+ORDERS = ["round_robin", "depth_first", "reversed", "shuffled"]
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """Turns the op into the CUDA op on the CPU; arguments as of `use_cuda_host`."""
+    module = None
+
+    def use(*arguments, **options):
+        nonlocal module
+        module = use_cuda_host(monkeypatch, *arguments, **options)
+        return module
+
+    yield use
+    if module is not None:
+        module.choose_cuda("automatic", "automatic")
+        module.set_order("round_robin", 0)
+        module.watch_memory(False)
+
+
+def name_of(choice):
+    """The backend's, for a choice of kernels or plain PyTorch."""
+    return "torch" if choice == "torch" else "auto"
+
+
+def found(case, dtype, **changes):
+    return run(masked_lstm, replace(case, **changes), dtype)
+
+
+# -- every kernel -----------------------------------------------------------------------------------------------------
+
+# Units at both ends of the range of each kernel that does all steps in one launch: where it is full, and a unit more.
+FULL = [1, 32, 33, 56, 57, 64, 65, 96, 97, 128, 129, 192, 193, 256, 257, 384, 385, 512]
+TILED = [1, 32, 33, 64, 65, 96, 97, 128, 129, 192, 193, 256, 257, 384, 385, 512]
+
+
+@pytest.mark.parametrize("hidden", FULL)
+@pytest.mark.parametrize("batch", [3, 7, 13])  # a sequence, two, four a tile
+def test_each_kernel_in_full_precision(host, hidden, batch):
+    host("own")
+    lengths = (LENGTHS * 2)[:batch]
+    assert_close(case := Case(T=3, B=batch, I=2, H=hidden, lengths=lengths), found(case, torch.float32), torch.float32)
+
+
+@pytest.mark.parametrize("hidden", TILED)
+@each_short_dtype
+def test_each_kernel_by_tensor_cores(host, hidden, dtype):
+    host("own")
+    lengths = (5, 1, 4, 0, 5, 3, 2, 1, 5)
+    assert_close(case := Case(T=5, B=9, I=2, H=hidden, lengths=lengths), found(case, dtype), dtype)
+
+
+@pytest.mark.parametrize("hidden", [1, 32, 33, 64, 65, 128, 129, 256, 300])
+def test_each_kernel_of_tf32(host, hidden):
+    """float32 whose products see 11 bits: held to what such numbers are worth, and further off than full precision."""
+    case = Case(T=3, B=9, I=2, H=hidden, lengths=LENGTHS)
+    host("own", tf32=True)
+    results = flat(found(case, torch.float32))
+    exact, _ = truth(case)
+    unit = 2.0**-10
+    _, allowed = truth(case, torch.float16)  # which have as many bits
+    for name, distance in distances(results, exact).items():
+        assert distance <= allowed[name] + 4 * unit * float(exact[name].abs().max()), name
+    if hidden > 256:  # there are no such kernels: those in full precision do it
+        return
+    host("own")
+    assert distances(results, exact)["output"] > 20 * distances(flat(found(case, torch.float32)), exact)["output"]
+
+
+@each_short_dtype
+@pytest.mark.parametrize("choice", ["automatic", "library"])
+@pytest.mark.parametrize("case", GRID, ids=str)
+def test_the_grid_of_the_op_in_16_bits(host, case, dtype, choice):
+    host(choice, choice)
+    assert_close(case, found(case, dtype), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *SHORT], ids=["float32", "bfloat16", "float16"])
+def test_more_tiles_than_run_at_once(host, dtype):
+    host("own")
+    case = Case(T=2, B=70, I=2, H=5, lengths=tuple(b % 3 for b in range(70)))
+    assert_close(case, found(case, dtype), dtype)
+
+
+# -- what a launch promises -------------------------------------------------------------------------------------------
+
+SEVERAL = [
+    (Case(T=5, B=9, I=3, H=20, D=2, lengths=(5, 1, 4, 0, 5, 3, 2, 1, 3)), torch.float32),
+    (Case(T=5, B=9, I=3, H=20, D=2, lengths=(5, 1, 4, 0, 5, 3, 2, 1, 3)), torch.bfloat16),
+    (Case(T=3, B=5, I=3, H=100), torch.float32),  # a cluster of two
+    (Case(T=3, B=9, I=3, H=200), torch.bfloat16),  # four, and two warps to a sum
+]
+each_of_several = pytest.mark.parametrize(("case", "dtype"), SEVERAL, ids=lambda value: str(value))
+
+
+@each_of_several
+@pytest.mark.parametrize("choice", ["own", "library"])
+def test_the_order_of_threads_changes_no_bit(host, case, dtype, choice):
+    """And whatever the order, nobody reads what is being written: the run would end with a finding."""
+    module = host(choice, choice)
+    results = []
+    for order in ORDERS:
+        module.set_order(order, 7)
+        results.append(flat(found(case, dtype)))
+    for other in results[1:]:
+        for name, tensor in results[0].items():
+            assert torch.equal(tensor, other[name]), name
+
+
+@each_of_several
+@pytest.mark.parametrize("choice", ["own", "library"])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_no_kernel_leaves_the_memory_of_its_tensors(host, case, dtype, choice, batch_first):
+    module = host(choice, choice)
+    module.watch_memory(True)
+    found(case, dtype, batch_first=batch_first)
+    found(case, dtype, batch_first=batch_first, hx=False, bias=False, lengths=None)
+
+
+def test_the_watch_on_memory_sees_what_leaves_it(host):
+    module = host()
+    input, _, _, weights, scores, _ = Case(hx=False).tensors(torch.float32)  # from before the watch began
+    module.watch_memory(True)
+    with pytest.raises(RuntimeError, match="global access outside what was handed over"):
+        masked_lstm(input, None, weights, scores)
+
+
+@each_of_several
+def test_a_sequence_does_not_depend_on_those_beside_it(host, case, dtype):
+    host("own", "own")
+    whole = found(case, dtype)
+    input, h_0, c_0, weights, scores, _ = case.tensors(dtype)
+    for row in (0, case.B - 1):
+        lengths = None if case.lengths is None else torch.tensor(case.lengths[row : row + 1])
+        states = (h_0[:, row : row + 1], c_0[:, row : row + 1])
+        options = {"bidirectional": case.D == 2, "lengths": lengths}
+        alone, _ = masked_lstm(input[:, row : row + 1], states, weights, scores, **options)
+        if dtype == torch.float32 and case.B > 4:
+            # Alone it is a tile by itself, whose sums over the same terms go another way round the lanes.
+            torch.testing.assert_close(whole["output"][:, row : row + 1], alone, rtol=0, atol=1e-6)
+        else:
+            assert torch.equal(whole["output"][:, row : row + 1], alone)
+
+
+@each_of_several
+def test_nothing_is_saved_where_no_gradient_is_wanted(host, case, dtype):
+    host("own", "own")
+    input, h_0, c_0, weights, scores, _ = case.tensors(dtype)
+    output, (h_n, c_n) = masked_lstm(input, (h_0, c_0), weights, scores, **case.options)
+    wanted = found(case, dtype)
+    assert torch.equal(output, wanted["output"]) and torch.equal(h_n, wanted["h_n"]) and torch.equal(c_n, wanted["c_n"])
+
+
+# -- weights wider than what is computed with -------------------------------------------------------------------------
+
+
+@each_short_dtype
+@pytest.mark.parametrize("choice", ["own", "library", "torch"])
+def test_weights_and_scores_may_be_float32(host, dtype, choice):
+    """As under autocast: results in input's dtype, gradients of weights and scores in theirs."""
+    case = Case(T=6, B=5, I=7, H=20, L=2, D=2, lengths=(6, 0, 3, 1, 6))
+    if choice != "torch":
+        host(choice, choice)
+    input, h_0, c_0, weights, scores, cotangents = case.tensors(dtype)
+    weights, scores = [weight.float() for weight in weights], [score.float() for score in scores]
+    tensors = input, h_0, c_0, weights, scores, cotangents
+    results = flat(run(masked_lstm, case, dtype, tensors, backend=name_of(choice)))
+    exact, allowed = truth(case, dtype)
+    for name, tensor in results.items():
+        assert tensor.dtype == (torch.float32 if name.startswith(("weights", "scores")) else dtype), name
+        assert float((tensor - exact[name]).abs().max()) <= allowed[name], name
+
+
+def test_a_score_that_16_bits_would_lose_still_keeps_its_weight(host):
+    host()
+    case = Case(hx=False)
+    input, _, _, weights, scores, _ = case.tensors(torch.float16)
+    weights, scores = [weight.float() for weight in weights], [score.float() for score in scores]
+    small = [torch.where(score > 0, 1e-30, score) for score in scores]
+    outputs = [masked_lstm(input, None, weights, some)[0] for some in (scores, small)]
+    assert torch.equal(*outputs)
+
+
+def test_gradients_of_scores_keep_their_width(host):
+    """A sum over many steps in 16 bits would stop growing; and rounding it would show in the float32 gradient."""
+    host("automatic", "own")
+    case = Case(T=40, B=9, I=3, H=8, scale=0.01)
+    input, h_0, c_0, weights, scores, cotangents = case.tensors(torch.bfloat16)
+    tensors = input, h_0, c_0, [weight.float() for weight in weights], [score.float() for score in scores], cotangents
+    for grad in run(masked_lstm, case, torch.bfloat16, tensors)["scores"]:
+        assert not torch.equal(grad, grad.bfloat16().float())
+
+
+@pytest.mark.parametrize("choice", ["own", "library", "torch"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_a_backward_pass_within_autocast_is_the_same(host, dtype, choice):
+    if choice != "torch":
+        host(choice, choice)
+    case = Case(T=6, B=5, I=9, H=7, D=2, lengths=(6, 0, 3, 1, 6))
+    input, h_0, c_0, weights, scores, cotangents = case.tensors(dtype)
+    given = leaves(input, h_0, c_0, *weights, *scores)
+    results = []
+    for enabled in (False, True):
+        x, h, c, *rest = given
+        tensors = rest[: len(weights)], rest[len(weights) :]
+        output, states = masked_lstm(x, (h, c), *tensors, **case.options, backend=name_of(choice))
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            results.append(torch.autograd.grad((output, *states), given, cotangents))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+# -- devices and lengths ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_clusters_large_layers_go_step_by_step(host, dtype):
+    case = Case(T=3, B=3, I=2, H=200)
+    host(clusters=False)
+    assert_close(case, found(case, dtype), dtype)
+    host("own", clusters=False)
+    with pytest.raises(RuntimeError, match=r"no kernel of seam-fast does a layer of 200 units .* for 3 sequences"):
+        found(case, dtype)
+
+
+def test_sizes_beyond_every_kernel_go_step_by_step(host):
+    host("own")
+    for case, dtype in ((Case(T=1, B=1, I=1, H=513), torch.float32), (Case(T=1, B=1, I=1, H=513), torch.bfloat16)):
+        with pytest.raises(RuntimeError, match="no kernel of seam-fast"):
+            found(case, dtype)
+    host("automatic")
+    assert_close(case, found(case, dtype), dtype)
+
+
+@pytest.mark.parametrize("choice", ["own", "library"])
+def test_products_of_either_kind(host, choice):
+    """Whoever does the recurrence: in float64, where both must agree to the last bits, clamps included."""
+    host("automatic", choice)
+    case = Case(T=9, B=7, I=13, H=11, D=2, lengths=(9, 0, 5, 1, 9, 3, 8), scale=4.0)
+    assert_close(case, results := found(case, torch.float64), torch.float64)
+    assert any((score.abs() == 1).any() for score in results["scores"])
+
+
+def test_the_longest_come_first_and_lengths_are_cut_to_the_steps(host):
+    """On a GPU nobody has looked at them before the kernels do."""
+    lengths = torch.randint(-3, 9, (300,), generator=torch.Generator().manual_seed(0))
+    order, length = host().order(lengths, 5)
+    cut = lengths.clamp(0, 5)
+    assert torch.equal(order.long(), cut.argsort(descending=True, stable=True))
+    assert torch.equal(length.long(), cut[order.long()])
+
+
+def test_a_bad_choice_is_told(host):
+    module = host()
+    with pytest.raises(ValueError, match="must be 'automatic', 'own' or 'library', but is 'fast'"):
+        module.choose_cuda("fast", "own")
+
+
+def test_second_derivatives_of_wide_weights_come_from_the_twin():
+    case = Case(T=3, B=2)
+    input, h_0, c_0, weights, scores, _ = case.tensors(torch.bfloat16)
+    weights, scores = leaves(*(w.float() for w in weights)), [s.float() for s in scores]
+    output, _ = masked_lstm(input, (h_0, c_0), weights, scores, backend="torch")
+    (first,) = torch.autograd.grad(output.float().pow(2).sum(), weights[0], create_graph=True)
+    (second,) = torch.autograd.grad(first.pow(2).sum(), weights[1])
+    assert second.dtype == torch.float32 and second.isfinite().all() and second.any()
+
+
+def test_wider_weights_are_named_where_they_do_not_fit():
+    input, h_0, c_0, weights, scores, _ = Case().tensors(torch.bfloat16)
+    wide = [weight.float() for weight in weights]
+    with pytest.raises(
+        ValueError, match=r"scores\[0\] .* must be torch.float32 like weights\[1\], but is torch.bfloat16"
+    ):
+        masked_lstm(input, (h_0, c_0), wide, scores)
+    with pytest.raises(ValueError, match=r"weights\[1\] .* must be torch.bfloat16 like input, but is torch.float64"):
+        masked_lstm(input, (h_0, c_0), [weights[0], weights[1].double(), *weights[2:]], scores)
+
+
+# -- the Python side, for tensors that only say they are on a GPU -----------------------------------------------------
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Within it tensors may be made on "cuda", without memory; the compiled part says that it has CUDA kernels."""
+    if _ext.C is None:
+        pytest.skip(f"needs the compiled kernels: {_ext.reason}")
+    monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
+    monkeypatch.setattr(_ext, "built_with_cuda", True)
+    monkeypatch.setattr(library, "is_able", lambda index: True)
+    with FakeTensorMode():
+        yield monkeypatch
+
+
+def on_gpu(tensor, dtype=None):
+    """A tensor without values."""
+    return torch.empty_like(tensor, device="cuda", dtype=dtype)
+
+
+def test_cuda_tensors_go_to_the_cuda_kernels(pretended):
+    on_cpu = torch.zeros(1)
+    there = on_gpu(on_cpu)
+    for dtype in (torch.float32, torch.float64, *SHORT):
+        assert library.choose_kernels("auto", there.to(dtype)) is _ext.C
+        assert library.choose_kernels("cuda", there.to(dtype)) is _ext.C
+    assert library.choose_kernels("torch", there) is lstm_layer
+    assert library.choose_kernels("auto", on_cpu.half()) is lstm_layer
+    with pytest.raises(ValueError, match=r"backend 'cpu' takes float32 and float64 tensors on the CPU, but .* on cuda"):
+        library.choose_kernels("cpu", there)
+    with pytest.raises(BackendError, match=r"backend 'cuda' cannot be used: torch sees no GPU"):
+        library.choose_kernels("cuda", on_cpu)
+    pretended.setattr(backend, "why_not", lambda name: "")
+    with pytest.raises(ValueError, match=r"backend 'cuda' takes floating tensors on a GPU, but input is .* on cpu"):
+        library.choose_kernels("cuda", on_cpu)
+    pretended.setenv("SEAM_FAST_BACKEND", "cpu")
+    assert library.choose_kernels("auto", there) is lstm_layer and library.choose_kernels("auto", on_cpu) is _ext.C
+    pretended.delenv("SEAM_FAST_BACKEND")
+    pretended.setattr(library, "is_able", lambda index: False)  # an older GPU
+    assert library.choose_kernels("auto", there) is lstm_layer
+    pretended.setattr(library, "is_able", lambda index: True)
+    pretended.setattr(_ext, "built_with_cuda", False)
+    assert library.choose_kernels("auto", there) is lstm_layer
+
+
+@pytest.mark.parametrize("with_kernels", [True, False])
+@each_short_dtype
+def test_what_is_traced_on_a_gpu_has_the_sizes_of_what_runs(pretended, dtype, with_kernels):
+    pretended.setattr(_ext, "built_with_cuda", with_kernels)
+    case = Case(T=4, B=3, I=2, H=6, D=2)
+    input, h_0, c_0, weights, scores, _ = case.tensors(dtype)
+    input, h_0, c_0 = map(on_gpu, (input, h_0, c_0))
+    weights, scores = ([on_gpu(tensor, torch.float32) for tensor in tensors] for tensors in (weights, scores))
+    arguments = input, h_0, c_0, weights, scores, [True] * len(scores), None, True, "auto"
+    output, _, _, saved = torch.ops.seam_fast.masked_lstm_layer(*arguments)
+    assert output.shape == (4, 3, 12) and output.dtype == dtype and output.device.type == "cuda"
+    assert saved.numel() == 2 * 4 * 3 * 6 * (6 if with_kernels else 5)
+
+
+@each_short_dtype
+def test_traced_gradients_of_wider_weights_are_wide(dtype):
+    input, h_0, c_0, weights, scores, cotangents = Case(L=2, D=2, lengths=(7, 2, 0, 4)).tensors(dtype)
+    given = leaves(input, *(score.float() for score in scores))
+    results = []
+    for function in (masked_lstm, torch.compile(masked_lstm, fullgraph=True, backend="aot_eager")):
+        options = {"num_layers": 2, "bidirectional": True, "lengths": torch.tensor((7, 2, 0, 4)), "backend": "torch"}
+        output, states = function(given[0], (h_0, c_0), [weight.float() for weight in weights], given[1:], **options)
+        results.append(torch.autograd.grad((output, *states), given, cotangents))
+    torch._dynamo.reset()
+    assert [grad.dtype for grad in results[1]] == [dtype] + [torch.float32] * len(scores)
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@each_short_dtype
+def test_under_autocast_a_gpu_computes_in_its_dtype(pretended, dtype):
+    enabled = iter([True])  # once: the op turns it off for what is inside
+    pretended.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda" and next(enabled, False))
+    pretended.setattr(torch, "get_autocast_dtype", lambda kind: dtype)
+    input, h_0, c_0, weights, scores, _ = Case().tensors(torch.float32)
+    input, h_0, c_0, *rest = map(on_gpu, (input, h_0, c_0, *weights, *scores))
+    output, (h_n, c_n) = masked_lstm(input, (h_0, c_0), rest[: len(weights)], rest[len(weights) :])
+    assert output.dtype == h_n.dtype == c_n.dtype == dtype
+
+
+def test_lengths_on_a_gpu_are_not_looked_at(pretended):
+    """Values of these tensors cannot be read: whatever tried would fail here, and make the host wait on a GPU."""
+    lengths = torch.zeros(3, dtype=torch.int32, device="cuda")
+    read = ops._read_lengths(lengths, torch.zeros(4, 3, 2, device="cuda"), True, False)
+    assert read.device.type == "cuda" and read.dtype == torch.int64 and library.to_device(read, read.device) is read
+
+
+def test_a_graph_is_not_let_record_lengths_of_the_cpu(pretended):
+    pretended.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(ValueError, match="lengths must be on cuda:0 while a CUDA graph records, but are on cpu"):
+        library.to_device(torch.zeros(3, dtype=torch.int64), torch.device("cuda:0"))
