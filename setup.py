@@ -2,7 +2,8 @@
 
 A compiled part works only with the torch that it was built against. So torch is no build requirement (pip would fetch
 another one): the torch of the environment that is installed into is used, also with build isolation. Whatever is in the
-way of compiling becomes one sentence, shown in a box and kept in the package for `seam-fast info`.
+way of compiling becomes one sentence, shown in a box and kept in the package for `seam-fast info`. CUDA kernels come
+along where torch is built for CUDA and nvcc is there; what keeps them out becomes a sentence, too.
 
 Settings: SEAM_FAST_BUILD=auto|cpu|cuda|none, SEAM_FAST_REQUIRE_EXT=1 (fail rather than go without), DEBUG=1, CXX,
 CUDA_HOME, TORCH_CUDA_ARCH_LIST, NVCC_FLAGS, MAX_JOBS.
@@ -31,6 +32,7 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "seam_fast" / "_version.
 CPU_SOURCES = [
     "csrc/bindings.cpp",
     "csrc/autograd.cpp",
+    "csrc/layer.cpp",
     "csrc/masked_lstm.cpp",
     "csrc/score_adam.cpp",
     "csrc/gap_rules.cpp",
@@ -40,7 +42,14 @@ CPU_SOURCES = [
     "csrc/cpu/kernels_avx2.cpp",
     "csrc/cpu/kernels_avx512.cpp",
 ]
-CUDA_SOURCES = []  # none in this version
+CUDA_SOURCES = [
+    "csrc/cuda/masked_lstm.cpp",
+    "csrc/cuda/device.cpp",
+    "csrc/cuda/elementwise.cu",
+    "csrc/cuda/product.cu",
+    "csrc/cuda/recurrent_forward.cu",
+    "csrc/cuda/recurrent_backward.cu",
+]
 
 MODES = ("auto", "cpu", "cuda", "none")
 MODE = os.environ.get("SEAM_FAST_BUILD") or "auto"
@@ -103,83 +112,119 @@ def find_cuda_home() -> str | None:
     return home if Path(home, "bin", "nvcc").is_file() else None
 
 
-def use_cuda(torch) -> bool:
-    """Whether to compile for CUDA: torch must be built for it and nvcc be there; a GPU need not be."""
+def ask_nvcc(home: str, question: str) -> str:
+    """What the toolkit's compiler answers; "" if it cannot be run."""
+    with contextlib.suppress(OSError):
+        return subprocess.run([str(Path(home, "bin", "nvcc")), question], capture_output=True, text=True).stdout
+    return ""
+
+
+def cuda_obstacle(torch) -> str:
+    """What is in the way of compiling for CUDA, or "". It takes a torch for CUDA and its nvcc; no GPU need be there."""
     if MODE == "cpu":
-        return False
-    obstacle = home = None
-    if not CUDA_SOURCES:
-        obstacle = "this version of seam-fast has no CUDA kernels"
-    elif torch.version.cuda is None:
-        obstacle = f"torch {torch.__version__} is built without CUDA"
-    elif (home := find_cuda_home()) is None:
-        obstacle = "nvcc was not found; install the CUDA toolkit or set CUDA_HOME"
-    if obstacle and MODE == "cuda":
-        raise SystemExit(f"error: SEAM_FAST_BUILD is 'cuda', but {obstacle}")
-    if obstacle:
-        return False
+        return "it was installed with SEAM_FAST_BUILD=cpu"
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    if (home := find_cuda_home()) is None:
+        return "nvcc was not found; install the CUDA toolkit or set CUDA_HOME"
+    release = re.search(r"release (\d+)\.\d+", ask_nvcc(home, "--version"))
+    if release is None:
+        return "nvcc was found, but does not tell its version"
+    if release[1] != torch.version.cuda.split(".")[0]:  # torch's build tools would refuse it, too
+        return (
+            f"nvcc is of CUDA {release[0].split()[1]}, but torch {torch.__version__} of CUDA {torch.version.cuda}; "
+            "install that toolkit or set CUDA_HOME to it"
+        )
     os.environ["CUDA_HOME"] = home  # read when torch.utils.cpp_extension is imported
-    if torch.cuda.device_count() == 0:  # then torch has no GPU to ask for an architecture
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "7.5;8.0;8.6;9.0+PTX")
-    return True
+    if os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return ""
+    here = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
+    if not here:  # else torch asks the GPUs
+        os.environ["TORCH_CUDA_ARCH_LIST"] = common_architectures(home, torch)
+    elif min(here) < (8, 0):
+        return (
+            f"a GPU here has compute capability {'.'.join(map(str, min(here)))}, but the kernels need 8.0 or more; "
+            "for other GPUs set TORCH_CUDA_ARCH_LIST"
+        )
+    return ""
 
 
-def plan():
-    """The extension and the torch command that compiles it. Raises NoExtension."""
-    if MODE == "none":
-        raise NoExtension("it was installed with SEAM_FAST_BUILD=none")
-    missing = [source for source in CPU_SOURCES + CUDA_SOURCES if not (HERE / source).is_file()]
-    if missing:
-        raise NoExtension(f"{', '.join(missing)} not found in the source tree")
-    compiler = find_compiler()
-    torch = find_torch()
-    os.environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")  # for ninja, if the environment is not activated
-    cuda = use_cuda(torch)
-    try:
-        from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
-    except ImportError as error:  # such as an old torch with a new setuptools
-        raise NoExtension(f"torch's build tools could not be loaded ({error})") from error
-
-    # No fast-math and no contraction: a score changes its mask on a sign. No -std: torch adds its own.
-    # No -march: kernels choose their instruction set when they run.
-    flags = ["-O0", "-g"] if DEBUG else ["-O3", "-g0"]
-    flags += ["-fvisibility=hidden", "-Wall", "-ffp-contract=off"]
-    link = []
-    if sys.platform.startswith("linux"):
-        # Bound at load, so that a symbol that torch lacks is an ImportError and not a crash later.
-        link.append("-Wl,-z,now")
-        if "backend: OpenMP" in torch.__config__.parallel_info():
-            flags.append("-fopenmp")
-            # gcc's calls are answered by the OpenMP library that torch has loaded, whose threads and settings are
-            # then shared; linking one more could bring in a second pool. Clang's calls are not gcc's.
-            link += ["-fopenmp"] if "clang" in compiler else []
-    macros = {"SEAM_BUILT_TORCH": torch.__version__, "SEAM_BUILT_FLAGS": " ".join(flags)}
-    arguments = {"cxx": flags}
-    if cuda:
-        macros["SEAM_BUILT_CUDA"] = torch.version.cuda
-        arguments["nvcc"] = ["-O3", "-lineinfo", *shlex.split(os.environ.get("NVCC_FLAGS", ""))]
-    extension = (CUDAExtension if cuda else CppExtension)(
-        NAME,
-        CPU_SOURCES + (CUDA_SOURCES if cuda else []),
-        include_dirs=[str(HERE / "csrc")],
-        define_macros=[(name, f'"{text}"') for name, text in macros.items()],
-        extra_compile_args=arguments,
-        extra_link_args=link,
-        depends=sorted(str(path.relative_to(HERE)) for path in (HERE / "csrc").rglob("*.h*")),
-    )
-    objects = HERE / "build" / f"objects-{sys.implementation.cache_tag}-torch-{torch.__version__}"
-    return extension, BuildExtension, objects
+def common_architectures(home: str, torch) -> str:
+    """What to compile for where no GPU can be asked: A100 and all of 8.x, H100, B200; as PTX for what is newer."""
+    wanted = ["8.0", "9.0"]  # 9.0a has nothing that the kernels use
+    if tuple(map(int, torch.version.cuda.split("."))) >= (12, 8):  # before, torch's build tools did not know it
+        wanted.append("10.0")
+    known = ask_nvcc(home, "--list-gpu-arch").split()
+    return ";".join(number for number in wanted if f"compute_{number.replace('.', '')}" in known) + "+PTX"
 
 
-def build_command(base, reason: str, objects: Path | None):
-    """The build_ext command: compiles, or writes down why not."""
+class Plan:
+    """How to compile. Raises NoExtension."""
 
-    class OptionalBuildExt(base):
+    def __init__(self):
+        if MODE == "none":
+            raise NoExtension("it was installed with SEAM_FAST_BUILD=none")
+        missing = [source for source in CPU_SOURCES + CUDA_SOURCES if not (HERE / source).is_file()]
+        if missing:
+            raise NoExtension(f"{', '.join(missing)} not found in the source tree")
+        self.compiler = find_compiler()
+        self.torch = find_torch()
+        os.environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")  # for ninja, if that folder is not in it
+        self.without_cuda = cuda_obstacle(self.torch)  # the reason; with CUDA where it is ""
+        if self.without_cuda and MODE == "cuda":
+            raise NoExtension(self.without_cuda)
+        try:
+            from torch.utils import cpp_extension
+        except ImportError as error:  # such as an old torch with a new setuptools
+            raise NoExtension(f"torch's build tools could not be loaded ({error})") from error
+        self.tools = cpp_extension
+        self.objects = HERE / "build" / f"objects-{sys.implementation.cache_tag}-torch-{self.torch.__version__}"
+
+    def extension(self):
+        # No fast-math and no contraction: a score changes its mask on a sign. No -std: torch adds its own.
+        # No -march: kernels choose their instruction set when they run.
+        flags = ["-O0", "-g"] if DEBUG else ["-O3", "-g0"]
+        flags += ["-fvisibility=hidden", "-Wall", "-ffp-contract=off"]
+        link = []
+        if sys.platform.startswith("linux"):
+            # Bound at load, so that a symbol that torch lacks is an ImportError and not a crash later.
+            link.append("-Wl,-z,now")
+            if "backend: OpenMP" in self.torch.__config__.parallel_info():
+                flags.append("-fopenmp")
+                # gcc's calls are answered by the OpenMP library that torch has loaded, whose threads and settings are
+                # then shared; linking one more could bring in a second pool. Clang's calls are not gcc's.
+                link += ["-fopenmp"] if "clang" in self.compiler else []
+        texts = {"SEAM_BUILT_TORCH": self.torch.__version__, "SEAM_BUILT_FLAGS": " ".join(flags)}
+        arguments, sources, make = {"cxx": flags}, CPU_SOURCES, self.tools.CppExtension
+        if self.without_cuda:
+            texts["SEAM_WITHOUT_CUDA"] = self.without_cuda
+        else:
+            texts["SEAM_BUILT_CUDA"] = self.torch.version.cuda
+            # With a -std, since the kernels know nothing of torch; several architectures side by side.
+            nvcc = ["-std=c++17", "-O3", "-lineinfo", "--threads=3", "-Xcompiler=-fvisibility=hidden"]
+            arguments["nvcc"] = nvcc + shlex.split(os.environ.get("NVCC_FLAGS", ""))
+            sources, make = CPU_SOURCES + CUDA_SOURCES, self.tools.CUDAExtension
+        macros = [(name, '"' + re.sub(r'["\\$]', "'", text) + '"') for name, text in texts.items()]
+        return make(
+            NAME,
+            sources,
+            include_dirs=[str(HERE / "csrc")],
+            define_macros=macros if self.without_cuda else [*macros, ("SEAM_WITH_CUDA", None)],
+            extra_compile_args=arguments,
+            extra_link_args=link,
+            depends=sorted(str(path.relative_to(HERE)) for path in (HERE / "csrc").rglob("*.*h")),
+        )
+
+
+def build_command(plan: Plan | None, reason: str):
+    """The build_ext command: compiles by the plan, or writes down the reason why not."""
+
+    class OptionalBuildExt(plan.tools.BuildExtension if plan else build_ext):
         def finalize_options(self):
             super().finalize_options()
-            if objects is not None:
+            if plan:
                 # Kept from build to build (pip would give a fresh folder), but never shared by two torches.
-                self.build_temp = str(objects)
+                self.build_temp = str(plan.objects)
                 self.force = True
 
         def run(self):
@@ -187,13 +232,11 @@ def build_command(base, reason: str, objects: Path | None):
             failure = reason
             if not failure:
                 try:
-                    super().run()
+                    self.compile()
                 except (Exception, SystemExit) as error:
-                    if REQUIRED:
+                    if REQUIRED or MODE == "cuda":
                         raise
-                    text = " ".join(str(error).split()) or type(error).__name__
-                    text = text if len(text) <= 200 else text[:200] + " ..."
-                    failure = f"compiling it failed ({text}); pip install -v shows the compiler's messages"
+                    failure = f"compiling it failed ({shortened(error)}); pip install -v shows the compiler's messages"
             # What an earlier build left must not pass for the work of this one.
             built = Path("" if in_place else self.build_lib) / self.get_ext_filename(NAME)
             note = built.with_name(NOTE)
@@ -204,17 +247,39 @@ def build_command(base, reason: str, objects: Path | None):
             built.unlink(missing_ok=True)
             note.parent.mkdir(parents=True, exist_ok=True)
             note.write_text(failure + "\n", encoding="utf-8")
-            print(boxed(failure), file=sys.stderr, flush=True)
+            tell("compiled part", failure, "Everything works in plain PyTorch, only slower.")
+
+        def compile(self):
+            """With CUDA; without it where that fails and nobody insists."""
+            before = dict(vars(self))
+            try:
+                super().run()
+            except (Exception, SystemExit) as error:
+                if plan.without_cuda or MODE == "cuda":
+                    raise
+                print(f"seam-fast: compiling with CUDA failed, now without it: {error}", file=sys.stderr, flush=True)
+                plan.without_cuda = f"compiling with CUDA failed ({shortened(error)}); see pip install -v"
+                vars(self).clear()  # what the failed try has set would be in the way of another
+                vars(self).update(before)
+                vars(self.extensions[0]).update(vars(plan.extension()))
+                super().run()
+            if plan.without_cuda and MODE == "auto" and plan.torch.version.cuda:  # else nobody expects it
+                tell("CUDA kernels", plan.without_cuda, "What lies on a GPU is computed in plain PyTorch, only slower.")
 
     return OptionalBuildExt
 
 
-def boxed(reason: str) -> str:
-    """What a user should not miss."""
-    text = f"seam-fast is installed without its compiled part: {reason}."
-    lines = [*textwrap.wrap(text, 76), "Everything works in plain PyTorch, only slower."]
+def shortened(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:200] + " ..."
+
+
+def tell(part: str, reason: str, comfort: str) -> None:
+    """What a user should not miss, in a box."""
+    text = f"seam-fast is installed without its {part}: {reason}."
+    lines = [*textwrap.wrap(text, 76), *textwrap.wrap(comfort, 76)]
     rule = "+" + "-" * 78 + "+"
-    return "\n".join(["", rule, *(f"| {line:76} |" for line in lines), rule, ""])
+    print("\n".join(["", rule, *(f"| {line:76} |" for line in lines), rule, ""]), file=sys.stderr, flush=True)
 
 
 class Build(build):
@@ -223,13 +288,14 @@ class Build(build):
     sub_commands = tuple((name, None if name == "build_ext" else wanted) for name, wanted in build.sub_commands)
 
 
-extensions, command, objects, reason = [], build_ext, None, ""
+plan, reason = None, ""
 if BUILDING:  # questions about name and version need no torch, whose import takes seconds
     try:
-        extension, command, objects = plan()
-        extensions = [extension]
+        plan = Plan()
     except NoExtension as error:
         reason = str(error)
+        if MODE == "cuda":
+            raise SystemExit(f"error: SEAM_FAST_BUILD is 'cuda', but {reason}") from None
         if REQUIRED:
             raise SystemExit(f"error: SEAM_FAST_REQUIRE_EXT is set, but nothing can be compiled: {reason}") from None
 
@@ -242,8 +308,8 @@ setup(
     license="MIT",
     packages=find_packages(include=["seam_fast", "seam_fast.*"]),
     package_data={"seam_fast": ["*.txt.gz"]},
-    ext_modules=extensions,
-    cmdclass={"build": Build, "build_ext": build_command(command, reason, objects)},
+    ext_modules=[plan.extension()] if plan else [],
+    cmdclass={"build": Build, "build_ext": build_command(plan, reason)},
     zip_safe=False,
     python_requires=">=3.10",
     install_requires=["torch>=2.6", "numpy", "tqdm", "matplotlib", "safetensors"],

@@ -202,6 +202,10 @@ def test_the_best_backend_is_chosen(with_module, monkeypatch):
     with_module(FakeModule(with_cuda=True))
     assert sf.backends()["cuda"] == "torch sees no GPU" and not sf.has_cuda()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(backend, "is_able", lambda index: False)
+    assert sf.backends()["cuda"] == "its kernels need a GPU of compute capability 8.0 or more, and torch sees none"
+    monkeypatch.setattr(backend, "is_able", lambda index: True)
     assert backend.choose_backend() == "cuda" and sf.has_cuda()
 
 

@@ -7,12 +7,18 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import setup_file
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_COMPILER = {"CXX": "/nowhere/c++"}
 BUILD = "import sys, setuptools.build_meta as b; print(b.build_wheel(sys.argv[1]))"
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "c++")) is None, reason="needs a C++ compiler to build stubs with"
+)
 
 # A module that takes no time to compile: neither torch's headers nor pybind11's.
 STUB = """#include <Python.h>
@@ -35,6 +41,37 @@ def checkout(tmp_path):
     for name in ("csrc", "seam_fast", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.so", "_build_note*"))
     return copy
+
+
+@pytest.fixture
+def stubs(checkout):
+    """A copy whose sources are next to nothing: the texts that part.h names, as a module."""
+    sources = re.findall(r'"(csrc/.+\.(?:cpp|cu))"', (checkout / "setup.py").read_text())
+    assert "csrc/bindings.cpp" in sources
+    shutil.rmtree(checkout / "csrc")
+    for source in sources:
+        (checkout / source).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / source).write_text("")
+    (checkout / "csrc/part.h").write_text('#define PART "first part"\n')
+    (checkout / "csrc/bindings.cpp").write_text(STUB)
+    return checkout
+
+
+@pytest.fixture
+def toolkit(tmp_path, monkeypatch):
+    """Makes the only CUDA toolkit there is: one that answers questions and compiles nothing."""
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "")
+
+    def make(release="13.0", architectures="75 80 90 100 120"):
+        nvcc = tmp_path / "cuda" / "bin" / "nvcc"
+        nvcc.parent.mkdir(parents=True)
+        answers = f"--version) echo 'tools, release {release}, V{release}.1' ;;\n"
+        answers += f"--list-gpu-arch) printf 'compute_%s\\n' {architectures} ;;\n"
+        nvcc.write_text(f"#!/bin/sh\ncase $1 in\n{answers}*) echo no licence >&2; exit 1 ;;\nesac\n")
+        nvcc.chmod(0o755)
+
+    return make
 
 
 def run(*command, cwd, **environment):
@@ -107,32 +144,114 @@ def test_sources_that_are_missing_are_named(checkout):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "c++")) is None, reason="needs a C++ compiler")
-def test_builds_after_one_another(checkout):
+@needs_compiler
+def test_builds_after_one_another(stubs):
     """Success removes the note of a failure, failure the module of a success; a changed header compiles again."""
 
     def modules_and_notes(**environment):
-        files = wheel_of(checkout, **environment)[1]
+        files = wheel_of(stubs, **environment)[1]
         return [name for name in files if "/_C." in name], files.get("seam_fast/_build_note.txt")
-
-    sources = re.findall(r'"(csrc/.+\.cpp)"', (checkout / "setup.py").read_text())
-    assert "csrc/bindings.cpp" in sources
-    shutil.rmtree(checkout / "csrc")
-    for source in sources:
-        (checkout / source).parent.mkdir(parents=True, exist_ok=True)
-        (checkout / source).write_text("")
-    (checkout / "csrc/part.h").write_text('#define PART "first part"\n')
-    (checkout / "csrc/bindings.cpp").write_text(STUB)
 
     built, note = modules_and_notes()
     assert len(built) == 1 and note is None
     assert modules_and_notes(**NO_COMPILER)[0] == []
-    (checkout / "csrc/part.h").write_text('#define PART "second part"\n')
-    name, files, _ = wheel_of(checkout)
+    (stubs / "csrc/part.h").write_text('#define PART "second part"\n')
+    name, files, _ = wheel_of(stubs)
     assert b"second part" in files[built[0]] and b"first part" not in files[built[0]]
     assert "seam_fast/_build_note.txt" not in files and "none-any" not in name
-    (checkout / "csrc/part.h").write_text("#error out of chalk\n")
+    (stubs / "csrc/part.h").write_text("#error out of chalk\n")
     built, note = modules_and_notes()
     assert built == [] and note.startswith(b"compiling it failed") and b"-v" in note
-    code, said = run("-c", BUILD, "wheel", cwd=checkout, SEAM_FAST_REQUIRE_EXT="1")
+    code, said = run("-c", BUILD, "wheel", cwd=stubs, SEAM_FAST_REQUIRE_EXT="1")
     assert code != 0 and "out of chalk" in said
+
+
+# -- CUDA -------------------------------------------------------------------------------------------------------------
+
+
+def torch_for(cuda, *capabilities):
+    """What setup.py asks of a torch: what CUDA it is built for, and what GPUs there are."""
+    here = SimpleNamespace(device_count=lambda: len(capabilities), get_device_capability=lambda i: capabilities[i])
+    return SimpleNamespace(__version__="2.11.0", version=SimpleNamespace(cuda=cuda), cuda=here)
+
+
+def obstacle(torch, mode="auto"):
+    """What keeps the CUDA kernels out, and the architectures that are asked for."""
+    return setup_file.load(mode).cuda_obstacle(torch), os.environ["TORCH_CUDA_ARCH_LIST"]
+
+
+def test_without_a_gpu_the_common_architectures_are_built(toolkit):
+    toolkit()
+    assert obstacle(torch_for("13.0")) == ("", "8.0;9.0;10.0+PTX")
+
+
+def test_only_architectures_that_the_compiler_knows(toolkit):
+    toolkit("12.6", "75 80 86 89 90")
+    assert obstacle(torch_for("12.8")) == ("", "8.0;9.0+PTX")
+
+
+def test_only_architectures_that_torch_knows(toolkit):
+    toolkit("12.9")
+    assert obstacle(torch_for("12.6")) == ("", "8.0;9.0+PTX")
+
+
+def test_who_names_architectures_gets_them(toolkit, monkeypatch):
+    toolkit()
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.5")
+    assert obstacle(torch_for("13.0", (7, 5))) == ("", "7.5")
+
+
+def test_a_gpu_is_asked_by_torch(toolkit):
+    toolkit()
+    assert obstacle(torch_for("13.0", (9, 0), (8, 6))) == ("", "")
+
+
+def test_what_is_in_the_way_of_cuda(toolkit, monkeypatch, tmp_path):
+    assert obstacle(torch_for(None))[0] == "torch 2.11.0 is built without CUDA"
+    assert obstacle(torch_for("13.0"))[0].startswith("nvcc was not found")
+    toolkit("12.4")
+    assert obstacle(torch_for("12.6")) == ("", "8.0;9.0+PTX")
+    assert obstacle(torch_for("13.0"))[0].startswith("nvcc is of CUDA 12.4, but torch 2.11.0 of CUDA 13.0; ")
+    assert obstacle(torch_for("12.6"), "cpu")[0] == "it was installed with SEAM_FAST_BUILD=cpu"
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "")
+    assert obstacle(torch_for("12.6", (9, 0), (7, 5)))[0].startswith("a GPU here has compute capability 7.5, but ")
+    (tmp_path / "cuda/bin/nvcc").chmod(0o644)
+    assert obstacle(torch_for("12.6"))[0] == "nvcc was found, but does not tell its version"
+
+
+PRETENCE = """import torch
+torch.version.cuda, torch.cuda._is_compiled = "13.0", lambda: True
+torch.cuda.is_available, torch.cuda.device_count = lambda: False, lambda: 0
+"""
+
+
+@pytest.fixture
+def pretended(stubs):
+    """Stubs for a torch that says to be one for CUDA; the module holds the reason why it has no CUDA kernels."""
+    (stubs / "setup.py").write_text(PRETENCE + (stubs / "setup.py").read_text())
+    (stubs / "csrc/part.h").write_text("#define PART SEAM_WITHOUT_CUDA\n")
+    return stubs
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("release", "why"),
+    [("12.4", "nvcc is of CUDA 12.4, but torch"), ("13.0", "compiling with CUDA failed (")],
+)
+def test_without_cuda_there_is_still_the_cpu(pretended, toolkit, release, why):
+    toolkit(release)
+    _, files, said = wheel_of(pretended)
+    (module,) = (content for name, content in files.items() if "/_C." in name)
+    assert why.encode() in module and "seam_fast/_build_note.txt" not in files
+    plain = re.sub(r"\s+", " ", said.replace("|", ""))
+    assert plain.count("seam-fast is installed without its CUDA kernels: " + why) == 1, said
+    assert "without its compiled part" not in said
+
+
+@pytest.mark.parametrize(("release", "why"), [("12.4", "nvcc is of CUDA 12.4, but torch"), ("13.0", "no licence")])
+def test_nothing_less_than_cuda(pretended, toolkit, release, why):
+    toolkit(release)
+    code, said = run("-c", BUILD, "wheel", cwd=pretended, SEAM_FAST_BUILD="cuda")
+    assert code != 0 and why in said and "is installed without" not in said
+    if release == "12.4":
+        assert said.splitlines()[-1].startswith(f"error: SEAM_FAST_BUILD is 'cuda', but {why}")
