@@ -30,16 +30,16 @@ def seconds_of(run, loops: int) -> tuple[float, list]:
     return (time.perf_counter_ns() - start) * 1e-9 / loops, result
 
 
-def in_turn(runs: dict, rounds, block: float, budget: float) -> tuple[dict, dict, dict]:
+def in_turn(runs: dict, rounds, block: float, budget: float, clock=seconds_of) -> tuple[dict, dict, dict]:
     """Times of all runs, one block of each a round, round after round.
 
     rounds: how many, or (fewest, most), of which the seconds of ``budget`` decide. block: seconds that a block lasts at
-    least, so that the clock's grain and a single interruption count little. Returns by name: seconds of every round,
-    calls in a block, last result.
+    least, so that the clock's grain and a single interruption count little. clock: what times a block. Returns by name:
+    seconds of every round, calls in a block, last result.
     """
     loops, cost = {}, 0.0
     for name, run in runs.items():
-        once = min(seconds_of(run, 1)[0] for _ in range(2))  # also warms up
+        once = min(clock(run, 1)[0] for _ in range(2))  # also warms up
         loops[name] = max(1, round(block / once))
         cost += loops[name] * once
     if isinstance(rounds, tuple):
@@ -52,7 +52,7 @@ def in_turn(runs: dict, rounds, block: float, budget: float) -> tuple[dict, dict
         for _ in range(rounds):
             for name, run in runs.items():
                 results[name] = None
-                seconds, results[name] = seconds_of(run, loops[name])
+                seconds, results[name] = clock(run, loops[name])
                 times[name].append(seconds)
     finally:
         gc.enable()

@@ -13,6 +13,7 @@ import seam_fast as sf
 from seam_fast.errors import SeamFastError
 
 WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+SEED = 1  # of all that is drawn
 RESULTS = ("output", "h_n", "c_n", "input.grad", *(f"{name} score.grad" for name in WEIGHTS))
 
 
@@ -24,20 +25,23 @@ class Problem:
     rivals cannot give it.
     """
 
-    def __init__(self, shape, dtype=torch.float32, backend="auto"):
-        generator = torch.Generator().manual_seed(1)
+    def __init__(self, shape, dtype=torch.float32, backend="auto", device="cpu"):
+        generator = torch.Generator(device).manual_seed(SEED)
 
         def normal(*sizes):
-            return torch.randn(*sizes, generator=generator).to(dtype)  # the same values in every dtype
+            return torch.randn(*sizes, generator=generator, device=device).to(dtype)  # the same values in every dtype
+
+        def uniform(*sizes):
+            return 2 * torch.rand(*sizes, generator=generator, device=device) - 1
 
         self.shape, self.dtype, self.backend = shape, dtype, backend
         self.input = normal(shape.T, shape.B, shape.I).requires_grad_()
         self.lengths = shape.lengths()
         sizes = ((4 * shape.H, shape.I), (4 * shape.H, shape.H), (4 * shape.H,), (4 * shape.H,))
         bound = shape.H**-0.5
-        self.weights = [((torch.rand(*size, generator=generator) * 2 - 1) * bound).to(dtype) for size in sizes]
+        self.weights = [(uniform(*size) * bound).to(dtype) for size in sizes]
         self.scores = [normal(*size).requires_grad_() for size in sizes]
-        self.state = (torch.zeros(1, shape.B, shape.H, dtype=dtype), torch.zeros(1, shape.B, shape.H, dtype=dtype))
+        self.state = tuple(torch.zeros(1, shape.B, shape.H, dtype=dtype, device=device) for _ in range(2))
         self.cotangents = [
             normal(shape.T, shape.B, shape.H),
             *(normal(1, shape.B, shape.H) for _ in range(1 if shape.spread else 2)),

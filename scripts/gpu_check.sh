@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# Builds, tests and measures the CUDA kernels on a machine with an NVIDIA GPU, where torch, pytest and nvcc are there.
+# No network is needed.
+#
+#   bash scripts/gpu_check.sh [FOLDER] [PART ...] [-- OPTIONS]
+#
+# FOLDER  where logs, record and table go (default: $OUT, else runs/gpu)
+# PART    build, test, sanitize, bench (default: all four, in this order)
+# OPTIONS of benchmarks/cuda_lstm.py, such as --minutes 8 --groups anchors (default: --minutes 4)
+#
+# Environment: PYTHON, MAX_JOBS, TORCH_CUDA_ARCH_LIST (default: the GPU's own), NVCC_FLAGS, JOBS (tests at once; default
+# 6), TOOLS (of compute-sanitizer; default: memcheck racecheck), LIMIT (seconds that build or bench may take; 580).
+# A part that fails keeps no later one from running; the exit code is then 1.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+folder=""
+parts=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        build | test | sanitize | bench) parts+=("$1") ;;
+        --) shift && break ;;
+        -h | --help) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0" && exit 0 ;;
+        -*) echo "error: $1 is no option of this script; those of the benchmark come after --" >&2 && exit 2 ;;
+        *)
+            [ -z "$folder" ] || { echo "error: $1 is neither build, test, sanitize nor bench" >&2 && exit 2; }
+            folder="$1"
+            ;;
+    esac
+    shift
+done
+[ ${#parts[@]} -gt 0 ] || parts=(build test sanitize bench)
+bench_options=("$@")
+[ ${#bench_options[@]} -gt 0 ] || bench_options=(--minutes 4)
+folder="${folder:-${OUT:-runs/gpu}}"
+mkdir -p "$folder" || exit 2
+folder="$(cd "$folder" && pwd)"
+limit="${LIMIT:-580}"
+python="${PYTHON:-$(command -v python3 || command -v python)}" || { echo "error: no Python found" >&2 && exit 2; }
+
+# The checkout is what is tested, whether pip could install it or the module was built in place.
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+# A system's own Python may ask for the second of these.
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore
+export SEAM_FAST_BUILD=cuda SEAM_FAST_REQUIRE_EXT=1
+
+limited() { # $1: seconds; the rest: a command
+    timeout -k 10 "$@"
+}
+
+ready() { # says why the CUDA kernels cannot be used
+    "$python" -c "
+import sys
+from seam_fast.backend import why_not
+reason = why_not('cuda')
+sys.exit(f'error: the CUDA kernels cannot be used: {reason}' if reason else 0)"
+}
+
+do_build() {
+    "$python" -c "
+import torch
+print('torch', torch.__version__, 'for CUDA', torch.version.cuda)
+if torch.cuda.is_available():
+    print(torch.cuda.get_device_properties(0))" || return 1
+    nvidia-smi || true
+    TORCH_CUDA_ARCH_LIST="${TORCH_CUDA_ARCH_LIST:-$("$python" -c "
+import torch
+print('%d.%d' % torch.cuda.get_device_capability())")}" || return 1
+    export TORCH_CUDA_ARCH_LIST MAX_JOBS="${MAX_JOBS:-$(nproc)}"
+    export NVCC_FLAGS="${NVCC_FLAGS--Xptxas -v}" # registers and spills of each kernel, in the log
+    echo "for $TORCH_CUDA_ARCH_LIST with $MAX_JOBS jobs"
+    if ! limited "$limit" "$python" -m pip install -v --no-build-isolation --no-deps -e .; then
+        echo "pip could not; building in place"
+        limited "$limit" "$python" setup.py build_ext --inplace || return 1
+    fi
+    "$python" -m seam_fast info
+    ready
+}
+
+do_test() {
+    ready || return 1
+    local tests="$folder/tests" functions status=0
+    rm -rf "$tests" && mkdir -p "$tests"
+    functions="$("$python" -m pytest tests/test_cuda.py -o addopts= --collect-only -q |
+        sed -n 's/^.*\.py::\([a-z0-9_]*\).*$/\1/p' | sort -u)"
+    [ -n "$functions" ] || { echo "error: no tests were found" && return 1; }
+    # A process for each function: after an illegal access, or in a kernel that never ends, only its own cases are lost.
+    # shellcheck disable=SC2016
+    echo "$functions" | xargs -P "${JOBS:-6}" -I{} timeout -k 10 240 bash -c '
+        "$1" -m pytest -v -ra --tb=short -o addopts= -o faulthandler_timeout=120 -p no:cacheprovider \
+            "tests/test_cuda.py::$2" >"$3/$2.log" 2>&1
+        code=$?
+        echo "$2: exit $code; $(tail -n 1 "$3/$2.log")"
+        exit $code' _ "$python" {} "$tests" || status=1
+    for function in $functions; do
+        grep -q "passed\|skipped\|failed" "$tests/$function.log" || echo "$function: ended by the time limit or a crash"
+    done
+    grep -h '^FAILED\|^ERROR\|GPU was lost' "$tests"/*.log | cut -c1-300
+    cat "$tests"/*.log >"$folder/tests.log"
+    return $status
+}
+
+do_sanitize() {
+    ready || return 1
+    local sanitizer status=0 place
+    sanitizer="$(command -v compute-sanitizer)" || for place in "${CUDA_HOME:-/usr/local/cuda}/bin" \
+        "${CUDA_HOME:-/usr/local/cuda}/compute-sanitizer" "$(dirname "$(command -v nvcc || echo .)")"; do
+        [ ! -x "$place/compute-sanitizer" ] || { sanitizer="$place/compute-sanitizer" && break; }
+    done
+    if [ -z "$sanitizer" ]; then
+        echo "skipped: compute-sanitizer was not found"
+        return 0
+    fi
+    for tool in ${TOOLS:-memcheck racecheck}; do
+        # Each tensor in memory of its own, or an access beyond its end lands in torch's pool and is not seen.
+        PYTORCH_NO_CUDA_MEMORY_CACHING=1 limited 200 "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 20 \
+            "$python" scripts/gpu_tour.py >"$folder/$tool.log" 2>&1
+        local code=$?
+        echo "$tool: exit $code; $(grep 'SUMMARY' "$folder/$tool.log" | tail -n 1)"
+        [ $code -eq 0 ] || status=1
+    done
+    return $status
+}
+
+do_bench() {
+    limited "$limit" "$python" benchmarks/cuda_lstm.py --out "$folder/cuda_lstm.json" "${bench_options[@]}"
+}
+
+failed=()
+for part in "${parts[@]}"; do
+    echo "== $part"
+    begin=$SECONDS
+    "do_$part" >"$folder/$part.log" 2>&1
+    code=$?
+    tail -n 40 "$folder/$part.log"
+    line="$part: $([ $code -eq 0 ] && echo done || echo "FAILED with exit code $code") after $((SECONDS - begin)) s"
+    [ $code -eq 0 ] || failed+=("$part")
+    echo "$line" | tee -a "$folder/summary.txt"
+done
+[ ${#failed[@]} -eq 0 ] || { echo "failed: ${failed[*]}; logs in $folder" && exit 1; }
