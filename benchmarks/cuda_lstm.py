@@ -26,6 +26,7 @@ from pathlib import Path
 
 import cuda_rivals as ways
 import measure
+import rivals
 import torch
 from cuda_grid import DEFAULT, DTYPES, GROUPS, ROWS, Entry
 from rivals import SEED
@@ -338,7 +339,7 @@ class Bench:
     def prepare(self, name: str, way, problem):
         """What is timed, and the tensors that it fills each time (none where it returns new ones)."""
         if name.endswith("_eager") or self.dry:
-            return (lambda: way(problem)), [None] * len(ways.RESULTS)
+            return (lambda: way(problem)), [None] * len(rivals.RESULTS)
         replay, results = capture(lambda: way(problem))
         for tensor in results:
             if tensor is not None:

@@ -10,11 +10,9 @@ import importlib.util
 
 import rivals
 import torch
-from rivals import RESULTS
 from torch.backends.cudnn import rnn as cudnn_rnn
 
 from seam_fast import reference
-from seam_fast.errors import SeamFastError
 
 seam, seam_forward = rivals.seam, rivals.seam_forward
 
@@ -137,40 +135,18 @@ def why_not_flashrnn() -> str:
 # Agreement -----------------------------------------------------------------------------------------------------------
 
 
-class Truth:
+class Truth(rivals.Truth):
     """What float64 says, and how far a result may be from it.
 
-    The error of a result is its largest difference, relative to the largest true value. That of this package's ways may
-    be twice the whole rival's in the same dtype plus 8 roundings; that of the rivals, which are not on trial, what
-    rounding every addition of the longest sum can cost, and a quarter at most.
+    As there, each dtype beside the whole rival in the same; the rivals, which are not on trial, may be a quarter off at
+    most.
     """
 
     OURS = ("seam", "seam_eager", "seam_forward")
 
     def __init__(self, problem, tf32: bool):
+        self.where = ""  # the caller says it
         self.values = [value.detach() for value in whole(problem.in_float64())]
         shape, unit = problem.shape, 2.0**-10 if tf32 else torch.finfo(problem.dtype).eps
         self.plausible = min(0.25, unit * (shape.T * shape.B + shape.I + shape.H))
         self.allowed = {name: 2 * error + 8 * unit for name, error in self.errors(whole(problem)).items()}
-
-    def errors(self, results: list) -> dict[str, float]:
-        """Error by name of result, of those that are there."""
-        found = {}
-        for name, result, true in zip(RESULTS, results, self.values, strict=True):
-            if result is not None:
-                if result.shape != true.shape:
-                    raise SeamFastError(f"{name} has shape {tuple(result.shape)}, expected {tuple(true.shape)}")
-                difference = (result.detach().double() - true).abs().max()
-                found[name] = float(difference / true.abs().max())
-        return found
-
-    def check(self, way: str, results: list) -> dict[str, float]:
-        """The errors of a way's results. Raises SeamFastError, with all of them, where some are larger than allowed."""
-        errors, faults = self.errors(results), []
-        for name, error in errors.items():
-            allowed = self.allowed[name] if way in self.OURS else self.plausible
-            if not error <= allowed:  # a NaN is not, either
-                faults.append(f"{name} of {way} is {error:.1e} from float64, more than the {allowed:.1e} allowed")
-        if faults:
-            raise SeamFastError(f"{'; '.join(faults)}, so its time says nothing")
-        return errors

@@ -248,7 +248,7 @@ class Truth:
 
     def __init__(self, shape):
         exact = Problem(shape, torch.float64)
-        self.shape = shape
+        self.where = f"{shape.name}: "  # before what is wrong
         self.values = rival(exact)
         clamped = sum(int((value.abs() == 1).sum()) for value in self.values[4:])
         self.clamped = clamped / sum(value.numel() for value in self.values[4:])
@@ -264,7 +264,7 @@ class Truth:
             if result is not None:
                 if result.shape != true.shape:
                     expected, actual = tuple(true.shape), tuple(result.shape)
-                    raise SeamFastError(f"{self.shape.name}: {name} has shape {actual}, expected {expected}")
+                    raise SeamFastError(f"{self.where}{name} has shape {actual}, expected {expected}")
                 difference = (result.detach().double() - true.detach()).abs().max()
                 found[name] = (difference / true.detach().abs().max()).item()
         return found
@@ -277,5 +277,5 @@ class Truth:
             if not error <= allowed:  # a NaN is not, either
                 faults.append(f"{name} of {way} is {error:.1e} from float64, more than the {allowed:.1e} allowed")
         if faults:
-            raise SeamFastError(f"{self.shape.name}: {', '.join(faults)}, so its time says nothing")
+            raise SeamFastError(f"{self.where}{', '.join(faults)}, so its time says nothing")
         return errors
