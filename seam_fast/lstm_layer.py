@@ -72,8 +72,10 @@ def _without_autocast(function):
     """A backward pass runs under whatever autocast its caller has on; what it computes must not depend on that."""
 
     @functools.wraps(function)
-    def wrapped(*arguments):
-        input = next(argument for argument in arguments[3:] if isinstance(argument, Tensor))
+    def wrapped(grad_output, grad_h_n, grad_c_n, input, *rest):
+        arguments = grad_output, grad_h_n, grad_c_n, input, *rest
+        if input.is_meta or not torch.is_autocast_enabled(input.device.type):
+            return function(*arguments)
         with torch.autocast(input.device.type, enabled=False):
             return function(*arguments)
 

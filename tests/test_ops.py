@@ -704,3 +704,13 @@ def test_masked_linear(dtype):
 
 def test_every_kernel_is_tested():
     assert len(CPU_KERNELS) == (0 if _ext.C is None else len(_ext.C.isas()))
+
+
+def test_tensors_without_values_have_gradients_without_values():
+    case = Case(L=2, D=2)
+    input, h_0, c_0, weights, scores, _ = case.tensors(torch.float32)
+    given = leaves(*(tensor.to("meta") for tensor in (input, h_0, c_0, *scores)))
+    x, h, c, *rest = given
+    output, _ = masked_lstm(x, (h, c), [weight.to("meta") for weight in weights], rest, **case.options)
+    grads = torch.autograd.grad(output.sum(), given)
+    assert output.is_meta and [grad.shape for grad in grads] == [tensor.shape for tensor in given]
