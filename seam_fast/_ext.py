@@ -3,6 +3,7 @@
 C is the module ``seam_fast._C`` or None; reason is "" or one clause that says why C is None.
 """
 
+import functools
 import importlib
 import importlib.machinery
 import os
@@ -76,6 +77,12 @@ def obey_isa(module) -> str:
 C, reason = load_extension()
 isa_note = "" if C is None else obey_isa(C)
 built_with_cuda = C is not None and bool(C.build_info()["with_cuda"])
+
+
+@functools.cache  # asked for at each step of an optimizer
+def why_without_cuda(module) -> str:
+    """Why a compiled module has no CUDA kernels, or "" where it does not say."""
+    return module.build_info().get("without_cuda", "")
 
 
 def has_ext() -> bool:

@@ -25,7 +25,7 @@ def why_not(name: str) -> str:
     if name == "cpu":
         return ""
     if not _ext.built_with_cuda:
-        why = _ext.C.build_info().get("without_cuda")
+        why = _ext.why_without_cuda(_ext.C)
         return "the compiled part has no CUDA kernels" + (f": {why}" if why else "")
     if not torch.cuda.is_available():
         return "torch sees no GPU"
