@@ -40,9 +40,9 @@ def choose_kernels(backend: str, input: Tensor):
     )
 
 
-def to_device(lengths: Tensor, device: torch.device) -> Tensor:
+def lengths_for(kernels, lengths: Tensor | None, device: torch.device) -> Tensor | None:
     """Lengths where the kernels read them; the copy to a GPU makes nobody wait. ValueError within a CUDA graph."""
-    if lengths.device == device:
+    if lengths is None or kernels is lstm_layer or lengths.device == device:
         return lengths
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # it would read them again at each replay
         raise ValueError(f"lengths must be on {device} while a CUDA graph records, but are on {lengths.device}")
@@ -73,8 +73,7 @@ def _with_gaps(scores: list[Tensor], masked: list[bool]) -> list[Tensor | None]:
 def _layer_forward(input, h_0, c_0, weights, scores, masked, lengths, save, backend):
     kernels = choose_kernels(backend, input)
     scores = _with_gaps(scores, masked)
-    if lengths is not None and kernels is not lstm_layer:
-        lengths = to_device(lengths, input.device)
+    lengths = lengths_for(kernels, lengths, input.device)
     output, h_n, c_n, saved = kernels.masked_lstm_forward(input, h_0, c_0, weights, scores, lengths, False, save)
     # Rows that have ended leave their share unwritten on the CPU.
     if save and lengths is not None and kernels is _ext.C and input.device.type == "cpu":
@@ -102,8 +101,7 @@ def _layer_backward(
         raise ValueError(f"needs must have {3 + len(weights) + len(scores)} entries, but has {len(needs)}")
     need_scores = iter(needs[3 + len(weights) :])
     kernels = choose_kernels(backend, input)
-    if lengths is not None and kernels is not lstm_layer:
-        lengths = to_device(lengths, input.device)
+    lengths = lengths_for(kernels, lengths, input.device)
     *states, grad_weights, grad_scores = kernels.masked_lstm_backward(
         grad_output,
         grad_h_n,

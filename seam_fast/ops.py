@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from . import lstm_layer, reference
-from .library import SHORT_DTYPES, choose_kernels, to_device
+from .library import SHORT_DTYPES, choose_kernels, lengths_for
 from .reference import binarize
 
 __all__ = ["binarize", "masked_embedding", "masked_linear", "masked_lstm"]
@@ -101,9 +101,10 @@ def masked_lstm(
     tracing = torch.compiler.is_compiling() or type(input) not in _PLAIN or is_in_torch_dispatch_mode()
     if lengths is not None:
         lengths = _read_lengths(lengths, input, batched, tracing)
-    kernels = None if tracing else choose_kernels(backend, input)
-    if lengths is not None and kernels not in (None, lstm_layer):
-        lengths = to_device(lengths, input.device)
+    kernels = None
+    if not tracing:
+        kernels = choose_kernels(backend, input)
+        lengths = lengths_for(kernels, lengths, input.device)
     h_0, c_0 = (None, None) if hx is None else hx
     weights, scores = list(weights), list(scores)
     each = len(weights) // num_layers  # tensors of a layer

@@ -383,10 +383,14 @@ def test_lengths_on_a_gpu_are_not_looked_at(pretended):
     """Values of these tensors cannot be read: whatever tried would fail here, and make the host wait on a GPU."""
     lengths = torch.zeros(3, dtype=torch.int32, device="cuda")
     read = ops._read_lengths(lengths, torch.zeros(4, 3, 2, device="cuda"), True, False)
-    assert read.device.type == "cuda" and read.dtype == torch.int64 and library.to_device(read, read.device) is read
+    assert (
+        read.device.type == "cuda"
+        and read.dtype == torch.int64
+        and library.lengths_for(_ext.C, read, read.device) is read
+    )
 
 
 def test_a_graph_is_not_let_record_lengths_of_the_cpu(pretended):
     pretended.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(ValueError, match="lengths must be on cuda:0 while a CUDA graph records, but are on cpu"):
-        library.to_device(torch.zeros(3, dtype=torch.int64), torch.device("cuda:0"))
+        library.lengths_for(_ext.C, torch.zeros(3, dtype=torch.int64), torch.device("cuda:0"))
