@@ -202,9 +202,8 @@ struct HiddenBefore : Elementwise {
       const Sequence sequence = sequence_at(s, row % s.batch);
       T before = narrow<T>(Wide<T>(0));
       if (time < sequence.length) {
-        const int32_t time_before = s.reverse ? time + 1 : time - 1;
-        if (0 <= time_before && time_before < sequence.length) {
-          before = load(p.output.at({time_before, sequence.index}) + unit);
+        if (const int32_t other = sequence.before(time); other >= 0) {
+          before = load(p.output.at({other, sequence.index}) + unit);
         } else if (p.h_0) {
           before = load(p.h_0 + sequence.index * p.hidden + unit);
         }

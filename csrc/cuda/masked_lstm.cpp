@@ -321,13 +321,11 @@ struct Wanted {
   }
 };
 
-bool wanted(const Gradient& g) { return g.grad_weight || g.grad_score; }
-
 template <class T>
 void finish_sum(const Call& call, const Tensor& sum, const Gradient& gradient) {
   const Tensor plain = sum.contiguous();
   TORCH_INTERNAL_ASSERT(plain.scalar_type() == wide(call.type()));
-  if (wanted(gradient)) finish<T>(call.device, {plain.numel(), pointer<Wide<T>>(plain), gradient});
+  if (gradient.wanted()) finish<T>(call.device, {plain.numel(), pointer<Wide<T>>(plain), gradient});
 }
 
 // By products of a matrix library: for large layers, whose products would keep plain sums busy for long.
@@ -344,7 +342,7 @@ void gradients_by_library(const Call& call, int64_t d, const GradientParams<T>& 
     else at::mm_out(out, flat, weight_ih);
     call.zero_padding<T>(p.sequences, *grads.input, l.I);
   }
-  if (wanted(p.ih)) {
+  if (p.ih.wanted()) {
     Tensor input = call.input;
     if (call.ranks.defined()) {  // what stands in the padding must not reach a sum, and may be NaN
       input = call.as_rows(call.flat(call.input).clone().view({-1}), l.I);
@@ -352,12 +350,12 @@ void gradients_by_library(const Call& call, int64_t d, const GradientParams<T>& 
     }
     finish_sum<T>(call, multiply_wide(flat.t(), call.flat(input)), p.ih);
   }
-  if (wanted(p.hh)) {
+  if (p.hh.wanted()) {
     const Tensor before = call.as_rows(call.empty(call.rows() * l.H), l.H);
     hidden_before<T>(call.device, {p.sequences, l.H, p.output, p.h_0, rows_of<T>(before)});
     finish_sum<T>(call, multiply_wide(flat.t(), call.flat(before)), p.hh);
   }
-  if (wanted(p.bias_ih) || wanted(p.bias_hh)) {
+  if (p.bias_ih.wanted() || p.bias_hh.wanted()) {
     const Tensor sum = at::sum(flat, at::IntArrayRef{0}, false, wide(call.type()));
     finish_sum<T>(call, sum, p.bias_ih);
     finish_sum<T>(call, sum, p.bias_hh);
@@ -402,7 +400,7 @@ void backward_direction(const Call& call, int64_t d, const OptionalTensor& grad_
   g.hh = grads.gradient(call, d, 1);
   g.bias_ih = grads.gradient(call, d, 2);
   g.bias_hh = grads.gradient(call, d, 3);
-  const int64_t columns = (grads.input ? l.I : 0) + (wanted(g.ih) ? l.I : 0) + (wanted(g.hh) ? l.H : 0);
+  const int64_t columns = (grads.input ? l.I : 0) + (g.ih.wanted() ? l.I : 0) + (g.hh.wanted() ? l.H : 0);
   if (use_library(call.operations(columns), call.rows(), call.type())) {
     gradients_by_library<T>(call, d, g, grads, d_gates);
   } else {

@@ -82,6 +82,8 @@ struct BackwardStepParams : BackwardParams<T> {
 struct Gradient {
   MaskedNumbers masked;
   void *grad_weight = nullptr, *grad_score = nullptr;  // of the kind of weight and score; null: not wanted
+
+  SEAM_INLINE bool wanted() const { return grad_weight || grad_score; }
 };
 
 // input (T, B, I) times W_ih, masked while it is loaded: gates (T, B, 4H).

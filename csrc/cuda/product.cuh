@@ -98,8 +98,7 @@ struct Tile {
       const Sequence sequence = sequence_at(s, row % s.batch);
       const bool runs = time < sequence.length;
       smem.time.store(block.thread(), runs ? int32_t(time) : int32_t(-1 - time));
-      const int64_t before = s.reverse ? time + 1 : time - 1;
-      smem.before.store(block.thread(), before < sequence.length ? int32_t(before) : int32_t(-1));
+      smem.before.store(block.thread(), sequence.before(int32_t(time)));
       smem.sequence.store(block.thread(), sequence.index);
     }
   }
@@ -161,17 +160,16 @@ struct Gradients {
   using Smem = typename Product::Smem;
   static constexpr int kThreads = Product::kThreads, kCluster = 1;
 
-  static SEAM_INLINE bool wanted(const Gradient& g) { return g.grad_weight || g.grad_score; }
-  static SEAM_INLINE bool wants_bias(const Params& p) { return wanted(p.bias_ih) || wanted(p.bias_hh); }
+  static SEAM_INLINE bool wants_bias(const Params& p) { return p.bias_ih.wanted() || p.bias_hh.wanted(); }
   static SEAM_INLINE int64_t rows(const Params& p) { return p.sequences.steps * p.sequences.batch; }
   static SEAM_INLINE Tiles<S> input_tiles(const Params& p) {
     return {p.grad_input.data ? rows(p) : 0, p.input_size};
   }
   static SEAM_INLINE Tiles<S> ih_tiles(const Params& p) {
-    return {wanted(p.ih) ? kGates * p.hidden : 0, p.input_size};
+    return {p.ih.wanted() ? kGates * p.hidden : 0, p.input_size};
   }
   static SEAM_INLINE int64_t hh_columns(const Params& p) {  // one more for the bias, which is a weight of the number 1
-    return (wanted(p.hh) ? p.hidden : 0) + (wants_bias(p) ? 1 : 0);
+    return (p.hh.wanted() ? p.hidden : 0) + (wants_bias(p) ? 1 : 0);
   }
   static SEAM_INLINE Tiles<S> hh_tiles(const Params& p) { return {kGates * p.hidden, hh_columns(p)}; }
   static SEAM_INLINE int64_t tile_count(const Params& p) {
@@ -190,7 +188,7 @@ struct Gradients {
           [&](int64_t m, int64_t n, W sum) { store_gradient<T>(p.ih, m * p.input_size + n, sum); });
     } else {
       tile -= of_ih.count;
-      const int64_t bias = wanted(p.hh) ? p.hidden : 0;
+      const int64_t bias = p.hh.wanted() ? p.hidden : 0;
       weight_gradient(
           block, smem, p, of_hh.m(tile), of_hh.n(tile), hh_columns(p),
           [&](int at, int64_t n) { return n == bias ? W(1) : hidden_before(p, smem, at, n); },
@@ -198,8 +196,8 @@ struct Gradients {
             if (n < bias) {
               store_gradient<T>(p.hh, m * p.hidden + n, sum);
             } else {
-              if (wanted(p.bias_ih)) store_gradient<T>(p.bias_ih, m, sum);
-              if (wanted(p.bias_hh)) store_gradient<T>(p.bias_hh, m, sum);
+              if (p.bias_ih.wanted()) store_gradient<T>(p.bias_ih, m, sum);
+              if (p.bias_hh.wanted()) store_gradient<T>(p.bias_hh, m, sum);
             }
           });
     }

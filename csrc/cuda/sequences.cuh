@@ -11,6 +11,11 @@ struct Sequence {
   bool exists = false, reverse = false;
 
   SEAM_KERNEL Place at(int step) const { return {reverse ? length - 1 - step : step, index}; }
+  // The time of the step before the one at a time, -1 for the first.
+  SEAM_KERNEL int32_t before(int32_t time) const {
+    const int32_t other = reverse ? time + 1 : time - 1;
+    return other < length ? other : -1;
+  }
 };
 
 SEAM_KERNEL Sequence sequence_at(const Sequences& s, int64_t rank) {
