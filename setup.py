@@ -37,6 +37,7 @@ CPU_SOURCES = [
     "csrc/score_adam.cpp",
     "csrc/gap_rules.cpp",
     "csrc/seam_trainer.cpp",
+    "csrc/trainer_base.cpp",
     "csrc/cpu/dispatch.cpp",
     "csrc/cpu/kernels_portable.cpp",
     "csrc/cpu/kernels_avx2.cpp",
@@ -49,6 +50,8 @@ CUDA_SOURCES = [
     "csrc/cuda/product.cu",
     "csrc/cuda/recurrent_forward.cu",
     "csrc/cuda/recurrent_backward.cu",
+    "csrc/cuda/seam.cu",
+    "csrc/cuda/seam_trainer.cpp",
 ]
 
 MODES = ("auto", "cpu", "cuda", "none")

@@ -10,9 +10,10 @@
 #include "cpu/kernels.h"
 #include "memory.h"
 #include "ops.h"
-#include "seam_trainer.h"
+#include "trainer_binding.h"
 #ifdef SEAM_WITH_CUDA
 #include "cuda/masked_lstm.h"
+#include "cuda/seam_trainer.h"
 #endif
 
 namespace py = pybind11;
@@ -76,17 +77,6 @@ void set_isa(const std::string& name) {
                     isas());
 }
 
-std::shared_ptr<seam::SeamTrainer> make_trainer(std::vector<at::Tensor> weights, at::Tensor rows,
-                                                std::vector<at::Tensor> scores, std::vector<at::Tensor> exp_avg,
-                                                std::vector<at::Tensor> exp_avg_sq, std::vector<at::Tensor> head,
-                                                std::vector<at::Tensor> head_together,
-                                                std::vector<at::Tensor> head_alone, std::vector<double> penalty,
-                                                bool train_head, bool read_last_word, double target_weight,
-                                                std::string catch_up) {
-  return seam::SeamTrainer::make({weights, rows, scores, exp_avg, exp_avg_sq, head, head_together, head_alone},
-                                 {penalty, train_head, read_last_word, target_weight, catch_up});
-}
-
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
@@ -111,27 +101,13 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 
 #ifdef SEAM_WITH_CUDA
   m.def("choose_cuda", &seam::gpu::choose, arg("recurrence"), arg("products"), "See csrc/cuda/masked_lstm.h.");
+  m.def("modules_at_once", py::overload_cast<const at::Tensor&, int64_t, int64_t>(&seam::gpu::modules_at_once), arg("like"),
+        arg("hidden"), arg("batch"), "See csrc/cuda/seam_trainer.h.");
 #endif
 
   m.def("empty_scratch", [](int64_t size, py::object dtype) {
     return seam::empty_scratch(size, at::TensorOptions(torch::python::detail::py_object_to_dtype(dtype)));
   }, arg("size"), arg("dtype"), "An uninitialised tensor (size,), in large pages where it is large; see csrc/memory.h.");
 
-  py::class_<seam::SeamTrainer, std::shared_ptr<seam::SeamTrainer>>(m, "SeamTrainer", "See csrc/seam_trainer.h.")
-      .def(py::init(&make_trainer), arg("weights"), arg("rows"), arg("scores"), arg("exp_avg"), arg("exp_avg_sq"),
-           arg("head"), arg("head_together"), arg("head_alone"), arg("penalty"), arg("train_head"),
-           arg("read_last_word"), arg("target_weight"), arg("catch_up"))
-      .def("begin_epoch", &seam::SeamTrainer::begin_epoch, arg("lr_mask"), arg("lr_head"), arg("steps"),
-           NoGil())
-      .def("train", &seam::SeamTrainer::train, arg("slots"), arg("lengths"), arg("shares"), arg("batch"), arg("begin"),
-           arg("end"), NoGil())
-      .def("train_head", &seam::SeamTrainer::train_head, arg("features"), arg("shares"), arg("batch"), arg("begin"),
-           arg("end"), NoGil())
-      .def("flush", &seam::SeamTrainer::flush, NoGil())
-      .def("adopt", &seam::SeamTrainer::adopt, arg("steps"), arg("head_steps"))
-      .def("class_logits", &seam::SeamTrainer::class_logits, arg("ids"), arg("slots"), arg("lengths"), NoGil())
-      .def_property_readonly("steps", &seam::SeamTrainer::steps);
-  py::class_<seam::SeamFailure>(m, "SeamFailure")
-      .def_readonly("what", &seam::SeamFailure::what)
-      .def_readonly("loss", &seam::SeamFailure::loss);
+  seam::bind_trainer(m, &seam::SeamTrainer::make);
 }

@@ -15,6 +15,6 @@ const GapRule<T>& gap_rule(int64_t count);
 
 // Whether the rule for `count` steps is as exact as replaying them, after t steps of Adam. The fraction it integrates has
 // its nearest singularities at a distance of t steps (the bias correction) and some 3,000 steps.
-inline bool gap_rule_holds(int64_t t, int64_t count) { return t >= 1000 || (t >= 200 && count <= t / 8); }
+SEAM_INLINE bool gap_rule_holds(int64_t t, int64_t count) { return t >= 1000 || (t >= 200 && count <= t / 8); }
 
 }  // namespace seam

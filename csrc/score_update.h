@@ -45,21 +45,23 @@ SEAM_INLINE void replay(const AdamRule<T>& rule, const AdamStep<T>* step, int64_
 // and the score moves by -lr * sum_j m_j / (sqrt(v_j / (1 - beta2^(t+j))) + eps), where beta1^t has long been nothing. The
 // fraction is a smooth function of j, so a few well-chosen places (Gauss' rules for sums over j = 1 .. k, one with the
 // weights beta1^j, one with equal weights) stand for all of them. At place i, v_j / (1 - beta2^(t+j)) is
-// at[i] + slope[i] (v - g^2). `rest` is g^2. Formed with Adam's exact constants: the steps have them rounded to T.
-template <class M, typename T>
-SEAM_INLINE void jump(const AdamRule<T>& rule, const seam::GapRule<T>& gap, const T* at, const T* slope, T rest, T lr,
+// at(i) + slope(i) (v - g^2). `rest` is g^2. Formed with Adam's exact constants: the steps have them rounded to T.
+// Places: count, of which the first `transient` serve the part that dies out; weight(i), at(i), slope(i).
+template <class M, typename T, class Places>
+SEAM_INLINE void jump(const AdamRule<T>& rule, const Places& places, T exp_avg_decay, T exp_avg_sq_decay, T rest, T lr,
                       typename M::V& score, typename M::V& exp_avg, typename M::V& exp_avg_sq) {
   const typename M::V m = exp_avg - M::set(rule.penalty), v = exp_avg_sq - M::set(rest);
   typename M::V transient = M::zero(), constant = M::zero();
-  for (int i = 0; i < gap.places; ++i) {
-    const typename M::V denominator = M::sqrt(M::fma(M::set(slope[i]), v, M::set(at[i]))) + M::set(rule.eps);
-    typename M::V& sum = i < gap.transient ? transient : constant;
-    sum = M::fma(M::set(gap.weight[i]), M::inverse(denominator), sum);
+  for (int i = 0; i < places.count; ++i) {
+    const typename M::V denominator = M::sqrt(M::fma(M::set(places.slope(i)), v, M::set(places.at(i)))) + M::set(rule.eps);
+    const typename M::V weight = M::set(places.weight(i)), inverse = M::inverse(denominator);
+    if (i < places.transient) transient = M::fma(weight, inverse, transient);
+    else constant = M::fma(weight, inverse, constant);
   }
   const typename M::V sum = M::fma(m, transient, M::set(rule.penalty) * constant);
   score = M::fma(-M::set(lr), sum, score);
-  exp_avg = M::fma(m, M::set(gap.exp_avg_decay), M::set(rule.penalty));
-  exp_avg_sq = M::fma(v, M::set(gap.exp_avg_sq_decay), M::set(rest));
+  exp_avg = M::fma(m, M::set(exp_avg_decay), M::set(rule.penalty));
+  exp_avg_sq = M::fma(v, M::set(exp_avg_sq_decay), M::set(rest));
 }
 
 }  // namespace

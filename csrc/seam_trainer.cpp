@@ -9,7 +9,6 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <mutex>
 #include <utility>
 
 #include "cpu/kernels.h"
@@ -17,6 +16,10 @@
 #include "flush_denormals.h"
 #include "memory.h"
 #include "plan.h"
+#include "trainer_base.h"
+#if defined(SEAM_WITH_CUDA)
+#include "cuda/seam_trainer.h"
+#endif
 
 namespace seam {
 
@@ -24,13 +27,8 @@ namespace {
 
 constexpr int64_t kRowsPerChunk = 1024;  // the weights' gradients are added to after so many rows, as in the op
 constexpr int64_t kDocumentsAtOnce = 256;  // when only looking
-constexpr int64_t kAll = -1;
 constexpr int64_t kRowsAhead = 4;              // rows that are asked for before they are needed
 constexpr int64_t kNumbersAhead = 1 << 15;     // as many of the next batch, at most
-constexpr int64_t kMostSteps = int64_t{1} << 28;  // of an epoch, whose constants are tabulated
-constexpr int64_t kMostStepsInAll = int64_t{1} << 31;
-
-enum Weight { kEmbedding, kWeightIh, kWeightHh, kBiasIh, kBiasHh, kLinear, kLinearBias, kWeights };
 
 // Memory that grows when it has to and is never set.
 template <typename T>
@@ -49,11 +47,6 @@ class Buffer {
   Tensor memory_;
   int64_t size_ = 0;
 };
-
-template <typename T>
-ScoreState<T> state_of(const Tensor& score, const Tensor& exp_avg, const Tensor& exp_avg_sq) {
-  return {score.mutable_data_ptr<T>(), exp_avg.mutable_data_ptr<T>(), exp_avg_sq.mutable_data_ptr<T>()};
-}
 
 // Numbers the distinct values of a batch in the order in which they come.
 class Distinct {
@@ -79,15 +72,11 @@ class Distinct {
 };
 
 template <typename T>
-class Trainer final : public SeamTrainer {
+class Trainer final : public TrainerBase {
  public:
   Trainer(SeamTrainerTensors tensors, const SeamTrainerOptions& options)
-      : tensors_(std::move(tensors)),
-        options_(options),
+      : TrainerBase(std::move(tensors), options),
         kernels_(cpu_kernels<T>()),
-        E_(tensors_.weights[kWeightIh].size(1)),
-        H_(tensors_.weights[kWeightHh].size(1)),
-        C_(tensors_.weights[kLinear].size(0)),
         table_(tensors_.rows.numel(), E_, tensors_.weights[kEmbedding].template const_data_ptr<T>(),
                tensors_.rows.template const_data_ptr<int64_t>(), state(kEmbedding), options.penalty[kEmbedding],
                options.catch_up == "dense"    ? CatchUp::dense
@@ -101,16 +90,11 @@ class Trainer final : public SeamTrainer {
     }
     head_rule_ = adam_rule<T>(kBeta1, kBeta2, kEps, 0);
     for (int i = 0; i < 2; ++i) head_[i] = tensors_.head[i].template mutable_data_ptr<T>();
-    for_each_tensor([&](const Tensor& t) { memory_.emplace_back(t.const_data_ptr(), t.numel()); });
   }
 
   void begin_epoch(double lr_mask, double lr_head, int64_t steps) override {
     const Use use(*this);
-    TORCH_CHECK_VALUE(std::isfinite(lr_mask) && std::isfinite(lr_head), "learning rates must be finite, but are ",
-                      lr_mask, " and ", lr_head);
-    TORCH_CHECK_VALUE(0 <= steps && steps <= kMostSteps, "an epoch must have 0 to ", kMostSteps, " steps, but has ",
-                      steps);
-    TORCH_CHECK_VALUE(table_.now() + steps < kMostStepsInAll, "no more than ", kMostStepsInAll, " steps can be taken");
+    check_epoch(lr_mask, lr_head, table_.now(), steps);
     lr_head_ = lr_head;
     table_.begin_epoch(lr_mask, steps);
   }
@@ -123,11 +107,8 @@ class Trainer final : public SeamTrainer {
     check_shares(shares, slots.size(0));
     const int64_t T_ = slots.size(1);
     const int32_t* slot = slots.const_data_ptr<int32_t>();
-    for (int64_t i = begin * T_; i < end * T_; ++i) {
-      TORCH_CHECK_VALUE(0 <= slot[i] && slot[i] < table_.rows(), "slots must be rows of scores, 0 to ",
-                        table_.rows() - 1, ", but holds ", slot[i]);
-    }
-    TORCH_CHECK_VALUE((end - begin + batch - 1) / batch <= table_.steps_left(), "more steps than begin_epoch was told");
+    check_slots(slots, begin, end, table_.rows() - 1);
+    check_steps_left((end - begin + batch - 1) / batch, table_.steps_left());
     std::vector<double> losses;
     SeamFailure failure;
     for (int64_t at = begin; at < end && failure.what < 0; at += batch) {
@@ -143,8 +124,7 @@ class Trainer final : public SeamTrainer {
   std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features, const Tensor& shares, int64_t batch,
                                                           int64_t begin, int64_t end) override {
     const Use use(*this);
-    TORCH_CHECK_VALUE(features.dim() == 2, "features must have shape (N, C), but has ", features.sizes());
-    check_like(features, {features.size(0), C_}, "features");
+    check_features(features);
     check_shares(shares, features.size(0));
     check_range(begin, end, features.size(0), batch);
     batch = std::min(batch, std::max<int64_t>(end - begin, 1));
@@ -173,8 +153,7 @@ class Trainer final : public SeamTrainer {
 
   void adopt(int64_t steps, int64_t head_steps) override {
     const Use use(*this);
-    TORCH_CHECK_VALUE(0 <= steps && steps < kMostStepsInAll && 0 <= head_steps && head_steps < kMostStepsInAll,
-                      "steps and head_steps must be numbers of steps taken, but are ", steps, " and ", head_steps);
+    check_adopted(steps, head_steps);
     table_.adopt(steps);
     head_steps_ = head_steps;
     steps_.store(steps + head_steps, std::memory_order_relaxed);
@@ -182,18 +161,10 @@ class Trainer final : public SeamTrainer {
 
   Tensor class_logits(const Tensor& ids, const Tensor& slots, const Tensor& lengths) override {
     const Use use(*this);
-    check_documents(ids, at::kLong, "ids", lengths, 0, kAll, 1);
+    check_looked_at(ids, slots, lengths, table_.rows());
     const int64_t N = ids.size(0), T_ = ids.size(1);
-    check_documents(slots, at::kInt, "slots", lengths, 0, kAll, 1);
-    check_shape(slots, ids.sizes(), "slots");
     const int64_t* word = ids.const_data_ptr<int64_t>();
     const int32_t* slot = slots.const_data_ptr<int32_t>();
-    const int64_t V = tensors_.weights[kEmbedding].size(0);
-    for (int64_t i = 0; i < N * T_; ++i) {
-      TORCH_CHECK_VALUE(0 <= word[i] && word[i] < V, "ids must be words, 0 to ", V - 1, ", but holds ", word[i]);
-      TORCH_CHECK_VALUE(0 <= slot[i] && slot[i] <= table_.rows(), "slots must be rows of scores, 0 to ", table_.rows(),
-                        ", but holds ", slot[i]);
-    }
     const Tensor logits = at::empty({N, C_}, tensors_.head[0].options());
     // Documents of like length go together, so that none waits for a long one.
     std::vector<int64_t> order(N);
@@ -212,33 +183,17 @@ class Trainer final : public SeamTrainer {
   }
 
  private:
-  // One call at a time, on memory that is still where it was; denormals are zero meanwhile.
-  class Use {
+  // One call at a time; denormals are zero meanwhile.
+  class Use : TrainerBase::Use {
    public:
-    explicit Use(Trainer& trainer) : lock_(trainer.in_use_, std::try_to_lock) {
-      TORCH_CHECK_VALUE(lock_.owns_lock(), "a trainer is used by one thread at a time; another one is in it");
-      size_t i = 0;
-      trainer.for_each_tensor([&](const Tensor& t) {
-        TORCH_CHECK_VALUE(std::pair(t.const_data_ptr(), t.numel()) == trainer.memory_[i++],
-                          "a tensor of this trainer has been moved or resized since it was made; make a new one");
-      });
-    }
+    explicit Use(Trainer& trainer) : TrainerBase::Use(trainer) {}
 
    private:
-    std::unique_lock<std::mutex> lock_;
     FlushDenormals guard_;
   };
 
-  template <class Body>
-  void for_each_tensor(Body&& body) const {
-    for (const auto* list : {&tensors_.weights, &tensors_.scores, &tensors_.exp_avg, &tensors_.exp_avg_sq,
-                             &tensors_.head, &tensors_.head_together, &tensors_.head_alone}) {
-      for (const Tensor& t : *list) body(t);
-    }
-  }
-
   ScoreState<T> state(int w) const {
-    return state_of<T>(tensors_.scores[w], tensors_.exp_avg[w], tensors_.exp_avg_sq[w]);
+    return score_state<T>(tensors_.scores[w], tensors_.exp_avg[w], tensors_.exp_avg_sq[w]);
   }
   Masked<T> masked(int w) const { return {weight_[w], tensors_.scores[w].template const_data_ptr<T>()}; }
 
@@ -517,7 +472,7 @@ class Trainer final : public SeamTrainer {
   void step_head(const std::vector<Tensor>& adam, const AdamStep<T>& step) {
     for (int i = 0; i < 2; ++i) {
       const Tensor& part = tensors_.head[i];
-      kernels_.update_scores({part.numel(), state_of<T>(part, adam[2 * i], adam[2 * i + 1]), nullptr,
+      kernels_.update_scores({part.numel(), score_state<T>(part, adam[2 * i], adam[2 * i + 1]), nullptr,
                                       d_head_.get(0) + (i ? 2 * C_ : 0), head_rule_, step});
     }
   }
@@ -575,44 +530,7 @@ class Trainer final : public SeamTrainer {
     for (int64_t b = 0; b < B; ++b) std::memcpy(logits + order[b] * C_, out + b * C_, C_ * sizeof(T));
   }
 
-  // ---- Checks ----------------------------------------------------------------------------------------------------------
-
-  void check_range(int64_t begin, int64_t end, int64_t N, int64_t batch) const {
-    TORCH_CHECK_VALUE(0 <= begin && begin <= end && end <= N, "documents ", begin, " to ", end, " of ", N);
-    TORCH_CHECK_VALUE(batch >= 1, "batch must be at least 1, but is ", batch);
-  }
-
-  void check_documents(const Tensor& t, at::ScalarType type, const char* name, const Tensor& lengths, int64_t begin,
-                       int64_t end, int64_t batch) const {
-    TORCH_CHECK_TYPE(t.scalar_type() == type && t.device().is_cpu() && t.dim() == 2 && t.is_contiguous(), name,
-                     " must be a contiguous ", type, " tensor of two dimensions on the CPU");
-    if (end == kAll) end = t.size(0);
-    check_range(begin, end, t.size(0), batch);
-    TORCH_CHECK_TYPE(lengths.scalar_type() == at::kLong && lengths.device().is_cpu() && lengths.is_contiguous(),
-                     "lengths must be a contiguous int64 tensor on the CPU");
-    check_shape(lengths, {t.size(0)}, "lengths");
-    TORCH_CHECK_VALUE(t.size(1) >= 1, "documents must have at least one position");
-    const int64_t* n = lengths.const_data_ptr<int64_t>();
-    for (int64_t i = begin; i < end; ++i) {
-      TORCH_CHECK_VALUE(1 <= n[i] && n[i] <= t.size(1), "lengths must lie between 1 and ", t.size(1), ", but holds ",
-                        n[i], " for document ", i);
-    }
-  }
-
-  void check_like(const Tensor& t, at::IntArrayRef shape, const char* name) const {
-    check_same_kind(t, tensors_.head[0], name);
-    check_shape(t, shape, name);
-    TORCH_CHECK_VALUE(t.is_contiguous(), name, " must be contiguous");
-  }
-
-  void check_shares(const Tensor& shares, int64_t N) const { check_like(shares, {N, 2}, "shares"); }
-
-  SeamTrainerTensors tensors_;
-  std::vector<std::pair<const void*, int64_t>> memory_;  // of each tensor: where it is, and how large
-  std::mutex in_use_;
-  SeamTrainerOptions options_;
   const CpuKernels<T>& kernels_;  // of the instruction set that was in use when this was made
-  int64_t E_, H_, C_;
   EmbeddingRows<T> table_;
   const T* weight_[kWeights];
   AdamRule<T> rule_[kWeights], head_rule_;
@@ -638,50 +556,12 @@ class Trainer final : public SeamTrainer {
 }  // namespace
 
 std::shared_ptr<SeamTrainer> SeamTrainer::make(SeamTrainerTensors t, const SeamTrainerOptions& options) {
-  TORCH_CHECK_VALUE(t.weights.size() == kWeights && t.scores.size() == kWeights && t.exp_avg.size() == kWeights &&
-                        t.exp_avg_sq.size() == kWeights && options.penalty.size() == kWeights,
-                    "weights, scores, exp_avg, exp_avg_sq and penalty must hold ", int64_t(kWeights), " entries");
-  TORCH_CHECK_VALUE(t.head.size() == 2 && t.head_together.size() == 4 && t.head_alone.size() == 4,
-                    "head must hold 2 tensors and the state of each of its Adams 4");
-  TORCH_CHECK_VALUE(options.catch_up == "quadrature" || options.catch_up == "replay" || options.catch_up == "dense",
-                    "catch_up must be quadrature, replay or dense, but is ", options.catch_up);
-  const Tensor& first = t.weights[kEmbedding];
-  TORCH_CHECK_TYPE(first.device().is_cpu(), "weights must be on the CPU, but are on ", first.device());
-  TORCH_CHECK_TYPE(first.scalar_type() == at::kFloat || first.scalar_type() == at::kDouble,
-                   "weights must be float32 or float64, but are ", first.scalar_type());
-  TORCH_CHECK_TYPE(t.rows.scalar_type() == at::kLong && t.rows.device().is_cpu() && t.rows.dim() == 1 &&
-                       t.rows.is_contiguous(),
-                   "rows must be a contiguous int64 tensor of one dimension on the CPU");
-  for (const int w : {kEmbedding, kWeightIh, kWeightHh, kLinear}) {
-    TORCH_CHECK_VALUE(t.weights[w].dim() == 2, "weight ", w, " must have two dimensions, but has ", t.weights[w].sizes());
-  }
-  const int64_t V = first.size(0), E = first.size(1), H = t.weights[kWeightHh].size(1), C = t.weights[kLinear].size(0);
-  const int64_t R = t.rows.numel(), G = kGates * H;
-  TORCH_CHECK_VALUE(E >= 1 && H >= 1 && C >= 1 && V < std::numeric_limits<int32_t>::max(), "sizes must be at least 1");
-  const std::vector<int64_t> shapes[kWeights] = {{V, E}, {G, E}, {G, H}, {G}, {G}, {C, H}, {C}};
-  auto check = [&](const Tensor& tensor, at::IntArrayRef shape, const std::string& name) {
-    check_same_kind(tensor, first, name);
-    check_shape(tensor, shape, name);
-    TORCH_CHECK_VALUE(tensor.is_contiguous() && !tensor.is_neg(), name, " must be contiguous");
-  };
-  for (int w = 0; w < kWeights; ++w) {
-    check(t.weights[w], shapes[w], "weight " + std::to_string(w));
-    const std::vector<int64_t> shape = w == kEmbedding ? std::vector<int64_t>{R + 1, E} : shapes[w];
-    for (const auto* state : {&t.scores, &t.exp_avg, &t.exp_avg_sq}) check((*state)[w], shape, "a state of weight " + std::to_string(w));
-  }
-  const std::vector<int64_t> head_shapes[2] = {{2, C}, {2}};
-  for (int i = 0; i < 2; ++i) {
-    check(t.head[i], head_shapes[i], "head");
-    for (const auto* adam : {&t.head_together, &t.head_alone}) {
-      for (int j = 0; j < 2; ++j) check((*adam)[2 * i + j], head_shapes[i], "the state of the head's Adam");
-    }
-  }
-  const int64_t* rows = t.rows.const_data_ptr<int64_t>();
-  for (int64_t r = 0; r < R; ++r) {
-    TORCH_CHECK_VALUE(0 <= rows[r] && rows[r] < V, "rows must be words, 0 to ", V - 1, ", but holds ", rows[r]);
-  }
+#if defined(SEAM_WITH_CUDA)
+  if (!t.weights.empty() && t.weights[kEmbedding].is_cuda()) return gpu::make_trainer(std::move(t), options);
+#endif
+  check_trainer(t, options, {c10::DeviceType::CPU, true});
   std::shared_ptr<SeamTrainer> trainer;
-  AT_DISPATCH_FLOATING_TYPES(first.scalar_type(), "seam_trainer", [&] {
+  AT_DISPATCH_FLOATING_TYPES(t.weights[kEmbedding].scalar_type(), "seam_trainer", [&] {
     trainer = std::make_shared<Trainer<scalar_t>>(std::move(t), options);
   });
   return trainer;

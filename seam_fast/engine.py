@@ -26,7 +26,7 @@ class Trainer:
 
     Parameters
     ----------
-    weights: frozen base by weight key, all of one floating dtype.
+    weights: frozen base by weight key, all of one floating dtype and on one device, where the training takes place.
     head: initial weight (2, C) and bias (2,).
     words: ids (int64, any shape) of every word that training can feed.
     alpha, lr_mask, lr_head, schedule, penalty, lstm_factor, read: as in ``reference.Stepper``.
@@ -34,6 +34,7 @@ class Trainer:
 
     Attributes
     ----------
+    device: of the weights, scores and head. What a trainer is given and what it gives away is on the CPU.
     scores: by weight key; of the embedding the rows of ``words``, sorted, and one row more for all other words.
     head: weight and bias as they stand.
     steps: taken in all, head-only ones included.
@@ -60,13 +61,13 @@ class Trainer:
         self.read, self.schedule, self.target_weight = read, schedule, target_weight
         self.lr_mask, self.lr_head = lr_mask, lr_head
         table = self.weights[EMBEDDING]
-        dtype = table.dtype
+        self.device, dtype = table.device, table.dtype
         self.rows = torch.unique(torch.as_tensor(words))  # sorted word ids with scores of their own
         self.slot = torch.full((len(table),), len(self.rows), dtype=torch.int64)  # word id -> row of the scores
         self.slot[self.rows] = torch.arange(len(self.rows))
-        self.scores = {EMBEDDING: torch.ones(len(self.rows) + 1, table.shape[1], dtype=dtype)}
+        self.scores = {EMBEDDING: table.new_ones(len(self.rows) + 1, table.shape[1])}
         self.scores |= {key: torch.ones_like(weight) for key, weight in self.weights.items() if key != EMBEDDING}
-        self.head = tuple(part.detach().to(dtype).clone() for part in head)
+        self.head = tuple(part.detach().to(self.device, dtype, copy=True) for part in head)
 
         sizes = group_sizes(self.weights)
         self.penalty_gradient = {}
@@ -104,13 +105,13 @@ class Trainer:
     def effective_weights(self) -> dict[str, Tensor]:
         """The base's weights where kept, zero elsewhere, by weight key."""
         kept = {key: score > 0 for key, score in self.scores.items()}
-        kept[EMBEDDING] = kept[EMBEDDING][self.slot]
+        kept[EMBEDDING] = kept[EMBEDDING][self.slot.to(self.device)]
         return {key: weight * kept[key] for key, weight in self.weights.items()}
 
     @torch.no_grad()
     def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Outputs of the module: ids (N, T), lengths (N,) -> (N, 2); column 0 is the target."""
-        return reference.head_logits(self.class_logits(ids, lengths), self.head)
+        return reference.head_logits(self.class_logits(ids, lengths), tuple(part.cpu() for part in self.head))
 
     def class_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """What the masked base says: ids (N, T), lengths (N,) -> (N, C)."""
@@ -118,9 +119,10 @@ class Trainer:
 
     def kept_counts(self) -> dict[str, int]:
         """Number of kept weights by weight key."""
-        counts = {key: int((score > 0).sum()) for key, score in self.scores.items()}
         # The last row stands for every word without a row of its own.
-        shared = int((self.scores[EMBEDDING][-1] > 0).sum())
+        parts = [*self.scores.values(), self.scores[EMBEDDING][-1]]
+        *counts, shared = torch.stack([(part > 0).sum() for part in parts]).tolist()  # one look at the device
+        counts = dict(zip(self.scores, counts, strict=True))
         counts[EMBEDDING] += shared * (len(self.slot) - len(self.rows) - 1)
         return {key: counts[key] for key in self.weights}
 
@@ -135,8 +137,9 @@ class Trainer:
 
     def snapshot(self) -> dict[str, Tensor]:
         """What is kept, a bit a score, and a copy of the head; ``expand`` makes whole tensors of it."""
-        bits = {key: torch.from_numpy(np.packbits((score > 0).numpy())) for key, score in self.scores.items()}
-        return bits | {name: part.detach().clone() for name, part in zip(HEAD_NAMES, self.head, strict=True)}
+        bits = {key: torch.from_numpy(np.packbits((score > 0).cpu().numpy())) for key, score in self.scores.items()}
+        head = (part.detach().to("cpu", copy=True) for part in self.head)
+        return bits | dict(zip(HEAD_NAMES, head, strict=True))
 
     def expand(self, snapshot: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
         """Scores in the weights' shapes by weight key, 1 where kept and -1 elsewhere, and the head, of a snapshot."""
@@ -148,8 +151,8 @@ class Trainer:
 
     def whole_scores(self) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
         """Copies of the scores as they stand, in the weights' shapes by weight key, and of the head."""
-        scores = self._whole({key: score.detach().clone() for key, score in self.scores.items()})
-        return scores, tuple(part.detach().clone() for part in self.head)
+        scores = self._whole({key: score.detach().to("cpu", copy=True) for key, score in self.scores.items()})
+        return scores, tuple(part.detach().to("cpu", copy=True) for part in self.head)
 
     def _whole(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
         return {key: scores[key][self.slot] if key == EMBEDDING else scores[key] for key in self.weights}

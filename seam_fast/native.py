@@ -15,7 +15,7 @@ _WORDS_AT_ONCE = 64 * 160  # ... and fewer steps where batches hold more words t
 
 
 class NativeTrainer(Trainer):
-    """The trainer of the compiled engine, float32 or float64.
+    """The trainer of the compiled engine on a CPU, float32 or float64.
 
     catch_up: how rows whose words did not occur make up for the steps they missed, in which their gradient was the
     penalty alone. ``"replay"`` takes the steps one by one, ``"quadrature"`` all at once: not the same to the last bit,
@@ -29,14 +29,14 @@ class NativeTrainer(Trainer):
     def __init__(self, weights, head, words, *, catch_up="quadrature", **options):
         super().__init__({key: weight.contiguous() for key, weight in weights.items()}, head, words, **options)
         self.catch_up = catch_up
-        self.scores, self.exp_avg, self.exp_avg_sq = _three_like(self.scores)
+        self.scores, self.exp_avg, self.exp_avg_sq = _three_like(self.scores, self._empty)
         self.head = tuple(part.contiguous() for part in self.head)
         # exp_avg and exp_avg_sq of the weight, then of the bias
         self.head_together = [torch.zeros_like(self.head[i // 2]) for i in range(4)]
         self.head_alone = [torch.zeros_like(part) for part in self.head_together]
         self._slot = self.slot.int()
         self._factor = 1.0
-        self._native = _ext.C.SeamTrainer(
+        self._native = self._module().SeamTrainer(
             weights=[self.weights[key] for key in WEIGHT_KEYS],
             rows=self.rows,
             scores=[self.scores[key] for key in WEIGHT_KEYS],
@@ -51,6 +51,18 @@ class NativeTrainer(Trainer):
             target_weight=self.target_weight,
             catch_up=catch_up,
         )
+
+    _module = staticmethod(lambda: _ext.C)  # whose trainer it is
+
+    @staticmethod
+    def _empty(size: int, like: Tensor) -> Tensor:
+        """Uninitialised memory."""
+        return _ext.C.empty_scratch(size, like.dtype)
+
+    @staticmethod
+    def _steps_at_once(batch_size: int, width: int) -> int:
+        """How many steps of documents of so many words are taken between two looks at `stop`."""
+        return max(1, min(_STEPS_AT_ONCE, _WORDS_AT_ONCE // max(1, batch_size * width)))
 
     @property
     def steps(self) -> int:
@@ -70,7 +82,7 @@ class NativeTrainer(Trainer):
         lengths, shares = lengths.long().contiguous(), self._shares(labels)
         self._native.begin_epoch(self.lr_mask * self._factor, self.lr_head * self._factor, 0 if head_only else count)
         if head_only:
-            features = self.class_logits(ids, lengths)
+            features = self._features(ids, lengths)
             run = self._native.train_head
             documents = (features, shares)
         else:
@@ -82,7 +94,7 @@ class NativeTrainer(Trainer):
             run = self._native.train
             documents = (slots, lengths, shares)
         losses = []
-        at_once = max(1, min(_STEPS_AT_ONCE, _WORDS_AT_ONCE // max(1, batch_size * ids.shape[1])))
+        at_once = self._steps_at_once(batch_size, ids.shape[1])
         try:
             for begin in range(0, count, at_once):
                 if stop is not None and stop.is_set():
@@ -96,9 +108,14 @@ class NativeTrainer(Trainer):
         return sum(losses) / max(len(losses), 1)
 
     def class_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        return self._features(ids, lengths).cpu()
+
+    def _features(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """`class_logits` on the trainer's device."""
         return self._native.class_logits(ids.contiguous(), self._slot[ids], lengths.long().contiguous())
 
     def _shares(self, labels: Tensor) -> Tensor:
+        """What of each document is target and rest, (N, 2), of the scores' dtype, on the CPU."""
         dtype = self.head[0].dtype
         if labels.ndim == 2:
             return labels.to(dtype).contiguous()
@@ -114,10 +131,10 @@ class NativeTrainer(Trainer):
         raise TrainingError(f"the gradient of {name} is not finite in step {step}")
 
 
-def _three_like(scores: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The same scores and twice zeros of their shapes, all in one piece of memory, in large pages where it is large."""
+def _three_like(scores: dict[str, Tensor], empty) -> list[dict[str, Tensor]]:
+    """The same scores and twice zeros of their shapes, all in one piece of memory. empty: as in ``_empty``."""
     sizes = [score.numel() for score in scores.values()]
-    whole = _ext.C.empty_scratch(3 * sum(sizes), next(iter(scores.values())).dtype).view(3, -1).zero_()
+    whole = empty(3 * sum(sizes), next(iter(scores.values()))).view(3, -1).zero_()
     found = [dict(zip(scores, row.split(sizes), strict=True)) for row in whole]
     found = [{key: part.view_as(scores[key]) for key, part in parts.items()} for parts in found]
     for key, score in scores.items():

@@ -53,6 +53,16 @@ void replay_gap(const ScoreGap<T>& p) {
   });
 }
 
+// The places of a rule, as they lie in memory.
+template <typename T>
+struct TabledPlaces {
+  const ScoreJump<T>& p;
+  int count = p.gap->places, transient = p.gap->transient;
+  SEAM_INLINE T weight(int i) const { return p.gap->weight[i]; }
+  SEAM_INLINE T at(int i) const { return p.at[i]; }
+  SEAM_INLINE T slope(int i) const { return p.slope[i]; }
+};
+
 // False, and nothing done, where the rule does not hold.
 template <typename T>
 bool jump_gap(const ScoreJump<T>& p) {
@@ -65,9 +75,10 @@ bool jump_gap(const ScoreJump<T>& p) {
     if (n > 0 && any) holds = false;
   });
   if (!holds) return false;
+  const TabledPlaces<T> places{p};
   each_vector<S>(p.size, [&](int64_t i, int n) {
     change<S>(p.state, i, n, [&](auto& score, auto& m, auto& v) {
-      jump<S>(p.rule, *p.gap, p.at, p.slope, p.rest, p.lr, score, m, v);
+      jump<S>(p.rule, places, p.gap->exp_avg_decay, p.gap->exp_avg_sq_decay, p.rest, p.lr, score, m, v);
     });
   });
   return true;

@@ -76,12 +76,24 @@ struct alignas(16) Shared {
 
 // ---- A thread's place, and what it does with others -----------------------------------------------------------------
 
-// CL: blocks of a cluster. Clusters are numbered along the grid, blocks of one are neighbours in it.
-template <int CL>
-struct BlockOf {
+// A thread's number in its block: asked for whenever it is needed, or held.
+template <bool Held>
+struct ThreadNumber {
   SEAM_KERNEL int thread() const { return int(threadIdx.x); }
-  SEAM_KERNEL int lane() const { return int(threadIdx.x) & 31; }
-  SEAM_KERNEL int warp() const { return int(threadIdx.x) >> 5; }
+};
+template <>
+struct ThreadNumber<true> {
+  int held;
+  SEAM_KERNEL int thread() const { return held; }
+};
+
+// CL: blocks of a cluster. Clusters are numbered along the grid, blocks of one are neighbours in it. Held: see `anew`.
+template <int CL, bool Held = false>
+struct BlockOf : ThreadNumber<Held> {
+  using ThreadNumber<Held>::thread;
+
+  SEAM_KERNEL int lane() const { return thread() & 31; }
+  SEAM_KERNEL int warp() const { return thread() >> 5; }
   SEAM_KERNEL int threads() const { return int(blockDim.x); }
   SEAM_KERNEL int index() const { return int(blockIdx.x) / CL; }   // of the cluster; of the block where there is none
   SEAM_KERNEL int count() const { return int(gridDim.x) / CL; }    // of clusters
@@ -100,7 +112,22 @@ struct BlockOf {
     }
   }
 
-  // The value of another lane. No barrier.
+  // The same thread in its block alone, for what a block does by itself.
+  SEAM_KERNEL BlockOf<1, Held> alone() const {
+    if constexpr (Held) return {{thread()}};
+    else return {};
+  }
+  // The same thread for a part of a long kernel, to the compiler another one, so that nothing derived from its number stays
+  // in registers from part to part.
+  SEAM_KERNEL BlockOf<CL, true> anew() const {
+    int same = thread();
+    asm volatile("" : "+r"(same));
+    return {{same}};
+  }
+
+  // Whether it is so in any lane of the warp. No barrier, like the next two.
+  SEAM_KERNEL bool any(bool value) const { return __any_sync(0xffffffffu, value); }
+  // The value of another lane.
   SEAM_KERNEL float shuffle_xor(float value, int mask) const { return __shfl_xor_sync(0xffffffffu, value, mask); }
   SEAM_KERNEL float shuffle(float value, int lane) const { return __shfl_sync(0xffffffffu, value, lane); }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "params.h"
+#include "seam_params.h"
 
 namespace seam::gpu {
 
@@ -43,5 +44,12 @@ template <class T>
 void hidden_before(const Device&, const HiddenBeforeParams<T>&);
 template <class T>
 void finish(const Device&, const FinishParams<T>&);
+
+// The training engine. Of how many modules the device can take steps at the same time, each in one launch; 0 where no kernel
+// suits the sizes and the device.
+int64_t modules_at_once(const Device&, int64_t hidden, int64_t batch);
+void train(const Device&, const TrainParams&);
+void train_head(const Device&, const TrainHeadParams&);
+void flush(const Device&, const FlushParams&);
 
 }  // namespace seam::gpu

@@ -113,11 +113,16 @@ SEAM_INLINE uint32_t pack(T low, T high) {
   return uint32_t(low.bits) | uint32_t(high.bits) << 16;
 }
 
-// Arithmetic for lstm_cell.h, exact to about an ulp.
+// Arithmetic for lstm_cell.h, exact to about an ulp, and for score_update.h.
 template <class W>
 struct Exact {
   using V = W;
+  static SEAM_INLINE V set(W x) { return x; }
+  static SEAM_INLINE V zero() { return V(0); }
   static SEAM_INLINE V one() { return V(1); }
+  static SEAM_INLINE V sqrt(V x) { return ::sqrt(x); }
+  static SEAM_INLINE V inverse(V x) { return V(1) / x; }
+  static SEAM_INLINE V where_greater(V a, V b, V yes, V no) { return a > b ? yes : no; }
   static SEAM_INLINE V fma(V a, V b, V c) { return ::fma(a, b, c); }
   static SEAM_INLINE V sigmoid(V x) { return V(1) / (V(1) + ::exp(-x)); }
   static SEAM_INLINE V tanh(V x) { return ::tanh(x); }

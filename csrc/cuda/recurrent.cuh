@@ -99,8 +99,14 @@ struct RecurrentForward {
   };
 
   static SEAM_KERNEL void run(const BlockOf<CL>& block, Smem& smem, const Params& p) {
+    tile(block, smem, p, p.sequences, block.index());
+  }
+
+  // Tile `number` of the sequences `s`, those of `p` or others in their place. All blocks of the cluster have met since
+  // `smem` was last used.
+  template <class B>
+  static SEAM_KERNEL void tile(const B& block, Smem& smem, const Params& p, const Sequences& s, int64_t number) {
     using M = Arithmetic<T>;
-    const Sequences& s = p.sequences;
     const int H = int(p.hidden), q = block.thread() % L, unit = block.rank() * kUnits + block.thread() / L;
 
     // Lane q of a unit takes the pairs q, q + L, ... of hidden units: neighbours in shared memory for neighbours in the
@@ -117,17 +123,17 @@ struct RecurrentForward {
       bias[g] = unit < H ? effective<T>(p.bias_ih, g * H + unit) + effective<T>(p.bias_hh, g * H + unit) : 0.0f;
     }
 
-    const int64_t tile = int64_t(block.index()) * NB;
+    const int64_t first = number * NB;
     for (int i = block.thread(); i < NB * HB; i += kThreads) {
-      const Sequence sequence = sequence_at(s, tile + i / HB);
+      const Sequence sequence = sequence_at(s, first + i / HB);
       const int k = i % HB;
       const bool given = p.h_0 && sequence.exists && k < H;
       smem.h.store(i, given ? widen(load(p.h_0 + sequence.index * p.hidden + k)) : 0.0f);
     }
 
     // From here on a lane also stands for one sequence: the one whose sums it is left with.
-    const int row = Spread<L, NB>::first(q), steps = tile_steps<NB>(s, tile);
-    const Sequence sequence = sequence_at(s, tile + row);
+    const int row = Spread<L, NB>::first(q), steps = tile_steps<NB>(s, first);
+    const Sequence sequence = sequence_at(s, first + row);
     const bool owner = Spread<L, NB>::owns(q), mine = owner && unit < H && sequence.exists;
     const int64_t state = sequence.index * p.hidden + unit;
     float h = mine && p.h_0 ? widen(load(p.h_0 + state)) : 0.0f, c = mine && p.c_0 ? widen(load(p.c_0 + state)) : 0.0f;
@@ -219,8 +225,14 @@ struct RecurrentBackward {
   };
 
   static SEAM_KERNEL void run(const BlockOf<CL>& block, Smem& smem, const Params& p) {
+    tile(block, smem, p, p.sequences, block.index());
+  }
+
+  // Tile `number` of the sequences `s`, those of `p` or others in their place. All blocks of the cluster have met since
+  // `smem` was last used.
+  template <class B>
+  static SEAM_KERNEL void tile(const B& block, Smem& smem, const Params& p, const Sequences& s, int64_t number) {
     using M = Arithmetic<T>;
-    const Sequences& s = p.sequences;
     const int H = int(p.hidden), first_unit = block.rank() * kUnits;
 
     // As a part of products: hidden unit `column`, of whose four gates' neighbours this lane takes each kLanes-th.
@@ -234,9 +246,9 @@ struct RecurrentBackward {
 
     // As a cell: unit `unit` of the sequence in row `row` of the tile.
     const int q = block.thread() % L, unit_here = block.thread() / L, unit = first_unit + unit_here;
-    const int64_t tile = int64_t(block.index()) * NB;
-    const int row = Spread<L, NB>::first(q), steps = tile_steps<NB>(s, tile);
-    const Sequence sequence = sequence_at(s, tile + row);
+    const int64_t first = number * NB;
+    const int row = Spread<L, NB>::first(q), steps = tile_steps<NB>(s, first);
+    const Sequence sequence = sequence_at(s, first + row);
     const int length = sequence.length;
     const bool owner = Spread<L, NB>::owns(q), mine = owner && unit < H && sequence.exists;
     const int64_t state = sequence.index * p.hidden + unit;

@@ -79,7 +79,7 @@ struct alignas(16) Shared {
 
 // ---- A thread's place, and what it does with others -----------------------------------------------------------------
 
-template <int CL>
+template <int CL, bool Held = false>
 struct BlockOf {
   using Site = host::Site;
   host::Thread* me;
@@ -90,7 +90,7 @@ struct BlockOf {
   int threads() const { return int(host::machine.shape().threads); }
   int index() const { return int(host::machine.cluster()); }
   int count() const { return int(host::machine.shape().clusters); }
-  int rank() const { return int(me->rank); }
+  int rank() const { return CL == 1 ? 0 : int(me->rank); }
 
   void sync(Site site = Site::current()) const { host::machine.barrier(*me, *me->block, host::Doing::sync, site); }
   void sync_warp(Site site = Site::current()) const {
@@ -101,6 +101,18 @@ struct BlockOf {
     host::machine.barrier(*me, *me->cluster, host::Doing::sync_cluster, site);
   }
 
+  BlockOf<1, Held> alone() const { return {me}; }
+  BlockOf<CL, true> anew() const { return {me}; }
+
+  bool any(bool value, Site site = Site::current()) const {
+    Vote mine{value, false};
+    host::machine.together(*me, &mine, host::Doing::shuffle, site, [](host::Thread* lanes) {
+      bool found = false;
+      for (int k = 0; k < 32; ++k) found |= static_cast<Vote*>(lanes[k].offer)->value;
+      for (int k = 0; k < 32; ++k) static_cast<Vote*>(lanes[k].offer)->any = found;
+    });
+    return mine.any;
+  }
   float shuffle_xor(float value, int mask, Site site = Site::current()) const {
     return shuffle(value, lane() ^ mask, site);
   }
@@ -139,6 +151,9 @@ struct BlockOf {
   }
 
  private:
+  struct Vote {
+    bool value, any;
+  };
   struct Exchange {
     float value, received;
     int lane;

@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CSRC, HOST = ROOT / "csrc", ROOT / "tests" / "cuda_host"
 NAME = "seam_fast_cuda_host"
 KERNELS = sorted(CSRC.glob("cuda/*.cu"))
-SOURCES = [*KERNELS, CSRC / "cuda" / "masked_lstm.cpp", CSRC / "layer.cpp", CSRC / "autograd.cpp", HOST / "module.cpp"]
+SHARED = ("layer.cpp", "autograd.cpp", "gap_rules.cpp", "trainer_base.cpp")
+SOURCES = [*KERNELS, *(CSRC / "cuda" / name for name in ("masked_lstm.cpp", "seam_trainer.cpp"))]
+SOURCES += [*(CSRC / name for name in SHARED), HOST / "module.cpp"]
 
 
 def flags() -> list[str]:

@@ -6,6 +6,8 @@
 
 #include "cuda/block.cuh"
 #include "cuda/masked_lstm.h"
+#include "cuda/seam_trainer.h"
+#include "trainer_binding.h"
 
 namespace py = pybind11;
 
@@ -65,6 +67,9 @@ void watch_memory(bool watch) {
   c10::SetCPUAllocator(watch ? &watched : ordinary, 1);
 }
 
+// Whether accesses are watched: for races, and for memory that nobody allowed. Thousands of steps are quicker unwatched.
+void watch(bool watch) { host_options().shadow = host_options().global_shadow = watch; }
+
 void set_order(const std::string& order, uint64_t seed) {
   HostOptions& options = host_options();
   options.order = order == "depth_first" ? HostOptions::depth_first
@@ -98,8 +103,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         arg("lengths"), arg("need_input"), arg("need_h_0"), arg("need_c_0"), arg("need_weights"), arg("need_scores"),
         arg("overwrite_saved") = false);
   m.def("choose_cuda", &seam::gpu::choose);
+  seam::bind_trainer(m, &seam::gpu::make_trainer);
+  m.def("modules_at_once", py::overload_cast<const seam::Tensor&, int64_t, int64_t>(&seam::gpu::modules_at_once));
   m.def("order", &seam::gpu::order_of);
   m.def("watch_memory", &seam::gpu::watch_memory);
+  m.def("watch", &seam::gpu::watch);
   m.def("set_order", &seam::gpu::set_order);
   m.def("pretend", [](int multiprocessors, bool clusters, bool tf32) {
     seam::gpu::pretended = {0, nullptr, multiprocessors, clusters, tf32};

@@ -1,0 +1,163 @@
+// Scores on a GPU: a step of each, and what the rows of the embedding have missed while their words did not occur.
+#pragma once
+
+#include "../score_update.h"
+#include "block.cuh"
+#include "seam_params.h"
+
+namespace seam::gpu {
+
+SEAM_KERNEL bool is_finite(float x) { return (float_to_bits(x) & 0x7f800000u) != 0x7f800000u; }
+
+// The weight where it is kept, else 0.
+SEAM_KERNEL float keep(float weight, float score) { return score > 0 ? weight : 0.0f; }
+SEAM_KERNEL float effective(const Scored& s, int64_t i) { return keep(load(s.weight + i), load(s.state.score + i)); }
+
+// ---- A step -----------------------------------------------------------------------------------------------------------
+
+// One step of N neighbouring scores, of which `count` exist, from the gradients of their effective weights.
+// done(j, effective weight after the step).
+template <int N, class Done>
+SEAM_KERNEL void step_scores(const Scored& s, const AdamStep<float>& step, int64_t first, int count,
+                             const float (&sum)[N], const Done& done) {
+  float weight[N], score[N], m[N], v[N];
+#pragma unroll
+  for (int j = 0; j < N; ++j) {  // all reads before the first use, so that none waits for another
+    const int64_t i = first + (j < count ? j : 0);
+    weight[j] = load(s.weight + i);
+    score[j] = load(s.state.score + i);
+    m[j] = load(s.state.exp_avg + i);
+    v[j] = load(s.state.exp_avg_sq + i);
+  }
+#pragma unroll
+  for (int j = 0; j < N; ++j) {
+    score_step<Exact<float>>(s.rule, step, sum[j] * weight[j], score[j], m[j], v[j]);
+    if (j >= count) continue;
+    store(s.state.score + first + j, score[j]);
+    store(s.state.exp_avg + first + j, m[j]);
+    store(s.state.exp_avg_sq + first + j, v[j]);
+    done(j, keep(weight[j], score[j]));
+  }
+}
+
+SEAM_KERNEL void step_score(const Scored& s, const AdamStep<float>& step, int64_t i, float sum) {
+  const float one[1] = {sum};
+  step_scores<1>(s, step, i, 1, one, [](int, float) {});
+}
+
+// The same for a parameter itself, as the head's are.
+SEAM_KERNEL void step_parameter(const AdamRule<float>& rule, const AdamStep<float>& step, const ScoreState<float>& state,
+                                int64_t i, float gradient) {
+  float value = load(state.score + i), m = load(state.exp_avg + i), v = load(state.exp_avg_sq + i);
+  adam_step<Exact<float>>(rule, step, gradient, value, m, v);
+  store(state.score + i, value);
+  store(state.exp_avg + i, m);
+  store(state.exp_avg_sq + i, v);
+}
+
+// ---- Missed steps -----------------------------------------------------------------------------------------------------
+
+// The places of a rule, one held by each lane.
+template <class B>
+struct HeldPlaces {
+  const B& block;
+  int count, transient;
+  float my_weight, my_at, my_slope;
+
+  SEAM_KERNEL HeldPlaces(const B& block, const RowsParams& p, const GapRule<float>* gap, double power)
+      : block(block), count(load(&gap->places)), transient(load(&gap->transient)) {
+    const int i = block.lane() < kMaxPlaces ? block.lane() : 0;
+    const double decay = load(&gap->beta2_power[i]), inverse = 1 / (1 - power * decay);
+    my_weight = load(&gap->weight[i]);
+    my_at = float(p.rest * inverse);
+    my_slope = float(decay * inverse);
+  }
+  SEAM_KERNEL float weight(int i) const { return block.shuffle(my_weight, i); }
+  SEAM_KERNEL float at(int i) const { return block.shuffle(my_at, i); }
+  SEAM_KERNEL float slope(int i) const { return block.shuffle(my_slope, i); }
+};
+
+// Reads the state of a row, a number of it a lane, lets body change it and writes it back. Lanes without a number go
+// along: body may shuffle.
+template <class B, class Body>
+SEAM_KERNEL void change_row(const B& block, const RowsParams& p, int64_t row, const Body& body) {
+#pragma unroll 1
+  for (int32_t e_0 = 0; e_0 < p.width; e_0 += 32) {
+    const int32_t e = e_0 + block.lane();
+    const bool exists = e < p.width;
+    const ScoreState<float> state = p.state.at(row * p.width + e);
+    float score = exists ? load(state.score) : 0.0f;
+    float m = exists ? load(state.exp_avg) : 0.0f, v = exists ? load(state.exp_avg_sq) : 0.0f;
+    body(score, m, v);
+    if (exists) {
+      store(state.score, score);
+      store(state.exp_avg, m);
+      store(state.exp_avg_sq, v);
+    }
+  }
+}
+
+// A warp brings a row from step `from` on to step `now`; fresh: what a row that never occurred is at `now`.
+template <class B>
+SEAM_KERNEL void catch_up(const B& block, const RowsParams& p, int64_t row, int64_t from, int64_t now,
+                          const float (&fresh)[3]) {
+  using M = Exact<float>;
+  if (from == kFresh) {
+    change_row(block, p, row, [&](float& score, float& m, float& v) { score = fresh[0], m = fresh[1], v = fresh[2]; });
+    return;
+  }
+#pragma unroll 1
+  while (from < now) {
+    constexpr int64_t kShortGap = 4;  // which is no longer to replay than to jump
+    const int64_t missed = now - from, count = p.jumps && missed > kLongestGap ? kLongestGap : missed;
+    bool jumps = p.jumps && count > kShortGap && gap_rule_holds(from, count);
+    const double power = jumps ? load(p.beta2_power + (from - p.first)) : 0;
+    if (jumps) {  // below this no exp_avg_sq may lie: the rule would not hold
+      const float least = float((0.95 - power) * p.rest);
+      bool below = false;
+      for (int32_t e = block.lane(); e < p.width; e += 32) below |= load(p.state.exp_avg_sq + row * p.width + e) < least;
+      jumps = !block.any(below);
+    }
+    if (jumps) {
+      const GapRule<float>* const gap = p.gaps + count;
+      const HeldPlaces<B> places(block, p, gap, power);
+      const float m_decay = load(&gap->exp_avg_decay), v_decay = load(&gap->exp_avg_sq_decay);
+      change_row(block, p, row, [&](float& score, float& m, float& v) {
+        jump<M>(p.rule, places, m_decay, v_decay, float(p.rest), p.lr, score, m, v);
+      });
+    } else {
+      change_row(block, p, row, [&](float& score, float& m, float& v) {
+#pragma unroll 1
+        for (int64_t j = 0; j < count; ++j) {
+          adam_step<M>(p.rule, load(p.step + (from - p.first + j)), p.rule.penalty, score, m, v);
+        }
+      });
+    }
+    from += count;
+  }
+}
+
+// Warps `part`, part + parts, ... of those that share the work, on rows and steps as a plan's numbers have them.
+template <class B>
+SEAM_KERNEL void catch_up_all(const B& block, const RowsParams& p, const int32_t* due, int64_t count, int64_t now,
+                              const float (&fresh)[3], int64_t part, int64_t parts) {
+#pragma unroll 1
+  for (int64_t i = part; i < count; i += parts) {
+    catch_up(block, p, load(due + 2 * i), load(due + 2 * i + 1), now, fresh);
+  }
+}
+
+// Many blocks, for when somebody wants to look at all rows.
+struct Flush {
+  static constexpr int kThreads = 256, kCluster = 1;
+  using Params = FlushParams;
+  struct Smem {};
+
+  static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& p) {
+    const int64_t warps = kThreads / 32;
+    catch_up_all(block, p.rows, p.numbers, p.due, p.now, p.fresh, block.index() * warps + block.warp(),
+                 block.count() * warps);
+  }
+};
+
+}  // namespace seam::gpu

@@ -1,0 +1,64 @@
+// Launches of the training engine.
+#include <algorithm>
+
+#include "kernels.h"
+#include "launch.cuh"
+#include "seam_steps.cuh"
+
+namespace seam::gpu {
+
+namespace {
+
+// Calls run.with<Kernel>() with the kernel for a layer and a device; false where there is none.
+template <class Run>
+bool with_kernel(const Device& device, int64_t hidden, int64_t batch, const Run& run) {
+  using Small = SeamSteps<64, 4, 2, false>;
+  using Middle = SeamSteps<128, 4, 4, true>;
+  const bool clusters = device.clusters && resident_clusters<Small>(device.index) > 0;
+  if (hidden <= 64) {
+    if (!clusters) run.template with<SeamSteps<64, 1, 4, false>>();
+    else if (batch <= 8) run.template with<Small>();
+    else run.template with<SeamSteps<64, 4, 4, false>>();
+    return true;
+  }
+  if (hidden > 128 || !clusters || resident_clusters<Middle>(device.index) == 0) return false;
+  run.template with<Middle>();
+  return true;
+}
+
+struct Count {
+  const Device& device;
+  int64_t& count;
+  template <class K>
+  void with() const {
+    count = K::kCluster == 1 ? device.multiprocessors : resident_clusters<K>(device.index);
+  }
+};
+
+struct Start {
+  const Device& device;
+  const TrainParams& p;
+  template <class K>
+  void with() const {
+    launch<K>(device.stream, 1, p);
+  }
+};
+
+}  // namespace
+
+int64_t modules_at_once(const Device& device, int64_t hidden, int64_t batch) {
+  int64_t count = 0;
+  with_kernel(device, hidden, batch, Count{device, count});
+  return count;
+}
+
+void train(const Device& device, const TrainParams& p) { with_kernel(device, p.H, p.batch, Start{device, p}); }
+
+void train_head(const Device& device, const TrainHeadParams& p) { launch<TrainHead>(device.stream, 1, p); }
+
+void flush(const Device& device, const FlushParams& p) {
+  constexpr int64_t kRows = Flush::kThreads / 32;  // of a block at a time
+  launch<Flush>(device.stream, std::min<int64_t>((p.due + kRows - 1) / kRows, 4 * device.multiprocessors), p);
+}
+
+}  // namespace seam::gpu

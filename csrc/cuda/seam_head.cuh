@@ -1,0 +1,134 @@
+// The end of a module: linear layer, ReLU, head of two outputs, cross entropy, and the way back.
+#pragma once
+
+#include "scores.cuh"
+
+namespace seam::gpu {
+
+// The sum over a warp, in every lane the same.
+template <class B>
+SEAM_KERNEL float sum_warp(const B& block, float value) {
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) value += block.shuffle_xor(value, mask);
+  return value;
+}
+
+// A warp takes a document from its logits (value(c) of class c) to its loss. `shares` are the document's. Returns the
+// loss, undivided, and the gradients of both outputs; keeps what the parameters' gradients need.
+struct HeadResult {
+  float loss, d_target, d_rest;
+};
+template <class B, class Value>
+SEAM_KERNEL HeadResult head_of(const B& block, const HeadParams& p, int document, const float* shares, float total,
+                               const Value& value) {
+  const int32_t C = p.classes;
+  float a = 0, b = 0;
+#pragma unroll 1
+  for (int32_t c = block.lane(); c < C; c += 32) {
+    const float logit = value(c), positive = logit > 0 ? logit : logit <= 0 ? 0.0f : logit;  // a NaN passes
+    store(p.positive + int64_t(document) * C + c, positive);
+    a = fmaf(positive, load(p.weight.score + c), a);
+    b = fmaf(positive, load(p.weight.score + C + c), b);
+  }
+  a = sum_warp(block, a) + load(p.bias.score);
+  b = sum_warp(block, b) + load(p.bias.score + 1);
+  const float target = load(shares) * p.target_weight, rest = load(shares + 1);
+  // log(1 + exp(x)) of both differences, and what each output's softmax lacks of 1, with all their digits.
+  const float difference = b - a, small = log1pf(expf(-fabsf(difference)));
+  const float log_a = (difference > 0 ? difference : difference <= 0 ? 0.0f : difference) + small;
+  const float log_b = (difference < 0 ? -difference : difference >= 0 ? 0.0f : difference) + small;
+  const float share_a = 1.0f / (1.0f + expf(difference)), share_b = 1.0f / (1.0f + expf(-difference));
+  HeadResult result;
+  result.loss = target * log_a + rest * log_b;
+  result.d_target = (rest * share_a - target * share_b) / total;
+  result.d_rest = (target * share_b - rest * share_a) / total;
+  if (block.lane() == 0) {
+    store(p.d_outputs + 2 * int64_t(document), result.d_target);
+    store(p.d_outputs + 2 * int64_t(document) + 1, result.d_rest);
+    store(p.losses + document, result.loss);
+  }
+  return result;
+}
+
+// The gradient of class c's logit, whose value after ReLU is `positive`.
+SEAM_KERNEL float d_logit(const HeadParams& p, const HeadResult& result, int32_t c, float positive) {
+  if (!(positive > 0)) return 0.0f;
+  return fmaf(result.d_rest, load(p.weight.score + p.classes + c), result.d_target * load(p.weight.score + c));
+}
+
+// The mean loss of a batch. One thread.
+SEAM_KERNEL float mean_loss(const HeadParams& p, int documents, float total) {
+  double loss = 0;
+#pragma unroll 1
+  for (int b = 0; b < documents; ++b) loss += double(load(p.losses + b));
+  return float(loss / double(total));
+}
+
+// Parameter i of the head, of 2 C weights and 2 biases: its gradient over a batch and its step. Returns the gradient.
+SEAM_KERNEL float step_head(const HeadParams& p, int documents, int32_t i, bool steps, const AdamStep<float>& step) {
+  const int32_t C = p.classes, output = i < 2 * C ? i / C : i - 2 * C;
+  float sum = 0;
+#pragma unroll 1
+  for (int b = 0; b < documents; ++b) {
+    const float d = load(p.d_outputs + 2 * int64_t(b) + output);
+    sum = i < 2 * C ? fmaf(d, load(p.positive + int64_t(b) * C + i % C), sum) : sum + d;
+  }
+  if (steps) step_parameter(p.rule, step, i < 2 * C ? p.weight : p.bias, i < 2 * C ? i : i - 2 * C, sum);
+  return sum;
+}
+
+// ---- Steps of the head alone --------------------------------------------------------------------------------------------
+
+// The masked base stands still, so all there is of it are its logits: one block takes all steps of an epoch.
+struct TrainHead {
+  static constexpr int kThreads = 256, kCluster = 1, kWarps = kThreads / 32;
+  using Params = TrainHeadParams;
+  struct Smem {};
+
+  static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& p) {
+    const HeadParams& head = p.head;
+    const int steps = (p.documents + p.batch - 1) / p.batch;
+    Outcome outcome = {0, -1, 0.0f};
+#pragma unroll 1
+    for (int s = 0; s < steps; ++s) {
+      const int first = s * p.batch, left = p.documents - first, B = left < p.batch ? left : p.batch;
+      float total = float(B);
+      if (head.target_weight != 1.0f) {
+        total = 0;
+        for (int b = 0; b < B; ++b) {
+          total += load(p.shares + 2 * int64_t(first + b)) * head.target_weight + load(p.shares + 2 * int64_t(first + b) + 1);
+        }
+      }
+#pragma unroll 1
+      for (int b = block.warp(); b < B; b += kWarps) {
+        const float* const features = p.features + int64_t(first + b) * head.classes;
+        head_of(block, head, b, p.shares + 2 * int64_t(first + b), total, [&](int32_t c) { return load(features + c); });
+      }
+      block.sync();
+      // Before anything moves: whether all is finite. What is not shows in the loss, or in a gradient of the head.
+      const float loss = mean_loss(head, B, total);  // by every thread: it is as quick as waiting for one
+      int what = is_finite(loss) ? -1 : 0;
+      bool bad = false;
+      for (int32_t i = block.thread(); i < 2 * head.classes + 2; i += kThreads) {
+        bad |= !is_finite(step_head(head, B, i, false, {}));
+      }
+      if (block.lane() == 0) store(p.bad + block.warp(), 0);
+      bad = block.any(bad);
+      if (bad && block.lane() == 0) store(p.bad + block.warp(), 1);
+      block.sync();
+      if (what < 0 && block.any(block.lane() < kWarps && load(p.bad + block.lane() % kWarps) != 0)) what = 8;
+      if (what >= 0) {
+        outcome.what = what, outcome.loss = loss;
+        break;
+      }
+      const AdamStep<float> step = load(p.step + s);
+      for (int32_t i = block.thread(); i < 2 * head.classes + 2; i += kThreads) step_head(head, B, i, true, step);
+      if (block.thread() == 0) store(p.losses + s, loss);
+      outcome.steps = s + 1;
+      block.sync();
+    }
+    if (block.thread() == 0) store(p.outcome, outcome);
+  }
+};
+
+}  // namespace seam::gpu

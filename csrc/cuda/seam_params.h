@@ -1,0 +1,123 @@
+// What the kernels of the training engine are given. No torch and no CUDA, so that both sides see it.
+//
+// A *place* is a position of a batch, time * batch + document: the row of the buffers in which that position has its
+// gates, cell and hidden state. `batch` is the size of a whole batch; the last one may have fewer documents.
+#pragma once
+
+#include "../gap_rules.h"
+#include "../score_state.h"
+#include "params.h"
+
+namespace seam::gpu {
+
+constexpr int kMostClasses = 256;  // that the one-launch engine takes
+
+// ---- An epoch's plan: made ahead on the host, since all its documents are known ----------------------------------------
+
+struct PlanStep {
+  int32_t documents;    // of this batch
+  int32_t first;        // its first document, among those of the plan
+  int32_t words;        // distinct ones
+  int32_t places;       // that hold a word
+  int32_t due;          // rows of scores to be brought up to date before this step
+  float total;          // what the sum of the documents' losses is divided by
+  // Where in the plan's numbers lie:
+  int32_t document_at;  // [documents] of each rank, the longest first; then [documents] their lengths
+  int32_t word_at;      // [words] row of scores; then [words + 1] first of its places
+  int32_t place_at;     // [places] word by word, each word's in order
+  int32_t due_at;       // [due] row of scores, and the step until which it is up to date, or kFresh
+};
+
+constexpr int32_t kFresh = -1;  // of a row that never occurred: it follows the others of its kind
+
+// ---- Rows of the embedding that make up for missed steps ---------------------------------------------------------------
+
+struct RowsParams {
+  int32_t width;                  // E
+  ScoreState<float> state;        // [rows + 1, width]
+  AdamRule<float> rule;
+  bool jumps;                     // over gaps, by a rule for all steps at once; else step by step
+  int64_t first;                  // number of steps taken when this epoch began
+  const AdamStep<float>* step;    // [steps of the epoch]
+  const double* beta2_power;      // [steps of the epoch + 1] beta2^(first + i)
+  const GapRule<float>* gaps;     // [kLongestGap + 1]; only those that are needed are set
+  float lr;
+  double rest;                    // the square of the penalty
+};
+
+struct FlushParams {
+  RowsParams rows;
+  int64_t now;                    // steps taken: until which all rows are brought up to date
+  int64_t due;
+  const int32_t* numbers;         // [due] as in a plan
+  float fresh[3];                 // score, exp_avg and exp_avg_sq of rows that never occurred
+};
+
+// ---- Weights, scores and Adam ------------------------------------------------------------------------------------------
+
+struct Scored {  // a frozen weight and its scores, contiguous
+  const float* weight;
+  ScoreState<float> state;
+  AdamRule<float> rule;
+};
+
+struct HeadParams {
+  int32_t classes;
+  float target_weight;
+  ScoreState<float> weight, bias;  // (2, C), (2,): the numbers themselves and Adam's state
+  AdamRule<float> rule;
+  // Of a batch, by document:
+  float *positive, *d_outputs, *losses;  // (B, C) after ReLU; (B, 2); (B,)
+};
+
+// ---- Steps -------------------------------------------------------------------------------------------------------------
+
+struct Outcome {
+  int32_t steps;  // that went well
+  int32_t what;   // as in SeamFailure
+  float loss;     // of the step that failed
+};
+
+struct TrainParams {
+  int32_t E, H, T, batch;
+  bool read_last_word, train_head;
+  int32_t steps;                   // of this launch
+  int64_t now;                     // steps taken before it
+  const PlanStep* plan;            // [steps + 2]; the last two are empty
+  const int32_t* numbers;
+  const float* shares;             // (documents, 2): target and rest
+  const float* fresh;              // [steps + 1, 3] the state of rows that never occurred, before each step
+  RowsParams rows;
+  const float* embedding;          // (V, E)
+  const int32_t* word;             // [rows] the row of `embedding` that a row of scores belongs to
+  Scored weight_ih, weight_hh, bias_ih, bias_hh, linear, linear_bias;
+  HeadParams head;
+  ForwardParams<float> forward;    // the recurrence over the scratch below; each step has sequences of its own
+  BackwardParams<float> backward;
+  const AdamStep<float>* head_step;  // [steps of the epoch], of the head together with scores
+  // Scratch, which stays in the L2 cache. Each of these begins at a multiple of 16 bytes.
+  float *x;                        // (words, E) what the batch's words keep
+  float *w_ih;                     // 2 times (4H, E), effective: of even and of odd steps
+  float *w_hh;                     // (4H, H)
+  float *gates, *cells;            // (T, batch, 4H), (T, batch, H)
+  float *output;                   // (1 + T, batch, H): the first, zero, is what sequences begin with
+  float *h_n, *c_n, *d_h_n;        // (batch, H); nobody reads c_n
+  float *d_words;                  // (words, 4H)
+  float *d_logits;                 // (batch, C)
+  int32_t *bad, *reasons;          // [8 blocks], [256 blocks]
+  float* losses;                   // [steps]
+  Outcome* outcome;
+};
+
+struct TrainHeadParams {
+  HeadParams head;
+  int32_t documents, batch;        // in all; of a batch
+  const float* features;           // (documents, C)
+  const float* shares;             // (documents, 2)
+  const AdamStep<float>* step;     // [steps]
+  int32_t* bad;                    // [8]
+  float* losses;                   // [steps]
+  Outcome* outcome;
+};
+
+}  // namespace seam::gpu

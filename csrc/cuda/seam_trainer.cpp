@@ -1,0 +1,442 @@
+// The host side of the engine: an epoch's plan, memory, and one launch for many steps. Everything goes through the current
+// stream; `train` and `train_head` wait for their launch, since what they return is what it found.
+#include "seam_trainer.h"
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/DeviceGuard.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "../adam_constants.h"
+#include "../score_update.h"
+#include "../trainer_base.h"
+#include "epoch_plan.h"
+#include "masked_lstm.h"
+
+namespace seam::gpu {
+
+namespace {
+
+constexpr int64_t kPositionsAtOnce = int64_t{1} << 19;  // when only looking
+
+// Memory on the device that grows when it has to.
+class DeviceBuffer {
+ public:
+  template <typename T>
+  T* get(int64_t count, const at::TensorOptions& options) {
+    const int64_t bytes = count * int64_t(sizeof(T));
+    if (!memory_.defined() || memory_.numel() < bytes) {
+      memory_ = at::empty({bytes + bytes / 4 + 16}, options.dtype(at::kByte));
+    }
+    return reinterpret_cast<T*>(memory_.mutable_data_ptr());
+  }
+  // Copies values from the host; it waits until they have left it.
+  template <typename T>
+  T* put(const std::vector<T>& values, const at::TensorOptions& options) {
+    T* const to = get<T>(int64_t(values.size()), options);
+    const int64_t bytes = int64_t(values.size() * sizeof(T));
+    if (bytes > 0) {
+      memory_.narrow(0, 0, bytes).copy_(at::from_blob(const_cast<T*>(values.data()), {bytes}, at::kByte));
+    }
+    return to;
+  }
+  template <typename T>
+  void read(int64_t first, int64_t count, T* to) const {
+    const int64_t size = int64_t(sizeof(T));
+    if (count > 0) at::from_blob(to, {count * size}, at::kByte).copy_(memory_.narrow(0, first * size, count * size));
+  }
+
+ private:
+  Tensor memory_;
+};
+
+// Tensors of the host and their copies on the device, as long as they stay the same.
+struct Mirrored {
+  std::vector<Tensor> here, there;
+  std::vector<uint32_t> version;
+
+  Mirrored() = default;
+  Mirrored(const Tensor& a, const Tensor& b, const Tensor& c, const c10::Device& device) : here{a, b, c} {
+    for (const Tensor& t : here) {
+      there.push_back(t.to(device));
+      version.push_back(t.is_inference() ? 0 : t._version());
+    }
+  }
+  bool same(const Tensor& a, const Tensor& b, const Tensor& c) const {
+    const Tensor* const others[] = {&a, &b, &c};
+    if (here.empty()) return false;
+    for (size_t i = 0; i < here.size(); ++i) {
+      if (!here[i].is_same(*others[i]) || here[i].is_inference() || here[i]._version() != version[i]) return false;
+    }
+    return true;
+  }
+};
+
+class Trainer final : public TrainerBase {
+ public:
+  Trainer(SeamTrainerTensors tensors, const SeamTrainerOptions& options)
+      : TrainerBase(std::move(tensors), options),
+        rows_(tensors_.rows.numel()),
+        device_(tensors_.weights[kEmbedding].options()),
+        plan_(rows_, options.catch_up == "dense") {
+    const int64_t* row = tensors_.rows.const_data_ptr<int64_t>();
+    word_.put(std::vector<int32_t>(row, row + rows_), device_);
+    rule_ = adam_rule<float>(kBeta1, kBeta2, kEps, options_.penalty[kEmbedding]);
+    gaps_.resize(kLongestGap + 1);
+    has_gap_.resize(kLongestGap + 1);
+    take_fresh();
+  }
+
+  void begin_epoch(double lr_mask, double lr_head, int64_t steps) override {
+    const Use use(*this);
+    const c10::DeviceGuard guard(device_.device());
+    check_epoch(lr_mask, lr_head, now_, steps);
+    flush_rows();  // what was missed so far was missed at another rate
+    step_.resize(steps);
+    head_step_.resize(steps);
+    beta2_power_.resize(steps + 1);
+    for (int64_t i = 0; i <= steps; ++i) beta2_power_[i] = std::pow(kBeta2, double(now_ + i));
+    for (int64_t i = 0; i < steps; ++i) {
+      step_[i] = adam_step_constants<float>(kBeta1, kBeta2, lr_mask, now_ + i + 1);
+      head_step_[i] = adam_step_constants<float>(kBeta1, kBeta2, lr_head, now_ + i + 1);
+    }
+    step_there_.put(step_, device_);
+    head_step_there_.put(head_step_, device_);
+    beta2_power_there_.put(beta2_power_, device_);
+    first_ = now_;
+    lr_ = lr_mask;
+    lr_head_ = lr_head;
+  }
+
+  std::tuple<std::vector<double>, SeamFailure> train(const Tensor& slots, const Tensor& lengths, const Tensor& shares,
+                                                     int64_t batch, int64_t begin, int64_t end) override {
+    const Use use(*this);
+    const c10::DeviceGuard guard(device_.device());
+    check_documents(slots, at::kInt, "slots", lengths, begin, end, batch);
+    batch = std::min(batch, std::max<int64_t>(end - begin, 1));
+    check_shares(shares, slots.size(0));
+    check_slots(slots, begin, end, rows_ - 1);
+    const int64_t steps = (end - begin + batch - 1) / batch, T = slots.size(1);
+    check_steps_left(steps, int64_t(step_.size()) - (now_ - first_));
+    check_whole();
+    if (steps == 0) return {{}, {}};
+    TORCH_CHECK_VALUE(T * batch < (int64_t{1} << 30) / (kGates * H_), "batches of ", batch, " documents of ", T,
+                      " words are too large for one launch; choose smaller ones, or backend 'torch'");
+
+    const float* const share = shares.const_data_ptr<float>();
+    plan_.make(slots.const_data_ptr<int32_t>(), options_.read_last_word ? lengths.const_data_ptr<int64_t>() : nullptr, T,
+               batch, begin, end, now_, [&](int64_t from, int64_t to) { return total(share, from, to); });
+    TrainParams p = params(T, batch, steps);
+    p.plan = plan_there_.put(plan_.steps, device_);
+    p.numbers = numbers_there_.put(plan_.numbers, device_);
+    p.shares = shares_there_.put(std::vector<float>(share + 2 * begin, share + 2 * end), device_);
+    p.fresh = fresh_there_.put(fresh_states(steps), device_);
+    need_gaps();
+    p.rows = rows_params();
+    p.losses = losses_.get<float>(steps, device_);
+    p.outcome = outcome_.get<Outcome>(1, device_);
+    gpu::train(gpu::device_of(tensors_.weights[kEmbedding]), p);
+
+    const Outcome outcome = finish(losses_);
+    now_ += outcome.steps;
+    for (int i = 0; i < 3; ++i) fresh_[i] = fresh_states_[3 * outcome.steps + i];
+    return found(outcome);
+  }
+
+  std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features, const Tensor& shares, int64_t batch,
+                                                          int64_t begin, int64_t end) override {
+    const Use use(*this);
+    const c10::DeviceGuard guard(device_.device());
+    check_features(features);
+    check_shares(shares, features.size(0));
+    check_range(begin, end, features.size(0), batch);
+    batch = std::min(batch, std::max<int64_t>(end - begin, 1));
+    const int64_t steps = (end - begin + batch - 1) / batch;
+    if (steps == 0) return {{}, {}};
+    check_whole();
+    std::vector<AdamStep<float>> step(steps);
+    for (int64_t i = 0; i < steps; ++i) step[i] = adam_step_constants<float>(kBeta1, kBeta2, lr_head_, head_steps_ + i + 1);
+    const float* const share = shares.const_data_ptr<float>();
+    TrainHeadParams p = {};
+    p.head = head_params(tensors_.head_alone, batch);
+    p.documents = int32_t(end - begin), p.batch = int32_t(batch);
+    p.features = features.const_data_ptr<float>() + begin * C_;
+    p.shares = shares_there_.put(std::vector<float>(share + 2 * begin, share + 2 * end), device_);
+    p.step = alone_step_there_.put(step, device_);
+    p.bad = bad_.get<int32_t>(kBadFlags, device_);
+    p.losses = losses_.get<float>(steps, device_);
+    p.outcome = outcome_.get<Outcome>(1, device_);
+    gpu::train_head(gpu::device_of(tensors_.weights[kEmbedding]), p);
+    const Outcome outcome = finish(losses_);
+    head_steps_ += outcome.steps;
+    return found(outcome);
+  }
+
+  void flush() override {
+    const Use use(*this);
+    const c10::DeviceGuard guard(device_.device());
+    flush_rows();
+  }
+
+  void adopt(int64_t steps, int64_t head_steps) override {
+    const Use use(*this);
+    const c10::DeviceGuard guard(device_.device());
+    check_adopted(steps, head_steps);
+    now_ = first_ = steps;
+    step_.clear();
+    plan_.adopt(steps);
+    take_fresh();
+    head_steps_ = head_steps;
+    failed_ = false;
+    steps_.store(steps + head_steps, std::memory_order_relaxed);
+  }
+
+  Tensor class_logits(const Tensor& ids, const Tensor& slots, const Tensor& lengths) override {
+    const Use use(*this);
+    const c10::DeviceGuard guard(device_.device());
+    if (!looked_at_.same(ids, slots, lengths)) {  // the same documents are looked at again and again
+      check_looked_at(ids, slots, lengths, rows_);
+      looked_at_ = {ids, slots, lengths, device_.device()};
+    }
+    flush_rows();
+    const int64_t N = ids.size(0), T = ids.size(1);
+    const auto effective = [&](int w) { return at::where(tensors_.scores[w].gt(0), tensors_.weights[w], 0.0f); };
+    const Tensor kept = (tensors_.scores[kEmbedding].gt(0)).to(at::kFloat);
+    const Tensor linear = effective(kLinear), bias = effective(kLinearBias);
+    const std::vector<Tensor> weights(tensors_.weights.begin() + kWeightIh, tensors_.weights.begin() + kLinear);
+    const std::vector<OptionalTensor> scores(tensors_.scores.begin() + kWeightIh, tensors_.scores.begin() + kLinear);
+    std::vector<Tensor> logits = {at::empty({0, C_}, device_)};
+    for (int64_t at = 0; at < N;) {
+      const int64_t count = std::min(std::max<int64_t>(kPositionsAtOnce / T, 1), N - at);
+      const auto piece = [&](int i) { return looked_at_.there[i].narrow(0, at, count); };
+      const Tensor x = at::mul(at::embedding(tensors_.weights[kEmbedding], piece(0).t()), at::embedding(kept, piece(1).t()));
+      const OptionalTensor length = options_.read_last_word ? OptionalTensor(piece(2)) : std::nullopt;
+      const Tensor state =
+          std::get<1>(masked_lstm_forward(x, std::nullopt, std::nullopt, weights, scores, length, false, false));
+      logits.push_back(at::linear(state.squeeze(0), linear, bias));
+      at += count;
+    }
+    return at::cat(logits);
+  }
+
+ private:
+  static constexpr int64_t kBadFlags = 32, kReasons = 1024;  // warps of the largest cluster, its threads
+
+  // Whose numbers do not stand for anything since a step failed.
+  void check_whole() const {
+    TORCH_CHECK_VALUE(!failed_, "a step of this trainer has failed; make a new one, or set its scores and call adopt");
+  }
+
+  // ---- What kernels are given --------------------------------------------------------------------------------------------
+
+  Scored scored(int w) const {
+    return {tensors_.weights[w].const_data_ptr<float>(),
+            score_state<float>(tensors_.scores[w], tensors_.exp_avg[w], tensors_.exp_avg_sq[w]),
+            adam_rule<float>(kBeta1, kBeta2, kEps, options_.penalty[w])};
+  }
+
+  RowsParams rows_params() {
+    const Scored all = scored(kEmbedding);
+    const double penalty = all.rule.penalty;
+    return {int32_t(E_),
+            all.state,
+            all.rule,
+            options_.catch_up == "quadrature",
+            first_,
+            step_there_.get<AdamStep<float>>(0, device_),
+            beta2_power_there_.get<double>(0, device_),
+            gaps_there_.get<GapRule<float>>(0, device_),
+            float(lr_),
+            penalty * penalty};
+  }
+
+  HeadParams head_params(const std::vector<Tensor>& adam, int64_t batch) {
+    float* const scratch = head_scratch_.get<float>(batch * (C_ + 3), device_);
+    return {int32_t(C_),
+            float(options_.target_weight),
+            score_state<float>(tensors_.head[0], adam[0], adam[1]),
+            score_state<float>(tensors_.head[1], adam[2], adam[3]),
+            adam_rule<float>(kBeta1, kBeta2, kEps, 0),
+            scratch,
+            scratch + batch * C_,
+            scratch + batch * (C_ + 2)};
+  }
+
+  TrainParams params(int64_t T, int64_t batch, int64_t steps) {
+    TrainParams p = {};
+    p.E = int32_t(E_), p.H = int32_t(H_), p.T = int32_t(T), p.batch = int32_t(batch);
+    p.read_last_word = options_.read_last_word, p.train_head = options_.train_head;
+    p.steps = int32_t(steps);
+    p.now = now_;
+    p.embedding = tensors_.weights[kEmbedding].const_data_ptr<float>();
+    p.word = word_.get<int32_t>(0, device_);
+    p.weight_ih = scored(kWeightIh), p.weight_hh = scored(kWeightHh);
+    p.bias_ih = scored(kBiasIh), p.bias_hh = scored(kBiasHh);
+    p.linear = scored(kLinear), p.linear_bias = scored(kLinearBias);
+    p.head = head_params(tensors_.head_together, batch);
+    p.head_step = head_step_there_.get<AdamStep<float>>(0, device_);
+
+    const int64_t U = plan_.most_words, G = kGates * H_, places = T * batch;
+    float** const pointers[] = {&p.x,    &p.w_ih, &p.w_hh, &p.gates,   &p.cells,   &p.output,
+                                &p.h_n,  &p.c_n,  &p.d_h_n, &p.d_words, &p.d_logits};
+    const int64_t sizes[] = {U * E_,     2 * G * E_,  G * H_,     places * G, places * H_, (places + batch) * H_,
+                             batch * H_, batch * H_, batch * H_, U * G,      batch * C_};
+    constexpr int64_t kStep = 4;  // numbers in 16 bytes
+    int64_t size = 0;
+    for (const int64_t s : sizes) size += (s + kStep - 1) / kStep * kStep;
+    float* at = scratch_.get<float>(size, device_);
+    for (size_t i = 0; i < std::size(sizes); ++i) {
+      *pointers[i] = at;
+      at += (sizes[i] + kStep - 1) / kStep * kStep;
+    }
+    const Rows<float> gates = {p.gates, batch * G, G}, cells = {p.cells, batch * H_, H_};
+    const MaskedNumbers w_hh = {p.w_hh};
+    p.forward.hidden = p.backward.hidden = H_;
+    p.forward.weight_hh = p.backward.weight_hh = w_hh;
+    p.forward.bias_ih = {p.bias_ih.weight, p.bias_ih.state.score};
+    p.forward.bias_hh = {p.bias_hh.weight, p.bias_hh.state.score};
+    p.forward.gates = p.backward.d_gates = gates;
+    p.forward.cells = cells;
+    p.forward.output = {p.output + batch * H_, batch * H_, H_};
+    p.forward.h_n = p.h_n, p.forward.c_n = p.c_n;
+    p.backward.gates = {p.gates, batch * G, G};
+    p.backward.cells = {p.cells, batch * H_, H_};
+    p.backward.grad_h_n = p.d_h_n;
+    p.bad = bad_.get<int32_t>(kBadFlags + kReasons, device_);
+    p.reasons = p.bad + kBadFlags;
+    return p;
+  }
+
+  // Of documents [from, to): what their losses are divided by.
+  float total(const float* share, int64_t from, int64_t to) const {
+    if (options_.target_weight == 1) return float(to - from);
+    double sum = 0;
+    for (int64_t i = from; i < to; ++i) sum += share[2 * i] * options_.target_weight + share[2 * i + 1];
+    return float(sum);
+  }
+
+  // ---- What a launch found -----------------------------------------------------------------------------------------------
+
+  Outcome finish(const DeviceBuffer& losses) {
+    Outcome outcome;
+    outcome_.read(0, 1, &outcome);
+    found_losses_.resize(outcome.steps);
+    losses.read(0, outcome.steps, found_losses_.data());
+    steps_.fetch_add(outcome.steps, std::memory_order_relaxed);
+    failed_ = outcome.what >= 0;
+    return outcome;
+  }
+
+  std::tuple<std::vector<double>, SeamFailure> found(const Outcome& outcome) const {
+    SeamFailure failure;
+    if (outcome.what >= 0) failure = {outcome.what, outcome.loss};
+    return {{found_losses_.begin(), found_losses_.end()}, failure};
+  }
+
+  // ---- Rows ----------------------------------------------------------------------------------------------------------------
+
+  // The state of rows that never occurred stands behind all rows, the same in each column.
+  void take_fresh() {
+    for (int i = 0; i < 3; ++i) {
+      const Tensor& state = (i == 0 ? tensors_.scores : i == 1 ? tensors_.exp_avg : tensors_.exp_avg_sq)[kEmbedding];
+      fresh_[i] = state.select(0, rows_).select(0, 0).item<float>();
+    }
+  }
+
+  // It before each of the next steps, and after the last.
+  const std::vector<float>& fresh_states(int64_t steps) {
+    float score = fresh_[0], m = fresh_[1], v = fresh_[2];
+    fresh_states_.assign({score, m, v});
+    for (int64_t i = 0; i < steps; ++i) {
+      adam_step<Exact<float>>(rule_, step_[now_ - first_ + i], rule_.penalty, score, m, v);
+      fresh_states_.insert(fresh_states_.end(), {score, m, v});
+    }
+    return fresh_states_;
+  }
+
+  // Makes the rules for the gaps of a plan or a flush, so far as they are missing on the device.
+  void need_gap(int64_t from, int64_t now) {
+    while (from != kFresh && from < now) {
+      const int64_t count = std::min(now - from, kLongestGap);
+      if (!has_gap_[count] && gap_rule_holds(from, count)) {
+        gaps_[count] = gap_rule<float>(count);
+        has_gap_[count] = true;
+        new_gaps_ = true;
+      }
+      from += count;
+    }
+  }
+  void put_gaps() {
+    if (new_gaps_) gaps_there_.put(gaps_, device_);
+    new_gaps_ = false;
+  }
+  void need_gaps() {
+    if (options_.catch_up != "quadrature") return;
+    for (size_t s = 0; s + EpochPlan::kBehind < plan_.steps.size(); ++s) {
+      const PlanStep& step = plan_.steps[s];
+      for (int32_t i = 0; i < step.due; ++i) need_gap(plan_.numbers[step.due_at + 2 * i + 1], now_ + int64_t(s));
+    }
+    put_gaps();
+  }
+
+  void flush_rows() {
+    if (failed_) return;
+    plan_.flush(now_, due_);
+    due_.insert(due_.end(), {int32_t(rows_), kFresh});
+    if (options_.catch_up == "quadrature") {
+      for (size_t i = 1; i < due_.size(); i += 2) need_gap(due_[i], now_);
+      put_gaps();
+    }
+    FlushParams p = {rows_params(), now_, int64_t(due_.size()) / 2, due_there_.put(due_, device_),
+                     {fresh_[0], fresh_[1], fresh_[2]}};
+    gpu::flush(gpu::device_of(tensors_.weights[kEmbedding]), p);
+  }
+
+  int64_t rows_;
+  at::TensorOptions device_;
+  EpochPlan plan_;
+  AdamRule<float> rule_;  // of the embedding's scores
+  int64_t now_ = 0, first_ = 0, head_steps_ = 0;
+  double lr_ = 0, lr_head_ = 0;
+  bool failed_ = false, new_gaps_ = false;
+  float fresh_[3];
+  std::vector<AdamStep<float>> step_, head_step_;  // of this epoch, from step `first_` on
+  std::vector<double> beta2_power_;
+  std::vector<float> fresh_states_, found_losses_;
+  std::vector<int32_t> due_;
+  std::vector<GapRule<float>> gaps_;
+  std::vector<bool> has_gap_;
+  Mirrored looked_at_;
+  // On the device:
+  DeviceBuffer word_, step_there_, head_step_there_, alone_step_there_, beta2_power_there_, fresh_there_, gaps_there_,
+      due_there_, plan_there_, numbers_there_, shares_there_, scratch_, head_scratch_, bad_, losses_, outcome_;
+};
+
+}  // namespace
+
+int64_t modules_at_once(const Tensor& like, int64_t hidden, int64_t batch) {
+  const c10::DeviceGuard guard(like.device());
+  return modules_at_once(gpu::device_of(like), hidden, batch);
+}
+
+std::shared_ptr<SeamTrainer> make_trainer(SeamTrainerTensors t, const SeamTrainerOptions& options) {
+  check_trainer(t, options, {t.weights.empty() ? c10::kCPU : t.weights[0].device().type(), false});
+  const int64_t H = t.weights[kWeightHh].size(1), C = t.weights[kLinear].size(0);
+  TORCH_CHECK_VALUE(C <= kMostClasses, "the engine on a GPU takes bases of up to ", int64_t(kMostClasses),
+                    " classes, but this one has ", C);
+  TORCH_CHECK_VALUE(modules_at_once(t.weights[kEmbedding], H, 1) > 0, "the engine on this GPU takes bases of up to ",
+                    kMostHiddenUnits, " hidden units (64 where blocks form no clusters), but this one has ", H);
+  const c10::DeviceGuard guard(t.weights[kEmbedding].device());
+  return std::make_shared<Trainer>(std::move(t), options);
+}
+
+}  // namespace seam::gpu

@@ -1,0 +1,46 @@
+// The trainer's Python face.
+#pragma once
+
+#include <torch/extension.h>
+
+#include <string>
+#include <vector>
+
+#include "seam_trainer.h"
+
+namespace seam {
+
+using MakeTrainer = std::shared_ptr<SeamTrainer> (*)(SeamTrainerTensors, const SeamTrainerOptions&);
+
+// Local to the module, since the CUDA one of the tests has the same types.
+inline void bind_trainer(pybind11::module_& m, MakeTrainer make) {
+  namespace py = pybind11;
+  using py::arg;
+  using NoGil = py::call_guard<py::gil_scoped_release>;
+  py::class_<SeamTrainer, std::shared_ptr<SeamTrainer>>(m, "SeamTrainer", py::module_local(), "See csrc/seam_trainer.h.")
+      .def(py::init([make](std::vector<Tensor> weights, Tensor rows, std::vector<Tensor> scores,
+                           std::vector<Tensor> exp_avg, std::vector<Tensor> exp_avg_sq, std::vector<Tensor> head,
+                           std::vector<Tensor> head_together, std::vector<Tensor> head_alone,
+                           std::vector<double> penalty, bool train_head, bool read_last_word, double target_weight,
+                           std::string catch_up) {
+             return make({weights, rows, scores, exp_avg, exp_avg_sq, head, head_together, head_alone},
+                         {penalty, train_head, read_last_word, target_weight, catch_up});
+           }),
+           arg("weights"), arg("rows"), arg("scores"), arg("exp_avg"), arg("exp_avg_sq"), arg("head"),
+           arg("head_together"), arg("head_alone"), arg("penalty"), arg("train_head"), arg("read_last_word"),
+           arg("target_weight"), arg("catch_up"))
+      .def("begin_epoch", &SeamTrainer::begin_epoch, arg("lr_mask"), arg("lr_head"), arg("steps"), NoGil())
+      .def("train", &SeamTrainer::train, arg("slots"), arg("lengths"), arg("shares"), arg("batch"), arg("begin"),
+           arg("end"), NoGil())
+      .def("train_head", &SeamTrainer::train_head, arg("features"), arg("shares"), arg("batch"), arg("begin"),
+           arg("end"), NoGil())
+      .def("flush", &SeamTrainer::flush, NoGil())
+      .def("adopt", &SeamTrainer::adopt, arg("steps"), arg("head_steps"))
+      .def("class_logits", &SeamTrainer::class_logits, arg("ids"), arg("slots"), arg("lengths"), NoGil())
+      .def_property_readonly("steps", &SeamTrainer::steps);
+  py::class_<SeamFailure>(m, "SeamFailure", py::module_local())
+      .def_readonly("what", &SeamFailure::what)
+      .def_readonly("loss", &SeamFailure::loss);
+}
+
+}  // namespace seam

@@ -1,0 +1,72 @@
+"""Training of one module on a GPU by the compiled engine: many steps in one launch, by one cluster of blocks."""
+
+import torch
+from torch import Tensor
+
+from . import _ext
+from .keys import EMBEDDING, LINEAR_KEYS, LSTM_KEYS, lstm_shape
+from .native import NativeTrainer
+
+MOST_HIDDEN, MOST_CLASSES = 128, 256  # as in csrc/cuda/seam_trainer.h and seam_params.h
+MOST_PRODUCTS = 2_000_000  # of a time step of a batch: beyond, kernels on the whole GPU are quicker (an estimate)
+_PRODUCTS_AT_ONCE = 2e10  # of a launch: at most a tenth of a second on the blocks of a cluster ...
+_STEPS_AT_ONCE = 4096  # ... and no more steps than this
+
+
+class CudaTrainer(NativeTrainer):
+    """The trainer of the compiled engine on a GPU, float32.
+
+    All as in ``NativeTrainer``, whose results it has but for rounding. Weights, scores, head and Adam's state are on
+    the GPU; of an epoch only its losses come to the host. Everything goes through the calling thread's current stream.
+    After a step that failed the state stands for nothing; ``adopt`` takes another.
+    """
+
+    def __init__(self, weights, head, words, **options):
+        super().__init__(weights, head, words, **options)
+        self._looked_at: tuple = (None, None, None, None)
+
+    @staticmethod
+    def _empty(size: int, like: Tensor) -> Tensor:
+        return like.new_empty(size)
+
+    def _steps_at_once(self, batch_size: int, width: int) -> int:
+        work = 3 * batch_size * max(1, width) * products(self.weights)  # forward, and twice as much backward
+        return max(1, min(_STEPS_AT_ONCE, int(_PRODUCTS_AT_ONCE / work)))
+
+    def _features(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        # The same documents are looked at after each epoch: given the same tensors, unchanged, the engine has them.
+        known, known_lengths, then, arguments = self._looked_at
+        now = [None if part.is_inference() else part._version for part in (ids, lengths)]
+        if known is not ids or known_lengths is not lengths or now != then or None in now:
+            arguments = (ids.contiguous(), self._slot[ids], lengths.long().contiguous())
+            self._looked_at = (ids, lengths, now, arguments)
+        return self._native.class_logits(*arguments)
+
+
+def products(weights: dict[str, Tensor]) -> int:
+    """Products of a number and an LSTM weight for each word, forward."""
+    return sum(weights[key].numel() for key in LSTM_KEYS[:2])
+
+
+def why_not_one_launch(weights: dict[str, Tensor], batch_size: int) -> str:
+    """The reason why modules over a base are not trained by this engine, or "". Looks at shapes and dtype only."""
+    if lstm_shape(weights) != (1, False):
+        return "the base has more than one LSTM layer or direction"
+    if weights[EMBEDDING].dtype != torch.float32:
+        return "the base is not float32"
+    hidden, classes = weights[LSTM_KEYS[1]].shape[1], len(weights[LINEAR_KEYS[0]])
+    if hidden > MOST_HIDDEN:
+        return f"the base has {hidden} hidden units, more than {MOST_HIDDEN}"
+    if classes > MOST_CLASSES:
+        return f"the base has {classes} classes, more than {MOST_CLASSES}"
+    if products(weights) * batch_size > MOST_PRODUCTS:
+        return "base and batches are so large that the whole GPU should work on each step"
+    return ""
+
+
+def places_at_once(device_index: int, weights: dict[str, Tensor], batch_size: int) -> int:
+    """How many modules a GPU can train at the same time; 0 where it cannot train them in one launch.
+
+    weights: of the base, on that GPU.
+    """
+    return _ext.C.modules_at_once(weights[EMBEDDING], weights[LSTM_KEYS[1]].shape[1], batch_size)
