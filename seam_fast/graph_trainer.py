@@ -1,0 +1,430 @@
+"""Training of one module on a GPU by ordinary kernels: several LSTM layers, both directions, float64, any size.
+
+A step is a fixed sequence of device operations. Which batch it takes, Adam's constants and whether anything is finite
+are numbers on the device, so that the host waits for none of them: the sequence is recorded once, as a CUDA graph, and
+replayed for each step. On a CPU the same sequence simply runs, which is how it is tested.
+
+Letters: T time steps, B documents of a batch, E embedding size, C classes, S steps, R rows with scores of their own.
+"""
+
+import contextlib
+import functools
+import math
+import threading
+import time
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from . import library, lstm_layer, reference
+from .engine import HEAD_NAMES, Trainer
+from .errors import TrainingError
+from .inference import BATCH
+from .keys import EMBEDDING, LINEAR_KEYS, lstm_keys, lstm_shape
+from .ops import masked_lstm
+
+_STEPS_AT_ONCE = 256  # between two looks at `stop` and at what has failed, at most ...
+_SECONDS_AT_ONCE = 0.1  # ... and fewer where they take longer than this
+_STEPS_AT_FIRST = 16  # before it is known how long they take
+_WARM_UPS = 3  # steps run one by one before the recording, as torch's manual has it
+_FINE = 2**31 - 1  # above every number of something that can fail
+
+_recording = threading.Lock()  # graphs share torch's random generator, which is registered with each
+
+
+class Replayed:
+    """A sequence of device operations, repeated: on a GPU recorded as a CUDA graph and replayed, elsewhere just run.
+
+    The operations must take no decision on the host and read and write the same tensors each time. The first few
+    repetitions run one by one, so that whatever libraries set up at first use is there when the graph is recorded; they
+    count like all others. Recorded is the calling thread's current stream, which no other thread may use meanwhile, or
+    a stream of its own where that is the default stream, which cannot be recorded.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._graph = self._side = None
+        self._address, self._warm = None, 0  # of the stream that was used, and how often
+
+    def __call__(self, function, times: int) -> None:
+        if self._device.type != "cuda":
+            for _ in range(times):
+                function()
+            return
+        stream = current = torch.cuda.current_stream(self._device)
+        if current == torch.cuda.default_stream(self._device):
+            stream = self._side = self._side or torch.cuda.Stream(self._device)
+        if stream.cuda_stream != self._address:  # libraries have their scratch by stream, and the graph remembers it
+            self._address, self._graph, self._warm = stream.cuda_stream, None, 0
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            self._repeat(function, times)
+        current.wait_stream(stream)
+
+    def _repeat(self, function, times: int) -> None:
+        warm_ups = min(times, _WARM_UPS - self._warm)
+        for _ in range(warm_ups):
+            function()
+        self._warm += warm_ups
+        if times > warm_ups and self._graph is None:
+            self._graph = _record(function)
+        for _ in range(times - warm_ups):
+            self._graph.replay()
+
+
+def _record(function) -> "torch.cuda.CUDAGraph":
+    """The operations that a function gives the current stream. ``torch.cuda.graph`` would wait for the whole device,
+    which is an error while another thread records, and would throw away memory that other threads want again.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with _recording:
+        # Other threads go on; what they ask of the device, such as memory, must not spoil the recording.
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            function()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # the first error is the one to tell
+                graph.capture_end()
+            raise
+        graph.capture_end()
+    return graph
+
+
+class _Feed:
+    """Device tensors, at the same addresses in every epoch, from which the steps are fed and which they report to.
+
+    like: gives dtype and device; batches: tensors (S, ...) of whole epochs, of which each step takes one slice;
+    steps: how many at most between two looks; found: (number, size) of all that must be finite, in order.
+    """
+
+    def __init__(self, like: Tensor, batches, steps: int, found):
+        self.batches = [like.new_empty(steps, *part.shape[1:], dtype=part.dtype) for part in batches]
+        self.constants = like.new_empty(steps, 5)
+        self.losses = like.new_empty(steps)
+        self.at = torch.zeros(1, dtype=torch.int64, device=like.device)  # steps done, and so the next one's place
+        self.failed = torch.zeros(1, dtype=torch.int32, device=like.device)  # number of what was not finite, or _FINE
+        numbers, sizes = (torch.tensor(part) for part in zip(*found, strict=True))
+        self.numbers = numbers.int().repeat_interleave(sizes).to(like.device)
+        self._idle = like.new_tensor([0, 1, 0, 0, 1])  # Adam's constants of a step that changes nothing
+        self.repeat = Replayed(like.device)
+        self.steps_at_once = _STEPS_AT_FIRST
+
+    def fits(self, batches, steps: int) -> bool:
+        alike = zip(self.batches, batches, strict=True)
+        return steps <= len(self.losses) and all(ours.shape[1:] == theirs.shape[1:] for ours, theirs in alike)
+
+    def batch(self) -> list[Tensor]:
+        """The next step's slices."""
+        return [part.index_select(0, self.at)[0] for part in self.batches]
+
+    def report(self, loss: Tensor, gradients) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Gradients in one piece, whether all of them and the loss are finite, and Adam's constants of this step.
+
+        If they are not, the constants are those that change nothing, and the place stays as well: every later step then
+        finds and reports the same again.
+        """
+        found = torch.cat([loss.view(1), *(gradient.reshape(-1) for gradient in gradients)])
+        failed = torch.where(found.abs() < math.inf, _FINE, self.numbers).amin()  # false for a NaN, too
+        fine = failed == _FINE
+        constants = torch.where(fine, self.constants.index_select(0, self.at)[0], self._idle)
+        self.losses.index_copy_(0, self.at, found[:1])
+        self.failed.copy_(failed)
+        self.at.add_(fine)
+        return found[1:], fine, constants.unbind()
+
+
+class GraphTrainer(Trainer):
+    """By ``masked_lstm`` and plain PyTorch for the rest; made for GPUs, float32 or float64.
+
+    backend: of the op, as in ``seam_fast.masked_lstm``. All else as in ``TorchTrainer``, whose results it has, but for
+    rounding. The calling thread's current stream is used, and on a GPU each thread must have set one of its own.
+
+    Scores, ``exp_avg`` and ``exp_avg_sq`` by weight key, and of the head ``head_together`` (exp_avg and exp_avg_sq of
+    the weight, then of the bias; in joint steps) and ``head_alone`` may be read and set, in place, whenever no epoch is
+    running; ``adopt`` then says how many steps they stand for.
+    """
+
+    def __init__(self, weights, head, words, *, backend="auto", **options):
+        super().__init__({key: weight.contiguous() for key, weight in weights.items()}, head, words, **options)
+        table = self.weights[EMBEDDING]
+        if table.dtype not in library.FULL_DTYPES:
+            raise ValueError(f"GraphTrainer takes bases of float32 and float64, but this one is {table.dtype}")
+        plain = library.choose_kernels(backend, table) is lstm_layer
+        # The readable twin reads no lengths on the host, as the faster plain one does.
+        self._masked_lstm = reference.masked_lstm if plain else functools.partial(masked_lstm, backend=backend)
+        self._lstm, (self._num_layers, self._bidirectional) = lstm_keys(self.weights), lstm_shape(self.weights)
+        self._slot = self.slot.to(self.device)
+        self._steps, self._head_steps = 0, 0
+        self._factor = 1.0
+        self._feeds: dict[bool, _Feed] = {}  # by head_only
+        self._seen = None  # documents last looked at, on the host and on the device
+        self._make_state()
+
+    def _make_state(self) -> None:
+        """Puts the scores of all but the embedding, then the head, in one piece of memory, so that Adam goes over it
+        at once; likewise what Adam remembers.
+        """
+        rows, *rest = self.scores.values()
+        rest += self.head
+        flat = torch.cat([tensor.flatten() for tensor in rest])
+        self._rows = rows, torch.zeros_like(rows), torch.zeros_like(rows)
+        self._rest = flat, torch.zeros_like(flat), torch.zeros_like(flat)
+        keys, views = list(self.scores), [_views(whole, rest) for whole in self._rest]
+        self.scores, self.exp_avg, self.exp_avg_sq = (
+            dict(zip(keys, [first, *others[:-2]], strict=True)) for first, others in zip(self._rows, views, strict=True)
+        )
+        self.head = tuple(views[0][-2:])
+        self.head_together = [whole[place] for place in (-2, -1) for whole in views[1:]]
+        both = flat[-sum(part.numel() for part in self.head) :]
+        self._alone = both, torch.zeros_like(both), torch.zeros_like(both)
+        self.head_alone = [_views(whole, self.head)[place] for place in (0, 1) for whole in self._alone[1:]]
+
+        def spread(values):
+            """A value for each tensor -> one for each of its elements."""
+            sizes = torch.tensor([tensor.numel() for tensor in rest[: len(values)]])
+            return torch.tensor(values, dtype=flat.dtype).repeat_interleave(sizes).to(self.device)
+
+        lr_head = 0.0 if self.schedule == "port" else self.lr_head  # by which it stands still
+        self._rates = spread([self.lr_mask] * len(keys[1:]) + [lr_head] * 2)
+        self._penalty = spread([self.penalty_gradient[key] for key in keys[1:]])
+
+    @property
+    def steps(self) -> int:
+        """Steps taken in all, head-only ones included; any thread may ask."""
+        return self._steps + self._head_steps
+
+    def adopt(self, steps: int, head_steps: int = 0) -> None:
+        """Takes the state as it now stands as that after so many joint steps and steps of the head alone."""
+        self._steps, self._head_steps = steps, head_steps
+
+    def scale_learning_rates(self, factor: float) -> None:
+        self._factor = factor
+
+    # -- an epoch ------------------------------------------------------------------------------------------------
+
+    def run_epoch(self, ids: Tensor, lengths: Tensor, labels: Tensor, batch_size: int, *, head_only=False, stop=None):
+        self._check_labels(labels)
+        if not len(ids):
+            return 0.0
+        numbers, real = _deal(len(ids), min(batch_size, len(ids)))
+        shares = self._shares(labels, numbers, real)
+        if head_only:
+            features = self._features(self._place(ids, lengths))
+            batches, step = (features[numbers.to(self.device)], shares), self._head_step
+        else:
+            ids = self._fed(ids, lengths)
+            batches, step = (ids[numbers].transpose(1, 2), lengths.long()[numbers], shares), self._joint_step
+        feed = self._feed(batches, head_only)
+        losses, count = [], len(numbers)
+        while len(losses) < count:
+            if stop is not None and stop.is_set():
+                break
+            end = min(len(losses) + feed.steps_at_once, len(losses) + len(feed.losses), count)
+            losses += self._run(feed, step, [part[len(losses) : end] for part in batches], head_only)
+        return sum(losses) / max(len(losses), 1)
+
+    def _fed(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """The words (N, T) of documents, with nothing foreign in the padding that is not read: a document's own first
+        word. ValueError for a word without a row of its own.
+        """
+        if self.read == "last_word":
+            ids = torch.where(torch.arange(ids.shape[1]) < lengths[:, None], ids, ids[:, :1])
+        if self.slot[ids].max() == len(self.rows):
+            raise ValueError("a document holds a word that was not among the `words` this trainer was made for")
+        return ids
+
+    def _shares(self, labels: Tensor, numbers: Tensor, real: Tensor) -> Tensor:
+        """What each document's two log-probabilities count in its batch's loss: (S, B, 2), none for what fills up."""
+        if labels.ndim == 1:
+            shares = functional.one_hot(labels.long(), 2) * torch.tensor([self.target_weight, 1.0]).double()
+        else:
+            shares = labels.double()
+        shares = shares[numbers] * real[:, :, None]
+        total = shares.sum((1, 2)) if labels.ndim == 1 else real.sum(1)
+        return (shares / total[:, None, None]).to(self.scores[EMBEDDING].dtype)
+
+    def _feed(self, batches, head_only: bool) -> _Feed:
+        """The feed for batches of such shapes; a new one, with a graph of its own, where the last does not fit."""
+        steps = min(len(batches[0]), _STEPS_AT_ONCE)
+        feed = self._feeds.get(head_only)
+        if feed is None or not feed.fits(batches, steps):
+            tensors = [*self.scores.values(), *self.head]
+            found = [(number, tensor.numel()) for number, tensor in enumerate(tensors, start=1)]
+            found[0] = 1, batches[0][0].numel() * self.scores[EMBEDDING].shape[1]  # the gradient at each word fed
+            found = [(0, 1), *(found[-2:] if head_only else found)]
+            self._feeds.pop(head_only, None)
+            self._feeds[head_only] = feed = _Feed(self.scores[EMBEDDING], batches, steps, found)
+        return feed
+
+    def _run(self, feed: _Feed, step, batches, head_only: bool) -> list[float]:
+        """Some steps, without a look at the device before the last one is done; returns their losses."""
+        begun, count = time.perf_counter(), len(batches[0])
+        for target, part in zip(feed.batches, batches, strict=True):
+            target[:count].copy_(part)
+        feed.constants[:count].copy_(self._constants(self._head_steps if head_only else self._steps, count))
+        feed.at.zero_()
+        feed.repeat(functools.partial(step, feed), count)
+        *losses, done, failed = torch.cat([feed.losses[:count], feed.at, feed.failed]).tolist()
+        done, failed = int(done), int(failed)
+        if head_only:
+            self._head_steps += done
+        else:
+            self._steps += done
+        if done < count:
+            self._raise(failed, losses[done])
+        feed.steps_at_once = max(1, int(count * _SECONDS_AT_ONCE / (time.perf_counter() - begun)))
+        return losses
+
+    def _constants(self, steps: int, count: int) -> Tensor:
+        """Adam's constants of steps so many after the first: (count, 5), as `_adam` takes them."""
+        beta1, beta2 = reference.ADAM["betas"]
+        numbers = range(steps + 1, steps + count + 1)
+        corrections = [(-self._factor / (1 - beta1**n), math.sqrt(1 - beta2**n)) for n in numbers]
+        return torch.tensor([(1 - beta1, beta2, 1 - beta2, *pair) for pair in corrections], dtype=torch.float64)
+
+    def _raise(self, failed: int, loss: float) -> None:
+        step = self.steps + 1
+        if failed == 0:
+            raise TrainingError(f"the loss is {loss} in step {step}: a base weight or score is not finite")
+        name = (*self.weights, *HEAD_NAMES)[failed - 1]
+        raise TrainingError(f"the gradient of {name} is not finite in step {step}")
+
+    # -- steps: no decision on the host, the same tensors each time -------------------------------------------------
+
+    @torch.no_grad()
+    def _joint_step(self, feed: _Feed) -> None:
+        words, lengths, shares = feed.batch()
+        row_weights, slots = self._look_up(words)
+        kept = functional.embedding(slots, self.scores[EMBEDDING]) > 0
+        leaves = [row_weights * kept, *(self.scores[key].detach() for key in self._lstm)]
+        leaves += [*self._linear(), *(part.detach() for part in self.head)]
+        with torch.enable_grad():
+            embedded, *scores, weight, bias, head_weight, head_bias = (leaf.requires_grad_() for leaf in leaves)
+            logits = functional.linear(self._state(embedded, lengths, scores), weight, bias)
+            loss = _loss(logits, (head_weight, head_bias), shares)
+        gradient, fine, constants = feed.report(loss, torch.autograd.grad(loss, leaves))
+
+        of_words, rest = gradient.split([embedded.numel(), len(self._rates)])
+        # Times the weight before the sum over a word's places, so that no weight of an absent word is looked at.
+        # The sum is formed without atomic additions, in the same order each time.
+        of_words = torch.where(fine, of_words.view_as(embedded) * row_weights, 0)
+        table = self.scores[EMBEDDING]
+        of_rows = torch.ops.aten.embedding_dense_backward(of_words, slots, len(table), -1, False)
+        of_rows = of_rows.clamp_(-1, 1).add_(self.penalty_gradient[EMBEDDING])
+        _adam(*self._rows, of_rows, self.lr_mask, *constants)
+
+        of_scores = rest[: len(self._penalty)]
+        linear = torch.cat([self.weights[key].view(-1) for key in LINEAR_KEYS])
+        of_scores[-len(linear) :].mul_(linear)  # the LSTM's come from the op as those of scores
+        of_scores.clamp_(-1, 1).add_(self._penalty)
+        _adam(*self._rest, torch.where(fine, rest, 0), self._rates, *constants)
+
+    @torch.no_grad()
+    def _head_step(self, feed: _Feed) -> None:
+        features, shares = feed.batch()
+        leaves = [part.detach() for part in self.head]
+        with torch.enable_grad():
+            loss = _loss(features, [leaf.requires_grad_() for leaf in leaves], shares)
+        gradient, fine, constants = feed.report(loss, torch.autograd.grad(loss, leaves))
+        _adam(*self._alone, torch.where(fine, gradient, 0), self.lr_head, *constants)
+
+    def _look_up(self, words: Tensor) -> tuple[Tensor, Tensor]:
+        """words (T, B): their rows of the base (T, B, E), and the rows of scores that they have (T, B)."""
+        return functional.embedding(words, self.weights[EMBEDDING]), self._slot[words]
+
+    def _linear(self) -> list[Tensor]:
+        return [self.weights[key] * (self.scores[key] > 0) for key in LINEAR_KEYS]
+
+    def _state(self, embedded: Tensor, lengths: Tensor, scores: list[Tensor]) -> Tensor:
+        """What the linear layer sees: embedded (T, B, E), lengths (B,) on the device -> (B, H), or (B, 2H)."""
+        output, (h_n, _) = self._masked_lstm(
+            embedded,
+            None,
+            [self.weights[key] for key in self._lstm],
+            scores,
+            num_layers=self._num_layers,
+            bidirectional=self._bidirectional,
+            lengths=lengths if self.read == "last_word" else None,
+        )
+        if not self._bidirectional:
+            return h_n[-1]  # at the last word, or the end
+        if self.read == "end":
+            return output[-1]
+        # Not by an index, whose gradient would be summed up by a slower way.
+        last = torch.arange(len(output), device=output.device)[:, None] == lengths - 1
+        return torch.where(last[:, :, None], output, 0).sum(0)
+
+    # -- looking at it -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        return reference.head_logits(self._features(self._last_seen(ids, lengths)), self.head).cpu()
+
+    def class_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """As in ``Trainer``. The documents last looked at stay on the device for the case that the same two tensors,
+        unchanged, come again.
+        """
+        return self._features(self._last_seen(ids, lengths)).cpu()
+
+    def _last_seen(self, ids: Tensor, lengths: Tensor):
+        if self._seen is None or self._seen[0] is not ids or self._seen[1] is not lengths:
+            self._seen = ids, lengths, self._place(ids, lengths)
+        return self._seen[2]
+
+    def _place(self, ids: Tensor, lengths: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """Documents on the device, those of like length together: chunks of words (T', n) and lengths (n,), and where
+        in all of them each document is (N,).
+        """
+        last_word = self.read == "last_word"
+        order = torch.argsort(lengths, stable=True) if last_word else torch.arange(len(ids))
+        chunks = []
+        for chosen in order.split(BATCH) if len(ids) else ():
+            words, length = ids[chosen].T, lengths[chosen].long()
+            words = words[: int(length.max())] if last_word else words
+            chunks.append((words.to(self.device), length.to(self.device)))
+        return chunks, torch.argsort(order).to(self.device)
+
+    @torch.no_grad()
+    def _features(self, documents) -> Tensor:
+        """Logits of the masked base, on the device, of documents as `_place` gives them: (N, C)."""
+        chunks, places = documents
+        linear, scores = self._linear(), [self.scores[key] for key in self._lstm]
+        found = [linear[0].new_empty(0, len(linear[0]))]
+        for words, lengths in chunks:
+            row_weights, slots = self._look_up(words)
+            embedded = row_weights * (functional.embedding(slots, self.scores[EMBEDDING]) > 0)
+            found.append(functional.linear(self._state(embedded, lengths, scores), *linear))
+        return torch.cat(found)[places]
+
+
+def _views(whole: Tensor, like) -> list[Tensor]:
+    """The parts of a flat tensor, shaped like those tensors, one after the other."""
+    parts = whole.split([tensor.numel() for tensor in like])
+    return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]
+
+
+def _deal(count: int, size: int) -> tuple[Tensor, Tensor]:
+    """Numbers of the documents of each batch, and which of them are real: (S, B) both.
+
+    Where the last batch is smaller, its first document fills it up: nothing in it that is not there anyway.
+    """
+    numbers = torch.arange(-(-count // size) * size).view(-1, size)
+    real = numbers < count
+    return torch.where(real, numbers, numbers[:, :1]), real
+
+
+def _loss(logits: Tensor, head, shares: Tensor) -> Tensor:
+    """The batch's mean cross entropy: logits (B, C), shares (B, 2) as in `GraphTrainer._shares`."""
+    return -(shares * functional.log_softmax(reference.head_logits(logits, head), 1)).sum()
+
+
+def _adam(score, exp_avg, exp_avg_sq, gradient, rate, take1, keep2, take2, size, root) -> None:
+    """A step of Adam in place, as in ``reference.score_adam_``; rate: of each score, or of all.
+
+    take1, keep2, take2: 1 - beta1, beta2, 1 - beta2; size: of a step, negative, for a rate of 1; root: of the
+    correction of exp_avg_sq. They are tensors on the device: with 0, 1, 0, 0, 1 and a finite gradient nothing changes.
+    """
+    exp_avg.lerp_(gradient, take1)
+    exp_avg_sq.mul_(keep2).addcmul_(gradient, gradient * take2)
+    score.addcdiv_(exp_avg * (size * rate), exp_avg_sq.sqrt().div_(root).add_(reference.ADAM["eps"]))

@@ -1,0 +1,544 @@
+"""The trainer of ordinary GPU kernels, on the CPU: the same sequence of operations, with and without a stand-in for the
+CUDA graph that replays it.
+"""
+
+import contextlib
+import gc
+import itertools
+import math
+import threading
+import types
+import weakref
+
+import lstm_cases
+import pytest
+import torch
+import world
+
+# What every trainer is held to: with the fixture `make` below, these tests are run with this one.
+from test_engine import (  # noqa: F401
+    make_pair,
+    test_a_base_that_is_not_finite_stops_with_the_step_named,
+    test_a_class_that_is_dropped_whole,
+    test_a_gradient_of_the_head_that_overflows_names_it,
+    test_a_gradient_that_overflows_names_its_tensor,
+    test_a_score_of_exactly_0_is_dropped,
+    test_a_score_that_is_not_a_number_is_dropped_and_found,
+    test_a_snapshot_stays_as_it_was,
+    test_a_word_outside_words_is_refused_and_nothing_moves,
+    test_active_clamps,
+    test_after_an_error_all_is_as_it_was_before_the_step,
+    test_base_head_and_documents_are_left_alone,
+    test_check_finite_names_the_tensor,
+    test_documents_of_one_repeated_word,
+    test_documents_of_one_word_only,
+    test_float32_stays_near,
+    test_follows_the_reference_step,
+    test_id_0_as_padding_and_as_a_word,
+    test_kept_counts_are_those_of_the_whole_scores,
+    test_labels_that_are_shares_and_a_heavier_lstm_penalty,
+    test_labels_that_cannot_be_are_refused,
+    test_large_learning_rate_of_the_head_and_large_alpha,
+    test_learning_rates_that_fall,
+    test_loss_of_an_epoch_is_the_mean_over_batches,
+    test_never_fed_words_share_the_dense_trajectory,
+    test_one_document_a_step,
+    test_port_never_moves_the_head,
+    test_rows_of_padding_words_get_the_penalty_alone,
+    test_six_epochs_by_hand,
+    test_target_weight_by_hand,
+    test_target_weight_is_as_good_as_that_many_copies,
+    test_the_same_twice,
+    test_what_it_shows_is_what_the_reference_ops_show,
+    test_when_an_absent_word_drops_out_in_float32,
+    test_words_in_any_order_and_shape,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from world import OPTIONS, with_shares
+
+from seam_fast import graph_trainer, reference
+from seam_fast.engine import TorchTrainer
+from seam_fast.errors import BackendError, TrainingError
+from seam_fast.graph_trainer import GraphTrainer, Replayed
+
+SHAPES = ((1, False), *world.DEEP)
+
+
+@pytest.fixture
+def make():
+    return GraphTrainer
+
+
+@pytest.fixture(autouse=True)
+def _no_hurry(monkeypatch):
+    """How many steps are taken at once must not depend on how busy the machine is."""
+    monkeypatch.setattr(graph_trainer, "_SECONDS_AT_ONCE", 1e9)
+
+
+def deep(shape, trainer=GraphTrainer, dtype=torch.float64, **options):
+    return trainer(
+        world.make_deep_weights(*shape, dtype=dtype), world.make_head(dtype), torch.arange(15), **OPTIONS | options
+    )
+
+
+def state(engine):
+    scores, head = engine.whole_scores()
+    return [*scores.values(), *head]
+
+
+def assert_same(some, others):
+    assert all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
+
+
+# -- the same as other trainers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("read", ["end", "last_word"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_follows_the_reference_step_for_every_shape(shape, read, backend):
+    engine = deep(shape, read=read, backend=backend, schedule="seam", penalty="group")
+    weights, head = world.make_deep_weights(*shape), world.make_head()
+    stepper = reference.Stepper(weights, head, **OPTIONS | {"read": read, "schedule": "seam", "penalty": "group"})
+    world.follow(engine, stepper, [world.make_documents(13, seed=epoch) for epoch in range(7)], 4)
+    assert engine.steps == 28
+
+
+@pytest.mark.parametrize("labels", ["hard", "weighted", "shares"])
+@pytest.mark.parametrize("schedule", ["seam", "port", "joint"])
+@pytest.mark.parametrize(("shape", "read"), list(itertools.product(SHAPES, ["end", "last_word"])))
+def test_agrees_with_plain_pytorch(shape, read, schedule, labels):
+    """Epochs of many sizes: the last batch smaller, one batch larger than the documents, none at all, falling rates."""
+    options = {"schedule": schedule, "read": read, "target_weight": 3.0 if labels == "weighted" else 1.0}
+    ours, theirs = (deep(shape, trainer, **options) for trainer in (GraphTrainer, TorchTrainer))
+    for epoch, count in enumerate((13, 9, 3, 0, 8, 13)):
+        documents = world.make_documents(count, seed=epoch)
+        documents = with_shares(documents) if labels == "shares" else documents
+        losses = []
+        for engine in (ours, theirs):
+            engine.scale_learning_rates(1 - 0.1 * epoch)
+            losses.append(engine.run_epoch(*documents, 4, head_only=schedule == "seam" and epoch % 4 == 0))
+        assert losses[0] == pytest.approx(losses[1], abs=1e-11)
+    assert ours.steps == theirs.steps == 14
+    for a, b in zip(state(ours), state(theirs), strict=True):
+        torch.testing.assert_close(a, b.detach(), rtol=0, atol=1e-10)
+    documents = world.make_documents(20, words=range(world.V), seed=9)[:2]
+    torch.testing.assert_close(ours.logits(*documents), theirs.logits(*documents).detach(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(ours.class_logits(*documents), theirs.class_logits(*documents), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_padding_is_never_seen(shape):
+    """Other and wider padding, even a word of its own without a row, changes nothing but roundings."""
+    ids, lengths, labels = world.make_documents(12)
+    lengths = lengths.clamp(max=5)
+    wide = torch.cat([ids, torch.full((12, 9), 7)], 1)
+    wide[torch.arange(16) >= lengths[:, None]] = 20
+    states = []
+    for documents in (ids, wide):
+        engine = deep(shape, read="last_word")
+        for _ in range(4):
+            engine.run_epoch(documents, lengths, labels, 5)
+        states.append([*state(engine), engine.logits(documents, lengths)])
+    for a, b in zip(*states, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("read", ["end", "last_word"])
+def test_as_good_as_plain_pytorch_in_float32(read):
+    """Single steps from the state of a float64 run, by the tolerance rule; some of the head alone."""
+    sizes = (40, 6, 5, 5)
+    weights, head = world.make_weights(sizes=sizes), world.make_head()
+    single = {key: weight.float() for key, weight in weights.items()}, tuple(part.float() for part in head)
+    options = OPTIONS | {"read": read, "schedule": "seam"}
+    exact, taken = reference.Stepper(weights, head, **options), [0, 0]
+    batches = [batch for seed in range(4) for batch in world.cut(world.make_documents(9, seed=seed), 4)]
+    for step, batch in enumerate(batches):
+        plain = reference.Stepper(*single, **options)
+        engine = GraphTrainer(*single, torch.arange(sizes[0]), **options)
+        for other in (plain, engine):
+            world.put_state(exact, other, step, taken[1])
+        head_only = step % 5 == 0
+        wanted, theirs = (stepper.step(*batch, head_only=head_only).cross_entropy for stepper in (exact, plain))
+        ours = engine.run_epoch(*batch, 4, head_only=head_only)
+        taken[head_only] += 1
+        assert abs(ours - wanted) <= 2 * abs(theirs - wanted) + 16 * world.EPS * max(1, wanted), f"loss of step {step}"
+        world.assert_as_good(exact, plain, engine, f"step {step}")
+
+
+@pytest.mark.parametrize(("shape", "read"), [((1, False), "last_word"), ((2, True), "end")])
+def test_with_the_cuda_kernels_in_their_meaning_on_the_cpu(monkeypatch, shape, read):
+    wanted = deep(shape, TorchTrainer, torch.float64, read=read)
+    lstm_cases.use_cuda_host(monkeypatch)
+    engine = deep(shape, read=read)
+    documents = world.make_documents(5)
+    for _ in range(2):
+        assert engine.run_epoch(*documents, 3) == pytest.approx(wanted.run_epoch(*documents, 3), abs=1e-10)
+    for a, b in zip(state(engine), state(wanted), strict=True):
+        torch.testing.assert_close(a, b.detach(), rtol=0, atol=1e-10)
+    logits = wanted.class_logits(*documents[:2])
+    torch.testing.assert_close(engine.class_logits(*documents[:2]), logits, rtol=0, atol=1e-10)
+
+
+def test_what_it_does_not_take_is_refused():
+    with pytest.raises(ValueError, match=r"float32 and float64, but this one is torch\.bfloat16"):
+        deep((1, False), dtype=torch.bfloat16)
+    with pytest.raises(BackendError, match="unknown"):
+        deep((1, False), backend="tpu")
+
+
+# -- in pieces, beside others, again ----------------------------------------------------------------------------------
+
+
+def run(shape=(2, True), epochs=6, dtype=torch.float32):
+    engine, losses = deep(shape, dtype=dtype, schedule="seam", read="last_word"), []
+    for epoch in range(epochs):
+        documents = world.make_documents(25, seed=epoch)
+        losses.append(engine.run_epoch(*documents, 4, head_only=epoch % 5 == 0))
+    return [torch.tensor(losses), *state(engine)]
+
+
+def test_bits_depend_neither_on_pieces_nor_on_time(monkeypatch):
+    wanted = run()
+    monkeypatch.setattr(graph_trainer, "_STEPS_AT_ONCE", 3)
+    assert_same(run(), wanted)
+    monkeypatch.setattr(graph_trainer, "_SECONDS_AT_ONCE", 0.0)  # one by one
+    monkeypatch.setattr(graph_trainer, "_STEPS_AT_FIRST", 1)
+    assert_same(run(), wanted)
+
+
+def test_bits_do_not_depend_on_trainers_beside():
+    found, start = [None] * 4, threading.Barrier(4)
+
+    def work(place, shape):
+        start.wait()
+        found[place] = run(shape)
+
+    shapes = [(2, True), (2, True), (1, False), (2, False)]
+    threads = [threading.Thread(target=work, args=each) for each in enumerate(shapes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for shape, states in zip(shapes, found, strict=True):
+        assert_same(states, run(shape))
+
+
+@pytest.mark.parametrize("head_only", [False, True])
+def test_stop_ends_an_epoch_between_two_pieces(monkeypatch, head_only):
+    class StopsAt:
+        """An event that is set once it has been asked twice."""
+
+        asked = 0
+
+        def is_set(self):
+            self.asked += 1
+            return self.asked > 2
+
+    monkeypatch.setattr(graph_trainer, "_STEPS_AT_ONCE", 2)
+    engine = deep((1, True), schedule="seam")
+    stepper = reference.Stepper(world.make_deep_weights(1, True), world.make_head(), **OPTIONS | {"schedule": "seam"})
+    documents = world.make_documents(12)
+    loss = engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAt())
+    wanted = [stepper.step(*batch, head_only=head_only).cross_entropy for batch in world.cut(documents, 2)[:4]]
+    assert loss == pytest.approx(sum(wanted) / 4, abs=1e-12) and engine.steps == 4
+    assert world.largest_difference(stepper, *engine.whole_scores()) < 1e-12
+    stop = threading.Event()
+    stop.set()
+    assert engine.run_epoch(*documents, 2, head_only=head_only, stop=stop) == 0 and engine.steps == 4
+
+
+def test_its_memory_is_free_as_soon_as_nobody_holds_it():
+    """Without the garbage collector, which does not know how much lies on a GPU."""
+    engine = deep((2, True), schedule="seam")
+    for head_only in (False, True):
+        engine.run_epoch(*world.make_documents(5), 2, head_only=head_only)
+    seen = weakref.ref(engine)
+    gc.disable()
+    try:
+        del engine
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
+# -- what is not finite -----------------------------------------------------------------------------------------------
+
+
+def test_steps_after_one_that_failed_change_nothing(monkeypatch):
+    """They are on their way when the host learns of it."""
+    engine = deep((2, True), read="last_word")
+    engine.weights[world.EMBEDDING][7, 0] = math.nan
+    ids, lengths, labels = world.make_documents(12, words=range(1, 7))
+    ids[6, 0] = 7
+    calls = []
+    step = engine._joint_step
+    monkeypatch.setattr(engine, "_joint_step", lambda feed: (step(feed), calls.append(feed)))
+    with pytest.raises(TrainingError, match="the loss is nan in step 4"):
+        engine.run_epoch(ids, lengths, labels, 2)
+    assert len(calls) == 6 and engine.steps == 3
+    wanted = deep((2, True), read="last_word")
+    wanted.run_epoch(ids[:6], lengths[:6], labels[:6], 2)
+    assert_same(state(engine), state(wanted))
+    for ours, theirs in ((engine.exp_avg, wanted.exp_avg), (engine.exp_avg_sq, wanted.exp_avg_sq)):
+        assert_same(ours.values(), theirs.values())
+    assert_same(engine.head_together, wanted.head_together)
+    engine.run_epoch(ids[:6], lengths[:6], labels[:6], 2)
+    wanted.run_epoch(ids[:6], lengths[:6], labels[:6], 2)
+    assert engine.steps == 6
+    assert_same(state(engine), state(wanted))
+
+
+class Spoiled(torch.autograd.Function):
+    """Passes a tensor on and makes its gradient infinite."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return torch.full_like(grad, math.inf)
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_the_first_gradient_that_is_not_finite_is_named(monkeypatch, number):
+    """All from one on are spoiled, in the order of the weights; the loss stays finite."""
+    engine = deep((1, False))
+    state_of, linear = engine._state, torch.nn.functional.linear
+    names = (*engine.weights, *world.HEAD)
+
+    def spoil(tensor, at):
+        return Spoiled.apply(tensor) if at >= number else tensor
+
+    def spoiled_state(embedded, lengths, scores):
+        return state_of(spoil(embedded, 0), lengths, [spoil(score, at) for at, score in enumerate(scores, 1)])
+
+    def spoiled_linear(input, weight, bias):
+        first = 5 if len(weight) == world.C else 7  # the base's or the head's
+        return linear(input, spoil(weight, first), spoil(bias, first + 1))
+
+    monkeypatch.setattr(engine, "_state", spoiled_state)
+    monkeypatch.setattr(torch.nn.functional, "linear", spoiled_linear)
+    with pytest.raises(TrainingError, match=f"gradient of {names[number]} is not finite in step 1"):
+        engine.run_epoch(*world.make_documents(6), 3)
+    assert engine.steps == 0 and all((score == 1).all() for score in engine.scores.values())
+
+
+def test_constants_that_change_nothing_do_change_nothing():
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.float64):
+        score, first, second, gradient = torch.randn(4, 1000, generator=generator, dtype=dtype)
+        second = second.abs()
+        second[:3] = torch.tensor([0.0, math.inf, 1e-45])
+        before = [tensor.clone() for tensor in (score, first, second)]
+        graph_trainer._adam(score, first, second, gradient, 0.1, *score.new_tensor([0, 1, 0, 0, 1]))
+        assert_same((score, first, second), before)
+
+
+# -- nothing crosses ------------------------------------------------------------------------------------------------
+
+
+class Watch(TorchDispatchMode):
+    """Writes down every operation with the shapes it is given, and refuses what makes the host wait for the device."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "unique", "equal", "is_nonzero", "masked_select", "item")
+
+    def __init__(self):
+        super().__init__()
+        self.log = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name().split("::")[1].split(".")[0]
+        assert not any(name.startswith(wait) for wait in self.WAITS), name
+        tensors = torch.utils._pytree.tree_leaves((args, kwargs))
+        self.log.append((name, *(tuple(t.shape) for t in tensors if isinstance(t, torch.Tensor))))
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+@pytest.mark.parametrize("head_only", [False, True])
+@pytest.mark.parametrize(("shape", "read"), list(itertools.product(SHAPES, ["end", "last_word"])))
+def test_every_step_is_the_same_sequence_and_waits_for_nothing(monkeypatch, shape, read, head_only, backend):
+    """Also the smaller last one, and one in which something is not finite."""
+    engine = deep(shape, read=read, backend=backend, schedule="seam")
+    name, logs = "_head_step" if head_only else "_joint_step", []
+    step = getattr(engine, name)
+
+    def watched(feed):
+        with Watch() as watch:
+            step(feed)
+        logs.append(watch.log)
+
+    monkeypatch.setattr(engine, name, watched)
+    documents = world.make_documents(9)
+    engine.run_epoch(*documents, 4, head_only=head_only)
+    engine.weights[world.LINEAR[0]][:] = math.nan
+    with pytest.raises(TrainingError, match="step 4"):
+        engine.run_epoch(*world.make_documents(9, seed=5), 4, head_only=head_only)
+    assert len(logs) == 6 and all(log == logs[0] for log in logs)
+
+
+def test_documents_that_come_again_are_on_the_device_already(monkeypatch):
+    engine = deep((2, True), read="last_word")
+    placed = []
+    monkeypatch.setattr(engine, "_place", lambda *parts: placed.append(parts) or GraphTrainer._place(engine, *parts))
+    ids, lengths, labels = world.make_documents(20)
+    for _ in range(3):
+        logits = engine.class_logits(ids, lengths)
+        assert logits.device.type == "cpu"
+        torch.testing.assert_close(
+            engine.logits(ids, lengths), reference.head_logits(logits, engine.head), rtol=0, atol=0
+        )
+        engine.run_epoch(ids, lengths, labels, 4)
+    assert len(placed) == 1
+    engine.class_logits(ids[:9], lengths[:9])
+    assert len(placed) == 2 and len(engine.class_logits(ids, lengths)) == 20
+
+
+def test_documents_are_looked_at_in_chunks(monkeypatch):
+    """Those of like length together; none at all gives none."""
+    monkeypatch.setattr(graph_trainer, "BATCH", 3)
+    engine, theirs = (deep((2, True), trainer, read="last_word") for trainer in (GraphTrainer, TorchTrainer))
+    ids, lengths, _ = world.make_documents(20)
+    chunks, _ = engine._place(ids, lengths)
+    assert [len(words) for words, _ in chunks] == sorted(int(most.max()) for _, most in chunks)
+    torch.testing.assert_close(engine.class_logits(ids, lengths), theirs.class_logits(ids, lengths), rtol=0, atol=1e-12)
+    assert engine.logits(ids[:0], lengths[:0]).shape == (0, 2)
+
+
+def test_a_head_only_epoch_looks_at_the_base_once(monkeypatch):
+    engine = deep((1, False), schedule="seam")
+    calls, lstm = [], engine._masked_lstm
+    monkeypatch.setattr(engine, "_masked_lstm", lambda *args, **kwargs: calls.append(args) or lstm(*args, **kwargs))
+    engine.run_epoch(*world.make_documents(25), 4, head_only=True)
+    assert len(calls) == 1
+
+
+# -- graphs ----------------------------------------------------------------------------------------------------------
+
+
+class FakeCuda:
+    """Stands in for what is used of torch.cuda, and writes down what is asked of it."""
+
+    def __init__(self, monkeypatch):
+        self.log, self.default = [], self.stream("default")
+        self.current = self.stream("mine")
+        fakes = {
+            "current_stream": lambda device: self.current,
+            "default_stream": lambda device: self.default,
+            "stream": self.entered,
+            "Stream": lambda device: self.stream("side"),
+            "CUDAGraph": lambda: types.SimpleNamespace(
+                capture_begin=lambda **options: self.log.append(("begin", self.current.name, options)),
+                capture_end=lambda: self.log.append("end"),
+                replay=lambda: self.log.append("replay"),
+            ),
+        }
+        for name, fake in fakes.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+
+    def stream(self, name):
+        stream = types.SimpleNamespace(name=name, cuda_stream=name)
+        stream.wait_stream = lambda other: other is stream or self.log.append((name, "waits for", other.name))
+        return stream
+
+    @contextlib.contextmanager
+    def entered(self, stream):
+        before, self.current = self.current, stream
+        yield
+        self.current = before
+
+
+GPU = torch.device("cuda", 0)
+BEGIN = ("begin", "mine", {"capture_error_mode": "thread_local"})
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    return FakeCuda(monkeypatch)
+
+
+def test_without_a_gpu_it_just_runs():
+    calls = []
+    repeat = Replayed(torch.device("cpu"))
+    repeat(lambda: calls.append(1), 5)
+    repeat(lambda: calls.append(1), 0)
+    assert len(calls) == 5
+
+
+def test_a_graph_is_recorded_once_after_the_warm_up(cuda):
+    repeat = Replayed(GPU)
+    run = lambda: cuda.log.append("run")  # noqa: E731
+    repeat(run, 2)
+    assert cuda.log == ["run"] * 2
+    repeat(run, 4)
+    assert cuda.log == ["run"] * 3 + [BEGIN, "run", "end"] + ["replay"] * 3
+    repeat(run, 2)
+    assert cuda.log[-2:] == ["replay"] * 2 and len(cuda.log) == 11
+
+
+def test_another_stream_needs_another_graph(cuda):
+    repeat, run = Replayed(GPU), lambda: cuda.log.append("run")
+    repeat(run, 4)
+    cuda.log.clear()
+    cuda.current = cuda.stream("other")
+    repeat(run, 4)
+    assert cuda.log == ["run"] * 3 + [("begin", "other", BEGIN[2]), "run", "end", "replay"]
+
+
+def test_the_default_stream_is_left_for_another_and_waits_for_it(cuda):
+    cuda.current = cuda.default
+    repeat, run = Replayed(GPU), lambda: cuda.log.append(cuda.current.name)
+    repeat(run, 3)
+    assert cuda.log == [("side", "waits for", "default"), *["side"] * 3, ("default", "waits for", "side")]
+    cuda.log.clear()
+    repeat(run, 1)
+    assert cuda.log[1:-1] == [("begin", "side", BEGIN[2]), "side", "end", "replay"]
+    assert cuda.current is cuda.default
+
+
+def test_one_graph_is_recorded_at_a_time(cuda):
+    repeat = Replayed(GPU)
+    repeat(lambda: None, 3)
+    held = []
+    repeat(lambda: held.append(graph_trainer._recording.locked()), 1)
+    assert held == [True] and not graph_trainer._recording.locked()
+
+
+def test_an_error_while_recording_is_told_as_it_is(cuda, monkeypatch):
+    def broken():
+        raise torch.OutOfMemoryError("no memory left")
+
+    def invalid():
+        raise RuntimeError("invalid capture")
+
+    repeat = Replayed(GPU)
+    repeat(lambda: None, 3)
+    graph = types.SimpleNamespace(capture_begin=lambda **options: None, capture_end=invalid)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    with pytest.raises(torch.OutOfMemoryError):
+        repeat(broken, 1)
+    assert not graph_trainer._recording.locked()
+
+
+def test_a_trainer_whose_steps_are_replayed(cuda, monkeypatch):
+    """The stand-in for a graph does again what was recorded. Epochs of fewer steps use the graph that there is."""
+    wanted = run()
+    recorded = []
+
+    def record(function):
+        recorded.append(function)
+        return types.SimpleNamespace(replay=function)
+
+    monkeypatch.setattr(graph_trainer, "_record", record)
+    monkeypatch.setattr(graph_trainer, "Replayed", lambda device: Replayed(GPU))
+    assert_same(run(), wanted)
+    assert len(recorded) == 2, "joint steps, and those of the head alone"
+
+    recorded.clear()
+    engine, plain = deep((1, True)), deep((1, True), TorchTrainer)
+    for count in (20, 12, 3, 20, 24):  # the third epoch has one step of 3, the last one six of 4
+        documents = world.make_documents(count, seed=count)
+        assert engine.run_epoch(*documents, 4) == pytest.approx(plain.run_epoch(*documents, 4), abs=1e-11)
+    assert len(recorded) == 3, "for at most 5 steps of 4, again after those of 3, and for 6"
