@@ -29,8 +29,12 @@ def why_not(name: str) -> str:
         return "the compiled part has no CUDA kernels" + (f": {why}" if why else "")
     if not torch.cuda.is_available():
         return "torch sees no GPU"
-    able = any(is_able(index) for index in range(torch.cuda.device_count()))
-    return "" if able else "its kernels need a GPU of compute capability 8.0 or more, and torch sees none"
+    return "" if able_devices() else "its kernels need a GPU of compute capability 8.0 or more, and torch sees none"
+
+
+def able_devices() -> list[int]:
+    """The GPUs that the CUDA kernels are written for, of those that torch sees, by index."""
+    return [index for index in range(torch.cuda.device_count()) if is_able(index)]
 
 
 @functools.cache
@@ -53,27 +57,28 @@ def choose_backend(wish: str = "auto") -> str:
 
 
 def choose_engine(wish: str = "auto", dtype: torch.dtype = torch.float32) -> str:
-    """The backend that trains modules over a base of that dtype: ``"cpu"``, the compiled engine, or ``"torch"``.
+    """What trains modules over a base of that dtype: ``"cuda"``, NVIDIA GPUs, ``"cpu"``, the CPU's compiled engine, or
+    ``"torch"``, plain PyTorch.
 
-    ``"auto"`` (or SEAM_FAST_BACKEND, where set) takes the compiled one where it can be used. Raises BackendError for an
+    ``"auto"`` (or SEAM_FAST_BACKEND, where set) takes the first of them that can be used. Raises BackendError for an
     unknown one and for one that cannot train.
     """
     wish = resolve(wish)
-    if wish == "cuda":
-        raise BackendError("backend 'cuda' cannot be used for training yet; choose 'auto', 'cpu' or 'torch'")
-    reason = why_not_train(dtype)
-    if wish == "cpu" and reason:
-        raise BackendError(f"backend 'cpu' cannot be used for training: {reason}; choose 'auto' or 'torch'")
     if wish == "auto":
-        return "torch" if reason else "cpu"
+        return next(name for name in NAMES if not why_not_train(dtype, name))
+    if reason := why_not_train(dtype, wish):
+        others = [name for name in ("auto", *NAMES) if name == "auto" or not why_not_train(dtype, name)]
+        *first, last = (repr(name) for name in others)
+        choice = f"{', '.join(first)} or {last}"
+        raise BackendError(f"backend {wish!r} cannot be used for training: {reason}; choose {choice}")
     return wish
 
 
-def why_not_train(dtype: torch.dtype) -> str:
-    """The reason why the compiled engine cannot train modules over a base of that dtype, or ""."""
-    if reason := why_not("cpu"):
+def why_not_train(dtype: torch.dtype, name: str = "cpu") -> str:
+    """The reason why a backend cannot train modules over a base of that dtype, or ""."""
+    if reason := why_not(name):
         return reason
-    if dtype not in (torch.float32, torch.float64):
+    if name != "torch" and dtype not in (torch.float32, torch.float64):
         return f"it takes bases of float32 and float64, not {str(dtype).removeprefix('torch.')}"
     return ""
 

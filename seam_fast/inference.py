@@ -5,7 +5,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from .backend import is_able, why_not
 from .keys import EMBEDDING, LINEAR_KEYS, lstm_keys, lstm_shape
+from .ops import masked_lstm
 from .reference import read_state
 
 BATCH = 256
@@ -39,9 +41,10 @@ def read_lstm(
 def class_logits(weights: dict[str, Tensor], ids: Tensor, lengths: Tensor, read: str) -> Tensor:
     """Logits over the base's classes.
 
-    weights: (effective) weights by key; ids (N, T) int64; lengths (N,), 1..T; read: ``"last_word"`` or ``"end"``, see
-    ``reference.read_state``. Returns (N, C).
+    weights: (effective) weights by key, on the device that computes; ids (N, T) int64; lengths (N,), 1..T; read:
+    ``"last_word"`` or ``"end"``, see ``reference.read_state``. Returns (N, C), on the device of ids.
     """
+    device = weights[EMBEDDING].device
     lstm_weights, linear = [weights[key] for key in lstm_keys(weights)], [weights[key] for key in LINEAR_KEYS]
     shape = lstm_shape(weights)
     # Documents of like length go together: less padding is computed, and no result depends on it.
@@ -51,6 +54,30 @@ def class_logits(weights: dict[str, Tensor], ids: Tensor, lengths: Tensor, read:
         batch, length = ids[chosen].T, lengths[chosen]
         if read == "last_word":
             batch = batch[: int(length.max())]
-        embedded = functional.embedding(batch, weights[EMBEDDING])
-        logits[chosen] = functional.linear(read_lstm(embedded, length, lstm_weights, read, *shape), *linear)
-    return logits
+        embedded, length = functional.embedding(batch.to(device), weights[EMBEDDING]), length.to(device)
+        state = read_on_device(embedded, length, lstm_weights, read, *shape)
+        logits[chosen.to(device)] = functional.linear(state, *linear)
+    return logits.to(ids.device)
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether a device is a GPU that the compiled kernels can be used on."""
+    return device.type == "cuda" and not why_not("cuda") and is_able(device.index)
+
+
+def read_on_device(embedded, lengths, lstm_weights, read, num_layers, bidirectional):
+    """`read_lstm` without gradients, by our own kernels on a GPU."""
+    if not has_kernels(embedded.device):
+        return read_lstm(embedded, lengths, lstm_weights, read, num_layers, bidirectional)
+    # cuDNN would compute float32 in tf32 by default, and warn of weights that are not one piece of memory.
+    states, _ = masked_lstm(
+        embedded,
+        None,
+        lstm_weights,
+        None,
+        num_layers=num_layers,
+        bidirectional=bidirectional,
+        lengths=lengths if read == "last_word" else None,
+        backend="cuda",
+    )
+    return read_state(states, lengths, read)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import draws
 from ._version import __version__
-from .backend import choose_engine
+from .backend import able_devices, choose_engine
 from .classifier import LSTMClassifier
 from .corpus import Corpus, Split
 from .engine import TorchTrainer, Trainer
@@ -25,6 +25,7 @@ from .inference import class_logits
 from .keys import EMBEDDING, group_sizes, groups, lstm_shape
 from .metrics import base_metrics, module_metrics
 from .native import CATCH_UPS, in_large_pages
+from .places import CPU, Place, free_bytes, gpu_places, is_out_of_memory, module_bytes, room_in_memory
 from .reference import head_logits
 from .sampling import Sampler, balanced, is_target, vocabulary_floor
 from .seam_module import SeamModule
@@ -32,6 +33,7 @@ from .selection import F1Selection, ReferenceSelection
 from .settings import Settings
 
 OnEpoch = Callable[["Job", dict], None]
+STEPPED_AT_ONCE = 8  # modules side by side on a GPU that are trained by many small kernels, not by one launch an epoch
 
 
 class Interrupted(KeyboardInterrupt):
@@ -78,18 +80,22 @@ def reengineer(
     seed: of head, order, drawn documents and dropped words; same seed, same machine: same modules, bit for bit.
     evaluate_every: epochs between two looks at the evaluation documents; 0 never looks, not even at the end, and keeps
         the last epoch.
-    threads: modules trained at the same time; default: as many as there are cores. Results do not depend on it.
-    backend: ``"cpu"``, the compiled engine, ``"torch"``, plain PyTorch, or ``"auto"``, the best that can be used.
-    catch_up: how the compiled engine brings an embedding row up to date that has not been used for a while:
-        ``"quadrature"``, all its steps in one, no less exact than float32 is step by step, ``"replay"``, step by step,
-        or ``"dense"``, every row in every step. In plain PyTorch there is nothing to catch up.
+    threads: modules trained at the same time; default: as many as there are cores, or on GPUs as many as all of these
+        together have multiprocessors and free memory for, which is also the most. The others wait for their turn.
+        Results do not depend on it.
+    backend: ``"cuda"``, every NVIDIA GPU of the machine, ``"cpu"``, the compiled engine of the CPU, ``"torch"``, plain
+        PyTorch, or ``"auto"``, the first of them that can be used.
+    catch_up: how the compiled engine, that of a GPU as well, brings an embedding row up to date that has not been used
+        for a while: ``"quadrature"``, all its steps in one, no less exact than float32 is step by step, ``"replay"``,
+        step by step, or ``"dense"``, every row in every step. Where bases are trained by the ops (several layers, both
+        directions, or too large for one launch on a GPU) and in plain PyTorch there is nothing to catch up.
     progress: show a progress bar if the output is a terminal: steps a second, time left and modules done, of all.
     on_epoch: called as ``on_epoch(job, figures)`` in the calling thread after each epoch of each module.
 
     Returns one ``SeamModule`` a target, in order. Its ``front`` lists the epochs that no other epoch equals or beats in
     both accuracy on the evaluation documents and share of kept weights, each with its module. Raises TrainingError for
-    settings that cannot work, and for values that are not finite once the other targets have ended; its ``modules``
-    then holds theirs (None where one failed).
+    settings that cannot work, and for values that are not finite or a GPU without memory once the other targets have
+    ended; its ``modules`` then holds theirs (None where one failed).
     Ctrl-C raises ``Interrupted``.
     """
     if catch_up not in CATCH_UPS:
@@ -138,7 +144,8 @@ def normalise_target(target: int | Sequence[int], num_classes: int) -> tuple[int
 class Study:
     """What all modules of one call share: base, corpus, settings, the splits, and the base's own outputs.
 
-    engine: ``"cpu"`` or ``"torch"``; catch_up: see ``reengineer``.
+    engine: ``"cuda"``, ``"cpu"`` or ``"torch"``; catch_up: see ``reengineer``. The weights are on the CPU;
+    ``weights_on`` gives those of a GPU.
     """
 
     def __init__(
@@ -166,12 +173,23 @@ class Study:
             )
         else:
             self.fit, self.evaluation = torch.arange(len(corpus.train)), corpus.test
-        if engine == "cpu" and is_plain(weights):
+        self.catches_up = catches_up(engine, weights, settings.batch_size)
+        if engine == "cpu" and self.catches_up:
             self.weights = in_large_pages(weights)
         self.sizes = group_sizes(weights)
         self.total = sum(self.sizes.values())
         self._base_logits: dict[int, Tensor] = {}
+        self._copies: dict[torch.device, dict[str, Tensor]] = {}
         self._lock = threading.Lock()
+
+    def weights_on(self, device: torch.device) -> dict[str, Tensor]:
+        """The base's weights by key on a device, copied there once for all its modules."""
+        if device.type == "cpu":
+            return self.weights
+        with self._lock:
+            if device not in self._copies:
+                self._copies[device] = copied_to(device, self.weights)
+            return self._copies[device]
 
     def base_logits(self, split: Split) -> Tensor:
         """The base's logits of a split (N, C), computed once."""
@@ -180,9 +198,9 @@ class Study:
                 self._base_logits[id(split)] = class_logits(self.weights, split.ids, split.lengths, self.base.read)
             return self._base_logits[id(split)]
 
-    def base_probability(self, target: tuple[int, ...], ids: Tensor, lengths: Tensor) -> Tensor:
-        """What the base gives the target: ids (N, T), lengths (N,) -> (N,)."""
-        logits = class_logits(self.weights, ids, lengths, self.base.read)
+    def base_probability(self, target: tuple[int, ...], ids: Tensor, lengths: Tensor, device=CPU.device) -> Tensor:
+        """What the base gives the target: ids (N, T), lengths (N,) -> (N,), computed on that device."""
+        logits = class_logits(self.weights_on(device), ids, lengths, self.base.read)
         return torch.softmax(logits, 1)[:, list(target)].sum(1)
 
 
@@ -191,14 +209,30 @@ def is_plain(weights: dict[str, Tensor]) -> bool:
     return lstm_shape(weights) == (1, False)
 
 
-def engine_on_card(weights: dict[str, Tensor], backend: str, catch_up: str) -> dict[str, str | None]:
-    """What the card of a module will say of its engine: ``engine`` and, of the native one, ``catch_up``."""
+def copied_to(device: torch.device, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A base's weights by key on another device; all are there when this returns, whichever stream reads them."""
+    return {key: weight.to(device) for key, weight in weights.items()}
+
+
+def catches_up(engine: str, weights: dict[str, Tensor], batch_size: int) -> bool:
+    """Whether an engine trains modules over this base in whole epochs of native code, in which the rows of absent words
+    wait and catch up; all others go through the ops step by step.
+    """
+    if engine == "cuda" and is_plain(weights) and weights[EMBEDDING].dtype == torch.float32:
+        from .cuda_trainer import why_not_one_launch
+
+        return not why_not_one_launch(weights, batch_size)
+    return engine == "cpu" and is_plain(weights)
+
+
+def engine_on_card(weights: dict[str, Tensor], backend: str, catch_up: str, batch_size: int) -> dict[str, str | None]:
+    """What the card of a module will say of its engine: ``engine`` and, where rows catch up, ``catch_up``."""
     engine = choose_engine(backend, weights[EMBEDDING].dtype)
-    return {"engine": engine, "catch_up": catch_up if engine == "cpu" and is_plain(weights) else None}
+    return {"engine": engine, "catch_up": catch_up if catches_up(engine, weights, batch_size) else None}
 
 
-def make_trainer(study: Study, head: tuple[Tensor, Tensor], words) -> Trainer:
-    """The trainer for a study's base and engine; head and words as in ``Trainer``."""
+def make_trainer(study: Study, head: tuple[Tensor, Tensor], words, device: torch.device = CPU.device) -> Trainer:
+    """The trainer for a study's base and engine on a device; head and words as in ``Trainer``."""
     settings = study.settings
     options = {
         "alpha": settings.alpha,
@@ -210,15 +244,24 @@ def make_trainer(study: Study, head: tuple[Tensor, Tensor], words) -> Trainer:
         "read": study.base.read,
         "target_weight": settings.target_weight,
     }
-    if study.engine == "cpu" and is_plain(study.weights):
+    weights = study.weights_on(device)
+    if study.engine == "cuda" and study.catches_up:
+        from .cuda_trainer import CudaTrainer
+
+        return CudaTrainer(weights, head, words, catch_up=study.catch_up, **options)
+    if study.engine == "cuda":  # another shape or dtype
+        from .graph_trainer import GraphTrainer
+
+        return GraphTrainer(weights, head, words, backend="cuda", **options)
+    if study.engine == "cpu" and study.catches_up:
         from .native import NativeTrainer
 
-        return NativeTrainer(study.weights, head, words, catch_up=study.catch_up, **options)
+        return NativeTrainer(weights, head, words, catch_up=study.catch_up, **options)
     if study.engine == "cpu":  # several layers or both directions
         from .generic import GenericTrainer
 
-        return GenericTrainer(study.weights, head, words, backend="cpu", **options)
-    return TorchTrainer(study.weights, head, words, **options)
+        return GenericTrainer(weights, head, words, backend="cpu", **options)
+    return TorchTrainer(weights, head, words, **options)
 
 
 class Job:
@@ -227,8 +270,8 @@ class Job:
     def __init__(self, study: Study, target: tuple[int, ...], seed: int, evaluate_every: int):
         self.study, self.target, self.seed, self.evaluate_every = study, target, seed, evaluate_every
         settings = study.settings
-        teacher = functools.partial(study.base_probability, target)
-        self.sampler = Sampler(study.corpus, study.fit, target, settings, seed, teacher)
+        self.device = CPU.device  # where it is trained; `run` says
+        self.sampler = Sampler(study.corpus, study.fit, target, settings, seed, self._base_probability)
         self.epochs = self.sampler.epochs
         self.history: list[dict] = []
         self.best_epoch: int | None = None
@@ -260,6 +303,9 @@ class Job:
         trainer = self.trainer  # once: the working thread lets go of it
         return trainer.steps if trainer else self._steps
 
+    def _base_probability(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        return self.study.base_probability(self.target, ids, lengths, self.device)
+
     def _evaluation_view(self) -> Tensor:
         """Indices into the evaluation split: the reference's balanced subset where its sampling is used, else all."""
         labels = self.study.evaluation.labels
@@ -268,14 +314,16 @@ class Job:
             return balanced(labels, self.target)
         return torch.arange(len(labels))
 
-    def run(self, stop: threading.Event, report: Callable[["Job", dict], None]) -> None:
-        """Trains to the end, or until ``stop`` is set; ``report(job, figures)`` follows each epoch."""
-        study, settings = self.study, self.study.settings
+    def run(self, stop: threading.Event, report: Callable[["Job", dict], None], place: Place = CPU) -> None:
+        """Trains at a place, which the calling thread has entered, to the end or until ``stop`` is set;
+        ``report(job, figures)`` follows each epoch.
+        """
+        study, settings, self.device = self.study, self.study.settings, place.device
         begun = time.perf_counter()
         base_dtype = next(iter(study.weights.values())).dtype
         head = draws.head(self.seed, self.target, study.corpus.num_classes)
         head = tuple(part.to(base_dtype) for part in head)
-        self.trainer = trainer = make_trainer(study, head, self.sampler.words())
+        self.trainer = trainer = make_trainer(study, head, self.sampler.words(), place.device)
         self.front = Front(trainer.rows)
         rule = self._rule() if self.evaluate_every else None
         keep_each = rule is None or settings.selection == "last"  # the last whole epoch is what counts
@@ -340,7 +388,8 @@ class Job:
         documents, wanted = self._evaluation_documents
         if self._class_logits is None:
             self._class_logits = trainer.class_logits(documents.ids, documents.lengths)
-        return module_metrics(head_logits(self._class_logits, trainer.head).detach(), wanted)
+        head = tuple(part.cpu() for part in trainer.head)
+        return module_metrics(head_logits(self._class_logits, head).detach(), wanted)
 
     @functools.cached_property
     def _evaluation_documents(self) -> tuple[Split, Tensor]:
@@ -359,10 +408,14 @@ class Job:
         if self.evaluate_every:
             module = SeamModule(self.study.base, self.target, scores, head)
             self._metrics = figures_on_test(module, self.study.corpus, self.study.base_logits(self.study.corpus.test))
-        self._steps, self.trainer, self._best = self.trainer.steps, None, None
+        self.let_go()
+        self.finished = True
+
+    def let_go(self) -> None:
+        """Gives back the memory that only training needs, also after a failure."""
+        self._steps, self.trainer, self._best = self.steps_done, None, None
         self.__dict__.pop("_evaluation_documents", None)
         self._class_logits = None
-        self.finished = True
 
     def module(self) -> SeamModule:
         """The chosen module, with its history, metrics and card."""
@@ -391,7 +444,7 @@ class Job:
             "vocabulary_floor": vocabulary_floor(study.corpus, documents, study.total, study.base.embedding_dim),
             "versions": {"seam_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
         }
-        if study.engine == "cpu" and is_plain(study.weights):
+        if study.catches_up:
             card["catch_up"] = study.catch_up
         module = SeamModule(
             study.base, self.target, self._scores, self._head, history=self.history, metrics=self._metrics, card=card
@@ -401,33 +454,38 @@ class Job:
 
 
 def run_jobs(jobs: list[Job], threads: int | None, progress: bool, on_epoch: OnEpoch | None) -> None:
-    """Runs all jobs on worker threads, longest first, one torch thread each; errors of the first job that failed.
+    """Runs all jobs on worker threads, one a place, longest first, one torch thread each; raises the error of the first
+    job that failed.
 
     Callbacks and the progress bar stay in the calling thread. Ctrl-C lets each job end the steps that it has begun,
-    at most 64, and raises Interrupted.
+    at most 64 on the CPU and a launch on a GPU, and raises Interrupted.
     """
-    count = max(1, min(threads or os.cpu_count() or 1, len(jobs)))
+    places = places_for(jobs, threads)
+    count = len(places)
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
     for job in sorted(jobs, key=lambda job: -job.steps):
         waiting.put(job)
     reports: queue.SimpleQueue = queue.SimpleQueue()
     stop, errors = threading.Event(), {}
 
-    def work():
+    def work(place):
         while not stop.is_set():
             try:
                 job = waiting.get_nowait()
             except queue.Empty:
                 return
             try:
-                job.run(stop, lambda job, figures: reports.put((job, figures)))
-            except BaseException as error:
-                errors[job] = error  # the other modules go on
+                with place.entered():
+                    job.run(stop, lambda job, figures: reports.put((job, figures)), place)
+            except BaseException as error:  # the other modules go on
+                # In its stead, for its traceback would keep the trainer, and so the memory that the others lack.
+                errors[job] = out_of_memory(job, place, places) if is_out_of_memory(error) else error
+                job.let_go()
             job.ended = True
 
-    def work_and_say_so():
+    def work_and_say_so(place):
         try:
-            work()
+            work(place)
         finally:
             reports.put(None)
 
@@ -438,7 +496,7 @@ def run_jobs(jobs: list[Job], threads: int | None, progress: bool, on_epoch: OnE
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # a module is too small to share; a core each is what pays
-    workers = [threading.Thread(target=work_and_say_so, daemon=True) for _ in range(count)]
+    workers = [threading.Thread(target=work_and_say_so, args=(place,), daemon=True) for place in places]
     bar = progress_bar(sum(job.steps for job in jobs)) if progress else None
     try:
         for worker in workers:
@@ -476,6 +534,52 @@ def run_jobs(jobs: list[Job], threads: int | None, progress: bool, on_epoch: OnE
             if not isinstance(error, Exception):
                 raise error
             raise RuntimeError(f"target {job.name} failed") from error
+
+
+def places_for(jobs: list[Job], threads: int | None) -> list[Place]:
+    """A place for each worker: cores, or streams on all GPUs, on each as many as it can train at once and has memory
+    for; at most ``threads``, and no more than there are jobs.
+    """
+    if not jobs or jobs[0].study.engine != "cuda":
+        return [CPU] * max(1, min(threads or os.cpu_count() or 1, len(jobs)))
+    study, most = jobs[0].study, min(threads or len(jobs), len(jobs))
+    rows = max(len(job.sampler.words()) for job in jobs)
+    longest = study.corpus.train.ids.shape[1]
+    need = module_bytes(study.weights, rows, study.settings.batch_size, longest)
+    room = {}
+    for index in able_devices()[:most]:  # where there are fewer modules than GPUs, the other GPUs are left alone
+        try:
+            weights = study.weights_on(torch.device("cuda", index))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            continue
+        if at_once := modules_at_once(study, index, weights):
+            room[index] = min(at_once, room_in_memory(free_bytes(index), need))
+    if not room:
+        raise TrainingError("no GPU has room for the base and a module; free its memory, or choose backend 'cpu'")
+    return gpu_places(room, most)
+
+
+def modules_at_once(study: Study, index: int, weights: dict[str, Tensor]) -> int:
+    """How many modules a GPU can train at the same time, memory apart."""
+    if not study.catches_up:
+        return STEPPED_AT_ONCE
+    from .cuda_trainer import places_at_once
+
+    return places_at_once(index, weights, study.settings.batch_size)
+
+
+def out_of_memory(job: Job, place: Place, places: list[Place]) -> TrainingError:
+    """What is said of a job for which its GPU had no memory left."""
+    beside = sum(other.device == place.device for other in places)
+    modules = "one module was" if beside == 1 else f"up to {beside} modules were"
+    todo = "choose a smaller batch_size or backend 'cpu'"
+    if len(places) > 1:
+        todo = f"give fewer threads than the {len(places)} of this run"
+    return TrainingError(
+        f"target {job.name}: no memory was left on {place.device}, where {modules} trained at once; {todo}"
+    )
 
 
 def progress_bar(total: int):

@@ -225,7 +225,7 @@ def test_unusable_backends_say_why(with_module, monkeypatch):
 
 
 def test_the_engine_is_compiled_where_it_can_be(with_module):
-    with_module(FakeModule(with_cuda=True))
+    with_module(FakeModule())
     assert backend.choose_engine() == backend.choose_engine("cpu") == "cpu"
     assert backend.choose_engine("torch") == "torch"
     assert backend.choose_engine(dtype=torch.float64) == backend.choose_engine("cpu", torch.float64) == "cpu"
@@ -246,11 +246,56 @@ def test_without_the_compiled_part_training_is_plain_pytorch(with_module):
         backend.choose_engine("cpu")
 
 
-def test_nothing_trains_on_a_gpu_yet(with_module, monkeypatch):
+@pytest.fixture
+def with_gpus(monkeypatch):
+    """Makes torch see GPUs, given by whether each is new enough."""
+
+    def use(*able):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(able))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(able))
+        monkeypatch.setattr(backend, "is_able", lambda index: able[index])
+        properties = types.SimpleNamespace(name="NVIDIA H100", multi_processor_count=132)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+
+    return use
+
+
+def test_a_gpu_trains_where_there_is_one(with_module, with_gpus):
     with_module(FakeModule(with_cuda=True))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with_gpus(False, True)
+    assert backend.able_devices() == [1]
+    assert backend.choose_engine() == backend.choose_engine("cuda") == "cuda"
+    assert backend.choose_engine(dtype=torch.float64) == "cuda"
+    assert backend.choose_engine("cpu") == "cpu" and backend.choose_engine("torch") == "torch"
+
+
+@pytest.mark.parametrize(
+    ("with_cuda", "able", "why"),
+    [
+        (False, [True], "the compiled part has no CUDA kernels"),
+        (True, [], "torch sees no GPU"),
+        (True, [False], "its kernels need a GPU of compute capability 8.0 or more, and torch sees none"),
+    ],
+)
+def test_where_no_gpu_can_train(with_module, with_gpus, with_cuda, able, why):
+    with_module(FakeModule(with_cuda=with_cuda))
+    with_gpus(*able)
     assert backend.choose_engine() == "cpu"
-    with pytest.raises(TrainingError, match="'cuda' cannot be used for training yet; choose 'auto', 'cpu' or 'torch'"):
+    with pytest.raises(TrainingError) as caught:
+        backend.choose_engine("cuda")
+    assert str(caught.value) == f"backend 'cuda' cannot be used for training: {why}; choose 'auto', 'cpu' or 'torch'"
+
+
+def test_what_else_could_train_is_said(with_module, with_gpus):
+    """Only what would work is named."""
+    with_module(FakeModule(with_cuda=True))
+    with_gpus(True)
+    assert backend.choose_engine(dtype=torch.float16) == "torch"
+    sentence = "'cuda' cannot be used for training: it takes bases of float32 and float64, not float16"
+    with pytest.raises(TrainingError, match=f"{sentence}; choose 'auto' or 'torch'$"):
+        backend.choose_engine("cuda", torch.float16)
+    with_module(None, "it rains")
+    with pytest.raises(TrainingError, match=r"'cuda' cannot be used for training: it rains; choose 'auto' or 'torch'$"):
         backend.choose_engine("cuda")
 
 
@@ -292,3 +337,14 @@ def test_info_without_the_compiled_part(with_module, monkeypatch, capsys):
     assert main(["info"]) == 0
     text = capsys.readouterr().out
     assert text.count("not usable: it rains") == 2 and "cannot be used for training" in text
+
+
+def test_info_with_gpus(with_module, with_gpus, capsys):
+    with_module(FakeModule(with_cuda=True))
+    with_gpus(True, False, True)
+    assert main(["info"]) == 0
+    h100 = "NVIDIA H100, 132 multiprocessors"
+    assert f"training       cuda ({h100}; {h100})\n" in capsys.readouterr().out
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["training"] == "cuda" and facts["gpus"] == [h100, h100]

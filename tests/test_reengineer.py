@@ -35,7 +35,7 @@ from seam_fast.sampling import Sampler, is_target
 from seam_fast.selection import F1Selection
 
 loop = importlib.import_module("seam_fast.reengineer")  # the package gives that name to the function
-ENGINES = ["torch"] if backend.why_not_train(torch.float32) else ["torch", "cpu"]
+ENGINES = [name for name in ("torch", "cpu", "cuda") if not backend.why_not_train(torch.float32, name)]
 QUICK = {"epochs": 3, "batch_size": 8, "lr_mask": 0.1, "threads": 1}
 
 

@@ -1,0 +1,110 @@
+"""Where modules are trained: a *place* is a core of the CPU, or a stream of its own on a GPU."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .inference import BATCH
+from .keys import EMBEDDING, LSTM_KEYS, lstm_shape
+
+SHARE_OF_FREE_MEMORY = 0.9  # the rest is for what no estimate sees, such as kernels that are loaded later
+BESIDE_A_MODULE = 64 << 20  # bytes: torch takes memory in blocks, of each stream anew, and cuBLAS has some a stream
+PRIORITIES = (0, -1, -2, -3)  # torch has a pool of 32 streams for each
+POOL = 32
+
+
+@dataclass(frozen=True)
+class Place:
+    """One worker trains here, one module at a time. device: of the weights and scores; stream: None on the CPU."""
+
+    device: torch.device
+    stream: "torch.cuda.Stream | None" = None
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """What the calling thread does inside goes to this device and stream."""
+        if self.stream is None:
+            yield
+        else:
+            with torch.cuda.device(self.device), torch.cuda.stream(self.stream):
+                yield
+
+
+CPU = Place(torch.device("cpu"))
+
+
+def gpu_places(room: dict[int, int], most: int | None = None) -> list[Place]:
+    """Places on GPUs, one device after the other in turn, so that few modules are spread over all of them.
+
+    room: how many modules each device takes, by index; most: places in all, None: as many as there is room for.
+    """
+    turns = (index for turn in range(max(room.values())) for index in room if turn < room[index])
+    chosen = list(itertools.islice(turns, most))
+    streams = {index: own_streams(index, chosen.count(index)) for index in set(chosen)}
+    return [Place(torch.device("cuda", index), streams[index].pop()) for index in chosen]
+
+
+def own_streams(index: int, count: int) -> list:
+    """Streams of a device, each another one as long as torch has any (128), and then the same ones again.
+
+    What two modules do in one stream comes one after the other. torch hands out its 32 streams in turn, so a 33rd of
+    the same priority would be the first again; the other priorities have 32 more each, and where every module has
+    multiprocessors to itself, none waits for another's.
+    """
+    found = {}
+    for priority in PRIORITIES:
+        for _ in range(POOL):
+            if len(found) == count:
+                break
+            stream = torch.cuda.Stream(index, priority=priority)
+            found.setdefault(stream.cuda_stream, stream)
+    return list(itertools.islice(itertools.cycle(found.values()), count))
+
+
+def free_bytes(index: int) -> int:
+    """Memory of a GPU that torch can still get: what nobody has, and what torch keeps at hand from earlier work."""
+    free, _ = torch.cuda.mem_get_info(index)
+    return free + torch.cuda.memory_reserved(index) - torch.cuda.memory_allocated(index)
+
+
+def room_in_memory(free: int, module: int) -> int:
+    """How many modules of so many bytes find room in so much free memory; one at least, which may fail and say so."""
+    return max(1, int(SHARE_OF_FREE_MEMORY * free) // module)
+
+
+def module_bytes(weights: dict[str, Tensor], rows: int, batch_size: int, steps: int) -> int:
+    """About how much memory of a GPU one module needs beside the base's weights, in bytes; more rather than less.
+
+    weights: of the base; rows: R, embedding rows with scores of their own, one row more stands for all others;
+    batch_size: B; steps: T, words of a document.
+    """
+    table, recurrent = weights[EMBEDDING], weights[LSTM_KEYS[1]]
+    (words, width), hidden = table.shape, recurrent.shape[1]
+    layers, both = lstm_shape(weights)
+    cells = layers * (2 if both else 1) * hidden
+    rest = sum(weight.numel() for key, weight in weights.items() if key != EMBEDDING)
+    state = 3 * ((rows + 1) * width + rest)  # scores, and Adam's two means of each
+    # A step: input and its gradient, gates and theirs, c, h and its gradient, at every word of the batch.
+    step = 2 * batch_size * steps * (width + 6 * cells) + 4 * rest
+    # A look at the module: the masked base as a whole, and its states over a batch of documents.
+    look = words * width + rest + BATCH * steps * (width + 6 * cells)
+    return table.element_size() * (state + step + look) + words * width + BESIDE_A_MODULE
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU had no memory left, by whichever way the error came: torch's allocator, CUDA, or cuBLAS."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        sign in str(error) for sign in ("CUDA out of memory", "CUDA error: out of memory", "ALLOC_FAILED")
+    )
+
+
+def describe(index: int) -> str:
+    """A GPU in words: its name and number of multiprocessors."""
+    properties = torch.cuda.get_device_properties(index)
+    return f"{properties.name}, {properties.multi_processor_count} multiprocessors"

@@ -1,0 +1,451 @@
+"""Training on GPUs as far as Python has it, on invented ones: who trains where, in what number, and what is said.
+
+The GPUs are memory on the CPU with a device's name, their trainer is the one in plain PyTorch. Real ones: test_cuda.py.
+"""
+
+import contextlib
+import copy
+import gc
+import importlib
+import sys
+import threading
+import types
+import weakref
+from typing import ClassVar
+
+import pytest
+import torch
+import world
+
+from seam_fast import Interrupted, LSTMClassifier, Settings, TrainingError, backend, inference, places, reengineer
+from seam_fast.cli import main
+from seam_fast.engine import TorchTrainer
+
+loop = importlib.import_module("seam_fast.reengineer")  # the package gives that name to the function
+QUICK = {"epochs": 3, "batch_size": 8, "lr_mask": 0.1, "distill": 0.0}
+GB = 1 << 30
+
+
+def run(base, corpus, targets, **options):
+    return reengineer(base, corpus, targets, **QUICK | options)
+
+
+def assert_same(one, other):
+    """Bit for bit."""
+    for key in world.KEYS:
+        assert torch.equal(one.scores[key], other.scores[key]), key
+    assert all(torch.equal(a, b) for a, b in zip(one.head, other.head, strict=True))
+    assert [figures["cross_entropy"] for figures in one.history] == [f["cross_entropy"] for f in other.history]
+    assert one.metrics == other.metrics
+
+
+class Stream:
+    """Handed out as torch does: 32 for each priority and device, in turn."""
+
+    drawn: ClassVar = {}
+
+    def __init__(self, device, priority=0):
+        number = self.drawn[device, priority] = self.drawn.get((device, priority), -1) + 1
+        self.device, self.cuda_stream = device, (device, priority, number % 32)
+
+
+class World:
+    """Two GPUs: how many modules each takes, its memory, and what was seen of those who trained there."""
+
+    def __init__(self):
+        self.here = threading.local()  # what the thread has entered: index of the device, stream
+        self.at_once = [2, 2]
+        self.free, self.cached = [80 * GB, 80 * GB], [0, 0]
+        self.copies = []  # indices of devices that got the base's weights
+        self.trainers, self.seen = [], []
+        self.most = {}  # trainers that were in an epoch at the same time, by device
+        self.why_not = ""  # why the one-launch kernel does not suit
+        self.in_epoch = lambda trainer: None
+        self._now, self._lock = {}, threading.Lock()
+
+    @contextlib.contextmanager
+    def entered(self, name, value):
+        before = getattr(self.here, name, None)
+        setattr(self.here, name, value)
+        yield
+        setattr(self.here, name, before)
+
+    def copied_to(self, device, weights):
+        self.copies.append(device.index)
+        copied = {key: weight.clone() for key, weight in weights.items()}
+        for weight in copied.values():
+            weight.on = device.index
+        return copied
+
+    @contextlib.contextmanager
+    def epoch(self, trainer):
+        with self._lock:
+            now = self._now[trainer.index] = self._now.get(trainer.index, 0) + 1
+            self.most[trainer.index] = max(now, self.most.get(trainer.index, 0))
+        try:
+            self.in_epoch(trainer)
+            yield
+        finally:
+            with self._lock:
+                self._now[trainer.index] -= 1
+
+    def trainer(self, name):
+        gpus = self
+
+        class Fake(TorchTrainer):
+            def __init__(self, weights, head, words, *, catch_up=None, backend=None, **options):
+                super().__init__(weights, head, words, **options)
+                self.name, self.catch_up, self.backend = name, catch_up, backend
+                self.index, self.stream = gpus.here.device, gpus.here.stream
+                self.thread = threading.get_ident()
+                assert all(weight.on == self.index for weight in weights.values()), "those of another device"
+                gpus.trainers.append(weakref.ref(self))
+                gpus.seen.append((self.index, self.stream.cuda_stream, name, catch_up, backend))
+
+            def run_epoch(self, *arguments, **options):
+                assert (gpus.here.device, gpus.here.stream) == (self.index, self.stream)
+                assert all(part.device.type == "cpu" for part in arguments[:3])
+                with gpus.epoch(self):
+                    return super().run_epoch(*arguments, **options)
+
+        return Fake
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """A World in the place of torch's view of the GPUs."""
+    gpus = World()
+    monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
+    monkeypatch.setattr(Stream, "drawn", {})
+    monkeypatch.setattr(backend, "why_not", lambda name: "")
+    monkeypatch.setattr(backend, "is_able", lambda index: True)
+    for name, fake in (
+        ("is_available", lambda: True),
+        ("device_count", lambda: 2),
+        ("Stream", Stream),
+        ("device", lambda device: gpus.entered("device", device.index)),
+        ("stream", lambda stream: gpus.entered("stream", stream)),
+        ("mem_get_info", lambda index: (gpus.free[index], 80 * GB)),
+        ("memory_reserved", lambda index: 5 + gpus.cached[index]),
+        ("memory_allocated", lambda index: 5),
+    ):
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(loop, "copied_to", gpus.copied_to)
+    engine, graphs = (types.ModuleType(f"seam_fast.{name}") for name in ("cuda_trainer", "graph_trainer"))
+    engine.CudaTrainer, graphs.GraphTrainer = gpus.trainer("CudaTrainer"), gpus.trainer("GraphTrainer")
+    engine.why_not_one_launch = lambda weights, batch_size: gpus.why_not
+    engine.places_at_once = lambda index, weights, batch_size: gpus.at_once[index]
+    for module in (engine, graphs):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return gpus
+
+
+def meet(count):
+    """A first epoch that begins when so many trainers are in theirs, and fails where they do not come together."""
+    barrier, met = threading.Barrier(count, timeout=20), set()
+
+    def in_epoch(trainer):
+        if id(trainer) not in met:
+            met.add(id(trainer))
+            barrier.wait()
+
+    return in_epoch
+
+
+# -- who trains where -------------------------------------------------------------------------------------------------
+
+
+def test_modules_are_dealt_out_over_all_gpus(toy, toy_base, gpus):
+    gpus.in_epoch = meet(4)
+    modules = run(toy_base, toy, [0, 1, 2, 3])
+    assert [module.target for module in modules] == [(0,), (1,), (2,), (3,)]
+    assert sorted(index for index, *_ in gpus.seen) == [0, 0, 1, 1]
+    assert len({stream for _, stream, *_ in gpus.seen}) == 4, "each in a stream of its own"
+    assert all(stream[0] == index for index, stream, *_ in gpus.seen)
+    assert sorted(gpus.copies) == [0, 1], "the base is copied once to each"
+
+
+def test_few_modules_are_spread(toy, toy_base, gpus):
+    gpus.at_once, gpus.in_epoch = [100, 100], meet(2)
+    run(toy_base, toy, [0, 1])
+    assert sorted(index for index, *_ in gpus.seen) == [0, 1]
+
+
+def test_one_module_leaves_the_other_gpu_alone(toy, toy_base, gpus):
+    run(toy_base, toy, [2], threads=7)
+    assert [index for index, *_ in gpus.seen] == [0] == gpus.copies
+
+
+def test_more_modules_than_places_wait_for_their_turn(toy, toy_base, gpus):
+    gpus.at_once = [1, 2]
+    targets = [0, 1, 2, 3, (0, 1), (0, 2), (0, 3), (1, 2)]
+    modules = run(toy_base, toy, targets)
+    assert len(modules) == len(gpus.seen) == 8
+    assert gpus.most[0] == 1 and gpus.most[1] <= 2
+    assert len({stream for _, stream, *_ in gpus.seen}) <= 3, "a worker keeps its stream"
+
+
+def test_threads_are_the_most_there_are(toy, toy_base, gpus):
+    run(toy_base, toy, [0, 1, 2, 3], threads=1)
+    assert [index for index, *_ in gpus.seen] == [0] * 4 and gpus.most == {0: 1}
+
+
+def test_the_longest_goes_first(toy, toy_base, gpus):
+    order = []
+    run(
+        toy_base,
+        toy,
+        [3, 0, 2],
+        threads=1,
+        sampling="balanced",
+        batch_size=2,
+        on_epoch=lambda job, _: order.append(job.target[0]),
+    )
+    assert list(dict.fromkeys(order)) == [0, 2, 3]
+
+
+def make_jobs(base, corpus, targets, **options):
+    study = loop.Study(base, corpus, Settings(**QUICK | options), "cuda")
+    return [loop.Job(study, loop.normalise_target(target, 4), 0, 1) for target in targets]
+
+
+def indices(jobs, threads=None):
+    return [place.device.index for place in loop.places_for(jobs, threads)]
+
+
+def test_places_are_as_many_as_a_gpu_trains_at_once_and_has_memory_for(toy, toy_base, gpus):
+    jobs = make_jobs(toy_base, toy, [0, 1, 2, 3] * 3)
+    rows = max(len(job.sampler.words()) for job in jobs)
+    need = places.module_bytes(toy_base.weights(), rows, 8, toy.train.ids.shape[1])
+    assert indices(jobs) == [0, 1, 0, 1]
+    gpus.at_once = [3, 5]
+    assert indices(jobs) == [0, 1, 0, 1, 0, 1, 1, 1]
+    assert indices(jobs, threads=6) == [0, 1, 0, 1, 0, 1]
+    assert indices(jobs[:3]) == [0, 1, 0]
+    gpus.free = [80 * GB, int(2.5 * need)]
+    assert indices(jobs) == [0, 1, 0, 1, 0]
+    gpus.free, gpus.cached = [0, need], [0, int(1.3 * need)]  # what torch has kept counts, and one is always tried
+    assert indices(jobs) == [0, 1, 1]
+
+
+def test_a_gpu_that_cannot_do_it_is_left_out(toy, toy_base, gpus, monkeypatch):
+    jobs = make_jobs(toy_base, toy, [0, 1, 2, 3])
+    gpus.at_once = [0, 3]
+    assert indices(jobs) == [1, 1, 1]
+    gpus.at_once = [4, 4]
+    monkeypatch.setattr(backend, "is_able", lambda index: index == 1)
+    assert indices(jobs) == [1] * 4
+
+
+def test_no_room_for_the_base_is_a_sentence(toy, toy_base, gpus, monkeypatch):
+    def full(device, weights):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(loop, "copied_to", full)
+    with pytest.raises(TrainingError, match=r"no GPU has room for the base and a module; .* choose backend 'cpu'"):
+        run(toy_base, toy, [0])
+
+
+def test_no_targets_no_gpus(toy, toy_base, gpus):
+    assert run(toy_base, toy, []) == [] and gpus.copies == []
+
+
+def test_streams_are_others_as_long_as_there_are_any(gpus):
+    for count in (1, 32, 33, 128):
+        torch.cuda.Stream(1)  # torch's round does not begin with us
+        streams = places.own_streams(1, count)
+        assert len(streams) == len({stream.cuda_stream for stream in streams}) == count
+    streams = places.own_streams(0, 200)
+    assert len(streams) == 200 and len({stream.cuda_stream for stream in streams}) == 128
+
+
+def test_the_memory_of_a_module():
+    """Not less than scores and Adam's means take, and with R8's sizes about a hundred megabytes."""
+    small, long = (places.module_bytes(world.make_weights(torch.float32), rows, 5, 32) for rows in (10, 1000))
+    assert long - small == 3 * 4 * 990 * world.E
+    r8 = world.make_weights(torch.float32, sizes=(23_590, 100, 50, 8))
+    assert 3 * 4 * 11_445 * 100 < places.module_bytes(r8, 11_444, 5, 32) < 150e6
+    double = {key: weight.double() for key, weight in r8.items()}
+    assert places.module_bytes(double, 11_444, 5, 32) > places.module_bytes(r8, 11_444, 5, 32)
+    deep = world.make_deep_weights(2, True, torch.float32, sizes=(23_590, 100, 50, 8))
+    assert places.module_bytes(deep, 11_444, 128, 64) > places.module_bytes(r8, 11_444, 128, 64)
+
+
+# -- results ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"distill": 0.4}, {"protocol": "reference", "schedule": "seam"}])
+def test_the_same_modules_at_any_number_of_places(toy, toy_base, gpus, options):
+    targets = [0, 1, 2, 3, (0, 1)]
+    wanted = run(toy_base, toy, targets, backend="torch", **options)
+    for at_once, threads in (([1, 1], 1), ([1, 1], None), ([4, 4], None), ([1, 4], 3)):
+        gpus.at_once = at_once
+        for one, other in zip(wanted, run(toy_base, toy, targets, threads=threads, **options), strict=True):
+            assert_same(one, other)
+
+
+def test_the_teacher_looks_at_the_base_where_the_module_is_trained(toy, toy_base, gpus, monkeypatch):
+    asked, plain = [], loop.class_logits
+    monkeypatch.setattr(loop, "class_logits", lambda weights, *rest: asked.append(weights) or plain(weights, *rest))
+    run(toy_base, toy, [0, 1], distill=0.4, evaluate_every=0)
+    assert {weights[world.EMBEDDING].on for weights in asked} == {0, 1} and len(asked) == 6
+
+
+def test_auto_takes_the_gpus(toy, toy_base, gpus, monkeypatch):
+    (module,) = run(toy_base, toy, [1])
+    assert module.card["engine"] == "cuda" and len(gpus.seen) == 1
+    run(toy_base, toy, [1], backend="torch")
+    monkeypatch.setattr(backend, "why_not", lambda name: "it rains" if name != "torch" else "")
+    (module,) = run(toy_base, toy, [1])
+    assert module.card["engine"] == "torch" and len(gpus.seen) == 1
+
+
+def test_which_trainer_and_what_the_card_says(toy, toy_base, gpus):
+    deep = LSTMClassifier(toy.vocab_size, 6, 5, 4, read="last_word", num_layers=2)
+    double = copy.deepcopy(toy_base).double()
+    for base, why_not, trainer in (
+        (toy_base, "", ("CudaTrainer", "replay", None)),
+        (toy_base, "it has too many units", ("GraphTrainer", None, "cuda")),
+        (deep, "", ("GraphTrainer", None, "cuda")),
+        (double, "", ("GraphTrainer", None, "cuda")),
+    ):
+        gpus.seen.clear()
+        gpus.why_not = why_not
+        (module,) = run(base, toy, [1], epochs=1, catch_up="replay")
+        assert [seen[2:] for seen in gpus.seen] == [trainer]
+        wanted = loop.engine_on_card(base.weights(), "auto", "replay", 8)
+        assert wanted == {"engine": "cuda", "catch_up": trainer[1]}
+        assert {key: module.card.get(key) for key in wanted} == wanted
+
+
+def test_modules_that_are_stepped_share_a_gpu_too(toy, toy_base, gpus):
+    """Their number is no matter of resident blocks."""
+    gpus.why_not, gpus.at_once = "it has too many units", [0, 0]
+    assert indices(make_jobs(toy_base, toy, [0, 1, 2, 3] * 5)).count(0) == loop.STEPPED_AT_ONCE
+
+
+def test_the_head_may_be_on_the_gpu_and_the_module_is_not(toy, toy_base, gpus):
+    (module,) = run(toy_base, toy, [1])
+    assert all(part.device.type == "cpu" for part in (*module.head, *module.scores.values()))
+    assert module.front[0].module().head[0].device.type == "cpu"
+
+
+# -- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+ERRORS = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of ..."),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["torch", "cuda", "cublas"])
+def test_a_gpu_without_memory_fails_one_module_and_says_what_to_do(toy, toy_base, gpus, error):
+    failed = []
+
+    def in_epoch(trainer):
+        if not failed:
+            failed.append(trainer.index)
+            raise type(error)(*error.args)
+
+    gpus.in_epoch = in_epoch
+    with pytest.raises(TrainingError) as caught:
+        run(toy_base, toy, [0, 1, 2, 3])
+    modules = caught.value.modules
+    (bad,) = (number for number, module in enumerate(modules) if module is None)
+    assert str(caught.value) == (
+        f"target k{bad}: no memory was left on cuda:{failed[0]}, where up to 2 modules were trained at once; "
+        "give fewer threads than the 4 of this run"
+    )
+    assert all(len(module.history) == 3 for module in modules if module is not None)
+    gc.collect()
+    assert all(trainer() is None for trainer in gpus.trainers), "nobody holds the memory"
+
+
+def test_a_gpu_without_memory_for_a_single_module(toy, toy_base, gpus):
+    def in_epoch(trainer):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    gpus.in_epoch = in_epoch
+    with pytest.raises(TrainingError, match="where one module was trained at once; choose a smaller batch_size or"):
+        run(toy_base, toy, [0, 1], threads=1)
+
+
+def test_the_memory_of_a_failed_module_is_free_at_once(toy, toy_base, gpus):
+    """Not only when all have ended: the next module needs it."""
+    alive = []
+
+    def in_epoch(trainer):
+        alive.append(sum(other() is not None for other in gpus.trainers))
+        if len(alive) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    gpus.in_epoch = in_epoch
+    with pytest.raises(TrainingError, match="no memory"):
+        run(toy_base, toy, [0, 1], threads=1)
+    assert alive == [1] * 4
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(toy, toy_base, gpus):
+    def in_epoch(trainer):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    gpus.in_epoch = in_epoch
+    with pytest.raises(RuntimeError, match="target k1 failed") as caught:
+        run(toy_base, toy, [1])
+    assert "illegal" in str(caught.value.__cause__)
+
+
+def test_ctrl_c_carries_the_best_modules_of_all_gpus(toy, toy_base, gpus):
+    gpus.in_epoch = meet(2)
+
+    def on_epoch(job, figures):
+        if len({trained.target for trained in begun}) < 2:
+            begun.append(job)
+        else:
+            raise KeyboardInterrupt
+
+    begun, threads = [], set(threading.enumerate())
+    with pytest.raises(Interrupted) as caught:
+        run(toy_base, toy, [0, 1, 2], threads=2, epochs=20_000, on_epoch=on_epoch)
+    assert sorted(module is not None for module in caught.value.modules) == [False, True, True]
+    assert set(threading.enumerate()) <= threads, "no worker is left behind"
+
+
+# -- the command line, and the base on a GPU --------------------------------------------------------------------------
+
+
+def test_the_command_line_reuses_what_a_gpu_has_made(gpus, tmp_path, monkeypatch, capsys):
+    from test_cli import TINY, write_corpus
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpus").mkdir()
+    write_corpus(tmp_path / "corpus", "tiny")
+    assert main(["train", *TINY, "--epochs", "1"]) == 0
+    command = ["reengineer", *TINY, "--steps", "4", "--reuse", "--no-plots", "--targets", "1,2"]
+    assert main([*command, "--backend", "cuda"]) == 0
+    assert main(command) == 0
+    assert "2 of 2 modules are there already" in capsys.readouterr().err and len(gpus.seen) == 2
+    assert main([*command, "--catch-up", "replay"]) == 0
+    gpus.why_not = "it has too many units"
+    assert main(command) == 0
+    assert [seen[2:4] for seen in gpus.seen[2:]] == [("CudaTrainer", "replay")] * 2 + [("GraphTrainer", None)] * 2
+
+
+@pytest.mark.parametrize("shape", [(1, False), (2, False), (1, True), (2, True)])
+@pytest.mark.parametrize("read", ["last_word", "end"])
+def test_the_base_by_the_op_says_what_it_says_by_torch(toy, monkeypatch, shape, read):
+    """As on a GPU, with the kernels of the CPU."""
+    weights = world.make_deep_weights(*shape, sizes=(toy.vocab_size, 6, 5, 4))
+    wanted = inference.class_logits(weights, toy.train.ids, toy.train.lengths, read)
+    calls, op = [], inference.masked_lstm
+
+    def masked_lstm(*arguments, backend, **options):
+        calls.append(backend)
+        return op(*arguments, **options, backend="auto")
+
+    monkeypatch.setattr(inference, "masked_lstm", masked_lstm)
+    monkeypatch.setattr(inference, "has_kernels", lambda device: True)
+    torch.testing.assert_close(inference.class_logits(weights, toy.train.ids, toy.train.lengths, read), wanted)
+    assert calls == ["cuda"]
