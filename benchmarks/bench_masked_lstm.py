@@ -3,26 +3,23 @@
     pytest benchmarks/bench_masked_lstm.py --benchmark-json=runs/bench.json
     pytest benchmarks/bench_masked_lstm.py -k "r8 and not forward"
 
-For ratios use benchmarks/masked_lstm.py: it runs the rivals in turn, this suite one after the other.
+For ratios use `seam-fast bench op`: it runs the rivals in turn, this suite one after the other.
 """
 
 import functools
 import os
 
-import measure
 import pytest
 import rivals
-import torch
 from shapes import SHAPES, SMOKE
+from suite import about, one_thread
 
-import seam_fast as sf
-from seam_fast import _ext, report
-
+_one_thread = pytest.fixture(autouse=True)(one_thread)
 BACKEND = os.environ.get("SEAM_FAST_BACKEND") or "auto"
 # Ways of one kind of shape only are left out of the others.
 WAYS = (
     *("seam", "rival", "kernel_only", "parametrized", "seam_forward", "rival_forward", "kernel_only_forward"),
-    *("rival_without_onednn", "padded", "plain_pytorch"),
+    *("rival_without_onednn", "padded", "plain_pytorch", "compiled"),
 )
 
 
@@ -34,19 +31,6 @@ def prepared(name: str):
     return problem, rivals.PAIR | rivals.others(problem), rivals.Truth(shape)
 
 
-@functools.lru_cache(maxsize=1)
-def machine() -> dict:
-    return report.machine() | {"caches": measure.caches(), "isa": _ext.C.isa() if _ext.C else None}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def cases():
     for name, shape in (SHAPES | SMOKE).items():
         for way in WAYS:
@@ -54,6 +38,7 @@ def cases():
                 "padded": not shape.spread,
                 "rival_without_onednn": shape.spread,
                 "plain_pytorch": shape.H > 50,
+                "compiled": not rivals.compiles(shape),
             }
             if not unfit.get(way, False):
                 yield pytest.param(name, way, id=f"{name}-{way}", marks=pytest.mark.benchmark(group=name))
@@ -70,7 +55,5 @@ def test_masked_lstm(benchmark, name, way):
 
     benchmark(timed)
     truth.check(way, last)
-    benchmark.extra_info.update(
-        machine=machine(), backend=BACKEND, backends=sf.backends(), threads=torch.get_num_threads(),
-        sizes=problem.shape.words(), flop=problem.shape.flop(backward="forward" not in way),
-    )  # fmt: skip
+    flop = problem.shape.flop(backward="forward" not in way)
+    benchmark.extra_info.update(about(), backend=BACKEND, sizes=problem.shape.words(), flop=flop)

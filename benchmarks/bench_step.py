@@ -4,23 +4,23 @@
     pytest benchmarks/bench_step.py -k "b5 and native"
 
 SEAM_FAST_BENCH_BASE names the base's file (default: data/models/LSTM_classifier.pt); without it, or with "tiny", the
-base and the documents are invented, small, and say nothing about speed. For ratios use benchmarks/step.py: it runs the
-rivals in turn, this suite one after the other.
+base and the documents are invented, small, and say nothing about speed. For ratios use `seam-fast bench step`: it runs
+the rivals in turn, this suite one after the other. All rivals of a batch size are first compared with float64.
 """
 
+import argparse
 import functools
 import os
 from pathlib import Path
 
-import measure
 import pytest
+import sources
 import step
-import torch
-from reference_step import RIVALS, Workload, usable
+from reference_step import RIVALS, Workload, first_steps, usable
+from shapes import BATCH_SIZES
+from suite import about, one_thread
 
-import seam_fast as sf
-from seam_fast import _ext, report
-
+_one_thread = pytest.fixture(autouse=True)(one_thread)
 BASE = os.environ.get("SEAM_FAST_BENCH_BASE") or "data/models/LSTM_classifier.pt"
 TINY = not Path(BASE).exists()
 
@@ -28,30 +28,22 @@ TINY = not Path(BASE).exists()
 @functools.lru_cache(maxsize=1)
 def workload() -> Workload:
     if TINY:
-        base, corpus = step.smoke_base()
+        base, corpus = sources.smoke_base()
         return Workload(base, corpus, corpus.class_names.index("grain"))
-    base, corpus = step.load_base(BASE, None)
+    options = argparse.Namespace(base=BASE, data_dir=None, quick=False, smoke=False)
+    base, corpus = sources.load_base(options)
     return Workload(base, corpus, corpus.class_names.index("acq"))
 
 
-@functools.lru_cache(maxsize=1)
-def machine() -> dict:
-    return report.machine() | {"caches": measure.caches(), "isa": _ext.C.isa() if _ext.C else None}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@functools.lru_cache
+def truth(batch_size: int):
+    return first_steps(workload(), batch_size, 6)
 
 
 def cases():
-    for batch_size in step.BATCH_SIZES:
+    for shape, batch_size in BATCH_SIZES.items():
         for name in RIVALS:
-            marks = pytest.mark.benchmark(group=f"b{batch_size}")
-            yield pytest.param(name, batch_size, id=f"b{batch_size}-{name}", marks=marks)
+            yield pytest.param(name, batch_size, id=f"{shape}-{name}", marks=pytest.mark.benchmark(group=shape))
 
 
 @pytest.mark.parametrize(("name", "batch_size"), list(cases()))
@@ -59,12 +51,10 @@ def test_step(benchmark, name, batch_size):
     reason = usable([name])[1].get(name)
     if reason:
         pytest.skip(reason)
+    truth(batch_size).check(name)
     warm_steps = 20 if TINY else step.WARM_STEPS
     state = step.warm(workload(), "best_torch", batch_size, warm_steps).whole_scores() if step.is_dense(name) else None
     block = step.block_of(workload(), name, batch_size, warm_steps, state)
     steps = block(0)
     benchmark(block, 1)
-    benchmark.extra_info.update(
-        machine=machine(), backends=sf.backends(), threads=torch.get_num_threads(), steps_a_call=steps,
-        batch_size=batch_size, tiny=TINY,
-    )  # fmt: skip
+    benchmark.extra_info.update(about(), steps_a_call=steps, batch_size=batch_size, tiny=TINY)

@@ -142,7 +142,7 @@ def settled_heap():
 
 def earlier_records(arguments) -> dict:
     """A record of nothing but the right rows of earlier ones."""
-    left_out = {"flashrnn": ways.why_not_flashrnn()}
+    left_out = rivals.absent(gpu=True)
     if "compiled" not in (arguments.groups or ()):
         left_out["compiled"] = "it takes minutes to compile; ask for it by --groups compiled"
     record = {"format": FORMAT, "method": METHOD, "rivals_only": arguments.rivals_only, "left_out": left_out}

@@ -6,7 +6,6 @@ of RESULTS, with None where it cannot give a result.
 
 import contextlib
 import copy
-import importlib.util
 
 import rivals
 import torch
@@ -123,13 +122,6 @@ def make_compiled(problem):
         return [*results, grad_input, None, None, None, None]
 
     return run
-
-
-def why_not_flashrnn() -> str:
-    """Why FlashRNN, which computes a similar layer, is not among the rivals."""
-    if importlib.util.find_spec("flashrnn") is None:
-        return "it is not installed"
-    return "it is installed, but nobody has checked a call of it here"
 
 
 # Agreement -----------------------------------------------------------------------------------------------------------

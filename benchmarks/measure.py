@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from tqdm import tqdm
 
 # Time ----------------------------------------------------------------------------------------------------------------
 
@@ -30,12 +31,17 @@ def seconds_of(run, loops: int) -> tuple[float, list]:
     return (time.perf_counter_ns() - start) * 1e-9 / loops, result
 
 
-def in_turn(runs: dict, rounds, block: float, budget: float, clock=seconds_of) -> tuple[dict, dict, dict]:
+def progress(total: int, label: str):
+    """A bar of so many rounds on a terminal; nothing elsewhere or without a label."""
+    return tqdm(total=total, desc=label, unit="round", leave=False, dynamic_ncols=True, disable=None if label else True)
+
+
+def in_turn(runs: dict, rounds, block: float, budget: float, clock=seconds_of, label: str = "") -> tuple[dict, ...]:
     """Times of all runs, one block of each a round, round after round.
 
     rounds: how many, or (fewest, most), of which the seconds of ``budget`` decide. block: seconds that a block lasts at
-    least, so that the clock's grain and a single interruption count little. clock: what times a block. Returns by name:
-    seconds of every round, calls in a block, last result.
+    least, so that the clock's grain and a single interruption count little. clock: what times a block. label: shows a
+    progress bar. Returns by name: seconds of every round, calls in a block, last result.
     """
     loops, cost = {}, 0.0
     for name, run in runs.items():
@@ -49,14 +55,21 @@ def in_turn(runs: dict, rounds, block: float, budget: float, clock=seconds_of) -
     gc.collect()
     gc.disable()
     try:
-        for _ in range(rounds):
-            for name, run in runs.items():
-                results[name] = None
-                seconds, results[name] = clock(run, loops[name])
-                times[name].append(seconds)
+        with progress(rounds, label) as bar:
+            for _ in range(rounds):
+                for name, run in runs.items():
+                    results[name] = None
+                    seconds, results[name] = clock(run, loops[name])
+                    times[name].append(seconds)
+                bar.update()
     finally:
         gc.enable()
     return times, loops, results
+
+
+def paired(times: dict, other: str, ours: str) -> dict:
+    """The spread of how many times as fast one run was as another of the same round."""
+    return spread([theirs / mine for mine, theirs in zip(times[ours], times[other], strict=True)])
 
 
 def time_block(run, number: int) -> tuple[float, float, int]:
@@ -75,7 +88,7 @@ def time_block(run, number: int) -> tuple[float, float, int]:
         gc.enable()
 
 
-def blocks_in_turn(runs: dict, rounds, budget: float) -> tuple[dict, dict, dict]:
+def blocks_in_turn(runs: dict, rounds, budget: float, label: str = "") -> tuple[dict, dict, dict]:
     """Seconds a step, page faults a step and steps of the blocks of all runs, one block of each a round.
 
     A run is called with the number of the round and returns what ``time_block`` does. rounds: as in ``in_turn``, after
@@ -88,9 +101,11 @@ def blocks_in_turn(runs: dict, rounds, budget: float) -> tuple[dict, dict, dict]
         fewest, most = rounds
         rounds = min(most, max(fewest, int(budget / (time.perf_counter() - start))))
     found = {name: [] for name in runs}
-    for number in range(1, rounds + 1):
-        for name, run in runs.items():
-            found[name].append(run(number))
+    with progress(rounds, label) as bar:
+        for number in range(1, rounds + 1):
+            for name, run in runs.items():
+                found[name].append(run(number))
+            bar.update()
     return tuple({name: [block[k] for block in blocks] for name, blocks in found.items()} for k in range(3))
 
 

@@ -1,10 +1,14 @@
-"""How good bases and modules are: protocol ``seam`` on real R8, several seeds, the test set looked at once a seed.
+"""How good bases and modules are, on real R8: several seeds, the test set looked at once a seed.
 
     python benchmarks/quality.py base        # trains the strong recipe with three seeds
     python benchmarks/quality.py modules     # all eight classes from the first of those bases, three module seeds
+    python benchmarks/quality.py study       # both protocols, engine and plain PyTorch, with baselines; half an hour
+    python benchmarks/quality.py study --minutes 8 --out runs/study.json            # in pieces: first some ...
+    python benchmarks/quality.py study --more runs/study.json --out runs/study.json # ... then the others
+    python benchmarks/quality.py study --quick                                               # two minutes
 
-Bases go to runs/quality/, records to benchmarks/records/quality_base_<recipe>.json and quality_modules.json; each
-prints a Markdown table. Settings and epochs are chosen on validation documents only.
+Bases go to runs/quality/, records of bases and modules to benchmarks/records/quality_base_<recipe>.json and
+quality_modules.json; each prints a Markdown table. Settings and epochs are chosen on validation documents only.
 """
 
 import argparse
@@ -12,6 +16,9 @@ import shlex
 import statistics
 import sys
 from pathlib import Path
+
+import quality_study
+import tables_quality as tables
 
 import seam_fast as sf
 from seam_fast import report
@@ -24,15 +31,24 @@ BASES = Path("runs/quality")
 def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("base", "modules"))
+    parser.add_argument("what", choices=("base", "modules", "study"))
     parser.add_argument("--data-dir")
-    parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2 for bases, 100 101 102 for modules")
-    parser.add_argument("--base", help="for modules: the base (default: runs/quality/base_0.safetensors)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2 for bases, 100 101 102 else")
+    parser.add_argument(
+        "--base", help="for modules and protocol seam: the base (default: runs/quality/base_0.safetensors)"
+    )
     parser.add_argument("--recipe", choices=("strong", "public"), default="strong")
-    parser.add_argument("--records", default="benchmarks/records", help="folder of the records")
+    parser.add_argument("--records", default="benchmarks/records", help="folder of the records, but that of the study")
+    parser.add_argument("--more", metavar="RECORD", help="study: go on with this record")
+    parser.add_argument("--minutes", type=float, help="study: begin no further piece after so many minutes")
+    parser.add_argument("--quick", action="store_true", help="study: a seed, three classes, few epochs")
+    parser.add_argument("--smoke", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--public-base", default="data/models/LSTM_classifier.pt", help="study: trained if not there")
+    parser.add_argument("--out", metavar="FILE", help="study: the record (default: runs/bench/quality_study.json)")
     arguments = parser.parse_args(argv)
     command = shlex.join(["python", "benchmarks/quality.py", *argv])
-    run = run_bases if arguments.what == "base" else run_modules
+    arguments.base_of_seam = arguments.base or BASES / "base_0.safetensors"
+    run = {"base": run_bases, "modules": run_modules, "study": quality_study.run}[arguments.what]
     return run_guarded("quality", lambda: run(arguments, command))
 
 
@@ -61,16 +77,7 @@ def run_bases(arguments, command: str) -> int:
         "seeds": rows,
     }
     write_json(Path(arguments.records) / f"quality_base_{arguments.recipe}.json", record)
-    print("| seed | test accuracy % | mean F1 | " + " | ".join(corpus.class_names) + " |")
-    print("|---" * (3 + corpus.num_classes) + "|")
-    for row, test in zip(rows, tests, strict=True):
-        f1 = " | ".join(f"{entry['f1']:.2f}" for entry in test["classes"])
-        print(f"| {row['seed']} | {100 * test['accuracy']:.2f} | {test['mean_f1']:.3f} | {f1} |")
-    accuracy, f1 = record["accuracy"], record["mean_f1"]
-    print(
-        f"accuracy {100 * accuracy['mean']:.2f} % ({100 * accuracy['min']:.2f}-{100 * accuracy['max']:.2f}), "
-        f"mean F1 {f1['mean']:.3f} ({f1['min']:.3f}-{f1['max']:.3f})"
-    )
+    print(tables.bases(record), tables.bases_sentence(record), sep="\n\n")
     return 0
 
 
@@ -98,17 +105,7 @@ def run_modules(arguments, command: str) -> int:
         "seeds": runs,
     }
     write_json(Path(arguments.records) / "quality_modules.json", record)
-    print("| class | base F1 | module F1, mean over seeds (each) | kept % | LSTM kept % | vocabulary floor % |")
-    print("|---|---|---|---|---|---|")
-    for k, name in enumerate((*corpus.class_names, "mean")):
-        rows = [run["modules"][k] if name != "mean" else run["mean"] for run in runs]
-        each = " ".join(f"{row['f1']:.3f}" for row in rows)
-        print(
-            f"| {name} | {rows[0]['base_f1']:.3f} | {statistics.fmean(row['f1'] for row in rows):.3f} ({each}) "
-            f"| {100 * statistics.fmean(row['kept'] for row in rows):.2f} "
-            f"| {100 * statistics.fmean(row['kept_by_group']['lstm'] for row in rows):.1f} "
-            f"| {100 * rows[0]['vocabulary_floor']:.1f} |"
-        )
+    print(tables.modules(record), tables.modules_sentence(record), sep="\n\n")
     return 0
 
 

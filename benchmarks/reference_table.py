@@ -12,6 +12,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from tables_quality import reference_table
+
 import seam_fast as sf
 from seam_fast import report
 from seam_fast.cli import run_guarded
@@ -72,7 +74,7 @@ def run(arguments, command: str) -> int:
                     "steps": module.card["steps"],
                 }
             )
-            say(markdown_row(rows[-1:]))
+            say(reference_table(rows[-1:]).splitlines()[-1])
     record = {
         "format": "seam-fast reference table 1",
         "command": command,
@@ -82,35 +84,8 @@ def run(arguments, command: str) -> int:
         "rows": rows,
     }
     write_json(Path(arguments.out), record)
-    print(markdown(rows))
+    print(reference_table(rows))
     return 0
-
-
-def markdown(rows: list[dict]) -> str:
-    """The table, a row a class and schedule, seeds side by side."""
-    lines = [
-        "| class | schedule | epochs | acc_pre | selected accuracy (best), seeds 0 / 1 / 2 "
-        "| precision on the whole test set | weights kept % | of which embedding / weight_ih / weight_hh %, mean |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    keys = dict.fromkeys((row["class"], row["schedule"]) for row in rows)
-    lines += [markdown_row([row for row in rows if (row["class"], row["schedule"]) == key]) for key in keys]
-    return "\n".join(lines)
-
-
-def markdown_row(rows: list[dict]) -> str:
-    accuracy = " / ".join(f"{100 * row['selected_accuracy']:.1f} ({100 * row['best_accuracy']:.1f})" for row in rows)
-    precision = " / ".join(f"{row['whole_test']['precision']:.2f}" for row in rows)
-    kept = " / ".join(f"{100 * row['kept']:.2f}" for row in rows)
-    groups = []
-    for key in ("word_embeddings.weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0"):
-        groups.append(100 * sum(row["kept_by_weight"][key] for row in rows) / len(rows))
-    parts = f"{groups[0]:.1f} / {groups[1]:.0f} / {groups[2]:.0f}"
-    first = rows[0]
-    return (
-        f"| {first['class']} | {first['schedule']} | {first['epochs']} | {100 * first['acc_pre']:.1f} "
-        f"| {accuracy} | {precision} | {kept} | {parts} |"
-    )
 
 
 if __name__ == "__main__":

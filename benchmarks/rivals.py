@@ -4,12 +4,15 @@ Every way is a function of a Problem that returns a list in the order of RESULTS
 the input and one of each score. A way leaves None where it cannot give a result.
 """
 
+import importlib.util
+
 import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import seam_fast as sf
+from seam_fast import reference
 from seam_fast.errors import SeamFastError
 
 WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
@@ -181,6 +184,22 @@ def make_parametrized(problem):
     return parametrized
 
 
+def make_compiled(problem):
+    """The rival with torch.compile instead of the kernel: the loop over steps in plain PyTorch, unrolled and fused."""
+
+    def loop(input, h, c, *weights):
+        return reference.lstm_direction(input, h, c, weights)
+
+    compiled = torch.compile(loop, fullgraph=True)
+
+    def run(problem, weights):
+        h_0, c_0 = problem.state
+        output, h_n, c_n = compiled(problem.input, h_0[0], c_0[0], *weights)
+        return [output, h_n[None], c_n[None]]
+
+    return lambda problem: rival(problem, run)
+
+
 def twin(problem):
     """The plain-PyTorch implementation of this package."""
     output, (h_n, c_n) = sf.masked_lstm(
@@ -215,6 +234,19 @@ def make_kernel_forward(problem):
 PAIR = {"seam": seam, "rival": rival}
 
 
+def absent(gpu: bool) -> dict[str, str]:
+    """Why the other fused LSTM libraries, which compute a similar layer on GPUs only, are not among the rivals."""
+    reasons = {}
+    for name, module in (("flashrnn", "flashrnn"), ("haste", "haste_pytorch")):
+        if importlib.util.find_spec(module) is None:
+            reasons[name] = "it is not installed"
+        else:
+            reasons[name] = "it is installed, but " + (
+                "nobody has checked a call of it here" if gpu else "it computes on GPUs only"
+            )
+    return reasons
+
+
 def others(problem) -> dict:
     """The ways beside the pair of the table, by name."""
     ways = {
@@ -230,7 +262,14 @@ def others(problem) -> dict:
         ways["rival_without_onednn"] = other_path
     if problem.shape.H <= 50:
         ways["plain_pytorch"] = twin
+    if compiles(problem.shape):
+        ways["compiled"] = make_compiled(problem)
     return ways
+
+
+def compiles(shape) -> bool:
+    """Whether torch.compile, which unrolls the loop over steps, is done with a shape in less than some minutes."""
+    return shape.T <= 32 and shape.H <= 50 and not shape.spread
 
 
 # Agreement -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The shapes on which the masked LSTM is timed, each with the ratio to the rival that it must and should reach."""
+"""The shapes on which op and step are timed; each LSTM with the ratio to the rival that it must and should reach."""
 
 from dataclasses import dataclass
 
@@ -63,6 +63,18 @@ SHAPES = {
         Shape("lengths", 100, 128, 64, 128, 3.0, 10.0, spread=True),
     )
 }
+
+# Of these a quick run takes those that are done in seconds.
+QUICK = ("r8", "h128", "b1", "lengths")
+
+# The training step is timed at these batch sizes, of documents of the reference's 32 words (B 5 is its own).
+BATCH_SIZES = {"b5": 5, "b16": 16, "b64": 64}
+
+# The other ops: rows V of E numbers, N of them looked up; inputs (B, I) to O; N scores.
+EMBEDDINGS = {"embedding_r8": {"V": 23_590, "E": 100, "N": 160}, "embedding_tiny": {"V": 50, "E": 4, "N": 9}}
+LINEARS = {"linear_r8": {"B": 5, "I": 50, "O": 8}, "linear_1024": {"B": 64, "I": 1024, "O": 1024}}
+LINEARS |= {"linear_tiny": {"B": 2, "I": 3, "O": 4}}
+ADAMS = {"adam_r8": {"N": 2_389_808}, "adam_lstm": {"N": 30_400}, "adam_tiny": {"N": 10}}
 
 # Too small to say anything about speed: they show that the scripts run.
 SMOKE = {

@@ -1,40 +1,30 @@
 """A SEAM training step of every engine beside the reference's: in turn, the same documents, one thread.
 
-    python benchmarks/step.py                                 # about a quarter of an hour on one core
-    python benchmarks/step.py --quick --batch-sizes 5 --parts steps
-    python benchmarks/step.py --isa avx2 --out runs/step_avx2.json
+    seam-fast bench step                                 # about twenty minutes on one core
+    seam-fast bench step --quick --batch-sizes 5
+    seam-fast bench step --isa avx2
 
 Real R8 as the reference treats it, class acq against as many others, weights of a base of the public recipe (trained if
 the file is not there). The rivals are in benchmarks/reference_step.py. Before any time counts, all of them are compared
-with float64. Then memory a module, and what a vocabulary of a million words costs. Writes benchmarks/records/step.json
-and prints a Markdown table.
+with float64. Then memory a module, and what a vocabulary of a million words costs.
 """
 
-import argparse
 import functools
 import multiprocessing
-import os
-import shlex
-import subprocess
-import sys
-from pathlib import Path
 
 import measure
 import torch
-from masked_lstm import LIMITS, machine
 from reference_step import RIVALS, Workload, first_steps, is_native, long_run, usable
+from shapes import BATCH_SIZES
+from sources import load_base
 
-import seam_fast
-from seam_fast.classifier import LSTMClassifier
-from seam_fast.cli import run_guarded
 from seam_fast.errors import SeamFastError
 from seam_fast.keys import EMBEDDING
-from seam_fast.synthetic import synthetic_r8
-from seam_fast.workflow import corpus_for_base, get_corpus, say, train_base, write_json
+from seam_fast.workflow import say
 
-BATCH_SIZES = (5, 16, 64)
+FORMAT = "seam-fast step 2"
 PARTS = ("steps", "memory", "vocabulary")
-AGAINST = ("reference", "reference_at_its_best", "best_torch")
+AGAINST = ("reference", "reference_best", "best_torch")
 # How many times as fast a rival must and should be, by batch size, rival and what it is held against.
 TARGETS = {
     (5, "native", "reference"): (90, 130),
@@ -46,82 +36,42 @@ TARGETS = {
 MEMORY_TARGETS = (20e6, 8e6)  # bytes a module beyond the base: at most, and better
 VOCABULARY_TARGETS = (1.1, 1.02)  # step time at a million words against R8's: at most, and better
 WARM_STEPS = 1001  # steps with scores that the lazy state has behind it when times are taken
-BLOCK = {"reference": 6, "reference_at_its_best": 10, "best_torch": 100}  # steps a round; the native ones: an epoch
+BLOCK = {"reference": 6, "reference_best": 40, "best_torch": 100}  # steps a round; the native ones: an epoch
 METHOD = (
     "Blocks of steps of all rivals in turn (A B C A B C ...), one thread, each rival in a process of its own "
-    "(processes: own) or all in one. A step's time: that of its block by its steps, everything between the documents' "
-    "ids and the loss included: gather, plan, catch-up, Adam, and, for the native engines, whose block is a whole "
-    "epoch, the flush at its end. The ids of an epoch lie ready for everyone: the reference's data loader is not in "
-    "its time. Ratio: other / rival of the same round, so above 1 the rival is faster. By then all but the two "
-    "references have trained whole epochs of more than 1,000 steps with scores. The references are too slow for that "
-    "and begin at the scores of best_torch at that point, with a fresh Adam: they take the same operations over the "
-    "whole table whatever its values are. Page faults a step: by default the C library gives the memory of the "
-    "references' temporaries back to the system and gets it anew in every step, which takes up to half of their time. "
-    "The reference in its own process has that, as every user has; the reference at its best is told to keep freed "
-    "memory. In one process with others it depends on what these have left. Agreement: 'first': the first steps of "
-    "every rival, one by one and in one call, against seam_fast.reference in float64; allowed is twice the "
-    "reference's own float32 error and a floor. 'long': the same of a run longer than the warm-up, at a learning "
-    "rate at which no score flips, against best_torch in float64; allowed is twice its float32 error and a floor. "
-    "Errors and floors: Truth in benchmarks/reference_step.py. Memory: growth of the resident memory when modules of "
-    "the class with the most words are added and have trained, in a fresh process, and the bytes of the tensors that a "
-    "module can reach beyond the base. Vocabulary: the same documents, rows added to the table whose words never "
-    "occur, alpha / N kept as it is; ratio: step time with them / without, of the same round."
+    "(processes: own) or all in one. A step's time: that of its block by its steps, everything between the "
+    "documents' ids and the loss included: gather, plan, catch-up, Adam, and, for the native engines, whose block is "
+    "a whole epoch, the flush at its end. The ids of an epoch lie ready for everyone: the reference's data loader is "
+    "not in its time. Ratio: other / rival of the same round, so above 1 the rival is faster. reference: the public "
+    "port's step restated, every weight masked and every score stepped by torch's default Adam, three numbers and "
+    "all gradients read; reference_best: the same with the rows of the batch alone, the fused Adam and only the loss "
+    "read. By then all but the two references have trained whole epochs of more than 1,000 steps with scores. The "
+    "references are too slow for that and begin at the scores of best_torch at that point, with a fresh Adam: they "
+    "take the same operations over the whole table whatever its values are. Page faults a step: by default the C "
+    "library gives the memory of the references' temporaries back to the system and gets it anew in every step, "
+    "which takes up to half of their time. The reference in its own process has that, as every user has; the "
+    "reference at its best is told to keep freed memory. In one process with others it depends on what these have "
+    "left. Agreement: 'first': the first steps of every rival, one by one and in one call, against "
+    "seam_fast.reference in float64; allowed is twice the reference's own float32 error and a floor. 'long': the "
+    "same of a run longer than the warm-up, at a learning rate at which no score flips, against best_torch in "
+    "float64; allowed is twice its float32 error and a floor. Errors and floors: Truth in "
+    "benchmarks/reference_step.py. Memory: growth of the resident memory when modules of the class with the most "
+    "words are added and have trained, in a fresh process, and the bytes of the tensors that a module can reach "
+    "beyond the base. Vocabulary: the same documents, rows added to the table whose words never occur, alpha / N "
+    "kept as it is; ratio: step time with them / without, of the same round."
 )
 
 
-def main(argv=None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--base", default="data/models/LSTM_classifier.pt", help="trained if it is not there")
-    parser.add_argument("--data-dir")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=BATCH_SIZES)
-    parser.add_argument("--rivals", nargs="+", choices=tuple(RIVALS), default=tuple(RIVALS))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--rounds", type=int, help="rounds of each batch size (default: 15 or more, as fit 90 s)")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, modules and steps of agreement")
-    parser.add_argument(
-        "--smoke", action="store_true", help="a tiny base, invented documents: shows that the script runs"
-    )
-    parser.add_argument("--processes", choices=("own", "one"), default="one", help="one: all rivals share a process")
-    parser.add_argument("--isa", choices=tuple(LIMITS), help="instruction set of all rivals, in a process of its own")
-    parser.add_argument("--out", help="the record (default: in runs/, of a whole run with native code in records/)")
-    arguments = parser.parse_args(argv)
-    if arguments.isa:
-        wanted = {"SEAM_FAST_ISA": arguments.isa, **LIMITS[arguments.isa]}
-        if any(os.environ.get(name) != value for name, value in wanted.items()):
-            return subprocess.run([sys.executable, __file__, *argv], env=os.environ | wanted).returncode
-    command = shlex.join(["python", "benchmarks/step.py", *argv])
-    return run_guarded("step", lambda: run(arguments, command))
-
-
-def run(arguments, command: str) -> int:
-    if min(1 if arguments.rounds is None else arguments.rounds, *arguments.batch_sizes) < 1:
-        raise SeamFastError("--rounds and --batch-sizes must be 1 or more")
-    names, left_out = usable(arguments.rivals)
-    native = seam_fast._ext.C
-    if arguments.isa and native and native.isa() != arguments.isa:
-        raise SeamFastError(f"--isa {arguments.isa}: this processor has only {', '.join(native.isas())}")
-    partial = arguments.quick or arguments.smoke or arguments.isa or arguments.rounds or left_out
-    partial = partial or arguments.processes != "one"
-    chosen = [(arguments.batch_sizes, BATCH_SIZES), (arguments.rivals, RIVALS), (arguments.parts, PARTS)]
-    whole = not partial and all(tuple(ours) == tuple(everything) for ours, everything in chosen)
-    out = Path(arguments.out or ("benchmarks/records" if whole else "runs") + "/step.json")
-    for name, reason in left_out.items():
-        say(f"{name} is left out: {reason}")
-    if not names:
-        raise SeamFastError("none of these rivals can run here")
+def run(arguments, peak: measure.Peak) -> dict:
+    """Everything of the record but its header; ``peak`` is measured before each batch size."""
+    chosen = complete(arguments)
+    names, left_out = choose_rivals(arguments.rivals)
     torch.set_num_threads(1)
-    arguments.backend = "auto"
-    if arguments.smoke:
-        base, corpus = smoke_base()
-        target = most_words = corpus.class_names.index("grain")
-    else:
-        base, corpus = load_base(arguments.base, arguments.data_dir)
-        target, most_words = corpus.class_names.index("acq"), corpus.class_names.index("earn")
-    peak, load = measure.Peak(), measure.load()
+    base, corpus = load_base(arguments)
+    target = corpus.class_names.index("grain" if arguments.smoke else "acq")
     workload = Workload(base, corpus, target)
     rows, memory, vocabulary = [], None, None
-    if "steps" in arguments.parts:
+    if "steps" in chosen:
         # All before the first clock runs: a wrong result shows at once.
         agreements = [check_agreement(workload, batch_size, names, arguments) for batch_size in arguments.batch_sizes]
         for batch_size, agreement in zip(arguments.batch_sizes, agreements, strict=True):
@@ -129,19 +79,18 @@ def run(arguments, command: str) -> int:
             row = measure_steps(workload, batch_size, names, arguments)
             rows.append(row | {"agreement": agreement})
             say(describe(row))
-    if "memory" in arguments.parts:
+    if "memory" in chosen:
+        most_words = target if arguments.smoke else corpus.class_names.index("earn")
         ways = [name for name in ("reference", "best_torch", "native") if name in names]
         memory = {name: measure_memory(Workload(base, corpus, most_words), name, arguments) for name in ways}
-    if "vocabulary" in arguments.parts:
+    if "vocabulary" in chosen:
         ways = [name for name in ("best_torch", "native") if name in names]
         size = 30_000 if arguments.smoke else 1_000_000
         vocabulary = measure_vocabulary(workload, Workload(base, corpus, target, size), ways, arguments)
-    peak.burst()
-    record = {
-        "format": "seam-fast step 1",
-        "command": command,
-        "machine": machine(arguments, load, peak.figures()) | {"processes": arguments.processes},
+    return {
+        "machine": {"processes": arguments.processes},
         "method": METHOD,
+        "seeds": {"documents": 0, "head": 0},
         "workload": {
             "base": base.hash,
             "data_hash": corpus.data_hash,
@@ -160,27 +109,39 @@ def run(arguments, command: str) -> int:
         "memory": memory,
         "vocabulary": vocabulary,
     }
-    write_json(out, record)
-    print(markdown(record))
-    return 0
 
 
-def load_base(path: str, data_dir: str | None):
-    """The base of the public recipe in that file, trained if it is not there, and its corpus."""
-    path = Path(path)
-    if path.exists():
-        base = LSTMClassifier.load(path)
-        return base, corpus_for_base(base, "r8", data_dir, say)
-    corpus = get_corpus("r8", data_dir, "reference", None, say)
-    return train_base(corpus, "public", 0, path, say), corpus
+def finish(record: dict) -> None:
+    """Nothing to add to a record of steps."""
 
 
-def smoke_base():
-    """A base that has learned nothing, and invented documents."""
-    corpus = synthetic_r8("reference")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return LSTMClassifier(corpus.vocab_size, 6, 5, corpus.num_classes, read="end"), corpus
+def complete(arguments) -> tuple[str, ...]:
+    """Fills in what was not asked for; returns the parts to measure. Raises SeamFastError for what cannot be."""
+    arguments.batch_sizes = arguments.batch_sizes or ([5, 64] if arguments.quick else list(BATCH_SIZES.values()))
+    if min(1 if arguments.rounds is None else arguments.rounds, *arguments.batch_sizes) < 1:
+        raise SeamFastError("--rounds and --batch-sizes must be 1 or more")
+    return choose_parts(arguments.parts, PARTS, ("steps",) if arguments.quick else PARTS)
+
+
+def choose_parts(wanted, known, default) -> tuple[str, ...]:
+    """The parts asked for, or the default. Raises SeamFastError for one that there is not."""
+    for name in wanted or ():
+        if name not in known:
+            raise SeamFastError(f"part {name!r} is unknown; there are {', '.join(known)}")
+    return tuple(wanted or default)
+
+
+def choose_rivals(wanted) -> tuple[list[str], dict[str, str]]:
+    """The rivals that can run here, and why others cannot. Raises SeamFastError where there is none, or no such one."""
+    for name in wanted or ():
+        if name not in RIVALS:
+            raise SeamFastError(f"rival {name!r} is unknown; there are {', '.join(RIVALS)}")
+    names, left_out = usable(wanted or RIVALS)
+    for name, reason in left_out.items():
+        say(f"{name} is left out: {reason}")
+    if not names:
+        raise SeamFastError("none of these rivals can run here")
+    return names, left_out
 
 
 # Steps ---------------------------------------------------------------------------------------------------------------
@@ -192,7 +153,8 @@ def check_agreement(workload: Workload, batch_size: int, names: list[str], argum
     found = {"first": as_record(truth, names)}
     lazy = [name for name in names if is_native(name)]
     if lazy and not (arguments.quick and batch_size > min(arguments.batch_sizes)):
-        found["long"] = as_record(long_run(workload, batch_size, 40 if arguments.smoke else WARM_STEPS + 499), lazy)
+        steps = 40 if arguments.smoke else 400 if arguments.quick else WARM_STEPS + 499
+        found["long"] = as_record(long_run(workload, batch_size, steps), lazy)
     return found
 
 
@@ -219,11 +181,7 @@ def measure_steps(workload: Workload, batch_size: int, names: list[str], argumen
     }
     for other in AGAINST:
         if other in names:
-            row["against"][other] = {
-                name: measure.spread([theirs / ours for ours, theirs in zip(times[name], times[other], strict=True)])
-                for name in names
-                if name != other
-            }
+            row["against"][other] = {name: measure.paired(times, other, name) for name in names if name != other}
     for (size, name, other), targets in TARGETS.items():
         if size == batch_size and name in row["against"].get(other, {}):
             ratio = row["against"][other][name]["median"]
@@ -244,19 +202,23 @@ def steps_an_epoch(workload: Workload, batch_size: int) -> int:
 
 def in_turn(rivals: dict, batch_size: int, arguments) -> tuple[dict, dict, dict]:
     """Times the rivals, given by workload and name, block by block; returns as ``measure.blocks_in_turn``."""
-    few, most, budget = (2, 2, 0) if arguments.smoke else (5, 15, 15) if arguments.quick else (15, 61, 90)
+    few, most, budget = (2, 2, 0) if arguments.smoke else (3, 9, 8) if arguments.quick else (15, 61, 90)
     warm_steps = 20 if arguments.smoke else WARM_STEPS
-    runs, workers = {}, []
+    runs, workers, states = {}, [], {}
     try:
         for label, (workload, name) in rivals.items():
-            state = warm(workload, "best_torch", batch_size, warm_steps).whole_scores() if is_dense(name) else None
+            state = None
+            if is_dense(name):
+                if workload not in states:
+                    states[workload] = warm(workload, "best_torch", batch_size, warm_steps).whole_scores()
+                state = states[workload]
             if arguments.processes == "own":
                 workers.append(measure.Worker(block_in_own_process, workload, name, batch_size, warm_steps, state))
                 runs[label] = workers[-1]
             else:
                 run = block_of(workload, name, batch_size, warm_steps, state)
                 runs[label] = functools.partial(measure.time_block, run)
-        return measure.blocks_in_turn(runs, arguments.rounds or (few, most), budget)
+        return measure.blocks_in_turn(runs, arguments.rounds or (few, most), budget, f"steps of {batch_size} documents")
     finally:
         for worker in workers:
             worker.close()
@@ -275,10 +237,10 @@ def warm(workload: Workload, name: str, batch_size: int, steps: int):
     return trainer
 
 
-def block_of(workload: Workload, name: str, batch_size: int, warm_steps: int, state=None):
+def block_of(workload: Workload, name: str, batch_size: int, warm_steps: int, state=None, steps: int | None = None):
     """What is timed: a rival in its usual regime takes a block of steps on the documents of that round.
 
-    state: scores and head at which a dense rival begins.
+    state: scores and head at which a dense rival begins. steps: of a block, at most (default: those of BLOCK).
     """
     if is_dense(name):
         trainer = workload.make(name)
@@ -286,7 +248,7 @@ def block_of(workload: Workload, name: str, batch_size: int, warm_steps: int, st
     else:
         trainer = warm(workload, name, batch_size, warm_steps)
     count = steps_an_epoch(workload, batch_size)
-    count = min(BLOCK.get(name, count), count)
+    count = min(steps or BLOCK.get(name, count), count)
     epochs = [workload.documents(1000 + number, 1) for number in range(8)]
     epochs = [[part[: count * batch_size] for part in documents] for documents in epochs]
 
@@ -299,7 +261,7 @@ def block_of(workload: Workload, name: str, batch_size: int, warm_steps: int, st
 
 def block_in_own_process(workload: Workload, name: str, *arguments):
     """``block_of``, the reference at its best keeping the memory that it frees."""
-    if name == "reference_at_its_best":
+    if name == "reference_best":
         measure.keep_heap()
     return block_of(workload, name, *arguments)
 
@@ -361,79 +323,3 @@ def measure_vocabulary(small: Workload, large: Workload, names: list[str], argum
         if is_native(name):
             figures["rivals"][name] |= verdict(ratio["median"], *VOCABULARY_TARGETS)
     return figures
-
-
-# What is printed -----------------------------------------------------------------------------------------------------
-
-
-def markdown(record: dict) -> str:
-    """The tables of a record, and a line on the machine."""
-    tables = [steps_table(record["rows"]), memory_table(record["memory"]), vocabulary_table(record["vocabulary"])]
-    about = record["machine"]
-    isa = about["isa"]["seam"] or "of torch"
-    about = f"{about['cpu']}, {about['threads']} thread, instruction set {isa}, torch {about['torch']}"
-    return "\n\n".join([*filter(None, tables), about])
-
-
-def steps_table(rows: list[dict]) -> str:
-    if not rows:
-        return ""
-    lines = [
-        "| batch | rival | ms a step (quartiles) | min | page faults | times as fast as the reference (quartiles) "
-        "| as the reference at its best | as plain PyTorch at its best | must / aim |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        for name, ms in row["ms"].items():
-            found = [row["against"].get(other, {}).get(name) for other in AGAINST]
-            ratios = [f"{figures['median']:.1f}x" if figures else "-" for figures in found]
-            if found[0]:
-                ratios[0] += f" ({found[0]['q1']:.1f} to {found[0]['q3']:.1f})"
-            wanted = [f"{one['against']}: {reached(one, 'x')}" for one in row["verdicts"] if one["rival"] == name]
-            faults = row["page_faults"][name]["median"]
-            lines.append(
-                f"| {row['batch_size']} | {name} | {ms['median']:.3g} ({ms['q1']:.3g} to {ms['q3']:.3g}) "
-                f"| {ms['min']:.3g} | {faults:.0f} | {' | '.join(ratios)} | {'; '.join(wanted) or '-'} |"
-            )
-    return "\n".join(lines)
-
-
-def memory_table(memory: dict | None) -> str:
-    if not memory:
-        return ""
-    lines = ["| memory a module beyond the base | resident MB (quartiles) | tensors MB | must / aim |"]
-    lines.append("|---|---|---|---|")
-    for name, figures in memory.items():
-        taken = {key: value / 1e6 for key, value in figures["resident_bytes"].items()}
-        lines.append(
-            f"| {name} | {taken['median']:.1f} ({taken['q1']:.1f} to {taken['q3']:.1f}) "
-            f"| {figures['tensor_bytes'] / 1e6:.1f} | {reached(figures, ' MB', 1e-6)} |"
-        )
-    return "\n".join(lines)
-
-
-def vocabulary_table(vocabulary: dict | None) -> str:
-    if not vocabulary:
-        return ""
-    small, large = vocabulary["V"]["small"], vocabulary["V"]["large"]
-    lines = [f"| vocabulary | ms a step, V {small:,} | V {large:,} | ratio (quartiles) | must / aim |"]
-    lines.append("|---|---|---|---|---|")
-    for name, figures in vocabulary["rivals"].items():
-        ratio, ms = figures["ratio"], figures["ms"]
-        lines.append(
-            f"| {name} | {ms['small']['median']:.3g} | {ms['large']['median']:.3g} "
-            f"| {ratio['median']:.3f} ({ratio['q1']:.3f} to {ratio['q3']:.3f}) | {reached(figures)} |"
-        )
-    return "\n".join(lines)
-
-
-def reached(figures: dict, unit: str = "", factor: float = 1.0) -> str:
-    """A verdict in words; a dash where there is none."""
-    if "reached" not in figures:
-        return "-"
-    must, aim = (f"{figures[key] * factor:g}{unit}" for key in ("must", "aim"))
-    return f"{must} / {aim}, {figures['reached']}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

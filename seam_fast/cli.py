@@ -1,4 +1,4 @@
-"""The ``seam-fast`` command: data, train, reengineer, evaluate, info.
+"""The ``seam-fast`` command: data, train, reengineer, evaluate, bench, info.
 
 Results go to standard output, talk and progress to standard error. Exit codes: 0 done, 1 failed, 2 usage, 130 Ctrl-C.
 """
@@ -11,7 +11,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from . import __version__
+from . import __version__, bench
 from .errors import CheckpointError, NoSourceError, SeamFastError, TrainingError
 
 
@@ -107,6 +107,9 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--base", metavar="FILE", help="default: base.safetensors beside it or up to two folders up")
     sub.add_argument("--target", help="for .pth files outside a tc_<k> folder: the class")
 
+    sub = verb("bench", bench.run, "measure seam-fast and its rivals in turn, on this machine")
+    bench.add_kinds(sub)
+
     verb("info", run_info, "say what is installed and which backends work")
     return parser
 
@@ -133,18 +136,21 @@ def add_settings(sub) -> None:
         "--early-stop", "--early_stop", type=int, help="epochs without progress before stopping; -1: never"
     )
     sub.add_argument("--evaluate-every", type=int, default=1, help="epochs between evaluations; 0: never")
-    sub.add_argument("--threads", type=positive, help="modules trained side by side (default: all cores)")
+    sub.add_argument(
+        "--threads", type=positive, help="modules trained side by side (default: all cores, or all that GPUs hold)"
+    )
     sub.add_argument(
         "--backend",
         default="auto",
         choices=("auto", "cuda", "cpu", "torch"),
-        help="what trains: cpu, the compiled engine, torch, plain PyTorch, or auto, the best that works (default)",
+        help="what trains: cuda, all NVIDIA GPUs here, cpu, the CPU's compiled engine, torch, plain PyTorch, or auto, "
+        "the first that works (default)",
     )
     sub.add_argument(
         "--catch-up",
         default="quadrature",
         choices=("quadrature", "replay", "dense"),
-        help="how the compiled engine treats rows of words that a step does not use (default: quadrature, the fastest)",
+        help="how the compiled engines treat rows of words that a step does not use (default: quadrature, the fastest)",
     )
 
 
@@ -285,7 +291,7 @@ def run_reengineer(arguments) -> int:
     done = {}
     if arguments.reuse:
         wanted = {"settings": settings.as_dict(), "seed": arguments.seed, "evaluate_every": arguments.evaluate_every}
-        wanted |= engine_on_card(base.weights(), arguments.backend, arguments.catch_up)
+        wanted |= engine_on_card(base.weights(), arguments.backend, arguments.catch_up, settings.batch_size)
         found = {target: reusable(paths[target], base, corpus, wanted) for target in targets}
         done = {target: module for target, module in found.items() if module is not None}
         if done:
@@ -371,7 +377,8 @@ def run_info(arguments) -> int:
     import torch
 
     from . import _ext
-    from .backend import backends, choose_engine
+    from .backend import able_devices, backends, choose_engine
+    from .places import describe
 
     try:
         training = choose_engine()
@@ -383,6 +390,7 @@ def run_info(arguments) -> int:
         "torch": torch.__version__,
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "training": training,
+        "gpus": [describe(index) for index in able_devices()] if training == "cuda" else [],
         "backends": backends(),
         "build": _ext.build_info(),
     }
@@ -395,7 +403,7 @@ def run_info(arguments) -> int:
         print(f"{name:14} {facts[name]}")
     for name, reason in facts["backends"].items():
         print(f"{'backend ' + name:14} {'usable' if not reason else 'not usable: ' + reason}")
-    print(f"{'training':14} {facts['training']}")
+    print(f"{'training':14} {training}" + (f" ({'; '.join(facts['gpus'])})" if facts["gpus"] else ""))
     build = facts["build"]
     if build["loaded"]:
         cuda = f"CUDA {build['cuda']}" if build["with_cuda"] else "no CUDA"

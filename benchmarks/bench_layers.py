@@ -1,0 +1,99 @@
+"""The other ops under pytest-benchmark, a group an op and shape, one thread: masked embedding and linear, ScoreAdam.
+
+    pytest benchmarks/bench_layers.py --benchmark-json=runs/bench_layers.json
+    pytest benchmarks/bench_layers.py -k adam
+
+Each beside what torch has for the same: products with a mask and the plain layer, and torch.optim.Adam. Forward and
+backward where there is a gradient; the results are compared before the clock runs.
+"""
+
+import pytest
+import torch
+from shapes import ADAMS, EMBEDDINGS, LINEARS
+from suite import about, one_thread
+from torch.nn import functional
+
+import seam_fast as sf
+from seam_fast import ops
+
+_one_thread = pytest.fixture(autouse=True)(one_thread)
+
+
+def tensors(*sizes):
+    """Random tensors of these shapes, the same each time."""
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(size, generator=generator) for size in sizes]
+
+
+def timed(benchmark, ways: dict, way: str, **info) -> None:
+    """Times one of the ways after all were compared with the first one."""
+    wanted = ways["torch"]()
+    for ours, theirs in zip(ways[way](), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    benchmark(ways[way])
+    benchmark.extra_info.update(about(), **info)
+
+
+def grouped(shapes: dict, ways: tuple[str, ...]) -> list:
+    return [
+        pytest.param(shape, way, id=f"{name}-{way}", marks=pytest.mark.benchmark(group=name))
+        for name, shape in shapes.items()
+        for way in ways
+    ]
+
+
+@pytest.mark.parametrize(("shape", "way"), grouped(EMBEDDINGS, ("torch", "seam")))
+def test_embedding(benchmark, shape, way):
+    table, score, above = tensors((shape["V"], shape["E"]), (shape["V"], shape["E"]), (shape["N"], shape["E"]))
+    ids = torch.randint(shape["V"], (shape["N"],), generator=torch.Generator().manual_seed(2))
+    score.requires_grad_()
+
+    def plain():
+        output = functional.embedding(ids, table * sf.binarize(score))
+        return [output.detach(), *torch.autograd.grad(output, score, above)]
+
+    def seam():
+        output = ops.masked_embedding(ids, table, score)
+        return [output.detach(), *torch.autograd.grad(output, score, above)]
+
+    timed(benchmark, {"torch": plain, "seam": seam}, way, sizes=shape)
+
+
+@pytest.mark.parametrize(("shape", "way"), grouped(LINEARS, ("torch", "seam")))
+def test_linear(benchmark, shape, way):
+    sizes = ((shape["B"], shape["I"]), (shape["O"], shape["I"]), (shape["O"], shape["I"]), (shape["B"], shape["O"]))
+    input, weight, score, above = tensors(*sizes)
+    input.requires_grad_()
+    score.requires_grad_()
+
+    def plain():
+        output = functional.linear(input, weight * sf.binarize(score))
+        return [output.detach(), *torch.autograd.grad(output, [input, score], above)]
+
+    def seam():
+        output = ops.masked_linear(input, weight, None, score, None)
+        return [output.detach(), *torch.autograd.grad(output, [input, score], above)]
+
+    timed(benchmark, {"torch": plain, "seam": seam}, way, sizes=shape)
+
+
+@pytest.mark.parametrize(("shape", "way"), grouped(ADAMS, ("torch", "torch_fused", "seam")))
+def test_adam(benchmark, shape, way):
+    def make(optimizer, **options):
+        score, gradient = tensors((shape["N"],), (shape["N"],))
+        score.requires_grad_().grad = gradient.clamp_(-1, 1)
+        adam = optimizer([score], lr=0.01, **options)
+
+        def step():
+            adam.step()
+            return [score.detach()]
+
+        return step
+
+    makers = {
+        "torch": lambda: make(torch.optim.Adam),
+        "torch_fused": lambda: make(torch.optim.Adam, fused=True),
+        "seam": lambda: make(sf.ScoreAdam),
+    }
+    ways = {name: makers[name]() for name in dict.fromkeys(("torch", way))}
+    timed(benchmark, ways, way, sizes=shape)

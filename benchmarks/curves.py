@@ -1,0 +1,152 @@
+"""How the time of a training step grows: with batch, hidden size, length, vocabulary and modules side by side.
+
+    seam-fast bench step --curves                          # about a quarter of an hour on two cores
+    seam-fast bench step --curves --axes batch hidden
+    seam-fast bench step --curves --quick
+
+Each curve varies one size of the reference's own (B 5, H 50, T 32, V 23,590, one module) and leaves the others. The
+weights are drawn, not trained, since there is no base of every size: what a step costs does not depend on them.
+"""
+
+import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import measure
+import torch
+from reference_step import Workload, first_steps
+from step import WARM_STEPS, as_record, block_of, choose_rivals, is_dense, warm
+
+from seam_fast.classifier import LSTMClassifier
+from seam_fast.corpus import CorpusConfig
+from seam_fast.errors import NoSourceError, SeamFastError
+from seam_fast.synthetic import synthetic_r8
+from seam_fast.workflow import get_corpus, say
+
+FORMAT = "seam-fast curves 1"
+RIVALS = ("reference", "reference_best", "best_torch", "native")
+SIZES = {"V": None, "E": 100, "H": 50, "C": None, "T": 32, "B": 5}
+AXES = {
+    "batch": ("documents a batch", (1, 2, 5, 16, 64, 256)),
+    "hidden": ("hidden units", (16, 32, 50, 64, 128, 256)),
+    "length": ("words a document", (8, 16, 32, 64, 128)),
+    "vocabulary": ("words in the vocabulary", (23_590, 50_000, 100_000, 300_000, 1_000_000)),
+    "modules": ("modules side by side", (1, 2, 4, 8)),
+}
+SMOKE = {"batch": (2, 5), "hidden": (4, 8), "length": (4, 8), "vocabulary": (100, 30_000), "modules": (1, 2)}
+QUICK = {"batch": (5, 64), "hidden": (50, 128), "length": (32, 64), "vocabulary": (23_590, 100_000), "modules": (1, 2)}
+MOST_WORDS = {"reference": 300_000, "reference_best": 300_000}  # beyond, a step of theirs takes seconds
+BLOCK = {"reference": 3, "reference_best": 10, "best_torch": 40, "native": 300}  # steps a round, at most an epoch's
+METHOD = (
+    "Blocks of steps of all rivals in turn, one process, one thread a module; class acq against as many others, "
+    "joint schedule; ms: seconds of a block by its steps; with several modules by the steps of all of them together, "
+    "so that half the time is twice the work: the modules run in threads, as many at once as there are cores. Ratio: "
+    "other / native of the same round. best_torch and native have taken some hundred steps before (fewer than in the "
+    "record of steps); the references begin at the scores of best_torch at that point. Weights are drawn as torch "
+    "draws them. Before the clock runs, the first steps of every rival are compared with seam_fast.reference in "
+    "float64, at every point but those of modules, which are the point before, several times, and at most 128 hidden "
+    "units and 100,000 words. Rows that the vocabulary has beyond the corpus' own stand for words that never occur."
+)
+
+
+def run(arguments, peak: measure.Peak) -> dict:
+    """Everything of the record but its header."""
+    names, left_out = choose_rivals(arguments.rivals or RIVALS)
+    for axis in arguments.axes or ():
+        if axis not in AXES:
+            raise SeamFastError(f"axis {axis!r} is unknown; there are {', '.join(AXES)}")
+    torch.set_num_threads(1)
+    place = Place(arguments)
+    corpus = place.corpus(SIZES["T"])
+    sizes = SIZES | {"V": corpus.vocab_size, "C": corpus.num_classes}
+    curves = {}
+    for axis in arguments.axes or AXES:
+        label, values = AXES[axis]
+        values = (SMOKE if arguments.smoke else QUICK if arguments.quick else {axis: values})[axis]
+        points = []
+        for x in values:
+            points.append(measure_point(place, axis, x, names, arguments))
+            times = ", ".join(f"{name} {ms['median']:.3g}" for name, ms in points[-1]["ms"].items())
+            say(f"{axis} {x:,}: ms a step: {times}")
+        curves[axis] = {"x": label, "points": points}
+        peak.burst()
+    return {
+        "method": METHOD,
+        "seeds": {"documents": 0, "head": 0, "weights": 0},
+        "synthetic": corpus.synthetic,
+        "data_hash": corpus.data_hash,
+        "workload": sizes,
+        "rivals": names,
+        "left_out": left_out,
+        "curves": curves,
+    }
+
+
+def finish(record: dict) -> None:
+    """Nothing to add to a record of curves."""
+
+
+class Place:
+    """Corpora and workloads by size, the latest corpus kept."""
+
+    def __init__(self, arguments):
+        self.data_dir, self.smoke = arguments.data_dir, arguments.smoke
+        self.corpus = functools.lru_cache(maxsize=1)(self._corpus)
+
+    def _corpus(self, length: int):
+        config = replace(CorpusConfig.for_protocol("reference"), max_length=length)
+        if self.smoke:
+            return synthetic_r8("reference", config)
+        try:
+            return get_corpus("r8", self.data_dir, "reference", config, say)
+        except NoSourceError as error:
+            say(f"{error}\nGoing on with generated documents of the same shape.")
+            return synthetic_r8("reference", config)
+
+    def workload(self, H: int = 50, T: int = 32, vocabulary: int | None = None) -> Workload:
+        corpus = self.corpus(T)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            width = 6 if self.smoke else SIZES["E"]
+            base = LSTMClassifier(corpus.vocab_size, width, H, corpus.num_classes, read="end")
+        return Workload(base, corpus, corpus.class_names.index("grain" if self.smoke else "acq"), vocabulary)
+
+
+def measure_point(place: Place, axis: str, x: int, names: list[str], arguments) -> dict:
+    """One point of a curve: times of every rival, and their errors in the first steps."""
+    option = {"hidden": "H", "length": "T", "vocabulary": "vocabulary"}.get(axis)
+    workload = place.workload(**({option: x} if option else {}))
+    batch_size = x if axis == "batch" else SIZES["B"]
+    names = [name for name in names if axis != "vocabulary" or x <= MOST_WORDS.get(name, x)]
+    small = axis != "modules" and workload.count < 12_000_000 and (axis != "hidden" or x <= 128)
+    agreement = as_record(first_steps(workload, batch_size, 4), names) if small else None
+    if agreement:
+        del agreement["steps"]
+    copies = x if axis == "modules" else 1
+    warm_steps = 5 if arguments.smoke else min(WARM_STEPS, 200)
+    runs, state = {}, None
+    if any(map(is_dense, names)):
+        state = warm(workload, "best_torch", batch_size, warm_steps).whole_scores()
+    for name in names:
+        blocks = [block_of(workload, name, batch_size, warm_steps, state, BLOCK.get(name)) for _ in range(copies)]
+        runs[name] = functools.partial(measure.time_block, side_by_side(blocks))
+    few, most, budget = (2, 2, 0) if arguments.smoke else (3, 9, 3) if arguments.quick else (5, 31, 12)
+    times, _, _ = measure.blocks_in_turn(runs, arguments.rounds or (few, most), budget, f"{axis} {x:,}")
+    return {
+        "x": x,
+        "rounds": len(times[names[0]]),
+        "ms": {name: measure.spread(found, 1e3) for name, found in times.items()},
+        "against": {other: measure.paired(times, other, "native") for other in names if other != "native"}
+        if "native" in names
+        else {},
+        "agreement": agreement,
+    }
+
+
+def side_by_side(blocks: list):
+    """A block of steps of several modules, in as many threads as there are cores; returns the steps of all."""
+    if len(blocks) == 1:
+        return blocks[0]
+    pool = ThreadPoolExecutor(min(len(blocks), os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,))
+    return lambda number: sum(pool.map(lambda block: block(number), blocks))

@@ -1,0 +1,73 @@
+"""Time to the same F1 on documents held out of training, by every rival."""
+
+import time
+
+import measure
+from reference_step import Workload
+
+from seam_fast.metrics import module_metrics
+from seam_fast.sampling import is_target
+from seam_fast.seam_module import SeamModule
+from seam_fast.workflow import say
+
+CLASS = "crude"
+BATCH_SIZE = 5
+
+
+def measure_to_f1(base, corpus, names: list[str], arguments) -> dict:
+    """The part ``to_f1`` of a job's record."""
+    target = corpus.class_names.index(CLASS)
+    epochs, seeds = (2, (0, 1)) if arguments.smoke or arguments.quick else (12, (0, 1, 2, 3, 4))
+    fit, held_out = corpus.validation_indices()
+    rows = []
+    with measure.progress(len(seeds) * epochs * len(names), f"to the same F1, {CLASS}") as bar:
+        for seed in seeds:
+            workload = Workload(base, corpus, target, fit=fit, seed=seed)
+            racers = {name: Racer(workload, name) for name in names}
+            for epoch in range(epochs):
+                documents = workload.documents(epoch, 1)
+                for racer in racers.values():
+                    racer.epoch(documents, base, corpus, held_out, target)
+                    bar.update()
+            rows.append(race(seed, racers))
+            say(f"{CLASS}, seed {seed}: F1 {rows[-1]['f1']:.3f} after " + ", ".join(
+                f"{found['seconds']:.3g} s ({name})" for name, found in rows[-1]["rivals"].items()
+            ))  # fmt: skip
+    others = [name for name in ("reference", "reference_best", "best_torch") if name in names]
+    times = {name: [row["rivals"][name]["seconds"] for row in rows] for name in names}
+    against = {other: {name: measure.paired(times, other, name) for name in names if name != other} for other in others}
+    return {"class": CLASS, "epochs": epochs, "seeds": list(seeds), "rows": rows, "against": against}
+
+
+class Racer:
+    """A rival on its way: seconds of training and F1 after each epoch."""
+
+    def __init__(self, workload: Workload, name: str):
+        self.trainer = workload.make(name)
+        self.seconds, self.f1 = [], []
+
+    def epoch(self, documents, base, corpus, held_out, target: int) -> None:
+        begun = time.perf_counter()
+        self.trainer.run_epoch(*documents, BATCH_SIZE)
+        spent = time.perf_counter() - begun
+        self.seconds.append(spent + (self.seconds[-1] if self.seconds else 0.0))
+        module = SeamModule(base, (target,), *self.trainer.whole_scores())
+        split = corpus.train
+        logits = module.logits(split.ids[held_out], split.lengths[held_out]).detach()
+        self.f1.append(module_metrics(logits, is_target(split.labels[held_out], (target,)))["f1"])
+
+
+def race(seed: int, racers: dict[str, Racer]) -> dict:
+    """The best F1 that every rival reached, and when each did."""
+    goal = min(max(racer.f1) for racer in racers.values())
+    found = {}
+    for name, racer in racers.items():
+        epoch = next(number for number, f1 in enumerate(racer.f1) if f1 >= goal)
+        found[name] = {
+            "best_f1": max(racer.f1),
+            "epoch": epoch,
+            "seconds": round(racer.seconds[epoch], 5),
+            "f1_by_epoch": racer.f1,
+            "seconds_by_epoch": [round(seconds, 5) for seconds in racer.seconds],
+        }
+    return {"seed": seed, "f1": goal, "rivals": found}

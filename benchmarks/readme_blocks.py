@@ -1,0 +1,156 @@
+"""What stands between the README's markers, by name: text and pictures, all from the records."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import machine
+import pictures
+import schema
+import tables_job as job
+import tables_op as op
+import tables_quality as quality
+import tables_step as step
+from tables import curves as curve_tables
+from words import command, joined, number, ratio
+
+HERE = Path(__file__).resolve().parent
+RECORDS = HERE / "records"
+PICTURES = "benchmarks/pictures"  # as the README names it
+# Of records that are yet to be made: what makes them.
+COMMANDS = {
+    "curves": "seam-fast bench step --curves --out benchmarks/records/curves.json",
+    "quality_study": "python benchmarks/quality.py study --out benchmarks/records/quality_study.json",
+}
+
+
+def load(name: str) -> dict | None:
+    """The record of that name, checked, or None where there is none."""
+    path = RECORDS / f"{name}.json"
+    return schema.check(json.loads(path.read_text())) if path.exists() else None
+
+
+def made_by(name: str, record: dict) -> str:
+    """The command that makes such a record, and what this one was made on."""
+    run = record["runs"][0] if "runs" in record else record
+    about = run["machine"]
+    where = (
+        machine.in_words(about)
+        if "isa" in about
+        else f"{about['cpu']} ({about['cores']} cores), torch {about['torch']}"
+    )
+    commit = f", commit {about['commit'][:7]}" if about["commit"] else ""
+    return f"*`{command(run)}`; record `{name}.json`: {where}, {about['date'][:10]}{commit}.*"
+
+
+def block(name: str, *parts) -> str:
+    """Parts of a block (texts, or functions of the record), and where they come from."""
+    record = load(name)
+    if record is None:
+        return f"\n*Not recorded yet: `{COMMANDS[name]}`.*\n"
+    texts = [part if isinstance(part, str) else part(record) for part in parts]
+    return "\n" + "\n\n".join([*filter(None, texts), made_by(name, record)]) + "\n"
+
+
+def picture(name: str, record_name: str | None = None, words: str = ""):
+    """A part that shows a picture; drawn by ``scripts/bench_report.py``."""
+    return lambda record: f"![{words or name}]({PICTURES}/{name}.png)" if has_picture(name, record) else ""
+
+
+def has_picture(name: str, record: dict) -> bool:
+    return name != "to_f1" or bool(record.get("to_f1"))
+
+
+# Sentences -----------------------------------------------------------------------------------------------------------
+
+
+def floors(record: dict) -> str:
+    """The smallest and largest vocabulary floor of a job's classes."""
+    shares = [100 * row["vocabulary_floor"] for row in job.eight_of(record)["rows"]]
+    return f"{min(shares):.0f} to {max(shares):.0f} %"
+
+
+def peak(record: dict) -> str:
+    found = record["machine"]["peak"]["gflops"]
+    return f"One core's peak of multiply-adds, measured: {found:.0f} GFLOP/s." if found else ""
+
+
+def ratios_only(record: dict) -> str:
+    """The ratios of a record of the op in one sentence."""
+    found = [f"{op.sizes(row)}: {ratio(row['ratio'], False)}" for row in record["rows"]]
+    isa = record["machine"]["isa"]["seam"]
+    return f"With all sides held to {isa}, times as fast as torch (bold: slower) at I, H, B, T of {'; '.join(found)}."
+
+
+def own_processes(record: dict) -> str:
+    """How the step times of processes of their own differ: the reference's, and the ratios against it."""
+    rows = record["rows"]
+    times = [number(row["ms"]["reference"]["median"]) for row in rows]
+    against = [ratio(row["against"]["reference"]["native"]) for row in rows]
+    sizes = joined([str(row["batch_size"]) for row in rows])
+    faults = number(rows[0]["page_faults"]["reference"]["median"])
+    return (
+        "How long the reference's step takes depends on what the C library does with the memory of large temporaries. "
+        "In a process of its own, as its users have it, it gives that memory back and gets it anew in every step "
+        f"({faults} page faults at batch {rows[0]['batch_size']}): {joined(times)} ms at batches of {sizes}, where the "
+        f"engine is {joined(against)} times as fast."
+    )
+
+
+def study_by_class(record: dict) -> str:
+    """By class, of the two kinds of pieces that users have."""
+    texts = []
+    for protocol, epochs in (("reference", 300), ("seam", None)):
+        found = quality.by_class(record, protocol, epochs)
+        if found:
+            length = "its own budget" if epochs is None else f"{epochs} epochs"
+            texts.append(
+                f"F1 by class, protocol `{protocol}`, {length} (the best of module and baselines bold):\n\n{found}"
+            )
+    return "\n\n".join(texts)
+
+
+# Blocks --------------------------------------------------------------------------------------------------------------
+
+BLOCKS = {
+    "base": lambda: block("quality_base_strong", quality.bases_sentence, quality.bases),
+    "base_public": lambda: quality.bases_sentence(load("quality_base_public")),
+    "base_blind": lambda: quality.blind(load("quality_base_public")),
+    "modules": lambda: block("quality_modules", quality.modules, quality.modules_sentence),
+    "reference": lambda: block("reference_table", lambda record: quality.reference_table(record["rows"])),
+    "floors": lambda: floors(load("job")),
+    "op": lambda: block("masked_lstm", op.pair, op.losses, peak, op.others, picture("op", words="ratios of the op")),
+    "op_avx2": lambda: block("masked_lstm_avx2", ratios_only),
+    "step": lambda: block("step", step.steps, picture("step", words="times of a step"), step.memory, step.vocabulary),
+    "step_own": lambda: block("step_own_processes", own_processes),
+    "curves": lambda: block(
+        "curves",
+        picture("curves", words="step time against each size"),
+        lambda record: "\n\n".join(curve_tables(record)),
+    ),
+    "job": lambda: block("job", job.summary, job.eight, job.one, job.to_f1, picture("to_f1", words="F1 against time")),
+    "study": lambda: block("quality_study", quality.study, study_by_class, picture("study", words="F1 by class")),
+}
+# Picture: the record it is drawn from, and what draws it.
+DRAWN = {
+    "op": ("masked_lstm", pictures.op),
+    "step": ("step", pictures.step),
+    "curves": ("curves", pictures.curves),
+    "to_f1": ("job", pictures.to_f1),
+    "study": ("quality_study", pictures.study),
+}
+
+
+def source(name: str) -> str | None:
+    """What a picture is drawn from, as a hash of record and drawing code; None where it cannot be drawn."""
+    record_name, _ = DRAWN[name]
+    record = load(record_name)
+    if record is None or not has_picture(name, record):
+        return None
+    drawn_by = [HERE / "pictures.py", HERE / "words.py", RECORDS / f"{record_name}.json"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in drawn_by)).hexdigest()
+
+
+def draw(name: str) -> bytes:
+    record_name, function = DRAWN[name]
+    return pictures.png(function(load(record_name)), source(name))

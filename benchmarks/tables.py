@@ -1,0 +1,43 @@
+"""All tables of a record, as ``seam-fast bench`` prints them."""
+
+import machine
+import tables_job as job
+import tables_op as op
+import tables_step as step
+from words import RIVALS, number, ratio, table
+
+
+def whole(record: dict) -> str:
+    """Every table that a record of any kind of ``seam-fast bench`` gives, and a line on the machine."""
+    kind = record["format"].removeprefix("seam-fast ").rstrip("0123456789 ")
+    if kind == "masked lstm":
+        parts = [op.pair(record), op.others(record), op.losses(record)]
+    elif kind == "step":
+        parts = [step.steps(record) if record["rows"] else "", step.memory(record), step.vocabulary(record)]
+    elif kind == "curves":
+        parts = curves(record)
+    else:
+        parts = [job.one(record), job.eight(record), job.summary(record), job.to_f1(record)]
+    return "\n\n".join([*filter(None, parts), machine.in_words(record["machine"])])
+
+
+def curves(record: dict) -> list[str]:
+    """A table a curve."""
+    found = []
+    for curve in record["curves"].values():
+        names = record["rivals"]
+        rows = []
+        for point in curve["points"]:
+            times = [number(point["ms"][name]["median"]) if name in point["ms"] else "-" for name in names]
+            ours = [
+                ratio(point["against"][name]) if name in point["against"] else "-" for name in names if name != "native"
+            ]
+            rows.append([f"{point['x']:,}", *times, *ours])
+        head = [curve["x"], *(f"{RIVALS[name][1]}, ms" for name in names)]
+        head += [f"engine: times as fast as {RIVALS[name][0]}" for name in names if name != "native"]
+        found.append(
+            table(head, rows)
+            if "native" in names
+            else table(head[: 1 + len(names)], [r[: 1 + len(names)] for r in rows])
+        )
+    return found

@@ -1,0 +1,64 @@
+"""Tables of a record of the masked LSTM."""
+
+from words import WAYS, joined, number, ratio, table
+
+
+def sizes(row: dict) -> str:
+    found = row["sizes"]
+    return f"{found['I']}, {found['H']}, {found['B']}, {found['T']}" + ", lengths 1 to T" * bool(found["lengths"])
+
+
+def pair(record: dict) -> str:
+    """The op beside the whole of what torch needs for the same."""
+    rows = []
+    for row in record["rows"]:
+        rates = [row["gflops"][name] for name in ("seam", "rival")]
+        shares = ["-" if not row["of_peak"] else f"{100 * row['of_peak'][name]:.0f} %" for name in ("seam", "rival")]
+        memory = [row["memory"][name]["of_saved"] for name in ("seam", "rival")]
+        rows.append(
+            [
+                sizes(row) + (" (R8)" if row["shape"] == "r8" else ""),
+                number(row["seam_ms"]["median"]),
+                number(row["rival_ms"]["median"]),
+                ratio(row["ratio"]),
+                " / ".join(f"{rate:.0f} ({share})" for rate, share in zip(rates, shares, strict=True)),
+                " / ".join(f"{size:.2f}" for size in memory),
+            ]
+        )
+    head = ["I, H, B, T", "seam-fast ms", "torch ms", "times as fast (quartiles)"]
+    head += ["GFLOP/s (of the peak), seam-fast / torch", "extra memory / saved activations, seam-fast / torch"]
+    return table(head, rows)
+
+
+def others(record: dict) -> str:
+    """All other ways beside seam-fast; nothing where none was timed. Bold: faster than seam-fast."""
+    names = [name for name in WAYS if any(name in row["others"] for row in record["rows"])]
+    if not names:
+        return ""
+    rows = [
+        [
+            sizes(row),
+            number(row["seam_ms"]["median"]),
+            *(other(row, name) if name in row["others"] else "-" for name in names),
+        ]
+        for row in record["rows"]
+    ]
+    return table(["I, H, B, T: ms (times as long)", "seam-fast", *(WAYS[name] for name in names)], rows)
+
+
+def other(row: dict, name: str) -> str:
+    """A way's milliseconds and its paired ratio to seam-fast, forward to forward (the first records have none)."""
+    found, forward = row["others"][name], name.endswith("_forward")
+    ms = number(found["ms"]["median"])
+    if name == "seam_forward":
+        return ms
+    if "ratio" in found:
+        return f"{ms} ({ratio(found['ratio'], False)})"
+    ours = row["others"]["seam_forward"]["ms"] if forward else row["seam_ms"]
+    return f"**{ms}**" if found["ms"]["median"] < ours["median"] else ms
+
+
+def losses(record: dict) -> str:
+    """A sentence on the shapes at which torch is faster."""
+    found = [f"{sizes(row)} ({row['ratio']['median']:.2f})" for row in record["rows"] if row["ratio"]["median"] < 1]
+    return f"Torch is faster at {joined(found)}." if found else "In none of these rows is torch faster."

@@ -1,0 +1,124 @@
+"""README, pictures and records agree; and the report says so where they do not."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS = ROOT / "benchmarks" / "records"
+
+
+@pytest.fixture
+def report(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    spec = importlib.util.spec_from_file_location("bench_report", ROOT / "scripts" / "bench_report.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def copies(tmp_path):
+    """Options that name a README and pictures which a test may change."""
+    shutil.copy(ROOT / "README.md", tmp_path)
+    shutil.copytree(ROOT / "benchmarks" / "pictures", tmp_path / "pictures")
+    return ["--readme", str(tmp_path / "README.md"), "--pictures", str(tmp_path / "pictures")], tmp_path
+
+
+def test_the_readme_says_what_the_records_say(report, capsys):
+    assert report.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_every_block_is_in_the_readme_and_names_its_command(report):
+    import readme_blocks
+
+    found = dict(report.MARKED.findall((ROOT / "README.md").read_text(encoding="utf-8")))
+    assert set(found) == set(readme_blocks.BLOCKS)
+    for name, text in found.items():
+        if "\n" in text:
+            assert "*`" in text.splitlines()[-1] or "`.*" in text, f"{name} does not say what makes it"
+
+
+def test_what_was_typed_by_hand_is_found_and_written_over(report, copies, capsys):
+    options, folder = copies
+    readme = folder / "README.md"
+    right = readme.read_text(encoding="utf-8")
+    readme.write_text(right.replace("| 1024, 1024, 32, 32 |", "| 1024, 1024, 32, 31 |", 1), encoding="utf-8")
+    (folder / "pictures" / "op.png").unlink()
+    assert report.main(["--check", *options]) == 1
+    assert "not what the records say: op, op.png; run python scripts/bench_report.py" in capsys.readouterr().err
+    assert report.main(options) == 0 and capsys.readouterr().out == "written anew: op, op.png\n"
+    assert readme.read_text(encoding="utf-8") == right
+    assert report.main(["--check", *options]) == 0
+
+
+def test_a_picture_of_another_record_is_found(report, copies, monkeypatch, tmp_path, capsys):
+    import readme_blocks
+
+    options, _ = copies
+    records = tmp_path / "records"
+    shutil.copytree(RECORDS, records)
+    record = json.loads((records / "step.json").read_text())
+    record["rows"][0]["ms"]["native"]["median"] *= 1.5
+    (records / "step.json").write_text(json.dumps(record))
+    monkeypatch.setattr(readme_blocks, "RECORDS", records)
+    assert report.main(["--check", *options]) == 1
+    assert "step, step.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("<!-- bench:speed --><!-- /bench -->", "no block is named 'speed'; there are base"),
+        ("<!-- bench:op --> and no end", "a marker without its other half"),
+        ("<!-- /bench -->", "a marker without its other half"),
+    ],
+)
+def test_it_says_what_is_wrong(report, tmp_path, text, sentence, capsys):
+    (tmp_path / "README.md").write_text(text)
+    assert report.main(["--readme", str(tmp_path / "README.md")]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_loss_is_bold_and_named(report):
+    import tables_op
+    import words
+
+    record = json.loads((RECORDS / "masked_lstm.json").read_text())
+    record["rows"][2]["ratio"] = dict.fromkeys(("median", "min", "max", "q1", "q3"), 0.8)
+    assert "| **0.80** (0.80 to 0.80) |" in tables_op.pair(record)
+    assert "256, 256, 32, 128 (0.80)" in tables_op.losses(record)
+    assert words.ratio({"median": 12.3, "q1": 9.6, "q3": 14.4}) == "12 (10 to 14)"
+    assert words.number(1234.5) == "1,230" and words.number(0.35512) == "0.355"
+
+
+def test_commands_are_those_of_today(report):
+    import words
+
+    for before, now in (
+        ("python benchmarks/step.py --processes own --out x.json", "seam-fast bench step --processes own"),
+        ("python benchmarks/masked_lstm.py", "seam-fast bench op"),
+        ("seam-fast bench job --out benchmarks/records/job.json --parts one", "seam-fast bench job --parts one"),
+    ):
+        assert words.command({"command": before}) == now
+
+
+def test_pictures_are_drawn_from_every_kind_of_record(report, tmp_path):
+    import pictures
+
+    for name, function in (("masked_lstm", pictures.op), ("step", pictures.step)):
+        record = json.loads((RECORDS / f"{name}.json").read_text())
+        data = pictures.png(function(record), "abc")
+        assert data.startswith(b"\x89PNG") and pictures.source_of(data) == "abc"
+    spread = {"median": 2.0, "min": 1.0, "max": 3.0, "q1": 1.5, "q3": 2.5}
+    points = [{"x": x, "ms": {"reference": spread, "native": spread}} for x in (1, 10)]
+    curves = {axis: {"x": axis, "points": points} for axis in ("batch", "hidden", "length", "vocabulary")}
+    sizes = {"B": 5, "H": 50, "T": 32, "V": 23590}
+    figure = pictures.curves({"curves": curves, "rivals": ["reference", "native"], "workload": sizes})
+    assert len(figure.axes) == 6 and not figure.axes[5].axison
+    racer = {"seconds": 2.0, "epoch": 1, "f1_by_epoch": [0.1, 0.5], "seconds_by_epoch": [1.0, 2.0]}
+    part = {"class": "crude", "seeds": [0], "rows": [{"rivals": {"reference": racer, "native": racer}}]}
+    assert len(pictures.to_f1({"to_f1": part}).axes[0].lines) == 4
