@@ -1,6 +1,9 @@
-// A product of two matrices by one block, for the training engine: 64 x 64 numbers at a time, each thread 4 x 4 of them,
-// from panels of 32 terms in shared memory. While one panel is worked on the next is on its way into registers.
+// A product of two matrices by one block, for the training engine: 64 x 64 numbers at a time, from panels of 32 terms in
+// shared memory; in full precision by plain arithmetic, or by tensor cores from operands rounded to tf32. While one panel
+// is worked on the next is on its way into registers.
 #pragma once
+
+#include <type_traits>
 
 #include "block.cuh"
 
@@ -15,62 +18,118 @@ struct Operand {
   int32_t ones = -1;  // a column that is 1 and not in memory
 };
 
+// Number: float, or Tf32 for tensor cores.
+template <class Number>
 struct PanelProduct {
   using Block = BlockOf<1, true>;
+  static constexpr bool kTiles = std::is_same_v<Number, Tf32>;
   static constexpr int kThreads = 256, kSide = 64, kDepth = 32, kEach = 4;
-  static constexpr int kStride = kSide + 4;  // neighbouring terms lie in different banks
+  static constexpr int kStride = kSide + (kTiles ? 8 : 4);  // what a warp reads at once lies in different banks
   static constexpr int kFetched = kSide * kDepth / kThreads;
-  static constexpr int kPanels = 8;  // are added up by themselves: so a sum's error grows with their number only
+  static constexpr int kRight = kDepth * kStride;  // where the right panel begins
   struct Smem {
-    Shared<float, kDepth * kStride> left, right;  // [term, row or column]
+    Shared<float, 2 * kRight> panels;  // left and right, [term, row or column]; in the end the product of tiles
   };
+  static_assert(kSide * kStride <= 2 * kRight);
 
   // done(m, n, count, sums) is given four neighbours in a row of the product (M, N), of which `count` exist. All threads
   // have met since `smem` was last used, and have met again after the last use in here.
   template <bool LeftByTerm, bool RightByTerm, class Done>
   static SEAM_KERNEL void multiply(const Block& block, Smem& smem, const Operand& left, const Operand& right,
                                    int first_m, int first_n, int M, int N, int K, const Done& done) {
-    const int row = block.thread() / 16 * kEach, column = block.thread() % 16 * kEach;
-    float total[kEach][kEach] = {}, sum[kEach][kEach] = {}, l[kFetched], r[kFetched];
+    float l[kFetched], r[kFetched];
+    Sums sums;
     fetch<LeftByTerm>(block, left, first_m, M, 0, K, l);
     fetch<RightByTerm>(block, right, first_n, N, 0, K, r);
 #pragma unroll 1
     for (int k_0 = 0; k_0 < K; k_0 += kDepth) {
-      put<LeftByTerm>(block, smem.left, l);
-      put<RightByTerm>(block, smem.right, r);
+      put<LeftByTerm>(block, smem, 0, l);
+      put<RightByTerm>(block, smem, kRight, r);
       block.sync();
       if (k_0 + kDepth < K) {
         fetch<LeftByTerm>(block, left, first_m, M, k_0 + kDepth, K, l);
         fetch<RightByTerm>(block, right, first_n, N, k_0 + kDepth, K, r);
       }
+      sums.add(block, smem, k_0 / kDepth % kPanels == kPanels - 1 || k_0 + kDepth >= K);
+      block.sync();
+    }
+    sums.spread(block, smem);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int m = first_m + block.thread() / 16 * kEach + i, n = first_n + block.thread() % 16 * kEach;
+      if (m < M && n < N) done(m, n, N - n < kEach ? N - n : kEach, sums.total[i]);
+    }
+  }
+
+ private:
+  static constexpr int kPanels = 8;  // are added up by themselves: so a sum's error grows with their number only
+
+  // What a thread sums up: `total`, 4 x 4 numbers of the product.
+  struct PlainSums {
+    float total[kEach][kEach] = {}, sum[kEach][kEach] = {};
+
+    SEAM_KERNEL void add(const Block& block, const Smem& smem, bool to_total) {
+      const int row = block.thread() / 16 * kEach, column = block.thread() % 16 * kEach;
 #pragma unroll 4
       for (int k = 0; k < kDepth; ++k) {
         float a[kEach], b[kEach];
-        smem.left.load4(k * kStride + row, a);
-        smem.right.load4(k * kStride + column, b);
+        smem.panels.load4(k * kStride + row, a);
+        smem.panels.load4(kRight + k * kStride + column, b);
 #pragma unroll
         for (int i = 0; i < kEach; ++i) {
 #pragma unroll
           for (int j = 0; j < kEach; ++j) sum[i][j] = fmaf(a[i], b[j], sum[i][j]);
         }
       }
-      block.sync();
-      if (k_0 / kDepth % kPanels == kPanels - 1 || k_0 + kDepth >= K) {
+      if (!to_total) return;
 #pragma unroll
-        for (int i = 0; i < kEach; ++i) {
+      for (int i = 0; i < kEach; ++i) {
 #pragma unroll
-          for (int j = 0; j < kEach; ++j) total[i][j] += sum[i][j], sum[i][j] = 0;
+        for (int j = 0; j < kEach; ++j) total[i][j] += sum[i][j], sum[i][j] = 0;
+      }
+    }
+    SEAM_KERNEL void spread(const Block&, Smem&) {}
+  };
+
+  // The same by tiles: a warp has 16 rows and 32 columns. Only in the end, through shared memory, does each thread get its
+  // 4 x 4 numbers.
+  struct TileSums {
+    float total[kEach][kEach], sum[4][4] = {};
+
+    SEAM_KERNEL void add(const Block& block, const Smem& smem, bool) {
+      const int g = block.lane() / 4, t = block.lane() % 4, row = block.warp() % 4 * 16 + g;
+#pragma unroll
+      for (int k = 0; k < kDepth; k += 8) {
+        const auto word = [&](int panel, int term, int at) {
+          return float_to_bits(smem.panels.load(panel + (k + term) * kStride + at));
+        };
+        const uint32_t a[4] = {word(0, t, row), word(0, t, row + 8), word(0, t + 4, row), word(0, t + 4, row + 8)};
+#pragma unroll
+        for (int tile = 0; tile < 4; ++tile) {
+          const int column = block.warp() / 4 * 32 + tile * 8 + g;
+          const uint32_t b[2] = {word(kRight, t, column), word(kRight, t + 4, column)};
+          block.multiply(sum[tile], a, b, Tf32{});
         }
       }
     }
+    SEAM_KERNEL void spread(const Block& block, Smem& smem) {
+      const int g = block.lane() / 4, t = block.lane() % 4, row = block.warp() % 4 * 16 + g;
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const int m = first_m + row + i, n = first_n + column;
-      if (m < M && n < N) done(m, n, N - n < kEach ? N - n : kEach, total[i]);
+      for (int tile = 0; tile < 4; ++tile) {
+        const int column = block.warp() / 4 * 32 + tile * 8 + 2 * t;
+        smem.panels.store2(row * kStride + column, {sum[tile][0], sum[tile][1]});
+        smem.panels.store2((row + 8) * kStride + column, {sum[tile][2], sum[tile][3]});
+      }
+      block.sync();
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        smem.panels.load4((block.thread() / 16 * kEach + i) * kStride + block.thread() % 16 * kEach, total[i]);
+      }
+      block.sync();
     }
-  }
+  };
+  using Sums = std::conditional_t<kTiles, TileSums, PlainSums>;
 
- private:
   // The place of a thread's number j in a panel. By term, eight lanes read neighbours in memory, and a warp writes to 32
   // different banks.
   template <bool ByTerm>
@@ -105,13 +164,12 @@ struct PanelProduct {
   }
 
   template <bool ByTerm>
-  static SEAM_KERNEL void put(const Block& block, Shared<float, kDepth * kStride>& panel,
-                              const float (&from)[kFetched]) {
+  static SEAM_KERNEL void put(const Block& block, Smem& smem, int panel, const float (&from)[kFetched]) {
 #pragma unroll
     for (int j = 0; j < kFetched; ++j) {
       int across, term;
       place<ByTerm>(block, j, across, term);
-      panel.store(term * kStride + across, from[j]);
+      smem.panels.store(panel + term * kStride + across, kTiles ? bits_to_float(to_tf32(from[j])) : from[j]);
     }
   }
 };

@@ -63,7 +63,10 @@ struct Weights {
   template <class B, class Value>
   SEAM_KERNEL void load(const B& block, Smem& smem, const Value& value) {
 #pragma unroll
-    for (int i = 0; i < kHeld; ++i) held[i] = value(i);
+    for (int i = 0; i < kHeld; ++i) {
+      held[i] = value(i);
+      if (i % 16 == 15) block.sync_warp();  // so that only so many are on their way: each takes registers
+    }
 #pragma unroll 1
     for (int i = 0; i < kRest; ++i) smem.store(place(block, i) + i % 4, value(kHeld + i));
   }

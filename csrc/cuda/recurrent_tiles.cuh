@@ -88,8 +88,13 @@ struct TiledForward {
   };
 
   static SEAM_KERNEL void run(const BlockOf<CL>& block, Smem& smem, const Params& p) {
+    tile(block, smem, p, p.sequences, block.index());
+  }
+
+  // As in recurrent.cuh.
+  template <class B>
+  static SEAM_KERNEL void tile(const B& block, Smem& smem, const Params& p, const Sequences& s, int64_t number) {
     using M = Quick;
-    const Sequences& s = p.sequences;
     const int H = int(p.hidden), group = block.warp() / KS, part = block.warp() % KS;
     const int g = block.lane() / 4, t = block.lane() % 4;
     const int unit_here = group * 8 + g, unit = block.rank() * kUnits + unit_here;
@@ -112,9 +117,9 @@ struct TiledForward {
       block.sync_warp();  // so that only so many weights are on their way: each takes registers
     }
 
-    const int64_t tile = int64_t(block.index()) * kTileColumns;
+    const int64_t first = number * kTileColumns;
     for (int i = block.thread(); i < kTileColumns * kWords; i += kThreads) {
-      const Sequence sequence = sequence_at(s, tile + i / kWords);
+      const Sequence sequence = sequence_at(s, first + i / kWords);
       smem.h.store(i / kWords * kStride + i % kWords, Words<Number>::make([&](int n) {
         const int k = i % kWords * Words<Number>::kNumbers + n;
         const bool given = p.h_0 && sequence.exists && k < H;
@@ -124,7 +129,7 @@ struct TiledForward {
 
     // The first warp of each group of units also has its cells, those of two sequences to a lane.
     const bool owner = part == 0;
-    const int steps = tile_steps<kTileColumns>(s, tile);
+    const int steps = tile_steps<kTileColumns>(s, first);
     float bias[kGates] = {}, h[2] = {}, c[2] = {}, next[2][kGates] = {};
     Sequence sequence[2];
     bool mine[2];
@@ -135,7 +140,7 @@ struct TiledForward {
     }
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
-      sequence[n] = sequence_at(s, tile + 2 * t + n);
+      sequence[n] = sequence_at(s, first + 2 * t + n);
       mine[n] = owner && unit < H && sequence[n].exists;
       const int64_t state = sequence[n].index * p.hidden + unit;
       if (mine[n] && p.h_0) h[n] = widen(load(p.h_0 + state));
@@ -197,7 +202,8 @@ struct TiledForward {
   }
 
   // The sums of a group's warps, in the order of the warps, to the first of them.
-  static SEAM_KERNEL void add_parts(const BlockOf<CL>& block, Smem& smem, int group, int part, float (&sum)[2][4]) {
+  template <class B>
+  static SEAM_KERNEL void add_parts(const B& block, Smem& smem, int group, int part, float (&sum)[2][4]) {
     const auto at = [&](int from, int tile) {
       return (((from - 1) * (kUnits / 8) + group) * 2 + tile) * 128 + block.lane() * 4;
     };
@@ -221,7 +227,8 @@ struct TiledForward {
 
   // Hidden states into the shared memory of all blocks, as words. A word of two numbers takes the states of two units,
   // which are in lanes that are neighbours but for the four of each unit: they swap, and write a sequence each.
-  static SEAM_KERNEL void pass_on(const BlockOf<CL>& block, Smem& smem, int to, int unit, const float (&h)[2]) {
+  template <class B>
+  static SEAM_KERNEL void pass_on(const B& block, Smem& smem, int to, int unit, const float (&h)[2]) {
     const int t = block.lane() % 4;
     if constexpr (Words<Number>::kNumbers == 2) {
       const bool odd = unit % 2;
@@ -267,8 +274,13 @@ struct TiledBackward {
   };
 
   static SEAM_KERNEL void run(const BlockOf<CL>& block, Smem& smem, const Params& p) {
+    tile(block, smem, p, p.sequences, block.index());
+  }
+
+  // As in recurrent.cuh.
+  template <class B>
+  static SEAM_KERNEL void tile(const B& block, Smem& smem, const Params& p, const Sequences& s, int64_t number) {
     using M = Quick;
-    const Sequences& s = p.sequences;
     const int H = int(p.hidden), first_unit = block.rank() * kUnits;
     const int g = block.lane() / 4, t = block.lane() % 4;
 
@@ -297,15 +309,15 @@ struct TiledBackward {
     const bool owner = block.warp() % KS < 2 / kCells;
     const int first_row = 2 * t + block.warp() % KS % 2;
     const int unit_here = block.warp() / KS * 8 + g, unit = first_unit + unit_here;
-    const int64_t tile = int64_t(block.index()) * kTileColumns;
-    const int steps = tile_steps<kTileColumns>(s, tile);
+    const int64_t first = number * kTileColumns;
+    const int steps = tile_steps<kTileColumns>(s, first);
     Sequence sequence[kCells];
     bool mine[kCells];
     float d_h[kCells] = {}, d_c[kCells] = {};
     CellBefore next[kCells] = {};
 #pragma unroll
     for (int n = 0; n < kCells; ++n) {
-      sequence[n] = sequence_at(s, tile + first_row + n);
+      sequence[n] = sequence_at(s, first + first_row + n);
       mine[n] = owner && unit < H && sequence[n].exists;
       const int64_t state = sequence[n].index * p.hidden + unit;
       if (mine[n] && p.grad_h_n) d_h[n] = widen(load(p.grad_h_n + state));

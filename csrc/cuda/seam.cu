@@ -12,13 +12,14 @@ namespace {
 // Calls run.with<Kernel>() with the kernel for a layer and a device; false where there is none.
 template <class Run>
 bool with_kernel(const Device& device, int64_t hidden, int64_t batch, const Run& run) {
-  using Small = SeamSteps<64, 4, 2, false>;
-  using Middle = SeamSteps<128, 4, 4, true>;
+  using Small = SeamSteps<float, 64, 4, 2, false>;
+  using Middle = SeamSteps<float, 128, 4, 4, true>;
   const bool clusters = device.clusters && resident_clusters<Small>(device.index) > 0;
   if (hidden <= 64) {
-    if (!clusters) run.template with<SeamSteps<64, 1, 4, false>>();
+    if (device.tf32 && clusters) run.template with<SeamSteps<Tf32, 64, 4, 8, false>>();
+    else if (!clusters) run.template with<SeamSteps<float, 64, 1, 4, false>>();
     else if (batch <= 8) run.template with<Small>();
-    else run.template with<SeamSteps<64, 4, 4, false>>();
+    else run.template with<SeamSteps<float, 64, 4, 4, false>>();
     return true;
   }
   if (hidden > 128 || !clusters || resident_clusters<Middle>(device.index) == 0) return false;

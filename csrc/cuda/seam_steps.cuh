@@ -15,18 +15,24 @@
 
 #include "panel_product.cuh"
 #include "recurrent.cuh"
+#include "recurrent_tiles.cuh"
 #include "seam_head.cuh"
 
 namespace seam::gpu {
 
-// HB: hidden units, rounded up. CL: blocks of a cluster. NB: sequences of a tile. Shared: whether blocks share the units of
-// each sequence, or have sequences of their own.
-template <int HB, int CL, int NB, bool SharedUnits>
+// Number: float, or Tf32 for products by tensor cores. HB: hidden units, rounded up. CL: blocks of a cluster. NB: sequences
+// of a tile. SharedUnits: whether blocks share the units of each sequence, or have sequences of their own.
+template <class Number, int HB, int CL, int NB, bool SharedUnits>
 struct SeamSteps {
   static constexpr int kCluster = CL, kThreads = 256, kWarps = kThreads / 32;
   static constexpr int kTogether = SharedUnits ? CL : 1, kLanes = kThreads * kTogether / HB;  // of a recurrence
-  using Forward = RecurrentForward<float, HB, kTogether, kLanes, NB>;
-  using Backward = RecurrentBackward<float, HB, kTogether, kLanes, NB>;
+  static constexpr bool kTiles = std::is_same_v<Number, Tf32>;
+  using Product = PanelProduct<Number>;
+  using Forward = std::conditional_t<kTiles, TiledForward<float, Tf32, HB, kTogether, 1>,
+                                     RecurrentForward<float, HB, kTogether, kLanes, NB>>;
+  using Backward = std::conditional_t<kTiles, TiledBackward<float, Tf32, HB, kTogether, 1>,
+                                      RecurrentBackward<float, HB, kTogether, kLanes, NB>>;
+  static_assert(!kTiles || NB == kTileColumns);
   static_assert(Forward::kThreads == kThreads && Backward::kThreads == kThreads);
   using Params = TrainParams;
   using Block = BlockOf<CL, true>;  // in a phase
@@ -36,7 +42,7 @@ struct SeamSteps {
   };
   struct Smem {
     union {  // one after the other
-      typename PanelProduct::Smem product;
+      typename Product::Smem product;
       typename Forward::Smem forward;
       typename Backward::Smem backward;
       Head head;
@@ -123,11 +129,11 @@ struct SeamSteps {
     int m, n;
   };
   static SEAM_KERNEL int tiles(int M, int N) {
-    return (M + PanelProduct::kSide - 1) / PanelProduct::kSide * ((N + PanelProduct::kSide - 1) / PanelProduct::kSide);
+    return (M + Product::kSide - 1) / Product::kSide * ((N + Product::kSide - 1) / Product::kSide);
   }
   static SEAM_KERNEL TileAt tile_at(int task, int N) {
-    const int columns = (N + PanelProduct::kSide - 1) / PanelProduct::kSide;
-    return {task / columns * PanelProduct::kSide, task % columns * PanelProduct::kSide};
+    const int columns = (N + Product::kSide - 1) / Product::kSide;
+    return {task / columns * Product::kSide, task % columns * Product::kSide};
   }
   static SEAM_KERNEL const float* w_ih(const Params& p, int s) { return p.w_ih + int64_t(s % 2) * kGates * p.H * p.E; }
 
@@ -137,7 +143,7 @@ struct SeamSteps {
 #pragma unroll 1
     for (int task = block.rank(); task < count; task += CL) {
       const TileAt at = tile_at(task, G);
-      PanelProduct::multiply<true, true>(
+      Product::template multiply<true, true>(
           block.alone(), smem.product, {p.x, p.E}, {w_ih(p, s), p.E}, at.m, at.n, plan.words, G, p.E,
           [&](int u, int n, int count, const float (&sum)[4]) {
             const int32_t* const first = p.numbers + plan.word_at + plan.words + u;
@@ -172,11 +178,11 @@ struct SeamSteps {
     const int first = SharedUnits ? 0 : block.rank(), step = SharedUnits ? 1 : CL;
 #pragma unroll 1
     for (int tile = first; tile < count; tile += step) {
-      Forward::tile(view, smem.forward, p.forward, sequences, tile);
+      Forward::tile(together(block.anew()), smem.forward, p.forward, sequences, tile);
       view.sync_cluster();
-      if (view.rank() == 0) head(block.alone(), smem.head, p, plan, sequences, tile, bad);
+      if (view.rank() == 0) head(block.anew().alone(), smem.head, p, plan, sequences, tile, bad);
       view.sync_cluster();
-      Backward::tile(view, smem.backward, p.backward, sequences, tile);
+      Backward::tile(together(block.anew()), smem.backward, p.backward, sequences, tile);
       view.sync_cluster();
     }
     const bool all = idle <= 0, helps = all || block.rank() >= count;
@@ -246,7 +252,7 @@ struct SeamSteps {
 #pragma unroll 1
     for (int task = block.rank(); task < count; task += CL) {
       const TileAt at = tile_at(task, H + 1);
-      PanelProduct::multiply<false, false>(
+      Product::template multiply<false, false>(
           block.alone(), smem.product, {p.gates, G, places}, {p.output, H, places, H}, at.m, at.n, G, H + 1, plan.places,
           [&](int m, int n, int count, const float (&sum)[4]) {
             const int weights = H - n < count ? H - n : count;
@@ -317,7 +323,7 @@ struct SeamSteps {
     for (int task = block.rank(); task < count; task += CL) {
       if (task < of_rows) {
         const TileAt at = tile_at(task, E);
-        PanelProduct::multiply<true, false>(
+        Product::template multiply<true, false>(
             block.alone(), smem.product, {p.d_words, G}, {w_ih(p, s), E}, at.m, at.n, U, E, G,
             [&](int u, int n, int count, const float (&sum)[4]) {
               const int64_t row = load(p.numbers + plan.word_at + u), word = load(p.word + row);
@@ -329,7 +335,7 @@ struct SeamSteps {
       } else {
         const TileAt at = tile_at(task - of_rows, E);
         float* const w = p.w_ih + int64_t((s + 1) % 2) * G * E;  // others still read this step's
-        PanelProduct::multiply<false, false>(
+        Product::template multiply<false, false>(
             block.alone(), smem.product, {p.d_words, G}, {p.x, E}, at.m, at.n, G, E, U,
             [&](int m, int n, int count, const float (&sum)[4]) {
               const int64_t i = int64_t(m) * E + n;
