@@ -4,12 +4,14 @@
 #
 #   bash scripts/gpu_check.sh [FOLDER] [PART ...] [-- OPTIONS]
 #
-# FOLDER  where logs, record and table go (default: $OUT, else runs/gpu)
-# PART    build, test, sanitize, bench (default: all four, in this order)
-# OPTIONS of benchmarks/cuda_lstm.py, such as --minutes 8 --groups anchors (default: --minutes 4)
+# FOLDER  where logs, records and tables go (default: $OUT, else runs/gpu)
+# PART    build, test, sanitize, bench (the op), engine (training) (default: all five, in this order)
+# OPTIONS of the benchmark: of benchmarks/cuda_engine.py where PART is engine alone, such as --minutes 8 --pieces study,
+#         else of benchmarks/cuda_lstm.py, such as --minutes 8 --groups anchors (default: --minutes 4; engine: 7)
 #
 # Environment: PYTHON, MAX_JOBS, TORCH_CUDA_ARCH_LIST (default: the GPU's own), NVCC_FLAGS, JOBS (tests at once; default
-# 6), TOOLS (of compute-sanitizer; default: memcheck racecheck), LIMIT (seconds that build or bench may take; 580).
+# 6), TOOLS (of compute-sanitizer; default: memcheck racecheck synccheck, the last one for the engine alone and where
+# blocks form clusters), LIMIT (seconds that a part may take; default 580).
 # A part that fails keeps no later one from running; the exit code is then 1.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -18,20 +20,23 @@ folder=""
 parts=()
 while [ $# -gt 0 ]; do
     case "$1" in
-        build | test | sanitize | bench) parts+=("$1") ;;
+        build | test | sanitize | bench | engine) parts+=("$1") ;;
         --) shift && break ;;
         -h | --help) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0" && exit 0 ;;
         -*) echo "error: $1 is no option of this script; those of the benchmark come after --" >&2 && exit 2 ;;
         *)
-            [ -z "$folder" ] || { echo "error: $1 is neither build, test, sanitize nor bench" >&2 && exit 2; }
+            [ -z "$folder" ] || { echo "error: $1 is neither build, test, sanitize, bench nor engine" >&2 && exit 2; }
             folder="$1"
             ;;
     esac
     shift
 done
-[ ${#parts[@]} -gt 0 ] || parts=(build test sanitize bench)
-bench_options=("$@")
-[ ${#bench_options[@]} -gt 0 ] || bench_options=(--minutes 4)
+[ ${#parts[@]} -gt 0 ] || parts=(build test sanitize bench engine)
+bench_options=(--minutes 4)
+engine_options=(--minutes 7)
+if [ $# -gt 0 ]; then
+    if [ "${parts[*]}" = engine ]; then engine_options=("$@"); else bench_options=("$@"); fi
+fi
 folder="${folder:-${OUT:-runs/gpu}}"
 mkdir -p "$folder" || exit 2
 folder="$(cd "$folder" && pwd)"
@@ -48,6 +53,12 @@ limited() { # $1: seconds; the rest: a command
     timeout -k 10 "$@"
 }
 
+left() { # $1: seconds at most -> those of them that this part still has; fails where it has none
+    local rest=$((limit - SECONDS + begin))
+    echo $((rest < $1 ? rest : $1))
+    [ "$rest" -gt 0 ]
+}
+
 ready() { # says why the CUDA kernels cannot be used
     "$python" -c "
 import sys
@@ -57,6 +68,7 @@ sys.exit(f'error: the CUDA kernels cannot be used: {reason}' if reason else 0)"
 }
 
 do_build() {
+    local seconds
     "$python" -c "
 import torch
 print('torch', torch.__version__, 'for CUDA', torch.version.cuda)
@@ -71,7 +83,7 @@ print('%d.%d' % torch.cuda.get_device_capability())")}" || return 1
     echo "for $TORCH_CUDA_ARCH_LIST with $MAX_JOBS jobs"
     if ! limited "$limit" "$python" -m pip install -v --no-build-isolation --no-deps -e .; then
         echo "pip could not; building in place"
-        limited "$limit" "$python" setup.py build_ext --inplace || return 1
+        seconds="$(left "$limit")" && limited "$seconds" "$python" setup.py build_ext --inplace || return 1
     fi
     "$python" -m seam_fast info
     ready
@@ -79,21 +91,33 @@ print('%d.%d' % torch.cuda.get_device_capability())")}" || return 1
 
 do_test() {
     ready || return 1
-    local tests="$folder/tests" functions status=0
+    local tests="$folder/tests" file functions=() name status=0
     rm -rf "$tests" && mkdir -p "$tests"
-    functions="$("$python" -m pytest tests/test_cuda.py -o addopts= --collect-only -q |
-        sed -n 's/^.*\.py::\([a-z0-9_]*\).*$/\1/p' | sort -u)"
-    [ -n "$functions" ] || { echo "error: no tests were found" && return 1; }
+    for file in test_cuda test_cuda_engine; do # the op; training
+        if [ ! -e "tests/$file.py" ]; then
+            echo "tests/$file.py is not there"
+            continue
+        fi
+        for name in $("$python" -m pytest "tests/$file.py" -o addopts= --collect-only -q |
+            sed -n 's/^.*\.py::\([A-Za-z0-9_]*\).*$/\1/p' | sort -u); do
+            functions+=("$file.$name")
+        done
+    done
+    [ ${#functions[@]} -gt 0 ] || { echo "error: no tests were found" && return 1; }
     # A process for each function: after an illegal access, or in a kernel that never ends, only its own cases are lost.
     # shellcheck disable=SC2016
-    echo "$functions" | xargs -P "${JOBS:-6}" -I{} timeout -k 10 240 bash -c '
-        "$1" -m pytest -v -ra --tb=short -o addopts= -o faulthandler_timeout=120 -p no:cacheprovider \
-            "tests/test_cuda.py::$2" >"$3/$2.log" 2>&1
+    printf '%s\n' "${functions[@]}" | xargs -P "${JOBS:-6}" -I{} bash -c '
+        left=$(($4 - $(date +%s)))
+        [ "$left" -gt 0 ] || { echo "$2: not begun, the time was over" | tee "$3/$2.log" && exit 1; }
+        timeout -k 10 "$((left < 240 ? left : 240))" \
+            "$1" -m pytest -v -ra --tb=short -o addopts= -o faulthandler_timeout=120 -p no:cacheprovider \
+            "tests/${2%%.*}.py::${2#*.}" >"$3/$2.log" 2>&1
         code=$?
         echo "$2: exit $code; $(tail -n 1 "$3/$2.log")"
-        exit $code' _ "$python" {} "$tests" || status=1
-    for function in $functions; do
-        grep -q "passed\|skipped\|failed" "$tests/$function.log" || echo "$function: ended by the time limit or a crash"
+        exit $code' _ "$python" {} "$tests" "$(($(date +%s) + $(left "$limit")))" || status=1
+    for name in "${functions[@]}"; do
+        grep -q "passed\|skipped\|failed\|not begun" "$tests/$name.log" ||
+            echo "$name: ended by the time limit or a crash"
     done
     grep -h '^FAILED\|^ERROR\|GPU was lost' "$tests"/*.log | cut -c1-300
     cat "$tests"/*.log >"$folder/tests.log"
@@ -102,7 +126,7 @@ do_test() {
 
 do_sanitize() {
     ready || return 1
-    local sanitizer status=0 place
+    local sanitizer status=0 place tool
     sanitizer="$(command -v compute-sanitizer)" || for place in "${CUDA_HOME:-/usr/local/cuda}/bin" \
         "${CUDA_HOME:-/usr/local/cuda}/compute-sanitizer" "$(dirname "$(command -v nvcc || echo .)")"; do
         [ ! -x "$place/compute-sanitizer" ] || { sanitizer="$place/compute-sanitizer" && break; }
@@ -111,19 +135,40 @@ do_sanitize() {
         echo "skipped: compute-sanitizer was not found"
         return 0
     fi
-    for tool in ${TOOLS:-memcheck racecheck}; do
-        # Each tensor in memory of its own, or an access beyond its end lands in torch's pool and is not seen.
-        PYTORCH_NO_CUDA_MEMORY_CACHING=1 limited 200 "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 20 \
-            "$python" scripts/gpu_tour.py >"$folder/$tool.log" 2>&1
-        local code=$?
-        echo "$tool: exit $code; $(grep 'SUMMARY' "$folder/$tool.log" | tail -n 1)"
-        [ $code -eq 0 ] || status=1
+    local tools="${TOOLS:-memcheck racecheck synccheck}"
+    for tool in $tools; do
+        [ "$tool" != synccheck ] || clusters || { echo "synccheck: left out, no clusters on this GPU" && continue; }
+        sanitized engine "$tool" scripts/gpu_engine_tour.py 90 || status=1
+    done
+    for tool in $tools; do
+        [ "$tool" = synccheck ] || sanitized op "$tool" scripts/gpu_tour.py 200 || status=1
     done
     return $status
 }
 
+clusters() { # whether blocks can form them
+    "$python" -c "
+import sys, torch
+sys.exit(torch.cuda.get_device_capability() < (9, 0))"
+}
+
+sanitized() { # $1: of what; $2: a tool; $3: a script; $4: seconds at most
+    local log="$folder/$1-$2.log" code seconds
+    seconds="$(left "$4")" || { echo "$1, $2: not begun, the time was over" && return 1; }
+    # Each tensor in memory of its own, or an access beyond its end lands in torch's pool and is not seen.
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 limited "$seconds" "$sanitizer" --tool "$2" --error-exitcode 9 --print-limit 20 \
+        "$python" "$3" >"$log" 2>&1
+    code=$?
+    echo "$1, $2: exit $code; $(grep 'SUMMARY' "$log" | tail -n 1)"
+    return $code
+}
+
 do_bench() {
     limited "$limit" "$python" benchmarks/cuda_lstm.py --out "$folder/cuda_lstm.json" "${bench_options[@]}"
+}
+
+do_engine() {
+    limited "$limit" "$python" benchmarks/cuda_engine.py --out "$folder/cuda_engine.json" "${engine_options[@]}"
 }
 
 failed=()

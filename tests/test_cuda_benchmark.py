@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 import torch
 
+from seam_fast import reference
 from seam_fast.backend import why_not
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -308,9 +310,9 @@ def test_the_branches_of_the_gpu_run_on_a_pretended_one(bench, monkeypatch):
 # -- the check itself -------------------------------------------------------------------------------------------------
 
 
-def check(*arguments):
+def check(*arguments, **environment):
     command = ["bash", "scripts/gpu_check.sh", *map(str, arguments)]
-    environment = os.environ | {"PYTHON": sys.executable}
+    environment = os.environ | {"PYTHON": sys.executable} | environment
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
@@ -325,13 +327,350 @@ def test_the_check_goes_on_after_a_failure_and_tells(tmp_path):
 def test_the_check_refuses_what_it_does_not_know(tmp_path):
     for arguments, sentence in (
         (["--minutes", "3"], "--minutes is no option of this script; those of the benchmark come after --"),
-        ([tmp_path, "bend"], "bend is neither build, test, sanitize nor bench"),
+        ([tmp_path, "bend"], "bend is neither build, test, sanitize, bench nor engine"),
     ):
         done = check(*arguments)
         assert done.returncode == 2 and sentence in done.stderr
     assert "bash scripts/gpu_check.sh [FOLDER] [PART ...]" in check("--help").stdout
 
 
+PYTHON = r"""#!/bin/bash
+echo "python $*" >>"$LOG"
+case "$*" in
+    *collect-only*test_cuda_engine*) ;;
+    *test_cuda.py*collect-only*) printf 'tests/test_cuda.py::%s\n' 'test_one[1]' 'test_one[2]' test_two ;;
+    *test_two) echo "1 failed" && exit 1 ;;
+    *pytest*) echo "2 passed" ;;
+    *"engine_tour"*) exit "${TOUR:-0}" ;;
+    *) ;;
+esac
+"""
+SANITIZER = r"""#!/bin/bash
+echo "sanitizer $*" >>"$LOG"
+while [ "$1" != python3 ] && [ $# -gt 0 ]; do [ "$1" = --print-limit ] && shift 2 && break; shift; done
+"$@"
+code=$?
+echo "========= ERROR SUMMARY: $code errors"
+exit $code
+"""
+
+
+@pytest.fixture
+def pretended_check(tmp_path):
+    """The check with a Python and a compute-sanitizer that only take down what they are asked."""
+
+    def run(*arguments, **environment):
+        for name, text in (("python3", PYTHON), ("compute-sanitizer", SANITIZER)):
+            (tmp_path / name).write_text(text)
+            (tmp_path / name).chmod(0o755)
+        log = tmp_path / "log"
+        log.unlink(missing_ok=True)
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        environment = {"PYTHON": str(tmp_path / "python3"), "PATH": path, "LOG": str(log)} | environment
+        done = check(tmp_path / "out", *arguments, **environment)
+        return done, log.read_text() if log.exists() else ""
+
+    return run
+
+
+def test_each_test_function_has_a_process_and_a_failure_is_told(pretended_check, tmp_path):
+    done, log = pretended_check("test", JOBS="2")
+    assert done.returncode == 1 and "failed: test" in done.stdout
+    assert log.count("tests/test_cuda.py::test_one") == log.count("tests/test_cuda.py::test_two") == 1
+    assert "test_cuda.test_one: exit 0; 2 passed" in done.stdout
+    assert "test_cuda.test_two: exit 1; 1 failed" in done.stdout
+    assert (tmp_path / "out" / "tests.log").read_text().count("passed") == 1
+
+
+def test_what_has_no_time_left_is_not_begun(pretended_check):
+    done, log = pretended_check("test", "sanitize", LIMIT="-1")
+    assert done.returncode == 1 and "::test_one" not in log and "sanitizer" not in log
+    assert "test_cuda.test_one: not begun, the time was over" in done.stdout
+    assert "engine, memcheck: not begun, the time was over" in done.stdout
+
+
+def test_the_sanitizer_sees_the_engine_and_the_op(pretended_check):
+    done, log = pretended_check("sanitize")
+    tools = [line.split()[2] for line in log.splitlines() if line.startswith("sanitizer")]
+    assert done.returncode == 0 and tools == ["memcheck", "racecheck", "synccheck", "memcheck", "racecheck"]
+    assert log.count("python scripts/gpu_engine_tour.py") == 3 and log.count("python scripts/gpu_tour.py") == 2
+    assert "engine, synccheck: exit 0; ========= ERROR SUMMARY: 0 errors" in done.stdout
+    done, log = pretended_check("sanitize", TOOLS="memcheck", TOUR="9")
+    assert done.returncode == 1 and log.count("sanitizer --tool") == 2 and "engine, memcheck: exit 9" in done.stdout
+
+
+def test_each_benchmark_has_its_part_and_its_options(pretended_check):
+    commands = ["benchmarks/cuda_lstm.py --out", "benchmarks/cuda_engine.py --out"]
+    done, log = pretended_check("bench", "engine", "--", "--groups", "anchors")
+    lines = [line for line in log.splitlines() if "benchmarks/" in line]
+    assert done.returncode == 0 and all(word in line for word, line in zip(commands, lines, strict=True))
+    assert lines[0].endswith("--groups anchors") and lines[1].endswith("--minutes 7")
+    _, log = pretended_check("engine", "--", "--pieces", "study")
+    assert log.strip().endswith("--pieces study")
+
+
 def test_committed_records_are_whole():
     for path in RECORDS.glob("cuda_lstm*.json"):
         check_record(json.loads(path.read_text()))
+    for path in RECORDS.glob("cuda_engine*.json"):
+        check_engine_record(json.loads(path.read_text()))
+
+
+# -- the benchmark of the engine --------------------------------------------------------------------------------------
+
+WAYS = {"engine", "graph_trainer", "graph_rows", "graph_table"}
+WAYS |= {"reference", "reference_without_copies", "reference_best"}
+
+
+@pytest.fixture
+def engine_bench(tmp_path, capsys):
+    """Runs the engine's benchmark dry: exit code, record, text, and what it said."""
+
+    def run(*arguments, dry=True):
+        import cuda_engine
+
+        out = tmp_path / "engine.json"
+        code = cuda_engine.main([*(["--dry"] if dry else []), *arguments, "--out", str(out)])
+        said = capsys.readouterr()
+        if not out.exists():
+            return code, None, "", said
+        return code, json.loads(out.read_text()), out.with_suffix(".txt").read_text(), said
+
+    return run
+
+
+def check_engine_record(record: dict) -> None:
+    """Every field that a reader of the record counts on."""
+    assert record["format"] == "seam-fast cuda engine 1" and record["method"]
+    assert record["left_out"]["step by tf32"].startswith("not implemented")
+    for run in record["runs"]:
+        assert run["command"].startswith("python benchmarks/cuda_engine.py") and not run["settings"]["tf32"]["matmul"]
+        for key in ("date", "cpu", "torch", "seam_fast", "commit", "gpu", "cuda", "cudnn", "sources", "load", "build"):
+            assert key in run["machine"], key
+        for key in ("base", "data_hash", "synthetic", "target", "documents", "words", "sizes"):
+            assert key in run["workload"], key
+    assert len({row["key"] for row in record["rows"]}) == len(record["rows"])
+    for row in record["rows"]:
+        assert row["run"] < len(record["runs"])
+        if row["fault"]:
+            assert not row.keys() & {"us", "seconds"}
+            continue
+        spreads = [*row.get("us", {}).values(), *row.get("ratio", {}).values(), *row.get("gain", {}).values()]
+        spreads += [row["seconds"]] if row.get("seconds") else []
+        for figures in spreads:
+            assert set(figures) == SPREAD and 0 < figures["min"] <= figures["median"] <= figures["max"]
+        if row["piece"] == "step":
+            assert set(row["us"]) | set(row["left_out"]) == WAYS and set(row["ratio"]) == set(row["us"]) - {"engine"}
+            for part in row["agreement"].values():
+                for errors in part["errors"].values():
+                    for name, error in errors.items():
+                        assert error <= 1.01 * part["allowed"][name]  # both are rounded
+        elif row["piece"] == "scaling":
+            assert set(row["us"]) == set(row["gain"]) == set(row["cores_busy"]) and str(row["most"]) in row["us"]
+        elif row["piece"] == "kernels":
+            assert set(row["steps"]) | set(row["left_out"]) == WAYS
+            for part in row["steps"].values():
+                assert part["us"] > 0 and part["launches"] > 0 and part["largest"]
+        else:
+            assert row["whole"] == (row["cut"] is None) == bool(row["seconds"])
+            assert len(row["modules"]) == (row["modules_in_all"] if row["whole"] else 0)
+
+
+def test_the_engines_dry_run_writes_a_whole_record_and_its_table(engine_bench):
+    code, record, text, said = engine_bench()
+    assert code == 0 and not record["unmeasured"]
+    check_engine_record(record)
+    step, scaling, eight, study, kernels = record["rows"]
+    assert set(step["us"]) == WAYS and set(step["agreement"]["long"]["errors"]) == {"engine", "graph_trainer"}
+    assert list(scaling["us"]) == ["1", "2", "3"] and set(kernels["left_out"]) == WAYS
+    assert (eight["modules_in_all"], eight["rounds"]) == (2, 3) and (study["modules_in_all"], study["rounds"]) == (8, 2)
+    assert study["same_bits_as_eight"] == 2 and eight["steps"] == sum(m["steps"] for m in eight["modules"])
+    assert len({(m["class"], m["alpha"], m["lr_mask"]) for m in study["modules"]}) == 8
+    for line in (
+        "one module, us a step, tf32 | not implemented | 50 | 25 | -",
+        "2 modules, 2 epochs, s",
+        "(SYNTHETIC)",
+    ):
+        assert line in text and line in said.out
+    assert "| reference | " in text and "aim |" not in text.split("|---")[1]  # a dry run reaches nothing
+    assert len(said.err.splitlines()) == 5
+
+
+def test_the_engines_run_may_stop_and_another_go_on(engine_bench, tmp_path, monkeypatch):
+    import cuda_engine
+
+    monkeypatch.setattr(cuda_engine.cuda_lstm, "hash_of_sources", lambda: "the same")  # whoever edits them meanwhile
+    code, record, text, _ = engine_bench("--minutes", "1e-9")
+    assert code == 0 and not record["rows"] and record["unmeasured"] == list(cuda_engine.PIECES)
+    assert "Not measured: step, scaling, eight, study, kernels: the 1e-09 minutes were over." in text
+    _, first, _, _ = engine_bench("--pieces", "eight", "--epochs", "1")
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(json.dumps(first))
+    _, record, _, _ = engine_bench("--pieces", "eight", "--epochs", "1", "--more", str(earlier))
+    assert record["rows"] == first["rows"] and len(record["runs"]) == 2
+    _, record, _, _ = engine_bench("--pieces", "eight", "scaling", "--epochs", "2", "--more", str(earlier))
+    check_engine_record(record)
+    assert [row["key"] for row in record["rows"]] == ["eight, 1 epochs", "scaling", "eight, 2 epochs"]
+    code, record, _, _ = engine_bench("--minutes", "0", "--more", str(earlier), dry=False)  # needs no GPU
+    assert code == 0 and record["rows"] == first["rows"]
+    changed = json.loads(earlier.read_text())
+    changed["runs"][0]["workload"]["data_hash"] = "other"
+    earlier.write_text(json.dumps(changed))
+    code, _, _, said = engine_bench("--more", str(earlier))
+    assert code == 1 and "different documents" in said.err
+
+
+def test_a_run_that_takes_too_long_is_cut_and_estimated(engine_bench, monkeypatch):
+    import cuda_engine
+
+    def over(watch, job, figures):
+        watch.jobs[id(job)] = job
+        raise cuda_engine.TimeOver
+
+    monkeypatch.setattr(cuda_engine.Watch, "__call__", over)
+    code, record, text, _ = engine_bench("--pieces", "eight")
+    check_engine_record(record)
+    (row,) = record["rows"]
+    assert code == 0 and not row["whole"] and 0 < row["cut"]["steps"] <= row["steps"]
+    assert row["cut"]["estimate"] >= row["cut"]["seconds"] and "estimated" in text
+
+
+def test_wrong_results_of_the_engine_have_no_times(engine_bench, monkeypatch):
+    import cuda_engine
+    import cuda_engine_rivals
+
+    class Spoilt(cuda_engine.TorchTrainer):
+        made = 0
+
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            Spoilt.made += 1
+            self.spoilt = Spoilt.made % 2
+
+        def whole_scores(self):
+            scores, head = super().whole_scores()
+            return scores, tuple(part + self.spoilt for part in head)
+
+    monkeypatch.setattr(cuda_engine, "TorchTrainer", Spoilt)
+    monkeypatch.setattr(cuda_engine, "digest", lambda *state: os.urandom(8).hex())
+    code, record, text, _ = engine_bench("--pieces", "step", "scaling", "eight")
+    check_engine_record(record)
+    step, scaling, eight = (row["fault"] for row in record["rows"])
+    assert code == 1 and "head weight error of engine is off by" in step
+    assert "3 of 3 modules beside one another differ" in scaling and "two runs of eight gave different" in eight
+    assert text.count("FAILED: ") == 3
+    monkeypatch.undo()
+
+    def failing(self, words):
+        raise RuntimeError("out of order\nand more")
+
+    monkeypatch.setattr(cuda_engine_rivals.Captured, "_make_room", failing)
+    code, record, _, said = engine_bench("--pieces", "step")
+    check_engine_record(record)
+    assert code == 0 and record["rows"][0]["left_out"] == dict.fromkeys(("graph_rows", "graph_table"), "out of order")
+    assert "without graph_rows (out of order)" in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--epochs", "0"], "--epochs 1 or more"),
+        (["--seconds", "0"], "--seconds must be above 0"),
+        (["--minutes", "0"], "--minutes 0 measures nothing"),
+    ],
+)
+def test_the_engines_benchmark_says_what_is_wrong(engine_bench, arguments, sentence):
+    code, record, _, said = engine_bench(*arguments)
+    assert code == 1 and record is None and sentence in said.err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_engines_benchmark_says_so(engine_bench):
+    code, record, _, said = engine_bench(dry=False)
+    assert code == 1 and record is None and "torch sees no GPU; --dry shows" in said.err
+
+
+def test_the_engines_branches_of_the_gpu_run_on_a_pretended_one(engine_bench, monkeypatch):
+    """All of a run but what kernels, graphs and streams do."""
+    import cuda_engine
+
+    class Fake(FakeCuda):
+        class Stream(FakeCuda.Stream):
+            def __init__(self, index=0, priority=0):
+                self.cuda_stream = id(self)
+
+    fake = Fake(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: fake.within("device"))
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    real = cuda_engine.Bench
+
+    class Pretended(real):
+        def __init__(self, arguments, end):
+            arguments.dry = True
+            super().__init__(arguments, end)
+            self.dry, self.seconds = False, 0.01
+
+        def gpu(self):
+            return {"name": "pretended", "state": {"driver_version": "1.2"}}
+
+        def streams(self, count):
+            monkeypatch.setattr(self, "device", "cpu")
+            return real.streams(self, count)
+
+    class Event:
+        def __init__(self, name, nanoseconds):
+            self.name, self.duration_ns = lambda: name, lambda: nanoseconds
+
+        def device_type(self):
+            return cuda_engine.DeviceType.CUDA
+
+    @contextlib.contextmanager
+    def profile(activities):
+        events = [Event("large", 3000), Event("small", 500), Event("large", 4500)]
+        results = types.SimpleNamespace(events=lambda: events)
+        yield types.SimpleNamespace(profiler=types.SimpleNamespace(kineto_results=results))
+
+    monkeypatch.setattr(cuda_engine, "Bench", Pretended)
+    monkeypatch.setattr(cuda_engine, "profile", profile)
+    monkeypatch.setattr(cuda_engine, "WARM_STEPS", 20)
+    monkeypatch.setattr(cuda_engine, "LONG_STEPS", 40)
+    code, record, text, _ = engine_bench("--pieces", "step", "scaling", "kernels", "--epochs", "1")
+    check_engine_record(record)
+    step, scaling, kernels = record["rows"]
+    assert code == 0 and "driver 1.2" in text and set(step["us_events"]) == WAYS
+    kernels = kernels["steps"]["engine"]
+    assert kernels["us"] == pytest.approx(8 / 16, rel=0.01) and kernels["largest"] == {"large": 0.938, "small": 0.0625}
+    assert f"the GPU works {kernels['us']:g} of it" in text and scaling["rounds"] >= 3
+
+
+def test_a_folder_without_r8_is_an_error_and_nothing_else_is_looked_for(monkeypatch, tmp_path):
+    import cuda_engine
+
+    from seam_fast import DataError, r8
+
+    monkeypatch.setattr(r8, "_from_mirrors", None)
+    monkeypatch.setattr(r8, "_from_npm", None)
+    for data_dir, environment in ((str(tmp_path), ""), (None, str(tmp_path))):
+        monkeypatch.setenv("SEAM_FAST_DATA", environment)
+        with pytest.raises(DataError, match="holds no R8"):
+            cuda_engine.load_base(types.SimpleNamespace(base=None, data_dir=data_dir))
+
+
+def test_the_captured_rival_takes_whole_batches_only(engine_bench):
+    import cuda_engine_rivals
+    import world
+
+    weights, head = world.make_weights(torch.float32), world.make_head(torch.float32)
+    rival = cuda_engine_rivals.Captured(weights, head, torch.arange(15), **world.OPTIONS)
+    documents = world.make_documents(13)
+    with pytest.raises(ValueError, match="whole batches only"):
+        rival.run_epoch(*documents, 4)
+    stepper = reference.Stepper(weights, head, **world.OPTIONS)
+    for count in (8, 4, 12):  # fewer fit in what is there, more ask for more room
+        part = [tensor[:count] for tensor in documents]
+        wanted = [stepper.step(*batch).cross_entropy for batch in world.cut(part, 4)]
+        assert rival.run_epoch(*part, 4) == pytest.approx(sum(wanted) / len(wanted), abs=1e-5)
+    assert rival.steps == 6
+    with pytest.raises(ValueError, match="schedule 'joint'"):
+        cuda_engine_rivals.Captured(weights, head, torch.arange(15), **world.OPTIONS | {"schedule": "port"})

@@ -1,0 +1,173 @@
+"""The ways to train a module on a GPU that are timed against the engine, all as benchmarks/reference_step.py's are:
+made from weights, head and words on the CPU, with ``run_epoch`` and ``whole_scores``.
+"""
+
+import contextlib
+
+import torch
+from reference_step import Kept, Reference, ReferenceBest
+from torch import Tensor
+from torch.backends.cudnn import rnn as cudnn_rnn
+from torch.nn import functional
+
+from seam_fast import reference
+from seam_fast.engine import Trainer
+from seam_fast.graph_trainer import Replayed
+from seam_fast.keys import EMBEDDING, LINEAR_KEYS, LSTM_KEYS
+
+
+class Way:
+    """What makes a trainer on a device: ``make`` is given weights and head there."""
+
+    def __init__(self, name: str, make, device, **options):
+        self.name, self.make, self.device, self.options = name, make, device, options
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __call__(self, weights, head, words, **options):
+        weights = {key: weight.to(self.device) for key, weight in weights.items()}
+        return self.make(weights, tuple(part.to(self.device) for part in head), words, **options | self.options)
+
+
+# The reference, eager ------------------------------------------------------------------------------------------------
+
+
+class OnDevice:
+    """The reference where its weights are: each batch goes there, as the port's loop has it."""
+
+    def step(self, ids: Tensor, labels: Tensor) -> float:
+        device = self.head[0].device
+        return super().step(ids.to(device), labels.to(device))
+
+    def whole_scores(self):
+        scores, head = super().whole_scores()
+        return {key: score.cpu() for key, score in scores.items()}, tuple(part.cpu() for part in head)
+
+
+class GpuReference(OnDevice, Reference):
+    pass
+
+
+class GpuReferenceBest(OnDevice, ReferenceBest):
+    pass
+
+
+class _WithoutCopies(Reference):
+    """The same step, but the gradients stay where they are."""
+
+    def step(self, ids: Tensor, labels: Tensor) -> float:
+        logits = self.logits(ids)
+        cross_entropy = functional.cross_entropy(logits, labels)
+        kept = sum(Kept.apply(score).sum() for score in self.scores.values()) / self.count
+        self.optimizer.zero_grad()
+        (cross_entropy + self.alpha * kept).backward()
+        self.optimizer.step()
+        self.steps += 1
+        hits = (logits.argmax(1) == labels).sum()
+        loss = cross_entropy.item()
+        self.totals = [a + b for a, b in zip(self.totals, (loss, kept.item(), hits.item()), strict=True)]
+        return loss
+
+
+class GpuReferenceWithoutCopies(OnDevice, _WithoutCopies):
+    pass
+
+
+# Torch at its best ---------------------------------------------------------------------------------------------------
+
+
+class Captured(Trainer):
+    """cuDNN's LSTM and torch's fused Adam, a whole step recorded as a CUDA graph and replayed.
+
+    Documents of an epoch go to the GPU at once, and a step finds its own by a number there, so that the host does
+    nothing between two replays. whole_table: every row of the embedding has scores of its own, as in the reference;
+    else those of ``words``, as in this package. Rows of a batch alone are no choice: their number, and so the shape of
+    what is recorded, would change with each batch. Schedule joint, read at the end, whole batches only.
+    """
+
+    def __init__(self, weights, head, words, *, whole_table=False, **options):
+        words = torch.arange(len(weights[EMBEDDING])) if whole_table else words
+        super().__init__(weights, head, words, **options)
+        if (self.schedule, self.read, self.target_weight) != ("joint", "end", 1):
+            raise ValueError("this rival has schedule 'joint', read 'end' and target_weight 1")
+        self._slot = self.slot.to(self.device)
+        self._batches = None  # words (S, T, B) and labels (S, B) of the epoch, then a place for each loss
+        self._at = torch.zeros(1, dtype=torch.int64, device=self.device)
+        groups = [{"params": list(self.scores.values())}, {"params": list(self.head), "lr": self.lr_head}]
+        on_gpu = self.device.type == "cuda"  # elsewhere there is nothing to record, and torch refuses the option
+        self._adam = torch.optim.Adam(groups, lr=self.lr_mask, fused=True, capturable=on_gpu, **reference.ADAM)
+        self._kept = [self.weights[key].clone() for key in LSTM_KEYS]  # times the masks, where cuDNN wants them
+        if on_gpu:
+            table, recurrent = self.weights[EMBEDDING], self.weights[LSTM_KEYS[1]]
+            lstm = cudnn_rnn.get_cudnn_mode("LSTM"), recurrent.shape[1], 0, 1, False, False
+            with torch.no_grad(), contextlib.suppress(RuntimeError):  # without, it copies them in every step
+                torch._cudnn_rnn_flatten_weight(self._kept, 4, table.shape[1], *lstm)
+        self._kept = [weight.requires_grad_() for weight in self._kept]
+
+    def run_epoch(self, ids: Tensor, lengths: Tensor, labels: Tensor, batch_size: int) -> float:
+        count = len(ids) // batch_size
+        if count * batch_size != len(ids):
+            raise ValueError("this rival takes whole batches only")
+        words = ids.view(count, batch_size, -1).transpose(1, 2)
+        self._make_room(words)
+        for there, here in zip(self._batches, (words, labels.view(count, batch_size)), strict=False):
+            there[:count].copy_(here)
+        self._at.zero_()
+        self._repeat(self._step, count)
+        self.steps += count
+        return self._batches[2][:count].double().mean().item()
+
+    def _make_room(self, words: Tensor) -> None:
+        """Memory that holds an epoch; where it is new, the graph that reads it is recorded anew."""
+        if self._batches is not None:
+            there = self._batches[0]
+            if len(words) <= len(there) and words.shape[1:] == there.shape[1:]:
+                return
+        count, _, batch = words.shape
+        like = self._slot
+        losses = self.scores[EMBEDDING].new_empty(count)
+        self._batches = [like.new_empty(words.shape), like.new_empty(count, batch), losses]
+        self._repeat = Replayed(self.device)
+
+    @torch.no_grad()
+    def _step(self) -> None:
+        words, labels = (part.index_select(0, self._at)[0] for part in self._batches[:2])
+        slots, table = self._slot[words], self.scores[EMBEDDING]
+        rows = functional.embedding(words, self.weights[EMBEDDING])  # (T, B, E)
+        embedded = rows * (functional.embedding(slots, table) > 0)
+        for place, key in zip(self._kept, LSTM_KEYS, strict=True):
+            torch.mul(self.weights[key], self.scores[key] > 0, out=place)
+        linear = [self.weights[key] * (self.scores[key] > 0) for key in LINEAR_KEYS]
+        head = [part.detach() for part in self.head]
+        zeros = embedded.new_zeros(1, words.shape[1], self.weights[LSTM_KEYS[1]].shape[1])
+        with torch.enable_grad():
+            leaves = [embedded.requires_grad_(), *self._kept, *(part.requires_grad_() for part in (*linear, *head))]
+            _, h_n, _ = torch._VF.lstm(embedded, (zeros, zeros), self._kept, True, 1, 0.0, True, False, False)
+            logits = reference.head_logits(functional.linear(h_n[-1], *linear), tuple(head))
+            loss = functional.cross_entropy(logits, labels)
+        of_words, *gradients = torch.autograd.grad(loss, leaves)
+        of_rows = torch.ops.aten.embedding_dense_backward(of_words * rows, slots, len(table), -1, False)
+        keys = (*LSTM_KEYS, *LINEAR_KEYS)
+        of_scores = [of_rows, *torch._foreach_mul(gradients[:-2], [self.weights[key] for key in keys])]
+        torch._foreach_clamp_min_(of_scores, -1)
+        torch._foreach_clamp_max_(of_scores, 1)
+        torch._foreach_add_(of_scores, [self.penalty_gradient[key] for key in self.scores])
+        parameters = (*self.scores.values(), *self.head)
+        for parameter, gradient in zip(parameters, (*of_scores, *gradients[-2:]), strict=True):
+            parameter.grad = gradient
+        self._adam.step()
+        self._batches[2].index_copy_(0, self._at, loss.detach().view(1))
+        self._at.add_(1)
+
+
+def rivals(device) -> dict[str, Way]:
+    """By name, those that torch gives without this package's engines."""
+    ways = {
+        "graph_rows": (Captured, {}),
+        "graph_table": (Captured, {"whole_table": True}),
+        "reference": (GpuReference, {}),
+        "reference_without_copies": (GpuReferenceWithoutCopies, {}),
+        "reference_best": (GpuReferenceBest, {}),
+    }
+    return {name: Way(name, make, device, **options) for name, (make, options) in ways.items()}
