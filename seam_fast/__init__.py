@@ -14,7 +14,7 @@ from .nn import MaskedEmbedding, MaskedLinear, MaskedLSTM
 from .ops import binarize, masked_embedding, masked_linear, masked_lstm
 from .optim import ScoreAdam
 from .r8 import load_r8
-from .reengineer import Interrupted, reengineer
+from .reengineer import Interrupted, reengineer, reengineer_many
 from .seam_module import SeamModule
 from .settings import Settings
 from .train_base import train
@@ -48,5 +48,6 @@ __all__ = [
     "masked_linear",
     "masked_lstm",
     "reengineer",
+    "reengineer_many",
     "train",
 ]

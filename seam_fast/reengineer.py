@@ -98,9 +98,6 @@ def reengineer(
     ended; its ``modules`` then holds theirs (None where one failed).
     Ctrl-C raises ``Interrupted``.
     """
-    if catch_up not in CATCH_UPS:
-        raise TrainingError(f"catch_up is {catch_up!r}; it must be one of {', '.join(CATCH_UPS)}")
-    engine = choose_engine(backend, base.hidden2label.weight.dtype)
     settings = settings or Settings.for_protocol(protocol)
     overrides = {
         "alpha": alpha,
@@ -111,6 +108,35 @@ def reengineer(
         "sampling": sampling,
     }
     settings = settings.with_options(**overrides, **options)
+    same = {"seed": seed, "evaluate_every": evaluate_every, "threads": threads, "backend": backend}
+    same |= {"catch_up": catch_up, "progress": progress, "on_epoch": on_epoch}
+    return reengineer_many(base, corpus, targets, [settings], **same)[0]
+
+
+def reengineer_many(
+    base: LSTMClassifier,
+    corpus: Corpus,
+    targets: Iterable[int | Sequence[int]],
+    settings: Sequence[Settings],
+    *,
+    seed: int = 0,
+    evaluate_every: int = 1,
+    threads: int | None = None,
+    backend: str = "auto",
+    catch_up: str = "quadrature",
+    progress: bool = False,
+    on_epoch: OnEpoch | None = None,
+) -> list[list[SeamModule]]:
+    """``reengineer`` with each of several settings, all modules side by side: on a GPU a whole study costs little more
+    than its longest module.
+
+    Returns a list of modules for each of the settings, in order, each as ``reengineer`` gives it. Errors and Ctrl-C as
+    there; their ``modules`` come one settings' after the other's. ``job.study.settings`` tells ``on_epoch`` which they
+    are.
+    """
+    if catch_up not in CATCH_UPS:
+        raise TrainingError(f"catch_up is {catch_up!r}; it must be one of {', '.join(CATCH_UPS)}")
+    engine = choose_engine(backend, base.hidden2label.weight.dtype)
     if not isinstance(targets, Iterable) or isinstance(targets, str):
         raise TrainingError(f"targets is {targets!r}; give a list of targets, such as [4] or range(8)")
     targets = [normalise_target(target, corpus.num_classes) for target in targets]
@@ -118,10 +144,12 @@ def reengineer(
         raise TrainingError(f"threads is {threads}; it must be at least 1, or None for all cores")
     if evaluate_every < 0:
         raise TrainingError(f"evaluate_every is {evaluate_every}; it must be 0 (never) or more")
-    study = Study(base, corpus, settings, engine, catch_up)
-    jobs = [Job(study, target, seed, evaluate_every) for target in targets]
-    run_jobs(jobs, threads, progress, on_epoch)
-    return [job.module() for job in jobs]
+    studies: list[Study] = []
+    for one in settings:
+        studies.append(Study(base, corpus, one, engine, catch_up, beside=studies[0] if studies else None))
+    jobs = [[Job(study, target, seed, evaluate_every) for target in targets] for study in studies]
+    run_jobs([job for row in jobs for job in row], threads, progress, on_epoch)
+    return [[job.module() for job in row] for row in jobs]
 
 
 def normalise_target(target: int | Sequence[int], num_classes: int) -> tuple[int, ...]:
@@ -142,9 +170,10 @@ def normalise_target(target: int | Sequence[int], num_classes: int) -> tuple[int
 
 
 class Study:
-    """What all modules of one call share: base, corpus, settings, the splits, and the base's own outputs.
+    """What all modules of one settings share: base, corpus, settings, the splits, and the base's own outputs.
 
-    engine: ``"cuda"``, ``"cpu"`` or ``"torch"``; catch_up: see ``reengineer``. The weights are on the CPU;
+    engine: ``"cuda"``, ``"cpu"`` or ``"torch"``; catch_up: see ``reengineer``. beside: another study of the same base,
+    corpus and engine, with which this one shares what does not depend on settings. The weights are on the CPU;
     ``weights_on`` gives those of a GPU.
     """
 
@@ -155,6 +184,7 @@ class Study:
         settings: Settings,
         engine: str = "torch",
         catch_up: str = CATCH_UPS[0],
+        beside: "Study | None" = None,
     ):
         weights = base.weights()
         if base.vocab_size != corpus.vocab_size or base.num_classes != corpus.num_classes:
@@ -166,7 +196,9 @@ class Study:
             raise TrainingError("the base numbers its words otherwise than this corpus; load the one it was trained on")
         self.base, self.corpus, self.settings, self.weights = base, corpus, settings, weights
         self.engine, self.catch_up = engine, catch_up
-        if settings.evaluation == "validation":
+        if beside and beside.settings.evaluation == settings.evaluation:
+            self.fit, self.evaluation = beside.fit, beside.evaluation
+        elif settings.evaluation == "validation":
             self.fit, held_out = corpus.validation_indices()
             self.evaluation = Split(
                 *(part[held_out] for part in (corpus.train.ids, corpus.train.lengths, corpus.train.labels))
@@ -174,13 +206,17 @@ class Study:
         else:
             self.fit, self.evaluation = torch.arange(len(corpus.train)), corpus.test
         self.catches_up = catches_up(engine, weights, settings.batch_size)
-        if engine == "cpu" and self.catches_up:
+        if beside and self.catches_up == beside.catches_up:
+            self.weights = beside.weights
+        elif engine == "cpu" and self.catches_up:
             self.weights = in_large_pages(weights)
         self.sizes = group_sizes(weights)
         self.total = sum(self.sizes.values())
         self._base_logits: dict[int, Tensor] = {}
         self._copies: dict[torch.device, dict[str, Tensor]] = {}
         self._lock = threading.Lock()
+        if beside:
+            self._base_logits, self._copies, self._lock = beside._base_logits, beside._copies, beside._lock
 
     def weights_on(self, device: torch.device) -> dict[str, Tensor]:
         """The base's weights by key on a device, copied there once for all its modules."""
@@ -542,19 +578,20 @@ def places_for(jobs: list[Job], threads: int | None) -> list[Place]:
     """
     if not jobs or jobs[0].study.engine != "cuda":
         return [CPU] * max(1, min(threads or os.cpu_count() or 1, len(jobs)))
-    study, most = jobs[0].study, min(threads or len(jobs), len(jobs))
+    most, studies = min(threads or len(jobs), len(jobs)), list({id(job.study): job.study for job in jobs}.values())
     rows = max(len(job.sampler.words()) for job in jobs)
-    longest = study.corpus.train.ids.shape[1]
-    need = module_bytes(study.weights, rows, study.settings.batch_size, longest)
+    longest = studies[0].corpus.train.ids.shape[1]
+    largest = max(study.settings.batch_size for study in studies)
+    need = module_bytes(studies[0].weights, rows, largest, longest)
     room = {}
     for index in able_devices()[:most]:  # where there are fewer modules than GPUs, the other GPUs are left alone
         try:
-            weights = study.weights_on(torch.device("cuda", index))
+            weights = studies[0].weights_on(torch.device("cuda", index))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             continue
-        if at_once := modules_at_once(study, index, weights):
+        if at_once := min(modules_at_once(study, index, weights) for study in studies):
             room[index] = min(at_once, room_in_memory(free_bytes(index), need))
     if not room:
         raise TrainingError("no GPU has room for the base and a module; free its memory, or choose backend 'cpu'")

@@ -27,6 +27,7 @@ from seam_fast import (
     backends,
     draws,
     reengineer,
+    reengineer_many,
     reference,
 )
 from seam_fast.engine import TorchTrainer
@@ -109,6 +110,32 @@ def test_the_same_twice_in_any_number_of_threads(toy, toy_base, options, engine)
 def test_a_module_does_not_depend_on_those_beside_it(toy, toy_base, engine):
     together = run(toy_base, toy, [0, 3, 2], backend=engine)
     assert_same(together[2], run(toy_base, toy, [2], backend=engine)[0])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_several_settings_side_by_side(toy, toy_base, engine):
+    """Each as by itself, whatever their protocol and batches."""
+    quick = {"epochs": 3, "batch_size": 8}
+    several = [Settings.for_protocol("seam").with_options(alpha=alpha, **quick) for alpha in (0.1, 0.4)]
+    several.append(Settings.for_protocol("reference").with_options(**quick | {"batch_size": 3}))
+    seen = set()
+    found = reengineer_many(
+        toy_base,
+        toy,
+        [2, 0],
+        several,
+        threads=2,
+        backend=engine,
+        on_epoch=lambda job, figures: seen.add((job.name, job.study.settings.alpha)),
+    )
+    assert [len(row) for row in found] == [2, 2, 2]
+    for row, settings in zip(found, several, strict=True):
+        alone = reengineer(toy_base, toy, [2, 0], settings=settings, threads=1, backend=engine)
+        for one, other in zip(row, alone, strict=True):
+            assert_same(one, other)
+            assert one.card["settings"] == settings.as_dict()
+    assert {("k2", 0.1), ("k2", 0.4), ("k0", several[2].alpha)} <= seen
+    assert reengineer_many(toy_base, toy, [2], []) == []
 
 
 def test_seeds_differ(toy, toy_base):
