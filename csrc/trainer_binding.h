@@ -35,7 +35,7 @@ inline void bind_trainer(pybind11::module_& m, MakeTrainer make) {
       .def("train_head", &SeamTrainer::train_head, arg("features"), arg("shares"), arg("batch"), arg("begin"),
            arg("end"), NoGil())
       .def("flush", &SeamTrainer::flush, NoGil())
-      .def("adopt", &SeamTrainer::adopt, arg("steps"), arg("head_steps"))
+      .def("adopt", &SeamTrainer::adopt, arg("steps"), arg("head_steps"), NoGil())
       .def("class_logits", &SeamTrainer::class_logits, arg("ids"), arg("slots"), arg("lengths"), NoGil())
       .def_property_readonly("steps", &SeamTrainer::steps);
   py::class_<SeamFailure>(m, "SeamFailure", py::module_local())

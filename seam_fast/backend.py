@@ -43,6 +43,12 @@ def is_able(index: int) -> bool:
     return torch.cuda.get_device_capability(index) >= (8, 0)
 
 
+@functools.cache
+def has_clusters(index: int) -> bool:
+    """Whether the blocks of a GPU can form clusters (H100 and newer)."""
+    return torch.cuda.get_device_capability(index) >= (9, 0)
+
+
 def choose_backend(wish: str = "auto") -> str:
     """The backend of an op for a wish: ``"auto"`` (or SEAM_FAST_BACKEND, where set) takes the first usable one.
 

@@ -4,10 +4,12 @@ import torch
 from torch import Tensor
 
 from . import _ext
+from .backend import able_devices, has_clusters
 from .keys import EMBEDDING, LINEAR_KEYS, LSTM_KEYS, lstm_shape
 from .native import NativeTrainer
 
 MOST_HIDDEN, MOST_CLASSES = 128, 256  # as in csrc/cuda/seam_trainer.h and seam_params.h
+MOST_ALONE = 64  # hidden units of a block by itself, on GPUs whose blocks form no clusters
 MOST_PRODUCTS = 2_000_000  # of a time step of a batch: beyond, kernels on the whole GPU are quicker (an estimate)
 _PRODUCTS_AT_ONCE = 2e10  # of a launch: at most a tenth of a second on the blocks of a cluster ...
 _STEPS_AT_ONCE = 4096  # ... and no more steps than this
@@ -57,6 +59,8 @@ def why_not_one_launch(weights: dict[str, Tensor], batch_size: int) -> str:
     hidden, classes = weights[LSTM_KEYS[1]].shape[1], len(weights[LINEAR_KEYS[0]])
     if hidden > MOST_HIDDEN:
         return f"the base has {hidden} hidden units, more than {MOST_HIDDEN}"
+    if hidden > MOST_ALONE and not any(has_clusters(index) for index in able_devices()):
+        return f"the base has {hidden} hidden units, more than the {MOST_ALONE} that a GPU without clusters takes"
     if classes > MOST_CLASSES:
         return f"the base has {classes} classes, more than {MOST_CLASSES}"
     if products(weights) * batch_size > MOST_PRODUCTS:

@@ -137,7 +137,7 @@ class Trainer:
 
     def snapshot(self) -> dict[str, Tensor]:
         """What is kept, a bit a score, and a copy of the head; ``expand`` makes whole tensors of it."""
-        bits = {key: torch.from_numpy(np.packbits((score > 0).cpu().numpy())) for key, score in self.scores.items()}
+        bits = {key: packed(score > 0).cpu() for key, score in self.scores.items()}
         head = (part.detach().to("cpu", copy=True) for part in self.head)
         return bits | dict(zip(HEAD_NAMES, head, strict=True))
 
@@ -156,6 +156,15 @@ class Trainer:
 
     def _whole(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
         return {key: scores[key][self.slot] if key == EMBEDDING else scores[key] for key in self.weights}
+
+
+def packed(flags: Tensor) -> Tensor:
+    """Booleans as bits, eight a byte, the first the highest, as NumPy packs them; on their device."""
+    if flags.device.type == "cpu":
+        return torch.from_numpy(np.packbits(flags.numpy()))
+    eight = functional.pad(flags.flatten(), (0, -flags.numel() % 8)).view(-1, 8)
+    value = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=flags.device)
+    return (eight * value).sum(1, dtype=torch.uint8)
 
 
 class TorchTrainer(Trainer):

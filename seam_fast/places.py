@@ -13,6 +13,7 @@ from .keys import EMBEDDING, LSTM_KEYS, lstm_shape
 
 SHARE_OF_FREE_MEMORY = 0.9  # the rest is for what no estimate sees, such as kernels that are loaded later
 BESIDE_A_MODULE = 64 << 20  # bytes: torch takes memory in blocks, of each stream anew, and cuBLAS has some a stream
+LOOKED_AT_ONCE = 1 << 16  # words, by the one-launch engine: kPositionsAtOnce of csrc/cuda/seam_trainer.cpp
 PRIORITIES = (0, -1, -2, -3)  # torch has a pool of 32 streams for each
 POOL = 32
 
@@ -72,8 +73,8 @@ def free_bytes(index: int) -> int:
 
 
 def room_in_memory(free: int, module: int) -> int:
-    """How many modules of so many bytes find room in so much free memory; one at least, which may fail and say so."""
-    return max(1, int(SHARE_OF_FREE_MEMORY * free) // module)
+    """How many modules of so many bytes find room in so much free memory."""
+    return int(SHARE_OF_FREE_MEMORY * free) // module
 
 
 def module_bytes(weights: dict[str, Tensor], rows: int, batch_size: int, steps: int) -> int:
@@ -90,8 +91,8 @@ def module_bytes(weights: dict[str, Tensor], rows: int, batch_size: int, steps: 
     state = 3 * ((rows + 1) * width + rest)  # scores, and Adam's two means of each
     # A step: input and its gradient, gates and theirs, c, h and its gradient, at every word of the batch.
     step = 2 * batch_size * steps * (width + 6 * cells) + 4 * rest
-    # A look at the module: the masked base as a whole, and its states over a batch of documents.
-    look = words * width + rest + BATCH * steps * (width + 6 * cells)
+    # A look at the module: the masked base as a whole, and its states over some documents; both trainers' are allowed for.
+    look = words * width + rest + max(BATCH * steps, LOOKED_AT_ONCE) * (3 * width + 6 * cells)
     return table.element_size() * (state + step + look) + words * width + BESIDE_A_MODULE
 
 
@@ -100,7 +101,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(
-        sign in str(error) for sign in ("CUDA out of memory", "CUDA error: out of memory", "ALLOC_FAILED")
+        sign in str(error)
+        for sign in ("CUDA out of memory", "CUDA error: out of memory", "ALLOC_FAILED", "failed: out of memory")
     )
 
 

@@ -583,16 +583,27 @@ def places_for(jobs: list[Job], threads: int | None) -> list[Place]:
     longest = studies[0].corpus.train.ids.shape[1]
     largest = max(study.settings.batch_size for study in studies)
     need = module_bytes(studies[0].weights, rows, largest, longest)
-    room = {}
-    for index in able_devices()[:most]:  # where there are fewer modules than GPUs, the other GPUs are left alone
+    room, tight, suits = {}, {}, False
+    for index in able_devices():
+        if len(room) == most:  # where there are fewer modules than GPUs, the other GPUs are left alone
+            break
         try:
             weights = studies[0].weights_on(torch.device("cuda", index))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
+            suits = True
             continue
         if at_once := min(modules_at_once(study, index, weights) for study in studies):
-            room[index] = min(at_once, room_in_memory(free_bytes(index), need))
+            suits, free = True, free_bytes(index)
+            if fitting := room_in_memory(free, need):
+                room[index] = min(at_once, fitting)
+            else:
+                tight[index] = free
+    if not suits:
+        raise TrainingError("no GPU here can train modules of this base; choose backend 'cpu'")
+    if not room and tight:  # an estimate may be wrong: one module is tried, and says so if it is not
+        room = {max(tight, key=tight.get): 1}
     if not room:
         raise TrainingError("no GPU has room for the base and a module; free its memory, or choose backend 'cpu'")
     return gpu_places(room, most)

@@ -42,4 +42,13 @@ Device device_of(const Tensor& input) {
           major >= 9, tf32_allowed()};
 }
 
+void wait_for(const Device& device) {
+  cudaEvent_t done;
+  C10_CUDA_CHECK(cudaEventCreateWithFlags(&done, cudaEventBlockingSync | cudaEventDisableTiming));
+  cudaError_t error = cudaEventRecord(done, static_cast<cudaStream_t>(device.stream));
+  if (error == cudaSuccess) error = cudaEventSynchronize(done);
+  cudaEventDestroy(done);
+  C10_CUDA_CHECK(error);
+}
+
 }  // namespace seam::gpu

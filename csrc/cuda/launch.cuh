@@ -77,12 +77,13 @@ int64_t resident_clusters(int device) {
   cudaLaunchAttribute cluster;
   const cudaLaunchConfig_t config = configuration<K>(nullptr, 1, cluster);
   cudaFuncAttributes code;
-  if (cudaFuncGetAttributes(&code, entry<K>) != cudaSuccess || code.ptxVersion < 90 || allow<K>() != cudaSuccess ||
-      cudaOccupancyMaxActiveClusters(&count, entry<K>, &config) != cudaSuccess) {
-    cudaGetLastError();  // it is no error of anybody's
-    count = 0;
-  }
-  if (remembers) known[device] = count + 1;
+  cudaError_t error = cudaFuncGetAttributes(&code, entry<K>);
+  if (error == cudaSuccess) error = allow<K>();
+  if (error == cudaSuccess) error = cudaOccupancyMaxActiveClusters(&count, entry<K>, &config);
+  if (error != cudaSuccess || code.ptxVersion < 90) count = 0;
+  if (error != cudaSuccess) cudaGetLastError();  // it is no error of anybody's
+  // A want of memory may pass; that a device has no such clusters, or no shared memory for them, does not.
+  if (remembers && error != cudaErrorMemoryAllocation) known[device] = count + 1;
   return count;
 }
 

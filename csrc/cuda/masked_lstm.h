@@ -12,6 +12,9 @@ namespace seam::gpu {
 // The device that input is on, and its current stream.
 Device device_of(const Tensor& input);
 
+// Waits, asleep, until the device has done all that its stream was given.
+void wait_for(const Device& device);
+
 // Which kernels compute, for tests and measurements: elsewhere the sizes decide.
 enum class Choice { automatic, own, library };  // own: those of this project; library: a matrix library, step by step
 struct Choices {

@@ -98,6 +98,7 @@ struct PanelProduct {
 
     SEAM_KERNEL void add(const Block& block, const Smem& smem, bool) {
       const int g = block.lane() / 4, t = block.lane() % 4, row = block.warp() % 4 * 16 + g;
+      block.sync_warp();  // lanes have fetched, or not, in different ways
 #pragma unroll
       for (int k = 0; k < kDepth; k += 8) {
         const auto word = [&](int panel, int term, int at) {

@@ -1,5 +1,6 @@
 // Launches of the training engine.
 #include <algorithm>
+#include <stdexcept>
 
 #include "kernels.h"
 #include "launch.cuh"
@@ -53,7 +54,10 @@ int64_t modules_at_once(const Device& device, int64_t hidden, int64_t batch) {
   return count;
 }
 
-void train(const Device& device, const TrainParams& p) { with_kernel(device, p.H, p.batch, Start{device, p}); }
+void train(const Device& device, const TrainParams& p) {
+  if (with_kernel(device, p.H, p.batch, Start{device, p})) return;
+  throw std::runtime_error("seam-fast: this GPU has no kernel for steps of this base any more");
+}
 
 void train_head(const Device& device, const TrainHeadParams& p) { launch<TrainHead>(device.stream, 1, p); }
 

@@ -59,7 +59,7 @@ SEAM_KERNEL float d_logit(const HeadParams& p, const HeadResult& result, int32_t
 // The mean loss of a batch. One thread.
 SEAM_KERNEL float mean_loss(const HeadParams& p, int documents, float total) {
   double loss = 0;
-#pragma unroll 1
+#pragma unroll 8
   for (int b = 0; b < documents; ++b) loss += double(load(p.losses + b));
   return float(loss / double(total));
 }
@@ -68,7 +68,7 @@ SEAM_KERNEL float mean_loss(const HeadParams& p, int documents, float total) {
 SEAM_KERNEL float step_head(const HeadParams& p, int documents, int32_t i, bool steps, const AdamStep<float>& step) {
   const int32_t C = p.classes, output = i < 2 * C ? i / C : i - 2 * C;
   float sum = 0;
-#pragma unroll 1
+#pragma unroll 8
   for (int b = 0; b < documents; ++b) {
     const float d = load(p.d_outputs + 2 * int64_t(b) + output);
     sum = i < 2 * C ? fmaf(d, load(p.positive + int64_t(b) * C + i % C), sum) : sum + d;

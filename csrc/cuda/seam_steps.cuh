@@ -148,7 +148,7 @@ struct SeamSteps {
           [&](int u, int n, int count, const float (&sum)[4]) {
             const int32_t* const first = p.numbers + plan.word_at + plan.words + u;
             const int32_t end = load(first + 1);
-#pragma unroll 1
+#pragma unroll 4
             for (int32_t k = load(first); k < end; ++k) {
               float* const gates = p.gates + int64_t(load(p.numbers + plan.place_at + k)) * G + n;
 #pragma unroll
@@ -282,7 +282,7 @@ struct SeamSteps {
       const int32_t* const first = p.numbers + plan.word_at + plan.words + i / G;
       const int32_t begin = load(first), end = load(first + 1);
       float sum = 0;
-#pragma unroll 4
+#pragma unroll 8
       for (int32_t k = begin; k < end; ++k) sum += load(p.gates + int64_t(load(p.numbers + plan.place_at + k)) * G + i % G);
       store(p.d_words + i, sum);
     }

@@ -11,6 +11,8 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/DeviceGuard.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <algorithm>
 #include <cmath>
@@ -26,7 +28,7 @@ namespace seam::gpu {
 
 namespace {
 
-constexpr int64_t kPositionsAtOnce = int64_t{1} << 19;  // when only looking
+constexpr int64_t kPositionsAtOnce = int64_t{1} << 16;  // when only looking; places.py reckons with them
 
 // Memory on the device that grows when it has to.
 class DeviceBuffer {
@@ -35,6 +37,7 @@ class DeviceBuffer {
   T* get(int64_t count, const at::TensorOptions& options) {
     const int64_t bytes = count * int64_t(sizeof(T));
     if (!memory_.defined() || memory_.numel() < bytes) {
+      const c10::InferenceMode ordinary(false);  // it will be used outside of any such mode, too
       memory_ = at::empty({bytes + bytes / 4 + 16}, options.dtype(at::kByte));
     }
     return reinterpret_cast<T*>(memory_.mutable_data_ptr());
@@ -101,6 +104,7 @@ class Trainer final : public TrainerBase {
     const c10::DeviceGuard guard(device_.device());
     check_epoch(lr_mask, lr_head, now_, steps);
     flush_rows();  // what was missed so far was missed at another rate
+    first_ = now_;
     step_.resize(steps);
     head_step_.resize(steps);
     beta2_power_.resize(steps + 1);
@@ -112,7 +116,6 @@ class Trainer final : public TrainerBase {
     step_there_.put(step_, device_);
     head_step_there_.put(head_step_, device_);
     beta2_power_there_.put(beta2_power_, device_);
-    first_ = now_;
     lr_ = lr_mask;
     lr_head_ = lr_head;
   }
@@ -129,12 +132,14 @@ class Trainer final : public TrainerBase {
     check_steps_left(steps, int64_t(step_.size()) - (now_ - first_));
     check_whole();
     if (steps == 0) return {{}, {}};
-    TORCH_CHECK_VALUE(T * batch < (int64_t{1} << 30) / (kGates * H_), "batches of ", batch, " documents of ", T,
+    TORCH_CHECK_VALUE(T * batch < (int64_t{1} << 30) / std::max(kGates * H_, E_), "batches of ", batch, " documents of ", T,
                       " words are too large for one launch; choose smaller ones, or backend 'torch'");
 
     const float* const share = shares.const_data_ptr<float>();
+    failed_ = true;  // until it has gone well: from here on the plan takes the steps for taken
     plan_.make(slots.const_data_ptr<int32_t>(), options_.read_last_word ? lengths.const_data_ptr<int64_t>() : nullptr, T,
                batch, begin, end, now_, [&](int64_t from, int64_t to) { return total(share, from, to); });
+    TORCH_CHECK_VALUE(plan_.numbers.size() < size_t{1} << 31, "the plan of so many steps is too large; take fewer at once");
     TrainParams p = params(T, batch, steps);
     p.plan = plan_there_.put(plan_.steps, device_);
     p.numbers = numbers_there_.put(plan_.numbers, device_);
@@ -175,6 +180,7 @@ class Trainer final : public TrainerBase {
     p.bad = bad_.get<int32_t>(kBadFlags, device_);
     p.losses = losses_.get<float>(steps, device_);
     p.outcome = outcome_.get<Outcome>(1, device_);
+    failed_ = true;  // until it has gone well
     gpu::train_head(gpu::device_of(tensors_.weights[kEmbedding]), p);
     const Outcome outcome = finish(losses_);
     head_steps_ += outcome.steps;
@@ -208,6 +214,7 @@ class Trainer final : public TrainerBase {
       looked_at_ = {ids, slots, lengths, device_.device()};
     }
     flush_rows();
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     const int64_t N = ids.size(0), T = ids.size(1);
     const auto effective = [&](int w) { return at::where(tensors_.scores[w].gt(0), tensors_.weights[w], 0.0f); };
     const Tensor kept = (tensors_.scores[kEmbedding].gt(0)).to(at::kFloat);
@@ -328,6 +335,7 @@ class Trainer final : public TrainerBase {
 
   Outcome finish(const DeviceBuffer& losses) {
     Outcome outcome;
+    wait_for(gpu::device_of(tensors_.weights[kEmbedding]));
     outcome_.read(0, 1, &outcome);
     found_losses_.resize(outcome.steps);
     losses.read(0, outcome.steps, found_losses_.data());
@@ -390,6 +398,7 @@ class Trainer final : public TrainerBase {
 
   void flush_rows() {
     if (failed_) return;
+    failed_ = true;  // until it has gone well
     plan_.flush(now_, due_);
     due_.insert(due_.end(), {int32_t(rows_), kFresh});
     if (options_.catch_up == "quadrature") {
@@ -399,6 +408,7 @@ class Trainer final : public TrainerBase {
     FlushParams p = {rows_params(), now_, int64_t(due_.size()) / 2, due_there_.put(due_, device_),
                      {fresh_[0], fresh_[1], fresh_[2]}};
     gpu::flush(gpu::device_of(tensors_.weights[kEmbedding]), p);
+    failed_ = false;
   }
 
   int64_t rows_;
