@@ -28,7 +28,7 @@ from pathlib import Path
 import cuda_lstm
 import measure
 import torch
-from cuda_engine_rivals import Way, rivals
+from cuda_engine_rivals import Gradients, Way, by_tf32, rivals
 from cuda_lstm import first_line, rounded, settled_heap
 from reference_step import Workload, first_steps, long_run
 from rivals import absent
@@ -56,8 +56,9 @@ WARM_STEPS = 1001  # with scores, that the lazy state has behind it when times a
 LONG_STEPS = 1500  # of the long agreement
 FEW = 20  # steps of a block of the eager rivals, which need no warm state; the others: an epoch
 ALPHAS, RATES = (0.05, 0.1, 0.2, 0.4), (0.02, 0.05, 0.1, 0.2)  # of the study; the reference's 0.2, 0.1 among them
-NO_TF32 = "not implemented: the engine multiplies in float32 only"
-OURS = ("engine", "graph_trainer")
+TF32_WAYS = ("engine_tf32", "graph_rows_tf32")
+NO_TF32 = "its figures are those of float32: there is no tf32 kernel for this GPU or these sizes"
+OURS = ("engine", "engine_tf32", "graph_trainer")
 # must, aim: microseconds, times as fast, seconds
 TARGETS = {"us": (100, 45), "us_tf32": (50, 25), "reference": (30, 80), "graph": (3, 7), "eight": (20, 8)}
 TARGETS |= {"study": (60, 15)}
@@ -66,24 +67,30 @@ METHOD = (
     "all ways in turn, round after round. us: microseconds a step by the host's clock from the epoch's documents in "
     "the host's memory to its mean loss, by the number of steps: plan, copies, launches, flush, all of it. us_events: "
     "the same between two CUDA events before and after the block, on its stream. A ratio is of two times of the same "
-    "round by the host's clock, above 1 the engine is faster. engine: seam_fast's CudaTrainer, "
-    "many steps a launch. graph_trainer: its GraphTrainer, ordinary kernels and the op in a captured graph. "
+    "round by the host's clock, above 1 the engine is faster; that of graph_rows_tf32 is against engine_tf32. "
+    "engine: seam_fast's CudaTrainer, many steps a launch. graph_trainer: its GraphTrainer, ordinary kernels and the "
+    "op in a captured graph. "
     "graph_rows, graph_table: a captured graph of cuDNN's LSTM and torch's fused Adam, with scores for the rows that "
     "the documents can touch, or for all; documents lie on the GPU, so nothing but replays is between two steps. "
     "reference: the public port's step on the GPU, eager, every weight masked and stepped, three numbers read and "
     "every gradient copied to the host. reference_without_copies: without the latter. reference_best: rows of the "
-    "batch alone, fused Adam, only the loss read. All but the eager ones have taken 1,001 steps before. Agreement: "
+    "batch alone, fused Adam, only the loss read. engine_tf32, graph_rows_tf32: engine and graph_rows with torch's "
+    "switches for tf32, of products and of cuDNN, on while they are made, recorded and run, and off again after each "
+    "epoch. All but the eager ones have taken 1,001 steps before. Agreement: "
     "first: 20 steps of every way against seam_fast.reference in float64, allowed is twice the reference's own float32 "
     "error and a floor; long: 1,500 steps of the engine and graph_trainer at a rate at which no score flips, against "
-    "plain PyTorch in float64. scaling: so many modules beside one another, each in a thread and on a stream of its "
+    "plain PyTorch in float64. By tf32 losses, scores and flips may be 2^13 times as far off (10 bits instead of 23), "
+    "a score counts as far off at 2^13 times the distance, and no more of them may be; and gradients, by Adam's mean "
+    "of them after 20 steps without a flip, may be off by 2^13 times twice float32's own error and a rounding, but by "
+    "no more than a tenth. scaling: so many modules beside one another, each in a thread and on a stream of its "
     "own, an epoch each; us: from the start of the first to the end of the last by the steps of one; before, all of "
     "them must come to the very bits of one that was alone. eight: seam_fast.reengineer, protocol reference, all eight "
     "classes, from the call to the modules. study: 8 classes x 16 settings of alpha and lr_mask, one Study for each "
     "setting, all jobs by one run_jobs over one pool of places, from the first Study to the last module. Runs of the "
     "same must give the same bits, and the study's modules at the reference's own settings those of eight. Where time "
     "ran out, seconds are estimated from the steps done. kernels: what the profiler saw the GPU do in a block of step, "
-    "kernels and copies; gaps between them do not count. float32 without tf32. Corpus, base and the modules' classes "
-    "are on the CPU before any clock runs."
+    "kernels and copies; gaps between them do not count. float32 without tf32 but in the two ways named so. "
+    "Corpus, base and the modules' classes are on the CPU before any clock runs."
 )
 
 
@@ -125,7 +132,7 @@ def run(arguments, command: str) -> int:
         "command": command,
         "machine": bench.machine(arguments.commit),
         "settings": {name: getattr(arguments, name) for name in ("seconds", "minutes", "epochs", "dry")}
-        | {"seed": 0, "tf32": {"matmul": False, "cudnn": False, "engine": NO_TF32}},
+        | {"seed": 0, "tf32": {"matmul": False, "cudnn": False, "but_in": sorted(TF32_WAYS)}},
         "workload": bench.about(),
         "stopped": "",
     }
@@ -153,8 +160,8 @@ def run(arguments, command: str) -> int:
 
 def earlier_records(arguments) -> dict:
     """A record of nothing but the right and whole rows of earlier ones."""
-    left_out = absent(gpu=True) | {"step by tf32": NO_TF32}
-    record = {"format": FORMAT, "method": METHOD, "left_out": left_out, "runs": [], "unmeasured": [], "rows": []}
+    record = {"format": FORMAT, "method": METHOD, "left_out": absent(gpu=True)}
+    record |= {"runs": [], "unmeasured": [], "rows": []}
     for path in arguments.more or ():
         earlier = json.loads(Path(path).read_text())
         if earlier.get("format") != FORMAT:
@@ -162,7 +169,7 @@ def earlier_records(arguments) -> dict:
         first, have = len(record["runs"]), {row["key"] for row in record["rows"]}
         record["runs"] += earlier["runs"]
         for row in earlier["rows"]:
-            if not row["fault"] and row["whole"] and row["key"] not in have:
+            if not failures(row) and row["whole"] and row["key"] not in have:
                 record["rows"].append(row | {"run": row["run"] + first})
     if arguments.minutes == 0 and not record["runs"]:
         raise SeamFastError("--minutes 0 measures nothing: it puts the records together that --more names")
@@ -180,7 +187,13 @@ def check_identity(runs: list[dict]) -> None:
 def finish(record: dict, out: Path) -> int:
     save(record, out)
     print(summary(record))
-    return int(any(row["fault"] for row in record["rows"]))
+    return int(any(failures(row) for row in record["rows"]))
+
+
+def failures(row: dict) -> list[str]:
+    """What failed or was wrong: the whole row, or ways of it that have no figures."""
+    ways = [f"{row['key']}, {name}: {why}" for name, why in row.get("wrong", {}).items()]
+    return ([f"{row['key']}: {row['fault']}"] if row["fault"] else []) + ways
 
 
 # Measuring -----------------------------------------------------------------------------------------------------------
@@ -228,7 +241,7 @@ class Bench(cuda_lstm.Bench):
 
     def row(self, piece: str, rows: list[dict]) -> dict:
         """All figures of a piece; where it fails or a result is wrong, why, and no figures. rows: those before it."""
-        row = {"key": self.key(piece), "piece": piece, "left_out": {}, "fault": "", "whole": True}
+        row = {"key": self.key(piece), "piece": piece, "left_out": {}, "wrong": {}, "fault": "", "whole": True}
         try:
             with self.place(self.streams(1)[0]).entered():
                 return row | getattr(self, piece)(row["left_out"], rows)
@@ -243,45 +256,55 @@ class Bench(cuda_lstm.Bench):
 
     # -- one module ----------------------------------------------------------------------------------------------------
 
-    def engine(self) -> Way:
+    def engine(self, name: str = "engine", tf32: bool = False) -> Way:
         if self.backend != "cuda":
-            return Way("engine", TorchTrainer, self.device)
+            return Way(name, TorchTrainer, self.device, tf32=tf32)
         from seam_fast.cuda_trainer import CudaTrainer
 
-        return Way("engine", CudaTrainer, self.device)
+        return Way(name, CudaTrainer, self.device, tf32=tf32)
 
     def ways(self) -> dict[str, Way]:
         """The ways to train a module by name, ours first."""
         from seam_fast.graph_trainer import GraphTrainer
 
         graph = Way("graph_trainer", GraphTrainer, self.device, backend=self.backend)
-        return {"engine": self.engine(), "graph_trainer": graph} | rivals(self.device)
+        ours = {"engine": self.engine(), "graph_trainer": graph, "engine_tf32": self.engine("engine_tf32", tf32=True)}
+        return ours | rivals(self.device)
 
     def step(self, left_out: dict, rows: list[dict]) -> dict:
         first = first_steps(self.workload, BATCH, 6 if self.dry else 20)
         long = long_run(self.workload, BATCH, 40 if self.dry else LONG_STEPS)
+        truths = {"first": first, "long": long, "first_tf32": by_tf32(first), "long_tf32": by_tf32(long)}
+        truths["gradients_tf32"] = Gradients(self.workload, BATCH, first.steps)
         agreement = {
-            "first": {"steps": first.steps, "errors": {}, "allowed": all_rounded(first.allowed)},
-            "long": {"steps": long.steps, "errors": {}, "allowed": all_rounded(long.allowed)},
+            key: {"steps": truth.steps, "errors": {}, "allowed": all_rounded(truth.allowed)}
+            for key, truth in truths.items()
         }
-        blocks = {}
+        blocks, wrong = {}, {}
         for name, way in self.ways().items():
             try:
-                agreement["first"]["errors"][name] = all_rounded(first.check(way))
-                if name in OURS:
-                    agreement["long"]["errors"][name] = all_rounded(long.check(way))
+                for key, truth in truths.items():
+                    if key.endswith("_tf32") == way.tf32 and (name in OURS or truth.steps == first.steps):
+                        agreement[key]["errors"][name] = all_rounded(truth.check(way))
+                if name == "engine_tf32" and self.backend == "cuda" and same_as_float32(agreement):
+                    left_out[name] = NO_TF32
+                    continue
                 blocks[name] = self.block(name, way)
             except (SeamFastError, RuntimeError) as error:
-                if name in OURS or not self.alive():
+                if name in ("engine", "graph_trainer") or not self.alive():
                     raise
-                left_out[name] = first_line(error)  # a rival that fails is no reason to measure nothing
+                # A rival that fails is no reason to measure nothing; nor is tf32, but that counts as a failure.
+                (wrong if name in OURS else left_out)[name] = first_line(error)
         runs = {name: lambda number, run=run: self.time_block(run, number) for name, run in blocks.items()}
         wall, events, steps = measure.blocks_in_turn(runs, (2, 2) if self.dry else (7, 61), self.seconds)
-        others = [name for name in blocks if name != "engine"]
+        against = dict.fromkeys(list(blocks)[1:], "engine") | {"graph_rows_tf32": "engine_tf32"}
         return {
+            "wrong": wrong,
             "us": {name: measure.spread(found, 1e6) for name, found in wall.items()},
             "us_events": {name: measure.spread(found, 1e6) for name, found in events.items() if found[0] is not None},
-            "ratio": {name: measure.paired(wall, name, "engine") for name in others},
+            "ratio": {
+                name: measure.paired(wall, name, ours) for name, ours in against.items() if {name, ours} <= set(blocks)
+            },
             "rounds": len(wall["engine"]),
             "steps_a_block": {name: found[0] for name, found in steps.items()},
             "agreement": agreement,
@@ -327,10 +350,13 @@ class Bench(cuda_lstm.Bench):
 
     def kernels(self, left_out: dict, rows: list[dict]) -> dict:
         """What the GPU itself does in a block: microseconds, launches and copies of a step, and the largest shares."""
-        found = {}
+        found, known = {}, {}
+        for row in rows:
+            if row["piece"] == "step":
+                known = row["left_out"] | row.get("wrong", {})
         for name, way in self.ways().items():
-            if self.dry:
-                left_out[name] = "a dry run"
+            if self.dry or name in known:
+                left_out[name] = known.get(name, "a dry run")
                 continue
             try:
                 run = self.block(name, way)
@@ -520,6 +546,12 @@ class Watch:
         return sum(job.steps_done for job in self.jobs.values())
 
 
+def same_as_float32(agreement: dict) -> bool:
+    """Whether the engine came to the same by tf32 as without, so that it had no kernel for that."""
+    ours, plain = agreement["first_tf32"]["errors"]["engine_tf32"], agreement["first"]["errors"]["engine"]
+    return all(error == plain[name] for name, error in ours.items() if not name.endswith(" far"))
+
+
 def timed(run, number: int) -> tuple[float, int]:
     start = time.perf_counter()
     steps = run(number)
@@ -598,9 +630,9 @@ def describe(row: dict) -> str:
         return f"{row['key']}: FAILED: {row['fault']}"
     if row["piece"] in ("step", "scaling"):
         times = [f"{name} {found['median']:.4g} us" for name, found in row["us"].items()]
-        return f"{row['key']}: " + ", ".join(
-            times + [f"without {name} ({why})" for name, why in row["left_out"].items()]
-        )
+        times += [f"without {name} ({why})" for name, why in row["left_out"].items()]
+        times += [f"FAILED: {name} ({why})" for name, why in row.get("wrong", {}).items()]
+        return f"{row['key']}: " + ", ".join(times)
     if row["piece"] == "kernels":
         times = [f"{name} {found['us']:g} us" for name, found in row["steps"].items()]
         return f"{row['key']}: " + (", ".join(times) or "nothing was seen")
@@ -634,19 +666,18 @@ def summary(record: dict) -> str:
         lines.append(f"| {words} | {text or 'not measured'} | {must} | {aim} | {verdict} |")
 
     step = found.get("step")
-    us = step and step["us"]["engine"]
-    kernels = found["kernels"]["steps"].get("engine") if "kernels" in found else None
-    inside = f"; the GPU works {kernels['us']:g} of it" if kernels else ""
-    counts = not run["settings"]["dry"]  # else nothing is said about speed
-    line(
-        "one module, us a step, float32",
-        "us",
-        us and us["median"],
-        us and of_spread(us) + inside,
-        counts,
-    )
-    line("one module, us a step, tf32", "us_tf32", text=NO_TF32.partition(":")[0])
     ratio = step["ratio"] if step else {}
+    counts = not run["settings"]["dry"]  # else nothing is said about speed
+    for words, target, name in (("float32", "us", "engine"), ("tf32", "us_tf32", "engine_tf32")):
+        us, text = step and step["us"].get(name), None
+        if us:
+            kernels = found["kernels"]["steps"].get(name) if "kernels" in found else None
+            text = of_spread(us) + (f"; the GPU works {kernels['us']:g} of it" if kernels else "")
+            if name == "engine_tf32" and "graph_rows_tf32" in ratio:
+                text += f"; graph_rows_tf32 / engine_tf32 {of_spread(ratio['graph_rows_tf32'])}"
+        elif step:
+            text = "FAILED" if name in step.get("wrong", {}) else step["left_out"].get(name)
+        line(f"one module, us a step, {words}", target, us and us["median"], text, counts)
     for words, target, name in (
         ("the reference, eager / engine", "reference", "reference"),
         ("the same without copies of gradients", None, "reference_without_copies"),
@@ -669,7 +700,7 @@ def summary(record: dict) -> str:
     if scaling:
         gain = scaling["gain"][str(scaling["most"])]["median"]
         line(f"{scaling['most']} modules at once: modules a second, against one", None, gain, f"{gain:.3g} times")
-    faults = [f"FAILED: {row['key']}: {row['fault']}" for row in record["rows"] if row["fault"]]
+    faults = [f"FAILED: {why}" for row in record["rows"] for why in failures(row)]
     about, workload = run["machine"], run["workload"]
     lines += ["", *faults, *([""] if faults else [])]
     lines.append(

@@ -1,33 +1,55 @@
 """The ways to train a module on a GPU that are timed against the engine, all as benchmarks/reference_step.py's are:
-made from weights, head and words on the CPU, with ``run_epoch`` and ``whole_scores``.
+made from weights, head and words on the CPU, with ``run_epoch`` and ``whole_scores``; and what tf32 may cost them.
 """
 
 import contextlib
+import copy
 
 import torch
-from reference_step import Kept, Reference, ReferenceBest
+from reference_step import Kept, Reference, ReferenceBest, Truth, Workload
 from torch import Tensor
 from torch.backends.cudnn import rnn as cudnn_rnn
 from torch.nn import functional
 
 from seam_fast import reference
-from seam_fast.engine import Trainer
+from seam_fast.engine import HEAD_NAMES, TorchTrainer, Trainer
+from seam_fast.errors import SeamFastError
 from seam_fast.graph_trainer import Replayed
 from seam_fast.keys import EMBEDDING, LINEAR_KEYS, LSTM_KEYS
 
 
-class Way:
-    """What makes a trainer on a device: ``make`` is given weights and head there."""
+@contextlib.contextmanager
+def tf32_allowed(allowed: bool = True):
+    """Torch's two switches, as they were again afterwards."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
-    def __init__(self, name: str, make, device, **options):
-        self.name, self.make, self.device, self.options = name, make, device, options
+
+class Way:
+    """What makes a trainer on a device: ``make`` is given weights and head there. tf32: whether it is allowed while the
+    trainer is made and in each of its epochs, and so in what it records; in no other way does it change anything.
+    """
+
+    def __init__(self, name: str, make, device, *, tf32=False, **options):
+        self.name, self.make, self.device, self.tf32, self.options = name, make, device, tf32, options
 
     def __str__(self) -> str:
         return self.name
 
     def __call__(self, weights, head, words, **options):
         weights = {key: weight.to(self.device) for key, weight in weights.items()}
-        return self.make(weights, tuple(part.to(self.device) for part in head), words, **options | self.options)
+        head = tuple(part.to(self.device) for part in head)
+        if not self.tf32:
+            return self.make(weights, head, words, **options | self.options)
+        with tf32_allowed():
+            trainer = self.make(weights, head, words, **options | self.options)
+        trainer.run_epoch = tf32_allowed()(trainer.run_epoch)
+        return trainer
 
 
 # The reference, eager ------------------------------------------------------------------------------------------------
@@ -166,8 +188,79 @@ def rivals(device) -> dict[str, Way]:
     ways = {
         "graph_rows": (Captured, {}),
         "graph_table": (Captured, {"whole_table": True}),
+        "graph_rows_tf32": (Captured, {"tf32": True}),
         "reference": (GpuReference, {}),
         "reference_without_copies": (GpuReferenceWithoutCopies, {}),
         "reference_best": (GpuReferenceBest, {}),
     }
     return {name: Way(name, make, device, **options) for name, (make, options) in ways.items()}
+
+
+# Agreement by tf32 ---------------------------------------------------------------------------------------------------
+
+# tf32 keeps 10 bits of a factor where float32 keeps 23. What a product rounds off, and all that follows from it, is so
+# many times as large, and so are the errors that float32's own, measured, let one expect: losses, scores and flips
+# may be so many times as far off, and a score counts as far off at so many times the distance; how many may be far off
+# stays. Adam hides a wrong factor in a gradient, as it divides by the gradient's size, so the gradients themselves are
+# compared too, by the same rule, but never is a tenth of one allowed: half or double of it is refused at any size.
+COARSER = 2.0**13
+MOST_OF_A_GRADIENT = 0.1
+
+
+def by_tf32(truth: Truth) -> Truth:
+    """The same truth with what tf32 may be off."""
+    coarse = copy.copy(truth)
+    coarse.far = {name: COARSER * distance for name, distance in truth.far.items()}
+    coarse.allowed = {
+        name: error if name.endswith(" far") else COARSER * error for name, error in truth.allowed.items()
+    }
+    return coarse
+
+
+def kept_gradients(trainer) -> dict[str, Tensor]:
+    """Adam's mean of the gradients of scores and head, by tensor, of the engine's trainers and of those by torch."""
+    if hasattr(trainer, "exp_avg"):
+        found = trainer.exp_avg | dict(zip(HEAD_NAMES, trainer.head_together[::2], strict=True))
+    else:
+        state = (trainer._adam if isinstance(trainer, Captured) else trainer._adam_together).state
+        parts = trainer.scores | dict(zip(HEAD_NAMES, trainer.head, strict=True))
+        found = {name: state[part]["exp_avg"] for name, part in parts.items()}
+    return {name: part.detach().to("cpu", torch.float64) for name, part in found.items()}
+
+
+class Gradients:
+    """What float64 says of the gradients, by Adam's mean of them after some steps in which no score flips, and how far
+    those by tf32 may be from it: the norm of the difference, by the true one's. Plain PyTorch over the rows that occur
+    is truth and yardstick; allowed is twice the yardstick's and a rounding, both ``COARSER``.
+    """
+
+    def __init__(self, workload: Workload, batch_size: int, steps: int):
+        self.workload, self.batch_size, self.steps = workload, batch_size, steps
+        self.documents = workload.first(batch_size * steps)
+        self.exact = self._run(TorchTrainer, torch.float64)
+        eps = torch.finfo(torch.float32).eps
+        of_yardstick = self.errors(self._run(TorchTrainer))
+        self.allowed = {name: min(COARSER * (2 * e + eps), MOST_OF_A_GRADIENT) for name, e in of_yardstick.items()}
+
+    def _run(self, way, dtype=torch.float32) -> dict[str, Tensor]:
+        trainer = self.workload.make(way, dtype, lr_mask=0.5 / self.steps)
+        trainer.run_epoch(*self.documents, self.batch_size)
+        return kept_gradients(trainer)
+
+    def errors(self, found: dict[str, Tensor]) -> dict[str, float]:
+        errors = {}
+        for name, true in self.exact.items():
+            errors[name] = ((found[name] - true).norm() / true.norm()).nan_to_num(nan=torch.inf).item()
+        return errors
+
+    def check(self, way) -> dict[str, float]:
+        """The errors of a way. Raises SeamFastError where some are larger than allowed."""
+        found = self.errors(self._run(way))
+        faults = [
+            f"the gradient of {name} of {way} is off by {error:.2g} of it; allowed is {self.allowed[name]:.2g}"
+            for name, error in found.items()
+            if not error <= self.allowed[name]
+        ]
+        if faults:
+            raise SeamFastError(f"{', '.join(faults)}, so its time says nothing")
+        return found

@@ -418,7 +418,8 @@ def test_committed_records_are_whole():
 
 # -- the benchmark of the engine --------------------------------------------------------------------------------------
 
-WAYS = {"engine", "graph_trainer", "graph_rows", "graph_table"}
+BY_TF32 = {"engine_tf32", "graph_rows_tf32"}
+WAYS = {"engine", "graph_trainer", "graph_rows", "graph_table"} | BY_TF32
 WAYS |= {"reference", "reference_without_copies", "reference_best"}
 
 
@@ -442,9 +443,9 @@ def engine_bench(tmp_path, capsys):
 def check_engine_record(record: dict) -> None:
     """Every field that a reader of the record counts on."""
     assert record["format"] == "seam-fast cuda engine 1" and record["method"]
-    assert record["left_out"]["step by tf32"].startswith("not implemented")
     for run in record["runs"]:
-        assert run["command"].startswith("python benchmarks/cuda_engine.py") and not run["settings"]["tf32"]["matmul"]
+        assert run["command"].startswith("python benchmarks/cuda_engine.py")
+        assert run["settings"]["tf32"] == {"matmul": False, "cudnn": False, "but_in": sorted(BY_TF32)}
         for key in ("date", "cpu", "torch", "seam_fast", "commit", "gpu", "cuda", "cudnn", "sources", "load", "build"):
             assert key in run["machine"], key
         for key in ("base", "data_hash", "synthetic", "target", "documents", "words", "sizes"):
@@ -460,7 +461,15 @@ def check_engine_record(record: dict) -> None:
         for figures in spreads:
             assert set(figures) == SPREAD and 0 < figures["min"] <= figures["median"] <= figures["max"]
         if row["piece"] == "step":
-            assert set(row["us"]) | set(row["left_out"]) == WAYS and set(row["ratio"]) == set(row["us"]) - {"engine"}
+            assert set(row["us"]) | set(row["left_out"]) | set(row["wrong"]) == WAYS
+            without_ratio = {"engine"} if "engine_tf32" in row["us"] else {"engine", "graph_rows_tf32"}
+            assert set(row["ratio"]) == set(row["us"]) - without_ratio and set(row["wrong"]) <= {"engine_tf32"}
+            assert set(row["agreement"]) == {"first", "long", "first_tf32", "long_tf32", "gradients_tf32"}
+            for name in row["us"]:  # nothing is timed that was not held against float64, by the allowance that is its
+                ours, kind = name.startswith("engine") or name == "graph_trainer", "_tf32" * (name in BY_TF32)
+                wanted = {"first" + kind, *(["long" + kind] * ours), *(["gradients_tf32"] * bool(kind))}
+                assert {key for key, part in row["agreement"].items() if name in part["errors"]} == wanted
+            assert all(allowed <= 0.1 for allowed in row["agreement"]["gradients_tf32"]["allowed"].values())
             for part in row["agreement"].values():
                 for errors in part["errors"].values():
                     for name, error in errors.items():
@@ -482,12 +491,13 @@ def test_the_engines_dry_run_writes_a_whole_record_and_its_table(engine_bench):
     check_engine_record(record)
     step, scaling, eight, study, kernels = record["rows"]
     assert set(step["us"]) == WAYS and set(step["agreement"]["long"]["errors"]) == {"engine", "graph_trainer"}
+    assert list(step["agreement"]["long_tf32"]["errors"]) == ["engine_tf32"] and not step["wrong"]
     assert list(scaling["us"]) == ["1", "2", "3"] and set(kernels["left_out"]) == WAYS
     assert (eight["modules_in_all"], eight["rounds"]) == (2, 3) and (study["modules_in_all"], study["rounds"]) == (8, 2)
     assert study["same_bits_as_eight"] == 2 and eight["steps"] == sum(m["steps"] for m in eight["modules"])
     assert len({(m["class"], m["alpha"], m["lr_mask"]) for m in study["modules"]}) == 8
     for line in (
-        "one module, us a step, tf32 | not implemented | 50 | 25 | -",
+        "; graph_rows_tf32 / engine_tf32 ",
         "2 modules, 2 epochs, s",
         "(SYNTHETIC)",
     ):
@@ -567,8 +577,132 @@ def test_wrong_results_of_the_engine_have_no_times(engine_bench, monkeypatch):
     monkeypatch.setattr(cuda_engine_rivals.Captured, "_make_room", failing)
     code, record, _, said = engine_bench("--pieces", "step")
     check_engine_record(record)
-    assert code == 0 and record["rows"][0]["left_out"] == dict.fromkeys(("graph_rows", "graph_table"), "out of order")
+    without = dict.fromkeys(("graph_rows", "graph_table", "graph_rows_tf32"), "out of order")
+    assert code == 0 and record["rows"][0]["left_out"] == without
+    (line,) = [line for line in said.out.splitlines() if "us a step, tf32" in line]
+    assert line.endswith("| 50 | 25 | - |") and "graph_rows_tf32" not in line
     assert "without graph_rows (out of order)" in said.err
+
+
+def switches() -> tuple[bool, bool]:
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+def by_tf32_alone(monkeypatch, scores=None, gradient=None):
+    """Spoils the engine's stand-in where tf32 is allowed; returns the switches in each of its epochs."""
+    import cuda_engine
+
+    seen = []
+
+    class Spoilt(cuda_engine.TorchTrainer):
+        def run_epoch(self, *arguments, **options):
+            seen.append(switches())
+            return super().run_epoch(*arguments, **options)
+
+        def _joint_step(self):
+            if gradient and switches() == (True, True):
+                key, factor = gradient
+                penalty = self.penalty_gradient.get(key, 0)
+                part = self.scores.get(key, self.head[0])
+                part.grad.sub_(penalty).mul_(factor).add_(penalty)
+            super()._joint_step()
+            if scores and switches() == (True, True):
+                self.scores["lstm.weight_hh_l0"].data.add_(scores)
+
+    monkeypatch.setattr(cuda_engine, "TorchTrainer", Spoilt)
+    return seen
+
+
+@pytest.mark.parametrize("factor", [2, 0.5, float("nan")])
+@pytest.mark.parametrize("key", ["lstm.weight_hh_l0", "word_embeddings.weight", "hidden2label.bias", "head weight"])
+def test_a_wrong_gradient_by_tf32_is_refused(monkeypatch, key, factor):
+    import cuda_engine
+    import cuda_engine_rivals
+    from reference_step import Workload
+    from sources import smoke_base
+
+    by_tf32_alone(monkeypatch, gradient=(key, factor))
+    gradients = cuda_engine_rivals.Gradients(Workload(*smoke_base()), 5, 6)
+    for tf32 in (False, True):
+        way = cuda_engine_rivals.Way("engine", cuda_engine.TorchTrainer, "cpu", tf32=tf32)
+        with pytest.raises(Exception, match=f"gradient of {key}|loss is nan") if tf32 else contextlib.nullcontext():
+            gradients.check(way)
+
+
+def test_a_fault_by_tf32_costs_its_own_time_and_the_exit_code(engine_bench, monkeypatch, tmp_path):
+    seen = by_tf32_alone(monkeypatch, gradient=("lstm.weight_hh_l0", 2))
+    code, record, text, said = engine_bench("--pieces", "step", "kernels")
+    check_engine_record(record)
+    step, kernels = record["rows"]
+    assert code == 1 and not step["fault"] and set(step["wrong"]) == {"engine_tf32"}
+    assert "lstm.weight_hh_l0 error of engine_tf32 is off by" in step["wrong"]["engine_tf32"]
+    assert set(step["us"]) == WAYS - {"engine_tf32"} and "graph_rows_tf32" not in step["ratio"]
+    assert kernels["left_out"]["engine_tf32"] == step["wrong"]["engine_tf32"]
+    assert "one module, us a step, tf32 | FAILED | 50 | 25 | -" in text and "FAILED: step, engine_tf32: " in text
+    assert "FAILED: engine_tf32 (" in said.err
+    assert set(seen) == {(False, False), (True, True)} and switches() == (False, False)
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(json.dumps(record))
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    by_tf32_alone(monkeypatch, scores=0.05)
+    code, record, _, _ = engine_bench("--pieces", "step", "--more", str(earlier))  # what failed is measured again
+    check_engine_record(record)
+    assert code == 1 and [row["key"] for row in record["rows"]] == ["kernels", "step"]
+    assert "lstm.weight_hh_l0 error of engine_tf32" in record["rows"][1]["wrong"]["engine_tf32"]
+
+
+def test_the_switch_is_on_for_the_ways_of_tf32_alone(engine_bench, monkeypatch):
+    import cuda_engine_rivals
+
+    real, seen = cuda_engine_rivals.Captured, []
+
+    class Watched(real):
+        def __init__(self, *arguments, **options):
+            self.made = switches()
+            super().__init__(*arguments, **options)
+
+        def _step(self):
+            seen.append((self.made, switches()))
+            super()._step()
+
+    monkeypatch.setattr(cuda_engine_rivals, "Captured", Watched)
+    ours = by_tf32_alone(monkeypatch)
+    code, record, _, _ = engine_bench("--pieces", "step", "scaling")
+    check_engine_record(record)
+    on, off = (True, True), (False, False)
+    assert code == 0 and set(seen) == {(on, on), (off, off)} and set(ours) == {on, off} and switches() == off
+
+    def fail():
+        raise RuntimeError(str(switches()))
+
+    way = cuda_engine_rivals.Way("way", lambda *arguments: types.SimpleNamespace(run_epoch=fail), "cpu", tf32=True)
+    with pytest.raises(RuntimeError, match="True, True"):
+        way({}, (), None).run_epoch()
+    assert switches() == off
+
+
+def test_an_engine_without_a_kernel_for_tf32_is_left_out(engine_bench, monkeypatch):
+    import cuda_engine
+
+    way = cuda_engine.Bench.engine
+
+    def engine(self, *arguments, **options):
+        self.backend = "torch"
+        found = way(self, *arguments, **options)
+        self.backend = "cuda"
+        return found
+
+    def ways(self):  # the op, too, has no kernels for a CPU by that name
+        return all_ways(self) | {"graph_trainer": self.engine("graph_trainer")}
+
+    all_ways = cuda_engine.Bench.ways
+    monkeypatch.setattr(cuda_engine.Bench, "engine", engine)
+    monkeypatch.setattr(cuda_engine.Bench, "ways", ways)
+    code, record, text, _ = engine_bench("--pieces", "step")
+    check_engine_record(record)
+    assert code == 0 and record["rows"][0]["left_out"] == {"engine_tf32": cuda_engine.NO_TF32}
+    assert f"us a step, tf32 | {cuda_engine.NO_TF32} | 50" in text
 
 
 @pytest.mark.parametrize(
