@@ -66,3 +66,31 @@ def toy_base(toy):
     import world
 
     return world.make_base(toy)
+
+
+@pytest.fixture
+def host_module():
+    """The engine and op of a GPU as a module that runs on the CPU, there on a device that forms clusters; tests may
+    pretend another one.
+    """
+    from lstm_cases import cuda_host
+
+    module = cuda_host()
+    module.pretend(4, True, False)
+    yield module
+    module.pretend(4, True, False)
+    module.set_order("round_robin", 0)
+    module.watch_memory(False)
+    module.watch(True)
+
+
+@pytest.fixture
+def kind(host_module):
+    """What `world.make_trainer` knows the trainers of a GPU by, but for how they catch up."""
+    return "cuda-host"
+
+
+@pytest.fixture
+def unwatched(host_module):
+    """For thousands of steps, none of which is new to the watch on races and bounds."""
+    host_module.watch(False)

@@ -159,7 +159,7 @@ def test_a_score_of_exactly_0_is_dropped(make_pair, value):
     world.adopt(engine)
     assert engine.kept_counts() == {key: int((score > 0).sum()) for key, score in stepper.scores.items()}
     for key, weight in engine.effective_weights().items():
-        assert torch.equal(weight, engine.weights[key] * (stepper.scores[key] > 0))
+        assert torch.equal(weight.cpu(), engine.weights[key].cpu() * (stepper.scores[key] > 0))
     world.follow(engine, stepper, [world.make_documents(9, seed=epoch) for epoch in range(3)], 4)
 
 

@@ -54,12 +54,12 @@ def replay_exactly(states, t, penalty, gaps):
 class Rows:
     """A tiny trainer: word 0 is fed, the rows of the words 1 to ROWS wait."""
 
-    def __init__(self, catch_up, penalty, dtype=torch.float32):
+    def __init__(self, catch_up, penalty, dtype=torch.float32, kind="native"):
         weights = world.make_weights(dtype, sizes=(ROWS + 1, WIDTH, 1, 1))
         total = sum(weight.numel() for weight in weights.values())
         options = {"alpha": penalty * total, "lr_mask": LR, "lr_head": 0.01, "schedule": "port"}
         head = world.make_head(dtype, classes=1)
-        self.trainer = world.make_trainer(f"native-{catch_up}", weights, head, torch.arange(ROWS + 1), **options)
+        self.trainer = world.make_trainer(f"{kind}-{catch_up}", weights, head, torch.arange(ROWS + 1), **options)
         self.memory = [getattr(self.trainer, name)[world.EMBEDDING] for name in ("scores", "exp_avg", "exp_avg_sq")]
 
     def after(self, states, t, gap):

@@ -491,11 +491,11 @@ def test_adopted_state_goes_on_as_its_own(wide):
 R, WORDS = 6, 9  # rows with scores, words; of the trainers below
 
 
-def arguments(**changes):
-    """Of a small ``_C.SeamTrainer`` in float64; a change may be a function of what it replaces."""
-    weights = list(world.make_weights(sizes=(WORDS, 4, 3, 5)).values())
+def arguments(dtype=torch.float64, **changes):
+    """Of a small ``_C.SeamTrainer``; a change may be a function of what it replaces."""
+    weights = list(world.make_weights(dtype, sizes=(WORDS, 4, 3, 5)).values())
     states = [weights[0].new_ones(R + 1, 4), *(torch.ones_like(weight) for weight in weights[1:])]
-    head = list(world.make_head())
+    head = list(world.make_head(dtype))
     fine = {
         "weights": weights,
         "rows": torch.arange(R),
@@ -519,6 +519,11 @@ def at(i, change):
     return lambda tensors: [change(part) if j == i else part for j, part in enumerate(tensors)]
 
 
+def otherwise(tensor):
+    """In the other dtype."""
+    return tensor.float() if tensor.dtype == torch.float64 else tensor.double()
+
+
 def flipped(tensor):
     """The same values, laid out in another order."""
     return tensor.T.contiguous().T
@@ -527,14 +532,14 @@ def flipped(tensor):
 LISTS = ("weights", "scores", "exp_avg", "exp_avg_sq", "head", "head_together", "head_alone")
 BAD_TRAINERS = [
     *((name, lambda tensors: tensors[:-1], ValueError, "must hold") for name in LISTS),
-    *((name, at(0, torch.Tensor.float), TypeError, "dtype") for name in LISTS[1:]),
+    *((name, at(0, otherwise), TypeError, "dtype") for name in LISTS[1:]),
     *((name, at(1, lambda part: torch.cat([part, part])), ValueError, "must have shape") for name in LISTS),
     *((name, at(0, flipped), ValueError, "contiguous") for name in LISTS),
     *((name, at(0, lambda part: part[0]), ValueError, "dimensions|shape") for name in LISTS),
     ("scores", at(0, lambda part: part[1:]), ValueError, "must have shape"),
-    ("weights", lambda tensors: [part.long() for part in tensors], TypeError, "float32 or float64"),
-    ("weights", lambda tensors: [part.half() for part in tensors], TypeError, "float32 or float64"),
-    ("weights", lambda tensors: [part.to("meta") for part in tensors], TypeError, "on the CPU"),
+    ("weights", lambda tensors: [part.long() for part in tensors], TypeError, "must be float32"),
+    ("weights", lambda tensors: [part.half() for part in tensors], TypeError, "must be float32"),
+    ("weights", lambda tensors: [part.to("meta") for part in tensors], TypeError, "on the CPU|be on meta"),
     ("weights", lambda tensors: [None, *tensors[1:]], TypeError, "incompatible"),
     ("rows", torch.Tensor.int, TypeError, "int64"),
     ("rows", lambda rows: rows[:, None], TypeError, "one dimension"),
@@ -547,11 +552,27 @@ BAD_TRAINERS = [
 ]
 
 
+class Bare:
+    """Makes a module's trainers of `arguments`, which `given` holds afterwards."""
+
+    def __init__(self, module, dtype):
+        self.module, self.dtype, self.given = module, dtype, None
+
+    def __call__(self, **changes):
+        self.given = arguments(self.dtype, **changes)
+        return self.module.SeamTrainer(**self.given)
+
+
+@pytest.fixture
+def bare():
+    return Bare(_ext.C, torch.float64)
+
+
 @pytest.mark.parametrize(("name", "change", "error", "text"), BAD_TRAINERS)
-def test_a_trainer_is_not_made_of_what_does_not_fit(name, change, error, text):
-    _ext.C.SeamTrainer(**arguments())
+def test_a_trainer_is_not_made_of_what_does_not_fit(bare, name, change, error, text):
+    bare()
     with pytest.raises(error, match=text):
-        _ext.C.SeamTrainer(**arguments(**{name: change}))
+        bare(**{name: change})
 
 
 def documents_for(dtype=torch.float64, count=4, width=3):
@@ -579,7 +600,7 @@ BAD_DOCUMENTS = [
     (1, lambda lengths: torch.stack([lengths, lengths], 1)[:, 0], TypeError, "contiguous"),
     (1, lambda lengths: with_value(lengths, 0), ValueError, "between 1 and 3, but holds 0 for document 3"),
     (1, lambda lengths: with_value(lengths, 4), ValueError, "between 1 and 3, but holds 4 for document 3"),
-    (2, torch.Tensor.float, TypeError, "shares must have .*dtype"),
+    (2, otherwise, TypeError, "shares must have .*dtype"),
     (2, lambda shares: shares[:-1], ValueError, "shares must have shape"),
     (2, flipped, ValueError, "shares must be contiguous"),
     (3, 0, ValueError, "batch must be at least 1, but is 0"),
@@ -597,35 +618,38 @@ def changed(fine, place, change):
 
 
 @pytest.mark.parametrize(("place", "change", "error", "text"), BAD_DOCUMENTS)
-def test_documents_that_do_not_fit_are_refused_and_nothing_moves(place, change, error, text):
-    given = arguments()
-    trainer = _ext.C.SeamTrainer(**given)
+def test_documents_that_do_not_fit_are_refused_and_nothing_moves(bare, place, change, error, text):
+    trainer = bare()
     trainer.begin_epoch(0.1, 0.1, 9)
-    fine = [*documents_for(), 2, 0, 4]
+    fine = [*documents_for(bare.dtype), 2, 0, 4]
     with pytest.raises(error, match=text):
         trainer.train(*changed(fine, place, change))
-    assert trainer.steps == 0 and all((score == 1).all() for score in given["scores"])
+    assert trainer.steps == 0 and all((score == 1).all() for score in bare.given["scores"])
     losses, failure = trainer.train(*fine)
     assert len(losses) == 2 and failure.what == -1
 
 
 @pytest.mark.parametrize(("place", "change", "error", "text"), [case for case in BAD_DOCUMENTS if case[0] > 1])
-def test_features_that_do_not_fit_are_refused(place, change, error, text):
-    trainer = _ext.C.SeamTrainer(**arguments())
+def test_features_that_do_not_fit_are_refused(bare, place, change, error, text):
+    trainer = bare()
     trainer.begin_epoch(0.1, 0.1, 0)
-    fine = [torch.ones(4, 5, dtype=torch.float64), documents_for()[2], 2, 0, 4]
+    fine = [torch.ones(4, 5, dtype=bare.dtype), documents_for(bare.dtype)[2], 2, 0, 4]
     with pytest.raises(error, match=text):
         trainer.train_head(*changed(fine, place - 1, change))
-    for features, kind in ((fine[0].float(), TypeError), (fine[0][:, 1:], ValueError), (flipped(fine[0]), ValueError)):
+    for features, kind in (
+        (otherwise(fine[0]), TypeError),
+        (fine[0][:, 1:], ValueError),
+        (flipped(fine[0]), ValueError),
+    ):
         with pytest.raises(kind, match="features"):
             trainer.train_head(features, *fine[1:])
     assert trainer.steps == 0
     assert len(trainer.train_head(*fine)[0]) == 2
 
 
-def test_looking_at_what_does_not_fit_is_refused():
-    trainer = _ext.C.SeamTrainer(**arguments())
-    slots, lengths, _ = documents_for()
+def test_looking_at_what_does_not_fit_is_refused(bare):
+    trainer = bare()
+    slots, lengths, _ = documents_for(bare.dtype)
     ids = slots.long()
     assert trainer.class_logits(ids, slots, lengths).shape == (4, 5)
     assert trainer.class_logits(ids + WORDS - R, slots * 0 + R, lengths).shape == (4, 5)  # words without rows
@@ -646,9 +670,9 @@ def test_looking_at_what_does_not_fit_is_refused():
             trainer.class_logits(*looked_at)
 
 
-def test_more_steps_than_announced_are_refused():
-    trainer = _ext.C.SeamTrainer(**arguments())
-    documents = documents_for()
+def test_more_steps_than_announced_are_refused(bare):
+    trainer = bare()
+    documents = documents_for(bare.dtype)
     with pytest.raises(ValueError, match="more steps than begin_epoch was told"):
         trainer.train(*documents, 2, 0, 4)  # before any epoch
     trainer.begin_epoch(0.1, 0.1, 3)
@@ -665,8 +689,8 @@ def test_more_steps_than_announced_are_refused():
     assert len(trainer.train(*documents, 4, 0, 4)[0]) == 1
 
 
-def test_numbers_of_steps_that_cannot_be_are_refused():
-    trainer = _ext.C.SeamTrainer(**arguments())
+def test_numbers_of_steps_that_cannot_be_are_refused(bare):
+    trainer = bare()
     for steps in (-1, -(2**63)):
         with pytest.raises(ValueError, match="steps"):
             trainer.begin_epoch(0.1, 0.1, steps)
@@ -674,29 +698,30 @@ def test_numbers_of_steps_that_cannot_be_are_refused():
         with pytest.raises(ValueError, match="steps"):
             trainer.adopt(*steps)
     trainer.begin_epoch(0.1, 0.1, 5)
-    trainer.train(*documents_for(), 1, 0, 4)
+    trainer.train(*documents_for(bare.dtype), 1, 0, 4)
     trainer.adopt(0, 0)  # which ends the epoch
     with pytest.raises(ValueError, match="more steps"):
-        trainer.train(*documents_for(), 1, 0, 4)
+        trainer.train(*documents_for(bare.dtype), 1, 0, 4)
 
 
-def test_a_batch_of_any_size_is_all_there_is():
-    trainers = [_ext.C.SeamTrainer(**arguments()) for _ in range(2)]
+def test_a_batch_of_any_size_is_all_there_is(bare):
+    trainers = [bare() for _ in range(2)]
     losses = []
     for trainer, batch in zip(trainers, (3, 2**63 - 1), strict=True):
         trainer.begin_epoch(0.1, 0.1, 9)
-        losses.append(trainer.train(*documents_for(), batch, 1, 4)[0])
-        losses.append(trainer.train_head(torch.ones(4, 5).double(), documents_for()[2], batch, 1, 4)[0])
+        losses.append(trainer.train(*documents_for(bare.dtype), batch, 1, 4)[0])
+        losses.append(
+            trainer.train_head(torch.ones(4, 5, dtype=bare.dtype), documents_for(bare.dtype)[2], batch, 1, 4)[0]
+        )
     assert len(losses[0]) == 1 and losses[:2] == losses[2:]
 
 
-def test_an_epoch_may_begin_before_the_last_was_flushed():
+def test_an_epoch_may_begin_before_the_last_was_flushed(bare):
     """Nothing is read that is not there; rows are as after a flush."""
     scores = []
     for flushes in (True, False):
-        given = arguments(catch_up="replay")
-        trainer = _ext.C.SeamTrainer(**given)
-        slots, lengths, shares = documents_for(count=40)
+        trainer = bare(catch_up="replay")
+        slots, lengths, shares = documents_for(bare.dtype, count=40)
         slots[1:] = 0
         for _ in range(3):
             trainer.begin_epoch(0.1, 0.1, 40)
@@ -704,7 +729,7 @@ def test_an_epoch_may_begin_before_the_last_was_flushed():
             if flushes:
                 trainer.flush()
         trainer.flush()
-        scores.append(given["scores"][0])
+        scores.append(bare.given["scores"][0])
     assert torch.equal(*scores)
 
 

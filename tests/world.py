@@ -5,6 +5,7 @@ NumPy for everything else.
 """
 
 import tempfile
+import types
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from torch import nn
 from seam_fast import _ext, reference
 from seam_fast.classifier import LSTMClassifier
 from seam_fast.corpus import Corpus, CorpusConfig, load_corpus
+from seam_fast.cuda_trainer import CudaTrainer
 from seam_fast.engine import TorchTrainer
+from seam_fast.graph_trainer import GraphTrainer
 from seam_fast.native import NativeTrainer
 
 EMBEDDING = "word_embeddings.weight"
@@ -133,10 +136,44 @@ HEAD_STATES = dict(zip(ADAMS, ("head_together", "head_alone"), strict=True))  # 
 TRAINERS = ("torch", *(f"native-{catch_up}" for catch_up in CATCH_UPS))
 
 
+class HostTrainer(CudaTrainer):
+    """The trainer of a GPU with its kernels in their meaning on the CPU."""
+
+    @staticmethod
+    def _module():
+        from lstm_cases import cuda_host
+
+        return cuda_host()
+
+
+GPU = "cuda"  # where trainers of a GPU have their tensors
+
+
+def single(weights, head, device="cpu"):
+    """Both in float32, all that the compiled engine of a GPU takes."""
+    return {key: weight.to(device, torch.float32) for key, weight in weights.items()}, tuple(
+        part.to(device, torch.float32) for part in head
+    )
+
+
 def make_trainer(kind, weights, head, words, **options):
-    """A trainer of one of the TRAINERS; skips the test where that needs the compiled part and there is none."""
+    """A trainer of one of the TRAINERS; skips the test where what that needs is not there.
+
+    Or in float32, whatever the weights are: "cuda-host-..." and a way to catch up, a GPU's trainer whose kernels run on
+    the CPU; "cuda-...", the same on a GPU; "graph", the trainer of ordinary kernels on a GPU.
+    """
     if kind == "torch":
         return TorchTrainer(weights, head, words, **options)
+    if kind == "graph":
+        return GraphTrainer(*single(weights, head, GPU), words, backend="cuda", **options)
+    if kind.startswith("cuda-"):
+        trainer, device = (HostTrainer, "cpu") if kind.startswith("cuda-host-") else (CudaTrainer, GPU)
+        try:
+            return trainer(*single(weights, head, device), words, catch_up=kind.rpartition("-")[2], **options)
+        except ValueError as error:
+            if "form no clusters" not in str(error):
+                raise
+            pytest.skip(str(error).splitlines()[0])
     if not _ext.has_ext():
         pytest.skip(f"needs the compiled part: {_ext.reason}")
     return NativeTrainer(weights, head, words, catch_up=kind.removeprefix("native-"), **options)
@@ -151,9 +188,11 @@ def adopt(trainer, steps=0, head_steps=0):
 def put_state(exact, other, step=0, head_steps=0):
     """Scores, head and both Adams' state of a float64 Stepper after `step` steps, rounded, into another trainer."""
 
-    def fit(key, tensor):  # every row is a word of its own; the extra one of a trainer stands for nobody
-        extra = key == EMBEDDING and tensor.ndim and not isinstance(other, reference.Stepper)
-        return torch.cat([tensor, tensor[:1]]) if extra else tensor
+    def fit(key, tensor):  # a trainer's last row stands for all words without one of their own, or for nobody
+        if key != EMBEDDING or tensor.ndim == 0 or isinstance(other, reference.Stepper):
+            return tensor
+        shared = torch.nonzero(other.slot == len(other.rows)).flatten()[:1]
+        return tensor[torch.cat([other.rows, shared if len(shared) else other.rows[:1]])]
 
     parts = [(key, score, other.scores[key]) for key, score in exact.scores.items()]
     parts += [(i, *pair) for i, pair in enumerate(zip(exact.head, other.head, strict=True))]
@@ -165,7 +204,7 @@ def put_state(exact, other, step=0, head_steps=0):
             if adam is None or theirs not in adam.state:
                 continue
             state = {what: fit(key, value).float().clone() for what, value in adam.state[theirs].items()}
-            if isinstance(other, NativeTrainer):
+            if hasattr(other, "adopt"):  # which keeps Adam's memory by key
                 for i, what in enumerate(("exp_avg", "exp_avg_sq")):
                     of_head = key not in KEYS
                     memory = getattr(other, HEAD_STATES[name])[2 * key + i] if of_head else getattr(other, what)[key]
@@ -186,16 +225,18 @@ def errors(tensor, exact):
     return error.kthvalue(max(1, int(0.95 * len(error)))).values.item(), (error > 1e-5).double().mean().item()
 
 
-def assert_as_good(exact, plain, engine, where=""):
+def assert_as_good(exact, plain, engine, where="", least=1):
     """After a step from the same state: the engine's scores and head may err twice as much as float32 plain PyTorch's.
 
     exact, plain: Steppers in float64 and float32. To that comes one rounding: eps times the largest score, since none
-    is held more exactly.
+    is held more exactly. Tensors of fewer than `least` numbers are left out: one number may be right by chance.
     """
     scores, head = engine.whole_scores()
     triples = [(key, exact.scores[key], plain.scores[key], scores[key]) for key in KEYS]
     triples += zip(HEAD, exact.head, plain.head, head, strict=True)
     for key, true, theirs, ours in triples:
+        if true.numel() < least:
+            continue
         allowed, allowed_share = errors(theirs, true)
         error, share = errors(ours, true)
         assert error <= 2 * allowed + EPS * max(1, true.abs().max().item()), f"{key}, {where}"
@@ -213,10 +254,16 @@ def with_shares(documents):
 
 
 def follow(engine, stepper, epochs, batch_size, tolerance=1e-9):
-    """Runs a trainer and a Stepper over epochs of (ids, lengths, labels); after each, all that they have must agree."""
+    """Runs a trainer and a Stepper over epochs of (ids, lengths, labels); after each, all that they have must agree.
+
+    In float32 the trainer begins each step at the Stepper's state, and may err as `assert_as_good` has it.
+    """
     for epoch, documents in enumerate(epochs):
         head_only = engine.schedule == "seam" and epoch % 5 == 0
         batches = cut(documents, batch_size)
+        if engine.weights[EMBEDDING].dtype == torch.float32:
+            follow_in_float32([engine], stepper, batches, head_only)
+            continue
         wanted = [stepper.step(*batch, head_only=head_only).cross_entropy for batch in batches]
         loss = engine.run_epoch(*documents, batch_size, head_only=head_only)
         assert loss == pytest.approx(sum(wanted) / len(wanted), abs=1e-10), f"epoch {epoch}"
@@ -224,6 +271,47 @@ def follow(engine, stepper, epochs, batch_size, tolerance=1e-9):
         assert largest_difference(stepper, scores, head) < tolerance, f"epoch {epoch}"
         counts = {key: int((score > 0).sum()) for key, score in stepper.scores.items()}
         assert engine.kept_counts() == counts
+
+
+def plain_like(exact):
+    """A Stepper in float32 with the settings of one in float64, at its beginning."""
+    (alpha, penalty, lstm_factor), groups = exact.penalty, exact.adam_together.param_groups
+    schedule = "port" if exact.adam_head is None else "joint"
+    rates = {"lr_mask": groups[0]["lr"], "lr_head": groups[-1]["lr"]}
+    options = {"alpha": alpha, "penalty": penalty, "lstm_factor": lstm_factor, "schedule": schedule, "read": exact.read}
+    return reference.Stepper(*single(exact.weights, exact.head), **options, **rates)
+
+
+def follow_in_float32(engines, exact, batches, head_only=False, beside=None):
+    """A float64 Stepper goes from batch to batch; each step the engines begin at its state, rounded, and take by
+    themselves. They may err twice as much as plain PyTorch in float32, and as `beside`, a trainer, where there is one.
+    """
+    for step, batch in enumerate(batches):
+        plain = plain_like(exact)
+        taken = [
+            int(adam.state[tensor]["step"]) if adam and tensor in adam.state else 0
+            for adam, tensor in ((exact.adam_together, exact.scores[EMBEDDING]), (exact.adam_head, exact.head[0]))
+        ]
+        trainers = [*engines, beside] if beside else engines
+        for other in (plain, *trainers):
+            put_state(exact, other, sum(taken), taken[1])
+        labels = batch[2].float() if batch[2].ndim == 2 else batch[2]
+        wanted = exact.step(*batch, head_only=head_only).cross_entropy
+        theirs = plain.step(*batch[:2], labels, head_only=head_only).cross_entropy
+        ours = [engine.run_epoch(*batch, len(batch[0]), head_only=head_only) for engine in trainers]
+        if beside:
+            ours.pop()
+            scores, head = beside.whole_scores()
+            yardstick = types.SimpleNamespace(scores=scores, head=head)
+        for engine, loss in zip(engines, ours, strict=True):
+            where = f"step {step} of {type(engine).__name__}"
+            assert abs(loss - wanted) <= 2 * abs(theirs - wanted) + 16 * EPS * max(1, wanted), f"loss of {where}"
+            assert_as_good(exact, plain, engine, where)
+            if beside:
+                assert_as_good(exact, yardstick, engine, f"{where}, beside the other", least=50)
+            scores, _ = engine.whole_scores()
+            assert engine.kept_counts() == {key: int((score > 0).sum()) for key, score in scores.items()}
+            assert engine.steps == sum(taken) + 1
 
 
 # -- SEAM by hand -----------------------------------------------------------------------------------------------------

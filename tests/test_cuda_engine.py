@@ -1,0 +1,287 @@
+"""Training on a GPU: the one-launch engine and the trainer of captured graphs, by the rules of test_engine.py,
+test_native.py and test_cuda_trainer.py, most of whose tests are run here again; and what only a GPU asks for: streams,
+threads, memory.
+"""
+
+import functools
+import gc
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import test_gaps
+import torch
+import world
+from test_cuda_trainer import (  # noqa: F401
+    SETTINGS,
+    assert_near,
+    assert_same_run,
+    check_gaps,
+    test_adopted_state_goes_on_as_its_own,
+    test_blocks_with_and_without_sequences,
+    test_class_logits_are_those_of_the_kept_weights,
+    test_class_logits_follow_what_is_asked_and_what_has_moved,
+    test_counts_snapshot_and_whole_scores_agree,
+    test_early_and_short_gaps_are_replayed,
+    test_epochs_end_where_the_engine_of_the_cpu_ends,
+    test_launches_are_short,
+    test_long_and_short_documents,
+    test_looks_in_the_midst_of_an_epoch,
+    test_one_word_everywhere,
+    test_replay_is_dense_to_the_last_bit,
+    test_sequences_of_their_own,
+    test_states_that_no_training_leaves_are_replayed,
+    test_steps_of_the_size_of_r8,
+    test_tf32_replay_is_dense_to_the_last_bit,
+    test_tf32_where_it_is_allowed,
+    test_units_shared_by_blocks,
+    test_what_is_not_a_number_stays_so_and_stays_where_it_is,
+    test_where_an_epoch_is_cut_into_launches_changes_nothing,
+    train,
+)
+from test_cuda_trainer_use import (  # noqa: F401
+    QUICK,
+    test_a_failure_in_a_later_launch,
+    test_a_score_that_is_not_a_number_is_dropped_and_found,
+    test_a_tensor_that_is_no_longer_where_it_was_is_refused,
+    test_after_a_failure_it_is_refused_until_adopt,
+    test_an_epoch_of_nothing,
+    test_batches_that_are_too_large_for_a_launch,
+    test_epochs_of_the_head_alone,
+    test_it_says_what_the_engine_of_the_cpu_says,
+    test_port_never_moves_the_head,
+    test_stop_ends_an_epoch_between_two_launches,
+    test_target_weight_is_as_good_as_that_many_copies,
+    test_the_loop_ends_where_it_ends_on_the_cpu,
+)
+from test_engine import (  # noqa: F401
+    make_pair,
+    test_a_base_that_is_not_finite_stops_with_the_step_named,
+    test_a_class_that_is_dropped_whole,
+    test_a_gradient_that_overflows_names_its_tensor,
+    test_a_score_of_exactly_0_is_dropped,
+    test_a_snapshot_stays_as_it_was,
+    test_a_word_outside_words_is_refused_and_nothing_moves,
+    test_active_clamps,
+    test_base_head_and_documents_are_left_alone,
+    test_check_finite_names_the_tensor,
+    test_documents_of_one_repeated_word,
+    test_documents_of_one_word_only,
+    test_float32_stays_near,
+    test_follows_the_reference_step,
+    test_id_0_as_padding_and_as_a_word,
+    test_kept_counts_are_those_of_the_whole_scores,
+    test_labels_that_are_shares_and_a_heavier_lstm_penalty,
+    test_labels_that_cannot_be_are_refused,
+    test_large_learning_rate_of_the_head_and_large_alpha,
+    test_one_document_a_step,
+    test_rows_of_padding_words_get_the_penalty_alone,
+    test_the_same_twice,
+    test_when_an_absent_word_drops_out_in_float32,
+    test_words_in_any_order_and_shape,
+)
+from test_native import assert_same_bits
+
+from seam_fast import Interrupted, LSTMClassifier, cuda_trainer, reengineer
+from seam_fast.backend import why_not
+
+if why_not("cuda"):
+    pytest.skip(f"needs a GPU and the CUDA kernels: {why_not('cuda')}", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def _faults_show_where_they_arise(request):
+    """Kernels fail behind one's back; and after an illegal access nothing works any more in this process."""
+    yield
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        pytest.exit(f"the GPU was lost in {request.node.nodeid}: {str(error).splitlines()[0]}", returncode=4)
+
+
+# What is run here again asks these for the trainer.
+
+
+@pytest.fixture
+def kind():
+    return "cuda"
+
+
+@pytest.fixture(params=["cuda-quadrature", "graph"])
+def make(request):
+    return functools.partial(world.make_trainer, request.param)
+
+
+@pytest.fixture
+def unwatched():
+    """Nobody watches."""
+
+
+@pytest.fixture
+def clusters():
+    return True
+
+
+@pytest.fixture
+def tf32():
+    before = torch.backends.cuda.matmul.allow_tf32
+    yield functools.partial(setattr, torch.backends.cuda.matmul, "allow_tf32")
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.fixture
+def on_host(monkeypatch):
+    """How the trainers of one launch catch up, in the order in which they are made."""
+    trainers = []
+
+    class Seen(cuda_trainer.CudaTrainer):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            trainers.append(self.catch_up)
+
+    monkeypatch.setattr(cuda_trainer, "CudaTrainer", Seen)
+    return trainers
+
+
+KINDS = [*(f"cuda-{catch_up}" for catch_up in world.CATCH_UPS), "graph"]
+each_kind = pytest.mark.parametrize("name", KINDS)
+
+
+def again(name, **options):
+    return train(name, (80, 50, 50, 8), count=60, batch_size=5, read="last_word", **options)
+
+
+# -- the numbers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", SETTINGS, ids=str)
+def test_graphs_end_where_the_engine_of_the_cpu_ends(options):
+    assert_near(train("graph", **options), train("native-quadrature", **options))
+
+
+@pytest.mark.parametrize("penalty", test_gaps.PENALTIES)
+@pytest.mark.parametrize(("t", "gaps"), test_gaps.STARTS)
+def test_gaps_at_once_err_no_more_than_step_by_step(t, gaps, penalty):
+    check_gaps("cuda", t, penalty, gaps)
+
+
+@pytest.mark.parametrize("read", ["end", "last_word"])
+def test_an_epoch_of_the_size_of_r8(read):
+    """A thousand steps, rows left alone for hundreds of them: as on the CPU, and replay bit for bit as dense."""
+    options = {"sizes": (4000, 100, 50, 8), "count": 1500, "batch_size": 5, "read": read, "epochs": 3, "lr_mask": 0.001}
+    runs = {name: train(name, **options) for name in (*KINDS, "native-quadrature")}
+    assert_same_run(runs["cuda-replay"], runs["cuda-dense"])
+    for name in ("cuda-quadrature", "cuda-replay", "graph"):
+        assert_near(runs[name], runs["native-quadrature"], most=1e-3)
+
+
+# -- again, beside others, in other streams ---------------------------------------------------------------------------
+
+
+@each_kind
+def test_every_run_gives_the_same_bits(name):
+    first = again(name)
+    for _ in range(5):
+        assert_same_run(again(name), first)
+
+
+@each_kind
+def test_modules_beside_one_another_are_as_alone(name):
+    """Each in a thread and a stream of its own, as `reengineer` has them."""
+    settings = [{"schedule": schedule, "alpha": 0.1 * n} for n, schedule in enumerate(("seam", "port", "joint") * 4)]
+    alone = [again(name, **options) for options in settings]
+
+    def work(options):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            return again(name, **options)
+
+    with ThreadPoolExecutor(12) as pool:
+        beside = list(pool.map(work, settings))
+    for one, other in zip(alone, beside, strict=True):
+        assert_same_run(one, other)
+
+
+@pytest.mark.parametrize("name", ["cuda-quadrature", "graph"])
+def test_it_runs_where_the_current_stream_is(name):
+    """The stream is busy for a while before scores are there: whoever does not wait in line reads NaN."""
+    documents = world.make_documents(20)
+    wanted, engine = build_in(name), build_in(name)
+    for trainer in (wanted, engine):
+        trainer.run_epoch(*documents, 4)
+    scores = {key: score.clone() for key, score in engine.scores.items()}
+    for score in engine.scores.values():
+        score.fill_(float("nan"))
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(50_000_000)  # clock cycles
+        for key, score in engine.scores.items():
+            score.copy_(scores[key])
+        losses = engine.run_epoch(*documents, 4), engine.class_logits(*documents[:2])
+    assert losses[0] == wanted.run_epoch(*documents, 4)
+    assert torch.equal(losses[1], wanted.class_logits(*documents[:2]))
+    side.synchronize()
+    assert_same_bits(engine, wanted)
+
+
+def build_in(name, **options):
+    weights, head = world.make_weights(), world.make_head()
+    return world.make_trainer(name, weights, head, torch.arange(15), **world.OPTIONS | options)
+
+
+@pytest.mark.parametrize("name", ["cuda-quadrature", "graph"])
+def test_nothing_stays_behind(name):
+    again(name)
+    gc.collect()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    for _ in range(3):
+        again(name)
+    gc.collect()
+    assert torch.cuda.memory_allocated() <= before + (64 << 10)
+
+
+def test_how_many_modules_a_gpu_takes():
+    weights = {key: weight.to(world.GPU) for key, weight in world.make_weights(torch.float32).items()}
+    most = torch.cuda.get_device_properties(0).multi_processor_count
+    assert 1 <= cuda_trainer.places_at_once(0, weights, 5) <= 16 * most
+
+
+# -- the whole loop ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("num_layers", "bidirectional"), [(2, False), (1, True)])
+def test_other_shapes_go_by_graphs(toy, num_layers, bidirectional):
+    torch.manual_seed(0)
+    shape = {"num_layers": num_layers, "bidirectional": bidirectional}
+    base = LSTMClassifier(toy.vocab_size, 6, 5, toy.num_classes, read="last_word", **shape)
+    runs = [reengineer(base, toy, [0, (1, 3)], backend=backend, **QUICK) for backend in ("cuda", "cpu")]
+    for ours, theirs in zip(*runs, strict=True):
+        assert ours.card["engine"] == "cuda" and "catch_up" not in ours.card
+        for one, other in zip(ours.history, theirs.history, strict=True):
+            assert one["cross_entropy"] == pytest.approx(other["cross_entropy"], abs=1e-4)
+            assert one["kept"] == pytest.approx(other["kept"], abs=0.01)
+
+
+def test_any_number_of_places_gives_the_same_modules(toy, toy_base):
+    targets = [0, 1, 2, 3, (0, 1), (2, 3)]
+    runs = [reengineer(toy_base, toy, targets, backend="cuda", threads=n, **QUICK) for n in (1, 3, None)]
+    for modules in itertools.islice(runs, 1, None):
+        for one, other in zip(runs[0], modules, strict=True):
+            assert all(torch.equal(one.scores[key], other.scores[key]) for key in world.KEYS)
+            assert all(torch.equal(*pair) for pair in zip(one.head, other.head, strict=True))
+
+
+def test_ctrl_c_carries_the_best_modules(toy, toy_base):
+    seen = []
+
+    def on_epoch(job, figures):
+        seen.append(job)
+        if len(set(seen)) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as caught:
+        reengineer(toy_base, toy, [0, 1], backend="cuda", threads=2, on_epoch=on_epoch, **QUICK | {"epochs": 100_000})
+    assert all(module is not None for module in caught.value.modules)
+    torch.cuda.synchronize()
+    assert len(reengineer(toy_base, toy, [0], backend="cuda", **QUICK)) == 1, "the GPU is free again"

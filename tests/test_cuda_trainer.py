@@ -1,0 +1,564 @@
+"""The engine of a GPU without one: its kernels' own source, run on the CPU with an eye on races, bounds and barriers,
+held against float64, the engine of the CPU, and itself.
+
+What every trainer is held to comes from test_engine.py; as this one takes float32 only, `world.follow` lets each step
+begin at the state of float64. What it refuses and who uses it beside others is in test_cuda_trainer_use.py; real GPUs
+are in test_cuda_engine.py, which runs much of this again.
+"""
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import world
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from test_engine import (  # noqa: F401
+    make_pair,
+    test_a_class_that_is_dropped_whole,
+    test_a_score_of_exactly_0_is_dropped,
+    test_a_snapshot_stays_as_it_was,
+    test_active_clamps,
+    test_base_head_and_documents_are_left_alone,
+    test_documents_of_one_repeated_word,
+    test_documents_of_one_word_only,
+    test_float32_stays_near,
+    test_follows_the_reference_step,
+    test_id_0_as_padding_and_as_a_word,
+    test_kept_counts_are_those_of_the_whole_scores,
+    test_labels_that_are_shares_and_a_heavier_lstm_penalty,
+    test_large_learning_rate_of_the_head_and_large_alpha,
+    test_one_document_a_step,
+    test_padding_of_its_own_is_never_seen,
+    test_rows_of_padding_words_get_the_penalty_alone,
+    test_the_same_twice,
+    test_when_an_absent_word_drops_out_in_float32,
+)
+from test_gaps import EPS, ROWS, WIDTH, Rows, draw_states, errors, replay_exactly, same
+from test_native import SCHEDULES, assert_same_bits, documents_of, take, tensors
+from world import OPTIONS, with_shares
+
+from seam_fast import _ext, cuda_trainer, inference, reference, synthetic
+
+ORDERS = ("round_robin", "depth_first", "reversed", "shuffled")
+needs_ext = pytest.mark.skipif(not _ext.has_ext(), reason=f"needs the compiled part: {_ext.reason}")
+
+
+@pytest.fixture
+def make(unwatched, kind):
+    return functools.partial(world.make_trainer, f"{kind}-quadrature")
+
+
+@pytest.fixture(params=[True, False], ids=["clusters", "alone"])
+def clusters(request, host_module):
+    host_module.pretend(4, request.param, False)
+    return request.param
+
+
+# -- single steps -----------------------------------------------------------------------------------------------------
+
+
+def weights_and_head(sizes):
+    """Not so large that the LSTM is chaotic, where rounding grows from step to step."""
+    return world.make_weights(sizes=sizes, scale=min(0.7, 2 / sum(sizes[1:3]) ** 0.5)), world.make_head(
+        classes=sizes[3]
+    )
+
+
+def check_case(kind, sizes, documents, batch_size, *, catch_up="quadrature", steps=3, **options):
+    """A step at a time from the state of float64, by the rules: no worse than plain PyTorch and the CPU's engine."""
+    weights, head = weights_and_head(sizes)
+    words = torch.arange(sizes[0])
+    engine = world.make_trainer(f"{kind}-{catch_up}", weights, head, words, **OPTIONS | options)
+    beside = None
+    if _ext.has_ext():
+        beside = world.make_trainer(f"native-{catch_up}", *world.single(weights, head), words, **OPTIONS | options)
+    exact = reference.Stepper(weights, head, **OPTIONS | options)
+    batches = world.cut(documents, batch_size)
+    world.follow_in_float32([engine], exact, [*batches[: steps - 1], batches[-1]][-steps:], beside=beside)
+
+
+SMALL = [  # (words, embedding, hidden, classes), time steps, batch, documents, read
+    ((30, 1, 1, 1), 1, 1, 2, "end"),
+    ((30, 19, 21, 6), 9, 4, 10, "last_word"),
+    ((30, 33, 64, 5), 7, 1, 3, "end"),
+    ((30, 130, 64, 40), 3, 2, 5, "last_word"),
+    ((40, 64, 50, 8), 12, 5, 12, "end"),
+    ((30, 65, 63, 33), 5, 7, 16, "last_word"),
+    ((30, 7, 33, 3), 6, 8, 17, "end"),
+    ((30, 5, 17, 32), 40, 9, 11, "last_word"),
+    ((90, 12, 32, 4), 4, 13, 30, "end"),
+    ((200, 16, 16, 2), 20, 20, 41, "last_word"),
+    ((30, 3, 5, 256), 2, 3, 4, "last_word"),
+    ((6, 8, 5, 3), 3, 70, 5, "end"),
+]
+SHARED = [
+    ((30, 1, 65, 2), 3, 1, 2, "end"),
+    ((40, 50, 100, 8), 8, 5, 7, "last_word"),
+    ((40, 130, 128, 40), 4, 9, 14, "end"),
+    ((30, 17, 97, 256), 2, 4, 5, "last_word"),
+]
+
+
+def name_of(case):
+    sizes, width, batch, count, read = case
+    return "-".join(["x".join(map(str, sizes)), f"T{width}", f"B{batch}", f"N{count}", read])
+
+
+each_shared = pytest.mark.parametrize("case", SHARED, ids=name_of)
+each_small = pytest.mark.parametrize("case", SMALL, ids=name_of)
+
+
+def check(kind, case, **options):
+    (sizes, width, batch, count, read), words = case, case[0][0]
+    check_case(kind, sizes, world.make_documents(count, width, range(words)), batch, read=read, **options)
+
+
+@each_small
+def test_sequences_of_their_own(kind, case, clusters):
+    check(kind, case)
+
+
+@each_shared
+def test_units_shared_by_blocks(kind, case):
+    check(kind, case)
+
+
+@pytest.mark.parametrize("batch", range(1, 10))
+def test_blocks_with_and_without_sequences(kind, batch):
+    """Those without bring the next step's rows up to date meanwhile."""
+    check_case(kind, (30, 6, 9, 5), world.make_documents(3 * batch, 5, range(30)), batch, read="last_word")
+
+
+@pytest.mark.parametrize("hidden", [9, 70])
+def test_one_word_everywhere(kind, hidden):
+    """It has a place at each time of each document, and the sum over them is the longest there is."""
+    ids, labels = torch.full((9, 32), 3), torch.tensor([0, 1, 1, 0, 1, 0, 1, 1, 1])
+    check_case(kind, (5, 6, hidden, 3), (ids, torch.full((9,), 32), labels), 9, steps=1)
+
+
+@pytest.mark.parametrize("hidden", [9, 70])
+def test_long_and_short_documents(kind, hidden):
+    ids, lengths, labels = world.make_documents(12, 40, range(1, 30))
+    lengths[:6] = torch.tensor([1, 1, 1, 40, 39, 2])
+    for read in ("end", "last_word"):
+        check_case(kind, (30, 6, hidden, 3), (ids, lengths, labels), 6, read=read, steps=2)
+    check_case(kind, (30, 6, hidden, 3), (ids, lengths.clamp(max=1), labels), 6, read="last_word", steps=2)
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_any_shape(kind, host_module, data):
+    def draw(*values):
+        return data.draw(st.sampled_from(values))
+
+    host_module.pretend(4, draw(True, False), False)
+    embedding, hidden = draw(1, 3, 16, 33, 65), draw(1, 3, 16, 31, 33, 64)
+    count, width, batch_size = draw(1, 2, 5, 11), draw(1, 2, 7, 20), draw(1, 2, 4, 5, 16, 70)
+    words = range(draw(1, 2, 30))
+    documents = world.make_documents(count, width, words, seed=data.draw(st.integers(0, 1000)))
+    if data.draw(st.booleans()):
+        share = torch.linspace(0, 1, count, dtype=torch.float64)
+        documents = (*documents[:2], torch.stack([share, 1 - share], 1))
+    options = {"schedule": draw(*SCHEDULES), "read": draw("end", "last_word"), "penalty": draw("global", "group")}
+    sizes = len(words), embedding, hidden, draw(1, 2, 5, 40)
+    check_case(kind, sizes, documents, batch_size, catch_up=draw(*world.CATCH_UPS), steps=2, **options)
+
+
+R8_SIZES = (23_590, 100, 50, 8)
+
+
+def test_steps_of_the_size_of_r8(kind, request):
+    """Real documents where there are any, else generated ones, on a base of that size."""
+    try:
+        corpus = request.getfixturevalue("r8_reference")
+    except pytest.skip.Exception:
+        corpus = synthetic.synthetic_r8("reference")
+    documents = take(documents_of(corpus, corpus.class_names[1])[0], 0, 10)
+    words = torch.unique(documents[0])
+    ids = torch.searchsorted(words, documents[0])  # a vocabulary of just these spares time
+    sizes = (len(words), *R8_SIZES[1:])
+    check_case(kind, sizes, (ids, *documents[1:]), 5, steps=2, read="end", alpha=0.2 * len(words) / R8_SIZES[0])
+
+
+# -- many steps -------------------------------------------------------------------------------------------------------
+
+WIDE = (80, 19, 21, 6)  # sizes that fill no tile
+
+
+def train(kind, sizes=WIDE, epochs=4, count=30, batch_size=4, adopted=0, **options):
+    """Trained over some epochs, one of them of the head alone; returns the trainer, and losses and logits on the way.
+
+    Words come back after every gap from none to all epochs; some never come.
+    """
+    weights, head = world.single(*weights_and_head(sizes))
+    options = OPTIONS | {"schedule": "seam", "lr_mask": 0.02} | options
+    trainer = world.make_trainer(kind, weights, head, torch.arange(sizes[0] - 2), **options)
+    if adopted:
+        for key, constant in trainer.penalty_gradient.items():
+            trainer.exp_avg[key].fill_(constant)
+            trainer.exp_avg_sq[key].fill_(constant**2 * (1 - 0.999**adopted))
+        trainer.adopt(adopted)
+    seen = []
+    for epoch in range(epochs):
+        most = sizes[0] - 5 if epoch % 2 else sizes[0] // 3
+        documents = world.make_documents(count, width=6, words=range(most), seed=epoch)
+        documents = with_shares(documents) if options.get("target_weight", 1) == 1 and epoch == 1 else documents
+        documents = [part.clone() for part in documents]  # into watched memory, where it is watched
+        trainer.scale_learning_rates(1 - 0.1 * epoch)
+        seen.append(trainer.run_epoch(*documents, batch_size, head_only=epoch == 2 and options["schedule"] == "seam"))
+        seen.append(trainer.class_logits(*documents[:2]))
+    return trainer, seen
+
+
+def assert_same_run(one, other):
+    for a, b in zip(one[1], other[1], strict=True):
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    assert_same_bits(one[0], other[0])
+
+
+def assert_near(one, other, most=2e-5):
+    """But for the few scores whose gradient is all rounding, where each goes its own way."""
+    (ours, seen), (theirs, seen_too) = one, other
+    assert ours.steps == theirs.steps
+    for a, b in zip(seen, seen_too, strict=True):
+        torch.testing.assert_close(torch.as_tensor(a), torch.as_tensor(b), rtol=1e-4, atol=1e-4)
+    for parts, others in zip(ours.whole_scores(), theirs.whole_scores(), strict=True):
+        pairs = zip(parts, others, strict=True) if isinstance(parts, tuple) else [(parts[k], others[k]) for k in parts]
+        for a, b in pairs:
+            error, share = world.errors(a, b.double())
+            assert error < most and share <= 0.05
+
+
+SETTINGS = [
+    {},
+    {"schedule": "joint", "read": "last_word"},
+    {"schedule": "port", "penalty": "group", "lstm_factor": 3.0},
+    {"target_weight": 3.0, "read": "last_word"},
+    {"batch_size": 1},
+    {"batch_size": 7, "adopted": 1500},
+    {"batch_size": 50, "target_weight": 0.25},
+    {"count": 1},
+    {"sizes": (40, 9, 70, 3), "count": 10, "read": "last_word"},
+]
+
+
+@needs_ext
+@pytest.mark.parametrize("catch_up", world.CATCH_UPS)
+@pytest.mark.parametrize("options", SETTINGS, ids=str)
+def test_epochs_end_where_the_engine_of_the_cpu_ends(kind, unwatched, options, catch_up):
+    assert_near(train(f"{kind}-{catch_up}", **options), train(f"native-{catch_up}", **options))
+
+
+@pytest.mark.parametrize("options", SETTINGS, ids=str)
+def test_replay_is_dense_to_the_last_bit(kind, unwatched, clusters, options):
+    assert_same_run(*(train(f"{kind}-{catch_up}", **options) for catch_up in ("replay", "dense")))
+
+
+@pytest.mark.parametrize("catch_up", world.CATCH_UPS)
+@pytest.mark.parametrize("options", [{}, {"adopted": 1500, "batch_size": 3}], ids=str)
+def test_where_an_epoch_is_cut_into_launches_changes_nothing(kind, unwatched, monkeypatch, options, catch_up):
+    runs = []
+    for at_once in (4096, 3, 1):
+        monkeypatch.setattr(cuda_trainer, "_STEPS_AT_ONCE", at_once)
+        runs.append(train(f"{kind}-{catch_up}", epochs=4, **options))
+    for run in runs[1:]:
+        assert_same_run(run, runs[0])
+
+
+def test_looks_in_the_midst_of_an_epoch(kind, unwatched, monkeypatch):
+    """Rows are brought up to date before anybody looks, and that changes nothing."""
+
+    class Looks:
+        def __init__(self, trainer):
+            self.trainer, self.seen = trainer, []
+
+        def is_set(self):
+            self.seen.append(self.trainer.class_logits(*looked_at))
+            return False
+
+    monkeypatch.setattr(cuda_trainer, "_STEPS_AT_ONCE", 3)
+    weights, head = weights_and_head(WIDE)
+    looked_at, documents = (
+        world.make_documents(30, words=range(80), seed=7)[:2],
+        world.make_documents(40, words=range(60)),
+    )
+    trainers, looks = [], []
+    for catch_up, looking in (("replay", True), ("dense", True), ("replay", False)):
+        options = OPTIONS | {"lr_mask": 0.15}
+        trainers.append(world.make_trainer(f"{kind}-{catch_up}", weights, head, torch.arange(78), **options))
+        stop = Looks(trainers[-1])
+        trainers[-1].run_epoch(*documents, 4, stop=stop if looking else None)
+        looks.append(stop.seen)
+    for other in trainers[1:]:
+        assert_same_bits(trainers[0], other)
+    assert len(looks[0]) == 4 and all(torch.equal(*pair) for pair in zip(*looks[:2], strict=True))
+    assert not torch.equal(looks[0][-1], looks[0][-2])
+
+
+def test_launches_are_short(kind, monkeypatch):
+    """However many steps there are: it is work that takes the time."""
+
+    class CountsLooks:
+        looks = 0
+
+        def is_set(self):
+            self.looks += 1
+            return False
+
+    weights, head = weights_and_head(WIDE)
+    products = 3 * 4 * world.T * cuda_trainer.products(weights)
+    for work, looks in ((products, 6), (2.5 * products, 3), (1, 6), (1e12, 1)):
+        monkeypatch.setattr(cuda_trainer, "_PRODUCTS_AT_ONCE", work)
+        stop = CountsLooks()
+        engine = world.make_trainer(f"{kind}-quadrature", weights, head, torch.arange(15), **OPTIONS)
+        engine.run_epoch(*world.make_documents(24), 4, stop=stop)
+        assert stop.looks == looks and engine.steps == 6
+
+
+@pytest.mark.parametrize("batch", [4, 9])
+@pytest.mark.parametrize("sizes", [WIDE, (30, 9, 70, 3)], ids=["own", "shared"])
+def test_whose_turn_it_is_changes_nothing_and_memory_is_its_own(kind, host_module, sizes, batch):
+    """In every order of threads, with each tensor's memory watched."""
+    runs = []
+    for order in ORDERS:
+        host_module.set_order(order, 5)
+        host_module.watch_memory(True)
+        options = {"count": 2 * batch + 1, "batch_size": batch, "read": "last_word", "epochs": 3, "adopted": 1500}
+        runs.append(train(f"{kind}-quadrature", sizes, **options))
+        host_module.watch_memory(False)
+    for run in runs[1:]:
+        assert_same_run(run, runs[0])
+
+
+@pytest.mark.parametrize("catch_up", ["replay", "dense"])
+def test_memory_is_its_own_however_rows_catch_up(kind, host_module, clusters, catch_up):
+    host_module.watch_memory(True)
+    train(f"{kind}-{catch_up}", (30, 33, 50, 40), epochs=3, count=5, batch_size=2, target_weight=2.0)
+
+
+# -- tf32 -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tf32(host_module):
+    """Lets products round what they multiply to tf32, by calling this with True."""
+    return lambda allowed: host_module.pretend(4, True, allowed)
+
+
+def gradients(kind, case, tf32):
+    """Those of a first step, as Adam has them, by tensor: of float64, and from it the errors of the engine."""
+    sizes, width, batch, _, read = case
+    weights, head = weights_and_head(sizes)
+    exact = reference.Stepper(weights, head, **OPTIONS | {"read": read})
+    documents = world.make_documents(batch, width, range(sizes[0]))
+    exact.step(*documents)
+    true = {key: exact.adam_together.state[score]["exp_avg"] for key, score in exact.scores.items()}
+    found = []
+    for allowed in (True, False):
+        tf32(allowed)
+        engine = world.make_trainer(f"{kind}-dense", weights, head, torch.arange(sizes[0]), **OPTIONS | {"read": read})
+        engine.run_epoch(*documents, batch)
+        found.append({key: engine.exp_avg[key][: len(part)].cpu() - part for key, part in true.items()})
+    return true, *found
+
+
+@pytest.mark.parametrize("case", [SMALL[1], SMALL[4], SMALL[5], SMALL[8], SMALL[9]], ids=name_of)
+def test_tf32_where_it_is_allowed(kind, tf32, case):
+    """Gradients are right to what numbers of eleven bits are worth, and no more: full precision is another thing."""
+    true, short, full = gradients(kind, case, tf32)
+    for key, part in true.items():
+        size = part.abs().max()
+        assert short[key].abs().max() <= 2.0**-6 * size, key
+        assert full[key].abs().max() <= 2.0**-16 * size, key
+    assert max(short[key].abs().max() / true[key].abs().max() for key in world.LSTM) > 2.0**-14
+
+
+def test_tf32_is_in_vain_where_blocks_share_units(kind, tf32):
+    _, short, full = gradients(kind, SHARED[0], tf32)
+    assert all(torch.equal(part, full[key]) for key, part in short.items())
+
+
+@pytest.mark.parametrize("options", SETTINGS[:-1:2], ids=str)
+def test_tf32_replay_is_dense_to_the_last_bit(kind, tf32, unwatched, options):
+    tf32(True)
+    assert_same_run(*(train(f"{kind}-{catch_up}", **options) for catch_up in ("replay", "dense")))
+
+
+@pytest.mark.parametrize("batch", [3, 17])
+def test_tf32_in_every_order(kind, host_module, tf32, batch):
+    tf32(True)
+    runs = []
+    for order in ORDERS:
+        host_module.set_order(order, 7)
+        host_module.watch_memory(True)
+        runs.append(train(f"{kind}-quadrature", count=2 * batch + 1, batch_size=batch, read="last_word", epochs=3))
+        host_module.watch_memory(False)
+    for run in runs[1:]:
+        assert_same_run(run, runs[0])
+
+
+# -- gaps -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("unwatched")
+@pytest.mark.parametrize(("t", "penalty", "gaps"), [(1000, 4.2e-7, (12, 250, 2049)), (50_000, 0.5, (60, 701))])
+def test_long_gaps_at_once_err_no_more_than_step_by_step(kind, t, penalty, gaps):
+    """By the rule of test_gaps.py, against float64; and as the engine of the CPU has them but for a rounding."""
+    check_gaps(kind, t, penalty, gaps)
+
+
+def check_gaps(kind, t, penalty, gaps):
+    states = [part.astype(np.float32) for part in draw_states(t, penalty)]
+    exact = replay_exactly(states, t, penalty, gaps)
+    quadrature, rivals = Rows("quadrature", penalty, kind=kind), [Rows("replay", penalty), Rows("quadrature", penalty)]
+    for gap in gaps:
+        fast = [part.cpu() for part in quadrature.after(states, t, gap)]
+        slow, theirs = (rival.after(states, t, gap) for rival in rivals)
+        assert gap < 12 or not same(fast, slow), "it has replayed"
+        for i, (rest, roundings) in enumerate(((0, 1), (penalty, 2), (penalty**2, 2))):
+            true = exact[gap][0][i]
+            floor = roundings * EPS / 2 * max(rest, *(np.max(abs(part)) for part in (states[i], true)))
+            assert (errors(fast[i], true) <= np.maximum(errors(slow[i], true), floor)).all(), (gap, i)
+            assert (fast[i] - theirs[i]).abs().max() <= 2 * floor, (gap, i)
+
+
+@pytest.mark.usefixtures("unwatched")
+@pytest.mark.parametrize("gap", [12, 60, 700])
+def test_states_that_no_training_leaves_are_replayed(kind, gap):
+    """A row with an exp_avg_sq well below what the penalties alone would have left; others are not."""
+    penalty, t = 4.2e-7, 1000
+    states = [part.astype(np.float32) for part in draw_states(t, penalty)]
+    states[2][0] = 0
+    states[2][1, 17] = 0  # one score is enough
+    states[2][2, WIDTH - 1] = 0.1 * penalty**2 * (1 - 0.999**t)
+    broken, sound = slice(0, 3), slice(3, ROWS)
+    fast, slow = (Rows(catch_up, penalty, kind=kind).after(states, t, gap) for catch_up in ("quadrature", "replay"))
+    assert same([part[broken] for part in fast], [part[broken] for part in slow])
+    assert not same([part[sound] for part in fast], [part[sound] for part in slow])
+
+
+@pytest.mark.usefixtures("unwatched")
+@pytest.mark.parametrize(("t", "gap"), [(0, 30), (20, 5), (150, 6), (300, 60), (1000, 4)])
+def test_early_and_short_gaps_are_replayed(kind, t, gap):
+    states = [part.astype(np.float32) for part in draw_states(max(t, 3), 1e-3)]
+    if t < 3:
+        states[1][:], states[2][:] = 0, 0
+    assert same(*(Rows(way, 1e-3, kind=kind).after(states, t, gap) for way in ("quadrature", "replay")))
+
+
+@pytest.mark.usefixtures("unwatched")
+@pytest.mark.parametrize("catch_up", ["quadrature", "replay"])
+def test_what_is_not_a_number_stays_so_and_stays_where_it_is(kind, catch_up):
+    clean = [part.astype(np.float32) for part in draw_states(1000, 4.2e-7)]
+    rows = Rows(catch_up, 4.2e-7, kind=kind)
+    wanted = rows.after(clean, 1000, 30)
+    for i in range(3):
+        states = [part.copy() for part in clean]
+        states[i][5, 7] = np.nan
+        found = rows.after(states, 1000, 30)
+        assert found[i][5, 7].isnan() and found[0][5, 7].isnan()
+        for part in found:
+            assert part.isnan().sum() <= 1
+        assert same(
+            [part.nan_to_num(0) for part in found],
+            [torch.where(a.isnan(), 0, b) for a, b in zip(found, wanted, strict=True)],
+        )
+
+
+# -- what it shows ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read", ["end", "last_word"])
+def test_class_logits_are_those_of_the_kept_weights(kind, unwatched, monkeypatch, read):
+    """In pieces and in one go, of words with and without a row of their own, before and after these drop out."""
+    weights = world.make_weights(torch.float32, sizes=(60, 17, 9, 5))
+    engine = world.make_trainer(
+        f"{kind}-quadrature", weights, world.make_head(), torch.arange(15), **OPTIONS | {"read": read, "lr_mask": 0.1}
+    )
+    looked_at = world.make_documents(40, 12, range(60), seed=5)[:2]
+    dropped = set()
+    for epoch in range(5):
+        engine.run_epoch(*world.make_documents(9, words=range(15), seed=epoch), 2)
+        dropped.add(bool((engine.whole_scores()[0][world.EMBEDDING][20] > 0).all()))
+        kept = {key: weight.cpu() for key, weight in engine.effective_weights().items()}
+        exact = inference.class_logits({key: weight.double() for key, weight in kept.items()}, *looked_at, read)
+        theirs, ours = inference.class_logits(kept, *looked_at, read), engine.class_logits(*looked_at)
+        floor = world.EPS * max(1, exact.abs().max().item())
+        for q in (0.95, 1):
+            error, allowed = (torch.quantile((logits.double() - exact).abs(), q) for logits in (ours, theirs))
+            assert error <= 2 * allowed + floor
+        pieces = [engine.class_logits(*(part[i : i + 9] for part in looked_at)) for i in range(0, 40, 9)]
+        torch.testing.assert_close(torch.cat(pieces), ours, rtol=1e-5, atol=1e-5)  # a matrix library's linear layer
+    assert dropped == {True, False}
+
+
+def test_class_logits_follow_what_is_asked_and_what_has_moved(kind):
+    """The same between epochs of the head alone, and never behind a change."""
+    engine = world.make_trainer(
+        f"{kind}-quadrature",
+        world.make_weights(),
+        world.make_head(),
+        torch.arange(15),
+        **OPTIONS | {"schedule": "seam"},
+    )
+    documents = world.make_documents()
+    ids, lengths = (part.clone() for part in documents[:2])
+
+    def look():
+        logits = engine.class_logits(ids, lengths)
+        kept = {key: weight.cpu() for key, weight in engine.effective_weights().items()}
+        torch.testing.assert_close(logits, inference.class_logits(kept, ids, lengths, "end"))
+        return logits
+
+    seen = [look()]
+    engine.run_epoch(*documents, 4, head_only=True)
+    assert torch.equal(look(), seen[0])
+    ids[0] = 3  # the same tensor, changed in place
+    seen.append(look())
+    for _ in range(7):
+        engine.run_epoch(*documents, 4)
+    seen.append(look())
+    engine.scores["hidden2label.weight"].fill_(-1)
+    engine.adopt(engine.steps)
+    seen.append(look())
+    assert not any(torch.equal(a, b) for a, b in itertools.pairwise(seen))
+
+
+def test_adopted_state_goes_on_as_its_own(kind, unwatched):
+    """A trainer that takes over another's scores and averages continues to the last bit."""
+    one, _ = train(f"{kind}-replay")
+    weights, head = world.single(*weights_and_head(WIDE))
+    options = OPTIONS | {"schedule": "seam", "lr_mask": 0.02}
+    other = world.make_trainer(f"{kind}-replay", weights, head, torch.arange(WIDE[0] - 2), **options)
+    mine = tensors(other)
+    for name, part in tensors(one).items():
+        mine[name].copy_(part)
+    other.adopt(one.steps - 8, 8)  # an epoch of the head alone
+    for trainer in (one, other):
+        trainer.scale_learning_rates(0.5)
+    for epoch in range(3):
+        documents = world.make_documents(13, words=range(60), seed=epoch)
+        for trainer in (one, other):
+            trainer.run_epoch(*documents, 4, head_only=epoch == 1)
+        assert_same_bits(one, other)
+
+
+@pytest.mark.parametrize("catch_up", world.CATCH_UPS)
+def test_counts_snapshot_and_whole_scores_agree(kind, unwatched, catch_up):
+    engine, _ = train(f"{kind}-{catch_up}", lr_mask=0.15)
+    scores, head = engine.whole_scores()
+    signs, head_too = engine.expand(engine.snapshot())
+    counts = engine.kept_counts()
+    assert counts == {key: int((score > 0).sum()) for key, score in scores.items()}
+    assert all(torch.equal(signs[key] > 0, score > 0) for key, score in scores.items())
+    assert all(torch.equal(*pair) for pair in zip(head, head_too, strict=True))
+    assert any(0 < counts[key] < score.numel() for key, score in scores.items())
