@@ -5,6 +5,7 @@ from torch import Tensor
 
 from . import _ext
 from .backend import able_devices, has_clusters
+from .engine import versions
 from .keys import EMBEDDING, LINEAR_KEYS, LSTM_KEYS, lstm_shape
 from .native import NativeTrainer
 
@@ -38,7 +39,7 @@ class CudaTrainer(NativeTrainer):
     def _features(self, ids: Tensor, lengths: Tensor) -> Tensor:
         # The same documents are looked at after each epoch: given the same tensors, unchanged, the engine has them.
         known, known_lengths, then, arguments = self._looked_at
-        now = [None if part.is_inference() else part._version for part in (ids, lengths)]
+        now = versions(ids, lengths)
         if known is not ids or known_lengths is not lengths or now != then or None in now:
             arguments = (ids.contiguous(), self._slot[ids], lengths.long().contiguous())
             self._looked_at = (ids, lengths, now, arguments)

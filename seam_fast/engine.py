@@ -158,6 +158,11 @@ class Trainer:
         return {key: scores[key][self.slot] if key == EMBEDDING else scores[key] for key in self.weights}
 
 
+def versions(*tensors: Tensor) -> list[int | None]:
+    """Numbers that change when a tensor is changed in place; None where it does not tell (inference mode)."""
+    return [None if tensor.is_inference() else tensor._version for tensor in tensors]
+
+
 def packed(flags: Tensor) -> Tensor:
     """Booleans as bits, eight a byte, the first the highest, as NumPy packs them; on their device."""
     if flags.device.type == "cpu":

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import library, lstm_layer, reference
-from .engine import HEAD_NAMES, Trainer
+from .engine import HEAD_NAMES, Trainer, versions
 from .errors import TrainingError
 from .inference import BATCH
 from .keys import EMBEDDING, LINEAR_KEYS, lstm_keys, lstm_shape
@@ -368,9 +368,12 @@ class GraphTrainer(Trainer):
         return self._features(self._last_seen(ids, lengths)).cpu()
 
     def _last_seen(self, ids: Tensor, lengths: Tensor):
-        if self._seen is None or self._seen[0] is not ids or self._seen[1] is not lengths:
-            self._seen = ids, lengths, self._place(ids, lengths)
-        return self._seen[2]
+        now = versions(ids, lengths)
+        known, known_lengths, then, placed = self._seen or (None, None, None, None)
+        if known is not ids or known_lengths is not lengths or now != then or None in now:
+            placed = self._place(ids, lengths)
+            self._seen = ids, lengths, now, placed
+        return placed
 
     def _place(self, ids: Tensor, lengths: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
         """Documents on the device, those of like length together: chunks of words (T', n) and lengths (n,), and where

@@ -407,6 +407,17 @@ def test_documents_are_looked_at_in_chunks(monkeypatch):
     assert engine.logits(ids[:0], lengths[:0]).shape == (0, 2)
 
 
+def test_documents_that_have_changed_are_looked_at_anew():
+    engine, theirs = (deep((1, False), trainer) for trainer in (GraphTrainer, TorchTrainer))
+    ids, lengths, _ = world.make_documents(6)
+    before = engine.class_logits(ids, lengths)
+    assert torch.equal(engine.class_logits(ids, lengths), before)
+    ids[0] = 14 - ids[0]
+    after = engine.class_logits(ids, lengths)
+    torch.testing.assert_close(after, theirs.class_logits(ids, lengths), rtol=0, atol=1e-12)
+    assert not torch.equal(after, before)
+
+
 def test_a_head_only_epoch_looks_at_the_base_once(monkeypatch):
     engine = deep((1, False), schedule="seam")
     calls, lstm = [], engine._masked_lstm
