@@ -129,7 +129,6 @@ class EmbeddingRows {
   };
   static constexpr int32_t kFresh = -1;
   static constexpr int64_t kShared = 16;  // a whole vector, so that it goes through the same instructions
-  static constexpr int64_t kShortGap = 4;              // which is no longer to replay than to jump
 
   void take_shared() {
     const int64_t at = rows_ * width_;
@@ -141,7 +140,7 @@ class EmbeddingRows {
   void catch_up(ScoreState<T> state, int64_t from) {
     while (from < now_) {
       const int64_t count = std::min(now_ - from, mode_ == CatchUp::quadrature ? kLongestGap : now_ - from);
-      const bool jumps = mode_ == CatchUp::quadrature && count > kShortGap && gap_rule_holds(from, count);
+      const bool jumps = mode_ == CatchUp::quadrature && gap_is_jumped(from, count);
       if (!jumps || !kernels_.jump_gap(make_jump(state, from, count))) {
         kernels_.replay_gap({width_, count, state, rule_, &step_[from - first_]});
       }
@@ -152,11 +151,10 @@ class EmbeddingRows {
   ScoreJump<T> make_jump(ScoreState<T> state, int64_t from, int64_t count) const {
     const GapRule<T>& gap = gap_rule<T>(count);
     const double power = beta2_power_[from - first_];
-    ScoreJump<T> p{width_, state, rule_, &gap, {}, {}, T(rest_), T(lr_), T((0.95 - power) * rest_)};
+    ScoreJump<T> p{width_, state, rule_, &gap, {}, {}, T(rest_), T(lr_), T(least_exp_avg_sq(power, rest_))};
     for (int i = 0; i < gap.places; ++i) {
-      const double inverse = 1 / (1 - power * gap.beta2_power[i]);
-      p.at[i] = T(rest_ * inverse);
-      p.slope[i] = T(gap.beta2_power[i] * inverse);
+      const GapPlace<T> place(power, gap.beta2_power[i], rest_);
+      p.at[i] = place.at, p.slope[i] = place.slope;
     }
     return p;
   }

@@ -67,10 +67,10 @@ struct HeldPlaces {
   SEAM_KERNEL HeldPlaces(const B& block, const RowsParams& p, const GapRule<float>* gap, double power)
       : block(block), count(load(&gap->places)), transient(load(&gap->transient)) {
     const int i = block.lane() < kMaxPlaces ? block.lane() : 0;
-    const double decay = load(&gap->beta2_power[i]), inverse = 1 / (1 - power * decay);
+    const GapPlace<float> place(power, load(&gap->beta2_power[i]), p.rest);
     my_weight = load(&gap->weight[i]);
-    my_at = float(p.rest * inverse);
-    my_slope = float(decay * inverse);
+    my_at = place.at;
+    my_slope = place.slope;
   }
   SEAM_KERNEL float weight(int i) const { return block.shuffle(my_weight, i); }
   SEAM_KERNEL float at(int i) const { return block.shuffle(my_at, i); }
@@ -108,12 +108,11 @@ SEAM_KERNEL void catch_up(const B& block, const RowsParams& p, int64_t row, int6
   }
 #pragma unroll 1
   while (from < now) {
-    constexpr int64_t kShortGap = 4;  // which is no longer to replay than to jump
     const int64_t missed = now - from, count = p.jumps && missed > kLongestGap ? kLongestGap : missed;
-    bool jumps = p.jumps && count > kShortGap && gap_rule_holds(from, count);
+    bool jumps = p.jumps && gap_is_jumped(from, count);
     const double power = jumps ? load(p.beta2_power + (from - p.first)) : 0;
-    if (jumps) {  // below this no exp_avg_sq may lie: the rule would not hold
-      const float least = float((0.95 - power) * p.rest);
+    if (jumps) {
+      const float least = float(least_exp_avg_sq(power, p.rest));
       bool below = false;
       for (int32_t e = block.lane(); e < p.width; e += 32) below |= load(p.state.exp_avg_sq + row * p.width + e) < least;
       jumps = !block.any(below);

@@ -375,7 +375,7 @@ class Trainer final : public TrainerBase {
   void need_gap(int64_t from, int64_t now) {
     while (from != kFresh && from < now) {
       const int64_t count = std::min(now - from, kLongestGap);
-      if (!has_gap_[count] && gap_rule_holds(from, count)) {
+      if (!has_gap_[count] && gap_is_jumped(from, count)) {
         gaps_[count] = gap_rule<float>(count);
         has_gap_[count] = true;
         new_gaps_ = true;
