@@ -5,7 +5,7 @@ from torch import Tensor
 
 from . import _ext
 from .backend import able_devices, has_clusters
-from .engine import versions
+from .engine import LastSeen
 from .keys import EMBEDDING, LINEAR_KEYS, LSTM_KEYS, lstm_shape
 from .native import NativeTrainer
 
@@ -26,7 +26,7 @@ class CudaTrainer(NativeTrainer):
 
     def __init__(self, weights, head, words, **options):
         super().__init__(weights, head, words, **options)
-        self._looked_at: tuple = (None, None, None, None)
+        self._last_seen = LastSeen()
 
     @staticmethod
     def _empty(size: int, like: Tensor) -> Tensor:
@@ -37,13 +37,8 @@ class CudaTrainer(NativeTrainer):
         return max(1, min(_STEPS_AT_ONCE, int(_PRODUCTS_AT_ONCE / work)))
 
     def _features(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        # The same documents are looked at after each epoch: given the same tensors, unchanged, the engine has them.
-        known, known_lengths, then, arguments = self._looked_at
-        now = versions(ids, lengths)
-        if known is not ids or known_lengths is not lengths or now != then or None in now:
-            arguments = (ids.contiguous(), self._slot[ids], lengths.long().contiguous())
-            self._looked_at = (ids, lengths, now, arguments)
-        return self._native.class_logits(*arguments)
+        # The same documents are looked at after each epoch: given the same tensors, the engine has them already.
+        return self._native.class_logits(*self._last_seen.get(ids, lengths, self._documents))
 
 
 def products(weights: dict[str, Tensor]) -> int:

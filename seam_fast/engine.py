@@ -100,6 +100,18 @@ class Trainer:
         if labels.ndim == 2 and self.target_weight != 1:
             raise ValueError("labels that are shares cannot be combined with a target_weight")
 
+    def _check_rows(self, largest: int) -> None:
+        """Raises ValueError where the largest row of scores that documents ask for is that of words without one."""
+        if largest == len(self.rows):
+            raise ValueError("a document holds a word that was not among the `words` this trainer was made for")
+
+    def _stop(self, name: str | None, loss: float = 0.0) -> None:
+        """Raises what is said of the next step, in which the gradient of ``name``, None for the loss, is not finite."""
+        step = self.steps + 1
+        if name is None:
+            raise TrainingError(f"the loss is {loss} in step {step}: a base weight or score is not finite")
+        raise TrainingError(f"the gradient of {name} is not finite in step {step}")
+
     # -- looking at it -------------------------------------------------------------------------------------------
 
     def effective_weights(self) -> dict[str, Tensor]:
@@ -158,9 +170,20 @@ class Trainer:
         return {key: scores[key][self.slot] if key == EMBEDDING else scores[key] for key in self.weights}
 
 
-def versions(*tensors: Tensor) -> list[int | None]:
-    """Numbers that change when a tensor is changed in place; None where it does not tell (inference mode)."""
-    return [None if tensor.is_inference() else tensor._version for tensor in tensors]
+class LastSeen:
+    """What was made of the documents last looked at, for the case that the same two tensors, unchanged, come again."""
+
+    def __init__(self):
+        self._known = (None, None, None, None)
+
+    def get(self, ids: Tensor, lengths: Tensor, make):
+        """``make(ids, lengths)``, or what it gave last time."""
+        ids_then, lengths_then, then, made = self._known
+        now = [None if part.is_inference() else part._version for part in (ids, lengths)]  # None: it does not tell
+        if ids_then is not ids or lengths_then is not lengths or now != then or None in now:
+            made = make(ids, lengths)
+            self._known = ids, lengths, now, made
+        return made
 
 
 def packed(flags: Tensor) -> Tensor:
@@ -258,8 +281,7 @@ class TorchTrainer(Trainer):
         if self.read == "last_word":
             ids = ids[:, : int(lengths.max())]  # what follows a document's last word is never read
         words, position = torch.unique(self.slot[ids.T], return_inverse=True)
-        if words[-1] == len(self.rows):
-            raise ValueError("a document holds a word that was not among the `words` this trainer was made for")
+        self._check_rows(words[-1])
         return words, position, self.weights[EMBEDDING][self.rows[words]]
 
     def _joint_step(self) -> None:
@@ -274,11 +296,9 @@ class TorchTrainer(Trainer):
         for leaf in leaves:
             leaf.grad = None
         if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} in step {self.steps + 1}: a base weight or score is not finite"
-            )
+            self._stop(None, loss.item())
         loss.backward()
         if not torch.isfinite(torch.stack([leaf.grad.sum() for leaf in leaves])).all():
             bad = [name for name, leaf in zip(names, leaves, strict=True) if not torch.isfinite(leaf.grad).all()]
             if bad:  # else only the sum overflowed
-                raise TrainingError(f"the gradient of {bad[0]} is not finite in step {self.steps + 1}")
+                self._stop(bad[0])

@@ -18,9 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import library, lstm_layer, reference
-from .engine import HEAD_NAMES, Trainer, versions
-from .errors import TrainingError
-from .inference import BATCH
+from .engine import HEAD_NAMES, LastSeen, Trainer
+from .inference import by_length
 from .keys import EMBEDDING, LINEAR_KEYS, lstm_keys, lstm_shape
 from .ops import masked_lstm
 
@@ -158,7 +157,7 @@ class GraphTrainer(Trainer):
         self._steps, self._head_steps = 0, 0
         self._factor = 1.0
         self._feeds: dict[bool, _Feed] = {}  # by head_only
-        self._seen = None  # documents last looked at, on the host and on the device
+        self._last_seen = LastSeen()
         self._make_state()
 
     def _make_state(self) -> None:
@@ -230,8 +229,7 @@ class GraphTrainer(Trainer):
         """
         if self.read == "last_word":
             ids = torch.where(torch.arange(ids.shape[1]) < lengths[:, None], ids, ids[:, :1])
-        if self.slot[ids].max() == len(self.rows):
-            raise ValueError("a document holds a word that was not among the `words` this trainer was made for")
+        self._check_rows(self.slot[ids].max())
         return ids
 
     def _shares(self, labels: Tensor, numbers: Tensor, real: Tensor) -> Tensor:
@@ -272,7 +270,7 @@ class GraphTrainer(Trainer):
         else:
             self._steps += done
         if done < count:
-            self._raise(failed, losses[done])
+            self._stop((None, *self.weights, *HEAD_NAMES)[failed], losses[done])
         feed.steps_at_once = max(1, int(count * _SECONDS_AT_ONCE / (time.perf_counter() - begun)))
         return losses
 
@@ -282,13 +280,6 @@ class GraphTrainer(Trainer):
         numbers = range(steps + 1, steps + count + 1)
         corrections = [(-self._factor / (1 - beta1**n), math.sqrt(1 - beta2**n)) for n in numbers]
         return torch.tensor([(1 - beta1, beta2, 1 - beta2, *pair) for pair in corrections], dtype=torch.float64)
-
-    def _raise(self, failed: int, loss: float) -> None:
-        step = self.steps + 1
-        if failed == 0:
-            raise TrainingError(f"the loss is {loss} in step {step}: a base weight or score is not finite")
-        name = (*self.weights, *HEAD_NAMES)[failed - 1]
-        raise TrainingError(f"the gradient of {name} is not finite in step {step}")
 
     # -- steps: no decision on the host, the same tensors each time -------------------------------------------------
 
@@ -359,33 +350,21 @@ class GraphTrainer(Trainer):
 
     @torch.no_grad()
     def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        return reference.head_logits(self._features(self._last_seen(ids, lengths)), self.head).cpu()
+        return reference.head_logits(self._features(self._last_seen.get(ids, lengths, self._place)), self.head).cpu()
 
     def class_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """As in ``Trainer``. The documents last looked at stay on the device for the case that the same two tensors,
         unchanged, come again.
         """
-        return self._features(self._last_seen(ids, lengths)).cpu()
-
-    def _last_seen(self, ids: Tensor, lengths: Tensor):
-        now = versions(ids, lengths)
-        known, known_lengths, then, placed = self._seen or (None, None, None, None)
-        if known is not ids or known_lengths is not lengths or now != then or None in now:
-            placed = self._place(ids, lengths)
-            self._seen = ids, lengths, now, placed
-        return placed
+        return self._features(self._last_seen.get(ids, lengths, self._place)).cpu()
 
     def _place(self, ids: Tensor, lengths: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
         """Documents on the device, those of like length together: chunks of words (T', n) and lengths (n,), and where
         in all of them each document is (N,).
         """
-        last_word = self.read == "last_word"
-        order = torch.argsort(lengths, stable=True) if last_word else torch.arange(len(ids))
-        chunks = []
-        for chosen in order.split(BATCH) if len(ids) else ():
-            words, length = ids[chosen].T, lengths[chosen].long()
-            words = words[: int(length.max())] if last_word else words
-            chunks.append((words.to(self.device), length.to(self.device)))
+        parts = list(by_length(ids, lengths, self.read))
+        chunks = [(words.to(self.device), length.long().to(self.device)) for _, words, length in parts]
+        order = torch.cat([ids.new_empty(0), *(chosen for chosen, _, _ in parts)])
         return chunks, torch.argsort(order).to(self.device)
 
     @torch.no_grad()

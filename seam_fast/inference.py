@@ -37,6 +37,17 @@ def read_lstm(
     return read_state(states, lengths, read)
 
 
+def by_length(ids: Tensor, lengths: Tensor, read: str):
+    """Documents in pieces, those of like length together: less padding is computed, and no result depends on it.
+
+    Yields the documents' numbers (n,), their words (T', n), T' the longest one's, and lengths (n,).
+    """
+    order = torch.argsort(lengths, stable=True) if read == "last_word" else torch.arange(len(ids))
+    for chosen in order.split(BATCH) if len(ids) else ():
+        words, length = ids[chosen].T, lengths[chosen]
+        yield chosen, words[: int(length.max())] if read == "last_word" else words, length
+
+
 @torch.no_grad()
 def class_logits(weights: dict[str, Tensor], ids: Tensor, lengths: Tensor, read: str) -> Tensor:
     """Logits over the base's classes.
@@ -47,13 +58,8 @@ def class_logits(weights: dict[str, Tensor], ids: Tensor, lengths: Tensor, read:
     device = weights[EMBEDDING].device
     lstm_weights, linear = [weights[key] for key in lstm_keys(weights)], [weights[key] for key in LINEAR_KEYS]
     shape = lstm_shape(weights)
-    # Documents of like length go together: less padding is computed, and no result depends on it.
-    order = torch.argsort(lengths, stable=True) if read == "last_word" else torch.arange(len(ids))
     logits = linear[0].new_empty(len(ids), len(linear[0]))
-    for chosen in order.split(BATCH) if len(ids) else ():
-        batch, length = ids[chosen].T, lengths[chosen]
-        if read == "last_word":
-            batch = batch[: int(length.max())]
+    for chosen, batch, length in by_length(ids, lengths, read):
         embedded, length = functional.embedding(batch.to(device), weights[EMBEDDING]), length.to(device)
         state = read_on_device(embedded, length, lstm_weights, read, *shape)
         logits[chosen.to(device)] = functional.linear(state, *linear)

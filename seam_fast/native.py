@@ -6,7 +6,6 @@ from torch import Tensor
 
 from . import _ext
 from .engine import HEAD_NAMES, Trainer
-from .errors import TrainingError
 from .keys import WEIGHT_KEYS
 
 CATCH_UPS = ("quadrature", "replay", "dense")
@@ -89,8 +88,8 @@ class NativeTrainer(Trainer):
             slots = self._slot[ids]
             if self.read == "last_word":  # padding is never fed, so it may be anything
                 slots[torch.arange(ids.shape[1]) >= lengths[:, None]] = 0
-            if len(ids) and slots.max() == len(self.rows):
-                raise ValueError("a document holds a word that was not among the `words` this trainer was made for")
+            if len(ids):
+                self._check_rows(slots.max())
             run = self._native.train
             documents = (slots, lengths, shares)
         losses = []
@@ -112,7 +111,11 @@ class NativeTrainer(Trainer):
 
     def _features(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """`class_logits` on the trainer's device."""
-        return self._native.class_logits(ids.contiguous(), self._slot[ids], lengths.long().contiguous())
+        return self._native.class_logits(*self._documents(ids, lengths))
+
+    def _documents(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Words, their rows of scores, and lengths, as the engine takes them."""
+        return ids.contiguous(), self._slot[ids], lengths.long().contiguous()
 
     def _shares(self, labels: Tensor) -> Tensor:
         """What of each document is target and rest, (N, 2), of the scores' dtype, on the CPU."""
@@ -122,13 +125,8 @@ class NativeTrainer(Trainer):
         return torch.stack([labels == 0, labels == 1], 1).to(dtype)
 
     def _raise(self, failure) -> None:
-        if failure.what < 0:
-            return
-        step = self.steps + 1
-        if failure.what == 0:
-            raise TrainingError(f"the loss is {failure.loss} in step {step}: a base weight or score is not finite")
-        name = (*WEIGHT_KEYS, *HEAD_NAMES)[failure.what - 1]
-        raise TrainingError(f"the gradient of {name} is not finite in step {step}")
+        if failure.what >= 0:
+            self._stop((None, *WEIGHT_KEYS, *HEAD_NAMES)[failure.what], failure.loss)
 
 
 def _three_like(scores: dict[str, Tensor], empty) -> list[dict[str, Tensor]]:

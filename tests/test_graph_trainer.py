@@ -56,7 +56,7 @@ from test_engine import (  # noqa: F401
 from torch.utils._python_dispatch import TorchDispatchMode
 from world import OPTIONS, with_shares
 
-from seam_fast import graph_trainer, reference
+from seam_fast import graph_trainer, inference, reference
 from seam_fast.engine import TorchTrainer
 from seam_fast.errors import BackendError, TrainingError
 from seam_fast.graph_trainer import GraphTrainer, Replayed
@@ -398,7 +398,7 @@ def test_documents_that_come_again_are_on_the_device_already(monkeypatch):
 
 def test_documents_are_looked_at_in_chunks(monkeypatch):
     """Those of like length together; none at all gives none."""
-    monkeypatch.setattr(graph_trainer, "BATCH", 3)
+    monkeypatch.setattr(inference, "BATCH", 3)
     engine, theirs = (deep((2, True), trainer, read="last_word") for trainer in (GraphTrainer, TorchTrainer))
     ids, lengths, _ = world.make_documents(20)
     chunks, _ = engine._place(ids, lengths)
