@@ -13,7 +13,6 @@ or a piece failed; the others are measured all the same.
 import argparse
 import gc
 import hashlib
-import importlib
 import json
 import os
 import shlex
@@ -85,8 +84,8 @@ METHOD = (
     "no more than a tenth. scaling: so many modules beside one another, each in a thread and on a stream of its "
     "own, an epoch each; us: from the start of the first to the end of the last by the steps of one; before, all of "
     "them must come to the very bits of one that was alone. eight: seam_fast.reengineer, protocol reference, all eight "
-    "classes, from the call to the modules. study: 8 classes x 16 settings of alpha and lr_mask, one Study for each "
-    "setting, all jobs by one run_jobs over one pool of places, from the first Study to the last module. Runs of the "
+    "classes, from the call to the modules. study: 8 classes x 16 settings of alpha and lr_mask, by one call of "
+    "seam_fast.reengineer_many, from the call to the modules. Runs of the "
     "same must give the same bits, and the study's modules at the reference's own settings those of eight. Where time "
     "ran out, seconds are estimated from the steps done. kernels: what the profiler saw the GPU do in a block of step, "
     "kernels and copies; gaps between them do not count. float32 without tf32 but in the two ways named so. "
@@ -474,16 +473,15 @@ class Bench(cuda_lstm.Bench):
         return self.whole_runs("eight", 3, train_all, [self.settings])
 
     def study(self, left_out: dict, rows: list[dict]) -> dict:
-        loop = importlib.import_module("seam_fast.reengineer")  # the package gives that name to the function
         few = slice(1, 3) if self.dry else slice(None)
         grid = [{"alpha": a, "lr_mask": rate} for a in ALPHAS[few] for rate in RATES[few]]
         every = [self.settings.with_options(**options) for options in grid]
 
         def train_all(watch):
-            studies = [loop.Study(self.base, self.corpus, settings, self.backend) for settings in every]
-            jobs = [loop.Job(study, (target,), 0, 1) for study in studies for target in self.targets]
-            loop.run_jobs(jobs, None, False, watch)
-            return [job.module() for job in jobs]
+            found = sf.reengineer_many(
+                self.base, self.corpus, self.targets, every, backend=self.backend, on_epoch=watch
+            )
+            return [module for modules in found for module in modules]
 
         found = self.whole_runs("study", 2, train_all, every)
         eight = [row for row in rows if row["key"] == self.key("eight") and row["modules"] and not row["fault"]]
