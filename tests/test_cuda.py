@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from lstm_cases import Case, assert_close, distances, flat, leaves, moved, run, truth, widened
+from on_gpu import faults_show_where_they_arise  # noqa: F401
 from test_ops import GRID, torch_lstm
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
@@ -28,16 +29,6 @@ FULL, SHORT = [torch.float32, torch.float64], [torch.bfloat16, torch.float16]
 
 def each(*dtypes):
     return pytest.mark.parametrize("dtype", dtypes, ids=[str(dtype).removeprefix("torch.") for dtype in dtypes])
-
-
-@pytest.fixture(autouse=True)
-def _faults_show_where_they_arise(request):
-    """Kernels fail behind one's back; and after an illegal access nothing works any more in this process."""
-    yield
-    try:
-        torch.cuda.synchronize()
-    except RuntimeError as error:
-        pytest.exit(f"the GPU was lost in {request.node.nodeid}: {str(error).splitlines()[0]}", returncode=4)
 
 
 @pytest.fixture

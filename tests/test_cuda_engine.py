@@ -12,6 +12,7 @@ import pytest
 import test_gaps
 import torch
 import world
+from on_gpu import faults_show_where_they_arise  # noqa: F401
 from test_cuda_trainer import (  # noqa: F401
     SETTINGS,
     assert_near,
@@ -87,16 +88,6 @@ from seam_fast.backend import why_not
 
 if why_not("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {why_not('cuda')}", allow_module_level=True)
-
-
-@pytest.fixture(autouse=True)
-def _faults_show_where_they_arise(request):
-    """Kernels fail behind one's back; and after an illegal access nothing works any more in this process."""
-    yield
-    try:
-        torch.cuda.synchronize()
-    except RuntimeError as error:
-        pytest.exit(f"the GPU was lost in {request.node.nodeid}: {str(error).splitlines()[0]}", returncode=4)
 
 
 # What is run here again asks these for the trainer.

@@ -164,10 +164,7 @@ def test_any_shape(kind, host_module, data):
     embedding, hidden = draw(1, 3, 16, 33, 65), draw(1, 3, 16, 31, 33, 64)
     count, width, batch_size = draw(1, 2, 5, 11), draw(1, 2, 7, 20), draw(1, 2, 4, 5, 16, 70)
     words = range(draw(1, 2, 30))
-    documents = world.make_documents(count, width, words, seed=data.draw(st.integers(0, 1000)))
-    if data.draw(st.booleans()):
-        share = torch.linspace(0, 1, count, dtype=torch.float64)
-        documents = (*documents[:2], torch.stack([share, 1 - share], 1))
+    documents = world.draw_documents(data, count, width, words)
     options = {"schedule": draw(*SCHEDULES), "read": draw("end", "last_word"), "penalty": draw("global", "group")}
     sizes = len(words), embedding, hidden, draw(1, 2, 5, 40)
     check_case(kind, sizes, documents, batch_size, catch_up=draw(*world.CATCH_UPS), steps=2, **options)

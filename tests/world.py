@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 from torch import nn
 
 from seam_fast import _ext, reference
@@ -251,6 +252,15 @@ def with_shares(documents):
     ids, lengths, labels = documents
     share = (0.75 * (labels == 0) + 0.05).double()
     return ids, lengths, torch.stack([share, 1 - share], 1)
+
+
+def draw_documents(data, count, width, words):
+    """Random documents, some with any shares as labels; data: of hypothesis."""
+    documents = make_documents(count, width, words, seed=data.draw(st.integers(0, 1000)))
+    if not data.draw(st.booleans()):
+        return documents
+    share = torch.linspace(0, 1, count, dtype=torch.float64)
+    return *documents[:2], torch.stack([share, 1 - share], 1)
 
 
 def follow(engine, stepper, epochs, batch_size, tolerance=1e-9):
