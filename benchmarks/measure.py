@@ -10,6 +10,7 @@ import resource
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -163,6 +164,20 @@ def spread(values: list[float], factor: float = 1.0) -> dict:
 # Memory --------------------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def native_silence():
+    """Drops what native code writes to stderr: torch's profiler announces itself there, and no setting stops it."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def extra_memory(run) -> dict:
     """Most bytes that a call holds at once beyond what was there before and what it returns.
 
@@ -171,8 +186,14 @@ def extra_memory(run) -> dict:
     allocator is not seen. ``kept``: bytes still held after the call beyond those returned. ``largest``: the largest
     allocations that make up the peak.
     """
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    with native_silence():
+        profiler.start()
+    try:
         returned = [tensor for tensor in run() if tensor is not None]
+    finally:
+        with native_silence():
+            profiler.stop()
     events, stack = [], profiler.profiler.kineto_results.experimental_event_tree()[::-1]
     while stack:
         event = stack.pop()

@@ -4,6 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
+import cuda_engine
+import cuda_lstm
 import machine
 import pictures
 import schema
@@ -19,8 +21,8 @@ RECORDS = HERE / "records"
 PICTURES = "benchmarks/pictures"  # as the README names it
 # Of records that are yet to be made: what makes them.
 COMMANDS = {
-    "curves": "seam-fast bench step --curves --out benchmarks/records/curves.json",
-    "quality_study": "python benchmarks/quality.py study --out benchmarks/records/quality_study.json",
+    "cuda_lstm": "bash scripts/gpu_check.sh FOLDER build bench",
+    "cuda_engine": "bash scripts/gpu_check.sh FOLDER build engine",
 }
 
 
@@ -47,7 +49,7 @@ def block(name: str, *parts) -> str:
     """Parts of a block (texts, or functions of the record), and where they come from."""
     record = load(name)
     if record is None:
-        return f"\n*Not recorded yet: `{COMMANDS[name]}`.*\n"
+        return f"\n*Not measured yet: `{COMMANDS[name]}`.*\n"
     texts = [part if isinstance(part, str) else part(record) for part in parts]
     return "\n" + "\n\n".join([*filter(None, texts), made_by(name, record)]) + "\n"
 
@@ -67,7 +69,23 @@ def has_picture(name: str, record: dict) -> bool:
 def floors(record: dict) -> str:
     """The smallest and largest vocabulary floor of a job's classes."""
     shares = [100 * row["vocabulary_floor"] for row in job.eight_of(record)["rows"]]
-    return f"{min(shares):.0f} to {max(shares):.0f} %"
+    return f"{low_to_high(shares)} %"
+
+
+def plain(record: dict) -> str:
+    """How many times as long a step takes in plain PyTorch, from the best to the worst batch size."""
+    return low_to_high([row["against"]["best_torch"]["native"]["median"] for row in record["rows"]])
+
+
+def memory_share(record: dict) -> str:
+    """The op's extra memory beside torch's, where torch comes near the peak: the large batches of full length."""
+    rows = [row for row in record["rows"] if (row["of_peak"] or {"rival": 0})["rival"] > 0.5]
+    shares = [row["memory"]["seam"]["peak"] / row["memory"]["rival"]["peak"] for row in rows]
+    return f"{low_to_high([100 * share for share in shares])} %"
+
+
+def low_to_high(values: list[float]) -> str:
+    return f"{min(values):.0f} to {max(values):.0f}"
 
 
 def peak(record: dict) -> str:
@@ -103,9 +121,9 @@ def study_by_class(record: dict) -> str:
     for protocol, epochs in (("reference", 300), ("seam", None)):
         found = quality.by_class(record, protocol, epochs)
         if found:
-            length = "its own budget" if epochs is None else f"{epochs} epochs"
             texts.append(
-                f"F1 by class, protocol `{protocol}`, {length} (the best of module and baselines bold):\n\n{found}"
+                f"F1 by class, protocol `{protocol}`, {quality.length(epochs)} (the best of module and baselines "
+                f"bold):\n\n{found}"
             )
     return "\n\n".join(texts)
 
@@ -119,6 +137,9 @@ BLOCKS = {
     "modules": lambda: block("quality_modules", quality.modules, quality.modules_sentence),
     "reference": lambda: block("reference_table", lambda record: quality.reference_table(record["rows"])),
     "floors": lambda: floors(load("job")),
+    "plain": lambda: plain(load("step")),
+    "job_size": lambda: f"{job.eight_of(load('job'))['figures']['steps']:,} steps",
+    "op_memory": lambda: memory_share(load("masked_lstm")),
     "op": lambda: block("masked_lstm", op.pair, op.losses, peak, op.others, picture("op", words="ratios of the op")),
     "op_avx2": lambda: block("masked_lstm_avx2", ratios_only),
     "step": lambda: block("step", step.steps, picture("step", words="times of a step"), step.memory, step.vocabulary),
@@ -128,8 +149,12 @@ BLOCKS = {
         picture("curves", words="step time against each size"),
         lambda record: "\n\n".join(curve_tables(record)),
     ),
+    "cuda_op": lambda: block("cuda_lstm", cuda_lstm.summary),
+    "cuda_engine": lambda: block("cuda_engine", cuda_engine.summary),
     "job": lambda: block("job", job.summary, job.eight, job.one, job.to_f1, picture("to_f1", words="F1 against time")),
-    "study": lambda: block("quality_study", quality.study, study_by_class, picture("study", words="F1 by class")),
+    "study": lambda: block(
+        "quality_study", quality.study, quality.study_losses, study_by_class, picture("study", words="F1 by class")
+    ),
 }
 # Picture: the record it is drawn from, and what draws it.
 DRAWN = {

@@ -280,6 +280,20 @@ CUDA_LSTM = {
     "unmeasured": [str],
     "rows": [CUDA_ROW | {"...": object}],
 }
+CUDA_ENGINE = {
+    "format": str,
+    "method": str,
+    "left_out": each(str),
+    "runs": [
+        {"command": str, "machine": each(object), "settings": each(object), "workload": each(object), "stopped": str}
+        | {"gpu_after?": object}
+    ],
+    "unmeasured": [str],
+    "rows": [
+        {"key": str, "piece": str, "run": int, "left_out": each(str), "wrong": each(str), "fault": str, "whole": bool}
+        | {"...": object}
+    ],
+}
 
 FORMATS = {
     "seam-fast masked lstm 1": OP,
@@ -294,6 +308,7 @@ FORMATS = {
     "seam-fast reference table 1": REFERENCE_TABLE,
     "seam-fast quality study 1": STUDY,
     "seam-fast cuda lstm 1": CUDA_LSTM,
+    "seam-fast cuda engine 1": CUDA_ENGINE,
 }
 
 

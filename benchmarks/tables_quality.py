@@ -106,14 +106,28 @@ def reference_table(rows: list[dict]) -> str:
     return table(head, lines)
 
 
+def kinds(record: dict):
+    """The kinds of pieces of a study: protocol, engine, epochs, and their pieces, a piece a seed."""
+    keys = dict.fromkeys((piece["protocol"], piece["engine"], piece["epochs"]) for piece in record["pieces"])
+    for key in keys:
+        yield *key, [p for p in record["pieces"] if (p["protocol"], p["engine"], p["epochs"]) == key]
+
+
+def length(epochs: int | None) -> str:
+    return "own budget" if epochs is None else f"{epochs} epochs"
+
+
+def baseline_f1(modules: list[dict], name: str) -> float | None:
+    """A baseline's F1, mean over modules; None where it was not taken."""
+    if not all(name in module["baselines"] for module in modules):
+        return None
+    return statistics.fmean(module["baselines"][name]["test"]["f1"] for module in modules)
+
+
 def study(record: dict) -> str:
     """A row a kind of piece, means over classes and seeds; the baselines beside the modules."""
-    kinds = dict.fromkeys((piece["protocol"], piece["engine"], piece["epochs"]) for piece in record["pieces"])
     rows = []
-    for protocol, engine, epochs in kinds:
-        pieces = [
-            p for p in record["pieces"] if (p["protocol"], p["engine"], p["epochs"]) == (protocol, engine, epochs)
-        ]
+    for protocol, engine, epochs, pieces in kinds(record):
         found = [module for piece in pieces for module in piece["modules"]]
 
         def mean(get, found=found):
@@ -126,13 +140,28 @@ def study(record: dict) -> str:
         cells.append(f"{percent(mean(lambda m: m['kept']), 2)} / {percent(mean(lambda m: m['kept_by_group']['lstm']))}")
         cells.append(percent(mean(lambda m: m["vocabulary_floor"])))
         for name in BASELINES:
-            have = all(name in module["baselines"] for module in found)
-            cells.append(f"{mean(lambda m, name=name: m['baselines'][name]['test']['f1']):.3f}" if have else "-")
+            f1 = baseline_f1(found, name)
+            cells.append("-" if f1 is None else f"{f1:.3f}")
         words = "engine" if engine == "cpu" else "plain PyTorch" if engine == "torch" else engine
-        rows.append([protocol, words, "own budget" if epochs is None else str(epochs), str(len(pieces)), *cells])
+        rows.append([protocol, words, length(epochs).removesuffix(" epochs"), str(len(pieces)), *cells])
     head = ["protocol", "trained by", "epochs", "seeds", "F1 of modules (means of the seeds)", "of the base"]
     head += ["selected accuracy (acc_pre) %", "kept / LSTM kept %", "floor %"]
     return table([*head, *(f"F1: {words}" for words in BASELINES.values())], rows)
+
+
+def study_losses(record: dict) -> str:
+    """A sentence on the baselines that do better than the modules."""
+    found = []
+    for protocol, _, epochs, pieces in kinds(record):
+        modules = [module for piece in pieces for module in piece["modules"]]
+        f1 = statistics.fmean(module["test"]["f1"] for module in modules)
+        others = {name: baseline_f1(modules, name) for name in BASELINES}
+        better = [f"{BASELINES[name]} ({other:.3f})" for name, other in others.items() if other and other > f1]
+        if better:
+            found.append(f"protocol `{protocol}`, {length(epochs)} ({f1:.3f}): {', '.join(better)}")
+    if not found:
+        return "No baseline does better than the modules."
+    return f"What does better than the modules, by mean F1: {'; '.join(found)}."
 
 
 def by_class(record: dict, protocol: str, epochs: int | None) -> str:

@@ -95,6 +95,32 @@ def test_a_loss_is_bold_and_named(report):
     assert words.number(1234.5) == "1,230" and words.number(0.35512) == "0.355"
 
 
+def test_sentences_follow_the_records(report):
+    import readme_blocks
+    import tables_quality
+
+    record = json.loads((RECORDS / "step.json").read_text())
+    for row, ratio in zip(record["rows"], (3.6, 12.2, 5.0), strict=True):
+        row["against"]["best_torch"]["native"]["median"] = ratio
+    assert readme_blocks.plain(record) == "4 to 12"
+    record = json.loads((RECORDS / "masked_lstm.json").read_text())
+    for row in record["rows"]:
+        row["of_peak"]["rival"] = 0.2
+    for row, share in zip(record["rows"][1:3], (0.25, 0.5), strict=True):
+        row["of_peak"]["rival"] = 0.7
+        row["memory"]["seam"]["peak"], row["memory"]["rival"]["peak"] = 100 * share, 100
+    assert readme_blocks.memory_share(record) == "25 to 50 %"
+    record = json.loads((RECORDS / "quality_study.json").read_text())
+    for piece in record["pieces"]:
+        for module in piece["modules"]:
+            module["test"]["f1"] = 0.5
+            for name, baseline in module["baselines"].items():
+                baseline["test"]["f1"] = 0.75 if (name, piece["protocol"]) == ("random_mask", "seam") else 0.25
+    better = "random mask (0.750)"
+    parts = (f"protocol `seam`, own budget (0.500): {better}", f"protocol `seam`, 300 epochs (0.500): {better}")
+    assert tables_quality.study_losses(record) == f"What does better than the modules, by mean F1: {'; '.join(parts)}."
+
+
 def test_commands_are_those_of_today(report):
     import words
 

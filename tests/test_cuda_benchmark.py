@@ -54,7 +54,9 @@ def bench(tmp_path, capsys):
 def check_record(record: dict) -> None:
     """Every field that a reader of the record counts on."""
     import cuda_grid
+    import schema
 
+    schema.check(record)
     assert record["format"] == "seam-fast cuda lstm 1" and record["method"] and record["left_out"]["flashrnn"]
     for run in record["runs"]:
         assert run["command"].startswith("python benchmarks/cuda_lstm.py") and run["settings"]["seed"] == 1
@@ -442,6 +444,9 @@ def engine_bench(tmp_path, capsys):
 
 def check_engine_record(record: dict) -> None:
     """Every field that a reader of the record counts on."""
+    import schema
+
+    schema.check(record)
     assert record["format"] == "seam-fast cuda engine 1" and record["method"]
     for run in record["runs"]:
         assert run["command"].startswith("python benchmarks/cuda_engine.py")
