@@ -24,7 +24,7 @@ from seam_fast.errors import NoSourceError, SeamFastError
 from seam_fast.synthetic import synthetic_r8
 from seam_fast.workflow import get_corpus, say
 
-FORMAT = "seam-fast curves 1"
+FORMAT = "seam-fast curves 2"
 RIVALS = ("reference", "reference_best", "best_torch", "native")
 SIZES = {"V": None, "E": 100, "H": 50, "C": None, "T": 32, "B": 5}
 AXES = {

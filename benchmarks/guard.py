@@ -1,8 +1,9 @@
 """The regression guard: paired ratios of a new record against the newest committed one of the same kind of machine.
 
-Ratios, not seconds: a busy or slower machine changes both sides. A ratio is too low where it is below what the older
-record's own rounds call an outlier (the lower quartile less one and a half times the distance of the quartiles), but
-not before it is 5 % below the older median, since two runs differ by more than the rounds of one.
+Ratios, not seconds: a busy or slower machine changes both sides. A median of n rounds is uncertain by about 1.57 times
+the distance of the quartiles by the root of n (the notch of a box plot). A ratio is too low where the notches of both
+records, taken from the older one's spread, do not meet; but not before it is 5 % below the older median, since two runs
+differ by more than the rounds of one.
 """
 
 import json
@@ -29,11 +30,12 @@ def check(record: dict, kind: str, folder: Path = RECORDS) -> int:
     both = [name for name in now if name in before]
     if not both:
         raise SeamFastError(f"{path.name} has none of the ratios of this run, so nothing was compared")
-    low = [name for name in both if now[name]["median"] < allowed(before[name])]
+    least = {name: allowed(*before[name], now[name][1]) for name in both}
+    low = [name for name in both if now[name][0]["median"] < least[name]]
     if low:
         parts = [
-            f"{name} is {now[name]['median']:.3g}, below {allowed(before[name]):.3g} "
-            f"(recorded: {before[name]['median']:.3g}, quartiles {before[name]['q1']:.3g} to {before[name]['q3']:.3g})"
+            f"{name} is {now[name][0]['median']:.3g}, below {least[name]:.3g} (recorded: "
+            f"{before[name][0]['median']:.3g}, quartiles {before[name][0]['q1']:.3g} to {before[name][0]['q3']:.3g})"
             for name in low
         ]
         raise SeamFastError(f"{len(low)} of {len(both)} ratios fell below what {path.name} allows: {'; '.join(parts)}")
@@ -41,53 +43,58 @@ def check(record: dict, kind: str, folder: Path = RECORDS) -> int:
     return 0
 
 
-def allowed(old: dict) -> float:
-    """The lowest median that is not a regression, by the spread of an older record."""
-    return min(old["q1"] - 1.5 * (old["q3"] - old["q1"]), 0.95 * old["median"])
+def allowed(old: dict, rounds: int, rounds_now: int) -> float:
+    """The lowest median of so many rounds that is no regression, by the spread of an older record and its rounds."""
+    notches = 1.57 * (old["q3"] - old["q1"]) * (rounds**-0.5 + rounds_now**-0.5)
+    return old["median"] - max(notches, 0.05 * old["median"])
 
 
 def newest(record: dict, kind: str, folder: Path) -> tuple[Path, dict]:
-    """The latest committed record of that kind, of one process where rivals can have their own, from such a machine."""
+    """The latest committed record of that kind from such a machine; a quick one serves as no measure."""
     wanted = likeness(record)
     found = []
     for path in sorted(folder.glob("*.json")):
         old = json.loads(path.read_text())
         if KIND_OF.get(old["format"].rstrip("0123456789 ")) != kind:
             continue
-        if likeness(old) == wanted:
+        if not old["quick"] and likeness(old) == wanted:
             found.append((old["machine"]["date"], path, old))
     if not found:
         cpu, cores, isa, gpu = machine.kind(record["machine"])
         raise SeamFastError(
             f"nothing to compare with: {folder.name}/ has no {kind} record of a machine like this one ({cpu}, {cores} "
-            f"cores, {isa or 'no compiled kernels'}, {gpu or 'no GPU'}) and of such documents; make one with "
-            f"`seam-fast bench {kind} --out benchmarks/records/NAME.json`"
+            f"cores, {isa or 'no compiled kernels'}, {gpu or 'no GPU'}), such threads and such documents; make one "
+            f"with `seam-fast bench {kind} --out benchmarks/records/NAME.json`"
         )
     return max(found, key=lambda entry: entry[0])[1:]
 
 
 def likeness(record: dict) -> tuple:
     """What two records must share: kind of machine, way of measuring, and whether the documents were invented."""
+    about = record["machine"]
     invented = record.get("synthetic", record.get("workload", {}).get("synthetic", False))
-    return machine.kind(record["machine"]), record["machine"].get("processes"), invented
+    return machine.kind(about), about.get("processes"), about["threads"], about["backend"]["used"], invented
 
 
-def ratios(record: dict) -> dict[str, dict]:
-    """Paired ratios by name, of what is seam-fast's own against a rival; above 1 seam-fast is faster."""
+def ratios(record: dict) -> dict[str, tuple[dict, int]]:
+    """Paired ratios by name and their rounds, of what is seam-fast's own against a rival; above 1 it is faster."""
     found = {}
     for row in record.get("rows", ()):
         if "ratio" in row:
-            found[f"{row['shape']} against {'PackedSequence' if row['sizes']['lengths'] else 'torch'}"] = row["ratio"]
+            rival = "PackedSequence" if row["sizes"]["lengths"] else "torch"
+            found[f"{row['shape']} against {rival}"] = row["ratio"], row["rounds"]
         for other, ours in row.get("against", {}).items():
             for name, figures in ours.items():
                 if name.startswith("native"):
-                    found[f"{name} against {other} at batch {row['batch_size']}"] = figures
+                    found[f"{name} against {other} at batch {row['batch_size']}"] = figures, row["rounds"]
     for axis, curve in record.get("curves", {}).items():
         for point in curve["points"]:
             for other, figures in point["against"].items():
-                found[f"native against {other} at {axis} {point['x']}"] = figures
-    for part in ("one", "to_f1"):
-        for other, ours in ((record.get(part) or {}).get("against") or {}).items():
-            if part == "one":  # whole runs to an F1 differ by far more than a spread of three seeds tells
-                found |= {f"{name} against {other}, one class": figures for name, figures in ours.items()}
+                found[f"native against {other} at {axis} {point['x']}"] = figures, point["rounds"]
+    one = record.get("one") or {"against": {}}  # to_f1 is left out: its few seeds do not tell how far runs differ
+    for other, ours in one["against"].items():
+        for name, figures in ours.items():
+            if name.startswith("native"):
+                words = f"{name} against {other}, one class, {one['epochs']} epochs"
+                found[words] = figures, one["rounds"]
     return found

@@ -23,7 +23,7 @@ from seam_fast.backend import choose_engine
 from seam_fast.errors import SeamFastError
 from seam_fast.workflow import say
 
-FORMAT = "seam-fast job 2"
+FORMAT = "seam-fast job 3"
 PARTS = ("one", "eight", "to_f1")
 EPOCHS = 300
 TARGETS = (300, 120)  # seconds for all eight classes on two cores: at most, and better

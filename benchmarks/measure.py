@@ -8,6 +8,7 @@ import os
 import platform
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
+
+from seam_fast.errors import SeamFastError
 
 # Time ----------------------------------------------------------------------------------------------------------------
 
@@ -110,6 +113,35 @@ def blocks_in_turn(runs: dict, rounds, budget: float, label: str = "") -> tuple[
     return tuple({name: [block[k] for block in blocks] for name, blocks in found.items()} for k in range(3))
 
 
+class Child:
+    """A fresh process in which ``target(connection, *arguments)`` runs. Ctrl-C reaches this process alone."""
+
+    def __init__(self, target, *arguments):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(target=_begin, args=(target, theirs, arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def answer(self):
+        """What the process sends next. Raises what it sends if that is an exception, SeamFastError if it is dead."""
+        try:
+            found = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            code = self._process.exitcode
+            why = "too little memory?" if code == -signal.SIGKILL else "its last words stand above"
+            raise SeamFastError(f"a process that measures ended with code {code}: {why}") from None
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.join()
+        self.connection.close()
+
+
 class Worker:
     """A run of ``blocks_in_turn`` in a process of its own: ``make(*arguments)``, called there, gives what is timed.
 
@@ -117,41 +149,51 @@ class Worker:
     """
 
     def __init__(self, make, *arguments):
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
-        self._process.start()
-        theirs.close()
-        self._answer()
+        self._child = Child(_serve, make, arguments)
+        self.close = self._child.close
+        self._child.answer()
+
+    def begin(self, number: int) -> None:
+        """Lets it start a round, whose figures ``answer`` waits for."""
+        self._child.connection.send(number)
+
+    def answer(self) -> tuple[float, float, int]:
+        return self._child.answer()
 
     def __call__(self, number: int) -> tuple[float, float, int]:
-        self._connection.send(number)
-        return self._answer()
+        self.begin(number)
+        return self.answer()
 
-    def _answer(self):
-        found = self._connection.recv()
-        if isinstance(found, Exception):
-            raise found
-        return found
 
-    def close(self) -> None:
-        """Ends the process, if an error has not."""
-        if self._process.is_alive():
-            with contextlib.suppress(BrokenPipeError):
-                self._connection.send(None)
-        self._process.join()
-        self._connection.close()
+def in_fresh_process(function, *arguments):
+    """What the function returns when a fresh process of one thread calls it."""
+    child = Child(_call, function, arguments)
+    try:
+        return child.answer()
+    finally:
+        child.close()
+
+
+def _begin(target, connection, arguments) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits for this one ends it
+    torch.set_num_threads(1)
+    try:
+        target(connection, *arguments)
+    except EOFError:
+        pass  # who would read the answer is gone
+    except Exception as error:  # raised again where the answer is wanted
+        connection.send(error)
 
 
 def _serve(connection, make, arguments) -> None:
-    torch.set_num_threads(1)
-    try:
-        run = make(*arguments)
-        connection.send(None)
-        while (number := connection.recv()) is not None:
-            connection.send(time_block(run, number))
-    except Exception as error:  # raised again where the answer is wanted
-        connection.send(error)
+    run = make(*arguments)
+    connection.send(None)
+    while True:
+        connection.send(time_block(run, connection.recv()))
+
+
+def _call(connection, function, arguments) -> None:
+    connection.send(function(*arguments))
 
 
 def spread(values: list[float], factor: float = 1.0) -> dict:
@@ -257,12 +299,18 @@ def keep_heap() -> bool:
     return bool(mallopt and mallopt(mmap_threshold, 32 << 20) and mallopt(trim_threshold, 2**31 - 1))
 
 
+def forget_peak() -> None:
+    """Lets ``peak_resident`` begin anew, where the system permits that (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_resident() -> int:
-    """The most memory, in bytes, that this process has had in use so far (Linux)."""
+    """The most memory, in bytes, that this process has had in use so far, or since ``forget_peak`` (Linux)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/self/status has no VmHWM")
+    raise SeamFastError("/proc/self/status has no VmHWM, from which the most memory in use is read")
 
 
 def bytes_of_tensors(things, apart_from=()) -> int:
@@ -294,7 +342,7 @@ def bytes_of_tensors(things, apart_from=()) -> int:
 
 
 def check_memory_meter() -> None:
-    """Holds the meter against a call whose memory is known. Raises RuntimeError where it is wrong."""
+    """Holds the meter against a call whose memory is known. Raises SeamFastError where it is wrong."""
     source, kilo = torch.ones(250_000), 1000
 
     def known():
@@ -308,7 +356,7 @@ def check_memory_meter() -> None:
 
     found = extra_memory(known)
     if not (2000 * kilo <= found["peak"] <= 2001 * kilo and found["kept"] <= kilo):
-        raise RuntimeError(f"the memory meter found {found} where 2 MB at the peak and nothing kept is the truth")
+        raise SeamFastError(f"the memory meter found {found} where 2 MB at the peak and nothing kept is the truth")
 
 
 # The machine ---------------------------------------------------------------------------------------------------------
@@ -358,7 +406,7 @@ class Peak:
                 command = [compiler, "-O2", "-shared", "-fPIC", str(source), "-o", str(library)]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
-                    self.reason = f"{compiler} failed: {done.stderr.strip().splitlines()[-1]}"
+                    self.reason = f"{compiler} failed: {(done.stderr.strip() or 'no reason given').splitlines()[-1]}"
                 else:
                     self.library = ctypes.CDLL(str(library))
 

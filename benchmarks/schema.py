@@ -27,9 +27,9 @@ GROUPS = {"embedding": float, "lstm": float, "linear": float}
 # report.machine(), which every record has ...
 MACHINE = {"date": str, "cpu": str, "cores": int, "system": str, "python": str, "torch": str, "seam_fast": str}
 MACHINE |= {"commit": maybe(str)}
-# ... and what machine.machine() adds. (The first records know of no GPU.)
+# ... and what machine.machine() adds.
 BENCH = MACHINE | {
-    "gpu?": maybe(str),
+    "gpu": maybe(str),
     "backend": {"asked": str, "used": str},
     "backends": each(str),
     "build": maybe(each(object)),
@@ -40,6 +40,7 @@ BENCH = MACHINE | {
     "peak": {"gflops": maybe(float), "by_isa": each(SPREAD), "matrix_product_gflops": float, "reason": str},
 }
 HEADER = {"format": str, "command": str}
+BENCH_HEADER = HEADER | {"quick": bool}
 AGREEMENT = {"errors": each(each(float)), "allowed": each(float)}
 
 MEMORY = {"peak": int, "kept": int, "largest": [int], "of_saved": float}
@@ -58,13 +59,13 @@ OP_ROW = {
     "gflops": {"seam": float, "rival": float},
     "verdict": str,
     "others": each({"ms": SPREAD, "rounds": int, "loops": int, "ratio?": SPREAD}),
-    "left_out?": each(str),
+    "left_out": each(str),
     "agreement": AGREEMENT | {"clamped": float},
     "memory": {"saved_bytes": int, "seam": MEMORY, "rival": MEMORY, "within": bool},
     "of_peak": maybe(each(float)),
     "ratio_at_peak": maybe(float),
 }
-OP = HEADER | {"machine": BENCH, "method": str, "seeds?": each(int), "left_out?": each(str), "rows": [OP_ROW]}
+OP = BENCH_HEADER | {"machine": BENCH, "method": str, "seeds": each(int), "left_out": each(str), "rows": [OP_ROW]}
 
 WORKLOAD = {
     "base": str,
@@ -91,10 +92,10 @@ STEP_ROW = {
     "verdicts": [{"rival": str, "against": str, "must": float, "aim": float, "reached": str}],
     "agreement": each(AGREEMENT | {"steps": int}),
 }
-STEP = HEADER | {
+STEP = BENCH_HEADER | {
     "machine": BENCH | {"processes": str},
     "method": str,
-    "seeds?": each(int),
+    "seeds": each(int),
     "workload": WORKLOAD,
     "rivals": [str],
     "left_out": each(str),
@@ -109,7 +110,7 @@ STEP = HEADER | {
 }
 
 POINT = {"x": int, "rounds": int, "ms": each(SPREAD), "against": each(SPREAD), "agreement": maybe(AGREEMENT)}
-CURVES = HEADER | {
+CURVES = BENCH_HEADER | {
     "machine": BENCH,
     "method": str,
     "seeds": each(int),
@@ -143,12 +144,6 @@ JOB_ROW = {
     "seconds": float,
 }
 EIGHT = {"settings": each(object), "seed": int, "figures": JOB_FIGURES, "rows": [JOB_ROW]}
-JOB_1 = (
-    HEADER
-    | {"machine": MACHINE | {"engine": str, "catch_up": maybe(str), "isa": maybe(str), "threads": int, "load": object}}
-    | {"base": {"hash": str, "vocabulary": int}, "data_hash": str, "synthetic": bool}
-    | EIGHT
-)
 ONE = {
     "class": str,
     "epochs": int,
@@ -181,7 +176,7 @@ TO_F1 = {
     ],
     "against": each(each(SPREAD)),
 }
-JOB = HEADER | {
+JOB = BENCH_HEADER | {
     "machine": BENCH | {"engine": str, "catch_up": maybe(str)},
     "method": str,
     "base": {"hash": str, "vocabulary": int},
@@ -296,13 +291,10 @@ CUDA_ENGINE = {
 }
 
 FORMATS = {
-    "seam-fast masked lstm 1": OP,
-    "seam-fast masked lstm 2": OP,
-    "seam-fast step 1": STEP,
-    "seam-fast step 2": STEP,
-    "seam-fast curves 1": CURVES,
-    "seam-fast job 1": JOB_1,
-    "seam-fast job 2": JOB,
+    "seam-fast masked lstm 3": OP,
+    "seam-fast step 3": STEP,
+    "seam-fast curves 2": CURVES,
+    "seam-fast job 3": JOB,
     "seam-fast quality base 1": QUALITY_BASE,
     "seam-fast quality modules 1": QUALITY_MODULES,
     "seam-fast reference table 1": REFERENCE_TABLE,

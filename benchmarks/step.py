@@ -22,7 +22,7 @@ from seam_fast.errors import SeamFastError
 from seam_fast.keys import EMBEDDING
 from seam_fast.workflow import say
 
-FORMAT = "seam-fast step 2"
+FORMAT = "seam-fast step 3"
 PARTS = ("steps", "memory", "vocabulary")
 AGAINST = ("reference", "reference_best", "best_torch")
 # How many times as fast a rival must and should be, by batch size, rival and what it is held against.
