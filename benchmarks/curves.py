@@ -8,6 +8,7 @@ Each curve varies one size of the reference's own (B 5, H 50, T 32, V 23,590, on
 weights are drawn, not trained, since there is no base of every size: what a step costs does not depend on them.
 """
 
+import contextlib
 import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,8 @@ from dataclasses import replace
 
 import measure
 import torch
-from reference_step import Workload, first_steps
-from step import WARM_STEPS, as_record, block_of, choose_rivals, is_dense, warm
+from reference_step import Truth, Workload, first_steps
+from step import WARM_STEPS, as_record, block_in_own_process, block_of, choose_rivals, is_dense, warm
 
 from seam_fast.classifier import LSTMClassifier
 from seam_fast.corpus import CorpusConfig
@@ -40,18 +41,25 @@ MOST_WORDS = {"reference": 300_000, "reference_best": 300_000}  # beyond, a step
 BLOCK = {"reference": 3, "reference_best": 10, "best_torch": 40, "native": 300}  # steps a round, at most an epoch's
 METHOD = (
     "Blocks of steps of all rivals in turn, one process, one thread a module; class acq against as many others, "
-    "joint schedule; ms: seconds of a block by its steps; with several modules by the steps of all of them together, "
-    "so that half the time is twice the work: the modules run in threads, as many at once as there are cores. Ratio: "
-    "other / native of the same round. best_torch and native have taken some hundred steps before (fewer than in the "
-    "record of steps); the references begin at the scores of best_torch at that point. Weights are drawn as torch "
-    "draws them. Before the clock runs, the first steps of every rival are compared with seam_fast.reference in "
-    "float64, at every point but those of modules, which are the point before, several times, and at most 128 hidden "
-    "units and 100,000 words. Rows that the vocabulary has beyond the corpus' own stand for words that never occur."
+    "joint schedule; ms: seconds of a block by its steps. Modules: ms by the steps of all of them together, so that "
+    "half the time is twice the work, one thread a core; best_torch and native in threads of one process, as "
+    "seam_fast.reengineer trains them, the references in as many processes of their own as there are cores, which is "
+    "the best that their users can do, the modules of a process one after the other. Ratio: other / native of the same "
+    "round. best_torch and native have taken some hundred steps before (fewer than in the record of steps); the "
+    "references begin at the scores of best_torch at that point. Weights are drawn as torch draws them. Before the "
+    "clock runs, the first steps of every rival are compared with seam_fast.reference in float64, above 300,000 words "
+    "with plain PyTorch in float64; modules side by side are those of the point before, several times. Rows that the "
+    "vocabulary has beyond the corpus' own stand for words that never occur."
 )
 
 
 def run(arguments, peak: measure.Peak) -> dict:
     """Everything of the record but its header."""
+    for option in ("parts", "batch_sizes"):
+        if getattr(arguments, option):
+            raise SeamFastError(f"--{option.replace('_', '-')} says nothing about --curves; their sizes are --axes")
+    if arguments.processes != "one":
+        raise SeamFastError("--processes says nothing about --curves: their rivals share a process")
     names, left_out = choose_rivals(arguments.rivals or RIVALS)
     for axis in arguments.axes or ():
         if axis not in AXES:
@@ -91,7 +99,7 @@ class Place:
     """Corpora and workloads by size, the latest corpus kept."""
 
     def __init__(self, arguments):
-        self.data_dir, self.smoke = arguments.data_dir, arguments.smoke
+        self.data_dir, self.smoke, self.quick = arguments.data_dir, arguments.smoke, arguments.quick
         self.corpus = functools.lru_cache(maxsize=1)(self._corpus)
 
     def _corpus(self, length: int):
@@ -101,6 +109,8 @@ class Place:
         try:
             return get_corpus("r8", self.data_dir, "reference", config, say)
         except NoSourceError as error:
+            if not self.quick:
+                raise
             say(f"{error}\nGoing on with generated documents of the same shape.")
             return synthetic_r8("reference", config)
 
@@ -119,20 +129,23 @@ def measure_point(place: Place, axis: str, x: int, names: list[str], arguments) 
     workload = place.workload(**({option: x} if option else {}))
     batch_size = x if axis == "batch" else SIZES["B"]
     names = [name for name in names if axis != "vocabulary" or x <= MOST_WORDS.get(name, x)]
-    small = axis != "modules" and workload.count < 12_000_000 and (axis != "hidden" or x <= 128)
-    agreement = as_record(first_steps(workload, batch_size, 4), names) if small else None
-    if agreement:
+    agreement = None
+    if axis != "modules" or x == 1:
+        agreement = as_record(the_truth(workload, batch_size), names)
         del agreement["steps"]
-    copies = x if axis == "modules" else 1
     warm_steps = 5 if arguments.smoke else min(WARM_STEPS, 200)
     runs, state = {}, None
     if any(map(is_dense, names)):
         state = warm(workload, "best_torch", batch_size, warm_steps).whole_scores()
-    for name in names:
-        blocks = [block_of(workload, name, batch_size, warm_steps, state, BLOCK.get(name)) for _ in range(copies)]
-        runs[name] = functools.partial(measure.time_block, side_by_side(blocks))
     few, most, budget = (2, 2, 0) if arguments.smoke else (3, 9, 3) if arguments.quick else (5, 31, 12)
-    times, _, _ = measure.blocks_in_turn(runs, arguments.rounds or (few, most), budget, f"{axis} {x:,}")
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            block = (workload, name, batch_size, warm_steps, state, BLOCK.get(name))
+            if axis == "modules":
+                runs[name] = side_by_side(x, block, stack)
+            else:
+                runs[name] = functools.partial(measure.time_block, block_of(*block))
+        times, _, _ = measure.blocks_in_turn(runs, arguments.rounds or (few, most), budget, f"{axis} {x:,}")
     return {
         "x": x,
         "rounds": len(times[names[0]]),
@@ -144,9 +157,41 @@ def measure_point(place: Place, axis: str, x: int, names: list[str], arguments) 
     }
 
 
-def side_by_side(blocks: list):
-    """A block of steps of several modules, in as many threads as there are cores; returns the steps of all."""
-    if len(blocks) == 1:
-        return blocks[0]
-    pool = ThreadPoolExecutor(min(len(blocks), os.cpu_count() or 1), initializer=torch.set_num_threads, initargs=(1,))
-    return lambda number: sum(pool.map(lambda block: block(number), blocks))
+def the_truth(workload: Workload, batch_size: int) -> Truth:
+    """Float64's first steps: by the book, where its five tables fit the memory of most machines."""
+    if workload.count < 40_000_000:
+        return first_steps(workload, batch_size, 4)
+    return Truth(workload, batch_size, 4, "best_torch", "best_torch")
+
+
+def side_by_side(modules: int, block: tuple, stack: contextlib.ExitStack):
+    """A block of steps of so many modules at once: a function that takes it and returns what ``time_block`` does.
+
+    block: arguments of ``block_of``. stack: ends the processes and threads.
+    """
+    cores = min(modules, os.cpu_count() or 1)
+    if is_dense(block[1]):
+        shares = [len(range(core, modules, cores)) for core in range(cores)]
+        workers = [measure.Worker(one_after_the_other, share, block) for share in shares]
+        for worker in workers:
+            stack.callback(worker.close)
+
+        def run(number):
+            for worker in workers:
+                worker.begin(number)
+            found = [worker.answer() for worker in workers]
+            steps = sum(count for _, _, count in found)
+            # The time is that of the slowest process.
+            seconds = max(one * count for one, _, count in found)
+            return seconds / steps, sum(faults * count for _, faults, count in found) / steps, steps
+
+        return run
+    blocks = [block_of(*block) for _ in range(modules)]
+    pool = stack.enter_context(ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)))
+    return functools.partial(measure.time_block, lambda number: sum(pool.map(lambda run: run(number), blocks)))
+
+
+def one_after_the_other(modules: int, block: tuple):
+    """A block of steps of so many modules in a process of their own."""
+    runs = [block_in_own_process(*block) for _ in range(modules)]
+    return lambda number: sum(run(number) for run in runs)

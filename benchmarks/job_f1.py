@@ -5,6 +5,7 @@ import time
 import measure
 from reference_step import Workload
 
+from seam_fast.errors import SeamFastError
 from seam_fast.metrics import module_metrics
 from seam_fast.sampling import is_target
 from seam_fast.seam_module import SeamModule
@@ -29,14 +30,20 @@ def measure_to_f1(base, corpus, names: list[str], arguments) -> dict:
                 for racer in racers.values():
                     racer.epoch(documents, base, corpus, held_out, target)
                     bar.update()
-            rows.append(race(seed, racers))
-            say(f"{CLASS}, seed {seed}: F1 {rows[-1]['f1']:.3f} after " + ", ".join(
-                f"{found['seconds']:.3g} s ({name})" for name, found in rows[-1]["rivals"].items()
-            ))  # fmt: skip
+            row = race(seed, racers)
+            if row["f1"] == 0:  # every time to nothing is alike
+                say(f"{CLASS}, seed {seed}: left out, since after {epochs} epochs some rival has found no document")
+                continue
+            rows.append(row)
+            times = (f"{found['seconds']:.3g} s ({name})" for name, found in row["rivals"].items())
+            say(f"{CLASS}, seed {seed}: F1 {row['f1']:.3f} after {', '.join(times)}")
+    if not rows:
+        raise SeamFastError(f"time to the same F1: by no seed have all rivals found a document of {CLASS}")
     others = [name for name in ("reference", "reference_best", "best_torch") if name in names]
     times = {name: [row["rivals"][name]["seconds"] for row in rows] for name in names}
     against = {other: {name: measure.paired(times, other, name) for name in names if name != other} for other in others}
-    return {"class": CLASS, "epochs": epochs, "seeds": list(seeds), "rows": rows, "against": against}
+    seeds = [row["seed"] for row in rows]
+    return {"class": CLASS, "epochs": epochs, "seeds": seeds, "rows": rows, "against": against}
 
 
 class Racer:

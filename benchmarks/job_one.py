@@ -1,14 +1,13 @@
 """One class by every rival, start to end, each in a process of its own: time and memory of a whole run."""
 
-import multiprocessing
 import time
 
 import measure
-import torch
 from reference_loop import ReferenceLoop
 from reference_step import is_native
 
 import seam_fast as sf
+from seam_fast.errors import SeamFastError
 from seam_fast.workflow import say
 
 CLASS = "interest"
@@ -21,56 +20,83 @@ def measure_one(base, corpus, names: list[str], arguments) -> dict:
     target = corpus.class_names.index(CLASS)
     epochs = arguments.epochs or (4 if arguments.smoke else 300)
     rounds = arguments.rounds or (2 if arguments.smoke or arguments.quick else 5)
-    shorter = {
-        name: max(1, count // (6 if arguments.quick or arguments.smoke else 1)) for name, count in EPOCHS_RUN.items()
-    }
+    # Two epochs at least, the first of which is told apart from the others.
+    shorter = {name: max(2, count // (3 if arguments.quick else 1)) for name, count in EPOCHS_RUN.items()}
     run = {name: min(epochs, shorter.get(name, epochs // (6 if arguments.quick else 1) or 1)) for name in names}
     found = {name: [] for name in names}
     with measure.progress(rounds * len(names), f"one class, {CLASS}") as bar:
         for _ in range(rounds):
             for name in names:
-                with multiprocessing.get_context("spawn").Pool(1) as pool:
-                    found[name].append(pool.apply(whole_run, (base, corpus, target, name, run[name], arguments.seed)))
+                arguments_of_run = (base, corpus, target, name, run[name], arguments.seed)
+                found[name].append(measure.in_fresh_process(whole_run, *arguments_of_run))
                 bar.update()
-    steps_an_epoch = found[names[0]][0]["steps"] // run[names[0]]
-    times = {name: [one["seconds"] / one["steps"] for one in runs] for name, runs in found.items()}
+    steps = {name: runs[0]["steps"] / run[name] for name, runs in found.items()}
+    if len(set(steps.values())) > 1:
+        raise SeamFastError(f"the rivals take different numbers of steps an epoch, so their times say nothing: {steps}")
+    steps_an_epoch = int(steps[names[0]])
+    common = min(run.values())  # the epoch that all have reached
+    seconds = {name: [whole(one, epochs) for one in runs] for name, runs in found.items()}
     rivals = {}
     for name, runs in found.items():
-        ms = measure.spread(times[name], 1e3)
         rivals[name] = {
             "epochs_run": run[name],
-            "ms_a_step": ms,
-            "seconds": round(ms["median"] * 1e-3 * steps_an_epoch * epochs, 3),
+            "ms_a_step": measure.spread([an_epoch(one) / steps_an_epoch for one in runs], 1e3),
+            "seconds": measure.spread(seconds[name]),
             "estimated": run[name] < epochs,
             "resident_before": max(one["resident_before"] for one in runs),
             "peak_resident": max(one["peak_resident"] for one in runs),
+            "then": runs[0]["history"][common - 1] | {"epoch": common},
         }
-        say(f"{CLASS}, {name}: {ms['median']:.3g} ms a step, {epochs} epochs in {rivals[name]['seconds']:.4g} s")
+        figures = rivals[name]
+        say(
+            f"{CLASS}, {name}: {figures['ms_a_step']['median']:.3g} ms a step, {epochs} epochs in "
+            f"{figures['seconds']['median']:.4g} s"
+        )
     others = [name for name in ("reference", "reference_best", "best_torch") if name in names]
-    against = {other: {name: measure.paired(times, other, name) for name in names if name != other} for other in others}
+    against = {
+        other: {name: measure.paired(seconds, other, name) for name in names if name != other} for other in others
+    }
     sizes = {"class": CLASS, "epochs": epochs, "steps_an_epoch": steps_an_epoch, "rounds": rounds}
     return sizes | {"rivals": rivals, "against": against}
 
 
+def an_epoch(one: dict) -> float:
+    """Seconds of an epoch after the first, its evaluation included; of the only one where there is no other."""
+    ends = one["ends"]
+    return (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else ends[0]
+
+
+def whole(one: dict, epochs: int) -> float:
+    """Seconds of a run of so many epochs: what was measured, and for each epoch that it lacks the mean of an epoch."""
+    return one["seconds"] + (epochs - len(one["ends"])) * an_epoch(one)
+
+
 def whole_run(base, corpus, target: int, name: str, epochs: int, seed: int) -> dict:
-    """Trains one module in this process, which is a fresh one; seconds, steps and bytes."""
-    torch.set_num_threads(1)
+    """Trains one module in this process, which is a fresh one; seconds, their sum after each epoch, steps and bytes."""
     if name == "reference_best":
         measure.keep_heap()
-    before, begun = measure.resident(), time.perf_counter()
+    before, ends = measure.resident(), []
+    measure.forget_peak()
+    begun = time.perf_counter()
+
+    def watch(*_):
+        ends.append(time.perf_counter() - begun)
+
     if name.startswith("reference"):
-        steps = ReferenceLoop(base, corpus, target, name, seed).run(epochs)
+        loop = ReferenceLoop(base, corpus, target, name, seed)
+        steps, history = loop.run(epochs, watch), loop.history
     else:
         engine = "cpu" if is_native(name) else "torch"
         catch_up = name.partition("_")[2] or "quadrature" if engine == "cpu" else "quadrature"
         options = {"schedule": "port", "epochs": epochs, "seed": seed, "threads": 1}
-        options |= {"backend": engine, "catch_up": catch_up}
+        options |= {"backend": engine, "catch_up": catch_up, "on_epoch": watch}
         (module,) = sf.reengineer(base, corpus, [target], protocol="reference", **options)
-        steps = module.card["steps"]
-    seconds = time.perf_counter() - begun
+        steps, history = module.card["steps"], module.history
     return {
-        "seconds": seconds,
+        "seconds": time.perf_counter() - begun,
+        "ends": ends,
         "steps": steps,
+        "history": [{key: figures[key] for key in ("accuracy", "kept")} for figures in history],
         "resident_before": before,
         "peak_resident": measure.peak_resident(),
     }

@@ -78,4 +78,5 @@ def in_words(about: dict) -> str:
     parts = [f"{cpu} ({cores} cores)", f"{about['threads']} thread{'s' * (about['threads'] != 1)}"]
     parts += [gpu] if gpu else []
     parts += [f"instruction set {isa or 'of torch'}", f"torch {about['torch']}", f"Python {about['python']}"]
-    return ", ".join(parts)
+    before = about["load"]["before"]
+    return ", ".join([*parts, *([f"load before {before[0]:.1f}"] if before else [])])

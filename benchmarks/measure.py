@@ -187,6 +187,8 @@ def _begin(target, connection, arguments) -> None:
 
 def _serve(connection, make, arguments) -> None:
     run = make(*arguments)
+    gc.collect()
+    gc.freeze()  # so that the collections before the blocks are short, and workers that begin together stay together
     connection.send(None)
     while True:
         connection.send(time_block(run, connection.recv()))

@@ -9,14 +9,13 @@ from seam_fast.plots import BLUE, GREEN, GREY, ORANGE
 
 COLOURS = {
     "reference": ORANGE,
-    "reference_at_its_best": GREY,
     "reference_best": GREY,
     "best_torch": GREEN,
     "native": BLUE,
     "native_replay": "#7ba3c4",
     "native_dense": "#b9cede",
 }
-MARKS = {"reference": "s", "reference_at_its_best": "D", "reference_best": "D", "best_torch": "^", "native": "o"}
+MARKS = {"reference": "s", "reference_best": "D", "best_torch": "^", "native": "o"}
 
 
 def op(record: dict):

@@ -7,17 +7,19 @@
     python benchmarks/quality.py study --more runs/study.json --out runs/study.json # ... then the others
     python benchmarks/quality.py study --quick                                               # two minutes
 
-Bases go to runs/quality/, records of bases and modules to benchmarks/records/quality_base_<recipe>.json and
-quality_modules.json; each prints a Markdown table. Settings and epochs are chosen on validation documents only.
+Bases go to runs/quality/, records to runs/bench/quality_base_<recipe>.json, quality_modules.json and
+quality_study.json; each prints a Markdown table. Settings and epochs are chosen on validation documents only.
 """
 
 import argparse
+import json
 import shlex
 import statistics
 import sys
 from pathlib import Path
 
 import quality_study
+import schema
 import tables_quality as tables
 
 import seam_fast as sf
@@ -38,13 +40,15 @@ def main(argv=None) -> int:
         "--base", help="for modules and protocol seam: the base (default: runs/quality/base_0.safetensors)"
     )
     parser.add_argument("--recipe", choices=("strong", "public"), default="strong")
-    parser.add_argument("--records", default="benchmarks/records", help="folder of the records, but that of the study")
+    parser.add_argument(
+        "--records", default="runs/bench", metavar="DIR", help="folder of the records (default: runs/bench)"
+    )
     parser.add_argument("--more", metavar="RECORD", help="study: go on with this record")
     parser.add_argument("--minutes", type=float, help="study: begin no further piece after so many minutes")
     parser.add_argument("--quick", action="store_true", help="study: a seed, three classes, few epochs")
     parser.add_argument("--smoke", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--public-base", default="data/models/LSTM_classifier.pt", help="study: trained if not there")
-    parser.add_argument("--out", metavar="FILE", help="study: the record (default: runs/bench/quality_study.json)")
+    parser.add_argument("--out", metavar="FILE", help="study: the record (default: quality_study.json in that folder)")
     arguments = parser.parse_args(argv)
     command = shlex.join(["python", "benchmarks/quality.py", *argv])
     arguments.base_of_seam = arguments.base or BASES / "base_0.safetensors"
@@ -55,6 +59,13 @@ def main(argv=None) -> int:
 def spread(values: list[float]) -> dict:
     """Mean, smallest and largest of a figure over seeds."""
     return {"mean": statistics.fmean(values), "min": min(values), "max": max(values)}
+
+
+def save(arguments, name: str, record: dict) -> None:
+    """Writes a record, checked as it comes back from the file."""
+    path = Path(arguments.records) / f"{name}.json"
+    write_json(path, schema.check(json.loads(json.dumps(record))))
+    say(f"{path} written")
 
 
 def run_bases(arguments, command: str) -> int:
@@ -76,7 +87,7 @@ def run_bases(arguments, command: str) -> int:
         "mean_f1": spread([test["mean_f1"] for test in tests]),
         "seeds": rows,
     }
-    write_json(Path(arguments.records) / f"quality_base_{arguments.recipe}.json", record)
+    save(arguments, f"quality_base_{arguments.recipe}", record)
     print(tables.bases(record), tables.bases_sentence(record), sep="\n\n")
     return 0
 
@@ -97,6 +108,7 @@ def run_modules(arguments, command: str) -> int:
         "machine": report.machine(),
         "base": {"hash": base.hash, "info": base.info},
         "data_hash": corpus.data_hash,
+        "engine": modules[0].card["engine"],
         "settings": modules[0].card["settings"],
         "base_f1": means[0]["base_f1"],
         "f1": spread([mean["f1"] for mean in means]),
@@ -104,7 +116,7 @@ def run_modules(arguments, command: str) -> int:
         "kept_lstm": spread([mean["kept_by_group"]["lstm"] for mean in means]),
         "seeds": runs,
     }
-    write_json(Path(arguments.records) / "quality_modules.json", record)
+    save(arguments, "quality_modules", record)
     print(tables.modules(record), tables.modules_sentence(record), sep="\n\n")
     return 0
 

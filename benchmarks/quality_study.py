@@ -69,7 +69,7 @@ def plan(arguments) -> list[Piece]:
 def run(arguments, command: str) -> int:
     """Measures what ``--more`` has not, writing the record after each piece."""
     torch.set_num_threads(1)
-    begun, out = time.monotonic(), Path(arguments.out or "runs/bench/quality_study.json")
+    begun, out = time.monotonic(), Path(arguments.out or f"{arguments.records}/quality_study.json")
     record = {"format": FORMAT, "method": METHOD, "runs": [], "bases": {}, "unmeasured": [], "pieces": []}
     if arguments.more:
         record = json.loads(Path(arguments.more).read_text())

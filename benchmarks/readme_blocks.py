@@ -41,7 +41,8 @@ def made_by(name: str, record: dict) -> str:
         if "isa" in about
         else f"{about['cpu']} ({about['cores']} cores), torch {about['torch']}"
     )
-    commit = f", commit {about['commit'][:7]}" if about["commit"] else ""
+    changed = "+" * (about["commit"] or "").endswith("+")
+    commit = f", commit {about['commit'][:7]}{changed}" if about["commit"] else ""
     return f"*`{command(run)}`; record `{name}.json`: {where}, {about['date'][:10]}{commit}.*"
 
 
@@ -68,7 +69,7 @@ def has_picture(name: str, record: dict) -> bool:
 
 def floors(record: dict) -> str:
     """The smallest and largest vocabulary floor of a job's classes."""
-    shares = [100 * row["vocabulary_floor"] for row in job.eight_of(record)["rows"]]
+    shares = [100 * row["vocabulary_floor"] for row in record["eight"]["rows"]]
     return f"{low_to_high(shares)} %"
 
 
@@ -138,7 +139,7 @@ BLOCKS = {
     "reference": lambda: block("reference_table", lambda record: quality.reference_table(record["rows"])),
     "floors": lambda: floors(load("job")),
     "plain": lambda: plain(load("step")),
-    "job_size": lambda: f"{job.eight_of(load('job'))['figures']['steps']:,} steps",
+    "job_size": lambda: f"{load('job')['eight']['figures']['steps']:,} steps",
     "op_memory": lambda: memory_share(load("masked_lstm")),
     "op": lambda: block("masked_lstm", op.pair, op.losses, peak, op.others, picture("op", words="ratios of the op")),
     "op_avx2": lambda: block("masked_lstm_avx2", ratios_only),

@@ -39,8 +39,8 @@ class ReferenceLoop:
         self.accuracy_before = (found == self.wanted).double().mean().item()
         self.history, self.best = [], None
 
-    def run(self, epochs: int) -> int:
-        """Trains; returns the number of steps."""
+    def run(self, epochs: int, on_epoch=None) -> int:
+        """Trains; returns the number of steps. on_epoch: called without arguments after each epoch."""
         for epoch in range(epochs):
             documents = self.sampler.epoch(epoch)
             self.trainer.run_epoch(documents.ids, documents.lengths, documents.labels, self.batch_size)
@@ -49,6 +49,8 @@ class ReferenceLoop:
             if self.is_better(figures):
                 state = copy.deepcopy({key: score.detach() for key, score in self.trainer.scores.items()})
                 self.best = {"epoch": epoch, "scores": state, "head": self.trainer.head} | figures
+            if on_epoch:
+                on_epoch()
         return self.trainer.steps
 
     @torch.no_grad()

@@ -344,9 +344,9 @@ class Truth:
         return found
 
 
-def first_steps(workload: Workload, batch_size: int, steps: int) -> Truth:
-    """The truth about the first steps of a run, by the book, every word and every weight."""
-    return Truth(workload, batch_size, steps, ByTheBook, "reference")
+def first_steps(workload: Workload, batch_size: int, steps: int, **options) -> Truth:
+    """The truth about the first steps of a run, by the book, every word and every weight; options as in ``make``."""
+    return Truth(workload, batch_size, steps, ByTheBook, "reference", **options)
 
 
 def long_run(workload: Workload, batch_size: int, steps: int) -> Truth:

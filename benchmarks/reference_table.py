@@ -4,14 +4,16 @@
 
 The base is one of the public recipe (trained if the file is not there). Accuracies are the reference's: on its balanced
 test subset, of the epoch its rule selects; the precision beside them is of the same module on the whole test set.
-Writes benchmarks/records/reference_table.json and prints a Markdown table.
+Writes runs/bench/reference_table.json and prints a Markdown table.
 """
 
 import argparse
+import json
 import shlex
 import sys
 from pathlib import Path
 
+import schema
 from tables_quality import reference_table
 
 import seam_fast as sf
@@ -34,7 +36,7 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--base", default="data/models/LSTM_classifier.pt")
     parser.add_argument("--data-dir")
-    parser.add_argument("--out", default="benchmarks/records/reference_table.json")
+    parser.add_argument("--out", default="runs/bench/reference_table.json")
     arguments = parser.parse_args(argv)
     command = shlex.join(["python", "benchmarks/reference_table.py", *argv])
     return run_guarded("reference_table", lambda: run(arguments, command))
@@ -81,9 +83,11 @@ def run(arguments, command: str) -> int:
         "machine": report.machine(),
         "base": {"hash": base.hash, "recipe": "public", "test_accuracy": test.accuracy},
         "data_hash": corpus.data_hash,
+        "engine": module.card["engine"],
         "rows": rows,
     }
-    write_json(Path(arguments.out), record)
+    write_json(Path(arguments.out), schema.check(json.loads(json.dumps(record))))
+    say(f"{arguments.out} written")
     print(reference_table(rows))
     return 0
 

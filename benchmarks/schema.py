@@ -153,10 +153,11 @@ ONE = {
         {
             "epochs_run": int,
             "ms_a_step": SPREAD,
-            "seconds": float,
+            "seconds": SPREAD,
             "estimated": bool,
             "resident_before": int,
             "peak_resident": int,
+            "then": {"epoch": int, "accuracy": float, "kept": float},
         }
     ),
     "against": each(each(SPREAD)),
@@ -185,7 +186,7 @@ JOB = BENCH_HEADER | {
     "seeds": each(int),
     "rivals": [str],
     "left_out": each(str),
-    "agreement": maybe(AGREEMENT | {"steps": int}),
+    "agreement": each(AGREEMENT | {"steps": int}),
     "one": maybe(ONE),
     "eight": maybe(EIGHT | {"engine": str, "workers": int}),
     "to_f1": maybe(TO_F1),
@@ -204,6 +205,7 @@ QUALITY_MODULES = HEADER | {
     "machine": MACHINE,
     "base": {"hash": str, "info": each(object)},
     "data_hash": str,
+    "engine": str,
     "settings": each(object),
     "base_f1": float,
     "f1": RANGE,
@@ -215,6 +217,7 @@ REFERENCE_TABLE = HEADER | {
     "machine": MACHINE,
     "base": {"hash": str, "recipe": str, "test_accuracy": float},
     "data_hash": str,
+    "engine": str,
     "rows": [
         {
             "class": str,

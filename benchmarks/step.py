@@ -10,7 +10,6 @@ with float64. Then memory a module, and what a vocabulary of a million words cos
 """
 
 import functools
-import multiprocessing
 
 import measure
 import torch
@@ -19,7 +18,7 @@ from shapes import BATCH_SIZES
 from sources import load_base
 
 from seam_fast.errors import SeamFastError
-from seam_fast.keys import EMBEDDING
+from seam_fast.keys import EMBEDDING, WEIGHT_KEYS
 from seam_fast.workflow import say
 
 FORMAT = "seam-fast step 3"
@@ -49,16 +48,17 @@ METHOD = (
     "references are too slow for that and begin at the scores of best_torch at that point, with a fresh Adam: they "
     "take the same operations over the whole table whatever its values are. Page faults a step: by default the C "
     "library gives the memory of the references' temporaries back to the system and gets it anew in every step, "
-    "which takes up to half of their time. The reference in its own process has that, as every user has; the "
-    "reference at its best is told to keep freed memory. In one process with others it depends on what these have "
-    "left. Agreement: 'first': the first steps of every rival, one by one and in one call, against "
+    "which takes up to half of their time. In a process of its own the reference has that, as every user has, and "
+    "the reference at its best is told to keep freed memory. In one process with others it depends on what these "
+    "have left. Agreement: 'first': the first steps of every rival, one by one and in one call, against "
     "seam_fast.reference in float64; allowed is twice the reference's own float32 error and a floor. 'long': the "
     "same of a run longer than the warm-up, at a learning rate at which no score flips, against best_torch in "
     "float64; allowed is twice its float32 error and a floor. Errors and floors: Truth in "
     "benchmarks/reference_step.py. Memory: growth of the resident memory when modules of the class with the most "
     "words are added and have trained, in a fresh process, and the bytes of the tensors that a module can reach "
     "beyond the base. Vocabulary: the same documents, rows added to the table whose words never occur, alpha / N "
-    "kept as it is; ratio: step time with them / without, of the same round."
+    "kept as it is; ratio: step time with them / without, of the same round. Before the clock runs, the scores of "
+    "the words that occur must be the same to the bit after an epoch with those rows and without."
 )
 
 
@@ -118,8 +118,8 @@ def finish(record: dict) -> None:
 def complete(arguments) -> tuple[str, ...]:
     """Fills in what was not asked for; returns the parts to measure. Raises SeamFastError for what cannot be."""
     arguments.batch_sizes = arguments.batch_sizes or ([5, 64] if arguments.quick else list(BATCH_SIZES.values()))
-    if min(1 if arguments.rounds is None else arguments.rounds, *arguments.batch_sizes) < 1:
-        raise SeamFastError("--rounds and --batch-sizes must be 1 or more")
+    if min(arguments.batch_sizes) < 1:
+        raise SeamFastError("--batch-sizes must be 1 or more")
     return choose_parts(arguments.parts, PARTS, ("steps",) if arguments.quick else PARTS)
 
 
@@ -280,8 +280,7 @@ def describe(row: dict) -> str:
 def measure_memory(workload: Workload, name: str, arguments) -> dict:
     """What a module takes beyond the base, in a process of its own."""
     modules, steps = (3, 3) if arguments.smoke else (4, 20) if arguments.quick else (9, 50)
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        grown, tensors = pool.apply(add_modules, (workload, name, modules, steps))
+    grown, tensors = measure.in_fresh_process(add_modules, workload, name, modules, steps)
     figures = {"resident_bytes": measure.spread(grown[1:]), "tensor_bytes": tensors, "modules": modules}
     if is_native(name):
         figures |= verdict(figures["resident_bytes"]["median"], *MEMORY_TARGETS)
@@ -290,7 +289,6 @@ def measure_memory(workload: Workload, name: str, arguments) -> dict:
 
 def add_modules(workload: Workload, name: str, modules: int, steps: int) -> tuple[list[int], int]:
     """Growth of the resident memory with each module, and bytes of the last one's tensors beyond the base."""
-    torch.set_num_threads(1)
     documents, trainers, grown = workload.first(5 * steps), [], []
     before = measure.resident()
     for _ in range(modules):
@@ -305,12 +303,25 @@ def add_modules(workload: Workload, name: str, modules: int, steps: int) -> tupl
 # Vocabulary ----------------------------------------------------------------------------------------------------------
 
 
+def check_same_bits(small: Workload, large: Workload, name: str, batch_size: int) -> None:
+    """Raises SeamFastError where rows that never occur change what a rival makes of those that do."""
+    found = []
+    for workload in (small, large):
+        trainer = workload.make(name)
+        trainer.run_epoch(*small.documents(0, 1), batch_size)
+        scores, head = trainer.whole_scores()
+        found.append([scores[EMBEDDING][small.words], *(scores[key] for key in WEIGHT_KEYS[1:]), *head])
+    if not all(map(torch.equal, *found)):
+        raise SeamFastError(f"{name}: rows that never occur change the scores of others, so its time says nothing")
+
+
 def measure_vocabulary(small: Workload, large: Workload, names: list[str], arguments) -> dict:
     """Step times at both sizes of the table, and their ratio."""
     batch_size = 64 if arguments.smoke else 5
     sizes = {"small": small, "large": large}
     figures = {"V": {size: len(workload.weights[EMBEDDING]) for size, workload in sizes.items()}, "rivals": {}}
     for name in names:
+        check_same_bits(small, large, name, batch_size)
         pair = {size: (workload, name) for size, workload in sizes.items()}
         times, _, steps = in_turn(pair, batch_size, arguments)
         ratio = measure.spread([large / small for small, large in zip(times["small"], times["large"], strict=True)])

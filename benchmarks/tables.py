@@ -18,7 +18,9 @@ def whole(record: dict) -> str:
         parts = curves(record)
     else:
         parts = [job.one(record), job.eight(record), job.summary(record), job.to_f1(record)]
-    return "\n\n".join([*filter(None, parts), machine.in_words(record["machine"])])
+    invented = record.get("synthetic", record.get("workload", {}).get("synthetic", False))
+    about = machine.in_words(record["machine"]) + "; SYNTHETIC documents, not R8" * invented
+    return "\n\n".join([*filter(None, parts), about])
 
 
 def curves(record: dict) -> list[str]:

@@ -5,29 +5,24 @@ import statistics
 from words import RIVALS, number, percent, ratio, table
 
 
-def eight_of(record: dict) -> dict | None:
-    """The part on all classes, also of the first records, which had no other."""
-    return record if record["format"].endswith(" 1") else record["eight"]
-
-
 def summary(record: dict) -> str:
     """One sentence on the run of all classes."""
-    part = eight_of(record)
+    part = record["eight"]
     if not part:
         return ""
-    figures, workers = part["figures"], part.get("workers") or record["machine"]["threads"]
+    figures = part["figures"]
     slowest = max(part["rows"], key=lambda row: row["seconds"])
     return (
-        f"{len(part['rows'])} classes, {part['settings']['epochs']} epochs, every epoch evaluated, {workers} workers: "
-        f"{figures['seconds']:.0f} seconds, {figures['steps']:,} steps, {figures['steps_a_second']:,.0f} a second, "
-        f"at most {figures['peak_resident'] / 1e6:.0f} MB of memory. The longest, {slowest['class']}, took "
+        f"{len(part['rows'])} classes, {part['settings']['epochs']} epochs, every epoch evaluated, {part['workers']} "
+        f"workers: {figures['seconds']:.0f} seconds, {figures['steps']:,} steps, {figures['steps_a_second']:,.0f} a "
+        f"second, at most {figures['peak_resident'] / 1e6:.0f} MB of memory. The longest, {slowest['class']}, took "
         f"{slowest['seconds']:.0f} s: a module is trained by one core."
     )
 
 
 def eight(record: dict) -> str:
     """All classes in the reference's figures and in those of the whole test set."""
-    part = eight_of(record)
+    part = record["eight"]
     if not part:
         return ""
 
@@ -60,18 +55,20 @@ def one(record: dict) -> str:
     if not part:
         return ""
     rows = []
+    others = [name for name in ("reference", "reference_best") if name in part["against"]]
     for name, found in part["rivals"].items():
-        seconds = number(found["seconds"]) + (
-            f", estimated from {found['epochs_run']} epochs" if found["estimated"] else ""
-        )
+        seconds = number(found["seconds"]["median"])
+        seconds += f", estimated from {found['epochs_run']} epochs" if found["estimated"] else ""
         memory = [found["peak_resident"] / 1e6, (found["peak_resident"] - found["resident_before"]) / 1e6]
-        ratios = part["against"].get("reference", {}).get(name)
-        cells = [number(found["ms_a_step"]["median"]), seconds, ratio(ratios) if ratios else "-"]
-        rows.append([RIVALS[name][0], *cells, f"{memory[0]:.0f} ({memory[1]:.0f})"])
-    title = f"class {part['class']}, {part['epochs']} epochs, one core"
-    return table(
-        [title, "ms a step", "s", "times as fast as the reference", "most memory MB (beyond what it began with)"], rows
-    )
+        ratios = [part["against"][other].get(name) for other in others]
+        cells = [number(found["ms_a_step"]["median"]), seconds, *(ratio(found) if found else "-" for found in ratios)]
+        then = f"{percent(found['then']['accuracy'])} / {percent(found['then']['kept'])}"
+        rows.append([RIVALS[name][0], *cells, f"{memory[0]:.0f} ({memory[1]:.0f})", then])
+    epoch = next(iter(part["rivals"].values()))["then"]["epoch"]
+    head = [f"class {part['class']}, {part['epochs']} epochs, one core", "ms a step", "s"]
+    head += [f"times as fast as {RIVALS[other][0]}" for other in others]
+    head += ["most memory MB (beyond what it began with)", f"accuracy / kept % after {epoch} epochs"]
+    return table(head, rows)
 
 
 def to_f1(record: dict) -> str:

@@ -47,18 +47,19 @@ def others(record: dict) -> str:
 
 
 def other(row: dict, name: str) -> str:
-    """A way's milliseconds and its paired ratio to seam-fast, forward to forward (the first records have none)."""
-    found, forward = row["others"][name], name.endswith("_forward")
+    """A way's milliseconds and its paired ratio to seam-fast, forward to forward."""
+    found = row["others"][name]
     ms = number(found["ms"]["median"])
-    if name == "seam_forward":
-        return ms
-    if "ratio" in found:
-        return f"{ms} ({ratio(found['ratio'], False)})"
-    ours = row["others"]["seam_forward"]["ms"] if forward else row["seam_ms"]
-    return f"**{ms}**" if found["ms"]["median"] < ours["median"] else ms
+    return f"{ms} ({ratio(found['ratio'], False)})" if "ratio" in found else ms
 
 
 def losses(record: dict) -> str:
     """A sentence on the shapes at which torch is faster."""
     found = [f"{sizes(row)} ({row['ratio']['median']:.2f})" for row in record["rows"] if row["ratio"]["median"] < 1]
-    return f"Torch is faster at {joined(found)}." if found else "In none of these rows is torch faster."
+    text = f"Torch is faster at {joined(found)}." if found else "In none of these rows is torch faster."
+    forward = [
+        f"{sizes(row)} ({row['others']['rival_forward']['ratio']['median']:.2f})"
+        for row in record["rows"]
+        if row["others"].get("rival_forward", {"ratio": {"median": 1}})["ratio"]["median"] < 1
+    ]
+    return text + (f" Forward only, it is at {joined(forward)}." if forward else "")

@@ -2,7 +2,7 @@
 
 from words import RIVALS, number, ratio, table
 
-AGAINST = ("reference", "reference_at_its_best", "reference_best", "best_torch")
+AGAINST = ("reference", "reference_best", "best_torch")
 
 
 def steps(record: dict) -> str:
@@ -18,17 +18,6 @@ def steps(record: dict) -> str:
     if "native" in names:
         head += [f"engine: times as fast as {RIVALS[other][0]}" for other in others]
     return table(head, rows)
-
-
-def faults(record: dict) -> str:
-    """A sentence on the memory that the reference gets from the system in each step."""
-    row = record["rows"][0]
-    if "reference" not in row["page_faults"]:
-        return ""
-    return (
-        f"Page faults a step of the reference at batch {row['batch_size']}: "
-        f"{number(row['page_faults']['reference']['median'])}."
-    )
 
 
 def memory(record: dict) -> str:

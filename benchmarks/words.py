@@ -3,7 +3,6 @@
 # By the rival's name in the records; the second for the head of a column.
 RIVALS = {
     "reference": ("the reference", "reference"),
-    "reference_at_its_best": ("the reference with fused Adam, only the loss read", "reference, fused Adam"),
     "reference_best": ("the reference at its best", "reference at its best"),
     "best_torch": ("seam-fast's plain PyTorch", "plain PyTorch"),
     "native": ("seam-fast's engine", "engine"),
@@ -55,19 +54,13 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def command(record: dict) -> str:
-    """What reproduces a record, in today's words and without the place where it was put."""
+    """What reproduces a record, without the place where it was put."""
     words = record["command"].split()
-    if "--out" in words:
-        place = words.index("--out")
-        del words[place : place + 2]
-    text = " ".join(words)
-    for before, now in (
-        ("python benchmarks/masked_lstm.py", "seam-fast bench op"),
-        ("python benchmarks/step.py", "seam-fast bench step"),
-        ("python benchmarks/job.py", "seam-fast bench job --parts eight"),
-    ):
-        text = text.replace(before, now)
-    return text
+    for option in ("--out", "--records"):
+        if option in words:
+            place = words.index(option)
+            del words[place : place + 2]
+    return " ".join(words)
 
 
 def joined(parts: list[str]) -> str:

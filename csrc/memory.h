@@ -23,9 +23,11 @@ inline at::Tensor empty_scratch(int64_t size, at::TensorOptions options) {
   constexpr size_t page = size_t{1} << 21;
   const size_t bytes = size_t(size) * options.dtype().itemsize();
   if (bytes >= page / 2) {
-    const size_t whole = (bytes + page - 1) / page * page;
-    if (void* memory = std::aligned_alloc(page, whole)) {
-      madvise(memory, whole, MADV_HUGEPAGE);  // a wish: failing is no harm
+    const size_t rest = bytes % page;  // up to half a page it goes without: the other half would be wasted
+    const size_t whole = rest > page / 2 ? bytes - rest + page : bytes;
+    void* memory = nullptr;
+    if (posix_memalign(&memory, page, whole) == 0) {
+      madvise(memory, whole / page * page, MADV_HUGEPAGE);  // a wish: failing is no harm
       auto& reporter = c10::profiledCPUMemoryReporter();  // torch's profiler sees what its own allocator gives, and this
       reporter.New(memory, whole);
       const auto give_back = [&reporter](void* taken) {

@@ -76,10 +76,14 @@ def run(arguments) -> int:
             raise SeamFastError(f"not what the records say: {names}; run python scripts/bench_report.py")
         print("README and pictures are what the records say")
         return 0
+    try:
+        drawn = {name: blocks.draw(name) for name in drawings}
+    except ModuleNotFoundError as error:
+        raise SeamFastError(f"{error.name} draws the pictures and is not installed: pip install {error.name}") from None
     if tables:
         write_atomically(arguments.readme, render(text).encode())
-    for name in drawings:
-        write_atomically(arguments.pictures / f"{name}.png", blocks.draw(name))
+    for name, data in drawn.items():
+        write_atomically(arguments.pictures / f"{name}.png", data)
     print(f"written anew: {', '.join([*tables, *(f'{name}.png' for name in drawings)]) or 'nothing'}")
     return 0
 

@@ -52,7 +52,7 @@ def add_kinds(parser: argparse.ArgumentParser) -> None:
 def add_common(parser) -> None:
     """Options before and after the kind; without a default, so that the one does not undo the other."""
     for name, help in (
-        ("--quick", "fewer cases and rounds: at most two minutes"),
+        ("--quick", "fewer cases and rounds: at most two minutes a kind"),
         ("--check", "quick, and fail where a ratio fell below what the newest record of such a machine allows"),
     ):
         parser.add_argument(name, action="store_true", default=argparse.SUPPRESS, help=help)

@@ -50,11 +50,11 @@ def test_a_record_of_another_shape_is_refused(spoil, sentence):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Records of steps: an old one, a newer one and one of another machine."""
+    """Records of steps: an old one, a newer one, one of another machine and a quick one."""
     record = json.loads((RECORDS / "step.json").read_text())
 
-    def write(name, date, scale=1.0, cpu=None):
-        changed = copy.deepcopy(record)
+    def write(name, date, scale=1.0, cpu=None, quick=False):
+        changed = copy.deepcopy(record) | {"quick": quick}
         changed["machine"] |= {"date": date} | ({"cpu": cpu} if cpu else {})
         for row in changed["rows"]:
             for ratios in row["against"].values():
@@ -65,6 +65,7 @@ def folder(tmp_path):
     write("old", "2020-01-01", 10)
     write("newer", "2021-01-01")
     write("other", "2022-01-01", 10, "another processor")
+    write("quick", "2022-01-01", 10, quick=True)
     return tmp_path, record
 
 
@@ -82,7 +83,7 @@ def test_the_guard_fails_below_the_spread_and_names_the_ratio(folder):
 
     path, record = folder
     figures = record["rows"][0]["against"]["best_torch"]["native"]
-    figures["median"] = 0.999 * guard.allowed(figures)
+    figures["median"] = 0.999 * guard.allowed(figures, record["rows"][0]["rounds"], record["rows"][0]["rounds"])
     with pytest.raises(
         SeamFastError, match=r"^1 of 27 ratios fell below what newer.json allows: native against best_t"
     ):
@@ -95,7 +96,13 @@ def test_the_guard_compares_nothing_with_another_machine_or_way_of_measuring(fol
     import guard
 
     path, record = folder
-    for place, value in (("cores", 64), ("gpu", "H100"), ("processes", "own")):
+    for place, value in (
+        ("cores", 64),
+        ("gpu", "H100"),
+        ("processes", "own"),
+        ("threads", 2),
+        ("backend", {"used": "torch"}),
+    ):
         changed = copy.deepcopy(record)
         changed["machine"][place] = value
         with pytest.raises(
@@ -112,6 +119,27 @@ def test_the_spread_allows_at_least_five_per_cent():
     import guard
 
     tight, wide = ({"median": 10.0, "q1": 10.0 - d, "q3": 10.0 + d} for d in (0.01, 1.0))
-    assert guard.allowed(tight) == pytest.approx(9.5) and guard.allowed(wide) == pytest.approx(6.0)
+    assert guard.allowed(tight, 25, 4) == pytest.approx(9.5)
+    assert guard.allowed(wide, 25, 4) == pytest.approx(10 - 1.57 * 2 * (1 / 5 + 1 / 2))
     op = json.loads((RECORDS / "masked_lstm.json").read_text())
     assert "lengths against PackedSequence" in guard.ratios(op) and len(guard.ratios(op)) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "ratio"),
+    [
+        ("masked_lstm", "op", "h128 against torch"),
+        ("step", "step", "native_replay against reference_best at batch 5"),
+        ("job", "job", "native against reference_best, one class, 300 epochs"),
+        ("curves", "curves", "native against best_torch at vocabulary 1000000"),
+    ],
+)
+def test_every_kind_has_a_record_to_be_compared_with(name, kind, ratio, capsys):
+    import guard
+
+    record = json.loads((RECORDS / f"{name}.json").read_text())
+    assert guard.check(record, kind) == 0 and f"allows ({record['machine']['date'][:10]})" in capsys.readouterr().err
+    figures, _ = guard.ratios(record)[ratio]
+    figures["median"] /= 3
+    with pytest.raises(SeamFastError, match=f"1 of .* ratios fell below .*: {ratio} is"):
+        guard.check(record, kind)

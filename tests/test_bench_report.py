@@ -2,10 +2,15 @@
 
 import importlib.util
 import json
+import re
+import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+
+from seam_fast import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
@@ -121,15 +126,36 @@ def test_sentences_follow_the_records(report):
     assert tables_quality.study_losses(record) == f"What does better than the modules, by mean F1: {'; '.join(parts)}."
 
 
-def test_commands_are_those_of_today(report):
+def test_the_command_of_every_rendered_record_is_one_of_today_and_its_commit_clean(report):
+    import readme_blocks
     import words
 
-    for before, now in (
-        ("python benchmarks/step.py --processes own --out x.json", "seam-fast bench step --processes own"),
-        ("python benchmarks/masked_lstm.py", "seam-fast bench op"),
-        ("seam-fast bench job --out benchmarks/records/job.json --parts one", "seam-fast bench job --parts one"),
-    ):
-        assert words.command({"command": before}) == now
+    assert words.command({"command": "a b --out benchmarks/records/x.json --c 1"}) == "a b --c 1"
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"record `(\w+)\.json`", text))
+    assert names >= {"step", "masked_lstm", "curves", "job", "quality_study"}
+    for name in names:
+        record = readme_blocks.load(name)
+        run = record["runs"][0] if "runs" in record else record
+        assert re.fullmatch("[0-9a-f]{40}", run["machine"]["commit"] or ""), f"{name}: made from a changed checkout"
+        program, *arguments = shlex.split(words.command(run))
+        if program == "seam-fast":
+            parsed = cli.make_parser().parse_args(arguments)
+            assert not getattr(parsed, "quick", False) and not record["quick"]
+        else:
+            assert program == "python" and (ROOT / arguments[0]).is_file()
+
+
+def test_without_matplotlib_nothing_is_written(report, copies, monkeypatch, capsys):
+    options, folder = copies
+    (folder / "pictures" / "op.png").unlink()
+    (folder / "README.md").write_text("<!-- bench:floors -->1 %<!-- /bench -->")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert report.main(options) == 1
+    assert "matplotlib draws the pictures and is not installed" in capsys.readouterr().err
+    assert "1 %" in (folder / "README.md").read_text()
 
 
 def test_pictures_are_drawn_from_every_kind_of_record(report, tmp_path):
