@@ -27,8 +27,8 @@ def measure_one(base, corpus, names: list[str], arguments) -> dict:
     with measure.progress(rounds * len(names), f"one class, {CLASS}") as bar:
         for _ in range(rounds):
             for name in names:
-                arguments_of_run = (base, corpus, target, name, run[name], arguments.seed)
-                found[name].append(measure.in_fresh_process(whole_run, *arguments_of_run))
+                one = measure.in_fresh_process(whole_run, base, corpus, target, name, run[name], arguments.seed)
+                found[name].append(one)
                 bar.update()
     steps = {name: runs[0]["steps"] / run[name] for name, runs in found.items()}
     if len(set(steps.values())) > 1:

@@ -127,13 +127,15 @@ def measure_others(row: dict, shape, arguments, block: float, problem, truth, er
     runs = {"seam": lambda: rivals.seam(problem)}
     for name, way in rivals.others(problem).items():
         runs[name] = lambda way=way: way(problem)
-    if "compiled" in runs:
-        say(f"{shape.name}: torch.compile takes a minute")
+    for name in [name for name in runs if name not in truth.OURS]:
+        if name == "compiled":
+            say(f"{shape.name}: torch.compile takes a minute")
         try:
-            runs["compiled"]()
-        except Exception as error:  # whatever the compiler says: no reason to lose the other ways
-            row["left_out"]["compiled"] = str(error).strip().splitlines()[0][:200]
-            del runs["compiled"]
+            truth.check(name, runs[name]())
+        except Exception as error:  # whatever the compiler says, or a wrong result: no reason to lose the other ways
+            row["left_out"][name] = str(error).strip().splitlines()[0][:200]
+            say(f"{shape.name}: {name} is left out: {row['left_out'][name]}")
+            del runs[name]
     rounds = min(arguments.rounds or 99, 3) if arguments.smoke else (3, 31)
     times, loops, results = measure.in_turn(runs, rounds, block, 10, label=f"{shape.name}, other ways")
     for name in runs:

@@ -8,6 +8,7 @@ from pathlib import Path
 from .errors import SeamFastError
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+ON_GPUS = "All on the CPU; for GPUs there is scripts/gpu_check.sh."
 ISAS = ("avx512", "avx2", "portable")
 
 
@@ -25,7 +26,11 @@ def add_kinds(parser: argparse.ArgumentParser) -> None:
         sub.add_argument("--isa", choices=ISAS, help="instruction set of all rivals, in a process of its own")
         return sub
 
-    sub = add("step", "a training step of every engine beside the reference's", "README, 'Numbers', says what it gave.")
+    sub = add(
+        "step",
+        "a training step of every engine beside the reference's",
+        f"README, 'Numbers', says what it gave. {ON_GPUS}",
+    )
     base_options(sub)
     sub.add_argument("--batch-sizes", type=int, nargs="+", metavar="B", help="default: 5 16 64")
     sub.add_argument("--rivals", nargs="+", metavar="RIVAL", help="default: all of benchmarks/reference_step.py")
@@ -34,12 +39,16 @@ def add_kinds(parser: argparse.ArgumentParser) -> None:
     sub.add_argument("--curves", action="store_true", help="instead: step time against batch, hidden size, length, ...")
     sub.add_argument("--axes", nargs="+", metavar="AXIS", help="curves: of batch, hidden, length, vocabulary, modules")
 
-    sub = add("op", "the masked LSTM alone beside torch.nn.LSTM's kernels", "Needs no data.")
+    sub = add("op", "the masked LSTM alone beside torch.nn.LSTM's kernels", f"Needs no data. {ON_GPUS}")
     sub.add_argument("--shapes", nargs="+", metavar="SHAPE", help="names from benchmarks/shapes.py (default: all)")
     sub.add_argument("--threads", type=int, default=1)
     sub.add_argument("--backend", default="auto", help="backend of seam_fast.masked_lstm (default: auto)")
 
-    sub = add("job", "whole runs: one class, eight classes, time to the same F1, memory", "Needs R8, or invents texts.")
+    sub = add(
+        "job",
+        "whole runs: one class, eight classes, time to the same F1, memory",
+        f"Needs R8; with --quick it invents documents where there is none. {ON_GPUS}",
+    )
     base_options(sub)
     sub.add_argument("--parts", nargs="+", metavar="PART", help="of one, eight, to_f1 (default: all)")
     sub.add_argument("--rivals", nargs="+", metavar="RIVAL", help="default: all of benchmarks/reference_step.py")

@@ -88,6 +88,22 @@ def test_ops_side_by_side_write_a_whole_record_and_tables(bench):
     assert "| 5, 7, 3, 4 |" in said.out and "| 5, 7, 6, 4, lengths 1 to T |" in said.out
 
 
+def test_a_rival_with_wrong_results_is_left_out_and_the_others_are_timed(bench, monkeypatch):
+    import rivals
+
+    def wrong(problem):
+        return [result * 2 for result in rivals.rival(problem)]
+
+    others = rivals.others
+    monkeypatch.setattr(rivals, "others", lambda problem: others(problem) | {"parametrized": wrong})
+    monkeypatch.setattr(rivals, "compiles", lambda shape: False)
+    code, record, said = bench("op", "--smoke", "--shapes", "tiny")
+    (row,) = record["rows"]
+    assert code == 0 and "tiny: parametrized is left out: tiny: output of parametrized is" in said.err
+    assert list(row["left_out"]) == ["parametrized"] and "parametrized" not in row["others"]
+    assert "kernel_only" in row["others"] and "parametrized" not in row["agreement"]["errors"]
+
+
 @pytest.mark.parametrize("record", sorted(RECORDS.glob("masked_lstm*.json")), ids=lambda p: p.stem)
 def test_the_committed_op_records_are_whole(record):
     from shapes import SHAPES
@@ -582,6 +598,27 @@ def test_jobs_are_recorded(bench):
         assert list(record["agreement"][part]["errors"]) == record["rivals"]
     assert "| class interest, 4 epochs, one core |" in said.out and "| class crude: seed |" in said.out
     assert "8 classes, 2 epochs, every epoch evaluated" in said.out
+
+
+def test_a_run_that_was_cut_short_is_told_to_its_end():
+    import job_one
+
+    one = {"seconds": 10.0, "ends": [3.0, 5.0, 7.0]}  # two seconds before the first epoch and three after the last
+    assert job_one.an_epoch(one) == 2 and job_one.whole(one, 3) == 10 and job_one.whole(one, 300) == 10 + 297 * 2
+    assert job_one.an_epoch({"seconds": 4.0, "ends": [3.0]}) == 3
+
+
+def test_a_race_ends_where_all_have_been():
+    import types
+
+    import job_f1
+
+    def racer(*f1):
+        return types.SimpleNamespace(f1=list(f1), seconds=[1.0, 2.0, 3.0])
+
+    found = job_f1.race(0, {"a": racer(0.2, 0.5, 0.9), "b": racer(0.6, 0.1, 0.3)})
+    assert found["f1"] == 0.6 and [found["rivals"][name]["epoch"] for name in "ab"] == [2, 0]
+    assert job_f1.race(0, {"a": racer(0, 0, 0), "b": racer(0.6, 0.1, 0.3)})["f1"] == 0
 
 
 def test_eight_classes_are_measured_as_they_are_trained(small):
