@@ -1,6 +1,7 @@
 """The pictures of the records. Matplotlib is imported when one is drawn, and never opens a window."""
 
 import io
+import itertools
 import math
 
 from words import RIVALS, number
@@ -101,22 +102,26 @@ def curves(record: dict):
 
 
 def to_f1(record: dict):
-    """F1 on documents held out against seconds of training, a line a rival and seed."""
+    """Best F1 so far on documents held out against seconds of training, a line a rival and seed."""
     part = record["to_f1"]
-    figure, (axis,) = canvas(7.4, 4.2, 1)
+    figure, (axis,) = canvas(7.8, 4.6, 1)
+    ends = []
     for name in part["rows"][0]["rivals"]:
         for place, row in enumerate(part["rows"]):
             found = row["rivals"][name]
-            f1, seconds = found["f1_by_epoch"], found["seconds_by_epoch"]
+            best = list(itertools.accumulate(found["f1_by_epoch"], max))
+            seconds, colour = found["seconds_by_epoch"], COLOURS[name]
             label = RIVALS[name][0] if place == 0 else None
-            axis.plot(seconds, f1, color=COLOURS[name], linewidth=1.2, alpha=0.85, label=label)
-            axis.plot(found["seconds"], f1[found["epoch"]], "o", color=COLOURS[name], markersize=4)
+            axis.step(seconds, best, where="post", color=colour, linewidth=1.2, alpha=0.85, label=label)
+            axis.plot(found["seconds"], best[found["epoch"]], "o", color=colour, markersize=5)
+            ends += [seconds[0], seconds[-1]]
     axis.set_xscale("log")
     plain_log(axis.xaxis, (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100))
+    axis.set_xlim(0.7 * min(ends), 1.4 * max(ends))
     axis.set_xlabel("seconds of training, one core (log)")
-    axis.set_ylabel(f"F1 of {part['class']}, documents held out")
+    axis.set_ylabel(f"best F1 so far of {part['class']}, documents held out")
     axis.set_title(f"{len(part['seeds'])} seeds each; dots: first as good as every rival becomes", fontsize=11)
-    axis.legend(frameon=False, fontsize=9, loc="best")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     axis.grid(alpha=0.25)
     return figure
 

@@ -79,7 +79,8 @@ def run(arguments) -> int:
     try:
         drawn = {name: blocks.draw(name) for name in drawings}
     except ModuleNotFoundError as error:
-        raise SeamFastError(f"{error.name} draws the pictures and is not installed: pip install {error.name}") from None
+        name = error.name.partition(".")[0]
+        raise SeamFastError(f"{name} draws the pictures and is not installed: pip install {name}") from None
     if tables:
         write_atomically(arguments.readme, render(text).encode())
     for name, data in drawn.items():
