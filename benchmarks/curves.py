@@ -1,6 +1,6 @@
 """How the time of a training step grows: with batch, hidden size, length, vocabulary and modules side by side.
 
-    seam-fast bench step --curves                          # about a quarter of an hour on two cores
+    seam-fast bench step --curves                          # some ten minutes on two cores
     seam-fast bench step --curves --axes batch hidden
     seam-fast bench step --curves --quick
 
@@ -40,12 +40,13 @@ QUICK = {"batch": (5, 64), "hidden": (50, 128), "length": (32, 64), "vocabulary"
 MOST_WORDS = {"reference": 300_000, "reference_best": 300_000}  # beyond, a step of theirs takes seconds
 BLOCK = {"reference": 3, "reference_best": 10, "best_torch": 40, "native": 300}  # steps a round, at most an epoch's
 METHOD = (
-    "Blocks of steps of all rivals in turn, one process, one thread a module; class acq against as many others, "
-    "joint schedule; ms: seconds of a block by its steps. Modules: ms by the steps of all of them together, so that "
-    "half the time is twice the work, one thread a core; best_torch and native in threads of one process, as "
-    "seam_fast.reengineer trains them, the references in as many processes of their own as there are cores, which is "
-    "the best that their users can do, the modules of a process one after the other. Ratio: other / native of the same "
-    "round. best_torch and native have taken some hundred steps before (fewer than in the record of steps); the "
+    "Blocks of steps of all rivals in turn, one thread a module; class acq against as many others, joint schedule; "
+    "ms: seconds of a block by its steps. best_torch and native share a process; the references have processes of "
+    "their own, as their users have them, since the time of their steps depends on what others leave in memory. "
+    "Modules: ms by the steps of all of them together, so that half the time is twice the work, as many at once as "
+    "there are cores: best_torch and native in threads, as seam_fast.reengineer trains them, the references in as "
+    "many processes as there are cores, the modules of a process one after the other. Ratio: other / native of the "
+    "same round. best_torch and native have taken some hundred steps before (fewer than in the record of steps); the "
     "references begin at the scores of best_torch at that point. Weights are drawn as torch draws them. Before the "
     "clock runs, the first steps of every rival are compared with seam_fast.reference in float64, above 300,000 words "
     "with plain PyTorch in float64; modules side by side are those of the point before, several times. Rows that the "
@@ -59,7 +60,7 @@ def run(arguments, peak: measure.Peak) -> dict:
         if getattr(arguments, option):
             raise SeamFastError(f"--{option.replace('_', '-')} says nothing about --curves; their sizes are --axes")
     if arguments.processes != "one":
-        raise SeamFastError("--processes says nothing about --curves: their rivals share a process")
+        raise SeamFastError("--processes says nothing about --curves: there the references alone have their own")
     names, left_out = choose_rivals(arguments.rivals or RIVALS)
     for axis in arguments.axes or ():
         if axis not in AXES:
@@ -80,6 +81,7 @@ def run(arguments, peak: measure.Peak) -> dict:
         curves[axis] = {"x": label, "points": points}
         peak.burst()
     return {
+        "machine": {"processes": "own"},
         "method": METHOD,
         "seeds": {"documents": 0, "head": 0, "weights": 0},
         "synthetic": corpus.synthetic,
@@ -141,10 +143,7 @@ def measure_point(place: Place, axis: str, x: int, names: list[str], arguments) 
     with contextlib.ExitStack() as stack:
         for name in names:
             block = (workload, name, batch_size, warm_steps, state, BLOCK.get(name))
-            if axis == "modules":
-                runs[name] = side_by_side(x, block, stack)
-            else:
-                runs[name] = functools.partial(measure.time_block, block_of(*block))
+            runs[name] = side_by_side(x if axis == "modules" else 1, block, stack)
         times, _, _ = measure.blocks_in_turn(runs, arguments.rounds or (few, most), budget, f"{axis} {x:,}")
     return {
         "x": x,
@@ -165,7 +164,7 @@ def the_truth(workload: Workload, batch_size: int) -> Truth:
 
 
 def side_by_side(modules: int, block: tuple, stack: contextlib.ExitStack):
-    """A block of steps of so many modules at once: a function that takes it and returns what ``time_block`` does.
+    """A block of steps of one module or several at once: a function that takes it, returning what ``time_block`` does.
 
     block: arguments of ``block_of``. stack: ends the processes and threads.
     """
@@ -187,6 +186,8 @@ def side_by_side(modules: int, block: tuple, stack: contextlib.ExitStack):
 
         return run
     blocks = [block_of(*block) for _ in range(modules)]
+    if modules == 1:
+        return functools.partial(measure.time_block, blocks[0])
     pool = stack.enter_context(ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)))
     return functools.partial(measure.time_block, lambda number: sum(pool.map(lambda run: run(number), blocks)))
 

@@ -4,8 +4,8 @@ Ratios, not seconds: a busy or slower machine changes both sides. A median of n 
 the distance of the quartiles by the root of n (the notch of a box plot). A ratio is too low where the notches of both
 records, taken from the older one's spread, do not meet; but not before it is a fifth below the older median: by so much
 two records of much the same kernels differed on a shared machine (h256 against torch: 1.01 and 1.20; lengths: 4.88 and
-5.77). The plain reference is left out where its best form is there and all share a process: how long its step takes
-then depends on the memory that the others have left.
+5.77). The plain reference is left out of steps where its best form is there and all share a process: how long its step
+takes then depends on the memory that the others have left.
 """
 
 import json
@@ -99,7 +99,7 @@ def ratios(record: dict) -> dict[str, tuple[dict, int]]:
                     found[f"{name} against {other} at batch {row['batch_size']}"] = figures, row["rounds"]
     for axis, curve in record.get("curves", {}).items():
         for point in curve["points"]:
-            for other, figures in steady(point["against"], record).items():
+            for other, figures in point["against"].items():
                 found[f"native against {other} at {axis} {point['x']}"] = figures, point["rounds"]
     one = record.get("one") or {"against": {}}  # to_f1 is left out: its few seeds do not tell how far runs differ
     for other, ours in one["against"].items():

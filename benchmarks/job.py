@@ -1,13 +1,12 @@
 """Whole runs by the reference's procedure: one class by every rival, all eight by the engine, and the way to one F1.
 
-    seam-fast bench job                                  # about twenty minutes on two cores
+    seam-fast bench job                                  # some ten minutes on two cores
     seam-fast bench job --parts eight --epochs 10 --backend torch
     seam-fast bench job --quick
 
 The base is one of the public recipe (trained if the file is not there); reading the corpus and the base is in no time.
 """
 
-import statistics
 import time
 
 import job_f1
@@ -144,7 +143,3 @@ def row(module) -> dict:
         "steps": module.card["steps"],
         "seconds": module.card["seconds"],
     }
-
-
-def mean(rows: list[dict], get) -> float:
-    return statistics.fmean(get(entry) for entry in rows)

@@ -20,7 +20,7 @@ def measure_to_f1(base, corpus, names: list[str], arguments) -> dict:
     target = corpus.class_names.index(CLASS)
     epochs, seeds = (2, (0, 1)) if arguments.smoke or arguments.quick else (12, (0, 1, 2, 3, 4))
     fit, held_out = corpus.validation_indices()
-    rows = []
+    rows, without = [], []
     with measure.progress(len(seeds) * epochs * len(names), f"to the same F1, {CLASS}") as bar:
         for seed in seeds:
             workload = Workload(base, corpus, target, fit=fit, seed=seed)
@@ -33,6 +33,7 @@ def measure_to_f1(base, corpus, names: list[str], arguments) -> dict:
             row = race(seed, racers)
             if row["f1"] == 0:  # every time to nothing is alike
                 say(f"{CLASS}, seed {seed}: left out, since after {epochs} epochs some rival has found no document")
+                without.append(seed)
                 continue
             rows.append(row)
             times = (f"{found['seconds']:.3g} s ({name})" for name, found in row["rivals"].items())
@@ -43,7 +44,8 @@ def measure_to_f1(base, corpus, names: list[str], arguments) -> dict:
     times = {name: [row["rivals"][name]["seconds"] for row in rows] for name in names}
     against = {other: {name: measure.paired(times, other, name) for name in names if name != other} for other in others}
     seeds = [row["seed"] for row in rows]
-    return {"class": CLASS, "epochs": epochs, "seeds": seeds, "rows": rows, "against": against}
+    figures = {"class": CLASS, "epochs": epochs, "seeds": seeds, "seeds_without_f1": without}
+    return figures | {"rows": rows, "against": against}
 
 
 class Racer:

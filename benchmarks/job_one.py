@@ -20,9 +20,7 @@ def measure_one(base, corpus, names: list[str], arguments) -> dict:
     target = corpus.class_names.index(CLASS)
     epochs = arguments.epochs or (4 if arguments.smoke else 300)
     rounds = arguments.rounds or (2 if arguments.smoke or arguments.quick else 5)
-    # Two epochs at least, the first of which is told apart from the others.
-    shorter = {name: max(2, count // (3 if arguments.quick else 1)) for name, count in EPOCHS_RUN.items()}
-    run = {name: min(epochs, shorter.get(name, epochs // (6 if arguments.quick else 1) or 1)) for name in names}
+    run = {name: epochs_to_run(name, epochs, arguments.quick) for name in names}
     found = {name: [] for name in names}
     with measure.progress(rounds * len(names), f"one class, {CLASS}") as bar:
         for _ in range(rounds):
@@ -36,6 +34,9 @@ def measure_one(base, corpus, names: list[str], arguments) -> dict:
     steps_an_epoch = int(steps[names[0]])
     common = min(run.values())  # the epoch that all have reached
     seconds = {name: [whole(one, epochs) for one in runs] for name, runs in found.items()}
+    most = {
+        name: max(runs, key=lambda one: one["peak_resident"] - one["resident_before"]) for name, runs in found.items()
+    }
     rivals = {}
     for name, runs in found.items():
         rivals[name] = {
@@ -43,8 +44,7 @@ def measure_one(base, corpus, names: list[str], arguments) -> dict:
             "ms_a_step": measure.spread([an_epoch(one) / steps_an_epoch for one in runs], 1e3),
             "seconds": measure.spread(seconds[name]),
             "estimated": run[name] < epochs,
-            "resident_before": max(one["resident_before"] for one in runs),
-            "peak_resident": max(one["peak_resident"] for one in runs),
+            **{key: most[name][key] for key in ("resident_before", "peak_resident")},
             "then": runs[0]["history"][common - 1] | {"epoch": common},
         }
         figures = rivals[name]
@@ -58,6 +58,13 @@ def measure_one(base, corpus, names: list[str], arguments) -> dict:
     }
     sizes = {"class": CLASS, "epochs": epochs, "steps_an_epoch": steps_an_epoch, "rounds": rounds}
     return sizes | {"rivals": rivals, "against": against}
+
+
+def epochs_to_run(name: str, epochs: int, quick: bool) -> int:
+    """As many as there is time for: two at least, since the first is not like the others."""
+    few = EPOCHS_RUN.get(name)
+    count = (few // 3 if quick else few) if few else (epochs // 6 if quick else epochs)
+    return min(epochs, max(2, count))
 
 
 def an_epoch(one: dict) -> float:

@@ -37,8 +37,8 @@ def run_with_isa(isa: str | None, argv: list[str]) -> int | None:
     return None
 
 
-def machine(arguments, load: list[float], peak: dict) -> dict:
-    """Processor, GPU, caches, instruction sets, libraries, threads, other load before and after, and the peak."""
+def machine(arguments, load: dict, peak: dict) -> dict:
+    """Processor, GPU, caches, instruction sets, libraries, threads, other work before, load after, and the peak."""
     native = seam_fast._ext.C
     isa = {
         "asked": arguments.isa or "auto",
@@ -56,7 +56,7 @@ def machine(arguments, load: list[float], peak: dict) -> dict:
         "isa": isa,
         "caches": measure.caches(),
         "threads": torch.get_num_threads(),
-        "load": {"before": load, "after": measure.load()},
+        "load": load | {"after": measure.load()},
         "peak": peak,
     }
 
@@ -78,5 +78,5 @@ def in_words(about: dict) -> str:
     parts = [f"{cpu} ({cores} cores)", f"{about['threads']} thread{'s' * (about['threads'] != 1)}"]
     parts += [gpu] if gpu else []
     parts += [f"instruction set {isa or 'of torch'}", f"torch {about['torch']}", f"Python {about['python']}"]
-    before = about["load"]["before"]
-    return ", ".join([*parts, *([f"load before {before[0]:.1f}"] if before else [])])
+    busy = about["load"].get("busy")
+    return ", ".join([*parts, *([] if busy is None else [f"{busy:.1f} cores busy with other work before"])])

@@ -5,6 +5,7 @@ import ctypes
 import gc
 import multiprocessing
 import os
+import pickle
 import platform
 import resource
 import shutil
@@ -13,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -119,9 +121,15 @@ class Child:
     def __init__(self, target, *arguments):
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_begin, args=(target, theirs, arguments), daemon=True)
-        self._process.start()
+        # Pickled here: else torch would put tensors into /dev/shm, which in a container may be small.
+        self._process = context.Process(target=_begin, args=(target, theirs, pickle.dumps(arguments)), daemon=True)
+        with _deaf_to_interrupts():
+            self._process.start()
         theirs.close()
+
+    def send(self, thing) -> None:
+        with contextlib.suppress(BrokenPipeError):  # of a dead process ``answer`` tells
+            self.connection.send(thing)
 
     def answer(self):
         """What the process sends next. Raises what it sends if that is an exception, SeamFastError if it is dead."""
@@ -155,7 +163,7 @@ class Worker:
 
     def begin(self, number: int) -> None:
         """Lets it start a round, whose figures ``answer`` waits for."""
-        self._child.connection.send(number)
+        self._child.send(number)
 
     def answer(self) -> tuple[float, float, int]:
         return self._child.answer()
@@ -174,11 +182,24 @@ def in_fresh_process(function, *arguments):
         child.close()
 
 
-def _begin(target, connection, arguments) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits for this one ends it
+@contextlib.contextmanager
+def _deaf_to_interrupts():
+    """Processes that are started meanwhile never hear Ctrl-C: the one that waits for them ends them."""
+    if threading.current_thread() is not threading.main_thread():  # where nothing may be set
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _begin(target, connection, arguments: bytes) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which Python has set anew, where it was not ignored before
     torch.set_num_threads(1)
     try:
-        target(connection, *arguments)
+        target(connection, *pickle.loads(arguments))
     except EOFError:
         pass  # who would read the answer is gone
     except Exception as error:  # raised again where the answer is wanted
@@ -301,10 +322,13 @@ def keep_heap() -> bool:
     return bool(mallopt and mallopt(mmap_threshold, 32 << 20) and mallopt(trim_threshold, 2**31 - 1))
 
 
-def forget_peak() -> None:
-    """Lets ``peak_resident`` begin anew, where the system permits that (Linux)."""
-    with contextlib.suppress(OSError):
+def forget_peak() -> bool:
+    """Lets ``peak_resident`` begin anew; returns whether the system permits that (Linux)."""
+    try:
         Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def peak_resident() -> int:
@@ -452,6 +476,23 @@ def caches() -> list[str]:
             continue
         found.append(f"L{level} {kind} {size}, shared by cpu {cores}")
     return found
+
+
+def busy_cores(seconds: float = 1.0) -> float | None:
+    """How many cores other work has kept busy while this process slept; None where the system does not tell (Linux)."""
+    try:
+        before = _spent()
+        time.sleep(seconds)
+        idle, total = (now - then for now, then in zip(_spent(), before, strict=True))
+    except (OSError, ValueError):
+        return None
+    return round((1 - idle / total) * (os.cpu_count() or 1), 2) if total > 0 else None
+
+
+def _spent() -> tuple[int, int]:
+    """Ticks that all cores have spent so far: idle, and in all."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
 
 
 def load() -> list[float]:

@@ -12,20 +12,19 @@ quality_study.json; each prints a Markdown table. Settings and epochs are chosen
 """
 
 import argparse
-import json
 import shlex
 import statistics
 import sys
 from pathlib import Path
 
 import quality_study
-import schema
+import records
 import tables_quality as tables
 
 import seam_fast as sf
 from seam_fast import report
 from seam_fast.cli import run_guarded
-from seam_fast.workflow import corpus_for_base, get_corpus, say, train_base, write_json
+from seam_fast.workflow import corpus_for_base, get_corpus, say, train_base
 
 BASES = Path("runs/quality")
 
@@ -61,14 +60,8 @@ def spread(values: list[float]) -> dict:
     return {"mean": statistics.fmean(values), "min": min(values), "max": max(values)}
 
 
-def save(arguments, name: str, record: dict) -> None:
-    """Writes a record, checked as it comes back from the file."""
-    path = Path(arguments.records) / f"{name}.json"
-    write_json(path, schema.check(json.loads(json.dumps(record))))
-    say(f"{path} written")
-
-
 def run_bases(arguments, command: str) -> int:
+    out = records.check_place(Path(arguments.records) / f"quality_base_{arguments.recipe}.json")
     protocol = "seam" if arguments.recipe == "strong" else "reference"
     corpus = get_corpus("r8", arguments.data_dir, protocol, None, say)
     rows = []
@@ -87,14 +80,20 @@ def run_bases(arguments, command: str) -> int:
         "mean_f1": spread([test["mean_f1"] for test in tests]),
         "seeds": rows,
     }
-    save(arguments, f"quality_base_{arguments.recipe}", record)
+    records.save(record, out)
     print(tables.bases(record), tables.bases_sentence(record), sep="\n\n")
     return 0
 
 
 def run_modules(arguments, command: str) -> int:
-    base = sf.LSTMClassifier.load(arguments.base or BASES / "base_0.safetensors")
-    corpus = corpus_for_base(base, "r8", arguments.data_dir, say)
+    out = records.check_place(Path(arguments.records) / "quality_modules.json")
+    path = Path(arguments.base_of_seam)
+    if path.exists() or arguments.base:
+        base = sf.LSTMClassifier.load(path)
+        corpus = corpus_for_base(base, "r8", arguments.data_dir, say)
+    else:
+        corpus = get_corpus("r8", arguments.data_dir, "seam", None, say)
+        base = train_base(corpus, "strong", 0, path, say)
     runs = []
     for seed in arguments.seeds or (100, 101, 102):
         modules = sf.reengineer(base, corpus, range(corpus.num_classes), seed=seed, progress=True)
@@ -116,7 +115,7 @@ def run_modules(arguments, command: str) -> int:
         "kept_lstm": spread([mean["kept_by_group"]["lstm"] for mean in means]),
         "seeds": runs,
     }
-    save(arguments, "quality_modules", record)
+    records.save(record, out)
     print(tables.modules(record), tables.modules_sentence(record), sep="\n\n")
     return 0
 

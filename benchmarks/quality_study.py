@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import records
 import schema
 import torch
 from quality_baselines import SHOWN, baselines
@@ -69,7 +70,8 @@ def plan(arguments) -> list[Piece]:
 def run(arguments, command: str) -> int:
     """Measures what ``--more`` has not, writing the record after each piece."""
     torch.set_num_threads(1)
-    begun, out = time.monotonic(), Path(arguments.out or f"{arguments.records}/quality_study.json")
+    begun = time.monotonic()
+    out = records.check_place(Path(arguments.out or f"{arguments.records}/quality_study.json"))
     record = {"format": FORMAT, "method": METHOD, "runs": [], "bases": {}, "unmeasured": [], "pieces": []}
     if arguments.more:
         record = json.loads(Path(arguments.more).read_text())

@@ -14,6 +14,7 @@ import tables_op as op
 import tables_quality as quality
 import tables_step as step
 from tables import curves as curve_tables
+from tables import same_point
 from words import command, joined, number, ratio
 
 HERE = Path(__file__).resolve().parent
@@ -149,6 +150,7 @@ BLOCKS = {
         "curves",
         picture("curves", words="step time against each size"),
         lambda record: "\n\n".join(curve_tables(record)),
+        same_point,
     ),
     "cuda_op": lambda: block("cuda_lstm", cuda_lstm.summary),
     "cuda_engine": lambda: block("cuda_engine", cuda_engine.summary),

@@ -8,18 +8,17 @@ Writes runs/bench/reference_table.json and prints a Markdown table.
 """
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
 
-import schema
+import records
 from tables_quality import reference_table
 
 import seam_fast as sf
 from seam_fast import report
 from seam_fast.cli import run_guarded
-from seam_fast.workflow import corpus_for_base, get_corpus, say, train_base, write_json
+from seam_fast.workflow import corpus_for_base, get_corpus, say, train_base
 
 RUNS = (
     ("grain", "seam", 100),
@@ -43,7 +42,7 @@ def main(argv=None) -> int:
 
 
 def run(arguments, command: str) -> int:
-    path = Path(arguments.base)
+    out, path = records.check_place(Path(arguments.out)), Path(arguments.base)
     if path.exists():
         base = sf.LSTMClassifier.load(path)
         corpus = corpus_for_base(base, "r8", arguments.data_dir, say)
@@ -81,13 +80,12 @@ def run(arguments, command: str) -> int:
         "format": "seam-fast reference table 1",
         "command": command,
         "machine": report.machine(),
-        "base": {"hash": base.hash, "recipe": "public", "test_accuracy": test.accuracy},
+        "base": {"hash": base.hash, "recipe": base.info.get("recipe", "public"), "test_accuracy": test.accuracy},
         "data_hash": corpus.data_hash,
         "engine": module.card["engine"],
         "rows": rows,
     }
-    write_json(Path(arguments.out), schema.check(json.loads(json.dumps(record))))
-    say(f"{arguments.out} written")
+    records.save(record, out)
     print(reference_table(rows))
     return 0
 

@@ -4,6 +4,7 @@ Every way is a function of a Problem that returns a list in the order of RESULTS
 the input and one of each score. A way leaves None where it cannot give a result.
 """
 
+import functools
 import importlib.util
 
 import torch
@@ -190,11 +191,13 @@ def make_compiled(problem):
     def loop(input, h, c, *weights):
         return reference.lstm_direction(input, h, c, weights)
 
-    compiled = torch.compile(loop, fullgraph=True)
+    compiled = functools.cache(
+        lambda: torch.compile(loop, fullgraph=True)
+    )  # which may fail, so not before it is called
 
     def run(problem, weights):
         h_0, c_0 = problem.state
-        output, h_n, c_n = compiled(problem.input, h_0[0], c_0[0], *weights)
+        output, h_n, c_n = compiled()(problem.input, h_0[0], c_0[0], *weights)
         return [output, h_n[None], c_n[None]]
 
     return lambda problem: rival(problem, run)

@@ -36,7 +36,7 @@ BENCH = MACHINE | {
     "isa": {"asked": str, "seam": maybe(str), "available": [str], "torch": str, "limits": each(str)},
     "caches": [str],
     "threads": int,
-    "load": {"before": [float], "after": [float]},
+    "load": {"before": [float], "after": [float], "busy?": maybe(float)},
     "peak": {"gflops": maybe(float), "by_isa": each(SPREAD), "matrix_product_gflops": float, "reason": str},
 }
 HEADER = {"format": str, "command": str}
@@ -111,7 +111,7 @@ STEP = BENCH_HEADER | {
 
 POINT = {"x": int, "rounds": int, "ms": each(SPREAD), "against": each(SPREAD), "agreement": maybe(AGREEMENT)}
 CURVES = BENCH_HEADER | {
-    "machine": BENCH,
+    "machine": BENCH | {"processes": str},
     "method": str,
     "seeds": each(int),
     "synthetic": bool,
@@ -166,6 +166,7 @@ TO_F1 = {
     "class": str,
     "epochs": int,
     "seeds": [int],
+    "seeds_without_f1": [int],
     "rows": [
         {
             "seed": int,

@@ -1,6 +1,6 @@
 """A SEAM training step of every engine beside the reference's: in turn, the same documents, one thread.
 
-    seam-fast bench step                                 # about twenty minutes on one core
+    seam-fast bench step                                 # some ten minutes on one core
     seam-fast bench step --quick --batch-sizes 5
     seam-fast bench step --isa avx2
 

@@ -23,6 +23,27 @@ def whole(record: dict) -> str:
     return "\n\n".join([*filter(None, parts), about])
 
 
+def same_point(record: dict) -> str:
+    """How far the times of one point lie apart that all curves have in common: that of the reference's own sizes."""
+    sizes, keys = record["workload"], {"batch": "B", "hidden": "H", "length": "T", "vocabulary": "V"}
+    points = [
+        point
+        for axis, curve in record["curves"].items()
+        for point in curve["points"]
+        if point["x"] == (sizes[keys[axis]] if axis in keys else 1)
+    ]
+    if len(points) < 2:
+        return ""
+    ranges = []
+    for name in record["rivals"]:
+        times = [point["ms"][name]["median"] for point in points]
+        ranges.append(f"{number(min(times))} to {number(max(times))} ms ({RIVALS[name][0]})")
+    return (
+        f"The point of the reference's own sizes is in {len(points)} of these tables, and its times lie apart as those "
+        f"of a shared machine do: {', '.join(ranges)}."
+    )
+
+
 def curves(record: dict) -> list[str]:
     """A table a curve."""
     found = []

@@ -38,7 +38,7 @@ def others(record: dict) -> str:
     rows = [
         [
             sizes(row),
-            number(row["seam_ms"]["median"]),
+            number(row["others"]["seam"]["ms"]["median"]),
             *(other(row, name) if name in row["others"] else "-" for name in names),
         ]
         for row in record["rows"]
@@ -54,12 +54,17 @@ def other(row: dict, name: str) -> str:
 
 
 def losses(record: dict) -> str:
-    """A sentence on the shapes at which torch is faster."""
-    found = [f"{sizes(row)} ({row['ratio']['median']:.2f})" for row in record["rows"] if row["ratio"]["median"] < 1]
+    """Sentences on the shapes at which torch is faster."""
+
+    def below(ratios):
+        return [f"{sizes(row)} ({ratio['median']:.2f})" for row, ratio in ratios if ratio["median"] < 1]
+
+    found = below((row, row["ratio"]) for row in record["rows"])
     text = f"Torch is faster at {joined(found)}." if found else "In none of these rows is torch faster."
-    forward = [
-        f"{sizes(row)} ({row['others']['rival_forward']['ratio']['median']:.2f})"
-        for row in record["rows"]
-        if row["others"].get("rival_forward", {"ratio": {"median": 1}})["ratio"]["median"] < 1
-    ]
-    return text + (f" Forward only, it is at {joined(forward)}." if forward else "")
+    for name, words in (
+        ("rival_forward", "Forward only"),
+        ("kernel_only", "The kernel alone, without a score's gradient"),
+    ):
+        found = below((row, row["others"][name]["ratio"]) for row in record["rows"] if name in row["others"])
+        text += f" {words}, it is at {joined(found)}." if found else ""
+    return text

@@ -9,6 +9,7 @@
 #include <c10/util/Exception.h>
 
 #include <cstdlib>
+#include <memory>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -27,6 +28,7 @@ inline at::Tensor empty_scratch(int64_t size, at::TensorOptions options) {
     const size_t whole = rest > page / 2 ? bytes - rest + page : bytes;
     void* memory = nullptr;
     if (posix_memalign(&memory, page, whole) == 0) {
+      std::unique_ptr<void, void (*)(void*)> owned(memory, std::free);
       madvise(memory, whole / page * page, MADV_HUGEPAGE);  // a wish: failing is no harm
       auto& reporter = c10::profiledCPUMemoryReporter();  // torch's profiler sees what its own allocator gives, and this
       reporter.New(memory, whole);
@@ -34,7 +36,9 @@ inline at::Tensor empty_scratch(int64_t size, at::TensorOptions options) {
         reporter.Delete(taken);
         std::free(taken);
       };
-      return at::from_blob(memory, {size}, give_back, options);
+      at::Tensor tensor = at::from_blob(memory, {size}, give_back, options);
+      owned.release();
+      return tensor;
     }
   }
 #endif

@@ -51,7 +51,7 @@ def add_kinds(parser: argparse.ArgumentParser) -> None:
     )
     base_options(sub)
     sub.add_argument("--parts", nargs="+", metavar="PART", help="of one, eight, to_f1 (default: all)")
-    sub.add_argument("--rivals", nargs="+", metavar="RIVAL", help="default: all of benchmarks/reference_step.py")
+    sub.add_argument("--rivals", nargs="+", metavar="RIVAL", help="default: those of the table in the README")
     sub.add_argument("--epochs", type=int, help="of one and eight (default: 300)")
     sub.add_argument("--threads", type=int, default=2, help="of eight: modules trained at the same time")
     sub.add_argument("--backend", default="auto", help="of eight: what trains (default: auto)")
@@ -62,7 +62,7 @@ def add_common(parser) -> None:
     """Options before and after the kind; without a default, so that the one does not undo the other."""
     for name, help in (
         ("--quick", "fewer cases and rounds: at most two minutes a kind"),
-        ("--check", "quick, and fail where a ratio fell below what the newest record of such a machine allows"),
+        ("--check", "quick, and fail where a ratio is a fifth below the newest record's of such a machine, or more"),
     ):
         parser.add_argument(name, action="store_true", default=argparse.SUPPRESS, help=help)
     parser.add_argument("--out", metavar="FILE", default=argparse.SUPPRESS, help="default: runs/bench/KIND.json")

@@ -70,7 +70,7 @@ def check_op_record(record: dict, shapes: list[str]) -> None:
         assert memory["within"] == (memory["seam"]["peak"] <= 1.1 * memory["saved_bytes"])
         for name, figures in row["others"].items():
             check_spread(figures["ms"])
-            assert ("ratio" in figures) == (name != "seam_forward")
+            assert ("ratio" in figures) == (not name.startswith("seam"))
 
 
 @pytest.mark.slow
@@ -83,7 +83,15 @@ def test_ops_side_by_side_write_a_whole_record_and_tables(bench):
     assert schema.FORMATS[record["format"]] is schema.OP
     assert record["machine"]["threads"] == 1 and set(record["left_out"]) == {"flashrnn", "haste"}
     straight, spread = (set(row["others"]) | set(row["left_out"]) for row in record["rows"])
-    both = {"seam_forward", "rival_forward", "kernel_only", "kernel_only_forward", "parametrized", "plain_pytorch"}
+    both = {
+        "seam",
+        "seam_forward",
+        "rival_forward",
+        "kernel_only",
+        "kernel_only_forward",
+        "parametrized",
+        "plain_pytorch",
+    }
     assert straight == both | {"rival_without_onednn", "compiled"} and spread == both | {"padded"}
     assert "| 5, 7, 3, 4 |" in said.out and "| 5, 7, 6, 4, lengths 1 to T |" in said.out
 
@@ -517,12 +525,41 @@ def test_modules_side_by_side_count_the_steps_of_all(small, name, monkeypatch):
             assert steps == 3 * 2 and seconds > 0
 
 
+def test_rows_that_change_others_void_the_time(small, monkeypatch):
+    import step
+    from reference_step import Workload
+
+    few, many = Workload(*small), Workload(*small, vocabulary=small[0].vocab_size + 50)
+    step.check_same_bits(few, many, "best_torch", 5)
+    many.weights["lstm.weight_hh_l0"] = many.weights["lstm.weight_hh_l0"] * 1.5
+    with pytest.raises(SeamFastError, match="rows that never occur change the scores of others"):
+        step.check_same_bits(few, many, "best_torch", 5)
+
+
+def test_a_place_for_no_record_is_told_before_the_time_is_spent(tmp_path, capsys):
+    import records
+
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path, tmp_path / "file" / "record.json"):
+        with pytest.raises(SeamFastError, match="no record can be written there"):
+            records.check_place(place)
+    assert cli.main(["bench", "op", "--smoke", "--out", str(tmp_path / "file" / "x.json")]) == 1
+    assert "no record can be written there" in capsys.readouterr().err
+    assert records.check_place(tmp_path / "new" / "record.json").parent.is_dir()
+
+
 def test_a_process_that_dies_is_an_error_of_one_sentence():
     import measure
 
     assert measure.in_fresh_process(abs, -3) == 3
     with pytest.raises(SeamFastError, match="ended with code -9: too little memory"):
         measure.in_fresh_process(kill_oneself)
+    worker = measure.Worker(sleeper, os.devnull, "a", 1)
+    worker._child._process.kill()
+    worker._child._process.join()
+    with pytest.raises(SeamFastError, match="ended with code -9"):  # between two turns as well
+        worker(1)
+    worker.close()
 
 
 def kill_oneself():
@@ -606,6 +643,8 @@ def test_a_run_that_was_cut_short_is_told_to_its_end():
     one = {"seconds": 10.0, "ends": [3.0, 5.0, 7.0]}  # two seconds before the first epoch and three after the last
     assert job_one.an_epoch(one) == 2 and job_one.whole(one, 3) == 10 and job_one.whole(one, 300) == 10 + 297 * 2
     assert job_one.an_epoch({"seconds": 4.0, "ends": [3.0]}) == 3
+    counts = [job_one.epochs_to_run(name, 10, quick) for name in ("reference", "native") for quick in (False, True)]
+    assert counts == [6, 2, 10, 2] and job_one.epochs_to_run("native", 1, False) == 1
 
 
 def test_a_race_ends_where_all_have_been():
@@ -720,6 +759,25 @@ def test_bytes_of_tensors_counts_every_storage_once():
     steps = 4  # Adam counts in a tensor of its own
     assert measure.bytes_of_tensors(Thing(), [shared]) == 4 * 100 + 8 * 7 + 4 * 5 * 4 + steps
     assert measure.bytes_of_tensors(Thing()) == 4000 + 4 * 100 + 8 * 7 + 4 * 5 * 4 + steps
+
+
+def test_the_peak_of_before_can_be_forgotten():
+    import measure
+
+    held = torch.ones(50_000_000)
+    del held
+    if measure.forget_peak():  # which not every system permits
+        assert measure.peak_resident() < measure.resident() + 50e6
+    held = torch.ones(50_000_000)
+    assert measure.peak_resident() > 200e6
+    del held
+
+
+def test_other_work_is_counted_by_cores():
+    import measure
+
+    busy = measure.busy_cores(0.2)
+    assert busy is None or 0 <= busy <= os.cpu_count()
 
 
 def test_resident_memory_follows_what_is_held():
