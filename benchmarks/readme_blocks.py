@@ -79,11 +79,20 @@ def plain(record: dict) -> str:
     return low_to_high([row["against"]["best_torch"]["native"]["median"] for row in record["rows"]])
 
 
+def large(record: dict) -> list[dict]:
+    """The rows of large batches of full length."""
+    return [row for row in record["rows"] if row["sizes"]["B"] >= 32 and not row["sizes"]["lengths"]]
+
+
 def memory_share(record: dict) -> str:
-    """The op's extra memory beside torch's, where torch comes near the peak: the large batches of full length."""
-    rows = [row for row in record["rows"] if (row["of_peak"] or {"rival": 0})["rival"] > 0.5]
-    shares = [row["memory"]["seam"]["peak"] / row["memory"]["rival"]["peak"] for row in rows]
+    """The op's extra memory beside torch's, with large batches."""
+    shares = [row["memory"]["seam"]["peak"] / row["memory"]["rival"]["peak"] for row in large(record)]
     return f"{low_to_high([100 * share for share in shares])} %"
+
+
+def peak_share(record: dict) -> str:
+    """How much of the core's peak torch's kernel reaches with large batches."""
+    return f"{low_to_high([100 * row['of_peak']['rival'] for row in large(record)])} %"
 
 
 def low_to_high(values: list[float]) -> str:
@@ -141,6 +150,7 @@ BLOCKS = {
     "floors": lambda: floors(load("job")),
     "plain": lambda: plain(load("step")),
     "job_size": lambda: f"{load('job')['eight']['figures']['steps']:,} steps",
+    "op_peak": lambda: peak_share(load("masked_lstm")),
     "op_memory": lambda: memory_share(load("masked_lstm")),
     "op": lambda: block("masked_lstm", op.pair, op.losses, peak, op.others, picture("op", words="ratios of the op")),
     "op_avx2": lambda: block("masked_lstm_avx2", ratios_only),

@@ -65,7 +65,7 @@ def one(record: dict) -> str:
         then = f"{percent(found['then']['accuracy'])} / {percent(found['then']['kept'])}"
         rows.append([RIVALS[name][0], *cells, f"{memory[0]:.0f} ({memory[1]:.0f})", then])
     epoch = next(iter(part["rivals"].values()))["then"]["epoch"]
-    head = [f"class {part['class']}, {part['epochs']} epochs, one core", "ms a step", "s"]
+    head = [f"class {part['class']}, {part['epochs']} epochs, one core", "ms a step, evaluation included", "s"]
     head += [f"times as fast as {RIVALS[other][0]}" for other in others]
     head += ["most memory MB (beyond what it began with)", f"accuracy / kept % after {epoch} epochs"]
     return table(head, rows)

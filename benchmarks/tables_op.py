@@ -62,9 +62,10 @@ def losses(record: dict) -> str:
     found = below((row, row["ratio"]) for row in record["rows"])
     text = f"Torch is faster at {joined(found)}." if found else "In none of these rows is torch faster."
     for name, words in (
-        ("rival_forward", "Forward only"),
-        ("kernel_only", "The kernel alone, without a score's gradient"),
+        ("rival_forward", "Forward only, it is faster at"),
+        ("kernel_only", "Its kernel alone, which gives no score's gradient, is faster at"),
+        ("kernel_only_forward", "The kernel alone, forward only, is faster at"),
     ):
         found = below((row, row["others"][name]["ratio"]) for row in record["rows"] if name in row["others"])
-        text += f" {words}, it is at {joined(found)}." if found else ""
+        text += f" {words} {joined(found)}." if found else ""
     return text

@@ -110,11 +110,11 @@ def test_sentences_follow_the_records(report):
     assert readme_blocks.plain(record) == "4 to 12"
     record = json.loads((RECORDS / "masked_lstm.json").read_text())
     for row in record["rows"]:
-        row["of_peak"]["rival"] = 0.2
-    for row, share in zip(record["rows"][1:3], (0.25, 0.5), strict=True):
-        row["of_peak"]["rival"] = 0.7
+        row["memory"]["seam"]["peak"], row["memory"]["rival"]["peak"] = 1, 1
+    for row, share in zip(record["rows"][1:5], (0.25, 0.3, 0.4, 0.5), strict=True):  # the large batches of full length
+        row["of_peak"]["rival"] = 2 * share - 0.1
         row["memory"]["seam"]["peak"], row["memory"]["rival"]["peak"] = 100 * share, 100
-    assert readme_blocks.memory_share(record) == "25 to 50 %"
+    assert readme_blocks.memory_share(record) == "25 to 50 %" and readme_blocks.peak_share(record) == "40 to 90 %"
     record = json.loads((RECORDS / "quality_study.json").read_text())
     for piece in record["pieces"]:
         for module in piece["modules"]:
