@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 import machine
+import schema
 
 from seam_fast.errors import SeamFastError
 from seam_fast.workflow import say
@@ -74,8 +75,8 @@ def newest(record: dict, kind: str, folder: Path) -> tuple[Path, dict]:
 def likeness(record: dict) -> tuple:
     """What two records must share: kind of machine, way of measuring, and whether the documents were invented."""
     about = record["machine"]
-    invented = record.get("synthetic", record.get("workload", {}).get("synthetic", False))
-    return machine.kind(about), about.get("processes"), about["threads"], about["backend"]["used"], invented
+    used = about["backend"]["used"]
+    return machine.kind(about), about.get("processes"), about["threads"], used, schema.invented(record)
 
 
 def steady(against: dict, record: dict) -> dict:

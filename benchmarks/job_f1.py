@@ -4,6 +4,7 @@ import time
 
 import measure
 from reference_step import Workload
+from step import AGAINST
 
 from seam_fast.errors import SeamFastError
 from seam_fast.metrics import module_metrics
@@ -40,12 +41,10 @@ def measure_to_f1(base, corpus, names: list[str], arguments) -> dict:
             say(f"{CLASS}, seed {seed}: F1 {row['f1']:.3f} after {', '.join(times)}")
     if not rows:
         raise SeamFastError(f"time to the same F1: by no seed have all rivals found a document of {CLASS}")
-    others = [name for name in ("reference", "reference_best", "best_torch") if name in names]
     times = {name: [row["rivals"][name]["seconds"] for row in rows] for name in names}
-    against = {other: {name: measure.paired(times, other, name) for name in names if name != other} for other in others}
     seeds = [row["seed"] for row in rows]
     figures = {"class": CLASS, "epochs": epochs, "seeds": seeds, "seeds_without_f1": without}
-    return figures | {"rows": rows, "against": against}
+    return figures | {"rows": rows, "against": measure.against(times, AGAINST)}
 
 
 class Racer:

@@ -5,6 +5,7 @@ import time
 import measure
 from reference_loop import ReferenceLoop
 from reference_step import is_native
+from step import AGAINST
 
 import seam_fast as sf
 from seam_fast.errors import SeamFastError
@@ -52,12 +53,8 @@ def measure_one(base, corpus, names: list[str], arguments) -> dict:
             f"{CLASS}, {name}: {figures['ms_a_step']['median']:.3g} ms a step, {epochs} epochs in "
             f"{figures['seconds']['median']:.4g} s"
         )
-    others = [name for name in ("reference", "reference_best", "best_torch") if name in names]
-    against = {
-        other: {name: measure.paired(seconds, other, name) for name in names if name != other} for other in others
-    }
     sizes = {"class": CLASS, "epochs": epochs, "steps_an_epoch": steps_an_epoch, "rounds": rounds}
-    return sizes | {"rivals": rivals, "against": against}
+    return sizes | {"rivals": rivals, "against": measure.against(seconds, AGAINST)}
 
 
 def epochs_to_run(name: str, epochs: int, quick: bool) -> int:

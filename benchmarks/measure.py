@@ -78,6 +78,15 @@ def paired(times: dict, other: str, ours: str) -> dict:
     return spread([theirs / mine for mine, theirs in zip(times[ours], times[other], strict=True)])
 
 
+def against(times: dict, others) -> dict:
+    """``paired`` of every run with each of the others that were timed: by the other's name, then the run's."""
+    return {
+        other: {name: paired(times, other, name) for name in times if name != other}
+        for other in others
+        if other in times
+    }
+
+
 def time_block(run, number: int) -> tuple[float, float, int]:
     """Seconds a step, page faults a step and steps of a block: ``run(number)``, which returns how many steps it took.
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import records
-import schema
 import torch
 from quality_baselines import SHOWN, baselines
 from sources import load_base
@@ -21,7 +20,7 @@ from seam_fast.classifier import LSTMClassifier
 from seam_fast.errors import SeamFastError
 from seam_fast.synthetic import synthetic_r8
 from seam_fast.train_base import train
-from seam_fast.workflow import corpus_for_base, get_corpus, say, train_base, write_json
+from seam_fast.workflow import corpus_for_base, get_corpus, say, train_base
 
 FORMAT = "seam-fast quality study 1"
 SEEDS = (100, 101, 102)  # on these no setting was chosen
@@ -92,8 +91,8 @@ def run(arguments, command: str) -> int:
         found = measure(piece, *sources.get(piece.protocol), sources.targets)
         record["pieces"].append(found | {"run": len(record["runs"]) - 1})
         record["unmeasured"] = [piece.key for piece in todo]
-        write_json(out, schema.check(json.loads(json.dumps(record))))
-    write_json(out, schema.check(json.loads(json.dumps(record))))
+        records.save(record, out)
+    records.save(record, out)
     from tables_quality import study
 
     print(study(record))

@@ -317,6 +317,11 @@ def check(record: dict) -> dict:
     return record
 
 
+def invented(record: dict) -> bool:
+    """Whether a record's documents were invented, as far as it has any."""
+    return record.get("synthetic", record.get("workload", {}).get("synthetic", False))
+
+
 def _check(value, shape, where: str) -> None:
     if isinstance(shape, tuple):
         kind, inner = shape

@@ -176,12 +176,9 @@ def measure_steps(workload: Workload, batch_size: int, names: list[str], argumen
         "steps_a_block": {name: found[0] for name, found in steps.items()},
         "ms": {name: measure.spread(found, 1e3) for name, found in times.items()},
         "page_faults": {name: measure.spread(found) for name, found in faults.items()},
-        "against": {},
+        "against": measure.against(times, AGAINST),
         "verdicts": [],
     }
-    for other in AGAINST:
-        if other in names:
-            row["against"][other] = {name: measure.paired(times, other, name) for name in names if name != other}
     for (size, name, other), targets in TARGETS.items():
         if size == batch_size and name in row["against"].get(other, {}):
             ratio = row["against"][other][name]["median"]

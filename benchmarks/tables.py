@@ -1,6 +1,7 @@
 """All tables of a record, as ``seam-fast bench`` prints them."""
 
 import machine
+import schema
 import tables_job as job
 import tables_op as op
 import tables_step as step
@@ -18,8 +19,7 @@ def whole(record: dict) -> str:
         parts = curves(record)
     else:
         parts = [job.one(record), job.eight(record), job.summary(record), job.to_f1(record)]
-    invented = record.get("synthetic", record.get("workload", {}).get("synthetic", False))
-    about = machine.in_words(record["machine"]) + "; SYNTHETIC documents, not R8" * invented
+    about = machine.in_words(record["machine"]) + "; SYNTHETIC documents, not R8" * schema.invented(record)
     return "\n\n".join([*filter(None, parts), about])
 
 
