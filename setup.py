@@ -47,6 +47,8 @@ CUDA_SOURCES = [
     "csrc/cuda/masked_lstm.cpp",
     "csrc/cuda/device.cpp",
     "csrc/cuda/elementwise.cu",
+    "csrc/cuda/gate_rows.cu",
+    "csrc/cuda/gate_rows_tf32.cu",
     "csrc/cuda/product.cu",
     "csrc/cuda/recurrent_forward.cu",
     "csrc/cuda/recurrent_backward.cu",

@@ -74,6 +74,17 @@ struct alignas(16) Shared {
   }
 };
 
+// 16 bytes from global into shared memory, behind the thread's back: they may be read by the thread once it has passed
+// `copies_done`, by its block after the next barrier, and nobody touches their place before. Both begin at a multiple of 16
+// bytes. The copy goes through the L2 cache alone, so it sees whatever the cluster's last barrier let it see.
+template <class T, int N>
+SEAM_KERNEL void copy_async(Shared<T, N>& to, int i, const T* from) {
+  static_assert(sizeof(T) == 4, "four numbers of 4 bytes");
+  const uint32_t at = uint32_t(__cvta_generic_to_shared(&to.memory[i]));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
+}
+SEAM_KERNEL void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 // ---- A thread's place, and what it does with others -----------------------------------------------------------------
 
 // A thread's number in its block: asked for whenever it is needed, or held.
@@ -102,6 +113,8 @@ struct BlockOf : ThreadNumber<Held> {
   // Barriers: what was written before one is seen after it.
   SEAM_KERNEL void sync() const { __syncthreads(); }
   SEAM_KERNEL void sync_warp() const { __syncwarp(); }
+  // Of four neighbouring warps: threads 0 to 127, 128 to 255, and so on. The block's own barrier is number 0.
+  SEAM_KERNEL void sync_half() const { asm volatile("bar.sync %0, 128;" ::"r"(1 + (thread() >> 7)) : "memory"); }
   SEAM_KERNEL void sync_cluster() const {
     if constexpr (CL == 1) {
       __syncthreads();
@@ -124,6 +137,9 @@ struct BlockOf : ThreadNumber<Held> {
     asm volatile("" : "+r"(same));
     return {{same}};
   }
+
+  // Of this multiprocessor, in ticks of its clock; for profiles.
+  SEAM_KERNEL int64_t clock() const { return clock64(); }
 
   // Whether it is so in any lane of the warp. No barrier, like the next two.
   SEAM_KERNEL bool any(bool value) const { return __any_sync(0xffffffffu, value); }

@@ -12,6 +12,7 @@ struct Device {
   int multiprocessors;  // SMs
   bool clusters;        // whether blocks can form clusters (Hopper and newer)
   bool tf32;            // whether torch lets products of float32 round their operands to tf32
+  int cluster = 0;      // blocks of a cluster of GateRowSteps, for tests; 0: chosen by what there is to do
 };
 
 void order(const Device&, const OrderParams&);
@@ -48,7 +49,17 @@ void finish(const Device&, const FinishParams<T>&);
 // The training engine. Of how many modules the device can take steps at the same time, each in one launch; 0 where no kernel
 // suits the sizes and the device.
 int64_t modules_at_once(const Device&, int64_t hidden, int64_t batch);
+// By the kernel that takes any batch.
 void train(const Device&, const TrainParams&);
+
+// The quicker kernel, see gate_row_steps.cuh, where its layout fits: steps of T words of so many documents, at most.
+struct GateRowSizes {
+  int32_t E, H, T, words, places, lists;
+};
+// The layout of a cluster as large as pays while so many modules are trained on the device; of no blocks where none fits.
+GateRowLayout gate_row_layout(const Device&, const GateRowSizes&, int64_t modules);
+void train_gate_rows(const Device&, const TrainParams&);  // p.layout is one of these
+
 void train_head(const Device&, const TrainHeadParams&);
 void flush(const Device&, const FlushParams&);
 

@@ -137,12 +137,16 @@ SEAM_KERNEL void catch_up(const B& block, const RowsParams& p, int64_t row, int6
 }
 
 // Warps `part`, part + parts, ... of those that share the work, on rows and steps as a plan's numbers have them.
-template <class B>
+// done(row, number of its word) when a warp is done with a row.
+template <class B, class Done>
 SEAM_KERNEL void catch_up_all(const B& block, const RowsParams& p, const int32_t* due, int64_t count, int64_t now,
-                              const float (&fresh)[3], int64_t part, int64_t parts) {
+                              const float (&fresh)[3], int64_t part, int64_t parts, const Done& done) {
 #pragma unroll 1
   for (int64_t i = part; i < count; i += parts) {
-    catch_up(block, p, load(due + 2 * i), load(due + 2 * i + 1), now, fresh);
+    const int32_t* const at = due + kDueNumbers * i;
+    const int32_t row = load(at);
+    catch_up(block, p, row, load(at + 1), now, fresh);
+    done(row, load(at + 2));
   }
 }
 
@@ -155,7 +159,7 @@ struct Flush {
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& p) {
     const int64_t warps = kThreads / 32;
     catch_up_all(block, p.rows, p.numbers, p.due, p.now, p.fresh, block.index() * warps + block.warp(),
-                 block.count() * warps);
+                 block.count() * warps, [](int32_t, int32_t) {});
   }
 };
 

@@ -77,6 +77,48 @@ SEAM_KERNEL float step_head(const HeadParams& p, int documents, int32_t i, bool 
   return sum;
 }
 
+// ---- The end of a step with scores --------------------------------------------------------------------------------------
+
+SEAM_KERNEL uint32_t flag(int what, float sum) { return is_finite(sum) ? 0u : 1u << what; }
+
+// Linear layer and head: so few numbers that a thread each does it, number `number` of `numbers`. The loss of the step. In
+// `bad`, bit k: what SeamFailure calls k is not finite.
+SEAM_KERNEL void step_end(const TrainParams& p, const PlanStep& plan, int s, const AdamStep<float>& step, int number,
+                          int numbers, uint32_t& bad) {
+  const int B = plan.documents, H = p.H, C = p.head.classes, weights = C * H, ours = weights + C;
+  const AdamStep<float> head_step = load(p.head_step + (p.now - p.rows.first + s));
+#pragma unroll 1
+  for (int i = number; i < ours + 2 * C + 2; i += numbers) {
+    if (i >= ours) {
+      bad |= flag(i < ours + 2 * C ? 8 : 9, step_head(p.head, B, i - ours, p.train_head, head_step));
+      continue;
+    }
+    const bool is_weight = i < weights;
+    const int c = is_weight ? i / H : i - weights;
+    float sum = 0;
+#pragma unroll 4
+    for (int b = 0; b < B; ++b) {
+      const float d = load(p.d_logits + b * C + c);
+      sum = is_weight ? fmaf(d, load(p.h_n + b * H + i % H), sum) : sum + d;
+    }
+    bad |= flag(is_weight ? 6 : 7, sum);
+    step_score(is_weight ? p.linear : p.linear_bias, step, is_weight ? i : c, sum);
+  }
+  if (number == numbers - 1) store(p.losses + s, mean_loss(p.head, B, plan.total));
+}
+
+// The first of what any of `numbers` threads found.
+template <class B>
+SEAM_KERNEL int32_t reason(const B& block, const TrainParams& p, uint32_t bad, int number, int numbers) {
+  store(p.reasons + number, int32_t(bad));
+  block.sync_cluster();
+  uint32_t all = 0;
+  for (int i = 0; i < numbers; ++i) all |= uint32_t(load(p.reasons + i));
+  int32_t what = 0;
+  while (what < 31 && !(all >> what & 1u)) ++what;
+  return what;
+}
+
 // ---- Steps of the head alone --------------------------------------------------------------------------------------------
 
 // The masked base stands still, so all there is of it are its logits: one block takes all steps of an epoch.

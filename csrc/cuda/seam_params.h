@@ -1,11 +1,13 @@
 // What the kernels of the training engine are given. No torch and no CUDA, so that both sides see it.
 //
-// A *place* is a position of a batch, time * batch + document: the row of the buffers in which that position has its
-// gates, cell and hidden state. `batch` is the size of a whole batch; the last one may have fewer documents.
+// A *place* is a position of a batch: the row of the buffers in which that position has its gates, cell and hidden state.
+// For GateRowSteps they are numbered document by document, without what follows a document's last word; for SeamSteps by
+// time * batch + document, where `batch` is the size of a whole batch; the last one may have fewer documents.
 #pragma once
 
 #include "../gap_rules.h"
 #include "../score_state.h"
+#include "gate_row_layout.h"
 #include "params.h"
 
 namespace seam::gpu {
@@ -21,12 +23,18 @@ struct PlanStep {
   int32_t places;       // that hold a word
   int32_t due;          // rows of scores to be brought up to date before this step
   float total;          // what the sum of the documents' losses is divided by
-  // Where in the plan's numbers lie:
-  int32_t document_at;  // [documents] of each rank, the longest first; then [documents] their lengths
+  // Where in the plan's numbers lie, one after the other:
+  int32_t document_at;  // [documents] of each rank, the longest first; then [documents] their lengths, and
+                        // [documents] each one's first place where places are numbered document by document
   int32_t word_at;      // [words] row of scores; then [words + 1] first of its places
   int32_t place_at;     // [places] word by word, each word's in order
-  int32_t due_at;       // [due] row of scores, and the step until which it is up to date, or kFresh
+  int32_t position_at;  // [places] the word of each place; [words] each one's number in the next step, or kNone
+  int32_t due_at;       // [due] row of scores; the step until which it is up to date, or kFresh; number of its word or kNone
+  SEAM_INLINE int32_t lists() const { return due_at - document_at; }  // how many numbers there are but for `due`
 };
+
+constexpr int32_t kDueNumbers = 3;  // of a row that is due
+constexpr int32_t kNone = -1;
 
 constexpr int32_t kFresh = -1;  // of a row that never occurred: it follows the others of its kind
 
@@ -49,7 +57,7 @@ struct FlushParams {
   RowsParams rows;
   int64_t now;                    // steps taken: until which all rows are brought up to date
   int64_t due;
-  const int32_t* numbers;         // [due] as in a plan
+  const int32_t* numbers;         // [due, kDueNumbers] as in a plan
   float fresh[3];                 // score, exp_avg and exp_avg_sq of rows that never occurred
 };
 
@@ -71,6 +79,18 @@ struct HeadParams {
 };
 
 // ---- Steps -------------------------------------------------------------------------------------------------------------
+
+// What GateRowSteps has in global memory beside what its name says of TrainParams. Zero at first, and again where sizes have
+// changed; what is behind the last column of a row stays so. With P for a layout's pitches:
+struct GateRowScratch {
+  float *x;          // 2 times (words, P_e) what the batch's words keep, of even and of odd steps
+  float *w_ih;       // 2 times (4H, P_e), effective, of even and of odd steps. Gate rows in GateRowLayout's order, as below
+  float *w_hh;       // (4H, padded units), effective
+  float *projected;  // (words, 4H)
+  float *d_gates;    // (places, 4H)
+  float *hidden;     // (places, P_h): the state that the place began with
+  float *state_ih, *state_hh;  // (blocks, 4, numbers_ih or numbers_hh): weight, score, exp_avg, exp_avg_sq
+};
 
 struct Outcome {
   int32_t steps;  // that went well
@@ -104,10 +124,15 @@ struct TrainParams {
   float *h_n, *c_n, *d_h_n;        // (batch, H); nobody reads c_n
   float *d_words;                  // (words, 4H)
   float *d_logits;                 // (batch, C)
-  int32_t *bad, *reasons;          // [8 blocks], [256 blocks]
+  GateRowLayout layout;            // for GateRowSteps, and its scratch
+  GateRowScratch rows_of_gates;
+  int32_t *bad, *reasons;          // 2 times [8 blocks], of even and odd steps; [256 blocks]
   float* losses;                   // [steps]
   Outcome* outcome;
+  int64_t* profile;                // [blocks, kMarks] clocks a phase, if they are asked for
 };
+
+constexpr int kMarks = 24;
 
 struct TrainHeadParams {
   HeadParams head;

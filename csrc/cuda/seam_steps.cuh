@@ -1,5 +1,7 @@
-// Training steps of one module, many in one launch, by one cluster of blocks. The specification is the CPU's engine
-// (../seam_trainer.cpp); what is made ahead is in seam_params.h. A step has five phases, between which the cluster meets:
+// Training steps of one module, many in one launch, by one cluster of blocks, whose state goes from phase to phase through
+// the L2 cache: batches and bases of any size. gate_row_steps.cuh is several times as fast, and takes what its shared memory holds. The
+// specification is the CPU's engine (../seam_trainer.cpp); what is made ahead is in seam_params.h. A step has five phases,
+// between which the cluster meets:
 //
 //   project   the input projection of each distinct word, written to all places that hold it
 //   recur     blocks take sequences of their own (or share the units of all): LSTM, head, loss, and back through time.
@@ -74,7 +76,7 @@ struct SeamSteps {
       gather(block.anew(), smem, p, s + 1);
       if (block.thread() == 0) smem.plans.store(s % 2, load(p.plan + s + 2));
       if (block.any(block.lane() < CL * kWarps && load(p.bad + block.lane() % (CL * kWarps)) != 0)) {  // all see the same
-        outcome = {s, reason(block.anew(), p, bad), load(p.losses + s)};
+        outcome = {s, reason(block.anew(), p, bad, number(block.anew()), kNumbers), load(p.losses + s)};
         break;
       }
       outcome.steps = s + 1;
@@ -108,7 +110,7 @@ struct SeamSteps {
     const PlanStep plan = smem.plans.load(s % 2);
     const float fresh[3] = {load(p.fresh + 3 * s), load(p.fresh + 3 * s + 1), load(p.fresh + 3 * s + 2)};
     catch_up_all(block, p.rows, p.numbers + plan.due_at, plan.due, p.now + s, fresh, part * kWarps + block.warp(),
-                 parts * kWarps);
+                 parts * kWarps, [](int32_t, int32_t) {});
   }
 
   // ---- gather -----------------------------------------------------------------------------------------------------------
@@ -239,8 +241,6 @@ struct SeamSteps {
 
   // ---- collect ----------------------------------------------------------------------------------------------------------
 
-  static SEAM_KERNEL uint32_t flag(int what, float sum) { return is_finite(sum) ? 0u : 1u << what; }
-
   static SEAM_KERNEL void collect(const Block& block, Smem& smem, const Params& p, int s, uint32_t& bad) {
     const PlanStep plan = smem.plans.load(s % 2);
     const int G = kGates * p.H, H = p.H;
@@ -271,7 +271,7 @@ struct SeamSteps {
           });
     }
     sum_places(block, p, plan);
-    step_end(block, p, plan, s, step, bad);
+    step_end(p, plan, s, step, number(block), kNumbers, bad);
   }
 
   // Gradients of the gates of each word, over its places in their order.
@@ -286,31 +286,6 @@ struct SeamSteps {
       for (int32_t k = begin; k < end; ++k) sum += load(p.gates + int64_t(load(p.numbers + plan.place_at + k)) * G + i % G);
       store(p.d_words + i, sum);
     }
-  }
-
-  // Linear layer and head: so few numbers that a thread each does it. The loss of the step.
-  static SEAM_KERNEL void step_end(const Block& block, const Params& p, const PlanStep& plan, int s,
-                                   const AdamStep<float>& step, uint32_t& bad) {
-    const int B = plan.documents, H = p.H, C = p.head.classes, weights = C * H, ours = weights + C;
-    const AdamStep<float> head_step = load(p.head_step + (p.now - p.rows.first + s));
-#pragma unroll 1
-    for (int i = number(block); i < ours + 2 * C + 2; i += kNumbers) {
-      if (i >= ours) {
-        bad |= flag(i < ours + 2 * C ? 8 : 9, step_head(p.head, B, i - ours, p.train_head, head_step));
-        continue;
-      }
-      const bool is_weight = i < weights;
-      const int c = is_weight ? i / H : i - weights;
-      float sum = 0;
-#pragma unroll 4
-      for (int b = 0; b < B; ++b) {
-        const float d = load(p.d_logits + b * C + c);
-        sum = is_weight ? fmaf(d, load(p.h_n + b * H + i % H), sum) : sum + d;
-      }
-      bad |= flag(is_weight ? 6 : 7, sum);
-      step_score(is_weight ? p.linear : p.linear_bias, step, is_weight ? i : c, sum);
-    }
-    if (number(block) == kNumbers - 1) store(p.losses + s, mean_loss(p.head, B, plan.total));
   }
 
   // ---- learn ------------------------------------------------------------------------------------------------------------
@@ -345,19 +320,6 @@ struct SeamSteps {
             });
       }
     }
-  }
-
-  // ---- When something is not finite ---------------------------------------------------------------------------------------
-
-  // The first of what any thread found.
-  static SEAM_KERNEL int32_t reason(const Block& block, const Params& p, uint32_t bad) {
-    store(p.reasons + number(block), int32_t(bad));
-    block.sync_cluster();
-    uint32_t all = 0;
-    for (int i = 0; i < kNumbers; ++i) all |= uint32_t(load(p.reasons + i));
-    int32_t what = 0;
-    while (what < 31 && !(all >> what & 1u)) ++what;
-    return what;
   }
 };
 

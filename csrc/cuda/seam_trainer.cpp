@@ -15,7 +15,9 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 
 #include "../adam_constants.h"
@@ -52,6 +54,7 @@ class DeviceBuffer {
     }
     return to;
   }
+  void clear() { memory_.zero_(); }
   template <typename T>
   void read(int64_t first, int64_t count, T* to) const {
     const int64_t size = int64_t(sizeof(T));
@@ -84,13 +87,29 @@ struct Mirrored {
   }
 };
 
+// Counts the trainers of a device: as many modules, about, are trained there at the same time.
+class Present {
+ public:
+  explicit Present(int index) : count_(counts[std::clamp(index, 0, kDevices - 1)]) { ++count_; }
+  Present(const Present&) = delete;
+  Present& operator=(const Present&) = delete;
+  ~Present() { --count_; }
+  int64_t modules() const { return count_; }
+
+ private:
+  static constexpr int kDevices = 64;
+  static inline std::atomic<int64_t> counts[kDevices] = {};
+  std::atomic<int64_t>& count_;
+};
+
 class Trainer final : public TrainerBase {
  public:
   Trainer(SeamTrainerTensors tensors, const SeamTrainerOptions& options)
       : TrainerBase(std::move(tensors), options),
         rows_(tensors_.rows.numel()),
         device_(tensors_.weights[kEmbedding].options()),
-        plan_(rows_, options.catch_up == "dense") {
+        plan_(rows_, options.catch_up == "dense"),
+        here_(device_.device().index()) {
     const int64_t* row = tensors_.rows.const_data_ptr<int64_t>();
     word_.put(std::vector<int32_t>(row, row + rows_), device_);
     rule_ = adam_rule<float>(kBeta1, kBeta2, kEps, options_.penalty[kEmbedding]);
@@ -137,10 +156,22 @@ class Trainer final : public TrainerBase {
 
     const float* const share = shares.const_data_ptr<float>();
     failed_ = true;  // until it has gone well: from here on the plan takes the steps for taken
-    plan_.make(slots.const_data_ptr<int32_t>(), options_.read_last_word ? lengths.const_data_ptr<int64_t>() : nullptr, T,
-               batch, begin, end, now_, [&](int64_t from, int64_t to) { return total(share, from, to); });
-    TORCH_CHECK_VALUE(plan_.numbers.size() < size_t{1} << 31, "the plan of so many steps is too large; take fewer at once");
-    TrainParams p = params(T, batch, steps);
+    const auto plan = [&](EpochPlan::Places places) {
+      plan_.make(places, slots.const_data_ptr<int32_t>(),
+                 options_.read_last_word ? lengths.const_data_ptr<int64_t>() : nullptr, T, batch, begin, end, now_,
+                 [&](int64_t from, int64_t to) { return total(share, from, to); });
+      TORCH_CHECK_VALUE(plan_.numbers.size() < size_t{1} << 31, "the plan of so many steps is too large; take fewer at once");
+    };
+    const gpu::Device device = gpu::device_of(tensors_.weights[kEmbedding]);
+    plan(EpochPlan::by_document);
+    const GateRowLayout layout =
+        gate_row_layout(device, {int32_t(E_), int32_t(H_), int32_t(T), plan_.most_words, plan_.most_places, plan_.most_lists},
+                        here_.modules());
+    if (layout.blocks == 0) {
+      plan_.undo();
+      plan(EpochPlan::by_time);
+    }
+    TrainParams p = params(T, batch, steps, layout);
     p.plan = plan_there_.put(plan_.steps, device_);
     p.numbers = numbers_there_.put(plan_.numbers, device_);
     p.shares = shares_there_.put(std::vector<float>(share + 2 * begin, share + 2 * end), device_);
@@ -149,9 +180,15 @@ class Trainer final : public TrainerBase {
     p.rows = rows_params();
     p.losses = losses_.get<float>(steps, device_);
     p.outcome = outcome_.get<Outcome>(1, device_);
-    gpu::train(gpu::device_of(tensors_.weights[kEmbedding]), p);
+    if (layout.blocks > 0) {
+      ask_for_profile(p);
+      train_gate_rows(device, p);
+    } else {
+      gpu::train(device, p);
+    }
 
     const Outcome outcome = finish(losses_);
+    if (p.profile) print_profile(layout.blocks, steps);
     now_ += outcome.steps;
     for (int i = 0; i < 3; ++i) fresh_[i] = fresh_states_[3 * outcome.steps + i];
     return found(outcome);
@@ -236,7 +273,8 @@ class Trainer final : public TrainerBase {
   }
 
  private:
-  static constexpr int64_t kBadFlags = 32, kReasons = 1024;  // warps of the largest cluster, its threads
+  // Twice the warps of the largest cluster, and its threads.
+  static constexpr int64_t kBadFlags = 2 * 16 * 8, kReasons = 16 * 256;
 
   // Whose numbers do not stand for anything since a step failed.
   void check_whole() const {
@@ -278,7 +316,8 @@ class Trainer final : public TrainerBase {
             scratch + batch * (C_ + 2)};
   }
 
-  TrainParams params(int64_t T, int64_t batch, int64_t steps) {
+  // layout: of no blocks for the kernel that takes any batch.
+  TrainParams params(int64_t T, int64_t batch, int64_t steps, const GateRowLayout& layout) {
     TrainParams p = {};
     p.E = int32_t(E_), p.H = int32_t(H_), p.T = int32_t(T), p.batch = int32_t(batch);
     p.read_last_word = options_.read_last_word, p.train_head = options_.train_head;
@@ -292,19 +331,36 @@ class Trainer final : public TrainerBase {
     p.head = head_params(tensors_.head_together, batch);
     p.head_step = head_step_there_.get<AdamStep<float>>(0, device_);
 
+    if (layout.blocks > 0) take_gate_rows(p, batch, layout);
+    else take_recurrence(p, T, batch);
+    p.bad = bad_.get<int32_t>(kBadFlags + kReasons, device_);
+    p.reasons = p.bad + kBadFlags;
+    return p;
+  }
+
+  // Memory for several arrays, each of which begins at a multiple of 16 bytes.
+  static int64_t padded(int64_t count) { return (count + 3) / 4 * 4; }
+  template <size_t N>
+  static int64_t size_of(const int64_t (&sizes)[N]) {
+    int64_t size = 0;
+    for (const int64_t s : sizes) size += padded(s);
+    return size;
+  }
+  template <size_t N>
+  static void share(float* at, float** const (&pointers)[N], const int64_t (&sizes)[N]) {
+    for (size_t i = 0; i < N; ++i) {
+      *pointers[i] = at;
+      at += padded(sizes[i]);
+    }
+  }
+
+  void take_recurrence(TrainParams& p, int64_t T, int64_t batch) {
     const int64_t U = plan_.most_words, G = kGates * H_, places = T * batch;
     float** const pointers[] = {&p.x,    &p.w_ih, &p.w_hh, &p.gates,   &p.cells,   &p.output,
                                 &p.h_n,  &p.c_n,  &p.d_h_n, &p.d_words, &p.d_logits};
     const int64_t sizes[] = {U * E_,     2 * G * E_,  G * H_,     places * G, places * H_, (places + batch) * H_,
                              batch * H_, batch * H_, batch * H_, U * G,      batch * C_};
-    constexpr int64_t kStep = 4;  // numbers in 16 bytes
-    int64_t size = 0;
-    for (const int64_t s : sizes) size += (s + kStep - 1) / kStep * kStep;
-    float* at = scratch_.get<float>(size, device_);
-    for (size_t i = 0; i < std::size(sizes); ++i) {
-      *pointers[i] = at;
-      at += (sizes[i] + kStep - 1) / kStep * kStep;
-    }
+    share(scratch_.get<float>(size_of(sizes), device_), pointers, sizes);
     const Rows<float> gates = {p.gates, batch * G, G}, cells = {p.cells, batch * H_, H_};
     const MaskedNumbers w_hh = {p.w_hh};
     p.forward.hidden = p.backward.hidden = H_;
@@ -318,10 +374,58 @@ class Trainer final : public TrainerBase {
     p.backward.gates = {p.gates, batch * G, G};
     p.backward.cells = {p.cells, batch * H_, H_};
     p.backward.grad_h_n = p.d_h_n;
-    p.bad = bad_.get<int32_t>(kBadFlags + kReasons, device_);
-    p.reasons = p.bad + kBadFlags;
-    return p;
   }
+
+  // What GateRowSteps needs.
+  void take_gate_rows(TrainParams& p, int64_t batch, const GateRowLayout& layout) {
+    GateRowScratch& to = p.rows_of_gates;
+    p.layout = layout;
+    const int64_t G = kGates * H_, words = layout.words, places = layout.places;
+    float** const pointers[] = {&to.x,        &to.w_ih,     &to.w_hh, &to.projected, &to.d_gates, &to.hidden,
+                                &to.state_ih, &to.state_hh, &p.h_n,   &p.d_logits};
+    const int64_t sizes[] = {2 * words * layout.pitch_e,
+                             2 * G * layout.pitch_e,
+                             G * padded_units(int32_t(H_)),
+                             words * G,
+                             places * G,
+                             places * layout.pitch_h,
+                             int64_t{4} * layout.blocks * layout.numbers_ih(),
+                             int64_t{4} * layout.blocks * layout.numbers_hh(int32_t(H_)),
+                             batch * H_,
+                             batch * C_};
+    const int64_t size = size_of(sizes);
+    float* const memory = gate_rows_.get<float>(size, device_);
+    // What is behind the last column of a row is zero and stays so; arrays of other sizes begin elsewhere.
+    if (std::memcmp(&layout, &last_layout_, sizeof(layout)) != 0 || memory != last_memory_) gate_rows_.clear();
+    last_layout_ = layout, last_memory_ = memory;
+    share(memory, pointers, sizes);
+  }
+
+  // Where the extension is compiled with SEAM_PROFILE, each launch tells on stderr how many clocks a step took by phase and
+  // block. Each phase ends at the mark of its number in gate_row_steps.cuh.
+#if defined(SEAM_PROFILE)
+  void ask_for_profile(TrainParams& p) {
+    p.profile = profile_.get<int64_t>(16 * kMarks, device_);
+    profile_.clear();
+  }
+  void print_profile(int blocks, int64_t steps) {
+    constexpr const char* kNames[] = {"x arrives", "project", "meet",  "gates arrive", "forward", "head",
+                                      "backward",  "",        "hand over", "meet",     "fetch",   "W_hh",
+                                      "sums",      "W_ih",    "end",   "d x",          "words",   "meet"};
+    std::vector<int64_t> clocks(blocks * kMarks);
+    profile_.read(0, int64_t(clocks.size()), clocks.data());
+    std::fprintf(stderr, "clocks a step over %lld steps, by phase and block\n", static_cast<long long>(steps));
+    for (size_t phase = 0; phase < std::size(kNames); ++phase) {
+      std::fprintf(stderr, "%-13s", kNames[phase]);
+      for (int b = 0; b < blocks; ++b) std::fprintf(stderr, " %6lld", static_cast<long long>(clocks[b * kMarks + phase] / steps));
+      std::fprintf(stderr, "\n");
+    }
+  }
+  DeviceBuffer profile_;
+#else
+  void ask_for_profile(TrainParams&) {}
+  void print_profile(int, int64_t) {}
+#endif
 
   // Of documents [from, to): what their losses are divided by.
   float total(const float* share, int64_t from, int64_t to) const {
@@ -391,7 +495,7 @@ class Trainer final : public TrainerBase {
     if (options_.catch_up != "quadrature") return;
     for (size_t s = 0; s + EpochPlan::kBehind < plan_.steps.size(); ++s) {
       const PlanStep& step = plan_.steps[s];
-      for (int32_t i = 0; i < step.due; ++i) need_gap(plan_.numbers[step.due_at + 2 * i + 1], now_ + int64_t(s));
+      for (int32_t i = 0; i < step.due; ++i) need_gap(plan_.numbers[step.due_at + kDueNumbers * i + 1], now_ + int64_t(s));
     }
     put_gaps();
   }
@@ -400,12 +504,12 @@ class Trainer final : public TrainerBase {
     if (failed_) return;
     failed_ = true;  // until it has gone well
     plan_.flush(now_, due_);
-    due_.insert(due_.end(), {int32_t(rows_), kFresh});
+    due_.insert(due_.end(), {int32_t(rows_), kFresh, kNone});
     if (options_.catch_up == "quadrature") {
-      for (size_t i = 1; i < due_.size(); i += 2) need_gap(due_[i], now_);
+      for (size_t i = 1; i < due_.size(); i += kDueNumbers) need_gap(due_[i], now_);
       put_gaps();
     }
-    FlushParams p = {rows_params(), now_, int64_t(due_.size()) / 2, due_there_.put(due_, device_),
+    FlushParams p = {rows_params(), now_, int64_t(due_.size()) / kDueNumbers, due_there_.put(due_, device_),
                      {fresh_[0], fresh_[1], fresh_[2]}};
     gpu::flush(gpu::device_of(tensors_.weights[kEmbedding]), p);
     failed_ = false;
@@ -414,6 +518,9 @@ class Trainer final : public TrainerBase {
   int64_t rows_;
   at::TensorOptions device_;
   EpochPlan plan_;
+  Present here_;
+  GateRowLayout last_layout_ = {};
+  const float* last_memory_ = nullptr;
   AdamRule<float> rule_;  // of the embedding's scores
   int64_t now_ = 0, first_ = 0, head_steps_ = 0;
   double lr_ = 0, lr_head_ = 0;
@@ -428,7 +535,8 @@ class Trainer final : public TrainerBase {
   Mirrored looked_at_;
   // On the device:
   DeviceBuffer word_, step_there_, head_step_there_, alone_step_there_, beta2_power_there_, fresh_there_, gaps_there_,
-      due_there_, plan_there_, numbers_there_, shares_there_, scratch_, head_scratch_, bad_, losses_, outcome_;
+      due_there_, plan_there_, numbers_there_, shares_there_, scratch_, gate_rows_,
+      head_scratch_, bad_, losses_, outcome_;
 };
 
 }  // namespace

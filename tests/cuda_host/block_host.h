@@ -77,6 +77,18 @@ struct alignas(16) Shared {
   }
 };
 
+// The copy is made as late as it may be, when the thread waits for it, so that whoever reads too early finds what was there
+// before; and for the watch the place is written to both times.
+template <class T, int N>
+SEAM_KERNEL void copy_async(Shared<T, N>& to, int i, const T* from, host::Site site = host::Site::current()) {
+  static_assert(sizeof(T) == 4, "four numbers of 4 bytes");
+  const bool exists = host::machine.global_access(from, 16, 16, false, site);
+  if (host::machine.shared_access(to.memory, N, sizeof(T), i, 4, true, site) && exists) {
+    host::machine.copy_later(&to.memory[i], from, site);
+  }
+}
+SEAM_KERNEL void copies_done(host::Site = host::Site::current()) { host::machine.copy_now(); }
+
 // ---- A thread's place, and what it does with others -----------------------------------------------------------------
 
 template <int CL, bool Held = false>
@@ -96,6 +108,9 @@ struct BlockOf {
   void sync_warp(Site site = Site::current()) const {
     host::machine.barrier(*me, *me->warp, host::Doing::sync_warp, site);
   }
+  void sync_half(Site site = Site::current()) const {
+    host::machine.barrier(*me, *me->half, host::Doing::sync_half, site);
+  }
   void sync_cluster(Site site = Site::current()) const {
     if constexpr (CL == 1) return sync(site);
     host::machine.barrier(*me, *me->cluster, host::Doing::sync_cluster, site);
@@ -103,6 +118,8 @@ struct BlockOf {
 
   BlockOf<1, Held> alone() const { return {me}; }
   BlockOf<CL, true> anew() const { return {me}; }
+
+  int64_t clock() const { return 0; }
 
   bool any(bool value, Site site = Site::current()) const {
     Vote mine{value, false};

@@ -21,7 +21,13 @@ namespace seam::gpu::host {
 
 // ---- Threads --------------------------------------------------------------------------------------------------------
 
-enum class Doing { running, sync, sync_warp, sync_cluster, shuffle, tile };
+enum class Doing { running, sync, sync_warp, sync_half, sync_cluster, shuffle, tile };
+
+struct Copy {  // 16 bytes that are on their way
+  void* to;
+  const void* from;
+  Site site;
+};
 
 struct Thread : Member {
   uint32_t rank;      // of its block in the cluster
@@ -33,6 +39,7 @@ struct Thread : Member {
   void* offer;        // what it brings to a shuffle or a tile
   uint32_t sent;      // when it last stored into a peer's memory, if so in this cluster
   Site sent_at;
+  std::vector<Copy> copies;
   Context context;
 };
 
@@ -138,6 +145,17 @@ class Machine {
     return memory_.get() + offset;
   }
 
+  void copy_later(void* to, const void* from, const Site& site) { current_->copies.push_back({to, from, site}); }
+  void copy_now() {
+    for (const Copy& copy : current_->copies) {
+      memcpy(copy.to, copy.from, 16);
+      if (options.shadow) {
+        shadow_.touch_shared(*current_, size_t(static_cast<char*>(copy.to) - memory_.get()), 16, true, copy.site);
+      }
+    }
+    current_->copies.clear();
+  }
+
   bool global_access(const void* at, size_t bytes, size_t alignment, bool writes, const Site& site) {
     if (current_ == nullptr || !options.global_shadow) return true;
     const Thread& me = *current_;
@@ -155,6 +173,8 @@ class Machine {
  private:
   // ---- Setting up ----
 
+  static constexpr uint32_t kHalf = 128;
+  uint32_t halves() const { return (shape_.threads + kHalf - 1) / kHalf; }  // of a block
   size_t stride() const { return (shape_.bytes + 127) / 128 * 128; }
 
   void set_up() {
@@ -163,6 +183,7 @@ class Machine {
     const uint32_t total = shape_.blocks * shape_.threads;
     if (threads_.size() < total) threads_ = std::vector<Thread>(total);
     warps_.resize(total / 32);
+    halves_.resize(shape_.blocks * halves());
     blocks_.resize(shape_.blocks);
     ready_.resize(total);
     if (capacity_ < shape_.blocks * stride()) {
@@ -175,6 +196,7 @@ class Machine {
       thread.rank = id / shape_.threads;
       thread.number = id % shape_.threads;
       thread.warp = &warps_[id / 32];
+      thread.half = &halves_[thread.rank * halves() + thread.number / kHalf];
       thread.block = &blocks_[thread.rank];
       thread.cluster = &all_;
       thread.memory = memory_.get() + thread.rank * stride();
@@ -189,12 +211,17 @@ class Machine {
     shadow_.begin_cluster(cluster, shape_.blocks * stride());
     begun_ = shadow_.now();
     for (uint32_t k = 0; k < warps_.size(); ++k) warps_[k] = {k * 32, 32, 0, begun_};
+    for (uint32_t k = 0; k < halves_.size(); ++k) {
+      const uint32_t first = k % halves() * kHalf;  // in its block
+      halves_[k] = {k / halves() * shape_.threads + first, std::min(kHalf, shape_.threads - first), 0, begun_};
+    }
     for (uint32_t k = 0; k < blocks_.size(); ++k) blocks_[k] = {k * shape_.threads, shape_.threads, 0, begun_};
     all_ = {0, total, 0, begun_};
     for (uint32_t id = 0; id < total; ++id) {
       threads_[id].stack = nullptr;
       threads_[id].doing = Doing::running;
       threads_[id].sent = 0;
+      threads_[id].copies.clear();
     }
     ended_ = first_ = count_ = 0;
     wake(all_);
@@ -238,6 +265,9 @@ class Machine {
 
   void end(Thread& me) {
     ++ended_;
+    if (!me.copies.empty()) {
+      report("copy_async without copies_done after it", me.copies.front().site, [&] { return name(me); });
+    }
     if (me.sent != 0 && me.sent >= all_.time) {
       report("store_peer without a sync_cluster after it", me.sent_at,
              [&] { return name(me) + ": the peer may have ended"; });
@@ -344,7 +374,8 @@ class Machine {
 
   static bool is_barrier(Doing doing) { return doing != Doing::shuffle && doing != Doing::tile; }
   static std::string place(const Thread& thread) {
-    constexpr const char* kTexts[] = {"nothing", "sync", "sync_warp", "sync_cluster", "a shuffle", "multiply"};
+    constexpr const char* kTexts[] = {"nothing",      "sync",      "sync_warp", "sync_half",
+                                      "sync_cluster", "a shuffle", "multiply"};
     return std::string(kTexts[int(thread.doing)]) + " at " + text_of(thread.site);
   }
 
@@ -377,7 +408,7 @@ class Machine {
   std::unique_ptr<char, Free> memory_;
   size_t capacity_ = 0;
   std::vector<Thread> threads_;
-  std::vector<Group> warps_, blocks_;
+  std::vector<Group> warps_, halves_, blocks_;
   Group all_{};
 
   int64_t cluster_ = 0;

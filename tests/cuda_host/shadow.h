@@ -84,7 +84,7 @@ class Findings {
 
 // ---- Threads, and those they meet at barriers -----------------------------------------------------------------------
 
-// A warp, a block or a cluster: `size` threads of a cluster, numbered from `first`.
+// A warp, half a block, a block or a cluster: `size` threads of a cluster, numbered from `first`.
 struct Group {
   uint32_t first, size;
   uint32_t arrived;  // of those that wait for the others
@@ -95,7 +95,7 @@ struct Group {
 
 struct Member {
   uint32_t id;  // in the cluster
-  Group *warp, *block, *cluster;
+  Group *warp, *half, *block, *cluster;  // half: four warps, half a block of 256 threads
 };
 
 // ---- Records of accesses --------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ class Sites {
 // When, where and by whom: the clock of barriers (32 bits), the line (15), and a thread of the cluster (14) or, beyond
 // it (3), that there were several and what they have in common.
 struct Record {
-  enum Level { kThread, kWarp, kBlock, kCluster, kLaunch };
+  enum Level { kThread, kWarp, kHalf, kBlock, kCluster, kLaunch };
   uint64_t bits;
 
   static Record of(uint32_t tick, uint32_t line, uint32_t level, uint32_t thread) {
@@ -154,8 +154,8 @@ struct Cell {
 
 // ---- The shadow -----------------------------------------------------------------------------------------------------
 
-// The clock ticks whenever a barrier is complete. What a thread of the same warp (block, cluster) did is over and seen
-// if it was before the time of the warp's (block's, cluster's) last barrier. Nothing is ever wiped: records from before
+// The clock ticks whenever a barrier is complete. What a thread of the same warp (half, block, cluster) did is over and
+// seen if it was before the time of the warp's (half's, block's, cluster's) last barrier. Nothing is ever wiped: records from before
 // the kernel, or for shared memory before the cluster, are told by their time.
 class Shadow {
  public:
@@ -209,6 +209,7 @@ class Shadow {
     if (tick < cluster_begin_) return false;  // of another cluster
     if (level <= Record::kBlock && me.block->has(thread)) {
       if (tick < me.block->time) return true;
+      if (level <= Record::kHalf && me.half->has(thread) && tick < me.half->time) return true;
       if (level <= Record::kWarp && me.warp->has(thread)) {
         if (tick < me.warp->time || (level == Record::kThread && thread == me.id)) return true;
       }
@@ -220,6 +221,7 @@ class Shadow {
     if (record.tick() < cluster_begin_) return Record::kLaunch;
     const uint32_t thread = record.thread();
     const uint32_t least = me.warp->has(thread)    ? Record::kWarp
+                           : me.half->has(thread)  ? Record::kHalf
                            : me.block->has(thread) ? Record::kBlock
                                                    : Record::kCluster;
     return std::max(least, record.level());

@@ -1,0 +1,59 @@
+// Launches of GateRowSteps with products of one kind.
+#pragma once
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "gate_row_steps.cuh"
+#include "kernels.h"
+#include "launch.cuh"
+
+namespace seam::gpu {
+
+// Calls run.with<Kernel>() with the kernel for clusters of so many blocks.
+template <class Number, class Run>
+void with_gate_rows(int blocks, int64_t hidden, const Run& run) {
+  const auto of_size = [&](auto units) {
+    constexpr int kUnits = decltype(units)::value;
+    if (blocks == 4) run.template with<GateRowSteps<Number, kUnits, 4>>();
+    else if (blocks == 8) run.template with<GateRowSteps<Number, kUnits, 8>>();
+    else run.template with<GateRowSteps<Number, kUnits, 16>>();
+  };
+  if (padded_units(int32_t(hidden)) == 56) of_size(std::integral_constant<int, 56>());
+  else of_size(std::integral_constant<int, 64>());
+}
+
+struct CountGateRows {
+  const Device& device;
+  int64_t& count;
+  template <class K>
+  void with() const {
+    count = resident_clusters<K>(device.index);
+  }
+};
+
+struct StartGateRows {
+  const Device& device;
+  const TrainParams& p;
+  template <class K>
+  void with() const {
+    launch<K>(device.stream, 1, p);
+  }
+};
+
+// How many clusters of so many blocks the device can run at once, and a launch of one.
+template <class Number>
+int64_t resident_gate_rows(const Device& device, int blocks, int64_t hidden) {
+  int64_t count = 0;
+  with_gate_rows<Number>(blocks, hidden, CountGateRows{device, count});
+  return count;
+}
+template <class Number>
+void start_gate_rows(const Device& device, const TrainParams& p) {
+  with_gate_rows<Number>(p.layout.blocks, p.H, StartGateRows{device, p});
+}
+
+extern template int64_t resident_gate_rows<Tf32>(const Device&, int, int64_t);
+extern template void start_gate_rows<Tf32>(const Device&, const TrainParams&);
+
+}  // namespace seam::gpu
