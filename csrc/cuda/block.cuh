@@ -84,6 +84,11 @@ SEAM_KERNEL void copy_async(Shared<T, N>& to, int i, const T* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
 }
 SEAM_KERNEL void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+// Copies begun after `next_copies` are not waited for by `earlier_copies_done`.
+SEAM_KERNEL void next_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+SEAM_KERNEL void earlier_copies_done() {
+  asm volatile("cp.async.commit_group;\ncp.async.wait_group 1;" ::: "memory");
+}
 
 // ---- A thread's place, and what it does with others -----------------------------------------------------------------
 

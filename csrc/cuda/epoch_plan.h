@@ -20,7 +20,9 @@ class EpochPlan {
   // How places are numbered, see seam_params.h.
   enum Places { by_time, by_document };
 
-  EpochPlan(int64_t rows, bool dense) : dense_(dense), reached_(rows, kFresh), seen_(rows, kNone) {
+  // word: [rows] the row of the embedding that a row of scores belongs to; kept.
+  EpochPlan(const int64_t* word, int64_t rows, bool dense)
+      : word_(word), dense_(dense), reached_(rows, kFresh), seen_(rows, kNone) {
     if (dense) adopt(0);
   }
 
@@ -115,6 +117,7 @@ class EpochPlan {
     step.words = int32_t(U), step.places = int32_t(P), step.word_at = int32_t(numbers.size());
     most_words = std::max(most_words, step.words), most_places = std::max(most_places, step.places);
     numbers.insert(numbers.end(), words_.begin(), words_.end());
+    for (const int32_t word : words_) numbers.push_back(int32_t(word_[word]));
     next_.resize(U + 1);
     next_[0] = 0;
     for (size_t u = 0; u < U; ++u) next_[u + 1] = next_[u] + count_[u];
@@ -148,6 +151,7 @@ class EpochPlan {
   };
   static constexpr int32_t kOld = int32_t{1} << 30;  // more than a batch has words
 
+  const int64_t* word_;
   bool dense_, by_document_ = false;
   std::vector<int32_t> reached_;  // of each row, the steps until which it is up to date, or kFresh
   std::vector<int32_t> reached_before_;

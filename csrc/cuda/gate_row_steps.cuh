@@ -48,17 +48,21 @@ struct Profile {
 template <class Number, int HB, int CL>
 struct GateRowSteps {
   static constexpr int kCluster = CL, kThreads = 256, kWarps = kThreads / 32;
-  static constexpr int kTilesM = 16 / CL;                            // of a block's rows: 16 each
-  static constexpr int kTilesN = ((HB + CL - 1) / CL * 4 + 7) / 8;   // 8 each
+  static constexpr int kUnits = (HB + CL - 1) / CL;      // most that a block owns
+  static constexpr int kTilesM = (4 * kUnits + 15) / 16;  // of its rows: 16 each
+  static constexpr int kTilesN = (4 * kUnits + 7) / 8;    // 8 each
+  // Scores of tiles are read before their sums are there, of so many tiles as registers hold.
+  static SEAM_KERNEL constexpr bool reads_ahead(int column) { return kTilesM * (column + 1) <= 2; }
   using Params = TrainParams;
   using Block = BlockOf<CL, true>;  // in a phase
   using Lstm = SmallRecurrence<HB>;
 
+  static constexpr int kPlans = 3;
   struct Smem {
     Shared<float, kLayoutFloats> memory;     // as GateRowLayout has it
     Shared<int32_t, kListNumbers> lists;     // of the plan, from document_at on
     Shared<float, 2 * kMostClasses> logits;  // and their gradients
-    Shared<PlanStep, 2> plans;               // of this step and the next, [step % 2]
+    Shared<PlanStep, kPlans> plans;          // of this step and the next two, [step % kPlans]
   };
   static_assert(sizeof(Smem) <= 227 * 1024);
 
@@ -88,7 +92,6 @@ struct GateRowSteps {
       if (block.lane() == 0) store(flags(p, s) + block.rank() * kWarps + block.warp(), int32_t(warp_is_bad));
       block.sync_cluster();
       profile.mark(block, p, 17);
-      if (block.thread() == 0) smem.plans.store(s % 2, load(p.plan + s + 2));
     }
     const int last = outcome.steps;  // the last step taken, by number, as it may turn out
     if (p.steps > 0 && any_bad(block.anew(), p, last)) {
@@ -127,7 +130,9 @@ struct GateRowSteps {
   static SEAM_KERNEL bool any_bad(const Block& block, const TrainParams& p, int s) {
     int32_t found = 0;
 #pragma unroll
-    for (int i = 0; i < CL * kWarps; i += 32) found |= load(flags(p, s) + i + block.lane());
+    for (int i = 0; i < CL * kWarps; i += 32) {
+      if (i + block.lane() < CL * kWarps) found |= load(flags(p, s) + i + block.lane());
+    }
     return block.any(found != 0);
   }
 
@@ -199,7 +204,7 @@ struct GateRowSteps {
         block, p,
         [&](const Kept& kept, const Scored& from, int64_t i) {
           const float w = take(kept, from, i);
-          if (kept.column < p.H) store(p.rows_of_gates.w_hh + int64_t(first_row + kept.row) * HB + kept.column, w);
+          if (kept.column < p.H) store(p.rows_of_gates.w_hh + kept.column * Lstm::kGatesPitch + first_row + kept.row, w);
           else smem.memory.store(l.bias + 2 * kept.row + kept.column - p.H, w);
         },
         clear);
@@ -232,7 +237,7 @@ struct GateRowSteps {
   // Scores of rows that step s needs and the step before it leaves alone, and what these words keep.
   static SEAM_KERNEL void catch_up_rows(const Block& block, const Smem& smem, const TrainParams& p, int s, int part,
                                         int parts) {
-    const PlanStep plan = smem.plans.load(s % 2);
+    const PlanStep plan = smem.plans.load(s % kPlans);
     const float fresh[3] = {load(p.fresh + 3 * s), load(p.fresh + 3 * s + 1), load(p.fresh + 3 * s + 2)};
     catch_up_all(block, p.rows, p.numbers + plan.due_at, plan.due, p.now + s, fresh, part, parts,
                  [&](int32_t row, int32_t u) {
@@ -249,7 +254,7 @@ struct GateRowSteps {
 
   static SEAM_KERNEL void project(const Block& block, Smem& smem, const TrainParams& p, int s, Profile& profile) {
     const GateRowLayout& l = p.layout;
-    const PlanStep plan = smem.plans.load(s % 2);
+    const PlanStep plan = smem.plans.load(s % kPlans);
     const int rank = block.rank(), U = plan.words, rows = kGates * units(p, rank);
     const float* const from = x(p, s);
 #pragma unroll 4
@@ -258,7 +263,9 @@ struct GateRowSteps {
       copy_async(smem.lists, i, p.numbers + plan.document_at + i);
     }
     for (int i = U * l.pitch_e + block.thread(); i < eights(U) * l.pitch_e; i += kThreads) smem.memory.store(l.x + i, 0.0f);
-    copies_done();
+    next_copies();
+    if (rank < plan.documents) fetch_for_document(block, smem, p);
+    earlier_copies_done();
     block.sync();
     profile.mark(block, p, 0);
     float* const to = p.rows_of_gates.projected + kGates * first_unit(p, rank);
@@ -266,8 +273,8 @@ struct GateRowSteps {
 #pragma unroll 1
     for (int m = block.warp(); m * 16 < U; m += kWarps) {
       float sum[1][kTilesN][4] = {};
-      add_terms<Number, 1, kTilesN, 1>(block, smem.memory, ByNumber{l.x, l.pitch_e, U},
-                                       ByNumber{l.weight_ih, l.pitch_e, l.rows}, m, 0, kTilesN, l.pitch_e, sum);
+      TileTerms<Number, 1, kTilesN, 1>::add(block, smem.memory, ByNumber{l.x, l.pitch_e, U},
+                                            ByNumber{l.weight_ih, l.pitch_e, l.rows}, m, 0, kTilesN, l.pitch_e, sum);
 #pragma unroll
       for (int j = 0; j < kTilesN; ++j) {
         const int r = j * 8 + 2 * t;
@@ -285,19 +292,55 @@ struct GateRowSteps {
     profile.mark(block, p, 1);
   }
 
+  // What a block that has a document needs behind the input projection: linear layer and head as they stand; and the
+  // recurrent weights, if there is room for them, which are on their way until it waits for them.
+  static SEAM_KERNEL void fetch_for_document(const Block& block, Smem& smem, const TrainParams& p) {
+    const int C = p.head.classes, weights = C * p.H;
+    for (int i = block.thread(); i < linear_numbers(p.H, C); i += kThreads) {
+      const float number = i < weights       ? effective(p.linear, i)
+                           : i < weights + C ? effective(p.linear_bias, i - weights)
+                                             : head_number(p.head, i - weights - C);
+      smem.memory.store(p.layout.linear + i, number);
+    }
+    if (p.layout.weight_hh == 0) return;
+#pragma unroll 4
+    for (int i = 4 * block.thread(); i < HB * Lstm::kGatesPitch; i += 4 * kThreads) {
+      copy_async(smem.memory, p.layout.weight_hh + i, p.rows_of_gates.w_hh + i);
+    }
+  }
+
   // ---- recur ------------------------------------------------------------------------------------------------------------
 
   static SEAM_KERNEL void recur(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad,
                                 Profile& profile) {
-    const int B = smem.plans.load(s % 2).documents, busy = B < CL ? B : CL;  // blocks that have documents
+    const int B = smem.plans.load(s % kPlans).documents, busy = B < CL ? B : CL;  // blocks that have documents
     const int rank = block.rank(), helpers = busy * kWarps / 2 + (CL - busy) * kWarps;
+    if (block.thread() == kThreads - 1) smem.plans.store((s + 2) % kPlans, load(p.plan + s + 2));
     if (rank >= busy) {
       catch_up_rows(block, smem, p, s + 1, busy * kWarps / 2 + (rank - busy) * kWarps + block.warp(), helpers);
-    } else if (block.warp() >= kWarps / 2) {
-      catch_up_rows(block, smem, p, s + 1, rank * kWarps / 2 + block.warp() - kWarps / 2, helpers);
-    } else {
+      return;
+    }
+    const bool first_half = block.warp() < kWarps / 2;
+    if (first_half) begin(block.anew(), smem, p, s, rank);
+    copies_done();
+    block.sync();
+    if (!first_half) {
+      catch_up_rows(block.anew(), smem, p, s + 1, rank * kWarps / 2 + block.warp() - kWarps / 2, helpers);
+      return;
+    }
 #pragma unroll 1
-      for (int document = rank; document < B; document += CL) sequence(block.anew(), smem, p, s, document, bad, profile);
+    for (int document = rank; document < B; document += CL) {
+      if (document != rank) {
+        begin(block.anew(), smem, p, s, document);
+        copies_done();
+        block.sync_half();
+      }
+      forward(block.anew(), smem, p, document_at(smem, s, document).steps, profile);
+      back(block.anew(), smem, p, s, document, bad, profile);
+      block.sync_half();
+      finish(block.anew(), smem, p, s, document);
+      block.sync_half();
+      profile.mark(block, p, 8);
     }
   }
 
@@ -307,20 +350,8 @@ struct GateRowSteps {
     int index, steps, first;  // in the batch; words; its first place
   };
   static SEAM_KERNEL Document document_at(const Smem& smem, int s, int document) {
-    const int B = smem.plans.load(s % 2).documents;
+    const int B = smem.plans.load(s % kPlans).documents;
     return {smem.lists.load(document), smem.lists.load(B + document), smem.lists.load(2 * B + document)};
-  }
-
-  // A document's way through time and back, by the first half of the block.
-  static SEAM_KERNEL void sequence(const Block& block, Smem& smem, const TrainParams& p, int s, int document, uint32_t& bad,
-                                   Profile& profile) {
-    begin(block.anew(), smem, p, s, document);
-    forward(block.anew(), smem, p, document_at(smem, s, document).steps, profile);
-    back(block.anew(), smem, p, s, document, bad, profile);
-    block.sync_half();
-    finish(block.anew(), smem, p, s, document);
-    block.sync_half();
-    profile.mark(block, p, 8);
   }
 
   static SEAM_KERNEL SequencePlace sequence_place(const TrainParams& p) {
@@ -330,15 +361,15 @@ struct GateRowSteps {
   // Has copies of a document's gates begun, and lays its hidden states out: ones behind each, for the biases.
   static SEAM_KERNEL void begin(const Block& block, Smem& smem, const TrainParams& p, int s, int document) {
     const SequencePlace at = sequence_place(p);
-    const PlanStep plan = smem.plans.load(s % 2);
+    const PlanStep plan = smem.plans.load(s % kPlans);
     const Document d = document_at(smem, s, document);
     const int words = plan.position_at - plan.document_at + d.first;
 #pragma unroll 2
     for (int t = block.warp(); t < d.steps; t += kWarps / 2) {
       const float* const from = p.rows_of_gates.projected + int64_t(smem.lists.load(words + t)) * kGates * p.H;
 #pragma unroll
-      for (int unit = block.lane(); unit < HB; unit += 32) {
-        const int to = at.gates + (t * HB + unit) * 4;
+      for (int unit = block.lane(); unit < kUnitPlaces; unit += 32) {
+        const int to = at.gates + (t * kUnitPlaces + unit) * 4;
         if (unit < p.H) copy_async(smem.memory, to, from + 4 * unit);
         else smem.memory.store4(to, {0.0f, 0.0f, 0.0f, 0.0f});
       }
@@ -351,12 +382,26 @@ struct GateRowSteps {
     }
   }
 
+  // Calls body(source) with where the recurrent weights are to be had, as SmallRecurrence asks for them.
+  template <class Body>
+  static SEAM_KERNEL void with_weight_hh(const Smem& smem, const TrainParams& p, const Body& body) {
+    const int first = p.layout.weight_hh;
+    if (first) {
+      body([&smem, first](int i, float(&w)[4]) { smem.memory.load4(first + i, w); });
+    } else {
+      const float* const from = p.rows_of_gates.w_hh;
+      body([from](int i, float(&w)[4]) {
+        const Four four = load_four(from + i);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) w[k] = four.at[k];
+      });
+    }
+  }
+
   static SEAM_KERNEL void forward(const Block& block, Smem& smem, const TrainParams& p, int steps, Profile& profile) {
     const Lstm lstm = {p.H};
     typename Lstm::ForwardWeights weights;
-    lstm.load_forward(block, p.rows_of_gates.w_hh, weights);
-    copies_done();
-    block.sync_half();
+    with_weight_hh(smem, p, [&](const auto& source) { lstm.load_forward(block, weights, source); });
     profile.mark(block, p, 3);
     lstm.forward(block, smem.memory, sequence_place(p), steps, weights);
     profile.mark(block, p, 4);
@@ -366,12 +411,11 @@ struct GateRowSteps {
   static SEAM_KERNEL void back(const Block& block, Smem& smem, const TrainParams& p, int s, int document, uint32_t& bad,
                                Profile& profile) {
     const Lstm lstm = {p.H};
-    const SequencePlace at = sequence_place(p);
-    typename Lstm::BackwardWeights weights;
-    lstm.load_backward(block, p.rows_of_gates.w_hh, weights);
-    const float dh = head(block, smem, p, s, document, bad);
+    const float dh = head(block.anew(), smem, p, s, document, bad);
     profile.mark(block, p, 5);
-    lstm.backward(block, smem.memory, at, document_at(smem, s, document).steps, dh, weights);
+    typename Lstm::BackwardWeights weights;
+    with_weight_hh(smem, p, [&](const auto& source) { lstm.load_backward(block, weights, source); });
+    lstm.backward(block, smem.memory, sequence_place(p), document_at(smem, s, document).steps, dh, weights);
     profile.mark(block, p, 6);
   }
 
@@ -379,39 +423,40 @@ struct GateRowSteps {
   static SEAM_KERNEL float head(const Block& block, Smem& smem, const TrainParams& p, int s, int document, uint32_t& bad) {
     const SequencePlace at = sequence_place(p);
     const Document d = document_at(smem, s, document);
-    const int H = p.H, C = p.head.classes, lane = block.lane(), index = d.index, hidden = at.hidden + d.steps * at.pitch;
-#pragma unroll 2
+    const int H = p.H, C = p.head.classes, lane = block.lane(), hidden = at.hidden + d.steps * at.pitch;
+    const int linear = p.layout.linear, bias = linear + C * H;
+    const float* const shares = p.shares + 2 * int64_t(smem.plans.load(s % kPlans).first + d.index);
+    const float target = load(shares), rest = load(shares + 1);
     for (int c = block.warp(); c < C; c += kWarps / 2) {
       float sum = 0;
 #pragma unroll
-      for (int half = 0; half < HB; half += 32) {
-        const int k = half + lane;
-        if (k < H) sum = fmaf(smem.memory.load(hidden + k), effective(p.linear, int64_t(c) * H + k), sum);
+      for (int k = lane; k < kUnitPlaces; k += 32) {
+        if (k < H) sum = fmaf(smem.memory.load(hidden + k), smem.memory.load(linear + c * H + k), sum);
       }
       sum = sum_warp(block, sum);
-      if (lane == 0) smem.logits.store(c, sum + effective(p.linear_bias, c));
+      if (lane == 0) smem.logits.store(c, sum + smem.memory.load(bias + c));
     }
-    for (int k = block.thread(); k < H; k += kThreads / 2) store(p.h_n + int64_t(index) * H + k, smem.memory.load(hidden + k));
+    for (int k = block.thread(); k < H; k += kThreads / 2) store(p.h_n + d.index * H + k, smem.memory.load(hidden + k));
     block.sync_half();
     if (block.warp() == 0) {
-      const PlanStep plan = smem.plans.load(s % 2);
-      const float* const shares = p.shares + 2 * int64_t(plan.first + index);
-      const HeadResult result = head_of(block, p.head, index, shares, plan.total, [&](int32_t c) { return smem.logits.load(c); });
+      const auto number = [&](int32_t i) { return smem.memory.load(bias + C + i); };
+      const HeadResult result = head_of(block, p.head, d.index, target, rest, smem.plans.load(s % kPlans).total,
+                                        [&](int32_t c) { return smem.logits.load(c); }, number);
       if (!is_finite(result.loss)) bad |= 1;
       for (int c = lane; c < C; c += 32) {
-        const float d = d_logit(p.head, result, c, smem.logits.load(c));
-        smem.logits.store(kMostClasses + c, d);
-        store(p.d_logits + int64_t(index) * C + c, d);
+        const float gradient = d_logit(p.head, result, c, smem.logits.load(c), number);
+        smem.logits.store(kMostClasses + c, gradient);
+        store(p.d_logits + d.index * C + c, gradient);
       }
     }
     block.sync_half();
     const int unit = block.thread() / 2;
     float dh = 0;
-#pragma unroll 8
+#pragma unroll 4
     for (int c = 0; c < C; ++c) {
-      if (unit < H) dh = fmaf(smem.logits.load(kMostClasses + c), effective(p.linear, int64_t(c) * H + unit), dh);
+      dh = fmaf(smem.logits.load(kMostClasses + c), smem.memory.load(linear + c * H + (unit < H ? unit : 0)), dh);
     }
-    return dh;
+    return unit < H ? dh : 0.0f;
   }
 
   // A document's hidden states and gradients to where all blocks find them.
@@ -430,7 +475,7 @@ struct GateRowSteps {
       for (int unit = block.lane(); unit < HB; unit += 32) {
         if (unit >= p.H) continue;
         float four[4];
-        smem.memory.load4(at.gates + (t * HB + unit) * 4, four);
+        smem.memory.load4(at.gates + (t * kUnitPlaces + unit) * 4, four);
         store_four(p.rows_of_gates.d_gates + (int64_t(d.first + t) * p.H + unit) * kGates, four);
       }
     }
@@ -440,7 +485,7 @@ struct GateRowSteps {
 
   static SEAM_KERNEL void learn(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad,
                                 Profile& profile) {
-    const PlanStep plan = smem.plans.load(s % 2);
+    const PlanStep plan = smem.plans.load(s % kPlans);
     const AdamStep<float> step = load(p.rows.step + (p.now - p.rows.first + s));
     // The block's share of the words.
     const int each = (plan.words + CL - 1) / CL, first_word = block.rank() * each;
@@ -451,17 +496,22 @@ struct GateRowSteps {
     block.sync();
     profile.mark(block, p, 10);
     learn_hh(block.anew(), smem, p, plan, step, bad);
+    if (block.warp() == kWarps - 1) {  // it has the fewest tiles
+      step_linear(p, plan, step, block.lane() * CL + block.rank(), 32 * CL, bad);
+      if (block.rank() == CL - 1) step_head_of(p, plan, s, block.lane(), 32, bad);
+    }
     profile.mark(block, p, 11);
     sum_words(block.anew(), smem, p, plan);
     block.sync();
     profile.mark(block, p, 12);
-    fetch_weights(block.anew(), smem, p, s, 0);
     learn_ih(block.anew(), smem, p, plan, s, step, bad);
     profile.mark(block, p, 13);
-    step_end(p, plan, s, step, number(block.anew()), kNumbers, bad);
+    Words words;
+    if (p.rows_by_four) words.template read<4>(block.anew(), smem, p, plan, first_word, mine);
     multiply_own(block.anew(), smem, p, s, mine, profile);
     block.sync();
-    learn_words(block.anew(), smem, p, plan, s, step, first_word, mine, bad);
+    if (p.rows_by_four) words.template step<4>(block.anew(), smem, p, plan, s, step, first_word, mine, bad);
+    else words.template step<1>(block.anew(), smem, p, plan, s, step, first_word, mine, bad);
     profile.mark(block, p, 16);
   }
 
@@ -470,58 +520,65 @@ struct GateRowSteps {
     const GateRowLayout& l = p.layout;
     const int P = plan.places, own = units(p, block.rank());
     const float* const gates = p.rows_of_gates.d_gates + kGates * first_unit(p, block.rank());
-    for (int i = block.thread(); i < P * own; i += kThreads) {
-      const int k = i / own, unit = i - k * own;
-      copy_async(smem.memory, l.late + k * l.pitch_r + 4 * unit, gates + (int64_t(k) * p.H + unit) * kGates);
+    // Half a warp has a place. A block with fewer units than others has rows of nothing, and so many terms fill the last
+    // eight.
+    static_assert(kUnits <= 16);
+    const int unit = block.lane() % 16;
+    for (int k = block.thread() / 16; k < eights(P); k += kThreads / 16) {
+      const int to = l.late + k * l.pitch_r + 4 * unit;
+      if (unit < own && k < P) copy_async(smem.memory, to, gates + (int64_t(k) * p.H + unit) * kGates);
+      else if (unit < l.units) smem.memory.store4(to, {0.0f, 0.0f, 0.0f, 0.0f});
     }
 #pragma unroll 4
     for (int i = 4 * block.thread(); i < P * l.pitch_h; i += 4 * kThreads) {
       copy_async(smem.memory, l.states + i, p.rows_of_gates.hidden + i);
     }
-    // A block with fewer units than others has rows of nothing; and so many terms fill the last eight.
-    for (int i = block.thread(); i < eights(P) * (l.rows - kGates * own); i += kThreads) {
-      const int missing = l.rows - kGates * own, k = i / missing;
-      smem.memory.store(l.late + k * l.pitch_r + kGates * own + i - k * missing, 0.0f);
-    }
-    for (int i = block.thread(); i < (eights(P) - P) * kGates * own; i += kThreads) {
-      const int k = i / (kGates * own);
-      smem.memory.store(l.late + (P + k) * l.pitch_r + i - k * kGates * own, 0.0f);
-    }
     for (int i = P * l.pitch_h + block.thread(); i < eights(P) * l.pitch_h; i += kThreads) smem.memory.store(l.states + i, 0.0f);
   }
 
-  // The gradients of all gates of the block's own words, over their places in their order.
+  // Where in a plan's lists the places of words begin, and these.
+  static SEAM_KERNEL int firsts(const PlanStep& plan) { return plan.word_at - plan.document_at + 2 * plan.words; }
+  static SEAM_KERNEL int places(const PlanStep& plan) { return plan.place_at - plan.document_at; }
+
+  // The gradients of all gates of the block's own words, a warp a word, over its places in their order.
   static SEAM_KERNEL void sum_own(const Block& block, Smem& smem, const TrainParams& p, const PlanStep& plan,
                                   int first_word, int mine) {
-    const int firsts = plan.word_at - plan.document_at + plan.words, places = plan.place_at - plan.document_at;
-#pragma unroll 2
-    for (int i = block.thread(); i < mine * p.H; i += kThreads) {
-      const int u = i / p.H, unit = i - u * p.H;
-      const int end = smem.lists.load(firsts + first_word + u + 1);
-      float sum[4] = {};
+    for (int u = block.warp(); u < mine; u += kWarps) {
+      const int begin = smem.lists.load(firsts(plan) + first_word + u), end = smem.lists.load(firsts(plan) + first_word + u + 1);
+      float sum[2][4] = {};
 #pragma unroll 4
-      for (int k = smem.lists.load(firsts + first_word + u); k < end; ++k) {
-        const Four d = load_four(p.rows_of_gates.d_gates + (int64_t(smem.lists.load(places + k)) * p.H + unit) * kGates);
+      for (int k = begin; k < end; ++k) {
+        const float* const from = p.rows_of_gates.d_gates + int64_t(smem.lists.load(places(plan) + k)) * p.H * kGates;
 #pragma unroll
-        for (int q = 0; q < 4; ++q) sum[q] += d.at[q];
+        for (int half = 0; half < 2; ++half) {
+          const int unit = half * 32 + block.lane();
+          if (unit >= p.H) continue;
+          const Four d = load_four(from + unit * kGates);
+#pragma unroll
+          for (int q = 0; q < 4; ++q) sum[half][q] += d.at[q];
+        }
       }
-      smem.memory.store4(p.layout.own + u * p.layout.pitch_g + 4 * unit, sum);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int unit = half * 32 + block.lane();
+        if (unit < p.H) smem.memory.store4(p.layout.own + u * p.layout.pitch_g + 4 * unit, sum[half]);
+      }
     }
   }
 
   // The same of all words for the block's own rows.
   static SEAM_KERNEL void sum_words(const Block& block, Smem& smem, const TrainParams& p, const PlanStep& plan) {
     const GateRowLayout& l = p.layout;
-    const int firsts = plan.word_at - plan.document_at + plan.words, places = plan.place_at - plan.document_at;
-    const int U = plan.words, fours = l.rows / 4;
-    for (int i = block.thread(); i < eights(U) * fours; i += kThreads) {
-      const int u = i / fours, r = (i - u * fours) * 4;
+    const int U = plan.words;
+    for (int i = block.thread(); i < eights(U) * kUnits; i += kThreads) {
+      const int u = i / kUnits, r = (i - u * kUnits) * 4;
+      if (r >= l.rows) continue;
       float sum[4] = {};
-      const int end = u < U ? smem.lists.load(firsts + u + 1) : 0;
+      const int end = u < U ? smem.lists.load(firsts(plan) + u + 1) : 0;
 #pragma unroll 4
-      for (int k = u < U ? smem.lists.load(firsts + u) : 0; k < end; ++k) {
+      for (int k = u < U ? smem.lists.load(firsts(plan) + u) : 0; k < end; ++k) {
         float d[4];
-        smem.memory.load4(l.late + smem.lists.load(places + k) * l.pitch_r + r, d);
+        smem.memory.load4(l.late + smem.lists.load(places(plan) + k) * l.pitch_r + r, d);
 #pragma unroll
         for (int q = 0; q < 4; ++q) sum[q] += d[q];
       }
@@ -529,50 +586,65 @@ struct GateRowSteps {
     }
   }
 
-  // One step of a tile's four scores a lane, from the sums of their gradients: what the weights are from now on.
-  static SEAM_KERNEL Four step_tile(float* state, int numbers, int tile, int lane, AdamRule<float> rule,
-                                    const AdamStep<float>& step, const float (&penalty)[4], const float (&sum)[4]) {
-    float* const at = state + tile * 128 + 4 * lane;
-    const Four weight = load_four(at);
-    Four score = load_four(at + numbers), m = load_four(at + 2 * numbers), v = load_four(at + 3 * numbers), kept;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      rule.penalty = penalty[j];
-      score_step<Branchless>(rule, step, sum[j] * weight.at[j], score.at[j], m.at[j], v.at[j]);
-      kept.at[j] = keep(weight.at[j], score.at[j]);
+  // A lane's four weights of a tile, with the state of their scores.
+  struct Tile {
+    Four weight, score, m, v;
+
+    SEAM_KERNEL void read(const float* at, int numbers) {
+      weight = load_four(at), score = load_four(at + numbers);
+      m = load_four(at + 2 * numbers), v = load_four(at + 3 * numbers);
     }
-    store_four(at + numbers, score.at);
-    store_four(at + 2 * numbers, m.at);
-    store_four(at + 3 * numbers, v.at);
-    return kept;
-  }
+    // One step, from the sums of their gradients: what the weights are from now on.
+    SEAM_KERNEL Four step(float* at, int numbers, AdamRule<float> rule, const AdamStep<float>& step,
+                          const float (&penalty)[4], const float (&sum)[4]) {
+      Four kept;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        rule.penalty = penalty[j];
+        score_step<Branchless>(rule, step, sum[j] * weight.at[j], score.at[j], m.at[j], v.at[j]);
+        kept.at[j] = keep(weight.at[j], score.at[j]);
+      }
+      store_four(at + numbers, score.at);
+      store_four(at + 2 * numbers, m.at);
+      store_four(at + 3 * numbers, v.at);
+      return kept;
+    }
+  };
 
   static SEAM_KERNEL void learn_hh(const Block& block, Smem& smem, const TrainParams& p, const PlanStep& plan,
                                    const AdamStep<float>& step, uint32_t& bad) {
     const GateRowLayout& l = p.layout;
     const int H = p.H, numbers = l.numbers_hh(H), tiles = (H + 9) / 8, lane = block.lane();
     const int rows = kGates * units(p, block.rank()), first_row = kGates * first_unit(p, block.rank());
-    float* const state = p.rows_of_gates.state_hh + int64_t(block.rank()) * 4 * numbers;
+    float* const state = p.rows_of_gates.state_hh + int64_t(block.rank()) * 4 * numbers + 4 * lane;
 #pragma unroll 1
     for (int n = block.warp(); n < tiles; n += kWarps) {
-      float sum[kTilesM][1][4] = {};
-      add_terms<Number, kTilesM, 1, 1>(block, smem.memory, ByTerm{l.late, l.pitch_r, l.rows},
-                                       ByTerm{l.states, l.pitch_h, l.pitch_h}, 0, n, 1, eights(plan.places), sum);
+      Tile tile[kTilesM];
+      const auto at = [&](int i) { return state + (i * tiles + n) * 128; };
 #pragma unroll
       for (int i = 0; i < kTilesM; ++i) {
-        float penalty[4];
+        if (reads_ahead(0) && i < l.tiles_m()) tile[i].read(at(i), numbers);
+      }
+      float sum[kTilesM][1][4] = {};
+      TileTerms<Number, kTilesM, 1, 1>::add(block, smem.memory, ByTerm{l.late, l.pitch_r, l.rows},
+                                            ByTerm{l.states, l.pitch_h, l.pitch_h}, 0, n, 1, eights(plan.places), sum);
+      float penalty[4];
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const int column = column_in_tile(n, lane, j);
-          penalty[j] = column < H ? p.weight_hh.rule.penalty : column == H ? p.bias_ih.rule.penalty : p.bias_hh.rule.penalty;
-        }
-        const Four kept = step_tile(state, numbers, i * tiles + n, lane, p.weight_hh.rule, step, penalty, sum[i][0]);
+      for (int j = 0; j < 4; ++j) {
+        const int column = column_in_tile(n, lane, j);
+        penalty[j] = column < H ? p.weight_hh.rule.penalty : column == H ? p.bias_ih.rule.penalty : p.bias_hh.rule.penalty;
+      }
+#pragma unroll
+      for (int i = 0; i < kTilesM; ++i) {
+        if (i >= l.tiles_m()) continue;
+        if (!reads_ahead(0)) tile[i].read(at(i), numbers);
+        const Four kept = tile[i].step(at(i), numbers, p.weight_hh.rule, step, penalty, sum[i][0]);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           const int r = row_in_tile(i, lane, j), column = column_in_tile(n, lane, j);
           if (r >= rows || column > H + 1) continue;
           bad |= flag(column < H ? 3 : 4 + column - H, sum[i][0][j]);
-          if (column < H) store(p.rows_of_gates.w_hh + int64_t(first_row + r) * HB + column, kept.at[j]);
+          if (column < H) store(p.rows_of_gates.w_hh + column * Lstm::kGatesPitch + first_row + r, kept.at[j]);
           else smem.memory.store(l.bias + 2 * r + column - H, kept.at[j]);
         }
       }
@@ -581,33 +653,46 @@ struct GateRowSteps {
 
   static constexpr int kColumns = 2;  // of tiles that a warp has at a time
 
+  // The step of W_ih's scores. It has copies begun of the weights as they were, which multiply_own needs.
   static SEAM_KERNEL void learn_ih(const Block& block, Smem& smem, const TrainParams& p, const PlanStep& plan, int s,
                                    const AdamStep<float>& step, uint32_t& bad) {
     const GateRowLayout& l = p.layout;
     const int numbers = l.numbers_ih(), tiles = l.pitch_e / 8, lane = block.lane();
     const int rows = kGates * units(p, block.rank()), first_row = kGates * first_unit(p, block.rank());
-    float* const state = p.rows_of_gates.state_ih + int64_t(block.rank()) * 4 * numbers;
+    float* const state = p.rows_of_gates.state_ih + int64_t(block.rank()) * 4 * numbers + 4 * lane;
     float* const next = w_ih(p, s + 1) + int64_t(first_row) * l.pitch_e;
     const float same = p.weight_ih.rule.penalty, penalty[4] = {same, same, same, same};
+    if (block.warp() >= tiles) fetch_weights(block, smem, p, s, 0);
 #pragma unroll 1
     for (int n = block.warp(); n < tiles; n += kColumns * kWarps) {
       const int have = (tiles - n + kWarps - 1) / kWarps < kColumns ? (tiles - n + kWarps - 1) / kWarps : kColumns;
-      float sum[kTilesM][kColumns][4] = {};
-      add_terms<Number, kTilesM, kColumns, kWarps>(block, smem.memory, ByTerm{l.d_words, l.pitch_r, l.rows},
-                                                   ByTerm{l.x, l.pitch_e, l.pitch_e}, 0, n, have, eights(plan.words), sum);
+      Tile tile[kTilesM][kColumns];
+      const auto at = [&](int i, int k) { return state + (i * tiles + n + k * kWarps) * 128; };
 #pragma unroll
       for (int i = 0; i < kTilesM; ++i) {
 #pragma unroll
         for (int k = 0; k < kColumns; ++k) {
-          if (k >= have) continue;
+          if (reads_ahead(k) && k < have && i < l.tiles_m()) tile[i][k].read(at(i, k), numbers);
+        }
+      }
+      if (n == block.warp()) fetch_weights(block, smem, p, s, 0);  // behind what is needed sooner
+      float sum[kTilesM][kColumns][4] = {};
+      TileTerms<Number, kTilesM, kColumns, kWarps>::add(block, smem.memory, ByTerm{l.d_words, l.pitch_r, l.rows},
+                                                        ByTerm{l.x, l.pitch_e, l.pitch_e}, 0, n, have, eights(plan.words), sum);
+#pragma unroll
+      for (int i = 0; i < kTilesM; ++i) {
+#pragma unroll
+        for (int k = 0; k < kColumns; ++k) {
+          if (k >= have || i >= l.tiles_m()) continue;
           const int column = column_in_tile(n + k * kWarps, lane, 0);
-          const Four kept = step_tile(state, numbers, i * tiles + n + k * kWarps, lane, p.weight_ih.rule, step, penalty, sum[i][k]);
+          if (!reads_ahead(k)) tile[i][k].read(at(i, k), numbers);
+          const Four kept = tile[i][k].step(at(i, k), numbers, p.weight_ih.rule, step, penalty, sum[i][k]);
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
-            const int r = row_in_tile(i, lane, 2 * h), at = r * l.pitch_e + column;
+            const int r = row_in_tile(i, lane, 2 * h), to = r * l.pitch_e + column;
             if (r >= rows) continue;
-            smem.memory.store2(l.weight_ih + at, {kept.at[2 * h], kept.at[2 * h + 1]});
-            store_two(next + at, kept.at[2 * h], kept.at[2 * h + 1]);
+            smem.memory.store2(l.weight_ih + to, {kept.at[2 * h], kept.at[2 * h + 1]});
+            store_two(next + to, kept.at[2 * h], kept.at[2 * h + 1]);
             if (column < p.E) bad |= flag(2, sum[i][k][2 * h]);
             if (column + 1 < p.E) bad |= flag(2, sum[i][k][2 * h + 1]);
           }
@@ -659,8 +744,8 @@ struct GateRowSteps {
           }
           const int left = G - part * l.chunk, K = left < l.chunk ? left : l.chunk;
           if (have > 0) {
-            add_terms<Number, 1, kColumns, kWarps>(block, smem.memory, ByNumber{l.own + part * l.chunk, l.pitch_g, mine},
-                                                   ByTerm{l.late, l.pitch_e, l.pitch_e}, m, n, have, eights(K), sum);
+            TileTerms<Number, 1, kColumns, kWarps>::add(block, smem.memory, ByNumber{l.own + part * l.chunk, l.pitch_g, mine},
+                                                        ByTerm{l.late, l.pitch_e, l.pitch_e}, m, n, have, eights(K), sum);
           }
         }
 #pragma unroll
@@ -678,28 +763,90 @@ struct GateRowSteps {
     profile.mark(block, p, 15);
   }
 
-  // The scores of the block's own words, and what these keep in the next step, if it has them.
-  static SEAM_KERNEL void learn_words(const Block& block, Smem& smem, const TrainParams& p, const PlanStep& plan, int s,
-                                      const AdamStep<float>& step, int first_word, int mine, uint32_t& bad) {
-    const GateRowLayout& l = p.layout;
-    const int rows = plan.word_at - plan.document_at, nexts = plan.position_at - plan.document_at + plan.places;
-#pragma unroll 2
-    for (int i = block.thread(); i < mine * p.E; i += kThreads) {
-      const int u = i / p.E, e = i - u * p.E;
-      const int64_t row = smem.lists.load(rows + first_word + u);
-      const int next = smem.lists.load(nexts + first_word + u);
-      const float weight = load(p.embedding + int64_t(load(p.word + row)) * p.E + e);
-      const ScoreState<float> state = p.rows.state.at(row * p.E + e);
-      float score = load(state.score), m = load(state.exp_avg), v = load(state.exp_avg_sq);
-      const float sum = smem.memory.load(l.d_words + u * l.pitch_e + e);
-      score_step<Branchless>(p.rows.rule, step, sum * weight, score, m, v);
-      bad |= flag(1, sum);
-      store(state.score, score);
-      store(state.exp_avg, m);
-      store(state.exp_avg_sq, v);
-      if (next != kNone) store(x(p, s + 1) + int64_t(next) * l.pitch_e + e, keep(weight, score));
+  // The scores of the block's own words, and what these keep in the next step, if it has them. A warp has a word at a time,
+  // a lane W neighbouring numbers of it. So much as registers hold is read before the gradients are there.
+  struct Words {
+    static constexpr int kAhead = 1;
+    Four weight[kAhead], score[kAhead], m[kAhead], v[kAhead];
+
+    // Of a word: where its weights are, and its scores.
+    struct Row {
+      const float* weight;
+      ScoreState<float> state;
+    };
+    static SEAM_KERNEL Row row_of(const Smem& smem, const TrainParams& p, const PlanStep& plan, int u, int e) {
+      const int rows = plan.word_at - plan.document_at;
+      const int64_t row = smem.lists.load(rows + u), word = smem.lists.load(rows + plan.words + u);
+      return {p.embedding + word * p.E + e, p.rows.state.at(row * p.E + e)};
     }
-  }
+    template <int W>
+    static SEAM_KERNEL Four get(const float* at) {
+      if constexpr (W == 4) return load_four(at);
+      else return {{load(at), 0.0f, 0.0f, 0.0f}};
+    }
+    template <int W>
+    static SEAM_KERNEL void put(float* at, const Four& four) {
+      if constexpr (W == 4) store_four(at, four.at);
+      else store(at, four.at[0]);
+    }
+
+    template <int W>
+    SEAM_KERNEL void read(const Block& block, const Smem& smem, const TrainParams& p, const PlanStep& plan, int first_word,
+                          int mine) {
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const int u = block.warp() + k * kWarps, e = W * block.lane();
+        if (u >= mine || e >= p.E) continue;
+        const Row row = row_of(smem, p, plan, first_word + u, e);
+        weight[k] = get<W>(row.weight), score[k] = get<W>(row.state.score);
+        m[k] = get<W>(row.state.exp_avg), v[k] = get<W>(row.state.exp_avg_sq);
+      }
+    }
+
+    template <int W>
+    SEAM_KERNEL void step(const Block& block, const Smem& smem, const TrainParams& p, const PlanStep& plan, int s,
+                          const AdamStep<float>& step, int first_word, int mine, uint32_t& bad) {
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const int u = block.warp() + k * kWarps, e = W * block.lane();
+        if (W != 4 || u >= mine || e >= p.E) continue;
+        take<W>(smem, p, plan, s, step, first_word, u, e, weight[k], score[k], m[k], v[k], bad);
+      }
+#pragma unroll 1
+      for (int u = block.warp(); u < mine; u += kWarps) {
+        const bool was_read = W == 4 && u < kAhead * kWarps;
+#pragma unroll 1
+        for (int e = W * (block.lane() + (was_read ? 32 : 0)); e < p.E; e += 32 * W) {
+          const Row row = row_of(smem, p, plan, first_word + u, e);
+          take<W>(smem, p, plan, s, step, first_word, u, e, get<W>(row.weight), get<W>(row.state.score),
+                  get<W>(row.state.exp_avg), get<W>(row.state.exp_avg_sq), bad);
+        }
+      }
+    }
+
+    template <int W>
+    static SEAM_KERNEL void take(const Smem& smem, const TrainParams& p, const PlanStep& plan, int s,
+                                 const AdamStep<float>& step, int first_word, int u, int e, const Four& weight, Four score,
+                                 Four m, Four v, uint32_t& bad) {
+      const GateRowLayout& l = p.layout;
+      float sum[4] = {};
+      if constexpr (W == 4) smem.memory.load4(l.d_words + u * l.pitch_e + e, sum);
+      else sum[0] = smem.memory.load(l.d_words + u * l.pitch_e + e);
+      Four kept;
+#pragma unroll
+      for (int j = 0; j < W; ++j) {
+        score_step<Branchless>(p.rows.rule, step, sum[j] * weight.at[j], score.at[j], m.at[j], v.at[j]);
+        bad |= flag(1, sum[j]);
+        kept.at[j] = keep(weight.at[j], score.at[j]);
+      }
+      const Row row = row_of(smem, p, plan, first_word + u, e);
+      put<W>(row.state.score, score);
+      put<W>(row.state.exp_avg, m);
+      put<W>(row.state.exp_avg_sq, v);
+      const int next = smem.lists.load(plan.position_at - plan.document_at + plan.places + first_word + u);
+      if (next != kNone) put<W>(x(p, s + 1) + int64_t(next) * l.pitch_e + e, kept);
+    }
+  };
 };
 
 }  // namespace seam::gpu

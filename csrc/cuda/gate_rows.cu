@@ -6,9 +6,9 @@ namespace seam::gpu {
 GateRowLayout gate_row_layout(const Device& device, const GateRowSizes& sizes, int64_t modules) {
   if (!device.clusters || sizes.H > kMostGateRowUnits || sizes.lists > kListNumbers) return {};
   GateRowLayout best = {};
-  for (const int blocks : {16, 8, 4}) {  // the more, the quicker is a module; but fewer of them are trained at a time
+  for (const int blocks : {16, 8, 5}) {  // the more, the quicker is a module; but fewer of them are trained at a time
     if (device.cluster && device.cluster != blocks) continue;
-    const GateRowLayout layout = gate_row_layout(blocks, sizes.E, sizes.H, sizes.T, sizes.words, sizes.places);
+    const GateRowLayout layout = gate_row_layout(blocks, sizes);
     if (layout.size > kLayoutFloats) continue;
     const int64_t count = device.tf32 ? resident_gate_rows<Tf32>(device, blocks, sizes.H)
                                       : resident_gate_rows<SplitTf32>(device, blocks, sizes.H);

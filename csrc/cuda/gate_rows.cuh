@@ -15,7 +15,7 @@ template <class Number, class Run>
 void with_gate_rows(int blocks, int64_t hidden, const Run& run) {
   const auto of_size = [&](auto units) {
     constexpr int kUnits = decltype(units)::value;
-    if (blocks == 4) run.template with<GateRowSteps<Number, kUnits, 4>>();
+    if (blocks == 5) run.template with<GateRowSteps<Number, kUnits, 5>>();
     else if (blocks == 8) run.template with<GateRowSteps<Number, kUnits, 8>>();
     else run.template with<GateRowSteps<Number, kUnits, 16>>();
   };

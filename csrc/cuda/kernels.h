@@ -52,10 +52,7 @@ int64_t modules_at_once(const Device&, int64_t hidden, int64_t batch);
 // By the kernel that takes any batch.
 void train(const Device&, const TrainParams&);
 
-// The quicker kernel, see gate_row_steps.cuh, where its layout fits: steps of T words of so many documents, at most.
-struct GateRowSizes {
-  int32_t E, H, T, words, places, lists;
-};
+// The quicker kernel, see gate_row_steps.cuh, where its layout fits.
 // The layout of a cluster as large as pays while so many modules are trained on the device; of no blocks where none fits.
 GateRowLayout gate_row_layout(const Device&, const GateRowSizes&, int64_t modules);
 void train_gate_rows(const Device&, const TrainParams&);  // p.layout is one of these

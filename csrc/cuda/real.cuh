@@ -129,8 +129,8 @@ struct Exact {
   static SEAM_INLINE V ratio(V a, V b) { return b == V(0) ? V(0) : a / b; }
 };
 
-// As exact to a place or two, without a branch: quotients and roots are the machine's approximations and one step of
-// Newton's, so that several can be under way at a time. For what a step of training waits for.
+// As exact to a place or two, without a branch, so that several can be under way at a time: the machine's approximations, and
+// for what goes into scores one step of Newton's. For what a step of training waits for.
 struct Branchless {
   using V = float;
   static constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
@@ -175,8 +175,7 @@ struct Branchless {
   static SEAM_INLINE V one_over_one_and_exp(V x) {
     const float x_2 = x * kLog2E, rest = fmaf(x, kLog2E, -x_2);
     const float bounded = x_2 > 125.0f ? 125.0f : x_2;  // a NaN passes
-    const float e = approximate_exp2(bounded);
-    return inverse(fmaf(e, fmaf(rest, kLn2, 1.0f), 1.0f));
+    return approximate_inverse(fmaf(approximate_exp2(bounded), fmaf(rest, kLn2, 1.0f), 1.0f));
   }
   static SEAM_INLINE V sigmoid(V x) { return one_over_one_and_exp(-x); }
   static SEAM_INLINE V tanh(V x) {

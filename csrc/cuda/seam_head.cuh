@@ -13,26 +13,27 @@ SEAM_KERNEL float sum_warp(const B& block, float value) {
   return value;
 }
 
-// A warp takes a document from its logits (value(c) of class c) to its loss. `shares` are the document's. Returns the
-// loss, undivided, and the gradients of both outputs; keeps what the parameters' gradients need.
+// A warp takes a document from its logits (value(c) of class c) to its loss. target, rest: the document's shares.
+// head(i): number i of the head's 2 C weights and 2 biases. Returns the loss, undivided, and the gradients of both outputs;
+// keeps what the parameters' gradients need.
 struct HeadResult {
   float loss, d_target, d_rest;
 };
-template <class B, class Value>
-SEAM_KERNEL HeadResult head_of(const B& block, const HeadParams& p, int document, const float* shares, float total,
-                               const Value& value) {
+template <class B, class Value, class Head>
+SEAM_KERNEL HeadResult head_of(const B& block, const HeadParams& p, int document, float target, float rest, float total,
+                               const Value& value, const Head& head) {
   const int32_t C = p.classes;
   float a = 0, b = 0;
 #pragma unroll 1
   for (int32_t c = block.lane(); c < C; c += 32) {
     const float logit = value(c), positive = logit > 0 ? logit : logit <= 0 ? 0.0f : logit;  // a NaN passes
     store(p.positive + int64_t(document) * C + c, positive);
-    a = fmaf(positive, load(p.weight.score + c), a);
-    b = fmaf(positive, load(p.weight.score + C + c), b);
+    a = fmaf(positive, head(c), a);
+    b = fmaf(positive, head(C + c), b);
   }
-  a = sum_warp(block, a) + load(p.bias.score);
-  b = sum_warp(block, b) + load(p.bias.score + 1);
-  const float target = load(shares) * p.target_weight, rest = load(shares + 1);
+  a = sum_warp(block, a) + head(2 * C);
+  b = sum_warp(block, b) + head(2 * C + 1);
+  target *= p.target_weight;
   // log(1 + exp(x)) of both differences, and what each output's softmax lacks of 1, with all their digits.
   const float difference = b - a, small = log1pf(expf(-fabsf(difference)));
   const float log_a = (difference > 0 ? difference : difference <= 0 ? 0.0f : difference) + small;
@@ -50,10 +51,16 @@ SEAM_KERNEL HeadResult head_of(const B& block, const HeadParams& p, int document
   return result;
 }
 
+// As the head has them in memory.
+SEAM_KERNEL float head_number(const HeadParams& p, int32_t i) {
+  return i < 2 * p.classes ? load(p.weight.score + i) : load(p.bias.score + i - 2 * p.classes);
+}
+
 // The gradient of class c's logit, whose value after ReLU is `positive`.
-SEAM_KERNEL float d_logit(const HeadParams& p, const HeadResult& result, int32_t c, float positive) {
+template <class Head>
+SEAM_KERNEL float d_logit(const HeadParams& p, const HeadResult& result, int32_t c, float positive, const Head& head) {
   if (!(positive > 0)) return 0.0f;
-  return fmaf(result.d_rest, load(p.weight.score + p.classes + c), result.d_target * load(p.weight.score + c));
+  return fmaf(result.d_rest, head(p.classes + c), result.d_target * head(c));
 }
 
 // The mean loss of a batch. One thread.
@@ -81,30 +88,34 @@ SEAM_KERNEL float step_head(const HeadParams& p, int documents, int32_t i, bool 
 
 SEAM_KERNEL uint32_t flag(int what, float sum) { return is_finite(sum) ? 0u : 1u << what; }
 
-// Linear layer and head: so few numbers that a thread each does it, number `number` of `numbers`. The loss of the step. In
-// `bad`, bit k: what SeamFailure calls k is not finite.
-SEAM_KERNEL void step_end(const TrainParams& p, const PlanStep& plan, int s, const AdamStep<float>& step, int number,
-                          int numbers, uint32_t& bad) {
-  const int B = plan.documents, H = p.H, C = p.head.classes, weights = C * H, ours = weights + C;
-  const AdamStep<float> head_step = load(p.head_step + (p.now - p.rows.first + s));
+// Linear layer and head: so few numbers that a thread each does it, number `number` of `numbers`. In `bad`, bit k: what
+// SeamFailure calls k is not finite.
+SEAM_KERNEL void step_linear(const TrainParams& p, const PlanStep& plan, const AdamStep<float>& step, int number, int numbers,
+                             uint32_t& bad) {
+  const int B = plan.documents, H = p.H, C = p.head.classes, weights = C * H;
 #pragma unroll 1
-  for (int i = number; i < ours + 2 * C + 2; i += numbers) {
-    if (i >= ours) {
-      bad |= flag(i < ours + 2 * C ? 8 : 9, step_head(p.head, B, i - ours, p.train_head, head_step));
-      continue;
-    }
+  for (int i = number; i < weights + C; i += numbers) {
     const bool is_weight = i < weights;
-    const int c = is_weight ? i / H : i - weights;
+    const int c = is_weight ? i / H : i - weights, k = is_weight ? i - c * H : 0;
     float sum = 0;
 #pragma unroll 4
     for (int b = 0; b < B; ++b) {
-      const float d = load(p.d_logits + b * C + c);
-      sum = is_weight ? fmaf(d, load(p.h_n + b * H + i % H), sum) : sum + d;
+      const float d = load(p.d_logits + b * C + c), h = is_weight ? load(p.h_n + b * H + k) : 1.0f;
+      sum = fmaf(d, h, sum);
     }
     bad |= flag(is_weight ? 6 : 7, sum);
     step_score(is_weight ? p.linear : p.linear_bias, step, is_weight ? i : c, sum);
   }
-  if (number == numbers - 1) store(p.losses + s, mean_loss(p.head, B, plan.total));
+}
+// And the loss of step s, by the last of the threads.
+SEAM_KERNEL void step_head_of(const TrainParams& p, const PlanStep& plan, int s, int number, int numbers, uint32_t& bad) {
+  const int C = p.head.classes;
+  const AdamStep<float> step = load(p.head_step + (p.now - p.rows.first + s));
+#pragma unroll 1
+  for (int i = number; i < 2 * C + 2; i += numbers) {
+    bad |= flag(i < 2 * C ? 8 : 9, step_head(p.head, plan.documents, i, p.train_head, step));
+  }
+  if (number == numbers - 1) store(p.losses + s, mean_loss(p.head, plan.documents, plan.total));
 }
 
 // The first of what any of `numbers` threads found.
@@ -144,7 +155,9 @@ struct TrainHead {
 #pragma unroll 1
       for (int b = block.warp(); b < B; b += kWarps) {
         const float* const features = p.features + int64_t(first + b) * head.classes;
-        head_of(block, head, b, p.shares + 2 * int64_t(first + b), total, [&](int32_t c) { return load(features + c); });
+        const float* const shares = p.shares + 2 * int64_t(first + b);
+        head_of(block, head, b, load(shares), load(shares + 1), total, [&](int32_t c) { return load(features + c); },
+                [&](int32_t i) { return head_number(head, i); });
       }
       block.sync();
       // Before anything moves: whether all is finite. What is not shows in the loss, or in a gradient of the head.

@@ -26,7 +26,7 @@ struct PlanStep {
   // Where in the plan's numbers lie, one after the other:
   int32_t document_at;  // [documents] of each rank, the longest first; then [documents] their lengths, and
                         // [documents] each one's first place where places are numbered document by document
-  int32_t word_at;      // [words] row of scores; then [words + 1] first of its places
+  int32_t word_at;      // [words] row of scores; [words] row of the embedding; then [words + 1] first of its places
   int32_t place_at;     // [places] word by word, each word's in order
   int32_t position_at;  // [places] the word of each place; [words] each one's number in the next step, or kNone
   int32_t due_at;       // [due] row of scores; the step until which it is up to date, or kFresh; number of its word or kNone
@@ -85,7 +85,7 @@ struct HeadParams {
 struct GateRowScratch {
   float *x;          // 2 times (words, P_e) what the batch's words keep, of even and of odd steps
   float *w_ih;       // 2 times (4H, P_e), effective, of even and of odd steps. Gate rows in GateRowLayout's order, as below
-  float *w_hh;       // (4H, padded units), effective
+  float *w_hh;       // (padded units, kUnitPlaces, 4), effective: from which hidden unit, to which, gate
   float *projected;  // (words, 4H)
   float *d_gates;    // (places, 4H)
   float *hidden;     // (places, P_h): the state that the place began with
@@ -101,6 +101,7 @@ struct Outcome {
 struct TrainParams {
   int32_t E, H, T, batch;
   bool read_last_word, train_head;
+  bool rows_by_four;               // whether rows of the embedding and of its scores begin at multiples of 16 bytes
   int32_t steps;                   // of this launch
   int64_t now;                     // steps taken before it
   const PlanStep* plan;            // [steps + 2]; the last two are empty

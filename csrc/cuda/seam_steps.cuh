@@ -148,7 +148,7 @@ struct SeamSteps {
       Product::template multiply<true, true>(
           block.alone(), smem.product, {p.x, p.E}, {w_ih(p, s), p.E}, at.m, at.n, plan.words, G, p.E,
           [&](int u, int n, int count, const float (&sum)[4]) {
-            const int32_t* const first = p.numbers + plan.word_at + plan.words + u;
+            const int32_t* const first = p.numbers + plan.word_at + 2 * plan.words + u;
             const int32_t end = load(first + 1);
 #pragma unroll 4
             for (int32_t k = load(first); k < end; ++k) {
@@ -213,12 +213,13 @@ struct SeamSteps {
       const Sequence sequence = sequence_at(sequences, tile * NB + row);
       if (sequence.exists) {
         const float* const shares = p.shares + 2 * int64_t(plan.first + sequence.index);
-        const HeadResult result = head_of(block, p.head, sequence.index, shares, plan.total, [&](int32_t c) {
-          return smem.logits.load(row * kMostClasses + c);
-        });
+        const auto number = [&](int32_t i) { return head_number(p.head, i); };
+        const HeadResult result =
+            head_of(block, p.head, sequence.index, load(shares), load(shares + 1), plan.total,
+                    [&](int32_t c) { return smem.logits.load(row * kMostClasses + c); }, number);
         if (!is_finite(result.loss)) bad |= 1;
         for (int32_t c = block.lane(); c < C; c += 32) {
-          const float d = d_logit(p.head, result, c, smem.logits.load(row * kMostClasses + c));
+          const float d = d_logit(p.head, result, c, smem.logits.load(row * kMostClasses + c), number);
           smem.d_logits.store(row * kMostClasses + c, d);
           store(p.d_logits + int64_t(sequence.index) * C + c, d);
         }
@@ -271,7 +272,8 @@ struct SeamSteps {
           });
     }
     sum_places(block, p, plan);
-    step_end(p, plan, s, step, number(block), kNumbers, bad);
+    step_linear(p, plan, step, number(block), kNumbers, bad);
+    step_head_of(p, plan, s, kNumbers - 1 - number(block), kNumbers, bad);
   }
 
   // Gradients of the gates of each word, over its places in their order.
@@ -279,7 +281,7 @@ struct SeamSteps {
     const int G = kGates * p.H;
 #pragma unroll 1
     for (int i = number(block); i < plan.words * G; i += kNumbers) {
-      const int32_t* const first = p.numbers + plan.word_at + plan.words + i / G;
+      const int32_t* const first = p.numbers + plan.word_at + 2 * plan.words + i / G;
       const int32_t begin = load(first), end = load(first + 1);
       float sum = 0;
 #pragma unroll 8

@@ -108,7 +108,7 @@ class Trainer final : public TrainerBase {
       : TrainerBase(std::move(tensors), options),
         rows_(tensors_.rows.numel()),
         device_(tensors_.weights[kEmbedding].options()),
-        plan_(rows_, options.catch_up == "dense"),
+        plan_(tensors_.rows.const_data_ptr<int64_t>(), rows_, options.catch_up == "dense"),
         here_(device_.device().index()) {
     const int64_t* row = tensors_.rows.const_data_ptr<int64_t>();
     word_.put(std::vector<int32_t>(row, row + rows_), device_);
@@ -165,7 +165,7 @@ class Trainer final : public TrainerBase {
     const gpu::Device device = gpu::device_of(tensors_.weights[kEmbedding]);
     plan(EpochPlan::by_document);
     const GateRowLayout layout =
-        gate_row_layout(device, {int32_t(E_), int32_t(H_), int32_t(T), plan_.most_words, plan_.most_places, plan_.most_lists},
+        gate_row_layout(device, {int32_t(E_), int32_t(H_), int32_t(C_), int32_t(T), plan_.most_words, plan_.most_places, plan_.most_lists},
                         here_.modules());
     if (layout.blocks == 0) {
       plan_.undo();
@@ -321,6 +321,10 @@ class Trainer final : public TrainerBase {
     TrainParams p = {};
     p.E = int32_t(E_), p.H = int32_t(H_), p.T = int32_t(T), p.batch = int32_t(batch);
     p.read_last_word = options_.read_last_word, p.train_head = options_.train_head;
+    p.rows_by_four = E_ % 4 == 0;
+    for (const auto* list : {&tensors_.weights, &tensors_.scores, &tensors_.exp_avg, &tensors_.exp_avg_sq}) {
+      p.rows_by_four &= reinterpret_cast<uintptr_t>((*list)[kEmbedding].const_data_ptr()) % 16 == 0;
+    }
     p.steps = int32_t(steps);
     p.now = now_;
     p.embedding = tensors_.weights[kEmbedding].const_data_ptr<float>();
@@ -385,7 +389,7 @@ class Trainer final : public TrainerBase {
                                 &to.state_ih, &to.state_hh, &p.h_n,   &p.d_logits};
     const int64_t sizes[] = {2 * words * layout.pitch_e,
                              2 * G * layout.pitch_e,
-                             G * padded_units(int32_t(H_)),
+                             int64_t{4} * kUnitPlaces * padded_units(int32_t(H_)),
                              words * G,
                              places * G,
                              places * layout.pitch_h,

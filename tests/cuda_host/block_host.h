@@ -87,7 +87,9 @@ SEAM_KERNEL void copy_async(Shared<T, N>& to, int i, const T* from, host::Site s
     host::machine.copy_later(&to.memory[i], from, site);
   }
 }
-SEAM_KERNEL void copies_done(host::Site = host::Site::current()) { host::machine.copy_now(); }
+SEAM_KERNEL void copies_done() { host::machine.copy_now(true); }
+SEAM_KERNEL void next_copies() { host::machine.next_copies(); }
+SEAM_KERNEL void earlier_copies_done() { host::machine.copy_now(false); }
 
 // ---- A thread's place, and what it does with others -----------------------------------------------------------------
 

@@ -40,6 +40,7 @@ struct Thread : Member {
   uint32_t sent;      // when it last stored into a peer's memory, if so in this cluster
   Site sent_at;
   std::vector<Copy> copies;
+  size_t earlier;  // of these, begun before the last `next_copies`
   Context context;
 };
 
@@ -146,14 +147,18 @@ class Machine {
   }
 
   void copy_later(void* to, const void* from, const Site& site) { current_->copies.push_back({to, from, site}); }
-  void copy_now() {
-    for (const Copy& copy : current_->copies) {
-      memcpy(copy.to, copy.from, 16);
+  void next_copies() { current_->earlier = current_->copies.size(); }
+  void copy_now(bool all) {
+    std::vector<Copy>& copies = current_->copies;
+    const size_t count = all ? copies.size() : current_->earlier;
+    for (size_t k = 0; k < count; ++k) {
+      memcpy(copies[k].to, copies[k].from, 16);
       if (options.shadow) {
-        shadow_.touch_shared(*current_, size_t(static_cast<char*>(copy.to) - memory_.get()), 16, true, copy.site);
+        shadow_.touch_shared(*current_, size_t(static_cast<char*>(copies[k].to) - memory_.get()), 16, true, copies[k].site);
       }
     }
-    current_->copies.clear();
+    copies.erase(copies.begin(), copies.begin() + ptrdiff_t(count));
+    current_->earlier = 0;
   }
 
   bool global_access(const void* at, size_t bytes, size_t alignment, bool writes, const Site& site) {
@@ -222,6 +227,7 @@ class Machine {
       threads_[id].doing = Doing::running;
       threads_[id].sent = 0;
       threads_[id].copies.clear();
+      threads_[id].earlier = 0;
     }
     ended_ = first_ = count_ = 0;
     wake(all_);
