@@ -3,8 +3,8 @@
 // (../seam_trainer.cpp); what is made ahead is in seam_params.h. A step has three phases, between which the cluster meets:
 //
 //   project   each block: x of all words times its own rows of W_ih
-//   recur     a block a document, one after the other where there are more: LSTM, head, loss, and back through time. Warps
-//             that have nothing to do bring the scores of the next step's new words up to date
+//   recur     a block a document, one after the other where there are more: LSTM, head, loss, and back through time. Who has
+//             nothing to do brings the scores of the next step's new words up to date
 //   learn     each block: W_hh, W_ih and biases of its own rows take their step, and some of the words theirs. So does what
 //             comes behind the LSTM
 //
@@ -79,7 +79,10 @@ struct GateRowSteps {
 #pragma unroll 1
     for (int s = 0; s < p.steps; ++s) {
       project(block.anew(), smem, p, s, profile);
-      if (s > 0 && any_bad(block.anew(), p, s - 1)) break;  // all see the same
+      if (s > 0 && any_bad(block.anew(), p, s - 1)) {  // all see the same
+        copies_done();
+        break;
+      }
       outcome.steps = s;
       block.sync_cluster();
       profile.mark(block, p, 2);
@@ -250,6 +253,17 @@ struct GateRowSteps {
                  });
   }
 
+  // Has copies of `count` neighbouring numbers begun, a multiple of 4. Each block of the cluster begins elsewhere, so that not
+  // all ask the same part of the L2 cache at once.
+  static SEAM_KERNEL void copy_all(const Block& block, Smem& smem, int to, const float* from, int count) {
+    const int shift = count / 4 * block.rank() / CL * 4;
+#pragma unroll 4
+    for (int i = 4 * block.thread(); i < count; i += 4 * kThreads) {
+      const int at = i + shift < count ? i + shift : i + shift - count;
+      copy_async(smem.memory, to + at, from + at);
+    }
+  }
+
   // ---- project ----------------------------------------------------------------------------------------------------------
 
   static SEAM_KERNEL void project(const Block& block, Smem& smem, const TrainParams& p, int s, Profile& profile) {
@@ -257,8 +271,7 @@ struct GateRowSteps {
     const PlanStep plan = smem.plans.load(s % kPlans);
     const int rank = block.rank(), U = plan.words, rows = kGates * units(p, rank);
     const float* const from = x(p, s);
-#pragma unroll 4
-    for (int i = 4 * block.thread(); i < U * l.pitch_e; i += 4 * kThreads) copy_async(smem.memory, l.x + i, from + i);
+    copy_all(block, smem, l.x, from, U * l.pitch_e);
     for (int i = 4 * block.thread(); i < plan.lists(); i += 4 * kThreads) {
       copy_async(smem.lists, i, p.numbers + plan.document_at + i);
     }
@@ -303,10 +316,7 @@ struct GateRowSteps {
       smem.memory.store(p.layout.linear + i, number);
     }
     if (p.layout.weight_hh == 0) return;
-#pragma unroll 4
-    for (int i = 4 * block.thread(); i < HB * Lstm::kGatesPitch; i += 4 * kThreads) {
-      copy_async(smem.memory, p.layout.weight_hh + i, p.rows_of_gates.w_hh + i);
-    }
+    copy_all(block, smem, p.layout.weight_hh, p.rows_of_gates.w_hh, HB * Lstm::kGatesPitch);
   }
 
   // ---- recur ------------------------------------------------------------------------------------------------------------
@@ -314,10 +324,10 @@ struct GateRowSteps {
   static SEAM_KERNEL void recur(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad,
                                 Profile& profile) {
     const int B = smem.plans.load(s % kPlans).documents, busy = B < CL ? B : CL;  // blocks that have documents
-    const int rank = block.rank(), helpers = busy * kWarps / 2 + (CL - busy) * kWarps;
+    const int rank = block.rank(), idle = CL - busy;
     if (block.thread() == kThreads - 1) smem.plans.store((s + 2) % kPlans, load(p.plan + s + 2));
     if (rank >= busy) {
-      catch_up_rows(block, smem, p, s + 1, busy * kWarps / 2 + (rank - busy) * kWarps + block.warp(), helpers);
+      catch_up_rows(block, smem, p, s + 1, (rank - busy) * kWarps + block.warp(), idle * kWarps);
       return;
     }
     const bool first_half = block.warp() < kWarps / 2;
@@ -325,7 +335,9 @@ struct GateRowSteps {
     copies_done();
     block.sync();
     if (!first_half) {
-      catch_up_rows(block.anew(), smem, p, s + 1, rank * kWarps / 2 + block.warp() - kWarps / 2, helpers);
+      // Where there are blocks without a document, only these: the two halves of a block are in each other's way.
+      const int part = rank * kWarps / 2 + block.warp() - kWarps / 2;
+      if (idle == 0) catch_up_rows(block.anew(), smem, p, s + 1, part, CL * kWarps / 2);
       return;
     }
 #pragma unroll 1
@@ -529,10 +541,7 @@ struct GateRowSteps {
       if (unit < own && k < P) copy_async(smem.memory, to, gates + (int64_t(k) * p.H + unit) * kGates);
       else if (unit < l.units) smem.memory.store4(to, {0.0f, 0.0f, 0.0f, 0.0f});
     }
-#pragma unroll 4
-    for (int i = 4 * block.thread(); i < P * l.pitch_h; i += 4 * kThreads) {
-      copy_async(smem.memory, l.states + i, p.rows_of_gates.hidden + i);
-    }
+    copy_all(block, smem, l.states, p.rows_of_gates.hidden, P * l.pitch_h);
     for (int i = P * l.pitch_h + block.thread(); i < eights(P) * l.pitch_h; i += kThreads) smem.memory.store(l.states + i, 0.0f);
   }
 
@@ -706,8 +715,7 @@ struct GateRowSteps {
     const GateRowLayout& l = p.layout;
     const int left = kGates * p.H - first, rows = left < l.chunk ? left : l.chunk;
     const float* const from = w_ih(p, s) + int64_t(first) * l.pitch_e;
-#pragma unroll 4
-    for (int i = 4 * block.thread(); i < rows * l.pitch_e; i += 4 * kThreads) copy_async(smem.memory, l.late + i, from + i);
+    copy_all(block, smem, l.late, from, rows * l.pitch_e);
     for (int i = rows * l.pitch_e + block.thread(); i < eights(rows) * l.pitch_e; i += kThreads) {
       smem.memory.store(l.late + i, 0.0f);
     }

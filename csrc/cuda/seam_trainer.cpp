@@ -44,14 +44,17 @@ class DeviceBuffer {
     }
     return reinterpret_cast<T*>(memory_.mutable_data_ptr());
   }
-  // Copies values from the host; it waits until they have left it.
+  // Copies values from the host, when all that the stream was given before is done; it does not wait for that.
   template <typename T>
   T* put(const std::vector<T>& values, const at::TensorOptions& options) {
     T* const to = get<T>(int64_t(values.size()), options);
     const int64_t bytes = int64_t(values.size() * sizeof(T));
-    if (bytes > 0) {
-      memory_.narrow(0, 0, bytes).copy_(at::from_blob(const_cast<T*>(values.data()), {bytes}, at::kByte));
-    }
+    if (bytes == 0) return to;
+    // From memory that the device can read while the host goes on, which torch keeps until it has.
+    const c10::InferenceMode ordinary(false);
+    const Tensor from = at::empty({bytes}, at::TensorOptions(at::kByte).pinned_memory(options.device().is_cuda()));
+    std::memcpy(from.mutable_data_ptr(), values.data(), size_t(bytes));
+    memory_.narrow(0, 0, bytes).copy_(from, /*non_blocking=*/true);
     return to;
   }
   void clear() { memory_.zero_(); }
@@ -156,39 +159,34 @@ class Trainer final : public TrainerBase {
 
     const float* const share = shares.const_data_ptr<float>();
     failed_ = true;  // until it has gone well: from here on the plan takes the steps for taken
-    const auto plan = [&](EpochPlan::Places places) {
-      plan_.make(places, slots.const_data_ptr<int32_t>(),
-                 options_.read_last_word ? lengths.const_data_ptr<int64_t>() : nullptr, T, batch, begin, end, now_,
-                 [&](int64_t from, int64_t to) { return total(share, from, to); });
-      TORCH_CHECK_VALUE(plan_.numbers.size() < size_t{1} << 31, "the plan of so many steps is too large; take fewer at once");
-    };
+    TrainParams p = params();
+    p.T = int32_t(T), p.batch = int32_t(batch);
+    p.head = head_params(tensors_.head_together, batch);
+    const float* const shares_there = shares_there_.put(std::vector<float>(share + 2 * begin, share + 2 * end), device_);
+    const float* const fresh = fresh_there_.put(fresh_states(steps), device_);
+    float* const losses = losses_.get<float>(steps, device_);
     const gpu::Device device = gpu::device_of(tensors_.weights[kEmbedding]);
-    plan(EpochPlan::by_document);
-    const GateRowLayout layout =
-        gate_row_layout(device, {int32_t(E_), int32_t(H_), int32_t(C_), int32_t(T), plan_.most_words, plan_.most_places, plan_.most_lists},
-                        here_.modules());
-    if (layout.blocks == 0) {
-      plan_.undo();
-      plan(EpochPlan::by_time);
+    // A plan is made while the GPU takes the steps of the one before: the first is short, so that it need not wait for long.
+    constexpr int64_t kFirst = 32, kMost = 512;
+    std::vector<int64_t> taken = {0};  // before each launch, if all goes well
+    for (int64_t most = kFirst; taken.back() < steps; most = std::min(2 * most, kMost)) {
+      taken.push_back(std::min(taken.back() + most, steps));
     }
-    TrainParams p = params(T, batch, steps, layout);
-    p.plan = plan_there_.put(plan_.steps, device_);
-    p.numbers = numbers_there_.put(plan_.numbers, device_);
-    p.shares = shares_there_.put(std::vector<float>(share + 2 * begin, share + 2 * end), device_);
-    p.fresh = fresh_there_.put(fresh_states(steps), device_);
-    need_gaps();
-    p.rows = rows_params();
-    p.losses = losses_.get<float>(steps, device_);
-    p.outcome = outcome_.get<Outcome>(1, device_);
-    if (layout.blocks > 0) {
-      ask_for_profile(p);
-      train_gate_rows(device, p);
-    } else {
-      gpu::train(device, p);
+    const size_t launches = taken.size() - 1;
+    Outcome* const outcomes = outcome_.get<Outcome>(int64_t(launches), device_);
+    for (size_t i = 0; i < launches; ++i) {
+      const int64_t first = begin + taken[i] * batch, last = std::min(begin + taken[i + 1] * batch, end);
+      p.now = now_ + taken[i];
+      p.steps = int32_t(taken[i + 1] - taken[i]);
+      p.shares = shares_there + 2 * taken[i] * batch, p.fresh = fresh + 3 * taken[i];
+      p.losses = losses + taken[i], p.outcome = outcomes + i;
+      launch(device, p, [&](EpochPlan::Places places) {
+        plan_.make(places, slots.const_data_ptr<int32_t>(),
+                   options_.read_last_word ? lengths.const_data_ptr<int64_t>() : nullptr, T, batch, first, last, p.now,
+                   [&](int64_t from, int64_t to) { return total(share, from, to); });
+      });
     }
-
-    const Outcome outcome = finish(losses_);
-    if (p.profile) print_profile(layout.blocks, steps);
+    const Outcome outcome = finish(launches, taken);
     now_ += outcome.steps;
     for (int i = 0; i < 3; ++i) fresh_[i] = fresh_states_[3 * outcome.steps + i];
     return found(outcome);
@@ -219,7 +217,7 @@ class Trainer final : public TrainerBase {
     p.outcome = outcome_.get<Outcome>(1, device_);
     failed_ = true;  // until it has gone well
     gpu::train_head(gpu::device_of(tensors_.weights[kEmbedding]), p);
-    const Outcome outcome = finish(losses_);
+    const Outcome outcome = finish(1, {0, steps});
     head_steps_ += outcome.steps;
     return found(outcome);
   }
@@ -316,27 +314,49 @@ class Trainer final : public TrainerBase {
             scratch + batch * (C_ + 2)};
   }
 
-  // layout: of no blocks for the kernel that takes any batch.
-  TrainParams params(int64_t T, int64_t batch, int64_t steps, const GateRowLayout& layout) {
+  // Plans the steps that p tells of and has them taken; plan(places) makes plan_.
+  template <class Plan>
+  void launch(const gpu::Device& device, TrainParams p, const Plan& plan) {
+    plan(EpochPlan::by_document);
+    const GateRowSizes sizes = {int32_t(E_),       int32_t(H_),        int32_t(C_),      p.T,
+                                plan_.most_words, plan_.most_places, plan_.most_lists};
+    const GateRowLayout layout = gate_row_layout(device, sizes, here_.modules());
+    if (layout.blocks == 0) {
+      plan_.undo();
+      plan(EpochPlan::by_time);
+    }
+    TORCH_CHECK_VALUE(plan_.numbers.size() < size_t{1} << 31, "the plan of so many steps is too large; take fewer at once");
+    p.plan = plan_there_.put(plan_.steps, device_);
+    p.numbers = numbers_there_.put(plan_.numbers, device_);
+    need_gaps(p.now);
+    p.rows = rows_params();
+    if (layout.blocks == 0) {
+      take_recurrence(p);
+      gpu::train(device, p);
+      return;
+    }
+    take_gate_rows(p, layout);
+    ask_for_profile(p);
+    train_gate_rows(device, p);
+    if (p.profile) print_profile(layout.blocks, p.steps);
+  }
+
+  // All but what differs from launch to launch.
+  TrainParams params() {
     TrainParams p = {};
-    p.E = int32_t(E_), p.H = int32_t(H_), p.T = int32_t(T), p.batch = int32_t(batch);
+    p.E = int32_t(E_), p.H = int32_t(H_);
     p.read_last_word = options_.read_last_word, p.train_head = options_.train_head;
     p.rows_by_four = E_ % 4 == 0;
     for (const auto* list : {&tensors_.weights, &tensors_.scores, &tensors_.exp_avg, &tensors_.exp_avg_sq}) {
       p.rows_by_four &= reinterpret_cast<uintptr_t>((*list)[kEmbedding].const_data_ptr()) % 16 == 0;
     }
-    p.steps = int32_t(steps);
-    p.now = now_;
     p.embedding = tensors_.weights[kEmbedding].const_data_ptr<float>();
     p.word = word_.get<int32_t>(0, device_);
     p.weight_ih = scored(kWeightIh), p.weight_hh = scored(kWeightHh);
     p.bias_ih = scored(kBiasIh), p.bias_hh = scored(kBiasHh);
     p.linear = scored(kLinear), p.linear_bias = scored(kLinearBias);
-    p.head = head_params(tensors_.head_together, batch);
     p.head_step = head_step_there_.get<AdamStep<float>>(0, device_);
 
-    if (layout.blocks > 0) take_gate_rows(p, batch, layout);
-    else take_recurrence(p, T, batch);
     p.bad = bad_.get<int32_t>(kBadFlags + kReasons, device_);
     p.reasons = p.bad + kBadFlags;
     return p;
@@ -358,7 +378,8 @@ class Trainer final : public TrainerBase {
     }
   }
 
-  void take_recurrence(TrainParams& p, int64_t T, int64_t batch) {
+  void take_recurrence(TrainParams& p) {
+    const int64_t T = p.T, batch = p.batch;
     const int64_t U = plan_.most_words, G = kGates * H_, places = T * batch;
     float** const pointers[] = {&p.x,    &p.w_ih, &p.w_hh, &p.gates,   &p.cells,   &p.output,
                                 &p.h_n,  &p.c_n,  &p.d_h_n, &p.d_words, &p.d_logits};
@@ -381,7 +402,8 @@ class Trainer final : public TrainerBase {
   }
 
   // What GateRowSteps needs.
-  void take_gate_rows(TrainParams& p, int64_t batch, const GateRowLayout& layout) {
+  void take_gate_rows(TrainParams& p, const GateRowLayout& layout) {
+    const int64_t batch = p.batch;
     GateRowScratch& to = p.rows_of_gates;
     p.layout = layout;
     const int64_t G = kGates * H_, words = layout.words, places = layout.places;
@@ -441,12 +463,17 @@ class Trainer final : public TrainerBase {
 
   // ---- What a launch found -----------------------------------------------------------------------------------------------
 
-  Outcome finish(const DeviceBuffer& losses) {
-    Outcome outcome;
+  // Of several launches, the i-th of which had the steps from taken[i] on: what became of them all.
+  Outcome finish(size_t launches, const std::vector<int64_t>& taken) {
     wait_for(gpu::device_of(tensors_.weights[kEmbedding]));
-    outcome_.read(0, 1, &outcome);
+    std::vector<Outcome> outcomes(launches);
+    outcome_.read(0, int64_t(launches), outcomes.data());
+    size_t i = 0;
+    while (i + 1 < launches && outcomes[i].what < 0) ++i;  // the first that failed, or the last
+    Outcome outcome = outcomes[i];
+    outcome.steps += int32_t(taken[i]);
     found_losses_.resize(outcome.steps);
-    losses.read(0, outcome.steps, found_losses_.data());
+    losses_.read(0, outcome.steps, found_losses_.data());
     steps_.fetch_add(outcome.steps, std::memory_order_relaxed);
     failed_ = outcome.what >= 0;
     return outcome;
@@ -495,11 +522,11 @@ class Trainer final : public TrainerBase {
     if (new_gaps_) gaps_there_.put(gaps_, device_);
     new_gaps_ = false;
   }
-  void need_gaps() {
+  void need_gaps(int64_t now) {
     if (options_.catch_up != "quadrature") return;
     for (size_t s = 0; s + EpochPlan::kBehind < plan_.steps.size(); ++s) {
       const PlanStep& step = plan_.steps[s];
-      for (int32_t i = 0; i < step.due; ++i) need_gap(plan_.numbers[step.due_at + kDueNumbers * i + 1], now_ + int64_t(s));
+      for (int32_t i = 0; i < step.due; ++i) need_gap(plan_.numbers[step.due_at + kDueNumbers * i + 1], now + int64_t(s));
     }
     put_gaps();
   }
