@@ -60,6 +60,24 @@ def make_parser() -> argparse.ArgumentParser:
         sub.add_argument("--dataset", default=default, metavar="NAME", help="corpus: r8, or any name with --data-dir")
         sub.add_argument("--data-dir", metavar="DIR", help="folder with the corpus (for r8: see also SEAM_FAST_DATA)")
 
+    def base_options(sub, where):
+        sub.add_argument("--base", metavar="FILE", help=f"default: {where}")
+        sub.add_argument("--read", choices=("last_word", "end"), help="where the LSTM is read (default: as saved)")
+        sub.add_argument(
+            "--key-map",
+            type=key_map,
+            default={},
+            metavar="OURS=THEIRS,...",
+            help="what the base's file calls word_embeddings, lstm, hidden2label or a tensor of these, if not plain",
+        )
+        sub.add_argument(
+            "--ignore-keys",
+            type=lambda text: text.split(","),
+            default=[],
+            metavar="KEY,...",
+            help="tensors of the base's file that take no part, or what their names begin with",
+        )
+
     def smallest_class_option(sub):
         sub.add_argument(
             "--smallest-class",
@@ -93,7 +111,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = verb("reengineer", run_reengineer, "learn a module for each target class")
     corpus_options(sub)
-    sub.add_argument("--base", metavar="FILE", help="default: runs/NAME/base.safetensors")
+    base_options(sub, "runs/NAME/base.safetensors")
     sub.add_argument("--targets", default="all", help="all, or classes by number or name: 0,grain,2+3 (+ joins a set)")
     sub.add_argument("--out", metavar="DIR", help="folder for modules, record, table and pictures (default: runs/NAME)")
     sub.add_argument("--reuse", action="store_true", help="keep modules that are there if they were made just so")
@@ -104,7 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub = verb("evaluate", run_evaluate, "judge a saved module on the test documents, beside its base")
     sub.add_argument("module", metavar="MODULE", help="a .safetensors or .pth module file")
     corpus_options(sub, default=None)
-    sub.add_argument("--base", metavar="FILE", help="default: base.safetensors beside it or up to two folders up")
+    base_options(sub, "base.safetensors beside it or up to two folders up")
     sub.add_argument("--target", help="for .pth files outside a tc_<k> folder: the class")
 
     sub = verb("bench", bench.run, "measure seam-fast and its rivals in turn, on this machine")
@@ -178,6 +196,26 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
     return value
+
+
+def key_map(text: str) -> dict[str, str]:
+    """OURS=THEIRS pairs, separated by commas, for argparse."""
+    pairs = [pair.split("=") for pair in text.split(",")]
+    if not all(len(pair) == 2 and all(pair) for pair in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form OURS=THEIRS,OURS=THEIRS")
+    return dict(pairs)
+
+
+def load_base(arguments, path):
+    """The base in that file, as the options say that it is to be read; says what was made of a file of other names."""
+    from .classifier import LSTMClassifier
+    from .workflow import say
+
+    options = {"read": arguments.read, "key_map": arguments.key_map, "ignore_keys": arguments.ignore_keys}
+    base = LSTMClassifier.load(path, **options)
+    if base.info.get("adapted"):
+        say(f"{path}: {'; '.join(base.info['adapted'])}")
+    return base
 
 
 def settings_from(arguments):
@@ -268,7 +306,6 @@ def reusable_base(path: Path, corpus, arguments):
 
 def run_reengineer(arguments) -> int:
     from . import report
-    from .classifier import LSTMClassifier
     from .reengineer import Interrupted, engine_on_card, reengineer
     from .workflow import (
         check_writable,
@@ -283,7 +320,7 @@ def run_reengineer(arguments) -> int:
     )
 
     folder = Path(arguments.out or Path("runs") / arguments.dataset)
-    base = LSTMClassifier.load(arguments.base or Path("runs") / arguments.dataset / "base.safetensors")
+    base = load_base(arguments, arguments.base or Path("runs") / arguments.dataset / "base.safetensors")
     corpus = corpus_for_base(base, arguments.dataset, arguments.data_dir, say)
     settings = settings_from(arguments)
     targets = parse_targets(arguments.targets, corpus)
@@ -347,14 +384,13 @@ def run_reengineer(arguments) -> int:
 
 def run_evaluate(arguments) -> int:
     from . import report
-    from .classifier import LSTMClassifier
     from .evaluate import evaluate_module
     from .seam_module import SeamModule
     from .workflow import corpus_for_base, find_base_beside, parse_targets, say
 
     path = Path(arguments.module)
     base_path, named = (arguments.base, None) if arguments.base else find_base_beside(path)
-    base = LSTMClassifier.load(base_path)
+    base = load_base(arguments, base_path)
     dataset = arguments.dataset or named or base.info.get("corpus") or "r8"
     corpus = corpus_for_base(base, dataset, arguments.data_dir, say)
     targets = parse_targets(arguments.target, corpus) if arguments.target else [None]
