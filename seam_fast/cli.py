@@ -4,11 +4,13 @@ Results go to standard output, talk and progress to standard error. Exit codes: 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
 from . import __version__, bench
@@ -27,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
 def run_guarded(name: str, run) -> int:
     """Runs a command's body: the user's errors become one sentence and exit code 1, Ctrl-C becomes 130."""
     try:
-        return run() or 0
+        with plain_warnings():
+            return run() or 0
     except SeamFastError as error:
         message = str(error)
     except KeyboardInterrupt:
@@ -40,6 +43,22 @@ def run_guarded(name: str, run) -> int:
         message = f"{error.filename or 'system'}: {error.strerror or error}"
     print(f"{name}: error: {message}", file=sys.stderr)
     return 1
+
+
+@contextlib.contextmanager
+def plain_warnings():
+    """Shows this package's warnings as their sentence alone, without the line of code that they come from."""
+    with warnings.catch_warnings():
+        shown_by = warnings.showwarning
+
+        def show(message, category, filename, lineno, file=None, line=None):
+            if str(message).startswith("seam-fast: ") and file is None:
+                print(message, file=sys.stderr)
+            else:
+                shown_by(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -417,14 +436,15 @@ def run_info(arguments) -> int:
     from .places import describe
 
     try:
-        training = choose_engine()
+        training = choose_engine(warn=False)
     except SeamFastError as error:  # SEAM_FAST_BACKEND asks for what cannot train
         training = f"not possible: {error}"
     facts = {
         "seam-fast": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "system": f"{platform.system()} {platform.machine()}, {cores_in_words()}",
+        "package": str(Path(__file__).parent),
         "training": training,
         "gpus": [describe(index) for index in able_devices()] if training == "cuda" else [],
         "backends": backends(),
@@ -435,7 +455,7 @@ def run_info(arguments) -> int:
     if arguments.json:
         print_json(facts)
         return 0
-    for name in ("seam-fast", "python", "torch", "system"):
+    for name in ("seam-fast", "package", "python", "torch", "system"):
         print(f"{name:14} {facts[name]}")
     for name, reason in facts["backends"].items():
         print(f"{'backend ' + name:14} {'usable' if not reason else 'not usable: ' + reason}")
@@ -450,6 +470,14 @@ def run_info(arguments) -> int:
         if _ext.isa_note:
             print(f"{'':14} {_ext.isa_note}")
     return 0
+
+
+def cores_in_words() -> str:
+    """How many cores this process may use, and of how many where it may not use all."""
+    from .cores import usable_cores
+
+    usable, there = usable_cores(), os.cpu_count() or 1
+    return f"{usable} cores" + (f" (of {there}: a CPU quota or an affinity mask)" if usable < there else "")
 
 
 def print_json(value) -> None:
