@@ -254,8 +254,10 @@ class Apart(Here):
         self.close = self._child.close
         try:
             self._child.answer(ANSWER_LIMIT)
-        except RuntimeError as error:
+        except (SeamFastError, RuntimeError) as error:
             self.close()
+            if isinstance(error, SeamFastError):
+                raise
             raise SeamFastError(f"the GPU does not answer ({first_line(error)})") from None
 
     def ask(self, what, *values, limit=ANSWER_LIMIT):

@@ -127,7 +127,7 @@ def op_open(record: dict) -> str:
 
 
 def pieces(record: dict) -> dict[str, dict]:
-    """The last row of each piece that did not fail."""
+    """The last row of each piece, of those that did not fail."""
     return {row["piece"]: row for row in record["rows"] if not row["fault"]}
 
 
@@ -198,7 +198,9 @@ def engine_runs(record: dict) -> str:
 
 
 def engine_open(record: dict) -> str:
-    missing = [name for name in cuda_engine.PIECES if name not in pieces(record)]
+    failed = [f"Failed: {row['key']}: {row['fault']}." for row in record["rows"] if row["fault"]]
+    tried = {row["piece"] for row in record["rows"]}
+    missing = [name for name in cuda_engine.PIECES if name not in tried]
     words = {
         "step": "a step of one module",
         "scaling": "modules side by side",
@@ -206,4 +208,5 @@ def engine_open(record: dict) -> str:
         "study": "8 classes by 16 settings",
         "kernels": "what the GPU does in a step",
     }
-    return f"Not measured yet: {joined([words[name] for name in missing])}." if missing else ""
+    texts = [f"Not measured yet: {joined([words[name] for name in missing])}."] if missing else []
+    return " ".join([*failed, *texts])

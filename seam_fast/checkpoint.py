@@ -17,6 +17,7 @@ from torch import Tensor
 from .errors import CheckpointError
 from .keys import EMBEDDING, LINEAR_KEYS, lstm_keys, lstm_shape
 
+_DEPTH = 16  # of dictionaries within one another
 PARTS = ("word_embeddings", "lstm", "hidden2label")  # of the model, as its state dict names them
 _LSTM_TENSOR = re.compile(r"(?:weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)_l\d+(?:_reverse)?")
 # Where several matrices have a fitting shape, these words in a name say which is meant.
@@ -296,12 +297,18 @@ class _Checkpoint:
         return f"the file holds {', '.join(tensors[:12])}{' and more' if len(tensors) > 12 else ''}"
 
 
-def _boxes(content: Mapping[str, Any], prefix: str = "", depth: int = 0):
-    """Each dictionary of named things, and those in it, as (prefix of its names, what lies directly in it)."""
+def _boxes(content: Mapping[str, Any], prefix: str = "", known: set[int] | None = None, depth: int = 0):
+    """Each dictionary of named things, and those in it, as (prefix of its names, what lies directly in it); one that
+    is there twice, or holds itself, once. No checkpoint goes deeper than ``_DEPTH``, and what does is not looked at.
+    """
+    known = {id(content)} if known is None else known
     yield prefix, {key: value for key, value in content.items() if not isinstance(value, Mapping)}
     for key, value in content.items():
-        if isinstance(value, Mapping) and depth < 8 and all(isinstance(name, str) for name in value):
-            yield from _boxes(value, f"{prefix}{key}.", depth + 1)
+        if depth == _DEPTH or not isinstance(value, Mapping) or id(value) in known:
+            continue
+        if all(isinstance(name, str) for name in value):
+            known.add(id(value))
+            yield from _boxes(value, f"{prefix}{key}.", known, depth + 1)
 
 
 def _last(key: str) -> str:

@@ -278,6 +278,8 @@ def _check_tensors(path: Path, tensors: dict[str, Any], adapted: Sequence[str] =
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype not in _LOADABLE_DTYPES:
             kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             raise CheckpointError(f"{path}: {key} must be a dense floating-point tensor, got {kind}.")
+        if tensor.device.type != "cpu":  # the meta device: all others are read to the CPU
+            raise CheckpointError(f"{path}: {key} was saved on the {tensor.device.type} device, without values.")
     shapes = {key: tuple(tensors[key].shape) for key in keys}
     for key in (EMBEDDING, "lstm.weight_hh_l0", LINEAR_KEYS[0]):
         if len(shapes[key]) != 2 or 0 in shapes[key]:

@@ -13,7 +13,10 @@ import sys
 import warnings
 from pathlib import Path
 
+import torch
+
 from . import __version__, bench
+from .cores import usable_cores
 from .errors import CheckpointError, NoSourceError, SeamFastError, TrainingError
 
 
@@ -23,7 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     arguments.command_line = shlex.join(["seam-fast", *argv])
-    return run_guarded("seam-fast", lambda: arguments.run(arguments))
+    with usable_threads():
+        return run_guarded("seam-fast", lambda: arguments.run(arguments))
 
 
 def run_guarded(name: str, run) -> int:
@@ -43,6 +47,17 @@ def run_guarded(name: str, run) -> int:
         message = f"{error.filename or 'system'}: {error.strerror or error}"
     print(f"{name}: error: {message}", file=sys.stderr)
     return 1
+
+
+@contextlib.contextmanager
+def usable_threads():
+    """torch computes by no more threads than this process may use cores; by itself it counts the machine's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, usable_cores()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
@@ -429,8 +444,6 @@ def run_evaluate(arguments) -> int:
 
 
 def run_info(arguments) -> int:
-    import torch
-
     from . import _ext
     from .backend import able_devices, backends, choose_engine
     from .places import describe
@@ -474,8 +487,6 @@ def run_info(arguments) -> int:
 
 def cores_in_words() -> str:
     """How many cores this process may use, and of how many where it may not use all."""
-    from .cores import usable_cores
-
     usable, there = usable_cores(), os.cpu_count() or 1
     return f"{usable} cores" + (f" (of {there}: a CPU quota or an affinity mask)" if usable < there else "")
 

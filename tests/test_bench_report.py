@@ -208,6 +208,9 @@ def test_a_gpu_record_of_the_engine_is_rendered_with_and_without_rivals_that_are
     assert tables_cuda.engine_runs(record) == "8 modules, 300 epochs: 12.5 s (12.5 to 12.5)."
     wanted = "Not measured yet: a step of one module, 8 classes by 16 settings and what the GPU does in a step."
     assert tables_cuda.engine_open(record) == wanted
+    record["rows"].append({"piece": "step", "key": "step", "fault": "out of order"})
+    wanted = "Failed: step: out of order. Not measured yet: 8 classes by 16 settings and what the GPU does in a step."
+    assert tables_cuda.engine_open(record) == wanted
     assert tables_cuda.engine(record) == tables_cuda.engine_losses(record) == tables_cuda.engine_exactness(record) == ""
 
 

@@ -187,6 +187,21 @@ def test_where_names_and_shapes_leave_a_choice_the_key_map_makes_it(file):
         assert_same(LSTMClassifier.load(path, key_map={"word_embeddings": name}), theirs)
 
 
+def test_dictionaries_that_are_there_twice_or_hold_themselves(file):
+    theirs = make()
+    content = {"model": theirs.state_dict()}
+    content |= {"best": content["model"], "self": content, "me": content}
+    assert_same(LSTMClassifier.load(file(content)), theirs)
+    deep = theirs.state_dict()
+    for _ in range(100):
+        deep = {"inner": deep}
+    refused(file(deep), "no LSTM was found")
+
+
+def test_tensors_without_values(file):
+    refused(file(make().to("meta").state_dict()), "was saved on the meta device, without values")
+
+
 def test_several_lstms(file):
     theirs, other = make(), make()
     nn.init.ones_(other.fc.bias)

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 
 from seam_fast import cores, report
 from seam_fast.cli import main
@@ -83,6 +84,19 @@ def test_where_the_system_tells_nothing(system, monkeypatch, tmp_path):
     assert cores.usable_cores() == 16
     monkeypatch.setattr(cores, "OWN", tmp_path / "absent")
     assert cores.usable_cores() == 16
+
+
+def test_the_command_line_computes_by_no_more_threads(system, monkeypatch):
+    from seam_fast import cli
+
+    system("0::/\n")
+    system.write("cpu.max", "100000 100000")
+    torch.set_num_threads(2)  # the fixture of conftest.py puts it back
+    seen = []
+    monkeypatch.setattr(cli, "run_info", lambda arguments: seen.append(torch.get_num_threads()))
+    assert main(["info"]) == 0 and seen == [1] and torch.get_num_threads() == 2
+    system.write("cpu.max", "max 100000")
+    assert main(["info"]) == 0 and seen == [1, 2]
 
 
 def test_what_counts_cores_counts_these(system, capsys, monkeypatch):
