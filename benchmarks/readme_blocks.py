@@ -162,7 +162,9 @@ BLOCKS = {
         lambda record: "\n\n".join(curve_tables(record)),
         same_point,
     ),
-    "cuda_op": lambda: block("cuda_lstm", cuda.op, cuda.op_groups, cuda.op_losses, cuda.op_precision, cuda.op_open),
+    "cuda_op": lambda: block(
+        "cuda_lstm", cuda.op, cuda.op_groups, cuda.op_losses, cuda.op_precision, cuda.op_errors, cuda.op_open
+    ),
     "cuda_engine": lambda: block(
         "cuda_engine",
         cuda.engine,

@@ -113,6 +113,19 @@ def op_precision(record: dict) -> str:
     )
 
 
+def op_errors(record: dict) -> str:
+    """How far off both are, by dtype."""
+    texts = []
+    for dtype in DTYPES:
+        rows = [row["agreement"]["errors"] for row in measured(record) if cuda_lstm.kind_of(row) == dtype]
+        pairs = [(errors["seam"], errors["whole"]) for errors in rows if {"seam", "whole"} <= errors.keys()]
+        if pairs:
+            ours, theirs = (statistics.median(map(cuda_lstm.largest, errors)) for errors in zip(*pairs, strict=True))
+            texts.append(f"{dtype} {ours:.1e}, with cuDNN {theirs:.1e}")
+    words = "Largest error of a result against float64, relative to its largest value, median of the shapes"
+    return f"{words}: {'; '.join(texts)}." if texts else ""
+
+
 def op_open(record: dict) -> str:
     """What was not measured, and what failed."""
     failed = [f"{row['key']} ({', '.join(row['fault'].split(', ')[:2])})" for row in record["rows"] if row["fault"]]

@@ -163,6 +163,11 @@ def test_where_cudnn_is_faster_is_bold_and_named(report):
         assert "2.00" in part(record) and "**" not in part(record)
     assert tables_cuda.op_losses(record) == "In none of these rows is cuDNN faster."
     assert tables_cuda.op_precision(record) == tables_cuda.op_open(record) == ""
+    for row in record["rows"]:
+        row["agreement"]["errors"] = {"seam": {"output": 1e-7, "c_n": 2e-7}, "whole": {"output": 3e-6}}
+    assert "median of the shapes: float32 2.0e-07, with cuDNN 3.0e-06; bfloat16 2.0e-07" in tables_cuda.op_errors(
+        record
+    )
     half = next(row for row in record["rows"] if row["dtype"] == "float16" and row["sizes"]["H"] == 50)
     half["ratio"] |= {"cudnn": spread(0.5), "cudnn_forward": spread(0.25)}
     half["ms"]["cudnn"] = spread(0.125)
