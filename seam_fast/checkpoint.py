@@ -43,8 +43,11 @@ def standard_tensors(
 
 class _Checkpoint:
     def __init__(self, path: Path, content: Mapping[str, Any], key_map: dict[str, str], ignored: tuple[str, ...]):
-        self.path, self.key_map, self.ignored = path, key_map, ignored
-        self.boxes = list(_boxes(content))  # every dictionary with what lies directly in it
+        self.path, self.key_map = path, key_map
+        self.boxes = [  # every dictionary with what lies directly in it
+            (prefix, {key: box[key] for key in box if not _begins(prefix + key, ignored) and not _begins(key, ignored)})
+            for prefix, box in _boxes(content)
+        ]
         self.everything = {prefix + key: value for prefix, box in self.boxes for key, value in box.items()}
         self.notes: list[str] = []
 
@@ -70,8 +73,7 @@ class _Checkpoint:
         computed = [
             key
             for key in self.everything
-            if not self._is_ignored(key)
-            and ("parametrizations." in key or (key.endswith("_orig") and f"{key[:-5]}_mask" in self.everything))
+            if "parametrizations." in key or (key.endswith("_orig") and f"{key[:-5]}_mask" in self.everything)
         ]
         if computed:
             raise CheckpointError(
@@ -195,7 +197,6 @@ class _Checkpoint:
             and value.shape[1] == columns
             and key not in but
             and not _LSTM_TENSOR.fullmatch(_last(key))
-            and not self._is_ignored(key)
         ]
 
     def _check_kind(self, tensors: Mapping[str, Any], lstm: str) -> None:
@@ -249,15 +250,12 @@ class _Checkpoint:
             tensors[LINEAR_KEYS[1]] = weight.new_zeros(len(weight))
             self.notes.append("a linear layer without bias: zeros in its place")
 
-    def _is_ignored(self, key: str) -> bool:
-        return any(key == name or key.startswith(name.rstrip(".") + ".") for name in self.ignored)
-
     def _refuse_others(self, tensors: dict[str, Any], taken: set[str], pool) -> None:
         """Drops what takes no part; raises CheckpointError for tensors that may be part of what is computed."""
         known = {EMBEDDING, *lstm_keys(tensors), *LINEAR_KEYS}
         for key in list(tensors):
             value = tensors[key]
-            if key not in known and (self._is_ignored(key) or not isinstance(value, Tensor) or _is_counter(value)):
+            if key not in known and (not isinstance(value, Tensor) or _is_counter(value)):
                 del tensors[key]
         projections = [key for key in tensors if "weight_hr_l" in key]
         if projections:
@@ -268,7 +266,7 @@ class _Checkpoint:
         others = [
             key
             for key, value in pool.items()
-            if isinstance(value, Tensor) and key not in taken and not _is_counter(value) and not self._is_ignored(key)
+            if isinstance(value, Tensor) and key not in taken and not _is_counter(value)
         ]
         if others and not set(tensors) - known:  # else the caller names the keys that are too many
             raise CheckpointError(
@@ -309,6 +307,11 @@ def _boxes(content: Mapping[str, Any], prefix: str = "", known: set[int] | None 
         if all(isinstance(name, str) for name in value):
             known.add(id(value))
             yield from _boxes(value, f"{prefix}{key}.", known, depth + 1)
+
+
+def _begins(key: str, names: Iterable[str]) -> bool:
+    """Whether a key is one of these names or begins with one and a dot."""
+    return any(key == name or key.startswith(name.rstrip(".") + ".") for name in names)
 
 
 def _last(key: str) -> str:

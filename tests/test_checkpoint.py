@@ -209,6 +209,7 @@ def test_several_lstms(file):
     refused(path, r"holds 2 LSTMs \(model\.rnn, ema\.rnn\); say which it is: key_map=\{'lstm': NAME\}")
     assert_same(LSTMClassifier.load(path, key_map={"lstm": "model.rnn"}), theirs)
     assert_same(LSTMClassifier.load(path, key_map={"lstm": "ema.rnn"}), other)
+    assert_same(LSTMClassifier.load(path, ignore_keys=["ema"]), theirs)
 
 
 def test_tensors_of_other_names_one_by_one(file):
@@ -225,12 +226,16 @@ def test_tensors_of_other_names_one_by_one(file):
 
 def test_more_tensors_than_the_models(file):
     theirs = make()
-    extra = {"attention.weight": torch.ones(1, H), "norm.weight": torch.ones(H), "criterion.weight": torch.ones(C)}
     extra = {"norm.weight": torch.ones(H + 1), "criterion.weight": torch.ones(C)}
     path = file(theirs.state_dict() | extra)
     refused(path, r"holds more than .*: norm\.weight, criterion\.weight; .*--ignore-keys NAME")
     refused(path, r"linear layer: norm\.weight; ", ignore_keys=["criterion"])
-    assert_same(LSTMClassifier.load(path, ignore_keys=["criterion.weight", "norm."]), theirs)
+    for names in (["criterion.weight", "norm."], ["norm.weight", "criterion"]):
+        assert_same(LSTMClassifier.load(path, ignore_keys=names), theirs)
+        nested = file({"state_dict": theirs.state_dict() | extra})  # the whole name or that within its dictionary
+        assert_same(LSTMClassifier.load(nested, ignore_keys=names), theirs)
+        assert_same(LSTMClassifier.load(nested, ignore_keys=[f"state_dict.{name}" for name in names]), theirs)
+        path = file(theirs.state_dict() | extra)
     own = LSTMClassifier(*SIZES).state_dict() | extra
     refused(file(own), r"unknown norm\.weight, criterion\.weight\.$")
     assert LSTMClassifier.load(file(own), ignore_keys=["criterion", "norm"]).num_classes == C
