@@ -189,7 +189,7 @@ def add_settings(sub) -> None:
     )
     sub.add_argument("--evaluate-every", type=int, default=1, help="epochs between evaluations; 0: never")
     sub.add_argument(
-        "--threads", type=positive, help="modules trained side by side (default: all cores, or all that GPUs hold)"
+        "--threads", type=positive, help="modules side by side (default: all cores it may use, or all that GPUs hold)"
     )
     sub.add_argument(
         "--backend",
