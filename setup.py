@@ -64,6 +64,11 @@ NAME = "seam_fast._C"
 NOTE = "_build_note.txt"  # beside the module; seam_fast/_ext.py reads it
 BUILDING = {"build", "build_ext", "bdist_wheel", "editable_wheel", "develop", "install"} & set(sys.argv)
 
+NO_TORCH = (
+    "no torch was found to build against (uv and python -m build keep the environment's from a build); with torch, "
+    "setuptools, wheel and ninja in the environment, install with --no-build-isolation"
+)
+
 if MODE not in MODES:
     raise SystemExit(f"error: SEAM_FAST_BUILD is {MODE!r}; it must be one of {', '.join(MODES)}")
 
@@ -73,12 +78,21 @@ class NoExtension(Exception):
 
 
 def find_torch():
-    """The torch of the environment that is installed into; build isolation hides its folders, so they are added."""
+    """The torch of the environment that is installed into; build isolation hides its folders, so they are added.
+
+    pip's isolation runs that environment's Python, whose folders are known; that of uv runs another, and says nothing
+    of the environment.
+    """
     with contextlib.suppress(ImportError, OSError):  # the second try below says what is wrong with a broken one
         import torch
 
         return torch
     folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()]
+    # `python -m build` makes an environment of its own, but leaves these of the active one.
+    for prefix in filter(None, map(os.environ.get, ("VIRTUAL_ENV", "CONDA_PREFIX"))):
+        folders += [
+            sysconfig.get_path(kind, vars={"base": prefix, "platbase": prefix}) for kind in ("purelib", "platlib")
+        ]
     if sys.prefix == sys.base_prefix:
         folders.append(site.getusersitepackages())
     for folder in dict.fromkeys(folders):
@@ -87,7 +101,7 @@ def find_torch():
         import torch
     except (ImportError, OSError) as error:
         raise NoExtension(
-            "no torch was found to build against; install torch first, then seam-fast with --no-build-isolation"
+            NO_TORCH
             if isinstance(error, ModuleNotFoundError) and error.name == "torch"
             else f"torch could not be imported ({error})"
         ) from error

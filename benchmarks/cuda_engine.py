@@ -15,6 +15,7 @@ import gc
 import hashlib
 import json
 import os
+import re
 import shlex
 import statistics
 import sys
@@ -27,13 +28,13 @@ from pathlib import Path
 import cuda_lstm
 import measure
 import torch
-from cuda_engine_rivals import Gradients, Way, by_tf32, rivals
+from cuda_engine_rivals import Gradients, Way, by_tf32, for_rivals, rivals
 from cuda_lstm import first_line, rounded, settled_heap
 from reference_step import Workload, first_steps, long_run
 from rivals import absent
 from sources import smoke_base
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity
 
 import seam_fast as sf
 from seam_fast import places, report
@@ -77,7 +78,9 @@ METHOD = (
     "switches for tf32, of products and of cuDNN, on while they are made, recorded and run, and off again after each "
     "epoch. All but the eager ones have taken 1,001 steps before. Agreement: "
     "first: 20 steps of every way against seam_fast.reference in float64, allowed is twice the reference's own float32 "
-    "error and a floor; long: 1,500 steps of the engine and graph_trainer at a rate at which no score flips, against "
+    "error and a floor, and to rivals in float32, which may be less exact, 2^6 times that, by the rule of tf32 below; "
+    "the tables say where a rival is off by more than is allowed to ours; "
+    "long: 1,500 steps of the engine and graph_trainer at a rate at which no score flips, against "
     "plain PyTorch in float64. By tf32 losses, scores and flips may be 2^13 times as far off (10 bits instead of 23), "
     "a score counts as far off at 2^13 times the distance, and no more of them may be; and gradients, by Adam's mean "
     "of them after 20 steps without a flip, may be off by 2^13 times twice float32's own error and a rounding, but by "
@@ -273,7 +276,8 @@ class Bench(cuda_lstm.Bench):
     def step(self, left_out: dict, rows: list[dict]) -> dict:
         first = first_steps(self.workload, BATCH, 6 if self.dry else 20)
         long = long_run(self.workload, BATCH, 40 if self.dry else LONG_STEPS)
-        truths = {"first": first, "long": long, "first_tf32": by_tf32(first), "long_tf32": by_tf32(long)}
+        truths = {"first": first, "long": long, "first_rivals": for_rivals(first)}
+        truths |= {"first_tf32": by_tf32(first), "long_tf32": by_tf32(long)}
         truths["gradients_tf32"] = Gradients(self.workload, BATCH, first.steps)
         agreement = {
             key: {"steps": truth.steps, "errors": {}, "allowed": all_rounded(truth.allowed)}
@@ -282,9 +286,8 @@ class Bench(cuda_lstm.Bench):
         blocks, wrong = {}, {}
         for name, way in self.ways().items():
             try:
-                for key, truth in truths.items():
-                    if key.endswith("_tf32") == way.tf32 and (name in OURS or truth.steps == first.steps):
-                        agreement[key]["errors"][name] = all_rounded(truth.check(way))
+                for key in held_against(way):
+                    agreement[key]["errors"][name] = all_rounded(truths[key].check(way))
                 if name == "engine_tf32" and self.backend == "cuda" and same_as_float32(agreement):
                     left_out[name] = NO_TF32
                     continue
@@ -359,7 +362,7 @@ class Bench(cuda_lstm.Bench):
                 continue
             try:
                 run = self.block(name, way)
-                with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+                with measure.quiet_profile(activities=[ProfilerActivity.CUDA]) as profiler:
                     steps = run(1)
                     torch.cuda.synchronize()
                 events = [e for e in profiler.profiler.kineto_results.events() if e.device_type() == DeviceType.CUDA]
@@ -544,6 +547,14 @@ class Watch:
         return sum(job.steps_done for job in self.jobs.values())
 
 
+def held_against(way: Way) -> list[str]:
+    """The truths by which a way is judged: ours also by a long run, tf32 also by its gradients."""
+    kind = "_tf32" * way.tf32
+    ours = way.name in OURS
+    keys = ["first" + kind if ours or way.tf32 else "first_rivals", *(["long" + kind] if ours else [])]
+    return keys + ["gradients_tf32"] * way.tf32
+
+
 def same_as_float32(agreement: dict) -> bool:
     """Whether the engine came to the same by tf32 as without, so that it had no kernel for that."""
     ours, plain = agreement["first_tf32"]["errors"]["engine_tf32"], agreement["first"]["errors"]["engine"]
@@ -652,6 +663,37 @@ def of_spread(found: dict) -> str:
     return f"{found['median']:.4g} ({found['q1']:.4g} to {found['q3']:.4g})"
 
 
+def off_by(step: dict, name: str) -> str:
+    """Where a rival is off by more than what is allowed to ours: by how much, and the engine; else ""."""
+    agreement = step["agreement"]
+    found = agreement.get("first_rivals", {"errors": {}})["errors"].get(name, {})
+    allowed = agreement["first"]["allowed"]
+    over = {part: error / allowed[part] for part, error in found.items() if part.endswith(" error")}
+    worst = max(over, key=over.get, default=None)
+    if worst is None or over[worst] <= 1:
+        return ""
+    ours = agreement["first"]["errors"]["engine"][worst]
+    return f"; less exact: scores of {worst.removesuffix(' error')} off by {found[worst]:.1g}, the engine's {ours:.1g}"
+
+
+def left_out(step: dict, name: str) -> str | None:
+    """Why a way has no time; of what was off, the first thing."""
+    reason = step["left_out"].get(name)
+    if reason is None:
+        return None
+    off = re.search(r"(?:: )?([^:]+?)(?: error)? of \S+ is off by (\S+), more than the (\S+) allowed", reason)
+    return "left out: " + (f"{off[1]} off by {off[2]}, allowed {off[3]}" if off else reason)
+
+
+def largest_error(step: dict, name: str) -> str:
+    """The largest of a way's errors of scores and head after the first steps."""
+    for part in ("first", "first_rivals", "first_tf32"):
+        if name in step["agreement"].get(part, {"errors": ()})["errors"]:
+            errors = step["agreement"][part]["errors"][name]
+            return f"{max(error for key, error in errors.items() if key.endswith(' error')):.1g}"
+    return "-"
+
+
 def summary(record: dict) -> str:
     """A line for each figure that was set as a target."""
     found = {row["piece"]: row for row in record["rows"] if not row["fault"]}
@@ -685,7 +727,8 @@ def summary(record: dict) -> str:
         ("GraphTrainer / engine", None, "graph_trainer"),
     ):
         value = ratio.get(name)
-        line(words, target, value and value["median"], value and of_spread(value), counts)
+        text = of_spread(value) + off_by(step, name) if value else step and left_out(step, name)
+        line(words, target, value and value["median"], text, counts)
     for piece in ("eight", "study"):
         row = found.get(piece)
         if row is None:
@@ -720,12 +763,13 @@ def details(record: dict) -> list[str]:
         if row["fault"]:
             continue
         if row["piece"] == "step":
-            lines = ["| way | us a step | by events | engine is faster by |", "|---" * 4 + "|"]
+            lines = ["| way | us a step | by events | engine is faster by | largest error of a score |"]
+            lines.append("|---" * 5 + "|")
             for name, us in row["us"].items():
                 events, ratio = (row[key].get(name) for key in ("us_events", "ratio"))
                 lines.append(
                     f"| {name} | {of_spread(us)} | {of_spread(events) if events else '-'} "
-                    f"| {of_spread(ratio) if ratio else '-'} |"
+                    f"| {of_spread(ratio) if ratio else '-'} | {largest_error(row, name)} |"
                 )
         elif row["piece"] == "kernels":
             lines = ["| way | the GPU works, us a step | launches | largest shares |", "|---" * 4 + "|"]

@@ -6,12 +6,14 @@
     python benchmarks/cuda_lstm.py --rivals-only               # cuDNN alone: needs no kernels of ours
     python benchmarks/cuda_lstm.py --dry                       # tiny shapes on the CPU: shows that the script runs
 
-Writes the record after every shape and, beside it, a table of the ratios in each row of targets. Ends with exit code 1
-if a result was wrong or a shape failed; the others are measured all the same.
+Each group of shapes has a process of its own, and a new one after a shape that leaves none to work with. Writes the
+record after every shape and, beside it, a table of the ratios in each row of targets. Ends with exit code 1 if a result
+was wrong or a shape failed; the others are measured all the same.
 """
 
 import argparse
 import contextlib
+import functools
 import gc
 import hashlib
 import json
@@ -41,21 +43,25 @@ from seam_fast.workflow import say, write_json
 
 FORMAT = "seam-fast cuda lstm 1"
 METHOD = (
-    "One process; blocks of calls of all ways in turn, round after round, each block timed by two CUDA events. Times "
-    "in ms a call. seam, cudnn, whole, seam_forward, cudnn_forward, padded and compiled are CUDA graphs of one call "
-    "that are replayed back to back; those whose names end in _eager are called from Python back to back. seam: "
-    "seam_fast.masked_lstm with the gradients of input and scores. cudnn: torch's LSTM kernel on weights that were "
-    "masked before the clock ran, in one piece of memory where in_one_piece says so, with the gradients of input and "
-    "weights. whole: products of weights and masks, that kernel, gradients times weights and their clamp. "
-    "packed_eager: cudnn on a PackedSequence, packed and unpacked on the way (no graph can record it). padded: cudnn "
-    "on all T steps, padding made zero, without c_n. A ratio is of two times of the same round; above 1 seam-fast is "
-    "faster: cudnn, whole and padded against seam; cudnn_forward against seam_forward; cudnn_eager and packed_eager "
-    "against seam_eager; packed against seam. Numbers are random but the same for all ways; half of the scores are "
-    "positive. Before the clock runs and after it, all results are compared with cuDNN in float64 on the same "
-    "numbers: error is the largest difference relative to the largest value, and seam's may be twice whole's plus 8 "
-    "roundings. float32 is computed without tf32 but where a row says tf32. Memory: the most that a call holds beyond "
-    "what was there and what it returns. GFLOP/s count the matrix products of real steps, 24 H (I + H) a step."
+    "A process for each group of shapes; blocks of calls of all ways in turn, round after round, each block timed by "
+    "two CUDA events. Times in ms a call. seam, cudnn, whole, seam_forward, cudnn_forward, padded and compiled are "
+    "CUDA graphs of one call that are replayed back to back; those whose names end in _eager are called from Python "
+    "back to back. seam: seam_fast.masked_lstm with the gradients of input and scores. cudnn: torch's LSTM kernel on "
+    "weights that were masked before the clock ran, in one piece of memory where in_one_piece says so, with the "
+    "gradients of input and weights. whole: products of weights and masks, that kernel, gradients times weights and "
+    "their clamp. packed_eager: cudnn on a PackedSequence, packed and unpacked on the way (no graph can record it). "
+    "padded: cudnn on all T steps, padding made zero, without c_n. A ratio is of two times of the same round; above 1 "
+    "seam-fast is faster: cudnn, whole and padded against seam; cudnn_forward against seam_forward; cudnn_eager and "
+    "packed_eager against seam_eager; packed against seam. Numbers are random but the same for all ways; half of the "
+    "scores are positive. Before the clock runs and after it, all results are compared with cuDNN in float64 on the "
+    "same numbers: error is the largest difference relative to the largest value, and seam's may be twice whole's plus"
+    " 8 roundings; a rival may be less exact than that, up to what rounding every addition of its longest sum can cost"
+    " (a quarter at most), and the tables say how far off it is. float32 is computed without tf32 but where a row says"
+    " tf32. Memory: the most that a call holds beyond what was there and what it returns. GFLOP/s count the matrix "
+    "products of real steps, 24 H (I + H) a step."
 )
+# Seconds that a shape may take, or a process to begin or to answer anything else, before it counts as lost.
+LIMIT, COMPILED_LIMIT, ANSWER_LIMIT = 150, 600, 150
 # Ratios: name, the rival's time, ours.
 RATIOS = (
     ("cudnn", "cudnn", "seam"),
@@ -99,34 +105,39 @@ def run(arguments, command: str) -> int:
     record = earlier_records(arguments)
     if arguments.minutes == 0:  # nothing but to put records together
         return finish(record, Path(arguments.out))
-    bench = Bench(arguments)
     this = {
         "command": command,
-        "machine": bench.machine(arguments.commit),
         "settings": {"seed": SEED, "seconds": arguments.seconds, "minutes": arguments.minutes, "dry": arguments.dry},
         "stopped": "",
     }
-    record["runs"].append(this)
-    check_identity(record["runs"])
     chosen = [entry for name in arguments.groups or DEFAULT for entry in groups[name]]
     known = {row["key"] for row in record["rows"]}
     chosen = [entry for entry in chosen if entry.dtype in arguments.dtypes and entry.key not in known]
-    record["unmeasured"], broken = [entry.key for entry in chosen], False
-    with settled_heap():
-        while chosen and not broken:
+    bench = Benches(arguments)
+    try:
+        this["machine"] = bench.ask("machine", arguments.commit)
+        record["runs"].append(this)
+        check_identity(record["runs"])
+        record["unmeasured"] = [entry.key for entry in chosen]
+        while chosen and not this["stopped"]:
             if arguments.minutes is not None and time.monotonic() - begin > 60 * arguments.minutes:
                 this["stopped"] = f"the {arguments.minutes:g} minutes were over"
                 break
-            row = bench.row(chosen.pop(0)) | {"run": len(record["runs"]) - 1}
+            try:
+                row = bench.row(chosen[0]) | {"run": len(record["runs"]) - 1}
+            except SeamFastError as error:
+                this["stopped"] = first_line(error)
+                break
             record["rows"].append(row)
-            record["unmeasured"] = [entry.key for entry in chosen]
+            record["unmeasured"] = [entry.key for entry in chosen[1:]]
+            chosen.pop(0)
             say(describe(row))
-            this["stopped"] = bench.why_stop()
-            broken = bool(this["stopped"])
             save(record, Path(arguments.out))
-    this["machine"]["load"]["after"] = measure.load()
-    this["gpu_after"] = bench.gpu_state()
-    return max(int(broken), finish(record, Path(arguments.out)))
+        this["machine"]["load"]["after"] = measure.load()
+        this["gpu_after"] = bench.last_state()
+    finally:
+        bench.close()
+    return max(int(bench.gone), finish(record, Path(arguments.out)))
 
 
 @contextlib.contextmanager
@@ -180,6 +191,105 @@ def finish(record: dict, out: Path) -> int:
 
 
 # Measuring -----------------------------------------------------------------------------------------------------------
+
+
+class Benches:
+    """A Bench for each group of shapes, in a process of its own, so that a shape that fails spoils no other; a dry run,
+    which can spoil nothing, has them in this process.
+    """
+
+    def __init__(self, arguments):
+        self._begin = functools.partial(Here if arguments.dry else Apart, Bench, arguments)
+        self._arguments, self._group = arguments, None
+        self._lost = False  # whether the bench that is there can measure nothing more
+        self.gone = False  # whether no further one can be had
+        self._bench = self._begin()
+        self.ask, self.close = self._bench.ask, self._bench.close
+
+    def row(self, entry: Entry) -> dict:
+        """The figures of a shape, or why there are none. Raises SeamFastError where nothing more can be measured."""
+        if self._lost or self._group not in (None, entry.group):
+            self._renew()
+        self._group = entry.group
+        try:
+            row = self.ask("row", entry, limit=COMPILED_LIMIT if entry.group == "compiled" else LIMIT)
+            self._lost = bool(self.ask("why_stop"))
+        except SeamFastError as error:
+            row, self._lost = blank_row(entry, self._arguments.dry) | {"fault": first_line(error)}, True
+        return row
+
+    def _renew(self) -> None:
+        self.close()
+        self._lost = self.gone = True
+        self._bench = self._begin()
+        self.ask, self.close = self._bench.ask, self._bench.close
+        if reason := self.ask("why_stop"):
+            raise SeamFastError(reason)
+        self._lost = self.gone = False
+
+    def last_state(self) -> dict | None:
+        """What nvidia-smi says at the end."""
+        return None if self._lost else self.ask("gpu_state")
+
+
+class Here:
+    """A bench, and how it is asked."""
+
+    def __init__(self, make, arguments):
+        self._bench = make(arguments)
+
+    def ask(self, what: str, *values, limit: float = ANSWER_LIMIT):
+        """What a method of the bench returns."""
+        return getattr(self._bench, what)(*values)
+
+    def close(self) -> None:
+        """Ends what it has begun."""
+
+
+class Apart(Here):
+    """The same in a process of its own. Raises SeamFastError where that ends or does not answer in time."""
+
+    def __init__(self, make, arguments):
+        self._child = measure.Child(serve, make, arguments)
+        self.close = self._child.close
+        try:
+            self._child.answer(ANSWER_LIMIT)
+        except (SeamFastError, RuntimeError) as error:
+            self.close()
+            if isinstance(error, SeamFastError):
+                raise
+            raise SeamFastError(f"the GPU does not answer ({first_line(error)})") from None
+
+    def ask(self, what, *values, limit=ANSWER_LIMIT):
+        self._child.send((what, values))
+        return self._child.answer(limit)
+
+
+def serve(connection, make, arguments) -> None:
+    """Answers what `Apart.ask` asks of a bench that is made here."""
+    bench = make(arguments)
+    connection.send(None)
+    with settled_heap():
+        while True:
+            what, values = connection.recv()
+            connection.send(getattr(bench, what)(*values))
+
+
+def blank_row(entry: Entry, dry: bool) -> dict:
+    """What is known of a shape before it is measured."""
+    shape = (entry.shrunk() if dry else entry).shape
+    return {
+        "key": entry.key,
+        "group": entry.group,
+        "row": entry.row,
+        "dtype": entry.dtype,
+        "tf32": entry.tf32,
+        "sizes": {letter: getattr(shape, letter) for letter in "IHBT"} | {"lengths": "1..T" * shape.spread},
+        "flop": shape.flop(),
+        "target": entry.target(),
+        "left_out": {},
+        "fault": "",
+    }
 
 
 class Bench:
@@ -253,19 +363,7 @@ class Bench:
 
     def row(self, entry: Entry) -> dict:
         """All figures of one shape; where it fails or a result is wrong, why, and no times."""
-        shape = (entry.shrunk() if self.dry else entry).shape
-        row = {
-            "key": entry.key,
-            "group": entry.group,
-            "row": entry.row,
-            "dtype": entry.dtype,
-            "tf32": entry.tf32,
-            "sizes": {letter: getattr(shape, letter) for letter in "IHBT"} | {"lengths": "1..T" * shape.spread},
-            "flop": shape.flop(),
-            "target": entry.target(),
-            "left_out": {},
-            "fault": "",
-        }
+        row, shape = blank_row(entry, self.dry), (entry.shrunk() if self.dry else entry).shape
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = entry.tf32
         try:
             row |= self.figures(entry, shape, row["left_out"])
@@ -290,8 +388,14 @@ class Bench:
         clock = measure.seconds_of if self.dry else event_seconds
         block, rounds = (1e-6, (2, 2)) if self.dry else (0.003, (7, 61))
         times, loops, _ = measure.in_turn(runs, rounds, block, self.seconds, clock)
-        for name, found in results.items():
-            truth.check(name, found)  # what the graphs left behind
+        for name, found in results.items():  # what the graphs left behind
+            try:
+                truth.check(name, found)
+            except SeamFastError as error:
+                if name in truth.OURS:
+                    raise
+                left_out[name] = first_line(error)
+                del times[name], loops[name], errors[name]
         ratios = {name: (times[rival], times[ours]) for name, rival, ours in RATIOS if {rival, ours} <= times.keys()}
         return {
             "ms": {name: measure.spread(found, 1e3) for name, found in times.items()},
@@ -363,7 +467,11 @@ class Bench:
 
 
 def capture(run):
-    """A call as a CUDA graph: a function that replays it, and the tensors that each replay fills."""
+    """A call as a CUDA graph: a function that replays it, and the tensors that each replay fills.
+
+    The function holds the call: a graph knows only addresses, and what the call reads (a rival's index, say) would
+    otherwise be freed, given to others and read by the graph all the same.
+    """
     stream, before = torch.cuda.Stream(), torch.cuda.current_stream()
     stream.wait_stream(before)
     with torch.cuda.stream(stream):
@@ -377,7 +485,11 @@ def capture(run):
     except RuntimeError:
         torch.cuda.set_stream(before)  # where a capture fails, its stream stays the current one
         raise
-    return graph.replay, results
+
+    def replay(held=run):
+        return graph.replay()
+
+    return replay, results
 
 
 def event_seconds(run, loops: int) -> tuple[float, None]:
@@ -502,6 +614,11 @@ def summary_line(title: str, kinds: str, rows: list[dict]) -> str:
     )
 
 
+def largest(errors: dict | None) -> float | None:
+    """Of a way's errors by result, or None where it was not measured."""
+    return max(errors.values()) if errors else None
+
+
 def both(values: list) -> str:
     return ", ".join("-" if value is None else f"{value:.3g}" for value in values)
 
@@ -512,7 +629,8 @@ def details(record: dict) -> str:
     lines = [
         "| group | I, H, B, T | dtype | ratio (quartiles) | target | "
         + " | ".join(f"{name} us" for name in names)
-        + " | us a step: seam, cudnn | GFLOP/s: seam, cudnn | extra memory / saved: seam, cudnn |",
+        + " | us a step: seam, cudnn | GFLOP/s: seam, cudnn | extra memory / saved: seam, cudnn "
+        "| largest error: seam, cudnn (allowed to seam) |",
         "|---" * (8 + len(names)) + "|",
     ]
     for row in record["rows"]:
@@ -528,9 +646,11 @@ def details(record: dict) -> str:
         rates = both([row["gflops"].get(name) for name in pair])
         extra = [row["memory"].get(name) for name in pair]
         shares = both([None if bytes is None else bytes / row["memory"]["saved_bytes"] for bytes in extra])
+        found, allowed = row["agreement"]["errors"], row["agreement"]["allowed"]
+        errors = both([largest(found.get("seam")), largest(found.get("cudnn") or found.get("packed_eager"))])
         lines.append(
             f"| {row['group']} | {words(row)} | {kind_of(row)} | {quartiles} | {target} | {' | '.join(times)} "
-            f"| {steps} | {rates} | {shares} |"
+            f"| {steps} | {rates} | {shares} | {errors} ({largest(allowed):.2g}) |"
         )
     return "\n".join(lines)
 

@@ -10,7 +10,6 @@ weights are drawn, not trained, since there is no base of every size: what a ste
 
 import contextlib
 import functools
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -20,6 +19,7 @@ from reference_step import Truth, Workload, first_steps
 from step import WARM_STEPS, as_record, block_in_own_process, block_of, choose_rivals, is_dense, warm
 
 from seam_fast.classifier import LSTMClassifier
+from seam_fast.cores import usable_cores
 from seam_fast.corpus import CorpusConfig
 from seam_fast.errors import NoSourceError, SeamFastError
 from seam_fast.synthetic import synthetic_r8
@@ -168,7 +168,7 @@ def side_by_side(modules: int, block: tuple, stack: contextlib.ExitStack):
 
     block: arguments of ``block_of``. stack: ends the processes and threads.
     """
-    cores = min(modules, os.cpu_count() or 1)
+    cores = min(modules, usable_cores())
     if is_dense(block[1]):
         shares = [len(range(core, modules, cores)) for core in range(cores)]
         workers = [measure.Worker(one_after_the_other, share, block) for share in shares]

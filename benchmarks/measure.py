@@ -140,9 +140,13 @@ class Child:
         with contextlib.suppress(BrokenPipeError):  # of a dead process ``answer`` tells
             self.connection.send(thing)
 
-    def answer(self):
-        """What the process sends next. Raises what it sends if that is an exception, SeamFastError if it is dead."""
+    def answer(self, limit: float | None = None):
+        """What the process sends next. Raises what it sends if that is an exception, SeamFastError if it is dead or
+        has sent nothing for ``limit`` seconds.
+        """
         try:
+            if limit is not None and not self.connection.poll(limit):
+                raise SeamFastError(f"a process that measures has not answered for {limit:g} seconds")
             found = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
@@ -155,7 +159,10 @@ class Child:
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.join()
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
         self.connection.close()
 
 
@@ -252,6 +259,19 @@ def native_silence():
         os.close(nowhere)
 
 
+@contextlib.contextmanager
+def quiet_profile(**options):
+    """torch's profiler around what is done meanwhile, without what it says of itself on stderr."""
+    profiler = profile(**options)
+    with native_silence():
+        profiler.start()
+    try:
+        yield profiler
+    finally:
+        with native_silence():
+            profiler.stop()
+
+
 def extra_memory(run) -> dict:
     """Most bytes that a call holds at once beyond what was there before and what it returns.
 
@@ -260,14 +280,8 @@ def extra_memory(run) -> dict:
     allocator is not seen. ``kept``: bytes still held after the call beyond those returned. ``largest``: the largest
     allocations that make up the peak.
     """
-    profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
-    with native_silence():
-        profiler.start()
-    try:
+    with quiet_profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         returned = [tensor for tensor in run() if tensor is not None]
-    finally:
-        with native_silence():
-            profiler.stop()
     events, stack = [], profiler.profiler.kineto_results.experimental_event_tree()[::-1]
     while stack:
         event = stack.pop()

@@ -4,11 +4,10 @@ import hashlib
 import json
 from pathlib import Path
 
-import cuda_engine
-import cuda_lstm
 import machine
 import pictures
 import schema
+import tables_cuda as cuda
 import tables_job as job
 import tables_op as op
 import tables_quality as quality
@@ -37,11 +36,12 @@ def made_by(name: str, record: dict) -> str:
     """The command that makes such a record, and what this one was made on."""
     run = record["runs"][0] if "runs" in record else record
     about = run["machine"]
-    where = (
-        machine.in_words(about)
-        if "isa" in about
-        else f"{about['cpu']} ({about['cores']} cores), torch {about['torch']}"
-    )
+    if "isa" in about:
+        where = machine.in_words(about)
+    elif about.get("gpu"):
+        where = cuda.about(record)
+    else:
+        where = f"{about['cpu']} ({about['cores']} cores), torch {about['torch']}"
     changed = "+" * (about["commit"] or "").endswith("+")
     commit = f", commit {about['commit'][:7]}{changed}" if about["commit"] else ""
     return f"*`{command(run)}`; record `{name}.json`: {where}, {about['date'][:10]}{commit}.*"
@@ -162,8 +162,18 @@ BLOCKS = {
         lambda record: "\n\n".join(curve_tables(record)),
         same_point,
     ),
-    "cuda_op": lambda: block("cuda_lstm", cuda_lstm.summary),
-    "cuda_engine": lambda: block("cuda_engine", cuda_engine.summary),
+    "cuda_op": lambda: block(
+        "cuda_lstm", cuda.op, cuda.op_groups, cuda.op_losses, cuda.op_precision, cuda.op_errors, cuda.op_open
+    ),
+    "cuda_engine": lambda: block(
+        "cuda_engine",
+        cuda.engine,
+        cuda.engine_losses,
+        cuda.engine_exactness,
+        cuda.engine_scaling,
+        cuda.engine_runs,
+        cuda.engine_open,
+    ),
     "job": lambda: block("job", job.summary, job.eight, job.one, job.to_f1, picture("to_f1", words="F1 against time")),
     "study": lambda: block(
         "quality_study", quality.study, quality.study_losses, study_by_class, picture("study", words="F1 by class")

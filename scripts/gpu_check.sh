@@ -9,7 +9,10 @@
 # OPTIONS of the benchmark: of benchmarks/cuda_engine.py where PART is engine alone, such as --minutes 8 --pieces study,
 #         else of benchmarks/cuda_lstm.py, such as --minutes 8 --groups anchors (default: --minutes 4; engine: 7)
 #
-# Environment: PYTHON, MAX_JOBS, TORCH_CUDA_ARCH_LIST (default: the GPU's own), NVCC_FLAGS, JOBS (tests at once; default
+# A compiled part that is in the checkout already and works is used as it is, since a machine may have neither compiler
+# nor network; REBUILD=1 builds it anew.
+#
+# Environment: PYTHON, REBUILD, MAX_JOBS, TORCH_CUDA_ARCH_LIST (default: the GPU's own), NVCC_FLAGS, JOBS (tests at once; default
 # 6), TOOLS (of compute-sanitizer; default: memcheck racecheck synccheck, the last one for the engine alone and where
 # blocks form clusters), LIMIT (seconds that a part may take; default 580).
 # A part that fails keeps no later one from running; the exit code is then 1.
@@ -67,6 +70,16 @@ reason = why_not('cuda')
 sys.exit(f'error: the CUDA kernels cannot be used: {reason}' if reason else 0)"
 }
 
+already_built() { # says which compiled part is used, and where it may be of other sources
+    local module newer
+    module="$("$python" -c "
+from seam_fast import _ext
+print(_ext.C.__file__)")"
+    echo "not built: $module works and is used; REBUILD=1 builds it anew"
+    newer="$(find setup.py csrc -type f -newer "$module" 2>/dev/null | wc -l)"
+    [ "$newer" -eq 0 ] || echo "warning: $newer source files are newer than it: if they were changed since, REBUILD=1"
+}
+
 do_build() {
     local seconds
     "$python" -c "
@@ -75,6 +88,11 @@ print('torch', torch.__version__, 'for CUDA', torch.version.cuda)
 if torch.cuda.is_available():
     print(torch.cuda.get_device_properties(0))" || return 1
     nvidia-smi || true
+    if [ -z "${REBUILD:-}" ] && ready; then
+        already_built
+        "$python" -m seam_fast info
+        return
+    fi
     TORCH_CUDA_ARCH_LIST="${TORCH_CUDA_ARCH_LIST:-$("$python" -c "
 import torch
 print('%d.%d' % torch.cuda.get_device_capability())")}" || return 1

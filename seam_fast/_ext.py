@@ -3,11 +3,15 @@
 C is the module ``seam_fast._C`` or None; reason is "" or one clause that says why C is None.
 """
 
+import contextlib
 import functools
 import importlib
 import importlib.machinery
+import importlib.metadata
+import json
 import os
 import sys
+import urllib.parse
 import warnings
 from pathlib import Path
 
@@ -20,9 +24,17 @@ NEEDED = ("build_info", "isa", "isas", "set_isa", "score_adam_")
 NEEDED += ("masked_lstm_layer", "masked_lstm_forward", "masked_lstm_backward", "SeamTrainer", "empty_scratch")
 
 
+told = False  # whether loading it has warned already
+
+
+def is_disabled() -> bool:
+    """Whether the user wants none."""
+    return os.environ.get("SEAM_FAST_DISABLE_EXT", "") not in ("", "0")
+
+
 def load_extension() -> tuple[object | None, str]:
     """The compiled module and "", or None and the reason; a module that is there and of no use gets one warning."""
-    if os.environ.get("SEAM_FAST_DISABLE_EXT", "") not in ("", "0"):
+    if is_disabled():
         return None, "SEAM_FAST_DISABLE_EXT is set"
     # In this very folder: an editable install elsewhere would lend its own module to a copy that has none.
     beside = importlib.machinery.PathFinder.find_spec("seam_fast._C", [str(Path(__file__).parent)])
@@ -52,8 +64,35 @@ def why_not_built() -> str:
     return f"the compiled part is not installed: {note or 'nothing was compiled for this Python'}"
 
 
+def advice() -> str:
+    """What to do where nothing is compiled, as the end of a sentence; "" where the reason says it."""
+    here = Path(__file__).resolve().parent
+    command = f"cd {here.parent} && {sys.executable} setup.py build_ext --inplace"
+    if there := compiled_elsewhere():
+        return f"; this is the copy in {here}, but the one in {there} is compiled: run elsewhere, or {command}"
+    return f"; to compile it: {command}" if (here.parent / "setup.py").is_file() else ""
+
+
+def compiled_elsewhere() -> Path | None:
+    """Another installed copy of this package that is compiled for this Python, which this one hides; or None."""
+    here = Path(__file__).resolve().parent
+    places = [Path(place or ".") for place in sys.path]
+    for distribution in importlib.metadata.distributions(name="seam-fast"):
+        places.append(Path(distribution.locate_file("")))
+        with contextlib.suppress(ValueError, AttributeError):  # an editable installation lies where this file says
+            source = json.loads(distribution.read_text("direct_url.json") or "null")["url"]
+            places.append(Path(urllib.parse.unquote(urllib.parse.urlparse(source).path)))
+    for place in places:
+        folder = (place / "seam_fast").resolve()
+        if folder != here and importlib.machinery.PathFinder.find_spec("seam_fast._C", [str(folder)]):
+            return folder
+    return None
+
+
 def drop(fault: str) -> str:
     """Warns that the compiled part is not used; returns the fault as a reason."""
+    global told
+    told = True
     reason = f"the compiled part {fault}"
     rebuild = f"to rebuild it, run in seam-fast's source folder: {REINSTALL}"
     warnings.warn(f"seam-fast: {reason}; using plain PyTorch; {rebuild}", stacklevel=2)

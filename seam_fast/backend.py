@@ -2,6 +2,7 @@
 
 import functools
 import os
+import warnings
 
 import torch
 
@@ -9,6 +10,9 @@ from . import _ext
 from .errors import BackendError
 
 NAMES = ("cuda", "cpu", "torch")  # best first
+# At the end of a warning: what silences it.
+SILENCE = "if this is meant, set SEAM_FAST_BACKEND=torch"
+SILENCE_GPU = "if this is meant, set SEAM_FAST_BACKEND=cpu or torch"
 
 
 def backends() -> dict[str, str]:
@@ -56,22 +60,27 @@ def choose_backend(wish: str = "auto") -> str:
     """
     wish = resolve(wish)
     if wish == "auto":
-        return next(name for name in NAMES if not why_not(name))
+        chosen = next(name for name in NAMES if not why_not(name))
+        warn_if_slow()
+        return chosen
     if reason := why_not(wish):
         raise BackendError(f"backend {wish!r} cannot be used: {reason}")
     return wish
 
 
-def choose_engine(wish: str = "auto", dtype: torch.dtype = torch.float32) -> str:
+def choose_engine(wish: str = "auto", dtype: torch.dtype = torch.float32, warn: bool = True) -> str:
     """What trains modules over a base of that dtype: ``"cuda"``, NVIDIA GPUs, ``"cpu"``, the CPU's compiled engine, or
     ``"torch"``, plain PyTorch.
 
     ``"auto"`` (or SEAM_FAST_BACKEND, where set) takes the first of them that can be used. Raises BackendError for an
-    unknown one and for one that cannot train.
+    unknown one and for one that cannot train. warn: whether what makes "auto" slow here is said, once.
     """
     wish = resolve(wish)
     if wish == "auto":
-        return next(name for name in NAMES if not why_not_train(dtype, name))
+        chosen = next(name for name in NAMES if not why_not_train(dtype, name))
+        if warn:
+            warn_if_slow(True, why_not_train(dtype) if chosen == "torch" and _ext.has_ext() else "")
+        return chosen
     if reason := why_not_train(dtype, wish):
         others = [name for name in ("auto", *NAMES) if name == "auto" or not why_not_train(dtype, name)]
         *first, last = (repr(name) for name in others)
@@ -96,3 +105,43 @@ def resolve(wish: str) -> str:
     if wish != "auto" and wish not in NAMES:
         raise BackendError(f"backend {wish!r} is unknown; there are auto, {', '.join(NAMES)}")
     return wish
+
+
+# Said once each -------------------------------------------------------------------------------------------------------
+
+_asked: set[tuple] = set()  # since asking looks at files
+_said: set[str] = set()
+
+
+def warn_if_slow(gpu: bool = False, why_no_engine: str = "") -> None:
+    """Warns, once in a process, where "auto" computes more slowly than it could; arguments as of `why_slow`."""
+    if torch.compiler.is_compiling():  # what is traced may not warn; the next call that is not does
+        return
+    question = (_ext.reason, gpu, why_no_engine)
+    if question in _asked:
+        return
+    _asked.add(question)
+    text = why_slow(gpu, why_no_engine)
+    if text and text not in _said:
+        _said.add(text)
+        warnings.warn(f"seam-fast: {text}", stacklevel=4)
+
+
+def why_slow(gpu: bool = False, why_no_engine: str = "") -> str:
+    """What makes "auto" slower here than it could be and what to do, in one sentence; "" where nothing does, where it
+    was asked for, and where loading the compiled part has warned already.
+
+    gpu: whether the work is of the kind that goes to a GPU. why_no_engine: why the compiled engine does not train,
+    where it is there and does not.
+    """
+    if not _ext.has_ext():
+        if _ext.is_disabled() or _ext.told:
+            return ""
+        return f"slow, because plain PyTorch computes: {_ext.reason}{_ext.advice()}; {SILENCE}"
+    if why_no_engine:
+        return f"slow, because plain PyTorch trains: {why_no_engine}; {SILENCE}"
+    if gpu and torch.cuda.is_available() and (reason := why_not("cuda")):
+        return f"slow, because the GPU here is used by plain PyTorch alone: {reason}; {SILENCE_GPU}"
+    if "-O0" in _ext.build_info().get("flags", ""):
+        return "slow, because the compiled part was built with DEBUG=1; build it again without"
+    return ""

@@ -14,7 +14,7 @@ import itertools
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from .checkpoint import float_dtype, standard_tensors
 from .errors import CheckpointError
 from .files import write_atomically
 from .inference import class_logits
@@ -35,6 +36,7 @@ from .tensor_files import read_tensor_file
 READS = ("last_word", "end")
 
 _METADATA_KEY = "seam_fast"
+_TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 _LOADABLE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -175,31 +177,45 @@ class LSTMClassifier(nn.Module):
         read: str | None = None,
         class_names: Sequence[str] | None = None,
         vocabulary: Sequence[str] | None = None,
+        key_map: Mapping[str, str] | None = None,
+        ignore_keys: Iterable[str] = (),
     ) -> LSTMClassifier:
-        """Read a base from a state dict (``.pt``, ``.pth``) or a safetensors file; no code in it is ever run.
+        """Read a base from a torch file (``.pt``, ``.pth``, ``.bin``, ``.ckpt``, ``.tar``) or a safetensors file; no
+        code in it is ever run.
 
         All sizes, layers and directions come from the tensors. ``read`` defaults to the file's own, else ``"end"``
-        (what the public checkpoint was trained with). Raises `CheckpointError` naming every key that is missing,
-        unknown, of the wrong shape or not finite, and where names given here contradict those in the file.
+        (what the public checkpoint was trained with). 16-bit weights become float32, which holds them exactly.
+
+        A checkpoint of another origin may hold its tensors in a dictionary of others, with a prefix, under other names
+        and without biases, as long as it is plain what is meant; ``info["adapted"]`` then says what was done. Where it
+        is not plain, ``key_map`` says what the file calls ``word_embeddings``, ``lstm``, ``hidden2label`` or a tensor
+        of these, and ``ignore_keys`` names tensors (or what their names begin with) that take no part.
+
+        Raises `CheckpointError` naming every key that is missing, unknown, of the wrong shape or not finite, and where
+        names given here contradict those in the file.
         """
         path = Path(path)
-        tensors, card = _read_file(path)
-        sizes = _check_tensors(path, tensors)
+        content, card = _read_file(path)
+        tensors, adapted = standard_tensors(path, content, key_map, ignore_keys)
+        sizes = _check_tensors(path, tensors, adapted)
         names = _merge_names(path, "class_names", class_names, card.get("class_names"), sizes["num_classes"])
         words = _merge_names(path, "vocabulary", vocabulary, card.get("vocabulary"), sizes["vocab_size"])
         read = read or card.get("read") or "end"
         if read not in READS:
             raise CheckpointError(f"{path}: read must be one of {', '.join(READS)}, got {read!r}.")
         info = card.get("info")
+        info = dict(info) if isinstance(info, dict) else {}
+        if adapted:
+            info["adapted"] = adapted
         with torch.device("meta"):  # no random numbers drawn for values that are replaced at once
             model = cls(
                 **sizes,
                 read=read,
                 class_names=names,
                 vocabulary=words,
-                info=info if isinstance(info, dict) else None,
+                info=info,
             )
-        dtype = torch.float64 if all(t.dtype == torch.float64 for t in tensors.values()) else torch.float32
+        dtype = float_dtype(tensors.values())
         model = model.to(dtype).to_empty(device="cpu")
         model.load_state_dict({key: tensor.to(dtype) for key, tensor in tensors.items()})
         return model
@@ -221,8 +237,10 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors in the file and what its metadata says (an empty card for a state dict)."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give the path of a base (.pt, .pth or .safetensors).")
-    if path.suffix not in (".pt", ".pth", ".safetensors"):
-        raise CheckpointError(f"{path}: a base is read from .pt, .pth or .safetensors; rename the file to what it is.")
+    if path.suffix not in (*_TORCH_ENDINGS, ".safetensors"):
+        raise CheckpointError(
+            f"{path}: a base is read from {', '.join(_TORCH_ENDINGS)} or .safetensors; rename the file to what it is."
+        )
     tensors, metadata = read_tensor_file(path)
     if _METADATA_KEY not in metadata:
         # A safetensors file of another origin has plain strings of its own: they say how it was made.
@@ -236,8 +254,12 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, card
 
 
-def _check_tensors(path: Path, tensors: dict[str, Any]) -> dict[str, Any]:
-    """The sizes `LSTMClassifier` takes, once every tensor is known to be there, of a fitting shape, and finite."""
+def _check_tensors(path: Path, tensors: dict[str, Any], adapted: Sequence[str] = ()) -> dict[str, Any]:
+    """The sizes `LSTMClassifier` takes, once every tensor is known to be there, of a fitting shape, and finite.
+
+    ``adapted``: what was made of a checkpoint of another origin, for the messages.
+    """
+    path = f"{path} ({'; '.join(adapted)})" if adapted else path
     num_layers, bidirectional = lstm_shape(tensors)
     keys = weight_keys(tensors)
     missing = [key for key in keys if key not in tensors]
@@ -256,6 +278,8 @@ def _check_tensors(path: Path, tensors: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype not in _LOADABLE_DTYPES:
             kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             raise CheckpointError(f"{path}: {key} must be a dense floating-point tensor, got {kind}.")
+        if tensor.device.type != "cpu":  # the meta device: all others are read to the CPU
+            raise CheckpointError(f"{path}: {key} was saved on the {tensor.device.type} device, without values.")
     shapes = {key: tuple(tensors[key].shape) for key in keys}
     for key in (EMBEDDING, "lstm.weight_hh_l0", LINEAR_KEYS[0]):
         if len(shapes[key]) != 2 or 0 in shapes[key]:

@@ -4,14 +4,19 @@ Results go to standard output, talk and progress to standard error. Exit codes: 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
+import torch
+
 from . import __version__, bench
+from .cores import usable_cores
 from .errors import CheckpointError, NoSourceError, SeamFastError, TrainingError
 
 
@@ -21,13 +26,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     arguments.command_line = shlex.join(["seam-fast", *argv])
-    return run_guarded("seam-fast", lambda: arguments.run(arguments))
+    with usable_threads():
+        return run_guarded("seam-fast", lambda: arguments.run(arguments))
 
 
 def run_guarded(name: str, run) -> int:
     """Runs a command's body: the user's errors become one sentence and exit code 1, Ctrl-C becomes 130."""
     try:
-        return run() or 0
+        with plain_warnings():
+            return run() or 0
     except SeamFastError as error:
         message = str(error)
     except KeyboardInterrupt:
@@ -40,6 +47,33 @@ def run_guarded(name: str, run) -> int:
         message = f"{error.filename or 'system'}: {error.strerror or error}"
     print(f"{name}: error: {message}", file=sys.stderr)
     return 1
+
+
+@contextlib.contextmanager
+def usable_threads():
+    """torch computes by no more threads than this process may use cores; by itself it counts the machine's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, usable_cores()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def plain_warnings():
+    """Shows this package's warnings as their sentence alone, without the line of code that they come from."""
+    with warnings.catch_warnings():
+        shown_by = warnings.showwarning
+
+        def show(message, category, filename, lineno, file=None, line=None):
+            if str(message).startswith("seam-fast: ") and file is None:
+                print(message, file=sys.stderr)
+            else:
+                shown_by(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -59,6 +93,24 @@ def make_parser() -> argparse.ArgumentParser:
     def corpus_options(sub, default="r8"):
         sub.add_argument("--dataset", default=default, metavar="NAME", help="corpus: r8, or any name with --data-dir")
         sub.add_argument("--data-dir", metavar="DIR", help="folder with the corpus (for r8: see also SEAM_FAST_DATA)")
+
+    def base_options(sub, where):
+        sub.add_argument("--base", metavar="FILE", help=f"default: {where}")
+        sub.add_argument("--read", choices=("last_word", "end"), help="where the LSTM is read (default: as saved)")
+        sub.add_argument(
+            "--key-map",
+            type=key_map,
+            default={},
+            metavar="OURS=THEIRS,...",
+            help="what the base's file calls word_embeddings, lstm, hidden2label or a tensor of these, if not plain",
+        )
+        sub.add_argument(
+            "--ignore-keys",
+            type=lambda text: text.split(","),
+            default=[],
+            metavar="KEY,...",
+            help="tensors of the base's file that take no part, or what their names begin with",
+        )
 
     def smallest_class_option(sub):
         sub.add_argument(
@@ -93,7 +145,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = verb("reengineer", run_reengineer, "learn a module for each target class")
     corpus_options(sub)
-    sub.add_argument("--base", metavar="FILE", help="default: runs/NAME/base.safetensors")
+    base_options(sub, "runs/NAME/base.safetensors")
     sub.add_argument("--targets", default="all", help="all, or classes by number or name: 0,grain,2+3 (+ joins a set)")
     sub.add_argument("--out", metavar="DIR", help="folder for modules, record, table and pictures (default: runs/NAME)")
     sub.add_argument("--reuse", action="store_true", help="keep modules that are there if they were made just so")
@@ -104,7 +156,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub = verb("evaluate", run_evaluate, "judge a saved module on the test documents, beside its base")
     sub.add_argument("module", metavar="MODULE", help="a .safetensors or .pth module file")
     corpus_options(sub, default=None)
-    sub.add_argument("--base", metavar="FILE", help="default: base.safetensors beside it or up to two folders up")
+    base_options(sub, "base.safetensors beside it or up to two folders up")
     sub.add_argument("--target", help="for .pth files outside a tc_<k> folder: the class")
 
     sub = verb("bench", bench.run, "measure seam-fast and its rivals in turn, on this machine")
@@ -137,7 +189,7 @@ def add_settings(sub) -> None:
     )
     sub.add_argument("--evaluate-every", type=int, default=1, help="epochs between evaluations; 0: never")
     sub.add_argument(
-        "--threads", type=positive, help="modules trained side by side (default: all cores, or all that GPUs hold)"
+        "--threads", type=positive, help="modules side by side (default: all cores it may use, or all that GPUs hold)"
     )
     sub.add_argument(
         "--backend",
@@ -178,6 +230,26 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
     return value
+
+
+def key_map(text: str) -> dict[str, str]:
+    """OURS=THEIRS pairs, separated by commas, for argparse."""
+    pairs = [pair.split("=") for pair in text.split(",")]
+    if not all(len(pair) == 2 and all(pair) for pair in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form OURS=THEIRS,OURS=THEIRS")
+    return dict(pairs)
+
+
+def load_base(arguments, path):
+    """The base in that file, as the options say that it is to be read; says what was made of a file of other names."""
+    from .classifier import LSTMClassifier
+    from .workflow import say
+
+    options = {"read": arguments.read, "key_map": arguments.key_map, "ignore_keys": arguments.ignore_keys}
+    base = LSTMClassifier.load(path, **options)
+    if base.info.get("adapted"):
+        say(f"{path}: {'; '.join(base.info['adapted'])}")
+    return base
 
 
 def settings_from(arguments):
@@ -268,7 +340,6 @@ def reusable_base(path: Path, corpus, arguments):
 
 def run_reengineer(arguments) -> int:
     from . import report
-    from .classifier import LSTMClassifier
     from .reengineer import Interrupted, engine_on_card, reengineer
     from .workflow import (
         check_writable,
@@ -283,7 +354,7 @@ def run_reengineer(arguments) -> int:
     )
 
     folder = Path(arguments.out or Path("runs") / arguments.dataset)
-    base = LSTMClassifier.load(arguments.base or Path("runs") / arguments.dataset / "base.safetensors")
+    base = load_base(arguments, arguments.base or Path("runs") / arguments.dataset / "base.safetensors")
     corpus = corpus_for_base(base, arguments.dataset, arguments.data_dir, say)
     settings = settings_from(arguments)
     targets = parse_targets(arguments.targets, corpus)
@@ -347,14 +418,13 @@ def run_reengineer(arguments) -> int:
 
 def run_evaluate(arguments) -> int:
     from . import report
-    from .classifier import LSTMClassifier
     from .evaluate import evaluate_module
     from .seam_module import SeamModule
     from .workflow import corpus_for_base, find_base_beside, parse_targets, say
 
     path = Path(arguments.module)
     base_path, named = (arguments.base, None) if arguments.base else find_base_beside(path)
-    base = LSTMClassifier.load(base_path)
+    base = load_base(arguments, base_path)
     dataset = arguments.dataset or named or base.info.get("corpus") or "r8"
     corpus = corpus_for_base(base, dataset, arguments.data_dir, say)
     targets = parse_targets(arguments.target, corpus) if arguments.target else [None]
@@ -374,21 +444,20 @@ def run_evaluate(arguments) -> int:
 
 
 def run_info(arguments) -> int:
-    import torch
-
     from . import _ext
     from .backend import able_devices, backends, choose_engine
     from .places import describe
 
     try:
-        training = choose_engine()
+        training = choose_engine(warn=False)
     except SeamFastError as error:  # SEAM_FAST_BACKEND asks for what cannot train
         training = f"not possible: {error}"
     facts = {
         "seam-fast": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "system": f"{platform.system()} {platform.machine()}, {cores_in_words()}",
+        "package": str(Path(__file__).parent),
         "training": training,
         "gpus": [describe(index) for index in able_devices()] if training == "cuda" else [],
         "backends": backends(),
@@ -399,7 +468,7 @@ def run_info(arguments) -> int:
     if arguments.json:
         print_json(facts)
         return 0
-    for name in ("seam-fast", "python", "torch", "system"):
+    for name in ("seam-fast", "package", "python", "torch", "system"):
         print(f"{name:14} {facts[name]}")
     for name, reason in facts["backends"].items():
         print(f"{'backend ' + name:14} {'usable' if not reason else 'not usable: ' + reason}")
@@ -414,6 +483,12 @@ def run_info(arguments) -> int:
         if _ext.isa_note:
             print(f"{'':14} {_ext.isa_note}")
     return 0
+
+
+def cores_in_words() -> str:
+    """How many cores this process may use, and of how many where it may not use all."""
+    usable, there = usable_cores(), os.cpu_count() or 1
+    return f"{usable} cores" + (f" (of {there}: a CPU quota or an affinity mask)" if usable < there else "")
 
 
 def print_json(value) -> None:

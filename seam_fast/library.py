@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import _ext, lstm_layer
-from .backend import choose_backend, is_able, resolve
+from .backend import choose_backend, is_able, resolve, warn_if_slow
 
 FULL_DTYPES = (torch.float32, torch.float64)
 SHORT_DTYPES = (torch.bfloat16, torch.float16)
@@ -33,6 +33,7 @@ def choose_kernels(backend: str, input: Tensor):
     if wish != "auto":
         choose_backend(wish)  # which says why it cannot be used at all
     if backend == "auto":
+        warn_if_slow(gpu=kind == "cuda")
         return lstm_layer
     takes = {"cpu": "float32 and float64 tensors on the CPU", "cuda": "floating tensors on a GPU"}[wish]
     raise ValueError(

@@ -2,7 +2,6 @@
 
 import functools
 import operator
-import os
 import platform
 import queue
 import threading
@@ -16,6 +15,7 @@ from . import draws
 from ._version import __version__
 from .backend import able_devices, choose_engine
 from .classifier import LSTMClassifier
+from .cores import usable_cores
 from .corpus import Corpus, Split
 from .engine import TorchTrainer, Trainer
 from .errors import SeamFastError, TrainingError
@@ -577,7 +577,7 @@ def places_for(jobs: list[Job], threads: int | None) -> list[Place]:
     for; at most ``threads``, and no more than there are jobs.
     """
     if not jobs or jobs[0].study.engine != "cuda":
-        return [CPU] * max(1, min(threads or os.cpu_count() or 1, len(jobs)))
+        return [CPU] * max(1, min(threads or usable_cores(), len(jobs)))
     most, studies = min(threads or len(jobs), len(jobs)), list({id(job.study): job.study for job in jobs}.values())
     rows = max(len(job.sampler.words()) for job in jobs)
     longest = studies[0].corpus.train.ids.shape[1]

@@ -1,7 +1,6 @@
 """What came of a run: the table people read and the record machines read."""
 
 import datetime
-import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ._version import __version__
+from .cores import usable_cores
 from .front import pareto
 from .seam_module import SeamModule
 
@@ -180,7 +180,7 @@ def machine() -> dict:
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "cpu": cpu_name(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,5 +1,8 @@
 """Reads files of named tensors, torch's and safetensors', without ever running what is in them."""
 
+import argparse
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +26,35 @@ def read_tensor_file(path: Path) -> tuple[dict[str, Any], dict]:
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{path}: damaged, or not a safetensors file ({_first_line(error)}).") from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # Programs often save their arguments beside the weights; a Namespace holds names and values, and runs nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*looks like a TorchScript archive")  # which is refused with a sentence
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises nearly anything on damaged bytes
-        raise CheckpointError(
-            f"{path}: damaged, or holds more than tensors (nothing in it was run); save a state dict "
-            f"({_first_line(error)})."
-        ) from error
+        raise CheckpointError(f"{path}: {_why_unreadable(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise CheckpointError(f"{path}: holds {type(state).__name__}, not a state dict; save one.")
     metadata = getattr(state, "_metadata", None)
     return dict(state), metadata if isinstance(metadata, dict) else {}
+
+
+def _why_unreadable(error: BaseException) -> str:
+    """What kept torch from reading a file, and what to do."""
+    text = str(error)
+    if "TorchScript" in text:
+        return (
+            "a TorchScript archive, which holds code (nothing in it was run); in a program that trusts it: "
+            "torch.save(torch.jit.load(PATH).state_dict(), 'base.pt')."
+        )
+    pickled = re.search(r"(?:GLOBAL|global:?|class) `?([A-Za-z_][\w.]*\.\w+)", text)
+    if pickled:
+        return (
+            f"holds more than tensors: a pickled {pickled[1]}, and to unpickle that is to run code (nothing in it was "
+            "run). In a program that trusts the file and has that class: state = torch.load(PATH, weights_only=False), "
+            "then torch.save(state.state_dict(), 'base.pt') for a whole module, or of a dictionary the part with the "
+            "tensors."
+        )
+    return f"damaged, or holds more than tensors (nothing in it was run); save a state dict ({_first_line(error)})."
 
 
 def _first_line(error: BaseException) -> str:

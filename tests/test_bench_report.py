@@ -146,6 +146,79 @@ def test_the_command_of_every_rendered_record_is_one_of_today_and_its_commit_cle
             assert program == "python" and (ROOT / arguments[0]).is_file()
 
 
+def spread(median):
+    return dict.fromkeys(("median", "min", "max", "q1", "q3"), median)
+
+
+def test_where_cudnn_is_faster_is_bold_and_named(report):
+    import tables_cuda
+
+    record = json.loads((RECORDS / "cuda_lstm.json").read_text())
+    record["rows"] = [row for row in record["rows"] if not row["fault"]]
+    record["unmeasured"] = []
+    for row in record["rows"]:
+        row["ratio"] = dict.fromkeys(row["ratio"], spread(2.0))
+        row["ms"]["cudnn"] = spread(1.0)
+    for part in (tables_cuda.op, tables_cuda.op_groups):
+        assert "2.00" in part(record) and "**" not in part(record)
+    assert tables_cuda.op_losses(record) == "In none of these rows is cuDNN faster."
+    assert tables_cuda.op_precision(record) == tables_cuda.op_open(record) == ""
+    for row in record["rows"]:
+        row["agreement"]["errors"] = {"seam": {"output": 1e-7, "c_n": 2e-7}, "whole": {"output": 3e-6}}
+    assert "median of the shapes: float32 2.0e-07, with cuDNN 3.0e-06; bfloat16 2.0e-07" in tables_cuda.op_errors(
+        record
+    )
+    half = next(row for row in record["rows"] if row["dtype"] == "float16" and row["sizes"]["H"] == 50)
+    half["ratio"] |= {"cudnn": spread(0.5), "cudnn_forward": spread(0.25)}
+    half["ms"]["cudnn"] = spread(0.125)
+    count = sum(row["dtype"] == "float16" for row in record["rows"])
+    losses = f"cuDNN is faster in float16 at 1 of {count} shapes: 100, 50, 5, 32 (0.50)."
+    assert tables_cuda.op_losses(record).startswith(f"{losses} Forward only, it is faster at 1 of")
+    assert "| **0.50** (0.50 to 0.50) | 2.00 | **0.25** |" in tables_cuda.op(record)
+    assert "8.0 times as fast in float16 as in bfloat16 (at 100, 50, 5, 32)" in tables_cuda.op_precision(record)
+    record["rows"].append(half | {"key": "some shape", "fault": "output of padded is 1, more than 0 allowed, c is 2"})
+    record["unmeasured"] = ["another"]
+    opened = tables_cuda.op_open(record)
+    assert opened.startswith("Without figures: some shape (output of padded is 1, more than 0 allowed). At fault")
+    assert opened.endswith("1 further shapes are not measured yet.")
+
+
+def test_a_gpu_record_of_the_engine_is_rendered_with_and_without_rivals_that_are_less_exact(report):
+    import tables_cuda
+
+    record = json.loads((RECORDS / "cuda_engine.json").read_text())
+    (step,) = [row for row in record["rows"] if row["piece"] == "step"]
+    step["ratio"]["graph_trainer"] = spread(0.9)
+    step["left_out"] = {"reference": "out of order"}
+    step["us"] |= {"graph_rows": spread(226.0), "graph_new": spread(99.0)}
+    step["ratio"] |= {"graph_rows": spread(1.19), "graph_new": spread(0.5)}
+    del step["us"]["engine_tf32"], step["ratio"]["engine_tf32"]
+    step["wrong"] = {"engine_tf32": "the head is off"}
+    step["agreement"]["first_rivals"] = {"errors": {"graph_rows": {"loss": 1.0, "rows met error": 6e-6}}}
+    text = tables_cuda.engine(record)
+    assert "rows that occur | 226 (226 to 226) | 1.19 (1.19 to 1.19) | 6e-06 |" in text
+    assert "| the reference, eager | left out: out of order | - | - |" in text
+    assert "| `graph_new` | 99 (99 to 99) | **0.50** (0.50 to 0.50) | - |" in text
+    assert "| engine, by tf32 | the head is off | - | - |" in text
+    losses = tables_cuda.engine_losses(record)
+    assert losses == "Faster than the engine: `GraphTrainer`: the op in a recorded graph (0.90) and graph_new (0.50)."
+    assert tables_cuda.engine_exactness(record) == ""
+    del step["agreement"]["first_rivals"]
+    assert "says how far off" not in text and "less exact" in tables_cuda.engine_exactness(record)
+    scaling = {"piece": "scaling", "fault": "", "us": {"1": spread(190.0), "8": spread(192.0)}}
+    scaling |= {"gain": {"1": spread(1.0), "8": spread(7.9)}, "cores_busy": {"1": spread(1.0), "8": spread(3.2)}}
+    eight = {"piece": "eight", "fault": "", "modules_in_all": 8, "epochs": 300, "cut": None, "seconds": spread(12.5)}
+    record["rows"] = [scaling, eight]
+    assert "| 8 | 192 | 7.9 | 3.2 |" in tables_cuda.engine_scaling(record)
+    assert tables_cuda.engine_runs(record) == "8 modules, 300 epochs: 12.5 s (12.5 to 12.5)."
+    wanted = "Not measured yet: a step of one module, 8 classes by 16 settings and what the GPU does in a step."
+    assert tables_cuda.engine_open(record) == wanted
+    record["rows"].append({"piece": "step", "key": "step", "fault": "out of order"})
+    wanted = "Failed: step: out of order. Not measured yet: 8 classes by 16 settings and what the GPU does in a step."
+    assert tables_cuda.engine_open(record) == wanted
+    assert tables_cuda.engine(record) == tables_cuda.engine_losses(record) == tables_cuda.engine_exactness(record) == ""
+
+
 def test_without_matplotlib_nothing_is_written(report, copies, monkeypatch, capsys):
     options, folder = copies
     (folder / "pictures" / "op.png").unlink()

@@ -516,7 +516,7 @@ def test_modules_side_by_side_count_the_steps_of_all(small, name, monkeypatch):
     import curves
     from reference_step import Workload
 
-    monkeypatch.setattr(curves.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(curves, "usable_cores", lambda: 2)
     workload = Workload(*small)
     with contextlib.ExitStack() as stack:
         run = curves.side_by_side(3, (workload, name, 5, 5, workload.make(name).whole_scores(), 2), stack)

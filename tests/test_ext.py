@@ -1,5 +1,6 @@
 """Loading the compiled part: what is used, what is refused, and what it says then."""
 
+import importlib.machinery
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import seam_fast as sf
-from seam_fast import TrainingError, _ext, backend
+from seam_fast import TrainingError, _ext, backend, cli
 from seam_fast.cli import main
 
 needs_ext = pytest.mark.skipif(not _ext.has_ext(), reason=f"needs the compiled part: {_ext.reason}")
@@ -190,6 +191,129 @@ def with_module(monkeypatch):
         monkeypatch.setattr(_ext, "built_with_cuda", module is not None and module.build_info()["with_cuda"])
 
     return use
+
+
+@pytest.fixture
+def nothing_said(monkeypatch):
+    """As if nothing had been warned of in this process."""
+    monkeypatch.setattr(backend, "_said", set())
+    monkeypatch.setattr(backend, "_asked", set())
+    monkeypatch.setattr(_ext, "told", False)
+    monkeypatch.delenv("SEAM_FAST_DISABLE_EXT", raising=False)
+    monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
+
+
+def said_by(*calls):
+    """The warnings of these calls."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for call in calls:
+            call()
+    return [str(warning.message) for warning in caught]
+
+
+def every_way_to_begin():
+    """What a user's first call may be."""
+    weights = [torch.ones(8, 3), torch.ones(8, 2), torch.ones(8), torch.ones(8)]
+    score = torch.ones(3, requires_grad=True)
+    score.grad = torch.ones(3)
+    return [
+        lambda: sf.masked_lstm(torch.ones(2, 1, 3), None, weights, weights),
+        lambda: sf.ScoreAdam([score], lr=0.1).step(),
+        backend.choose_backend,
+        backend.choose_engine,
+    ]
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_without_kernels_the_first_use_says_so_once(with_module, nothing_said, first, monkeypatch):
+    with_module(None, "it rains")
+    calls = every_way_to_begin()
+    (text,) = said_by(calls[first])
+    assert said_by(*calls) == []
+    assert text.startswith("seam-fast: slow, because plain PyTorch computes: it rains") and "\n" not in text
+    assert text.endswith("; if this is meant, set SEAM_FAST_BACKEND=torch")
+
+
+@pytest.mark.parametrize("name", ["SEAM_FAST_BACKEND", "SEAM_FAST_DISABLE_EXT", "told", "backend="])
+def test_who_wants_it_so_hears_nothing(with_module, nothing_said, monkeypatch, name):
+    with_module(None, "it rains")
+    calls = every_way_to_begin()
+    if name == "told":
+        monkeypatch.setattr(_ext, "told", True)  # when it was loaded
+    elif name == "backend=":
+        calls = [lambda: backend.choose_backend("torch"), lambda: backend.choose_engine("torch")]
+    else:
+        monkeypatch.setenv(name, "torch" if name == "SEAM_FAST_BACKEND" else "1")
+    assert said_by(*calls) == []
+
+
+def test_the_command_line_says_it_in_one_line(with_module, nothing_said, capsys):
+    with_module(None, "it rains")
+
+    def use():
+        backend.choose_engine()
+        warnings.warn("of another's", stacklevel=1)
+
+    before = warnings.showwarning
+    with pytest.warns(UserWarning, match="of another's"):
+        assert cli.run_guarded("seam-fast", use) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("seam-fast: slow, because plain PyTorch computes: it rains")
+    assert warnings.showwarning is before
+
+
+def test_with_kernels_nothing_is_said(with_module, nothing_said):
+    with_module(FakeModule())
+    assert said_by(backend.choose_backend, backend.choose_engine) == []
+
+
+def test_what_is_slow_beside_kernels_is_said_too(with_module, with_gpus, nothing_said, monkeypatch):
+    with_module(FakeModule())
+    with_gpus(True)
+    (text,) = said_by(backend.choose_backend, backend.choose_engine, backend.choose_engine)
+    assert text == (
+        "seam-fast: slow, because the GPU here is used by plain PyTorch alone: the compiled part has no CUDA kernels; "
+        "if this is meant, set SEAM_FAST_BACKEND=cpu or torch"
+    )
+    with_gpus()
+    (text,) = said_by(lambda: backend.choose_engine(dtype=torch.float16))
+    assert "plain PyTorch trains: it takes bases of float32 and float64, not float16; if this is meant" in text
+    module = FakeModule()
+    module.build_info = lambda: {"torch": torch.__version__, "with_cuda": False, "flags": "-O0 -g"}
+    with_module(module)
+    monkeypatch.setattr(backend, "_asked", set())
+    (text,) = said_by(backend.choose_backend)
+    assert text == "seam-fast: slow, because the compiled part was built with DEBUG=1; build it again without"
+
+
+def test_a_checkout_that_is_not_compiled_names_the_copy_that_is(nothing_said, tmp_path, monkeypatch):
+    checkout, installed, editable = (tmp_path / name for name in ("checkout", "site", "other"))
+    for place in (checkout, installed, editable):
+        (place / "seam_fast").mkdir(parents=True)
+    monkeypatch.setattr(_ext, "__file__", str(checkout / "seam_fast" / "_ext.py"))
+    monkeypatch.setattr(sys, "path", [str(checkout)])
+    assert _ext.advice() == ""
+    (checkout / "setup.py").touch()
+    command = f"cd {checkout} && {sys.executable} setup.py build_ext --inplace"
+    assert _ext.advice() == f"; to compile it: {command}"
+    sys.path.append(str(installed))
+    assert _ext.compiled_elsewhere() is None
+    ending = importlib.machinery.EXTENSION_SUFFIXES[0]
+    (installed / "seam_fast" / f"_C{ending}").touch()
+    hint = (
+        f"; this is the copy in {checkout}/seam_fast, but the one in {installed}/seam_fast is compiled: run elsewhere"
+    )
+    assert _ext.advice() == f"{hint}, or {command}"
+    (installed / "seam_fast" / f"_C{ending}").unlink()
+    (editable / "seam_fast" / f"_C{ending}").touch()
+    about = installed / "seam_fast-0.1.0.dist-info"  # an editable installation
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: seam-fast\nVersion: 0.1.0\n")
+    (about / "direct_url.json").write_text(json.dumps({"url": editable.as_uri(), "dir_info": {"editable": True}}))
+    assert _ext.compiled_elsewhere() == editable / "seam_fast"
+    (about / "direct_url.json").write_text("{")  # of no use, and no fault
+    assert _ext.compiled_elsewhere() is None
 
 
 def test_the_best_backend_is_chosen(with_module, monkeypatch):

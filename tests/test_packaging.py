@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,6 +110,37 @@ def test_an_installation_without_a_compiler(checkout, tmp_path):
     code = "import seam_fast as sf, torch; print(sf.__file__, sf.has_ext(), sf.binarize(torch.tensor([-1.0, 2.0])))"
     code, said = run("-c", code, cwd=tmp_path, PYTHONPATH=str(target))
     assert code == 0 and str(target) in said and "False tensor([0., 1.]" in said, said
+
+
+HIDDEN = """import importlib.machinery, os, sys
+class Hidden:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "torch":
+            active = os.environ["VIRTUAL_ENV"] or "none"
+            places = [place for place in sys.path if place.startswith(active)]
+            found = importlib.machinery.PathFinder.find_spec(name, places)
+            if found is None:
+                raise ModuleNotFoundError(name, name=name)
+            return found
+sys.meta_path.insert(0, Hidden)
+"""
+
+
+@needs_compiler
+def test_an_isolated_build_that_hides_torch(checkout, tmp_path):
+    """As uv and ``python -m build`` do: without an active environment it says so, with one its torch is taken."""
+    (checkout / "setup.py").write_text(HIDDEN + (checkout / "setup.py").read_text())
+    _, files, said = wheel_of(checkout, VIRTUAL_ENV="")
+    note = files["seam_fast/_build_note.txt"].decode()
+    assert note.startswith("no torch was found to build against (uv and python -m build") and "\n" not in note.strip()
+    assert note.strip().endswith("install with --no-build-isolation")
+    assert re.sub(r"[\s|]+", " ", said).count("installed without its compiled part: no torch was found") == 1
+    torch = Path(sysconfig.get_path("purelib", vars={"base": tmp_path / "active", "platbase": tmp_path / "active"}))
+    (torch / "torch").mkdir(parents=True)
+    (torch / "torch" / "__init__.py").write_text("raise ImportError('of the active environment')")
+    _, files, _ = wheel_of(checkout, VIRTUAL_ENV=str(tmp_path / "active"))
+    assert files["seam_fast/_build_note.txt"] == b"torch could not be imported (of the active environment)\n"
 
 
 def test_what_a_wheel_holds(checkout):

@@ -1,0 +1,45 @@
+"""A bench of the GPU benchmark whose shapes break it, for processes of their own to be ended by."""
+
+import os
+import time
+
+import cuda_lstm
+
+from seam_fast import report
+
+WAYS = ("seam", "cudnn", "whole", "seam_eager", "cudnn_eager", "seam_forward", "cudnn_forward")
+FIGURES = {"ms": {}, "ratio": {}, "gflops": {}, "loops": {}, "rounds": 1, "in_one_piece": True}
+FIGURES |= {"memory": {"saved_bytes": 1}, "agreement": {"errors": {}, "allowed": {"output": 1.0}}}
+FIGURES |= {"left_out": dict.fromkeys((*WAYS, "packed_eager", "padded"), "pretended")}
+
+
+class Bench:
+    """What `cuda_lstm.Bench` answers, of no GPU. The shape's dtype says what happens: float32 ends the process, float16
+    leaves a GPU that does not answer, and with tf32 there is no end.
+    """
+
+    def __init__(self, arguments):
+        self.lost = ""
+        if arguments.seconds == 7:
+            raise RuntimeError("no GPU is left")
+
+    def machine(self, commit):
+        about = {"gpu": {"name": "pretended"}, "cuda": "1", "cudnn": 1, "sources": "x", "backends": {}, "build": None}
+        return report.machine() | about | {"load": {"before": [], "after": None}}
+
+    def row(self, entry):
+        if entry.tf32:
+            time.sleep(60)
+        if entry.dtype == "float32":
+            os._exit(3)
+        if entry.dtype == "float16":
+            self.lost = "it does not answer"
+        fault = "index out of bounds" if self.lost else ""
+        row = cuda_lstm.blank_row(entry, dry=False) | {"fault": fault, "process": os.getpid()}
+        return row if fault else row | FIGURES
+
+    def why_stop(self):
+        return self.lost
+
+    def gpu_state(self):
+        return None
