@@ -23,7 +23,7 @@ SEAM_KERNEL float reciprocal(float x) { return 1.0f / x; }
 #endif
 
 // Arithmetic for lstm_cell.h, errors of about an ulp of 1.
-struct Branchless {
+struct BranchlessGates {
   using V = float;
   static SEAM_KERNEL V fma(V a, V b, V c) { return fmaf(a, b, c); }
   static SEAM_KERNEL V sigmoid(V x) { return one_over_one_plus(x, -kLog2E); }

@@ -39,6 +39,25 @@ struct StartSmall {
   }
 };
 
+// ---- Middle layers in float32: recurrent_cluster.cuh ------------------------------------------------------------------
+
+// Up to 128 units by clusters of four blocks. Clocks a step of 128 units forward + backward with all hidden states sent as
+// messages, measured with prototypes on an H100: 682 + 640 with one sequence a cluster, 1,053 + 924 with two; recurrent.cuh
+// took 3,676 + 4,409 for four. Clusters of two took 1,038 + 815 and 1,619 + 1,294, of eight 652 + 691 and 806 + 921.
+// From 97 units on what there is else is slower for every batch; below, a block can do with a multiprocessor of its own, and
+// when all clusters are busy four of those do more.
+template <template <int> class Kernel, class Params>
+bool start_in_cluster(const Device& device, const Params& p) {
+  using Two = Kernel<2>;
+  if (p.hidden > 128 || !device.clusters) return false;
+  const int64_t batch = p.sequences.batch, rounds = p.hidden > 96 ? 4 : 1;
+  if (batch > 2 * rounds * resident_clusters<Two>(device.index)) return false;
+  // Where a cluster of one sequence finds multiprocessors of its own; not every group of them is a multiple of four.
+  if (batch * Two::kCluster <= device.multiprocessors * 9 / 10) launch<Kernel<1>>(device.stream, batch, p);
+  else launch<Two>(device.stream, (batch + 1) / 2, p);
+  return true;
+}
+
 // ---- In full precision: recurrent.cuh ---------------------------------------------------------------------------------
 
 // The sizes there are kernels for: units up to HB by clusters of CL blocks, L lanes to a unit. Weights of a block fill at

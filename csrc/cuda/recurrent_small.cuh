@@ -141,7 +141,7 @@ struct SmallForward : SmallBlock<HB> {
   };
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem& smem, const Params& p) {
-    using M = Branchless;
+    using M = BranchlessGates;
     const int H = int(p.hidden), half = block.thread() % 2, unit = block.thread() / 2;
     smem.weights.fill(block, p.weight_hh, H);
     float weights[kGates][kShare];
@@ -265,6 +265,44 @@ struct SmallForward : SmallBlock<HB> {
 
 // ---- Backward ---------------------------------------------------------------------------------------------------------
 
+// What was saved of a step.
+struct SavedStep {
+  float gates[kGates], c, grad_output;
+};
+// What its gradients are multiplied by: dc += dh a, then d c_prev = dc forget and d gates = gates times dc (o: dh), as in
+// lstm_cell.h. That of f lacks its c_prev, which arrives later.
+template <int N>
+struct Factors {
+  float a, forget, gates[N];
+};
+
+template <int N, class M>
+SEAM_KERNEL Factors<N> factors_of_cell(const SavedStep& saved, float tanh_c) {
+  const float o = saved.gates[3];
+  return {M::fma(-o * tanh_c, tanh_c, o), saved.gates[1], {}};
+}
+// Of the gates i, g, f, o.
+template <class M>
+SEAM_KERNEL Factors<kGates> all_factors(const SavedStep& saved) {
+  const float i = saved.gates[0], f = saved.gates[1], g = saved.gates[2], o = saved.gates[3], t = M::tanh(saved.c);
+  Factors<kGates> factors = factors_of_cell<kGates, M>(saved, t);
+  factors.gates[0] = g * M::fma(-i, i, i);
+  factors.gates[1] = i * M::fma(-g, g, 1.0f);
+  factors.gates[2] = M::fma(-f, f, f);
+  factors.gates[3] = t * M::fma(-o, o, o);
+  return factors;
+}
+// Of i and g in one of two lanes, of f and o in the other.
+template <class M>
+SEAM_KERNEL Factors<2> half_of_factors(const SavedStep& saved, int half) {
+  const float i = saved.gates[0], f = saved.gates[1], g = saved.gates[2], o = saved.gates[3], t = M::tanh(saved.c);
+  Factors<2> factors = factors_of_cell<2, M>(saved, t);
+  const float x = half == 0 ? i : f, y = half == 0 ? g : o;
+  factors.gates[0] = (half == 0 ? g : 1.0f) * M::fma(-x, x, x);
+  factors.gates[1] = (half == 0 ? i : t) * M::fma(-y, y, half == 0 ? 1.0f : y);
+  return factors;
+}
+
 // Eight lanes, those of four units, form what all gates pass on to these: each takes an eighth of the gates, then the
 // lanes add up, until each pair has the sum of its own unit.
 //
@@ -284,7 +322,7 @@ struct SmallBackward : SmallBlock<HB> {
   };
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem& smem, const Params& p) {
-    using M = Branchless;
+    using M = BranchlessGates;
     const int H = int(p.hidden), lane = block.lane() / kFour, first_unit = block.warp() * 16 + block.lane() % kFour * kFour;
     const int own = lane / 2, half = lane % 2, unit = first_unit + own;
     smem.weights.fill(block, p.weight_hh, H);
@@ -308,7 +346,7 @@ struct SmallBackward : SmallBlock<HB> {
     Walk<const float> grad_output(p.grad_output, sequence, unit, steps - 1, -1);
     Walk<float> d_gates(p.d_gates, sequence, (S == 1 ? half * H : 0) + unit, steps - 1, -1);
     // Zeros from before the end of a shorter sequence, and beyond its first step: nothing happens there.
-    const auto fetch = [&](int step, Saved& saved) {
+    const auto fetch = [&](int step, SavedStep& saved) {
       const bool ran = unsigned(step) < unsigned(length);
 #pragma unroll
       for (int g = 0; g < kGates; ++g) saved.gates[g] = load_if(ran, gates.at + g * H, 0.0f);
@@ -318,10 +356,10 @@ struct SmallBackward : SmallBlock<HB> {
       cells.go_on();
       grad_output.go_on();
     };
-    Saved saved[2];  // of the step before the one that is worked on, and of the one before that
+    SavedStep saved[2];  // of the step before the one that is worked on, and of the one before that
     fetch(steps - 1, saved[0]);
     fetch(steps - 2, saved[1]);
-    Factors factors = factors_of<M>(saved[0], half);
+    Factors<kFactors> factors = factors_of<M>(saved[0], half);
     // The gradients of a sequence's last states come in with its last step.
     float d_h = saved[0].grad_output + (steps == length ? end_h : 0.0f), d_c = steps == length ? end_c : 0.0f;
     fetch(steps - 3, saved[0]);
@@ -330,7 +368,7 @@ struct SmallBackward : SmallBlock<HB> {
     by_turns(steps, [&](auto parity, int turn) {
       constexpr int kNow = decltype(parity)::value, kHere = kNow * S * kUnits * kGates;
       const int step = steps - 1 - turn;
-      Saved& before = saved[1 - kNow];
+      SavedStep& before = saved[1 - kNow];
       float d[kGates];
       d_c = M::fma(d_h, factors.a, d_c);
       if constexpr (S == 1) {
@@ -401,34 +439,11 @@ struct SmallBackward : SmallBlock<HB> {
   }
 
  private:
-  // What was saved of a step.
-  struct Saved {
-    float gates[kGates], c, grad_output;
-  };
-  // What its gradients are multiplied by: dc += dh a, then d c_prev = dc forget and d gates = gates times dc (o: dh), as in
-  // lstm_cell.h. With two sequences the gates are i, g, f, o; with one the lanes share them out, so that they are i, g in
-  // one lane and f, o in the other. That of f lacks its c_prev, which arrives later.
-  struct Factors {
-    float a, forget, gates[S == 1 ? 2 : kGates];
-  };
-
+  static constexpr int kFactors = S == 1 ? 2 : kGates;
   template <class M>
-  static SEAM_KERNEL Factors factors_of(const Saved& saved, int half) {
-    const float i = saved.gates[0], f = saved.gates[1], g = saved.gates[2], o = saved.gates[3], t = M::tanh(saved.c);
-    Factors factors;
-    factors.a = M::fma(-o * t, t, o);
-    factors.forget = f;
-    if constexpr (S == 1) {
-      const float x = half == 0 ? i : f, y = half == 0 ? g : o;
-      factors.gates[0] = (half == 0 ? g : 1.0f) * M::fma(-x, x, x);
-      factors.gates[1] = (half == 0 ? i : t) * M::fma(-y, y, half == 0 ? 1.0f : y);
-    } else {
-      factors.gates[0] = g * M::fma(-i, i, i);
-      factors.gates[1] = i * M::fma(-g, g, 1.0f);
-      factors.gates[2] = M::fma(-f, f, f);
-      factors.gates[3] = t * M::fma(-o, o, o);
-    }
-    return factors;
+  static SEAM_KERNEL Factors<kFactors> factors_of(const SavedStep& saved, int half) {
+    if constexpr (S == 1) return half_of_factors<M>(saved, half);
+    else return all_factors<M>(saved);
   }
 
   // Slot r of a lane: what is passed on to unit r ^ own of its four, so that slot 0 is the unit of the lane itself.
