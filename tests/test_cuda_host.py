@@ -189,7 +189,7 @@ def test_small_layers_of_large_batches(host):
         assert_close(case, found(case, torch.float32), torch.float32)
 
 
-# -- middle layers: a cluster of four blocks for one or two sequences ---------------------------------------------------
+# -- middle layers: a cluster of four blocks for one or two sequences --------------------------------------------------
 
 
 @pytest.mark.parametrize("multiprocessors", [pytest.param(40, id="one"), pytest.param(4, id="two")])  # to a cluster
