@@ -129,6 +129,8 @@ class Machine {
     if (!inside(me, array, size, i, count, site)) return nullptr;
     if (all_.time == begun_) {
       report("message before the first sync_cluster", site, [&] { return name(me) + ": the peer may not have begun"; });
+    } else if (threads_[uint32_t(rank) * shape_.threads].stack == nullptr) {
+      report("message to a block that has ended", site, [&] { return name(me) + ": block " + std::to_string(rank); });
     }
     const size_t within = size_t(static_cast<char*>(array) - me.memory) + size_t(i) * bytes;
     return memory_.get() + size_t(rank) * stride() + within;
