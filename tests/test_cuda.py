@@ -136,7 +136,7 @@ def unless_there_is_no_kernel():
         pytest.skip(str(error).splitlines()[0])
 
 
-HIDDEN = (1, 31, 32, 50, 56, 64, 96, 97, 128, 129, 192, 256, 257, 384, 400, 512)
+HIDDEN = (1, 31, 32, 48, 50, 53, 64, 96, 97, 128, 129, 192, 256, 257, 384, 400, 512)
 
 
 def sized(batch, hidden):
@@ -176,7 +176,7 @@ def test_tf32_where_torch_allows_it(tf32, hidden, batch):
 
 
 def test_full_precision_is_what_there_is_otherwise(tf32):
-    case, errors = Case(T=8, B=8, I=64, H=64), []
+    case, errors = Case(T=8, B=8, I=64, H=256), []
     for allowed in (True, False):
         torch.backends.cuda.matmul.allow_tf32 = allowed
         errors.append(distances(flat(found(case, torch.float32)), truth(case)[0])["output"])

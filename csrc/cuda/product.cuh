@@ -24,31 +24,44 @@ struct Tile {
   };
 
   // Calls done(m, n, sum of left(m, k) right(k, n) over k) for the tile at (first_m, first_n). prepare(first_k) comes
-  // before the values of a panel are asked for, and is followed by a barrier. LeftByTerm, RightByTerm: neighbours in
-  // memory have neighbouring k.
+  // before the values of a panel are asked for, and is followed by a barrier; they are asked for while the panel before is
+  // multiplied. LeftByTerm, RightByTerm: neighbours in memory have neighbouring k.
   template <bool LeftByTerm, bool RightByTerm, class Prepare, class Left, class Right, class Done>
   static SEAM_KERNEL void multiply(const BlockOf<1>& block, Smem& smem, int64_t first_m, int64_t first_n, int64_t M,
                                    int64_t N, int64_t K, const Prepare& prepare, const Left& left, const Right& right,
                                    const Done& done) {
+    constexpr int kLoads = S * kDepth / kThreads;  // of a thread, for each side of a panel
     const int row = block.thread() / 16 * kEach, column = block.thread() % 16 * kEach;
-    W total[kEach][kEach] = {}, sum[kEach][kEach] = {};
+    W total[kEach][kEach] = {}, sum[kEach][kEach] = {}, of_left[kLoads], of_right[kLoads];
+    // Number i of a panel: which row (column) it is of, and which term.
+    const auto across = [&](int i, bool by_term) { return by_term ? i / kDepth : i % S; };
+    const auto term = [&](int i, bool by_term) { return by_term ? i % kDepth : i / S; };
+    const auto fetch = [&](int64_t k_0) {
+#pragma unroll
+      for (int j = 0; j < kLoads; ++j) {
+        const int i = block.thread() + j * kThreads;
+        const int64_t m = first_m + across(i, LeftByTerm), n = first_n + across(i, RightByTerm);
+        const int64_t k_left = k_0 + term(i, LeftByTerm), k_right = k_0 + term(i, RightByTerm);
+        of_left[j] = m < M && k_left < K ? left(m, k_left) : W(0);
+        of_right[j] = n < N && k_right < K ? right(k_right, n) : W(0);
+      }
+    };
+    prepare(0);
+    block.sync();
+    fetch(0);
+    block.sync();
 #pragma unroll 1
     for (int64_t k_0 = 0; k_0 < K; k_0 += kDepth) {
-      prepare(k_0);
-      block.sync();
-#pragma unroll 1
-      for (int i = block.thread(); i < S * kDepth; i += kThreads) {
-        const int by_term = i / kDepth, term = i % kDepth, across = i % S, down = i / S;
-        {
-          const int m = LeftByTerm ? by_term : across, k = LeftByTerm ? term : down;
-          smem.left.store(k * kStride + m, first_m + m < M && k_0 + k < K ? left(first_m + m, k_0 + k) : W(0));
-        }
-        {
-          const int n = RightByTerm ? by_term : across, k = RightByTerm ? term : down;
-          smem.right.store(k * kStride + n, first_n + n < N && k_0 + k < K ? right(k_0 + k, first_n + n) : W(0));
-        }
+#pragma unroll
+      for (int j = 0; j < kLoads; ++j) {
+        const int i = block.thread() + j * kThreads;
+        smem.left.store(term(i, LeftByTerm) * kStride + across(i, LeftByTerm), of_left[j]);
+        smem.right.store(term(i, RightByTerm) * kStride + across(i, RightByTerm), of_right[j]);
       }
+      const bool more = k_0 + kDepth < K;
+      if (more) prepare(k_0 + kDepth);
       block.sync();
+      if (more) fetch(k_0 + kDepth);
 #pragma unroll 4
       for (int k = 0; k < kDepth; ++k) {
         W a[kEach], b[kEach];
@@ -61,7 +74,7 @@ struct Tile {
         }
       }
       block.sync();
-      if (k_0 / kDepth % kPanels == kPanels - 1 || k_0 + kDepth >= K) {
+      if (k_0 / kDepth % kPanels == kPanels - 1 || !more) {
 #pragma unroll
         for (int i = 0; i < kEach; ++i) {
 #pragma unroll

@@ -1,6 +1,8 @@
 // Launches of the recurrence, forward.
 #include "recurrent.cuh"
+#include "recurrent_cluster.cuh"
 #include "recurrent_plan.cuh"
+#include "recurrent_small.cuh"
 #include "recurrent_tiles.cuh"
 
 namespace seam::gpu {
@@ -8,6 +10,8 @@ namespace seam::gpu {
 template <>
 bool recurrent_forward(const Device& device, const ForwardParams<float>& p) {
   using Params = ForwardParams<float>;
+  if (with_small_sizes<SmallForward>(p.hidden, StartSmall<Params>{device, p})) return true;
+  if (start_in_cluster<ClusterForward>(device, p)) return true;
   if (device.tf32 && with_tiles<TiledForward, float, Tf32>(p.hidden, StartTiled<Params>{device, p})) return true;
   return with_sizes<RecurrentForward, float>(p.hidden, StartRecurrent<Params>{device, p});
 }

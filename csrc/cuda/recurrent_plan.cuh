@@ -6,15 +6,64 @@
 
 namespace seam::gpu {
 
+// ---- Small layers in float32: recurrent_small.cuh ---------------------------------------------------------------------
+
+// The sizes there are kernels for, by hidden units rounded up. Microseconds of 32 steps, forward + backward, measured with
+// prototypes on an H100 (1 and 2 sequences a block; in brackets what recurrent.cuh took for 2):
+//   50 units: 11.7, 17.1 (70.8);  64 units: 12.4, 19.1 (75.3).
+template <template <int, int> class Kernel, class Run>
+bool with_small_sizes(int64_t hidden, const Run& run) {
+  if (hidden <= 32) return run.template with<Kernel, 32>();
+  if (hidden <= 48) return run.template with<Kernel, 48>();
+  if (hidden <= 52) return run.template with<Kernel, 52>();
+  if (hidden <= 64) return run.template with<Kernel, 64>();
+  return false;
+}
+
+// A sequence to a block while there are multiprocessors for all, then two: clocks a step of 50 units forward + backward are
+// 405 + 317 with one, 561 + 499 with two, and 661 + 509 for two blocks of one beside each other. Four by two blocks of two
+// take 900 + 865, which a block of four, 1,010 + 945, does not reach.
+template <class Params>
+struct StartSmall {
+  const Device& device;
+  const Params& p;
+
+  template <template <int, int> class Kernel, int HB>
+  bool with() const {
+    constexpr int64_t kMostRounds = 24, kAtOnce = 4;  // sequences of a multiprocessor
+    const int64_t batch = p.sequences.batch;
+    if (batch > kMostRounds * kAtOnce * device.multiprocessors) return false;  // products of the whole batch are better
+    if (batch <= device.multiprocessors) launch<Kernel<HB, 1>>(device.stream, batch, p);
+    else launch<Kernel<HB, 2>>(device.stream, (batch + 1) / 2, p);
+    return true;
+  }
+};
+
+// ---- Middle layers in float32: recurrent_cluster.cuh ------------------------------------------------------------------
+
+// Up to 128 units by clusters of four blocks. Clocks a step of 128 units forward + backward with all hidden states sent as
+// messages, measured with prototypes on an H100: 682 + 640 with one sequence a cluster, 1,053 + 924 with two; recurrent.cuh
+// took 3,676 + 4,409 for four. Clusters of two took 1,038 + 815 and 1,619 + 1,294, of eight 652 + 691 and 806 + 921.
+// From 97 units on what there is else is slower for every batch; below, a block can do with a multiprocessor of its own, and
+// when all clusters are busy four of those do more.
+template <template <int> class Kernel, class Params>
+bool start_in_cluster(const Device& device, const Params& p) {
+  using Two = Kernel<2>;
+  if (p.hidden > 128 || !device.clusters) return false;
+  const int64_t batch = p.sequences.batch, rounds = p.hidden > 96 ? 4 : 1;
+  if (batch > 2 * rounds * resident_clusters<Two>(device.index)) return false;
+  // Where a cluster of one sequence finds multiprocessors of its own; not every group of them is a multiple of four.
+  if (batch * Two::kCluster <= device.multiprocessors * 9 / 10) launch<Kernel<1>>(device.stream, batch, p);
+  else launch<Two>(device.stream, (batch + 1) / 2, p);
+  return true;
+}
+
 // ---- In full precision: recurrent.cuh ---------------------------------------------------------------------------------
 
 // The sizes there are kernels for: units up to HB by clusters of CL blocks, L lanes to a unit. Weights of a block fill at
 // most three fifths of its registers; those of the last one take shared memory as well.
 template <template <class, int, int, int, int> class Kernel, class T, class Run>
 bool with_sizes(int64_t hidden, const Run& run) {
-  if (hidden <= 32) return run.template with<Kernel, T, 32, 1, 4>();
-  if (hidden <= 56) return run.template with<Kernel, T, 56, 1, 4>();
-  if (hidden <= 64) return run.template with<Kernel, T, 64, 1, 4>();
   if (hidden <= 96) return run.template with<Kernel, T, 96, 1, 4>();
   if (hidden <= 128) return run.template with<Kernel, T, 128, 2, 4>();
   if (hidden <= 192) return run.template with<Kernel, T, 192, 4, 8>();

@@ -44,6 +44,14 @@ struct Thread : Member {
   Context context;
 };
 
+struct Message {  // on its way into shared memory
+  void* to;
+  const void* counted;  // where it counts as arrived
+  int32_t round;        // there
+  char bytes[16];
+  size_t size;
+};
+
 // ---- The machine ----------------------------------------------------------------------------------------------------
 
 class Machine {
@@ -101,6 +109,52 @@ class Machine {
       wake(*me.warp);
     }
     go_on(me);
+  }
+
+  // Lets others go on until it is so.
+  template <class Ready>
+  void wait_until(const Ready& ready, const Site& site) {
+    Thread& me = *current_;
+    for (uint64_t turns = 0; !ready(); ++turns) {
+      if (turns > 1000u * all_.size) {
+        report("wait for what never comes", site, [&] { return name(me); });
+        leave();
+      }
+      ready_[slot(count_++)] = &me;
+      go_on(me);
+    }
+  }
+
+  // ---- Messages: numbers into shared memory of the cluster, that count where they arrive ----
+
+  // Where a number of one's own block lies in block `rank`; null if there is no such place.
+  void* place_in(int rank, void* array, int size, size_t bytes, int i, int count, const Site& site) {
+    Thread& me = *current_;
+    if (rank < 0 || uint32_t(rank) >= shape_.blocks) {
+      report("no such block in the cluster", site, [&] { return name(me) + ": " + std::to_string(rank); });
+      return nullptr;
+    }
+    if (!inside(me, array, size, i, count, site)) return nullptr;
+    if (all_.time == begun_) {
+      report("message before the first sync_cluster", site, [&] { return name(me) + ": the peer may not have begun"; });
+    } else if (threads_[uint32_t(rank) * shape_.threads].stack == nullptr) {
+      report("message to a block that has ended", site, [&] { return name(me) + ": block " + std::to_string(rank); });
+    }
+    const size_t within = size_t(static_cast<char*>(array) - me.memory) + size_t(i) * bytes;
+    return memory_.get() + size_t(rank) * stride() + within;
+  }
+  void send(const Message& message, const Site& site) {
+    if (options.shadow) shadow_.receive_shared(size_t(static_cast<char*>(message.to) - memory_.get()), message.size, site);
+    const bool late = options.order == HostOptions::depth_first || options.order == HostOptions::shuffled;
+    if (late) messages_.push_back(message);
+    else memcpy(message.to, message.bytes, message.size);
+  }
+  void deliver(const void* counted, int32_t round) {
+    std::erase_if(messages_, [&](const Message& message) {
+      if (message.counted != counted || message.round > round) return false;
+      memcpy(message.to, message.bytes, message.size);
+      return true;
+    });
   }
 
   template <class Text>
@@ -229,6 +283,7 @@ class Machine {
       threads_[id].copies.clear();
       threads_[id].earlier = 0;
     }
+    messages_.clear();
     ended_ = first_ = count_ = 0;
     wake(all_);
     current_ = take();
@@ -416,6 +471,7 @@ class Machine {
   std::vector<Thread> threads_;
   std::vector<Group> warps_, halves_, blocks_;
   Group all_{};
+  std::vector<Message> messages_;
 
   int64_t cluster_ = 0;
   uint32_t begun_ = 0;  // when the cluster was

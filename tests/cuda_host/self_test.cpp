@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "../../csrc/cuda/block.cuh"
+#include "../../csrc/cuda/messages.cuh"
 
 namespace {
 
@@ -165,6 +166,33 @@ struct Ring : Small<4> {
   }
 };
 
+// The same by messages, without a barrier: each thread sends to all blocks, behind its reads of the step before. So who has
+// received what all sent for a step may overwrite what they read before it.
+struct RingOfMessages : Small<4> {
+  struct Smem {
+    Shared<float, 2 * kCluster * 64> all;
+    Arrivals arrivals[2];
+  };
+  static constexpr int kSteps = Ring::kSteps, kBytes = kCluster * 64 * int(sizeof(float));
+  static SEAM_KERNEL void run(const Block& block, Smem& smem, const Params& p) {
+    const int t = block.thread(), place = (block.index() * kCluster + block.rank()) * 64 + t;
+    float mine = load(p.in + place);
+    if (t == 0) smem.arrivals[0].begin(kBytes), smem.arrivals[1].begin(kBytes);
+    block.sync_cluster();
+#pragma GCC unroll 1
+    for (int step = 0; step < kSteps; ++step) {
+      const int k = step % 2, at = k * kCluster * 64;
+      for (int rank = 0; rank < kCluster; ++rank) {
+        send(block, rank, smem.all, at + block.rank() * 64 + t, mine, smem.arrivals[k]);
+      }
+      smem.arrivals[k].wait(step / 2);
+      if (t == 0) smem.arrivals[k].arm(kBytes);
+      mine += smem.all.load(at + (block.rank() + 3) % kCluster * 64 + 63 - t);
+    }
+    store(p.out + place, mine);
+  }
+};
+
 void correct_kernels() {
   std::vector<float> in(512), out(512);
   for (int i = 0; i < 512; ++i) in[i] = float(i * 37 % 101 - 50);
@@ -194,6 +222,8 @@ void correct_kernels() {
   }
   clean<Ring>("an exchange in clusters of four", {in.data(), out.data()}, 2,
               [&] { return every(512, [&](int i) { return ring[i]; }); });
+  clean<RingOfMessages>("an exchange in clusters of four by messages", {in.data(), out.data()}, 2,
+                        [&] { return every(512, [&](int i) { return ring[i]; }); });
 }
 
 // ---- Tensor tiles ---------------------------------------------------------------------------------------------------
@@ -467,6 +497,59 @@ struct NoSuchPeer : Small<2> {
   }
 };
 
+struct Messages : Small<2> {
+  struct Smem {
+    Shared<float, 64> a;
+    Arrivals arrivals;
+  };
+  static constexpr int kBytes = 64 * sizeof(float);
+  static SEAM_KERNEL void begin(const Block& block, Smem& smem) {
+    if (block.thread() == 0) smem.arrivals.begin(kBytes);
+  }
+  static SEAM_KERNEL void send_to(int rank, const Block& block, Smem& smem) {
+    send(block, rank, smem.a, block.thread(), 1.0f, smem.arrivals);
+  }
+};
+struct NoMessage : Messages {
+  static SEAM_KERNEL void run(const Block& block, Smem& smem, const Params&) {
+    begin(block, smem);
+    block.sync_cluster();
+    if (block.thread() > 0) send_to(1 - block.rank(), block, smem);
+    smem.arrivals.wait(0);
+  }
+};
+struct MessageTooEarly : Messages {
+  static SEAM_KERNEL void run(const Block& block, Smem& smem, const Params&) {
+    begin(block, smem);
+    block.sync();
+    send_to(1 - block.rank(), block, smem);
+    block.sync_cluster();
+  }
+};
+struct MessageTooLate : Messages {
+  static SEAM_KERNEL void run(const Block& block, Smem& smem, const Params&) {
+    begin(block, smem);
+    block.sync_cluster();
+    if (block.rank() == 0) return;  // waits for nothing
+    for (int k = 0; k < 100; ++k) block.sync();
+    send_to(0, block, smem);
+  }
+};
+struct ArmedTwice : Messages {
+  static SEAM_KERNEL void run(const Block& block, Smem& smem, const Params&) {
+    begin(block, smem);
+    if (block.thread() == 0) smem.arrivals.arm(kBytes);
+    block.sync_cluster();
+  }
+};
+struct MessageToNobody : Messages {
+  static SEAM_KERNEL void run(const Block& block, Smem& smem, const Params&) {
+    begin(block, smem);
+    block.sync_cluster();
+    send_to(2, block, smem);
+  }
+};
+
 struct GlobalCopy : Small<> {  // right, if every block has 64 places of its own
   static SEAM_KERNEL void run(const Block& block, Smem&, const Params& p) {
     store(p.out + block.thread(), load(p.in + block.thread()) + float(block.index()));
@@ -506,6 +589,11 @@ void planted_faults() {
   found<PeerTooEarly>("store_peer before the first sync_cluster", "store_peer before the first sync_cluster", two);
   found<PeerTooLate>("store_peer after the last", "store_peer without a sync_cluster after it", two);
   found<NoSuchPeer>("a peer that there is not", "no such block in the cluster", two);
+  found<NoMessage>("a message that nobody sends", "wait for what never comes", two);
+  found<MessageTooEarly>("a message before the first sync_cluster", "message before the first sync_cluster", two);
+  found<MessageTooLate>("a message to who does not wait for it", "message to a block that has ended", two);
+  found<ArmedTwice>("a round that is armed twice", "a round is armed twice", two);
+  found<MessageToNobody>("a message to a peer that there is not", "no such block in the cluster", two);
   found<GlobalCopy>("two clusters write the same", "race in global memory", one, 2);
   found<GlobalSwap>("no barrier between writes and reads of global memory", "race in global memory", one);
 }

@@ -179,6 +179,12 @@ class Shadow {
   void touch_shared(const Member& me, size_t offset, size_t bytes, bool writes, const Site& site) {
     touch(me, &cells_[offset / 2], bytes / 2, writes, true, site);
   }
+  // Written by a message: those who wait for it know, and who else touches it is not found out.
+  void receive_shared(size_t offset, size_t bytes, const Site& site) {
+    for (size_t k = offset / 2; k < (offset + bytes) / 2; ++k) {
+      cells_[k] = {Record::of(cluster_begin_, sites_.number(site), Record::kThread, 0), {0}};
+    }
+  }
   void touch_global(const Member& me, const void* at, size_t bytes, bool writes, const Site& site) {
     const uintptr_t first = reinterpret_cast<uintptr_t>(at) / 2, end = first + bytes / 2;  // cells of all memory
     for (uintptr_t cell = first, next; cell < end; cell = next) {

@@ -1,0 +1,76 @@
+// Numbers sent into the shared memory of a cluster's blocks, with a count of what has arrived: for kernels that exchange
+// something every step. The cluster's barrier takes as long as a step of theirs, because it waits for all that was stored
+// in global memory before it.
+//
+// Who sends must know that what he overwrites has been read. The watch on the CPU does not see that, nor anything else that
+// is finer than a barrier.
+#pragma once
+
+#include "block.cuh"
+
+#if defined(__CUDACC__)
+
+namespace seam::gpu {
+
+// Counts the bytes that arrive for a block, round by round: a round is over when all that were expected are there, and has
+// to be armed before the next can be. In shared memory.
+struct Arrivals {
+  uint64_t barrier;
+
+  // By one thread of the block, before any other of the cluster has passed a sync_cluster behind it. The first round is
+  // armed then.
+  SEAM_KERNEL void begin(int bytes) {
+    asm volatile("mbarrier.init.shared.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" ::"r"(address()) : "memory");
+    arm(bytes);
+  }
+  // For the next round, by one thread that has waited for the last one.
+  SEAM_KERNEL void arm(int bytes) {
+    asm volatile("{.reg .b64 t;\nmbarrier.arrive.expect_tx.shared.b64 t, [%0], %1;}" ::"r"(address()), "r"(bytes) : "memory");
+  }
+  // Until round `round` is over, counted from 0; no earlier one is asked for. What has been sent for it is seen then.
+  SEAM_KERNEL void wait(int round) {
+    asm volatile(
+        "{.reg .pred p;\nagain:\nmbarrier.try_wait.parity.shared.b64 p, [%0], %1;\n@p bra done;\nbra again;\ndone:\n}" ::"r"(
+            address()),
+        "r"(round & 1)
+        : "memory");
+  }
+
+  SEAM_KERNEL uint32_t address() { return uint32_t(__cvta_generic_to_shared(&barrier)); }
+};
+
+// Numbers into the same place of block `rank`, which may be one's own, and what they count for there.
+SEAM_KERNEL uint32_t address_in(int rank, uint32_t mine) {
+  uint32_t theirs = 0;
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(theirs) : "r"(mine), "r"(rank));
+#endif
+  return theirs;
+}
+template <class B, int N>
+SEAM_KERNEL void send(const B&, int rank, Shared<float, N>& shared, int i, float value, Arrivals& arrivals) {
+#if __CUDA_ARCH__ >= 900
+  const uint32_t to = address_in(rank, uint32_t(__cvta_generic_to_shared(&shared.memory[i])));
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to),
+               "r"(float_to_bits(value)), "r"(address_in(rank, arrivals.address()))
+               : "memory");
+#endif
+}
+template <class B, int N>
+SEAM_KERNEL void send4(const B&, int rank, Shared<float, N>& shared, int i, const float (&values)[4], Arrivals& arrivals) {
+#if __CUDA_ARCH__ >= 900
+  const uint32_t to = address_in(rank, uint32_t(__cvta_generic_to_shared(&shared.memory[i])));
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
+               "r"(float_to_bits(values[0])), "r"(float_to_bits(values[1])), "r"(float_to_bits(values[2])),
+               "r"(float_to_bits(values[3])), "r"(address_in(rank, arrivals.address()))
+               : "memory");
+#endif
+}
+
+}  // namespace seam::gpu
+
+#else
+
+#include "messages_host.h"  // tests/cuda_host
+
+#endif

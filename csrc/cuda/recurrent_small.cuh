@@ -1,0 +1,471 @@
+// The recurrence of small layers in float32: all steps of one or two sequences by one block, two lanes to a hidden unit.
+// A step is a chain of dependent work (products, activations, a barrier), and its length in clocks is what counts: so
+// nothing lies on the chain but that. Weights are in registers; what a step reads from global memory is fetched two steps
+// ahead, and what it stores goes out behind the next step's first loads; activations have no branch; a second sequence is
+// more registers of the same threads, whose work fills the waits of the first.
+//
+// HB: hidden units, rounded up (the rest are zero). S: sequences of a block; with two, each lane of a unit keeps the cell
+// of one of them. Both are constants, because registers have no index.
+#pragma once
+
+#include "../lstm_cell.h"
+#include "activations.cuh"
+#include "block.cuh"
+#include "predicated.cuh"
+#include "sequences.cuh"
+#include "weights.cuh"
+
+namespace seam::gpu {
+
+// ---- W_hh on its way into registers -----------------------------------------------------------------------------------
+
+// The masked W_hh in shared memory, (4H, H) with `kPitch` numbers a row, from where threads take what they keep. Read from
+// global memory in the order in which it lies there, 16 bytes at a time: threads that each fetched their own rows of it
+// would wait for that as long as for 20 to 60 steps.
+template <int HB, int Threads, int Pitch>
+struct StagedWeights {
+  static constexpr int kPitch = Pitch;
+  static_assert(Pitch >= HB && Pitch % 4 == 0);
+  Shared<float, (kGates * HB + 1) * Pitch> rows;
+
+  template <class B>
+  SEAM_KERNEL void fill(const B& block, const MaskedNumbers& weight_hh, int H) {
+    for (int row = block.thread(); row < kGates * H; row += Threads) {
+      for (int column = H; column < HB; ++column) rows.store(row * Pitch + column, 0.0f);
+    }
+    for (int column = block.thread(); column < HB; column += Threads) rows.store(kGates * H * Pitch + column, 0.0f);
+    const float* const weight = static_cast<const float*>(weight_hh.weight);
+    const float* const score = static_cast<const float*>(weight_hh.score ? weight_hh.score : weight_hh.weight);
+    if (is_aligned(weight) && is_aligned(score)) copy<true>(block, weight, score, weight_hh.score != nullptr, H);
+    else copy<false>(block, weight, score, weight_hh.score != nullptr, H);
+    block.sync();
+  }
+
+  // Where the weights of a unit's gate begin; those of a unit that the layer has not are all zero.
+  static SEAM_KERNEL int row(int gate, int unit, int H) { return (unit < H ? gate * H + unit : kGates * H) * Pitch; }
+
+ private:
+  struct alignas(16) Four {
+    float number[4];
+  };
+  static SEAM_KERNEL bool is_aligned(const float* at) { return reinterpret_cast<uintptr_t>(at) % sizeof(Four) == 0; }
+
+  template <bool Aligned, class B>
+  SEAM_KERNEL void copy(const B& block, const float* weight, const float* score, bool masked, int H) {
+    constexpr int kAtOnce = 10, kFurther = 4 * Threads;  // groups of four on their way to a thread; from one to the next
+    const int groups = H * H, ahead = kFurther / H * Pitch + kFurther % H;
+    int column = 4 * block.thread() % H, to = 4 * block.thread() / H * Pitch + column;  // where the next group begins
+#pragma unroll 1
+    for (int first = block.thread(); first < groups; first += kAtOnce * Threads) {
+      Four w[kAtOnce], s[kAtOnce];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const int i = first + k * Threads, there = 4 * (i < groups ? i : first);
+        w[k] = four<Aligned>(weight + there);
+        s[k] = four<Aligned>(score + there);
+      }
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+        const bool exists = first + k * Threads < groups;
+        int at = to, in_row = column;
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          if (exists) rows.store(at, s[k].number[e] > 0 || !masked ? w[k].number[e] : 0.0f);
+          const bool ends = ++in_row == H;
+          at += ends ? Pitch - H + 1 : 1;
+          in_row = ends ? 0 : in_row;
+        }
+        column += kFurther % H;
+        to += column < H ? ahead : ahead + Pitch - H;
+        column -= column < H ? 0 : H;
+      }
+    }
+  }
+  template <bool Aligned>
+  static SEAM_KERNEL Four four(const float* at) {
+    if constexpr (Aligned) return load(reinterpret_cast<const Four*>(at));
+    else return {{load(at), load(at + 1), load(at + 2), load(at + 3)}};
+  }
+};
+
+// Two lanes a unit.
+template <int HB>
+struct SmallBlock {
+  static_assert(HB % 4 == 0);
+  static constexpr int kCluster = 1, kThreads = (2 * HB + 31) / 32 * 32;
+  static constexpr int kUnits = kThreads / 2;  // that there are lanes for
+};
+
+// A number of each step of a sequence in global memory, step by step; `steps` may be behind its end or before its first.
+template <class T>
+struct Walk {
+  T* at;
+  int64_t stride;
+  template <class From>
+  SEAM_KERNEL Walk(const Rows<From>& rows, const Sequence& sequence, int offset, int step, int direction = 1)
+      : at(rows.at(sequence.at(step)) + offset), stride(rows.time_stride * (sequence.reverse ? -direction : direction)) {}
+  SEAM_KERNEL void go_on() { at += stride; }
+};
+
+// Calls step(parity, i) for i from 0 to count - 1; the parity of i is a constant, so that it can choose registers.
+template <int N>
+struct Constant {
+  static constexpr int value = N;
+};
+template <class Step>
+SEAM_KERNEL void by_turns(int count, const Step& step) {
+#pragma unroll 1
+  for (int i = 0; i < count; i += 2) {
+    step(Constant<0>{}, i);
+    if (i + 1 == count) break;
+    step(Constant<1>{}, i + 1);
+  }
+}
+
+// ---- Forward ----------------------------------------------------------------------------------------------------------
+
+template <int HB, int S>
+struct SmallForward : SmallBlock<HB> {
+  using SmallBlock<HB>::kThreads;
+  using SmallBlock<HB>::kUnits;
+  static_assert(S == 1 || S == 2);
+  static constexpr int kShare = HB / 2;    // hidden units whose products a lane forms, for the four gates of its unit
+  static constexpr int kFours = HB / 8;    // of them, in groups of four; behind them there may be two more
+  static constexpr int kChains = 4 / S;    // sums of a gate that do not wait for one another
+  static constexpr int kOwn = 4 / (3 - S);  // gates of which a lane adds what comes from the input, and which it stores
+  using Params = ForwardParams<float>;
+  struct Smem {
+    // Quarters of a warp, four units of two lanes, then read 16 bytes each from banks of their own.
+    StagedWeights<HB, kThreads, (HB + 7) / 8 * 8 + ((HB + 7) / 8 % 2 ? 0 : 8)> weights;
+    Shared<float, 2 * S * kUnits> h;  // of the last step and of this one, [step % 2, sequence, unit]
+  };
+
+  static SEAM_KERNEL void run(const BlockOf<1>& block, Smem& smem, const Params& p) {
+    using M = BranchlessGates;
+    const int H = int(p.hidden), half = block.thread() % 2, unit = block.thread() / 2;
+    smem.weights.fill(block, p.weight_hh, H);
+    float weights[kGates][kShare];
+#pragma unroll
+    for (int g = 0; g < kGates; ++g) load_share(smem.weights.rows, smem.weights.row(g, unit, H), half, weights[g]);
+
+    const int row = S == 1 ? 0 : half;  // the sequence whose cell this lane keeps
+    const int64_t first = block.index() * S;
+    const Sequence sequence = sequence_at(p.sequences, first + row);
+    const bool mine = sequence.exists && unit < H;
+    const int steps = tile_steps<S>(p.sequences, first), length = mine ? sequence.length : 0;
+    const int64_t state = sequence.index * p.hidden + unit;
+    float h = mine && p.h_0 ? load(p.h_0 + state) : 0.0f, c = mine && p.c_0 ? load(p.c_0 + state) : 0.0f;
+    if (half == row) smem.h.store(row * kUnits + unit, h);
+
+    // One sequence: both lanes have the same cell, and one takes the gates i and f and stores h, the other g, o and c.
+    const int first_gate = S == 1 ? 2 * half : 0;
+    const int saved = p.cells.data ? length : 0, kept = S == 1 && half == 1 ? saved : length;  // steps of which it stores
+    const int end = mine ? length : -1;
+    Walk<const float> input(p.gates, sequence, first_gate * H + unit, 0);
+    Walk<float> gates(p.gates, sequence, first_gate * H + unit, -1);
+    Walk<float> output(p.output, sequence, unit, -1), cells(p.cells, sequence, unit, -1);
+    if (S == 1 && half == 1) output = cells;
+    float* const last = (S == 1 && half == 1 ? p.c_n : p.h_n) + state;
+    float bias[kOwn], fetched[2][kOwn] = {};
+#pragma unroll
+    for (int g = 0; g < kOwn; ++g) {
+      const int at = (first_gate + g) * H + unit;
+      bias[g] = unit < H ? effective<float>(p.bias_ih, at) + effective<float>(p.bias_hh, at) : 0.0f;
+    }
+    const auto fetch = [&](int step, float (&to)[kOwn]) {
+#pragma unroll
+      for (int g = 0; g < kOwn; ++g) to[g] = load_if(step < length, input.at + g * H, 0.0f);
+      input.go_on();
+    };
+    fetch(0, fetched[0]);
+    fetch(1, fetched[1]);
+    block.sync();
+
+    float activated[kGates] = {};
+    // What there is behind `done` steps: the last one's results, and if it was the sequence's last, its end.
+    const auto put_away = [&](int done) {
+      const bool upper = S == 1 && half == 1;
+      const float state_here = upper ? c : h;
+      store_if(unsigned(done - 1) < unsigned(kept), output.at, state_here);
+      if (S == 2) store_if(unsigned(done - 1) < unsigned(saved), cells.at, c);
+#pragma unroll
+      for (int g = 0; g < kOwn; ++g) {
+        const float gate = upper ? activated[kGates - kOwn + g] : activated[g];
+        store_if(unsigned(done - 1) < unsigned(saved), gates.at + g * H, gate);
+      }
+      store_if(done == end, last, state_here);
+      if (S == 2) store_if(done == end, p.c_n + state, c);
+      gates.go_on();
+      output.go_on();
+      if (S == 2) cells.go_on();
+    };
+
+    by_turns(steps, [&](auto parity, int step) {
+      constexpr int kNow = decltype(parity)::value, kFrom = kNow * S * kUnits, kTo = (1 - kNow) * S * kUnits;
+      // Slot s: of the sequence that this lane keeps, and of the other lane's.
+      float share[S][kShare], sum[S][kGates][kChains] = {};
+#pragma unroll
+      for (int s = 0; s < S; ++s) load_share(smem.h, kFrom + (s ^ row) * kUnits, half, share[s]);
+      put_away(step);
+#pragma unroll
+      for (int g = 0; g < kOwn; ++g) {
+        const float x = fetched[kNow][g] + bias[g];
+        if (S == 2) {
+          sum[0][g][0] = x;
+        } else {
+          sum[0][g][0] = half == 0 ? x : 0.0f;
+          sum[0][kGates - kOwn + g][0] = half == 0 ? 0.0f : x;
+        }
+      }
+      fetch(step + 2, fetched[kNow]);
+#pragma unroll
+      for (int j = 0; j < kShare; ++j) {
+#pragma unroll
+        for (int s = 0; s < S; ++s) {
+#pragma unroll
+          for (int g = 0; g < kGates; ++g) sum[s][g][j % kChains] = M::fma(weights[g][j], share[s][j], sum[s][g][j % kChains]);
+        }
+      }
+#pragma unroll
+      for (int g = 0; g < kGates; ++g) {
+        const float other = total(sum[S - 1][g]), own = S == 1 ? other : total(sum[0][g]);
+        activated[g] = own + block.shuffle_xor(other, 1);
+      }
+      activate<M>(activated);
+      cell_forward<M>(activated, c, c, h);
+      if (half == row) smem.h.store(kTo + row * kUnits + unit, h);
+      block.sync();
+    });
+    put_away(steps);
+  }
+
+ private:
+  static SEAM_KERNEL float total(const float (&sum)[kChains]) {
+    if constexpr (kChains == 4) return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    else return sum[0] + sum[1];
+  }
+  // A lane's half of a row of HB numbers: neighbours by four, the lanes in turn.
+  template <class Rows>
+  static SEAM_KERNEL void load_share(const Rows& rows, int row, int half, float (&to)[kShare]) {
+#pragma unroll
+    for (int j = 0; j < kFours; ++j) {
+      float four[4];
+      rows.load4(row + 4 * half + 8 * j, four);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) to[4 * j + e] = four[e];
+    }
+    if constexpr (kShare % 4 == 2) {
+      float two[2];
+      rows.load2(row + 2 * half + 8 * kFours, two);
+      to[kShare - 2] = two[0];
+      to[kShare - 1] = two[1];
+    }
+  }
+};
+
+// ---- Backward ---------------------------------------------------------------------------------------------------------
+
+// What was saved of a step.
+struct SavedStep {
+  float gates[kGates], c, grad_output;
+};
+// What its gradients are multiplied by: dc += dh a, then d c_prev = dc forget and d gates = gates times dc (o: dh), as in
+// lstm_cell.h. That of f lacks its c_prev, which arrives later.
+template <int N>
+struct Factors {
+  float a, forget, gates[N];
+};
+
+template <int N, class M>
+SEAM_KERNEL Factors<N> factors_of_cell(const SavedStep& saved, float tanh_c) {
+  const float o = saved.gates[3];
+  return {M::fma(-o * tanh_c, tanh_c, o), saved.gates[1], {}};
+}
+// Of the gates i, g, f, o.
+template <class M>
+SEAM_KERNEL Factors<kGates> all_factors(const SavedStep& saved) {
+  const float i = saved.gates[0], f = saved.gates[1], g = saved.gates[2], o = saved.gates[3], t = M::tanh(saved.c);
+  Factors<kGates> factors = factors_of_cell<kGates, M>(saved, t);
+  factors.gates[0] = g * M::fma(-i, i, i);
+  factors.gates[1] = i * M::fma(-g, g, 1.0f);
+  factors.gates[2] = M::fma(-f, f, f);
+  factors.gates[3] = t * M::fma(-o, o, o);
+  return factors;
+}
+// Of i and g in one of two lanes, of f and o in the other.
+template <class M>
+SEAM_KERNEL Factors<2> half_of_factors(const SavedStep& saved, int half) {
+  const float i = saved.gates[0], f = saved.gates[1], g = saved.gates[2], o = saved.gates[3], t = M::tanh(saved.c);
+  Factors<2> factors = factors_of_cell<2, M>(saved, t);
+  const float x = half == 0 ? i : f, y = half == 0 ? g : o;
+  factors.gates[0] = (half == 0 ? g : 1.0f) * M::fma(-x, x, x);
+  factors.gates[1] = (half == 0 ? i : t) * M::fma(-y, y, half == 0 ? 1.0f : y);
+  return factors;
+}
+
+// Eight lanes, those of four units, form what all gates pass on to these: each takes an eighth of the gates, then the
+// lanes add up, until each pair has the sum of its own unit.
+//
+// These eight are every fourth lane of a warp, because shared memory is read at full speed where the lanes that want the
+// same 16 bytes are neighbours.
+template <int HB, int S>
+struct SmallBackward : SmallBlock<HB> {
+  using SmallBlock<HB>::kThreads;
+  using SmallBlock<HB>::kUnits;
+  static_assert(S == 1 || S == 2);
+  static constexpr int kFour = 4, kLanes = 2 * kFour, kShare = (HB + kLanes - 1) / kLanes;  // units whose gates a lane takes
+  using Params = BackwardParams<float>;
+  struct Smem {
+    // Quarters of a warp, two rows of four units, then read 16 bytes each from banks of their own.
+    StagedWeights<HB, kThreads, (HB + 15) / 32 * 32 + 16> weights;
+    Shared<float, 2 * S * kUnits * kGates> d_gates;  // [step % 2, sequence, unit, gate], the gates as i, g, f, o
+  };
+
+  static SEAM_KERNEL void run(const BlockOf<1>& block, Smem& smem, const Params& p) {
+    using M = BranchlessGates;
+    const int H = int(p.hidden), lane = block.lane() / kFour, first_unit = block.warp() * 16 + block.lane() % kFour * kFour;
+    const int own = lane / 2, half = lane % 2, unit = first_unit + own;
+    smem.weights.fill(block, p.weight_hh, H);
+    float weights[kShare][kGates][kFour];
+    load_weights(smem.weights, first_unit, lane, H, weights);
+
+    const int row = S == 1 ? 0 : half;  // the sequence whose gradients this lane keeps
+    const int64_t first = block.index() * S;
+    const Sequence sequence = sequence_at(p.sequences, first + row);
+    const bool mine = sequence.exists && unit < H;
+    const int steps = tile_steps<S>(p.sequences, first), length = mine ? sequence.length : 0;
+    const int64_t state = sequence.index * p.hidden + unit;
+    const float end_h = mine && p.grad_h_n ? load(p.grad_h_n + state) : 0.0f;
+    const float end_c = mine && p.grad_c_n ? load(p.grad_c_n + state) : 0.0f;
+    const float c_0 = mine && p.c_0 && length > 0 ? load(p.c_0 + state) : 0.0f;
+    const int graded = p.grad_output.data ? length : 0;
+    const float zeros[kGates] = {};
+    for (int i = block.thread(); i < 2 * S * kUnits; i += kThreads) smem.d_gates.store4(i * kGates, zeros);
+
+    Walk<const float> gates(p.gates, sequence, unit, steps - 1, -1), cells(p.cells, sequence, unit, steps - 1, -1);
+    Walk<const float> grad_output(p.grad_output, sequence, unit, steps - 1, -1);
+    Walk<float> d_gates(p.d_gates, sequence, (S == 1 ? half * H : 0) + unit, steps - 1, -1);
+    // Zeros from before the end of a shorter sequence, and beyond its first step: nothing happens there.
+    const auto fetch = [&](int step, SavedStep& saved) {
+      const bool ran = unsigned(step) < unsigned(length);
+#pragma unroll
+      for (int g = 0; g < kGates; ++g) saved.gates[g] = load_if(ran, gates.at + g * H, 0.0f);
+      saved.c = load_if(ran, cells.at, step < 0 ? c_0 : 0.0f);
+      saved.grad_output = load_if(unsigned(step) < unsigned(graded), grad_output.at, 0.0f);
+      gates.go_on();
+      cells.go_on();
+      grad_output.go_on();
+    };
+    SavedStep saved[2];  // of the step before the one that is worked on, and of the one before that
+    fetch(steps - 1, saved[0]);
+    fetch(steps - 2, saved[1]);
+    Factors<kFactors> factors = factors_of<M>(saved[0], half);
+    // The gradients of a sequence's last states come in with its last step.
+    float d_h = saved[0].grad_output + (steps == length ? end_h : 0.0f), d_c = steps == length ? end_c : 0.0f;
+    fetch(steps - 3, saved[0]);
+    block.sync();
+
+    by_turns(steps, [&](auto parity, int turn) {
+      constexpr int kNow = decltype(parity)::value, kHere = kNow * S * kUnits * kGates;
+      const int step = steps - 1 - turn;
+      SavedStep& before = saved[1 - kNow];
+      float d[kGates];
+      d_c = M::fma(d_h, factors.a, d_c);
+      if constexpr (S == 1) {
+        d[0] = d_c * (factors.gates[0] * (half == 0 ? 1.0f : before.c));
+        d[1] = (half == 0 ? d_c : d_h) * factors.gates[1];
+        if (unit < H) smem.d_gates.store2(kHere + unit * kGates + 2 * half, {d[0], d[1]});
+      } else {
+        d[0] = d_c * factors.gates[0];
+        d[1] = d_c * factors.gates[1];
+        d[2] = d_c * (factors.gates[2] * before.c);
+        d[3] = d_h * factors.gates[3];
+        if (unit < H) smem.d_gates.store4(kHere + (row * kUnits + unit) * kGates, d);
+      }
+      block.sync();
+
+      // Slot s: of the sequence that this lane keeps, and of the other lane's.
+      float passed[S][kShare][kGates], sum[S][kFour][2] = {};
+#pragma unroll
+      for (int s = 0; s < S; ++s) {
+#pragma unroll
+        for (int j = 0; j < kShare; ++j) {
+          const int from = (s ^ row) * kUnits + j * kLanes + lane;
+          smem.d_gates.load4(kHere + from * kGates, passed[s][j]);
+        }
+      }
+      const bool ran = step < length;
+      store_if(ran, d_gates.at, d[0]);
+      store_if(ran, d_gates.at + 2 * H, d[1]);
+      if constexpr (S == 2) {
+        store_if(ran, d_gates.at + H, d[2]);
+        store_if(ran, d_gates.at + 3 * H, d[3]);
+      }
+      d_gates.go_on();
+      const float more_h = before.grad_output + (step == length ? end_h : 0.0f);
+      sum[0][0][0] = S == 2 || half == 0 ? more_h : 0.0f;
+#pragma unroll
+      for (int j = 0; j < kShare; ++j) {
+#pragma unroll
+        for (int g = 0; g < kGates; ++g) {
+#pragma unroll
+          for (int s = 0; s < S; ++s) {
+#pragma unroll
+            for (int r = 0; r < kFour; ++r) {
+              sum[s][r][g % 2] = M::fma(weights[j][g][r], passed[s][j][g], sum[s][r][g % 2]);
+            }
+          }
+        }
+      }
+      d_c = M::fma(d_c, factors.forget, step == length ? end_c : 0.0f);
+      factors = factors_of<M>(before, half);
+      fetch(step - 3, before);
+      float total[S][kFour];
+#pragma unroll
+      for (int s = 0; s < S; ++s) {
+#pragma unroll
+        for (int r = 0; r < kFour; ++r) total[s][r] = sum[s][r][0] + sum[s][r][1];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) total[s][r] += block.shuffle_xor(total[s][r + 2], 4 * kFour);
+        total[s][0] += block.shuffle_xor(total[s][1], 2 * kFour);
+      }
+      d_h = total[0][0] + block.shuffle_xor(total[S - 1][0], kFour);
+      if (S == 2) d_h = step < length ? d_h : more_h;  // whatever the weights are
+    });
+    if (mine && half == row) {
+      if (p.grad_h_0) store(p.grad_h_0 + state, d_h);
+      if (p.grad_c_0) store(p.grad_c_0 + state, d_c);
+    }
+  }
+
+ private:
+  static constexpr int kFactors = S == 1 ? 2 : kGates;
+  template <class M>
+  static SEAM_KERNEL Factors<kFactors> factors_of(const SavedStep& saved, int half) {
+    if constexpr (S == 1) return half_of_factors<M>(saved, half);
+    else return all_factors<M>(saved);
+  }
+
+  // Slot r of a lane: what is passed on to unit r ^ own of its four, so that slot 0 is the unit of the lane itself.
+  template <class Weights>
+  static SEAM_KERNEL void load_weights(const Weights& from, int column, int lane, int H, float (&to)[kShare][kGates][kFour]) {
+    constexpr int kOrder[kGates] = {0, 2, 1, 3};
+    const int own = lane / 2;
+#pragma unroll
+    for (int j = 0; j < kShare; ++j) {
+      const int unit = column < HB ? j * kLanes + lane : H;  // lanes of units that are none take zeros
+#pragma unroll
+      for (int g = 0; g < kGates; ++g) {
+        float four[kFour];
+        from.rows.load4(from.row(kOrder[g], unit, H) + (column < HB ? column : 0), four);
+#pragma unroll
+        for (int r = 0; r < kFour; ++r) {
+          const float low = own & 1 ? four[r ^ 1] : four[r], high = own & 1 ? four[r ^ 3] : four[r ^ 2];
+          to[j][g][r] = own & 2 ? high : low;
+        }
+      }
+    }
+  }
+};
+
+}  // namespace seam::gpu

@@ -1,0 +1,62 @@
+// The CPU's meaning of csrc/cuda/messages.cuh. What is sent arrives at once or, where threads take turns by lot or warp by
+// warp, when somebody has waited for it: so that it neither helps to read too early nor to send too early.
+#pragma once
+
+#include "block_host.h"
+
+namespace seam::gpu {
+
+struct Arrivals {
+  int32_t missing, armed, rounds;  // bytes; whether they have been told; rounds that are over
+
+  void begin(int bytes) { missing = bytes, armed = 1, rounds = 0; }
+  void arm(int bytes, host::Site site = host::Site::current()) {
+    if (armed) host::machine.report("a round is armed twice", site, [] { return "the last one is not over"; });
+    missing += bytes, armed = 1;
+    settle();
+  }
+  void wait(int round, host::Site site = host::Site::current()) {
+    if (rounds > round + 1) {
+      host::machine.report("wait for a round that is long over", site, [&] { return std::to_string(round); });
+    }
+    host::machine.wait_until([&] { return rounds > round; }, site);
+    host::machine.deliver(this, round);
+  }
+
+  void arrived(int bytes) {
+    missing -= bytes;
+    settle();
+  }
+
+ private:
+  void settle() {
+    if (armed && missing == 0) armed = 0, ++rounds;
+  }
+};
+
+template <int N, int M>
+void send_numbers(int rank, Shared<float, N>& shared, int i, const float (&values)[M], Arrivals& arrivals,
+                  const host::Site& site) {
+  host::Message message = {nullptr, nullptr, 0, {}, M * sizeof(float)};
+  message.to = host::machine.place_in(rank, shared.memory, N, sizeof(float), i, M, site);
+  Arrivals* const theirs = static_cast<Arrivals*>(host::machine.place_in(rank, &arrivals, 1, sizeof(arrivals), 0, 1, site));
+  if (message.to == nullptr || theirs == nullptr) return;
+  memcpy(message.bytes, values, sizeof(values));
+  message.counted = theirs;
+  // The round that it belongs to: none can be a round ahead of whom it is sent to.
+  message.round = theirs->rounds;
+  host::machine.send(message, site);
+  theirs->arrived(M * sizeof(float));
+}
+template <class B, int N>
+void send(const B&, int rank, Shared<float, N>& shared, int i, float value, Arrivals& arrivals,
+          host::Site site = host::Site::current()) {
+  send_numbers(rank, shared, i, {value}, arrivals, site);
+}
+template <class B, int N>
+void send4(const B&, int rank, Shared<float, N>& shared, int i, const float (&values)[4], Arrivals& arrivals,
+           host::Site site = host::Site::current()) {
+  send_numbers(rank, shared, i, values, arrivals, site);
+}
+
+}  // namespace seam::gpu
