@@ -155,8 +155,7 @@ struct BackwardStep : Elementwise {
         else if (p.grad_h_n) d_h = widen(load(p.grad_h_n + state));
         if (ends && p.grad_c_n) d_c = widen(load(p.grad_c_n + state));
         if (p.grad_output.data) d_h += widen(load(p.grad_output.at(place) + unit));
-        const W h = gates[3] * M::tanh(load(p.cells.at(place) + unit));
-        d = cell_backward<M>(gates, h, c_prev, d_h, d_c);
+        d = cell_backward<M>(cell_factors<M>(gates, load(p.cells.at(place) + unit), c_prev), d_h, d_c);
         store(p.d_c + i, d.c_prev);
 #pragma unroll
         for (int g = 0; g < kGates; ++g) store(p.d_gates.at(place) + g * p.hidden + unit, narrow<T>(d.gates[g]));
