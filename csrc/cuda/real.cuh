@@ -113,17 +113,7 @@ SEAM_INLINE uint32_t pack(T low, T high) {
   return uint32_t(low.bits) | uint32_t(high.bits) << 16;
 }
 
-// 2^x and 1/x as a GPU has them for the asking: in one instruction, an ulp or two off. Infinite or NaN where that is due; what
-// float32 has only as a denormal number counts as 0.
-SEAM_INLINE float quick_exp2(float x) {
-#if defined(__CUDA_ARCH__)
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-#else
-  return exp2f(x);
-#endif
-}
+// 1/x as a GPU has it for the asking: in one instruction, an ulp off. What would be a denormal number is 0.
 SEAM_INLINE float quick_inverse(float x) {
 #if defined(__CUDA_ARCH__)
   float y;
@@ -134,8 +124,8 @@ SEAM_INLINE float quick_inverse(float x) {
 #endif
 }
 
-// Arithmetic for lstm_cell.h and score_update.h. What a score's step needs is rounded as IEEE says, so that it gives the same
-// bits everywhere.
+// Arithmetic for lstm_cell.h and score_update.h. What a score's step needs is rounded as IEEE says, so that it gives the
+// same bits everywhere.
 template <class W>
 struct Exact {
   using V = W;
@@ -150,16 +140,15 @@ struct Exact {
   static SEAM_INLINE V tanh(V x) { return ::tanh(x); }
 };
 
-// Of a float no more than two units of 2^-23 off, and without a branch, so that the gates of a unit need not wait for one
-// another: division by IEEE's rules and tanhf each have one.
-constexpr float kLog2E = 1.44269504f;
+// Of a float about two units of 2^-23 off, and without a branch, so that the gates of a unit need not wait for one another:
+// division by IEEE's rules and tanhf each have one.
 template <>
 SEAM_INLINE float Exact<float>::sigmoid(float x) {
-  return quick_inverse(1.0f + quick_exp2(-kLog2E * x));
+  return quick_inverse(1.0f + expf(-x));
 }
 template <>
 SEAM_INLINE float Exact<float>::tanh(float x) {
-  const float large = fmaf(-2.0f, quick_inverse(1.0f + quick_exp2(2 * kLog2E * fabsf(x))), 1.0f), s = x * x;
+  const float large = fmaf(-2.0f, quick_inverse(1.0f + expf(2.0f * fabsf(x))), 1.0f), s = x * x;
   // Near 0 that difference would lose its digits: there a polynomial, 4e-8 of the result off (fitted up to 0.55).
   const float series = fmaf(s, fmaf(s, fmaf(s, 0.01645835f, -0.0526839f), 0.13320937f), -0.33332957f);
   return fabsf(x) < 0.55f ? fmaf(x * s, series, x) : copysignf(large, x);
