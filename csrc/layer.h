@@ -32,6 +32,9 @@ void check_backward(const Layer& l, const OptionalTensor& grad_output, const Opt
                     const OptionalTensor& grad_c_n, const Tensor& input, const Tensor& output, const Tensor& saved,
                     int64_t saved_size, size_t need_weights, size_t need_scores);
 
+// A tensor whose memory holds its numbers, and not their negatives. Asking torch for that alone takes a microsecond.
+inline Tensor resolved(const Tensor& t) { return t.is_neg() ? t.resolve_neg() : t; }
+
 // Tensors whose memory the kernels use as it is; copies live as long as this does.
 struct Kept {
   std::vector<Tensor> tensors;
@@ -39,13 +42,13 @@ struct Kept {
   template <typename T>
   const T* contiguous(const OptionalTensor& t) {
     if (!t) return nullptr;
-    tensors.push_back(t->resolve_neg().contiguous());
+    tensors.push_back(resolved(*t).contiguous());
     return tensors.back().const_data_ptr<T>();
   }
   template <typename T>
   Rows<const T> rows(const OptionalTensor& t, int64_t offset = 0) {
     if (!t) return {};
-    const Tensor plain = t->resolve_neg();
+    const Tensor plain = resolved(*t);
     tensors.push_back(plain.size(2) == 1 || plain.stride(2) == 1 ? plain : plain.contiguous());
     const Tensor& kept = tensors.back();
     return {kept.const_data_ptr<T>() + offset, kept.stride(0), kept.stride(1)};

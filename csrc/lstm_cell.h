@@ -30,8 +30,7 @@ struct CellGradient {
 
 // gates: activated; dh: gradient of h; dc: gradient of c from the step after. c is not needed: with tanh(c) = h / o,
 //   d o = dh tanh(c) o (1 - o) = dh h (1 - o)        dh/dc = o (1 - tanh(c)^2) = o - h (h / o)
-// so tanh(c) is neither stored nor computed again. ratio(h, o) is 0 where o is 0,
-// as it may be on a device whose sigmoid underflows.
+// so tanh(c) is neither stored nor computed again. ratio(h, o) is 0 where o is 0.
 template <class M>
 SEAM_INLINE CellGradient<M> cell_backward(const typename M::V (&gates)[4], typename M::V h, typename M::V c_prev,
                                           typename M::V dh, typename M::V dc) {
@@ -43,6 +42,37 @@ SEAM_INLINE CellGradient<M> cell_backward(const typename M::V (&gates)[4], typen
   d.gates[2] = dc * i * (M::one() - g * g);
   d.gates[3] = dh * h * (M::one() - o);
   d.c_prev = dc * f;
+  return d;
+}
+
+// The same for callers that keep the cell state, in two parts: first, without the gradients, what these will be multiplied by.
+template <class M>
+struct CellFactors {
+  typename M::V gates[4], c, c_prev;  // of dh for gate o and c, of dc for the others
+};
+
+template <class M>
+SEAM_INLINE CellFactors<M> cell_factors(const typename M::V (&gates)[4], typename M::V c, typename M::V c_prev) {
+  const typename M::V i = gates[0], f = gates[1], g = gates[2], o = gates[3], tanh_c = M::tanh(c);
+  CellFactors<M> factors;
+  factors.gates[0] = g * (i * (M::one() - i));
+  factors.gates[1] = c_prev * (f * (M::one() - f));
+  factors.gates[2] = i * (M::one() - g * g);
+  factors.gates[3] = tanh_c * (o * (M::one() - o));
+  factors.c = o * (M::one() - tanh_c * tanh_c);
+  factors.c_prev = f;
+  return factors;
+}
+
+template <class M>
+SEAM_INLINE CellGradient<M> cell_backward(const CellFactors<M>& factors, typename M::V dh, typename M::V dc) {
+  CellGradient<M> d;
+  dc = M::fma(dh, factors.c, dc);
+  d.gates[0] = dc * factors.gates[0];
+  d.gates[1] = dc * factors.gates[1];
+  d.gates[2] = dc * factors.gates[2];
+  d.gates[3] = dh * factors.gates[3];
+  d.c_prev = dc * factors.c_prev;
   return d;
 }
 

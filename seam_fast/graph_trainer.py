@@ -30,6 +30,17 @@ _WARM_UPS = 3  # steps run one by one before the recording, as torch's manual ha
 _FINE = 2**31 - 1  # above every number of something that can fail
 
 _recording = threading.Lock()  # graphs share torch's random generator, which is registered with each
+_own = threading.local()  # what a thread keeps
+
+
+def _side_stream(device: torch.device) -> "torch.cuda.Stream":
+    """The calling thread's stream for what the default stream cannot do: the same one each time, because cuBLAS keeps
+    scratch, 32 MB on a Hopper GPU, for every stream that a thread has multiplied in, until the process ends.
+    """
+    _own.__dict__.setdefault("streams", {})
+    if device not in _own.streams:
+        _own.streams[device] = torch.cuda.Stream(device)
+    return _own.streams[device]
 
 
 class Replayed:
@@ -38,12 +49,12 @@ class Replayed:
     The operations must take no decision on the host and read and write the same tensors each time. The first few
     repetitions run one by one, so that whatever libraries set up at first use is there when the graph is recorded; they
     count like all others. Recorded is the calling thread's current stream, which no other thread may use meanwhile, or
-    a stream of its own where that is the default stream, which cannot be recorded.
+    another of this thread's where that is the default stream, which cannot be recorded.
     """
 
     def __init__(self, device: torch.device):
         self._device = device
-        self._graph = self._side = None
+        self._graph = None
         self._address, self._warm = None, 0  # of the stream that was used, and how often
 
     def __call__(self, function, times: int) -> None:
@@ -53,7 +64,7 @@ class Replayed:
             return
         stream = current = torch.cuda.current_stream(self._device)
         if current == torch.cuda.default_stream(self._device):
-            stream = self._side = self._side or torch.cuda.Stream(self._device)
+            stream = _side_stream(current.device)
         if stream.cuda_stream != self._address:  # libraries have their scratch by stream, and the graph remembers it
             self._address, self._graph, self._warm = stream.cuda_stream, None, 0
         stream.wait_stream(current)

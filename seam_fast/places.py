@@ -2,8 +2,9 @@
 
 import contextlib
 import itertools
+import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ LOOKED_AT_ONCE = 1 << 16  # words, by the one-launch engine: kPositionsAtOnce of
 PRIORITIES = (0, -1, -2, -3)  # torch has a pool of 32 streams for each
 POOL = 32
 
+_idle: dict[int, list] = {}  # streams of places that are no more, by device
+
 
 @dataclass(frozen=True)
 class Place:
@@ -24,6 +27,7 @@ class Place:
 
     device: torch.device
     stream: "torch.cuda.Stream | None" = None
+    lease: object = field(default=None, repr=False, compare=False)  # when it goes, the stream is free for others
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -38,6 +42,13 @@ class Place:
 CPU = Place(torch.device("cpu"))
 
 
+class _Lease:
+    """Holds streams of a device until the last place that has one of them is gone."""
+
+    def __init__(self, index: int, streams: list):
+        weakref.finalize(self, _idle.setdefault(index, []).extend, streams)
+
+
 def gpu_places(room: dict[int, int], most: int | None = None) -> list[Place]:
     """Places on GPUs, one device after the other in turn, so that few modules are spread over all of them.
 
@@ -46,17 +57,23 @@ def gpu_places(room: dict[int, int], most: int | None = None) -> list[Place]:
     turns = (index for turn in range(max(room.values())) for index in room if turn < room[index])
     chosen = list(itertools.islice(turns, most))
     streams = {index: own_streams(index, chosen.count(index)) for index in set(chosen)}
-    return [Place(torch.device("cuda", index), streams[index].pop()) for index in chosen]
+    leases = {index: _Lease(index, list(dict.fromkeys(each))) for index, each in streams.items()}
+    return [Place(torch.device("cuda", index), streams[index].pop(), leases[index]) for index in chosen]
 
 
 def own_streams(index: int, count: int) -> list:
-    """Streams of a device, each another one as long as torch has any (128), and then the same ones again.
+    """Streams of a device, each another one as long as torch has any (128), and then the same ones again. Those of
+    places that are no more come first: cuBLAS keeps scratch for each stream that it has ever worked in.
 
     What two modules do in one stream comes one after the other. torch hands out its 32 streams in turn, so a 33rd of
     the same priority would be the first again; the other priorities have 32 more each, and where every module has
     multiprocessors to itself, none waits for another's.
     """
-    found = {}
+    found, idle = {}, _idle.setdefault(index, [])
+    with contextlib.suppress(IndexError):  # none left
+        while len(found) < count:
+            stream = idle.pop()
+            found[stream.cuda_stream] = stream
     for priority in PRIORITIES:
         for _ in range(POOL):
             if len(found) == count:

@@ -217,3 +217,20 @@ def assert_right(case: Case, dtype, backend: str, **changes) -> dict:
     results = run(masked_lstm, replace(case, **changes), dtype, backend=backend)
     assert_close(case, results, dtype)
     return results
+
+
+def assert_gates_are_right(count: int, device="cpu", **options) -> None:
+    """sigmoid and tanh in float32 over the whole range of numbers, as a cell state shows them: two units off."""
+    x = torch.cat([torch.linspace(-12, 12, count), torch.logspace(-30, 30, 61)])
+    x = torch.cat([x, -x]).view(1, -1, 1).to(device)
+    for gate, other, function in ((0, 2, torch.sigmoid), (2, 0, torch.tanh)):
+        weight_ih, bias = torch.zeros(4, 1, device=device), torch.zeros(4, device=device)
+        weight_ih[gate], bias[other] = 1, 60  # which is 1 behind its own function
+        weights = [weight_ih, torch.zeros(4, 1, device=device), bias, torch.zeros_like(bias)]
+        _, (_, c_n) = masked_lstm(x, None, weights, None, **options)
+        exact = function(x.double().flatten())
+        assert float((c_n.double().flatten() - exact).abs().max()) <= 2 * 2.0**-23
+        if function is torch.tanh:  # near 0 relative to itself
+            small = exact.abs() < 0.5
+            error = (c_n.double().flatten() - exact)[small].abs() / exact[small].abs().clamp_min(1e-37)
+            assert float(error.max()) <= 4 * 2.0**-24

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lstm_cases import Case, assert_close, distances, flat, leaves, moved, run, truth, widened
+from lstm_cases import Case, assert_close, assert_gates_are_right, distances, flat, leaves, moved, run, truth, widened
 from on_gpu import faults_show_where_they_arise  # noqa: F401
 from test_ops import GRID, torch_lstm
 from torch import nn
@@ -181,6 +181,12 @@ def test_full_precision_is_what_there_is_otherwise(tf32):
         torch.backends.cuda.matmul.allow_tf32 = allowed
         errors.append(distances(flat(found(case, torch.float32)), truth(case)[0])["output"])
     assert errors[0] > 20 * errors[1], "tf32 should be seen"
+
+
+@pytest.mark.parametrize("choice", ["own", "library"])
+def test_gates_over_the_whole_range(choose, choice):
+    choose(choice, "automatic")
+    assert_gates_are_right(100_000, DEVICE, backend="cuda")
 
 
 # -- beside torch's own LSTM ------------------------------------------------------------------------------------------
@@ -487,6 +493,23 @@ def test_nothing_waits_for_the_gpu(case, dtype, place):
         torch.cuda.set_sync_debug_mode("default")
 
 
+@each(torch.float32, torch.bfloat16)
+def test_a_call_at_the_size_of_r8_is_four_kernels(dtype):
+    """Projection and recurrence; recurrence and all gradients. Torch adds none of its own."""
+    call = Call(Case(T=32, B=5, I=100, H=50, hx=False), dtype)
+    call()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    ) as profile:
+        call()
+        torch.cuda.synchronize()
+    kernels = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    if not kernels:
+        pytest.skip("torch's profiler sees no kernels here")
+    assert len(kernels) == 4 and all("seam::gpu" in name for name in kernels), kernels
+
+
 def test_under_autocast_nothing_waits_either():
     call = Call(Case(T=6, B=5, lengths=(6, 2, 0, 5, 1)), torch.float32)
     for mode in ("default", "error"):
@@ -555,11 +578,20 @@ def test_nothing_stays_behind(case, dtype):
     assert torch.cuda.memory_allocated() == before
 
 
-@each(torch.float32, torch.bfloat16)
-@pytest.mark.parametrize("lengths", [False, True])
-def test_hardly_more_is_held_than_what_is_saved(dtype, lengths):
-    """Beyond what comes out: the saved activations, and a little for products and sums."""
-    case = Case(T=128, B=64, I=100, H=128, lengths=tuple(range(65, 129)) if lengths else None)
+SAVED = [
+    Case(T=128, B=64, I=100, H=128),
+    Case(T=128, B=64, I=100, H=128, lengths=tuple(range(65, 129))),
+    Case(T=128, B=64, I=300, H=128, batch_first=True, lengths=tuple(range(65, 129))),
+    Case(T=128, B=32, I=1024, H=1024),  # by steps
+]
+
+
+@each(torch.float32, *SHORT)
+@pytest.mark.parametrize("case", SAVED, ids=str)
+def test_hardly_more_is_held_than_what_is_saved(dtype, case):
+    """Beyond what comes out: the saved activations, and a little for products and sums. The scratch of cuBLAS, 32 MB on
+    a Hopper GPU for each stream and thread, stays from the first call on.
+    """
     call = Call(case, dtype)
     call()
     torch.cuda.synchronize()

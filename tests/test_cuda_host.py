@@ -4,16 +4,29 @@ tests/test_ops.py runs all tests of the op on it; here is what only the CUDA op 
 numbers of 16 bits, tf32, weights wider than what is computed with, and devices of several kinds.
 """
 
+import importlib.util
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from lstm_cases import Case, assert_close, distances, flat, leaves, run, truth, use_cuda_host
+from lstm_cases import (
+    Case,
+    assert_close,
+    assert_gates_are_right,
+    distances,
+    flat,
+    leaves,
+    run,
+    truth,
+    use_cuda_host,
+)
 from test_ops import GRID
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seam_fast import BackendError, _ext, backend, library, lstm_layer, masked_lstm, ops
 
+ROOT = Path(__file__).parents[1]
 SHORT = [torch.bfloat16, torch.float16]
 each_short_dtype = pytest.mark.parametrize("dtype", SHORT, ids=["bfloat16", "float16"])
 LENGTHS = (3, 1, 2, 0, 3, 3, 2, 1, 3)
@@ -35,6 +48,8 @@ def host(monkeypatch):
         module.choose_cuda("automatic", "automatic")
         module.set_order("round_robin", 0)
         module.watch_memory(False)
+        module.watch(True)
+        module.use_little_memory(1 << 20)
 
 
 def name_of(choice):
@@ -207,6 +222,12 @@ def test_a_cluster_of_four(host, hidden, multiprocessors, order):
     assert_close(case, found(case, torch.float32), torch.float32)
 
 
+@pytest.mark.parametrize("choice", ["own", "library"])
+def test_gates_over_the_whole_range(host, choice):
+    host(choice, multiprocessors=1000).watch(False)
+    assert_gates_are_right(600)
+
+
 # -- what a launch promises -------------------------------------------------------------------------------------------
 
 SEVERAL = [
@@ -333,6 +354,84 @@ def test_a_backward_pass_within_autocast_is_the_same(host, dtype, choice):
         output, states = masked_lstm(x, (h, c), *tensors, **case.options, backend=name_of(choice))
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             results.append(torch.autograd.grad((output, *states), given, cotangents))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+SHORTER = tuple(range(65, 129))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *SHORT], ids=["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"lengths": SHORTER}, {"batch_first": True, "lengths": SHORTER}, {"I": 300, "H": 40}],
+    ids=["all", "lengths", "batch_first", "wide"],
+)
+def test_hardly_more_is_held_than_what_is_saved(host, dtype, changes, monkeypatch):
+    """As on a GPU (test_cuda.py), with products of a matrix library, which there takes 16 bits without copies."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import measure
+
+    module = host("library", "library")
+    module.watch(False)
+    case = replace(Case(T=128, B=64, I=100, H=128), **changes)
+    input, h_0, c_0, weights, scores, cotangents = case.tensors(dtype)
+    given = leaves(input, h_0, c_0, *scores)
+
+    def call():
+        output, states = masked_lstm(given[0], given[1:3], weights, given[3:], **case.options)
+        return [output, *states, *torch.autograd.grad((output, *states), given, cotangents)]
+
+    saved = case.T * case.B * case.H * (5 if dtype == torch.float32 else 6) * input.element_size()
+    peak = measure.extra_memory(call)["peak"]
+    module.watch(True)
+    assert peak <= 1.1 * saved + (1 << 20), f"{peak / saved:.3f} of what is saved"
+
+
+def test_an_eager_call_asks_torch_for_memory_only(host):
+    """At the size of R8, where anything more would take the host longer than the GPU takes for all of it."""
+    host("own", "own").watch(False)
+    input, _, _, weights, scores, cotangents = Case(T=4, B=5, I=20, H=50).tensors(torch.float32)
+    given = leaves(input, *scores)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        output, _ = masked_lstm(given[0], None, weights, given[1:])
+        torch.autograd.grad(output, given, cotangents[0])
+    asked = {event.key: event.count for event in profile.key_averages() if event.key.startswith("aten::")}
+    assert asked == {"aten::empty": 4 + 5}, "results and what is saved; a gradient for input and each score"
+
+
+def test_the_script_that_times_the_host_runs(capsys, monkeypatch):
+    spec = importlib.util.spec_from_file_location("gpu_host_time", ROOT / "scripts" / "gpu_host_time.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "SIZES", {"T": 2, "B": 1, "I": 3, "H": 2})
+    assert script.main(["--device", "cpu", "--calls", "1", "--blocks", "1", "--profile"]) == 0
+    said = capsys.readouterr().out
+    assert "torch.nn.LSTM forward + backward" in said and "masked_lstm forward + backward" in said
+    assert "aten::" in said, "the profile"
+
+
+WIDE = [Case(T=40, B=7, I=29, H=3), Case(T=40, B=7, I=29, H=3, D=2, lengths=(40, 0, 5, 1, 39, 3, 8), batch_first=True)]
+
+
+@pytest.mark.parametrize("retain_graph", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", WIDE, ids=str)
+def test_products_in_pieces(host, case, dtype, retain_graph):
+    """Where operands and sums find no room in one piece, and where what is saved must stay as it is."""
+    host("automatic", "library").use_little_memory(1000)
+    if not retain_graph:
+        assert_close(case, found(case, dtype), dtype)
+        return
+    input, h_0, c_0, weights, scores, cotangents = case.tensors(dtype)
+    given = leaves(input, h_0, c_0, *weights, *scores)
+    tensors = given[3 : 3 + len(weights)], given[3 + len(weights) :]
+    output, states = masked_lstm(given[0], given[1:3], *tensors, **case.options)
+    results = [
+        torch.autograd.grad((output, *states), given, cotangents, retain_graph=retain) for retain in (True, False)
+    ]
     torch.testing.assert_close(*results, rtol=0, atol=0)
 
 

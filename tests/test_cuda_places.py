@@ -117,6 +117,7 @@ def gpus(monkeypatch):
     gpus = World()
     monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
     monkeypatch.setattr(Stream, "drawn", {})
+    monkeypatch.setattr(places, "_idle", {})
     monkeypatch.setattr(backend, "why_not", lambda name: "")
     monkeypatch.setattr(backend, "is_able", lambda index: True)
     for name, fake in (
@@ -267,6 +268,22 @@ def test_streams_are_others_as_long_as_there_are_any(gpus):
         assert len(streams) == len({stream.cuda_stream for stream in streams}) == count
     streams = places.own_streams(0, 200)
     assert len(streams) == 200 and len({stream.cuda_stream for stream in streams}) == 128
+
+
+def test_streams_of_places_that_are_no_more_come_first(gpus):
+    """cuBLAS keeps scratch for each stream that it has ever worked in: many runs are to have no more than one has."""
+    used, held = set(), places.gpu_places({0: 2, 1: 1})
+    for _ in range(20):
+        others = places.gpu_places({0: 3, 1: 1})
+        streams = {place.stream.cuda_stream for place in others}
+        assert len(streams) == 4 and streams.isdisjoint(place.stream.cuda_stream for place in held)
+        used |= streams
+        del others[1:], others
+    assert len(used) == 4
+    many = places.gpu_places({0: 200})
+    del many[:100]
+    assert len({stream.cuda_stream for stream in places.own_streams(0, 128)}) == 128
+    assert places._idle[0] == [], "some places still hold the streams that all of them have"
 
 
 def test_the_memory_of_a_module():

@@ -407,25 +407,35 @@ def test_tf32_in_every_order(kind, host_module, tf32, batch):
 
 
 @pytest.mark.usefixtures("unwatched")
-@pytest.mark.parametrize(("t", "penalty", "gaps"), [(1000, 4.2e-7, (12, 250, 2049)), (50_000, 0.5, (60, 701))])
+@pytest.mark.parametrize(
+    ("t", "penalty", "gaps"),
+    [(1000, 4.2e-7, (12, 250, 2049)), (1000, 0.5, (125, 2048)), (50_000, 0.5, (60, 701, 2165))],
+)
 def test_long_gaps_at_once_err_no_more_than_step_by_step(kind, t, penalty, gaps):
-    """By the rule of test_gaps.py, against float64; and as the engine of the CPU has them but for a rounding."""
     check_gaps(kind, t, penalty, gaps)
 
 
 def check_gaps(kind, t, penalty, gaps):
+    """By the rule of test_gaps.py, against float64; and with no more than twice the error that the CPU's rule has.
+
+    The second is the sharper one: for a long gap replay is a hundred times further off. Both rules are the same sum of
+    up to six terms, but the CPU (AVX-512) takes inverses by a step of Newton's iteration, an ulp off, and the GPU
+    divides. From there on their roundings are others, and those of the sum are of the size of the way that a score has
+    gone (500 for a penalty of 0.5 over 5,000 steps): several units of the score itself. So the two are as far from one
+    another as from float64, and that a single rounding parts them holds only for short ways.
+    """
     states = [part.astype(np.float32) for part in draw_states(t, penalty)]
     exact = replay_exactly(states, t, penalty, gaps)
     quadrature, rivals = Rows("quadrature", penalty, kind=kind), [Rows("replay", penalty), Rows("quadrature", penalty)]
     for gap in gaps:
         fast = [part.cpu() for part in quadrature.after(states, t, gap)]
-        slow, theirs = (rival.after(states, t, gap) for rival in rivals)
+        slow, theirs = (rival.after(states, t, gap) for rival in rivals)  # the CPU's
         assert gap < 12 or not same(fast, slow), "it has replayed"
         for i, (rest, roundings) in enumerate(((0, 1), (penalty, 2), (penalty**2, 2))):
             true = exact[gap][0][i]
             floor = roundings * EPS / 2 * max(rest, *(np.max(abs(part)) for part in (states[i], true)))
             assert (errors(fast[i], true) <= np.maximum(errors(slow[i], true), floor)).all(), (gap, i)
-            assert (fast[i] - theirs[i]).abs().max() <= 2 * floor, (gap, i)
+            assert (errors(fast[i], true) <= 2 * errors(theirs[i], true) + floor).all(), (gap, i)
 
 
 @pytest.mark.usefixtures("unwatched")

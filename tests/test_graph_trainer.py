@@ -433,13 +433,14 @@ class FakeCuda:
     """Stands in for what is used of torch.cuda, and writes down what is asked of it."""
 
     def __init__(self, monkeypatch):
-        self.log, self.default = [], self.stream("default")
+        monkeypatch.setattr(graph_trainer, "_own", threading.local())
+        self.log, self.default, self.sides = [], self.stream("default"), []
         self.current = self.stream("mine")
         fakes = {
             "current_stream": lambda device: self.current,
             "default_stream": lambda device: self.default,
             "stream": self.entered,
-            "Stream": lambda device: self.stream("side"),
+            "Stream": lambda device: self.sides.append(self.stream("side")) or self.sides[-1],
             "CUDAGraph": lambda: types.SimpleNamespace(
                 capture_begin=lambda **options: self.log.append(("begin", self.current.name, options)),
                 capture_end=lambda: self.log.append("end"),
@@ -450,7 +451,7 @@ class FakeCuda:
             monkeypatch.setattr(torch.cuda, name, fake)
 
     def stream(self, name):
-        stream = types.SimpleNamespace(name=name, cuda_stream=name)
+        stream = types.SimpleNamespace(name=name, cuda_stream=name, device=GPU)
         stream.wait_stream = lambda other: other is stream or self.log.append((name, "waits for", other.name))
         return stream
 
@@ -507,6 +508,22 @@ def test_the_default_stream_is_left_for_another_and_waits_for_it(cuda):
     repeat(run, 1)
     assert cuda.log[1:-1] == [("begin", "side", BEGIN[2]), "side", "end", "replay"]
     assert cuda.current is cuda.default
+
+
+def test_a_thread_leaves_the_default_stream_for_the_same_one_each_time(cuda):
+    """cuBLAS keeps scratch for each stream that it has ever worked in, 32 MB and more."""
+    cuda.current = cuda.default
+
+    def work():
+        for _ in range(3):
+            Replayed(GPU)(lambda: None, 5)
+
+    work()
+    assert len(cuda.sides) == 1
+    other = threading.Thread(target=work)
+    other.start()
+    other.join()
+    assert len(cuda.sides) == 2, "what one thread records, no other may use"
 
 
 def test_one_graph_is_recorded_at_a_time(cuda):

@@ -1,6 +1,7 @@
 // What the backward pass of a cell reads, loaded a step before it is needed.
 #pragma once
 
+#include "../lstm_cell.h"
 #include "sequences.cuh"
 
 namespace seam::gpu {
@@ -22,5 +23,50 @@ SEAM_KERNEL CellBefore load_cell(const BackwardParams<T>& p, const Sequence& seq
   cell.grad_output = p.grad_output.data ? widen(load(p.grad_output.at(place) + unit)) : 0.0f;
   return cell;
 }
+
+// The same on the way back from a sequence's last step.
+template <class T, bool Held>
+struct CellWalk {
+  Walk<const T, Held> gates, grad_output;
+  Walk<const Wide<T>, Held> cells;
+
+  SEAM_KERNEL CellWalk(const BackwardParams<T>& p, const Sequences& s, const Sequence& sequence, int step, int unit)
+      : gates(p.gates, s, sequence, step, unit),
+        grad_output(p.grad_output, s, sequence, step, unit),
+        cells(p.cells, s, sequence, step, unit) {}
+
+  // `step`: where it stands; state: of its unit and sequence in c_0.
+  SEAM_KERNEL CellBefore load_and_go_back(const BackwardParams<T>& p, int step, int64_t state) {
+    CellBefore cell = {};
+    const T* const at = gates.at(step);
+#pragma unroll
+    for (int g = 0; g < kGates; ++g) cell.gates[g] = widen(load(at + g * int(p.hidden)));
+    cell.c = load(cells.at(step));
+    if (grad_output.exists()) {
+      cell.grad_output = widen(load(grad_output.at(step)));
+      grad_output.backward();
+    }
+    gates.backward();
+    cells.backward();
+    if (step > 0) cell.c_prev = load(cells.at(step - 1));
+    else if (p.c_0) cell.c_prev = widen(load(p.c_0 + state));
+    return cell;
+  }
+};
+
+// What is left of it to wait for the gradients of its step: formed before they are there.
+template <class M>
+struct CellWaiting {
+  CellFactors<M> factors = {};
+  float grad_output = 0;
+
+  CellWaiting() = default;
+  SEAM_KERNEL explicit CellWaiting(const CellBefore& cell)
+      : factors(cell_factors<M>(cell.gates, cell.c, cell.c_prev)), grad_output(cell.grad_output) {}
+
+  SEAM_KERNEL CellGradient<M> backward(float d_h, float d_c) const {
+    return cell_backward<M>(factors, d_h + grad_output, d_c);
+  }
+};
 
 }  // namespace seam::gpu

@@ -6,6 +6,9 @@
 #include <cuda_runtime_api.h>
 #include <torch/version.h>
 
+#include <array>
+#include <atomic>
+
 #include "masked_lstm.h"
 
 namespace seam::gpu {
@@ -16,6 +19,21 @@ int attribute(cudaDeviceAttr which, int device) {
   int value = 0;
   C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, which, device));
   return value;
+}
+
+struct Hardware {
+  int major, multiprocessors;
+};
+
+// Asked for once of each device.
+Hardware hardware(c10::DeviceIndex index) {
+  static std::array<std::atomic<Hardware>, 64> known = {};
+  const bool remembers = size_t(index) < known.size();
+  Hardware found = remembers ? known[size_t(index)].load(std::memory_order_relaxed) : Hardware{};
+  if (found.major != 0) return found;
+  found = {attribute(cudaDevAttrComputeCapabilityMajor, index), attribute(cudaDevAttrMultiProcessorCount, index)};
+  if (remembers) known[size_t(index)].store(found, std::memory_order_relaxed);
+  return found;
 }
 
 // As torch's own products decide it. Older names for the setting raise errors in a newer torch.
@@ -35,11 +53,10 @@ bool tf32_allowed() {
 
 Device device_of(const Tensor& input) {
   const c10::DeviceIndex index = input.device().index();
-  const int major = attribute(cudaDevAttrComputeCapabilityMajor, index);
+  const auto [major, multiprocessors] = hardware(index);
   TORCH_CHECK(major >= 8, "seam-fast's CUDA kernels need a GPU of compute capability 8.0 or more, and this one has ", major,
               ".", attribute(cudaDevAttrComputeCapabilityMinor, index));
-  return {index, c10::cuda::getCurrentCUDAStream(index).stream(), attribute(cudaDevAttrMultiProcessorCount, index),
-          major >= 9, tf32_allowed()};
+  return {index, c10::cuda::getCurrentCUDAStream(index).stream(), multiprocessors, major >= 9, tf32_allowed()};
 }
 
 void wait_for(const Device& device) {

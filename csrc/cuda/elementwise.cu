@@ -50,8 +50,14 @@ void backward_end(const Device& device, const BackwardStepParams<T>& p) {
 }
 
 template <class T>
-void hidden_before(const Device& device, const HiddenBeforeParams<T>& p) {
-  launch_each<HiddenBefore<T>>(device, p.sequences.steps * p.sequences.batch * p.hidden, p);
+void copy_rows(const Device& device, const CopyRowsParams<T>& p) {
+  launch_each<CopyRows<T>>(device, p.sequences.steps * p.sequences.batch * p.width, p);
+}
+
+template <class T>
+void column_sums(const Device& device, const ColumnSumsParams<T>& p) {
+  const int64_t parts = (p.rows + p.rows_of_part - 1) / p.rows_of_part;
+  launch<ColumnSums<T>>(device.stream, parts * ColumnSums<T>::tiles(p), p);
 }
 
 template <class T>
@@ -66,7 +72,8 @@ void finish(const Device& device, const FinishParams<T>& p) {
   template void forward_step(const Device&, const ForwardStepParams<T>&);   \
   template void backward_step(const Device&, const BackwardStepParams<T>&); \
   template void backward_end(const Device&, const BackwardStepParams<T>&);  \
-  template void hidden_before(const Device&, const HiddenBeforeParams<T>&); \
+  template void copy_rows(const Device&, const CopyRowsParams<T>&);         \
+  template void column_sums(const Device&, const ColumnSumsParams<T>&);     \
   template void finish(const Device&, const FinishParams<T>&);
 SEAM_INSTANTIATE(float)
 SEAM_INSTANTIATE(double)

@@ -155,8 +155,7 @@ struct BackwardStep : Elementwise {
         else if (p.grad_h_n) d_h = widen(load(p.grad_h_n + state));
         if (ends && p.grad_c_n) d_c = widen(load(p.grad_c_n + state));
         if (p.grad_output.data) d_h += widen(load(p.grad_output.at(place) + unit));
-        const W h = gates[3] * M::tanh(load(p.cells.at(place) + unit));
-        d = cell_backward<M>(gates, h, c_prev, d_h, d_c);
+        d = cell_backward<M>(cell_factors<M>(gates, load(p.cells.at(place) + unit), c_prev), d_h, d_c);
         store(p.d_c + i, d.c_prev);
 #pragma unroll
         for (int g = 0; g < kGates; ++g) store(p.d_gates.at(place) + g * p.hidden + unit, narrow<T>(d.gates[g]));
@@ -191,25 +190,54 @@ struct BackwardEnd : Elementwise {
 // ---- After it -------------------------------------------------------------------------------------------------------
 
 template <class T>
-struct HiddenBefore : Elementwise {
-  using Params = HiddenBeforeParams<T>;
+struct CopyRows : Elementwise {
+  using Params = CopyRowsParams<T>;
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& p) {
     const Sequences& s = p.sequences;
-    each(block, s.steps * s.batch * p.hidden, [&](int64_t i) {
-      const int64_t row = i / p.hidden, unit = i % p.hidden;
+    each(block, s.steps * s.batch * p.width, [&](int64_t i) {
+      const int64_t row = i / p.width, column = p.first + i % p.width;
       const int32_t time = int32_t(row / s.batch);
       const Sequence sequence = sequence_at(s, row % s.batch);
-      T before = narrow<T>(Wide<T>(0));
+      T value = narrow<T>(Wide<T>(0));
       if (time < sequence.length) {
-        if (const int32_t other = sequence.before(time); other >= 0) {
-          before = load(p.output.at({other, sequence.index}) + unit);
+        if (const int32_t from = p.before ? sequence.before(time) : time; from >= 0) {
+          value = load(p.from.at({from, sequence.index}) + column);
         } else if (p.h_0) {
-          before = load(p.h_0 + sequence.index * p.hidden + unit);
+          value = load(p.h_0 + sequence.index * p.hidden + column);
         }
       }
-      store(p.before.at({time, sequence.index}) + unit, before);
+      store(p.to.at({time, sequence.index}) + i % p.width, value);
     });
+  }
+};
+
+// Sums of columns, each over the rows of a part.
+template <class T>
+struct ColumnSums {
+  static constexpr int kThreads = 256, kCluster = 1, kColumns = 32, kRows = kThreads / kColumns;
+  using Params = ColumnSumsParams<T>;
+  struct Smem {
+    Shared<Wide<T>, kThreads> sums;
+  };
+
+  static SEAM_INLINE int64_t tiles(const Params& p) { return (p.columns + kColumns - 1) / kColumns; }
+
+  static SEAM_KERNEL void run(const BlockOf<1>& block, Smem& smem, const Params& p) {
+    const int64_t part = block.index() / tiles(p), column = block.index() % tiles(p) * kColumns + block.lane();
+    const bool exists = column < p.columns;
+    const int64_t until = (part + 1) * p.rows_of_part, end = exists ? (until < p.rows ? until : p.rows) : 0;
+    Wide<T> sum = 0;
+#pragma unroll 4
+    for (int64_t row = part * p.rows_of_part + block.warp(); row < end; row += kRows) {
+      sum += widen(load(p.from + row * p.columns + column));
+    }
+    smem.sums.store(block.thread(), sum);
+    block.sync();
+    if (block.warp() > 0 || !exists) return;
+#pragma unroll
+    for (int warp = 1; warp < kRows; ++warp) sum += smem.sums.load(warp * kColumns + block.lane());
+    store(p.parts + part * p.columns + column, sum);
   }
 };
 
@@ -218,7 +246,12 @@ struct Finish : Elementwise {
   using Params = FinishParams<T>;
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& p) {
-    each(block, p.size, [&](int64_t i) { store_gradient<T>(p.gradient, i, load(p.sum + i)); });
+    each(block, p.size, [&](int64_t i) {
+      const int64_t row = i / p.width, column = i % p.width;
+      Wide<T> sum = 0;
+      for (int64_t part = 0; part < p.parts; ++part) sum += load(p.sum + part * p.size + row * p.stride + column);
+      store_gradient<T>(p.gradient, p.first + row * p.columns + column, sum);
+    });
   }
 };
 

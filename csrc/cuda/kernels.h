@@ -42,7 +42,9 @@ void projection(const Device&, const ProjectionParams<T>&);
 template <class T>
 void gradients(const Device&, const GradientParams<T>&);
 template <class T>
-void hidden_before(const Device&, const HiddenBeforeParams<T>&);
+void copy_rows(const Device&, const CopyRowsParams<T>&);
+template <class T>
+void column_sums(const Device&, const ColumnSumsParams<T>&);
 template <class T>
 void finish(const Device&, const FinishParams<T>&);
 

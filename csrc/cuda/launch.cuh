@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -38,6 +39,18 @@ cudaError_t allow() {
   return error;
 }
 
+// The same once on each device: asking takes about as long as starting a kernel.
+template <class K>
+void allow_once() {
+  static std::atomic<uint64_t> allowed = 0;  // a bit for each device
+  int device = 0;
+  check(cudaGetDevice(&device), "asking for the device");
+  const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;
+  if (allowed.load(std::memory_order_relaxed) & bit) return;
+  check(allow<K>(), "preparing a kernel");
+  allowed |= bit;
+}
+
 template <class K>
 cudaLaunchConfig_t configuration(cudaStream_t stream, int64_t clusters, cudaLaunchAttribute& cluster) {
   if (clusters * K::kCluster > 0x7fffffff) throw std::runtime_error("seam-fast: too many blocks for one launch");
@@ -59,7 +72,7 @@ cudaLaunchConfig_t configuration(cudaStream_t stream, int64_t clusters, cudaLaun
 template <class K>
 void launch(void* stream, int64_t clusters, const typename K::Params& p) {
   if (clusters == 0) return;
-  check(allow<K>(), "preparing a kernel");
+  allow_once<K>();
   cudaLaunchAttribute cluster;
   const cudaLaunchConfig_t config = configuration<K>(static_cast<cudaStream_t>(stream), clusters, cluster);
   check(cudaLaunchKernelEx(&config, entry<K>, p), "starting a kernel");

@@ -3,15 +3,16 @@
 #include "masked_lstm.h"
 
 #include <ATen/Dispatch.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/sum.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/version.h>
 
+#include <algorithm>
 #include <tuple>
 #include <utility>
 
@@ -30,13 +31,18 @@ void choose(const std::string& recurrence, const std::string& products) {
                       "a choice must be 'automatic', 'own' or 'library', but is '", name, "'");
     return name == "own" ? Choice::own : name == "library" ? Choice::library : Choice::automatic;
   };
-  choices() = {named(recurrence), named(products)};
+  choices().recurrence = named(recurrence);
+  choices().products = named(products);
 }
 
 namespace {
 
-// The backward pass runs under whatever autocast its caller has on, and products in there must stay what they are.
-using NoAutocast = c10::impl::ExcludeDispatchKeyGuard;
+// Products in here must stay what they are: the backward pass runs under whatever autocast its caller has on, and, where a
+// second derivative is asked for, with autograd, which has a node for the whole. To pass over both also saves time a call.
+struct PlainTensors {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+};
 
 // ---- Types ------------------------------------------------------------------------------------------------------------
 
@@ -80,10 +86,10 @@ Rows<T> rows_of(const Tensor& t, int64_t offset = 0) {  // (T, B, width)
 }
 
 OptionalTensor contiguous(const OptionalTensor& t) {
-  return t ? OptionalTensor(t->resolve_neg().contiguous()) : std::nullopt;
+  return t ? OptionalTensor(resolved(*t).contiguous()) : std::nullopt;
 }
 Tensor with_plain_rows(const Tensor& t) {  // numbers of a row side by side
-  const Tensor plain = t.resolve_neg();
+  const Tensor plain = resolved(t);
   return plain.size(2) == 1 || plain.stride(2) == 1 ? plain : plain.contiguous();
 }
 
@@ -99,13 +105,26 @@ bool use_library(double operations, int64_t terms, at::ScalarType type) {
   return terms > kLibraryTerms || operations > (is_short(type) ? kLibraryFromShort : kLibraryFrom);
 }
 
-// A product whose sums keep their full width.
-Tensor multiply_wide(const Tensor& a, const Tensor& b) {
-  if (!is_short(a.scalar_type())) return at::mm(a, b);
+// out = a b, whose sums keep their full width. Where torch has no such product of short numbers, some terms after the other
+// are widened: copies of them all would take more memory than what is saved.
+void multiply_wide(Tensor out, const Tensor& a, const Tensor& b) {
+  if (!is_short(a.scalar_type())) {
+    at::mm_out(out, a, b);
+    return;
+  }
 #if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 8
-  if (a.is_cuda()) return at::mm(a, b, at::kFloat);
+  if (a.is_cuda()) {
+    at::mm_out(out, a, b, at::kFloat);
+    return;
+  }
 #endif
-  return at::mm(a.to(at::kFloat), b.to(at::kFloat));
+  const int64_t each = std::max<int64_t>(choices().little / int64_t(sizeof(float)) / (a.size(0) + b.size(1)), 1);
+  for (int64_t k = 0; k < a.size(1); k += each) {
+    const int64_t terms = std::min(each, a.size(1) - k);
+    const Tensor left = a.narrow(1, k, terms).to(at::kFloat), right = b.narrow(0, k, terms).to(at::kFloat);
+    if (k == 0) at::mm_out(out, left, right);
+    else at::addmm_out(out, out, left, right);
+  }
 }
 
 // ---- A call -----------------------------------------------------------------------------------------------------------
@@ -156,9 +175,15 @@ struct Call {
 
   Tensor empty(int64_t size) const { return at::empty({size}, input.options()); }
   Tensor empty_wide(int64_t size) const { return at::empty({size}, input.options().dtype(wide(type()))); }
-  // 1-D memory as (T, B, width), in the order of input's rows; and (rows, width), in whatever order they are.
-  Tensor as_rows(const Tensor& memory, int64_t width) const {
-    return batch_first ? memory.view({l.B, l.T, width}).transpose(0, 1) : memory.view({l.T, l.B, width});
+  // Memory as (T, B, width), in the order of input's rows; and, for a matrix library, as (rows, width), in whatever order
+  // they are.
+  template <class T>
+  Rows<T> rows_in(T* memory, int64_t width) const {
+    if (batch_first) return {memory, width, l.T * width};
+    return {memory, l.B * width, width};
+  }
+  Tensor matrix_in(const Tensor& memory, int64_t offset, int64_t width) const {
+    return memory.narrow(0, offset, rows() * width).view({rows(), width});
   }
   Tensor flat(const Tensor& t) const {  // (T, B, width) -> (rows, width)
     return (batch_first ? t.transpose(0, 1) : t).reshape({rows(), t.size(2)});
@@ -181,8 +206,30 @@ struct Call {
     return {kept.const_data_ptr(), nullptr, kind_of(kept)};
   }
   template <class T>
-  void zero_padding(const Sequences& s, const Tensor& t, int64_t width, int64_t offset = 0) const {
-    if (ranks.defined()) padding<T>(device, {s, width, rows_of<T>(t, offset)});
+  void zero_padding(const Sequences& s, const Rows<T>& rows, int64_t width) const {
+    if (ranks.defined()) padding<T>(device, {s, width, rows});
+  }
+};
+
+// What is saved of a direction, from `offset` of a tensor on: activated gates (T, B, 4H) and, in full width, cell states
+// (T, B, H); or memory for the gates alone, where nothing is saved.
+template <class T>
+struct Saved {
+  const Tensor& memory;
+  int64_t offset;
+  T* gates;
+  Wide<T>* cells;
+
+  Saved(const Call& call, const Tensor& all, int64_t d, bool with_cells)
+      : memory(all),
+        offset(with_cells ? d * saved_size(call.rows(), call.l.H, call.type()) : 0),
+        gates(pointer<T>(all, offset)),
+        cells(with_cells ? reinterpret_cast<Wide<T>*>(gates + gates_size(call)) : nullptr) {}
+
+  static int64_t gates_size(const Call& call) { return call.rows() * kGates * call.l.H; }
+  Tensor cells_as_they_lie(const Call& call) const {  // 1-D, of input's type
+    const int64_t size = gates_size(call);
+    return memory.narrow(0, offset + size, saved_size(call.rows(), call.l.H, call.type()) - size);
   }
 };
 
@@ -191,13 +238,13 @@ Accepted accepted_on(const Tensor& input) { return {input.device().type(), true}
 // ---- Forward ------------------------------------------------------------------------------------------------------------
 
 template <class T>
-void project(const Call& call, int64_t d, const Tensor& gates) {  // gates: (T, B, 4H)
+void project(const Call& call, int64_t d, const Saved<T>& saved) {
   if (use_library(call.operations(call.l.I), call.l.I, call.type())) {
-    Tensor out = call.flat(gates);  // a view
+    Tensor out = call.matrix_in(saved.memory, saved.offset, kGates * call.l.H);
     at::mm_out(out, call.flat(call.input), call.effective_matrix<T>(d, 0).t());
   } else {
     projection<T>(call.device, {call.sequences(d), call.l.I, call.l.H, rows_of<const T>(call.input), call.masked(d, 0),
-                                rows_of<T>(gates)});
+                                call.rows_in(saved.gates, kGates * call.l.H)});
   }
 }
 
@@ -224,16 +271,15 @@ void forward_by_steps(const Call& call, int64_t d, const ForwardParams<T>& param
 
 template <class T>
 void forward_direction(const Call& call, int64_t d, const Tensor& output, const Tensor& h_n, const Tensor& c_n,
-                       const Tensor& gates_memory, const Tensor& cells_memory) {
+                       const Saved<T>& saved) {
   const Layer& l = call.l;
-  const Tensor gates = call.as_rows(gates_memory, kGates * l.H);
-  project<T>(call, d, gates);
+  project<T>(call, d, saved);
   Tensor kept;
   ForwardParams<T> p{call.sequences(d), l.H, call.recurrent_weight<T>(d, kept), call.masked(d, 2), call.masked(d, 3)};
   p.h_0 = pointer_or_null<T>(call.h_0, call.state(d));
   p.c_0 = pointer_or_null<T>(call.c_0, call.state(d));
-  p.gates = rows_of<T>(gates);
-  if (cells_memory.defined()) p.cells = rows_of<Wide<T>>(call.as_rows(cells_memory, l.H));
+  p.gates = call.rows_in(saved.gates, kGates * l.H);
+  if (saved.cells) p.cells = call.rows_in(saved.cells, l.H);
   p.output = rows_of<T>(output, d * l.H);
   p.h_n = pointer<T>(h_n, call.state(d));
   p.c_n = pointer<T>(c_n, call.state(d));
@@ -243,16 +289,9 @@ void forward_direction(const Call& call, int64_t d, const Tensor& output, const 
                 l.B, " sequences in one launch on this device");
     forward_by_steps<T>(call, d, p);
   }
-  call.zero_padding<T>(p.sequences, output, l.H, d * l.H);
+  call.zero_padding<T>(p.sequences, p.output, l.H);
   // Nobody reads these; but what is saved shall not differ from call to call.
-  if (cells_memory.defined()) call.zero_padding<Wide<T>>(p.sequences, call.as_rows(cells_memory, l.H), l.H);
-}
-
-// The parts of `saved` that direction d has.
-std::pair<Tensor, Tensor> split_saved(const Call& call, const Tensor& saved, int64_t d) {
-  const int64_t each = saved_size(call.rows(), call.l.H, call.type()), gates = call.rows() * kGates * call.l.H;
-  return {saved.narrow(0, d * each, gates),
-          saved.narrow(0, d * each + gates, each - gates).view(wide(call.type()))};
+  if (saved.cells) call.zero_padding<Wide<T>>(p.sequences, p.cells, l.H);
 }
 
 }  // namespace
@@ -269,19 +308,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> masked_lstm_forward(const Tensor& inp
                                                                bool save) {
   const Layer l = check_layer(accepted_on(input), input, h_0, c_0, weights, scores, lengths);
   const c10::DeviceGuard guard(input.device());
-  const NoAutocast no_autocast(c10::autocast_dispatch_keyset);
+  const PlainTensors plain_tensors;
   const Tensor output = empty_rows(l.T, l.B, l.D * l.H, batch_first_output, input);
-  const Tensor h_n = at::empty({l.D, l.B, l.H}, input.options()), c_n = at::empty_like(h_n);
+  const Tensor h_n = at::empty({l.D, l.B, l.H}, input.options()), c_n = at::empty({l.D, l.B, l.H}, input.options());
   const Tensor saved =
       at::empty({save ? l.D * saved_size(l.T * l.B, l.H, input.scalar_type()) : 0}, input.options());
   if (l.B == 0) return {output, h_n, c_n, saved};
   const Call call(l, input, h_0, c_0, weights, scores, lengths);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, input.scalar_type(), "masked_lstm_forward", [&] {
     for (int64_t d = 0; d < l.D; ++d) {
-      Tensor gates, cells;
-      if (save) std::tie(gates, cells) = split_saved(call, saved, d);
-      else gates = call.empty(call.rows() * kGates * l.H);
-      forward_direction<NativeOf<scalar_t>::type>(call, d, output, h_n, c_n, gates, cells);
+      using T = NativeOf<scalar_t>::type;
+      const Tensor memory = save ? saved : call.empty(Saved<T>::gates_size(call));
+      forward_direction<T>(call, d, output, h_n, c_n, Saved<T>(call, memory, d, save));
     }
   });
   return {output, h_n, c_n, saved};
@@ -319,47 +357,120 @@ struct Wanted {
     return {call.masked(d, which), weights[i] ? weights[i]->mutable_data_ptr() : nullptr,
             scores[i] ? scores[i]->mutable_data_ptr() : nullptr};
   }
+  // One of the gradients of weight `which` that is of the type of its sums.
+  OptionalTensor as_wide_as_sums(const Call& call, int64_t d, int64_t which) const {
+    const int64_t i = d * call.l.per_direction + which;
+    for (const OptionalTensor& grad : {scores[i], weights[i]}) {
+      if (grad && grad->scalar_type() == wide(call.type())) return grad;
+    }
+    return std::nullopt;
+  }
 };
 
-template <class T>
-void finish_sum(const Call& call, const Tensor& sum, const Gradient& gradient) {
-  const Tensor plain = sum.contiguous();
-  TORCH_INTERNAL_ASSERT(plain.scalar_type() == wide(call.type()));
-  if (gradient.wanted()) finish<T>(call.device, {plain.numel(), pointer<Wide<T>>(plain), gradient});
+// ---- Gradients by products of a matrix library: for large layers, whose products would keep plain sums busy for long -----
+
+// Memory for rows that a product needs in another form: that of the cell states, once the recurrence has read them; where
+// they must stay, as much again, so that sums are the same.
+struct Scratch {
+  const Call& call;
+  Tensor cells;  // 1-D, of input's type
+  bool overwrite;
+
+  int64_t little() const {  // elements
+    const int64_t size = int64_t(call.input.element_size());
+    return std::max(saved_size(call.rows(), call.l.H, call.type()) / 10, choices().little / size);
+  }
+  // How many columns of so many to take at once, in all of `rows`, so that they find room in `size`.
+  static int64_t columns_at_once(int64_t columns, int64_t rows, int64_t size) {
+    if (columns * rows <= size) return columns;
+    const int64_t fitting = std::max<int64_t>(size / rows, 1), pieces = (columns + fitting - 1) / fitting;
+    const int64_t each = (columns + pieces - 1) / pieces;
+    return each + 7 <= fitting ? (each + 7) / 8 * 8 : each;  // tensor cores like rows of whole 16 bytes
+  }
+  int64_t columns_at_once(int64_t columns) const {
+    return columns_at_once(columns, call.rows(), std::max(little(), cells.numel()));
+  }
+  Tensor take(int64_t size) const {
+    return overwrite && size <= cells.numel() ? cells.narrow(0, 0, size) : call.empty(size);
+  }
+};
+
+// Whether `flat` is a view.
+bool lies_in_one_piece(const Call& call, const Tensor& rows) {
+  const int64_t outer = call.batch_first ? 1 : 0, inner = 1 - outer;
+  return rows.size(outer) == 1 || rows.stride(outer) == rows.size(inner) * rows.stride(inner);
 }
 
-// By products of a matrix library: for large layers, whose products would keep plain sums busy for long.
+// The gradient of weight `which`, d_gates^T (4H, rows) times right (rows, columns), a block after the other where operand
+// or sums would be large. right(first, count) gives that many columns, `at_once` at most.
+template <class T, class Right>
+void weight_gradient(const Call& call, int64_t d, int64_t which, const Scratch& scratch, const Wanted& grads,
+                     const Tensor& d_gates, int64_t at_once, const Right& right) {
+  const int64_t gates = kGates * call.l.H, columns = call.weights[d * call.l.per_direction + which].size(1);
+  const Gradient gradient = grads.gradient(call, d, which);
+  // Sums that are as wide as a gradient lie in its memory.
+  const OptionalTensor own = at_once == columns ? grads.as_wide_as_sums(call, d, which) : std::nullopt;
+  for (int64_t first = 0; first < columns; first += at_once) {
+    const int64_t count = std::min(at_once, columns - first);
+    const Tensor operand = right(first, count);
+    const int64_t size = scratch.little() * call.input.element_size() / int64_t(sizeof(Wide<T>));
+    const int64_t rows_at_once = own ? gates : Scratch::columns_at_once(gates, count, size);
+    for (int64_t row = 0; row < gates; row += rows_at_once) {
+      const int64_t rows = std::min(rows_at_once, gates - row);
+      const Tensor sum = own ? *own : call.empty_wide(rows * count).view({rows, count});
+      multiply_wide(sum, d_gates.narrow(1, row, rows).t(), operand);
+      finish<T>(call.device, {rows * count, count, columns, pointer<Wide<T>>(sum), count, 1, row * columns + first, gradient});
+    }
+  }
+}
+
+// The gradients of the biases: sums of all rows, formed in parts, then of the parts.
+template <class T>
+void bias_gradients(const Call& call, const GradientParams<T>& p) {
+  constexpr int64_t kMostParts = 256, kLeastRows = 128;
+  const int64_t gates = kGates * call.l.H;
+  const int64_t each = std::max((call.rows() + kMostParts - 1) / kMostParts, kLeastRows);
+  const int64_t parts = (call.rows() + each - 1) / each;
+  const Tensor sums = call.empty_wide(parts * gates);
+  column_sums<T>(call.device, {call.rows(), gates, each, p.d_gates.data, pointer<Wide<T>>(sums)});
+  for (const Gradient& gradient : {p.bias_ih, p.bias_hh}) {
+    if (gradient.wanted()) finish<T>(call.device, {gates, gates, gates, pointer<Wide<T>>(sums), gates, parts, 0, gradient});
+  }
+}
+
 template <class T>
 void gradients_by_library(const Call& call, int64_t d, const GradientParams<T>& p, const Wanted& grads,
-                          const Tensor& d_gates) {
+                          const Tensor& flat, const Scratch& scratch) {  // flat: d_gates as (rows, 4H)
   const Layer& l = call.l;
-  call.zero_padding<T>(p.sequences, d_gates, kGates * l.H);
-  const Tensor flat = call.flat(d_gates);
+  call.zero_padding<T>(p.sequences, call.rows_in(pointer<T>(flat), kGates * l.H), kGates * l.H);
   if (grads.input) {
     Tensor out = call.flat(*grads.input);  // a view
     const Tensor weight_ih = call.effective_matrix<T>(d, 0);
     if (p.add_to_grad_input) at::addmm_out(out, out, flat, weight_ih);
     else at::mm_out(out, flat, weight_ih);
-    call.zero_padding<T>(p.sequences, *grads.input, l.I);
+    call.zero_padding<T>(p.sequences, p.grad_input, l.I);
   }
+  const auto copied = [&](CopyRowsParams<T> rows) {
+    const Tensor memory = scratch.take(call.rows() * rows.width);
+    rows.to = call.rows_in(pointer<T>(memory), rows.width);
+    copy_rows<T>(call.device, rows);
+    return memory.view({call.rows(), rows.width});
+  };
   if (p.ih.wanted()) {
-    Tensor input = call.input;
-    if (call.ranks.defined()) {  // what stands in the padding must not reach a sum, and may be NaN
-      input = call.as_rows(call.flat(call.input).clone().view({-1}), l.I);
-      call.zero_padding<T>(p.sequences, input, l.I);
-    }
-    finish_sum<T>(call, multiply_wide(flat.t(), call.flat(input)), p.ih);
+    // What stands in the padding must not reach a sum, and may be NaN.
+    const bool as_it_is = !call.ranks.defined() && lies_in_one_piece(call, call.input);
+    weight_gradient<T>(call, d, 0, scratch, grads, flat, as_it_is ? l.I : scratch.columns_at_once(l.I),
+                       [&](int64_t first, int64_t count) {
+                         if (as_it_is) return call.flat(call.input);
+                         return copied({p.sequences, first, count, p.input, false, nullptr, l.H});
+                       });
   }
   if (p.hh.wanted()) {
-    const Tensor before = call.as_rows(call.empty(call.rows() * l.H), l.H);
-    hidden_before<T>(call.device, {p.sequences, l.H, p.output, p.h_0, rows_of<T>(before)});
-    finish_sum<T>(call, multiply_wide(flat.t(), call.flat(before)), p.hh);
+    weight_gradient<T>(call, d, 1, scratch, grads, flat, scratch.columns_at_once(l.H), [&](int64_t first, int64_t count) {
+      return copied({p.sequences, first, count, p.output, true, p.h_0, l.H});
+    });
   }
-  if (p.bias_ih.wanted() || p.bias_hh.wanted()) {
-    const Tensor sum = at::sum(flat, at::IntArrayRef{0}, false, wide(call.type()));
-    finish_sum<T>(call, sum, p.bias_ih);
-    finish_sum<T>(call, sum, p.bias_hh);
-  }
+  if (p.bias_ih.wanted() || p.bias_hh.wanted()) bias_gradients<T>(call, p);
 }
 
 template <class T>
@@ -367,18 +478,17 @@ void backward_direction(const Call& call, int64_t d, const OptionalTensor& grad_
                         const OptionalTensor& grad_c_n, const Tensor& output, const Tensor& saved, bool overwrite,
                         const Wanted& grads) {
   const Layer& l = call.l;
-  const auto [gates_memory, cells_memory] = split_saved(call, saved, d);
-  const Tensor gates = call.as_rows(gates_memory, kGates * l.H), cells = call.as_rows(cells_memory, l.H);
-  const Tensor d_gates = overwrite ? gates : call.as_rows(call.empty(call.rows() * kGates * l.H), kGates * l.H);
+  const Saved<T> given(call, saved, d, true);
+  const Tensor own = overwrite ? Tensor() : call.empty(Saved<T>::gates_size(call));  // gradients of gates
   Tensor kept;
   BackwardParams<T> p{call.sequences(d), l.H, call.recurrent_weight<T>(d, kept)};
   p.c_0 = pointer_or_null<T>(call.c_0, call.state(d));
-  p.gates = rows_of<const T>(gates);
-  p.cells = rows_of<const Wide<T>>(cells);
+  p.gates = call.rows_in<const T>(given.gates, kGates * l.H);
+  p.cells = call.rows_in<const Wide<T>>(given.cells, l.H);
   if (grad_output) p.grad_output = rows_of<const T>(*grad_output, d * l.H);
   p.grad_h_n = pointer_or_null<T>(grad_h_n, call.state(d));
   p.grad_c_n = pointer_or_null<T>(grad_c_n, call.state(d));
-  p.d_gates = rows_of<T>(d_gates);
+  p.d_gates = call.rows_in(overwrite ? given.gates : pointer<T>(own), kGates * l.H);
   if (grads.h_0) p.grad_h_0 = pointer<T>(*grads.h_0, call.state(d));
   if (grads.c_0) p.grad_c_0 = pointer<T>(*grads.c_0, call.state(d));
   const Choice chosen = choices().recurrence;
@@ -389,7 +499,7 @@ void backward_direction(const Call& call, int64_t d, const OptionalTensor& grad_
   }
 
   GradientParams<T> g{p.sequences, l.I, l.H};
-  g.d_gates = rows_of<const T>(d_gates);
+  g.d_gates = call.rows_in<const T>(p.d_gates.data, kGates * l.H);
   g.input = rows_of<const T>(call.input);
   g.output = rows_of<const T>(output, d * l.H);
   g.h_0 = pointer_or_null<T>(call.h_0, call.state(d));
@@ -402,7 +512,8 @@ void backward_direction(const Call& call, int64_t d, const OptionalTensor& grad_
   g.bias_hh = grads.gradient(call, d, 3);
   const int64_t columns = (grads.input ? l.I : 0) + (g.ih.wanted() ? l.I : 0) + (g.hh.wanted() ? l.H : 0);
   if (use_library(call.operations(columns), call.rows(), call.type())) {
-    gradients_by_library<T>(call, d, g, grads, d_gates);
+    const Tensor d_gates = call.matrix_in(overwrite ? saved : own, overwrite ? given.offset : 0, kGates * l.H);
+    gradients_by_library<T>(call, d, g, grads, d_gates, {call, given.cells_as_they_lie(call), overwrite});
   } else {
     gradients<T>(call.device, g);
   }
@@ -425,7 +536,7 @@ masked_lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& gr
   check_backward(l, grad_output, grad_h_n, grad_c_n, input, output, saved,
                  l.D * saved_size(l.T * l.B, l.H, input.scalar_type()), need_weights.size(), need_scores.size());
   const c10::DeviceGuard guard(input.device());
-  const NoAutocast no_autocast(c10::autocast_dispatch_keyset);
+  const PlainTensors plain_tensors;
   Wanted grads;
   if (need_input) grads.input = empty_rows(l.T, l.B, l.I, is_batch_first(input), input);
   grads.h_0 = empty_if(need_h_0, {l.D, l.B, l.H}, input.options());

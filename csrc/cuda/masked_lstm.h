@@ -19,6 +19,7 @@ void wait_for(const Device& device);
 enum class Choice { automatic, own, library };  // own: those of this project; library: a matrix library, step by step
 struct Choices {
   Choice recurrence = Choice::automatic, products = Choice::automatic;
+  int64_t little = int64_t{1} << 20;  // bytes that a pass may take beside what is saved, where a tenth of that is less
 };
 Choices& choices();
 void choose(const std::string& recurrence, const std::string& products);  // by the names above

@@ -109,12 +109,22 @@ struct GradientParams {
   Gradient ih, hh, bias_ih, bias_hh;
 };
 
-// The same for sums that a matrix library has formed: `size` of them.
+// The same for a block of a weight's gradient, rows of `width` of its `columns` numbers, whose sums a matrix library has
+// formed; or for all of a bias', `size` of them in a row, whose sums are the sums of `parts`.
 template <class T>
 struct FinishParams {
-  int64_t size;
-  const Wide<T>* sum;
+  int64_t size, width, columns;
+  const Wide<T>* sum;      // rows `stride` apart; may lie in the gradient itself
+  int64_t stride, parts;   // parts lie `size` apart
+  int64_t first;           // the block's first number in the gradient
   Gradient gradient;
+};
+
+template <class T>
+struct ColumnSumsParams {
+  int64_t rows, columns, rows_of_part;
+  const T* from;    // (rows, columns)
+  Wide<T>* parts;   // (parts, columns): sums over so many rows each
 };
 
 // ---- Small work -----------------------------------------------------------------------------------------------------
@@ -139,13 +149,17 @@ struct PaddingParams {  // zeros where sequences have ended
   Rows<T> rows;
 };
 
+// Rows for a weight's gradient, from column `first` on: of the input, or the hidden states that the steps began with; zeros
+// where sequences have ended.
 template <class T>
-struct HiddenBeforeParams {  // the hidden states that the steps began with; zeros where sequences have ended
+struct CopyRowsParams {
   Sequences sequences;
+  int64_t first, width;
+  Rows<const T> from;
+  bool before;   // each step gets the row of the one before, the first one that of `h_0`
+  const T* h_0;  // (B, H) by sequence, or null for zeros
   int64_t hidden;
-  Rows<const T> output;
-  const T* h_0;
-  Rows<T> before;  // (T, B, H)
+  Rows<T> to;    // (T, B, width)
 };
 
 }  // namespace seam::gpu

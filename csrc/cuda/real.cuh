@@ -113,7 +113,54 @@ SEAM_INLINE uint32_t pack(T low, T high) {
   return uint32_t(low.bits) | uint32_t(high.bits) << 16;
 }
 
-// Arithmetic for lstm_cell.h, exact to about an ulp, and for score_update.h.
+// What a GPU has for the asking, in one instruction, an ulp or two off. What would be a denormal number is 0.
+#if defined(__CUDA_ARCH__)
+SEAM_INLINE float quick_inverse(float x) {
+  asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(x));
+  return x;
+}
+SEAM_INLINE float quick_rsqrt(float x) {
+  asm("rsqrt.approx.ftz.f32 %0, %0;" : "+f"(x));
+  return x;
+}
+SEAM_INLINE float quick_exp2(float x) {
+  asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(x));
+  return x;
+}
+#else
+SEAM_INLINE float quick_inverse(float x) { return 1.0f / x; }
+SEAM_INLINE float quick_rsqrt(float x) { return 1.0f / sqrtf(x); }
+SEAM_INLINE float quick_exp2(float x) { return exp2f(x); }
+#endif
+
+// Gates without a branch, so that the four of a unit need not wait for one another: division by IEEE's rules and the CUDA
+// library's tanh each have one. Errors of about an ulp of 1.
+struct BranchlessGates {
+  using V = float;
+  static SEAM_INLINE V fma(V a, V b, V c) { return fmaf(a, b, c); }
+  static SEAM_INLINE V sigmoid(V x) { return one_over_one_plus(x, -kLog2E); }
+  static SEAM_INLINE V tanh(V x) {
+    const V far = fma(-2.0f, one_over_one_plus(x, 2 * kLog2E), 1.0f), near = fma(x, series(x * x), x);
+    return fabsf(x) < kNear ? near : far;
+  }
+
+ private:
+  static constexpr float kLog2E = 1.44269504f, kLn2 = 0.69314718f, kNear = 0.55f;
+
+  // 1 / (1 + 2^(scale x)). What scale x loses by rounding is made good while the exponential is under way.
+  static SEAM_INLINE V one_over_one_plus(V x, V scale) {
+    constexpr V kFar = 256.0f;  // beyond, the result is 0 or 1 whatever is lost, which would be inf - inf for an infinite x
+    const V product = x * scale, lost = fabsf(product) < kFar ? fma(x, scale, -product) : 0.0f;
+    return quick_inverse(fma(quick_exp2(product), fma(lost, kLn2, 1.0f), 1.0f));
+  }
+  // tanh(x) / x - 1 of s = x^2, where 1 - 2 / (1 + e^2x) would lose digits: minimax for |x| < kNear, relative error of tanh 4e-8.
+  static SEAM_INLINE V series(V s) {
+    return s * fma(s, fma(s, fma(s, 0.0164375806f, -0.0526718134f), 0.133207251f), -0.333329466f);
+  }
+};
+
+// Arithmetic for lstm_cell.h and score_update.h. What a score's step needs is rounded as IEEE says, so that it gives the
+// same bits everywhere.
 template <class W>
 struct Exact {
   using V = W;
@@ -126,103 +173,38 @@ struct Exact {
   static SEAM_INLINE V fma(V a, V b, V c) { return ::fma(a, b, c); }
   static SEAM_INLINE V sigmoid(V x) { return V(1) / (V(1) + ::exp(-x)); }
   static SEAM_INLINE V tanh(V x) { return ::tanh(x); }
-  static SEAM_INLINE V ratio(V a, V b) { return b == V(0) ? V(0) : a / b; }
 };
 
-// As exact to a place or two, without a branch, so that several can be under way at a time: the machine's approximations, and
-// for what goes into scores one step of Newton's. For what a step of training waits for.
+template <>
+SEAM_INLINE float Exact<float>::sigmoid(float x) {
+  return BranchlessGates::sigmoid(x);
+}
+template <>
+SEAM_INLINE float Exact<float>::tanh(float x) {
+  return BranchlessGates::tanh(x);
+}
+
+// For the step of a score that a step of training waits for: a place or two less exact than IEEE's quotient and root, and
+// without their branches. One step of Newton's makes the machine's approximations so good.
 struct Branchless {
   using V = float;
-  static constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
-
   static SEAM_INLINE V set(float x) { return x; }
-  static SEAM_INLINE V zero() { return 0.0f; }
   static SEAM_INLINE V one() { return 1.0f; }
   static SEAM_INLINE V fma(V a, V b, V c) { return fmaf(a, b, c); }
   static SEAM_INLINE V where_greater(V a, V b, V yes, V no) { return a > b ? yes : no; }
-#if defined(__CUDA_ARCH__)
-  static SEAM_INLINE V approximate_exp2(V x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-  }
-  static SEAM_INLINE V approximate_inverse(V x) {
-    float y;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-  }
-  static SEAM_INLINE V approximate_rsqrt(V x) {
-    float y;
-    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-  }
-#else
-  static SEAM_INLINE V approximate_exp2(V x) { return exp2f(x); }
-  static SEAM_INLINE V approximate_inverse(V x) { return 1.0f / x; }
-  static SEAM_INLINE V approximate_rsqrt(V x) { return 1.0f / sqrtf(x); }
-#endif
   // Of a number from 2^-126 to 2^126.
   static SEAM_INLINE V inverse(V x) {
-    const float y = approximate_inverse(x);
+    const float y = quick_inverse(x);
     return fmaf(fmaf(-x, y, 1.0f), y, y);
   }
   // Of a number that is not negative; of less than 1e-36, the root of that: beside Adam's eps it is nothing.
   static SEAM_INLINE V sqrt(V x) {
-    const float positive = x < 1e-36f ? 1e-36f : x, y = approximate_rsqrt(positive), root = positive * y;
+    const float positive = x < 1e-36f ? 1e-36f : x, y = quick_rsqrt(positive), root = positive * y;
     return fmaf(fmaf(-root, root, positive), 0.5f * y, root);
   }
-  // 1 / (1 + exp(x)), where x * log2(e) is taken with the digits that a float has not.
-  static SEAM_INLINE V one_over_one_and_exp(V x) {
-    const float x_2 = x * kLog2E, rest = fmaf(x, kLog2E, -x_2);
-    const float bounded = x_2 > 125.0f ? 125.0f : x_2;  // a NaN passes
-    return approximate_inverse(fmaf(approximate_exp2(bounded), fmaf(rest, kLn2, 1.0f), 1.0f));
-  }
-  static SEAM_INLINE V sigmoid(V x) { return one_over_one_and_exp(-x); }
-  static SEAM_INLINE V tanh(V x) {
-    // Below 0.6 in size the difference would lose digits: there a polynomial, fitted for the least relative error (7e-8 with
-    // its roundings).
-    const float s = x * x;
-    float p = fmaf(s, -0.005895156f, 0.02079597f);
-    p = fmaf(s, p, -0.05378383f);
-    p = fmaf(s, p, 0.13331924f);
-    p = fmaf(s, p, -0.333333f);
-    const float near = fmaf(x, s * p, x), far = fmaf(-2.0f, one_over_one_and_exp(2.0f * x), 1.0f);
-    return fabsf(x) < 0.6f ? near : far;
-  }
-};
-
-// For results of 16 bits or from products of tf32: a thousandth of their last place off, and several times as fast.
-struct Quick {
-  using V = float;
-  static SEAM_INLINE V one() { return 1.0f; }
-  static SEAM_INLINE V fma(V a, V b, V c) { return fmaf(a, b, c); }
-#if defined(__CUDA_ARCH__)
-  static SEAM_INLINE V sigmoid(V x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
-  static SEAM_INLINE V ratio(V a, V b) { return b == 0.0f ? 0.0f : __fdividef(a, b); }
-#else
-  static SEAM_INLINE V sigmoid(V x) { return 1.0f / (1.0f + expf(-x)); }
-  static SEAM_INLINE V ratio(V a, V b) { return b == 0.0f ? 0.0f : a / b; }
-#endif
-  static SEAM_INLINE V tanh(V x) {  // near 0, where the difference would lose its digits, the first terms of its series
-    const float s = x * x;
-    const float series = x * fma(s, fma(s, fma(s, -17.0f / 315, 2.0f / 15), -1.0f / 3), 1.0f);
-    return fabsf(x) < 0.25f ? series : 2.0f * sigmoid(2.0f * x) - 1.0f;
-  }
 };
 
 template <class T>
-struct ArithmeticOf {
-  using type = Quick;
-};
-template <>
-struct ArithmeticOf<float> {
-  using type = Exact<float>;
-};
-template <>
-struct ArithmeticOf<double> {
-  using type = Exact<double>;
-};
-template <class T>
-using Arithmetic = typename ArithmeticOf<T>::type;
+using Arithmetic = Exact<Wide<T>>;
 
 }  // namespace seam::gpu

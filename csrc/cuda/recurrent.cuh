@@ -92,6 +92,7 @@ struct Weights {
 template <class T, int HB, int CL, int L, int NB>
 struct RecurrentForward {
   static constexpr int kUnits = HB / CL, kThreads = kUnits * L, kCluster = CL;
+  static constexpr bool kHeldWalk = HB <= 64;  // beyond, where steps are longer, registers are too few
   static constexpr int kShare = HB / L;  // hidden units whose products a lane forms, for the four gates of its unit
   static_assert(NB <= L && kShare % 2 == 0 && kThreads % 32 == 0);
   using Params = ForwardParams<T>;
@@ -140,17 +141,18 @@ struct RecurrentForward {
     const bool owner = Spread<L, NB>::owns(q), mine = owner && unit < H && sequence.exists;
     const int64_t state = sequence.index * p.hidden + unit;
     float h = mine && p.h_0 ? widen(load(p.h_0 + state)) : 0.0f, c = mine && p.c_0 ? widen(load(p.c_0 + state)) : 0.0f;
+    Walk<T, kHeldWalk> of_gates(p.gates, s, sequence, 0, unit), of_output(p.output, s, sequence, 0, unit);
+    Walk<Wide<T>, kHeldWalk> of_cells(p.cells, s, sequence, 0, unit);
     float next[kGates] = {};
-    if (mine && sequence.length > 0) load_gates(p, sequence.at(0), unit, next);
+    if (mine && sequence.length > 0) load_gates(of_gates.at(0), H, next);
     block.sync_cluster();
 
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
-      const Place place = sequence.at(step);
       float gates[kGates];
 #pragma unroll
       for (int g = 0; g < kGates; ++g) gates[g] = next[g] + bias[g];
-      if (mine && step + 1 < sequence.length) load_gates(p, sequence.at(step + 1), unit, next);
+      if (mine && step + 1 < sequence.length) load_gates(of_gates.after(step), H, next);
 
       const int from = step % 2 * NB * HB, to = NB * HB - from;
       float sum[kGates][NB] = {};
@@ -188,12 +190,16 @@ struct RecurrentForward {
       block.sync_cluster();
       // Behind the barrier, which would otherwise wait until this has arrived.
       if (runs) {
-        store(p.output.at(place) + unit, narrow<T>(h));
-        if (p.cells.data) {
-          store(p.cells.at(place) + unit, c);
+        store(of_output.at(step), narrow<T>(h));
+        if (of_cells.exists()) {
+          store(of_cells.at(step), c);
+          T* const to_gates = of_gates.at(step);
 #pragma unroll
-          for (int g = 0; g < kGates; ++g) store(p.gates.at(place) + g * p.hidden + unit, narrow<T>(gates[g]));
+          for (int g = 0; g < kGates; ++g) store(to_gates + g * H, narrow<T>(gates[g]));
+          of_cells.forward();
         }
+        of_gates.forward();
+        of_output.forward();
       }
     }
     if (mine) {
@@ -203,9 +209,9 @@ struct RecurrentForward {
   }
 
  private:
-  static SEAM_KERNEL void load_gates(const Params& p, Place place, int unit, float (&gates)[kGates]) {
+  static SEAM_KERNEL void load_gates(const T* at, int H, float (&gates)[kGates]) {
 #pragma unroll
-    for (int g = 0; g < kGates; ++g) gates[g] = widen(load(p.gates.at(place) + g * p.hidden + unit));
+    for (int g = 0; g < kGates; ++g) gates[g] = widen(load(at + g * H));
   }
 };
 
@@ -216,6 +222,7 @@ struct RecurrentForward {
 template <class T, int HB, int CL, int L, int NB>
 struct RecurrentBackward {
   static constexpr int kUnits = HB / CL, kThreads = kUnits * L, kCluster = CL;
+  static constexpr bool kHeldWalk = HB <= 64;                // as above
   static constexpr int kLanes = kThreads / HB;               // that share the sum of a hidden unit
   static constexpr int kShare = kGates * kUnits / kLanes;    // gates whose products a lane forms
   static_assert(NB <= L && kThreads % HB == 0 && kShare % 4 == 0 && kThreads % 32 == 0);
@@ -257,27 +264,34 @@ struct RecurrentBackward {
     const int64_t state = sequence.index * p.hidden + unit;
     float d_h = mine && p.grad_h_n ? widen(load(p.grad_h_n + state)) : 0.0f;
     float d_c = mine && p.grad_c_n ? widen(load(p.grad_c_n + state)) : 0.0f;
+    const int last = length > 0 ? length - 1 : 0;
+    CellWalk<T, kHeldWalk> of_cell(p, s, sequence, last, unit);
+    Walk<T, kHeldWalk> of_d_gates(p.d_gates, s, sequence, last, unit);
     CellBefore next = {};
-    if (mine && steps > 0 && length == steps) next = load_cell(p, sequence, steps - 1, unit);
+    if (mine && steps > 0 && length == steps) next = of_cell.load_and_go_back(p, steps - 1, state);
+    CellWaiting<M> cell(next);
     block.sync_cluster();
 
 #pragma unroll 1
     for (int step = steps - 1; step >= 0; --step) {
       const int here = step % 2 * CL * NB * kUnits;
+      const bool runs = mine && step < length;
       CellGradient<M> d = {};
-      const CellBefore cell = next;
-      if (mine && 0 < step && step <= length) next = load_cell(p, sequence, step - 1, unit);
-      if (mine && step < length) {
+      if (runs) {
         if (step < length - 1) d_h = passed_on(smem, CL * NB * kUnits - here, row, unit_here);
-        const float h = cell.gates[3] * M::tanh(cell.c);
-        d = cell_backward<M>(cell.gates, h, cell.c_prev, d_h + cell.grad_output, d_c);
+        d = cell.backward(d_h, d_c);
         d_c = d.c_prev;
-        const Place place = sequence.at(step);
-#pragma unroll
-        for (int g = 0; g < kGates; ++g) store(p.d_gates.at(place) + g * p.hidden + unit, narrow<T>(d.gates[g]));
       }
       if (owner) smem.d_gates.store4((row * kUnits + unit_here) * kGates, d.gates);
       block.sync();
+      // Others wait for what stands above only.
+      if (mine && 0 < step && step <= length) next = of_cell.load_and_go_back(p, step - 1, state);
+      if (runs) {
+        T* const to = of_d_gates.at(step);
+#pragma unroll
+        for (int g = 0; g < kGates; ++g) store(to + g * H, narrow<T>(d.gates[g]));
+        of_d_gates.backward();
+      }
 
       float sum[4][NB] = {};  // four, so that additions need not wait for one another
 #pragma unroll
@@ -304,6 +318,7 @@ struct RecurrentBackward {
           block.store_peer(column / kUnits, smem.passed_on, at, total[r]);
         }
       }
+      cell = CellWaiting<M>(next);
       block.sync_cluster();
     }
     if (mine && length > 0) d_h = passed_on(smem, 0, row, unit_here);

@@ -10,7 +10,6 @@
 #pragma once
 
 #include "../lstm_cell.h"
-#include "activations.cuh"
 #include "messages.cuh"
 #include "predicated.cuh"
 #include "recurrent_small.cuh"

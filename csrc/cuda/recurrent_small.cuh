@@ -9,7 +9,6 @@
 #pragma once
 
 #include "../lstm_cell.h"
-#include "activations.cuh"
 #include "block.cuh"
 #include "predicated.cuh"
 #include "sequences.cuh"

@@ -94,7 +94,7 @@ struct TiledForward {
   // As in recurrent.cuh.
   template <class B>
   static SEAM_KERNEL void tile(const B& block, Smem& smem, const Params& p, const Sequences& s, int64_t number) {
-    using M = Quick;
+    using M = Arithmetic<T>;
     const int H = int(p.hidden), group = block.warp() / KS, part = block.warp() % KS;
     const int g = block.lane() / 4, t = block.lane() % 4;
     const int unit_here = group * 8 + g, unit = block.rank() * kUnits + unit_here;
@@ -280,7 +280,7 @@ struct TiledBackward {
   // As in recurrent.cuh.
   template <class B>
   static SEAM_KERNEL void tile(const B& block, Smem& smem, const Params& p, const Sequences& s, int64_t number) {
-    using M = Quick;
+    using M = Arithmetic<T>;
     const int H = int(p.hidden), first_unit = block.rank() * kUnits;
     const int g = block.lane() / 4, t = block.lane() % 4;
 
@@ -315,6 +315,7 @@ struct TiledBackward {
     bool mine[kCells];
     float d_h[kCells] = {}, d_c[kCells] = {};
     CellBefore next[kCells] = {};
+    CellWaiting<M> cell[kCells];
 #pragma unroll
     for (int n = 0; n < kCells; ++n) {
       sequence[n] = sequence_at(s, first + first_row + n);
@@ -323,31 +324,35 @@ struct TiledBackward {
       if (mine[n] && p.grad_h_n) d_h[n] = widen(load(p.grad_h_n + state));
       if (mine[n] && p.grad_c_n) d_c[n] = widen(load(p.grad_c_n + state));
       if (mine[n] && steps > 0 && sequence[n].length == steps) next[n] = load_cell(p, sequence[n], steps - 1, unit);
+      cell[n] = CellWaiting<M>(next[n]);
     }
     block.sync_cluster();
 
 #pragma unroll 1
     for (int step = steps - 1; step >= 0; --step) {
       const int here = step % 2 * kBuffer;
+      CellGradient<M> d[kCells] = {};
 #pragma unroll
       for (int n = 0; n < kCells; ++n) {
-        CellGradient<M> d = {};
-        const CellBefore cell = next[n];
-        if (mine[n] && 0 < step && step <= sequence[n].length) next[n] = load_cell(p, sequence[n], step - 1, unit);
         if (mine[n] && step < sequence[n].length) {
           if (step < sequence[n].length - 1) d_h[n] = passed_on(smem, kBuffer - here, first_row + n, unit_here);
-          const float h = cell.gates[3] * M::tanh(cell.c);
-          d = cell_backward<M>(cell.gates, h, cell.c_prev, d_h[n] + cell.grad_output, d_c[n]);
-          d_c[n] = d.c_prev;
-          const Place place = sequence[n].at(step);
-#pragma unroll
-          for (int gate = 0; gate < kGates; ++gate) {
-            store(p.d_gates.at(place) + gate * p.hidden + unit, narrow<T>(d.gates[gate]));
-          }
+          d[n] = cell[n].backward(d_h[n], d_c[n]);
+          d_c[n] = d[n].c_prev;
         }
-        if (owner) store_gates(smem, first_row + n, unit_here, d.gates);
+        if (owner) store_gates(smem, first_row + n, unit_here, d[n].gates);
       }
       block.sync();
+      // Others wait for what stands above only.
+#pragma unroll
+      for (int n = 0; n < kCells; ++n) {
+        if (mine[n] && 0 < step && step <= sequence[n].length) next[n] = load_cell(p, sequence[n], step - 1, unit);
+        if (!mine[n] || step >= sequence[n].length) continue;
+        const Place place = sequence[n].at(step);
+#pragma unroll
+        for (int gate = 0; gate < kGates; ++gate) {
+          store(p.d_gates.at(place) + gate * p.hidden + unit, narrow<T>(d[n].gates[gate]));
+        }
+      }
 
       float sum[kTiles][4];
       multiply_panel<Number, kTiles == 1 ? 2 : 1>(block, w, smem.d_gates, part * kSteps * kTileWords, kStride, sum);
@@ -364,6 +369,8 @@ struct TiledBackward {
           }
         }
       }
+#pragma unroll
+      for (int n = 0; n < kCells; ++n) cell[n] = CellWaiting<M>(next[n]);
       block.sync_cluster();
     }
 #pragma unroll

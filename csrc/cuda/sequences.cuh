@@ -28,6 +28,37 @@ SEAM_KERNEL Sequence sequence_at(const Sequences& s, int64_t rank) {
   return sequence;
 }
 
+// A number of a sequence's row of a tensor at a step, for a thread that goes from step to step. Held: by an addition from
+// one to the next; otherwise each by two products, which takes time instead of registers.
+template <class T, bool Held>
+struct Walk {
+  T* here;
+  int64_t stride;  // the same for all sequences, so that threads need no registers for it
+
+  SEAM_KERNEL Walk(const Rows<T>& rows, const Sequences& s, const Sequence& sequence, int step, int column)
+      : here(rows.data ? rows.at(sequence.at(step)) + column : nullptr),
+        stride(s.reverse ? -rows.time_stride : rows.time_stride) {}
+  SEAM_KERNEL bool exists() const { return here != nullptr; }
+  SEAM_KERNEL T* at(int) const { return here; }
+  SEAM_KERNEL T* after(int) const { return here + stride; }
+  SEAM_KERNEL void forward() { here += stride; }
+  SEAM_KERNEL void backward() { here -= stride; }
+};
+template <class T>
+struct Walk<T, false> {
+  const Rows<T>& rows;
+  const Sequence& sequence;
+  int column;
+
+  SEAM_KERNEL Walk(const Rows<T>& rows, const Sequences&, const Sequence& sequence, int, int column)
+      : rows(rows), sequence(sequence), column(column) {}
+  SEAM_KERNEL bool exists() const { return rows.data != nullptr; }
+  SEAM_KERNEL T* at(int step) const { return rows.at(sequence.at(step)) + column; }
+  SEAM_KERNEL T* after(int step) const { return at(step + 1); }
+  SEAM_KERNEL void forward() {}
+  SEAM_KERNEL void backward() {}
+};
+
 // Steps of a tile: those of its longest sequence.
 template <int NB>
 SEAM_KERNEL int tile_steps(const Sequences& s, int64_t first_rank) {

@@ -104,6 +104,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         arg("lengths"), arg("need_input"), arg("need_h_0"), arg("need_c_0"), arg("need_weights"), arg("need_scores"),
         arg("overwrite_saved") = false);
   m.def("choose_cuda", &seam::gpu::choose);
+  m.def("use_little_memory", [](int64_t bytes) { seam::gpu::choices().little = bytes; });
   seam::bind_trainer(m, &seam::gpu::make_trainer);
   m.def("modules_at_once", py::overload_cast<const seam::Tensor&, int64_t, int64_t>(&seam::gpu::modules_at_once));
   m.def("order", &seam::gpu::order_of);
