@@ -116,10 +116,10 @@ struct ClusterForward : ClusterBlock<S> {
     // Of a cell's lanes the first stores h, the second c.
     const int saved = p.cells.data ? length : 0, kept = part == 0 ? length : part == 1 ? saved : 0;  // steps of which it stores
     const int end = mine && part < 2 ? length : -1;
-    Walk<const float> input(p.gates, sequence, S * part * H + unit, 0);
-    Walk<float> gates(p.gates, sequence, S * part * H + unit, -1);
-    Walk<float> states(p.output, sequence, unit, -1);
-    if (part == 1) states = Walk<float>(p.cells, sequence, unit, -1);
+    StepWalk<const float> input(p.gates, sequence, S * part * H + unit, 0);
+    StepWalk<float> gates(p.gates, sequence, S * part * H + unit, -1);
+    StepWalk<float> states(p.output, sequence, unit, -1);
+    if (part == 1) states = StepWalk<float>(p.cells, sequence, unit, -1);
     float* const last = (part == 0 ? p.h_n : p.c_n) + state;
     float bias[S], fetched[2][S] = {};
 #pragma unroll
@@ -274,9 +274,9 @@ struct ClusterBackward : ClusterBlock<S> {
     const float c_0 = mine && p.c_0 && length > 0 ? load(p.c_0 + state) : 0.0f;
     const int graded = p.grad_output.data ? length : 0;
 
-    Walk<const float> gates(p.gates, sequence, unit, steps - 1, -1), cells(p.cells, sequence, unit, steps - 1, -1);
-    Walk<const float> grad_output(p.grad_output, sequence, unit, steps - 1, -1);
-    Walk<float> d_gates(p.d_gates, sequence, S * part * H + unit, steps - 1, -1);
+    StepWalk<const float> gates(p.gates, sequence, unit, steps - 1, -1), cells(p.cells, sequence, unit, steps - 1, -1);
+    StepWalk<const float> grad_output(p.grad_output, sequence, unit, steps - 1, -1);
+    StepWalk<float> d_gates(p.d_gates, sequence, S * part * H + unit, steps - 1, -1);
     // Zeros from before the end of a shorter sequence, and beyond its first step: nothing happens there.
     const auto fetch = [&](int step, SavedStep& saved) {
       const bool ran = unsigned(step) < unsigned(length);

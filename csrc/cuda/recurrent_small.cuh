@@ -97,11 +97,11 @@ struct SmallBlock {
 
 // A number of each step of a sequence in global memory, step by step; `steps` may be behind its end or before its first.
 template <class T>
-struct Walk {
+struct StepWalk {
   T* at;
   int64_t stride;
   template <class From>
-  SEAM_KERNEL Walk(const Rows<From>& rows, const Sequence& sequence, int offset, int step, int direction = 1)
+  SEAM_KERNEL StepWalk(const Rows<From>& rows, const Sequence& sequence, int offset, int step, int direction = 1)
       : at(rows.at(sequence.at(step)) + offset), stride(rows.time_stride * (sequence.reverse ? -direction : direction)) {}
   SEAM_KERNEL void go_on() { at += stride; }
 };
@@ -160,9 +160,9 @@ struct SmallForward : SmallBlock<HB> {
     const int first_gate = S == 1 ? 2 * half : 0;
     const int saved = p.cells.data ? length : 0, kept = S == 1 && half == 1 ? saved : length;  // steps of which it stores
     const int end = mine ? length : -1;
-    Walk<const float> input(p.gates, sequence, first_gate * H + unit, 0);
-    Walk<float> gates(p.gates, sequence, first_gate * H + unit, -1);
-    Walk<float> output(p.output, sequence, unit, -1), cells(p.cells, sequence, unit, -1);
+    StepWalk<const float> input(p.gates, sequence, first_gate * H + unit, 0);
+    StepWalk<float> gates(p.gates, sequence, first_gate * H + unit, -1);
+    StepWalk<float> output(p.output, sequence, unit, -1), cells(p.cells, sequence, unit, -1);
     if (S == 1 && half == 1) output = cells;
     float* const last = (S == 1 && half == 1 ? p.c_n : p.h_n) + state;
     float bias[kOwn], fetched[2][kOwn] = {};
@@ -341,9 +341,9 @@ struct SmallBackward : SmallBlock<HB> {
     const float zeros[kGates] = {};
     for (int i = block.thread(); i < 2 * S * kUnits; i += kThreads) smem.d_gates.store4(i * kGates, zeros);
 
-    Walk<const float> gates(p.gates, sequence, unit, steps - 1, -1), cells(p.cells, sequence, unit, steps - 1, -1);
-    Walk<const float> grad_output(p.grad_output, sequence, unit, steps - 1, -1);
-    Walk<float> d_gates(p.d_gates, sequence, (S == 1 ? half * H : 0) + unit, steps - 1, -1);
+    StepWalk<const float> gates(p.gates, sequence, unit, steps - 1, -1), cells(p.cells, sequence, unit, steps - 1, -1);
+    StepWalk<const float> grad_output(p.grad_output, sequence, unit, steps - 1, -1);
+    StepWalk<float> d_gates(p.d_gates, sequence, (S == 1 ? half * H : 0) + unit, steps - 1, -1);
     // Zeros from before the end of a shorter sequence, and beyond its first step: nothing happens there.
     const auto fetch = [&](int step, SavedStep& saved) {
       const bool ran = unsigned(step) < unsigned(length);
