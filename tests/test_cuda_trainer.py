@@ -569,3 +569,52 @@ def test_counts_snapshot_and_whole_scores_agree(kind, unwatched, catch_up):
     assert all(torch.equal(signs[key] > 0, score > 0) for key, score in scores.items())
     assert all(torch.equal(*pair) for pair in zip(head, head_too, strict=True))
     assert any(0 < counts[key] < score.numel() for key, score in scores.items())
+
+
+# -- clusters of every size -------------------------------------------------------------------------------------------
+
+CLUSTERS = (5, 8, 16)
+
+
+def pretend_cluster(host_module, blocks, tf32=False):
+    host_module.pretend(4, True, tf32, blocks)
+
+
+@pytest.mark.parametrize("blocks", CLUSTERS[1:])  # the first is what the other tests have
+@pytest.mark.parametrize("case", SMALL[:10], ids=name_of)
+def test_clusters_of_other_sizes(kind, host_module, case, blocks):
+    pretend_cluster(host_module, blocks)
+    check(kind, case)
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize("options", [{}, {"read": "last_word", "batch_size": 9}, {"sizes": (60, 8, 64, 3)}], ids=str)
+def test_the_size_of_a_cluster_changes_no_bit(kind, host_module, unwatched, options, tf32):
+    """It is chosen by how many modules are trained at the same time, which must not show."""
+    runs = []
+    for blocks in CLUSTERS:
+        pretend_cluster(host_module, blocks, tf32)
+        runs.append(train(f"{kind}-quadrature", **options))
+    for run in runs[1:]:
+        assert_same_run(run, runs[0])
+
+
+@pytest.mark.parametrize("blocks", CLUSTERS)
+def test_whose_turn_it_is_changes_nothing_in_any_cluster(kind, host_module, blocks):
+    runs = []
+    for order in ("round_robin", "shuffled"):
+        pretend_cluster(host_module, blocks)
+        host_module.set_order(order, 3)
+        host_module.watch_memory(True)
+        runs.append(train(f"{kind}-quadrature", count=11, batch_size=5, read="last_word", epochs=2))
+        host_module.watch_memory(False)
+    assert_same_run(*runs)
+
+
+def test_steps_too_large_for_shared_memory_go_by_the_other_kernel(kind, host_module):
+    """200 positions: their gates alone are more than a block's shared memory; and in one epoch with ones that fit."""
+    pretend_cluster(host_module, 5)
+    ids, lengths, labels = world.make_documents(4, 200, range(1, 30))
+    for most in (200, 3):  # of one launch after the other
+        documents = ids, lengths.clamp(max=most), labels
+        check_case(kind, (30, 6, 50, 3), documents, 2, read="last_word", steps=1)
