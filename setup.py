@@ -34,6 +34,7 @@ CPU_SOURCES = [
     "csrc/autograd.cpp",
     "csrc/layer.cpp",
     "csrc/masked_lstm.cpp",
+    "csrc/each.cpp",
     "csrc/score_adam.cpp",
     "csrc/gap_rules.cpp",
     "csrc/seam_trainer.cpp",

@@ -294,6 +294,25 @@ CUDA_ENGINE = {
     ],
 }
 
+VMAP_ROW = {
+    "shape": str,
+    "sizes": {"I": int, "H": int, "B": int, "T": int, "lengths": maybe(str)},
+    "modules": int,
+    "threads": int,
+    "backend": str,
+    "rounds": int,
+    "loops": each(int),
+    "ms": each(SPREAD),
+    "ratio": SPREAD,
+    "agreement": AGREEMENT,
+}
+VMAP = BENCH_HEADER | {
+    "machine": MACHINE | {"load": {"before": [float], "after": [float], "busy": maybe(float)}},
+    "method": str,
+    "seeds": each(int),
+    "rows": [VMAP_ROW],
+}
+
 FORMATS = {
     "seam-fast masked lstm 3": OP,
     "seam-fast step 3": STEP,
@@ -305,6 +324,7 @@ FORMATS = {
     "seam-fast quality study 1": STUDY,
     "seam-fast cuda lstm 1": CUDA_LSTM,
     "seam-fast cuda engine 1": CUDA_ENGINE,
+    "seam-fast vmap scores 1": VMAP,
 }
 
 

@@ -50,11 +50,21 @@ void differentiate_only_once(variable_list& results, const variable_list& grads,
   }
 }
 
+// Many gradients as one tensor, which has no memory of its own: what `is_grads_batched` makes of them (the first key).
+void refuse_batched(const variable_list& grads) {
+  const c10::DispatchKeySet batched({c10::DispatchKey::Batched, c10::DispatchKey::FuncTorchBatched});
+  for (const Tensor& t : grads) {
+    TORCH_CHECK(!t.defined() || !t.key_set().has_any(batched),
+                "masked_lstm: the compiled kernels take no batched gradients (is_grads_batched, vectorize=True); call it "
+                "with backend='torch', or differentiate by torch.func.vjp or torch.func.jacrev");
+  }
+}
+
 struct MaskedLstmLayer : Function<MaskedLstmLayer> {
   // `scores` holds only those that there are; bit i of `masked` says whether weight i has one.
   static variable_list forward(AutogradContext* ctx, const Tensor& input, const OptionalTensor& h_0,
                                const OptionalTensor& c_0, at::TensorList weights, at::TensorList scores,
-                               const OptionalTensor& lengths, int64_t masked, bool batch_first_output) {
+                               const OptionalTensor& lengths, int64_t masked, bool batch_first_output, bool clamp) {
     auto [output, h_n, c_n, saved] =
         masked_lstm_forward(input, h_0, c_0, weights.vec(), spread(scores, masked, weights.size()), lengths,
                             batch_first_output, true);
@@ -65,6 +75,7 @@ struct MaskedLstmLayer : Function<MaskedLstmLayer> {
     ctx->save_for_backward(std::move(kept));
     ctx->saved_data["count"] = int64_t(weights.size());
     ctx->saved_data["masked"] = masked;
+    ctx->saved_data["clamp"] = clamp;
     // What hooks were given may be in other hands, and is left as it is.
     ctx->saved_data["hooked"] = at::SavedTensorDefaultHooks::get_hooks().has_value();
     ctx->set_materialize_grads(false);
@@ -72,6 +83,7 @@ struct MaskedLstmLayer : Function<MaskedLstmLayer> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    refuse_batched(grads);
     const variable_list kept = ctx->get_saved_variables();
     const int64_t count = ctx->saved_data["count"].toInt(), masked = ctx->saved_data["masked"].toInt();
     const bool overwrite =
@@ -87,12 +99,12 @@ struct MaskedLstmLayer : Function<MaskedLstmLayer> {
     for (int64_t i = 0; i < count; ++i) need_weights[i] = ctx->needs_input_grad(edge++);
     for (int64_t i = 0; i < count; ++i) need_scores[i] = (masked >> i & 1) && ctx->needs_input_grad(edge++);
 
-    variable_list results(3 + count + (kept.end() - scores) + 3);  // one for each argument of forward
+    variable_list results(3 + count + (kept.end() - scores) + 4);  // one for each argument of forward
     if (!grads[0].defined() && !grads[1].defined() && !grads[2].defined()) return results;
     auto [input, first_h, first_c, of_weights, of_scores] = masked_lstm_backward(
         optional(grads[0]), optional(grads[1]), optional(grads[2]), kept[2], kept[0], h_0, c_0, kept[1],
         {weights, scores}, spread(at::ArrayRef<Tensor>(kept).slice(6 + count), masked, count), optional(kept[5]),
-        need_input, need_h_0, need_c_0, need_weights, need_scores, overwrite);
+        need_input, need_h_0, need_c_0, need_weights, need_scores, overwrite, ctx->saved_data["clamp"].toBool());
     size_t at = 0;
     for (const OptionalTensor* grad : {&input, &first_h, &first_c}) results[at++] = undefined_if_none(*grad);
     for (const auto& grad : of_weights) results[at++] = undefined_if_none(grad);
@@ -121,7 +133,8 @@ bool wants_gradient(const OptionalTensor& t) { return t && t->requires_grad(); }
 std::tuple<Tensor, Tensor, Tensor> masked_lstm_layer(const Tensor& input, const OptionalTensor& h_0,
                                                      const OptionalTensor& c_0, const std::vector<Tensor>& weights,
                                                      const std::vector<OptionalTensor>& scores,
-                                                     const OptionalTensor& lengths, bool batch_first_output) {
+                                                     const OptionalTensor& lengths, bool batch_first_output,
+                                                     bool clamp) {
   bool tracked = input.requires_grad() || wants_gradient(h_0) || wants_gradient(c_0);
   for (const Tensor& weight : weights) tracked = tracked || weight.requires_grad();
   for (const OptionalTensor& score : scores) tracked = tracked || wants_gradient(score);
@@ -138,7 +151,7 @@ std::tuple<Tensor, Tensor, Tensor> masked_lstm_layer(const Tensor& input, const 
     masked |= int64_t{1} << i;
   }
   const variable_list results = MaskedLstmLayer::apply(input, h_0, c_0, at::TensorList(weights), at::TensorList(given),
-                                                       lengths, masked, batch_first_output);
+                                                       lengths, masked, batch_first_output, clamp);
   return {results[0], results[1], results[2]};
 }
 

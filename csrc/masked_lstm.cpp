@@ -247,7 +247,7 @@ void backward_direction(MaskedLstmBackwardParams<T>& p, const Layer& l, const Pl
 // The sum over rows becomes the gradients that are wanted; it lives in the memory of one of them.
 template <typename T>
 void finish(const T* sum, const Tensor& weight, const OptionalTensor& score, const OptionalTensor& grad_weight,
-            const OptionalTensor& grad_score) {
+            const OptionalTensor& grad_score, bool clamp) {
   Kept kept;
   MaskedGradientParams<T> p{};
   p.size = weight.numel();
@@ -256,6 +256,7 @@ void finish(const T* sum, const Tensor& weight, const OptionalTensor& score, con
   p.score = kept.contiguous<T>(score);
   p.grad_weight = grad_weight ? grad_weight->mutable_data_ptr<T>() : nullptr;
   p.grad_score = grad_score ? grad_score->mutable_data_ptr<T>() : nullptr;
+  p.clamp = clamp;
   constexpr int64_t block = 4096;
   share((p.size + block - 1) / block, threads_for(10.0 * p.size), [&](int64_t b, int64_t e, int64_t) {
     cpu_kernels<T>().finish_gradient(p, b * block, std::min(e * block, p.size));
@@ -270,12 +271,12 @@ masked_lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& gr
                      const Tensor& saved, const std::vector<Tensor>& weights,
                      const std::vector<OptionalTensor>& scores, const OptionalTensor& lengths, bool need_input,
                      bool need_h_0, bool need_c_0, const std::vector<bool>& need_weights,
-                     const std::vector<bool>& need_scores, bool overwrite_saved) {
+                     const std::vector<bool>& need_scores, bool overwrite_saved, bool clamp) {
 #ifdef SEAM_WITH_CUDA
   if (input.is_cuda()) {
     return gpu::masked_lstm_backward(grad_output, grad_h_n, grad_c_n, input, output, h_0, c_0, saved, weights, scores,
                                      lengths, need_input, need_h_0, need_c_0, need_weights, need_scores,
-                                     overwrite_saved);
+                                     overwrite_saved, clamp);
   }
 #endif
   const Layer l = check_layer(kAccepted, input, h_0, c_0, weights, scores, lengths);
@@ -343,7 +344,8 @@ masked_lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& gr
       for (int64_t i = first; i < first + l.per_direction; ++i) {
         const Tensor& sum = i - first < 2 ? sums[i] : sum_bias;
         if (!grads.weights[i] && !grads.scores[i]) continue;
-        finish<scalar_t>(sum.const_data_ptr<scalar_t>(), weights[i], scores[i], grads.weights[i], grads.scores[i]);
+        finish<scalar_t>(sum.const_data_ptr<scalar_t>(), weights[i], scores[i], grads.weights[i], grads.scores[i],
+                         clamp);
       }
     }
   });

@@ -77,6 +77,7 @@ struct MaskedGradientParams {
   int64_t size;
   const T *sum, *weight, *score;
   T *grad_weight, *grad_score;
+  bool clamp;  // the score's to [-1, 1]
 };
 
 }  // namespace seam

@@ -19,8 +19,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> masked_lstm_forward(const Tensor& inp
                                                                const OptionalTensor& lengths, bool batch_first_output,
                                                                bool save);
 
-// Gradients of input, h_0, c_0, the weights and the scores, where needed. Score: clamp(dW_eff * W, -1, 1) after the sum
-// over time and batch; weight: dW_eff where kept, else 0. `overwrite_saved`: saved may be used as scratch, since nobody
+// Gradients of input, h_0, c_0, the weights and the scores, where needed. Score: dW_eff * W after the sum over time and
+// batch, clamped to [-1, 1] if `clamp`; weight: dW_eff where kept, else 0. `overwrite_saved`: saved may be used as scratch, since nobody
 // will ask for these gradients again; spares memory and time.
 std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, std::vector<OptionalTensor>, std::vector<OptionalTensor>>
 masked_lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const OptionalTensor& grad_c_n,
@@ -28,13 +28,27 @@ masked_lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& gr
                      const Tensor& saved, const std::vector<Tensor>& weights,
                      const std::vector<OptionalTensor>& scores, const OptionalTensor& lengths, bool need_input,
                      bool need_h_0, bool need_c_0, const std::vector<bool>& need_weights,
-                     const std::vector<bool>& need_scores, bool overwrite_saved);
+                     const std::vector<bool>& need_scores, bool overwrite_saved, bool clamp);
 
 // The layer with its place in autograd's graph, where gradients are wanted.
 std::tuple<Tensor, Tensor, Tensor> masked_lstm_layer(const Tensor& input, const OptionalTensor& h_0,
                                                      const OptionalTensor& c_0, const std::vector<Tensor>& weights,
                                                      const std::vector<OptionalTensor>& scores,
-                                                     const OptionalTensor& lengths, bool batch_first_output);
+                                                     const OptionalTensor& lengths, bool batch_first_output, bool clamp);
+
+// Independent calls on the CPU, shared among threads as wholes; arguments and results as above, in the calls' order.
+using ForwardCall = std::tuple<Tensor, OptionalTensor, OptionalTensor, std::vector<Tensor>,
+                               std::vector<OptionalTensor>, OptionalTensor>;
+using BackwardCall = std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, Tensor, Tensor, OptionalTensor,
+                                OptionalTensor, Tensor, std::vector<Tensor>, std::vector<OptionalTensor>, OptionalTensor>;
+using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+using BackwardResult = std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, std::vector<OptionalTensor>,
+                                  std::vector<OptionalTensor>>;
+std::vector<ForwardResult> masked_lstm_forward_each(const std::vector<ForwardCall>& calls, bool save);
+std::vector<BackwardResult> masked_lstm_backward_each(const std::vector<BackwardCall>& calls, bool need_input,
+                                                      bool need_h_0, bool need_c_0,
+                                                      const std::vector<bool>& need_weights,
+                                                      const std::vector<bool>& need_scores, bool clamp);
 
 // One step of Adam on a tensor of scores, in place; returns how many are > 0 after it. See score_update.h.
 int64_t score_adam(const Tensor& score, const OptionalTensor& grad, const Tensor& exp_avg, const Tensor& exp_avg_sq,

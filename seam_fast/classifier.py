@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from .checkpoint import float_dtype, standard_tensors
+from .default_device import on_the_cpu
 from .errors import CheckpointError
 from .files import write_atomically
 from .inference import class_logits
@@ -170,6 +171,7 @@ class LSTMClassifier(nn.Module):
         return write_atomically(path, data)
 
     @classmethod
+    @on_the_cpu
     def load(
         cls,
         path: str | os.PathLike[str],
@@ -401,6 +403,7 @@ class ClassifierMetrics:
         }
 
 
+@on_the_cpu
 def predict_logits(model: LSTMClassifier, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
     """Class scores (N, C) of many documents, in batches, without gradients; arguments as in the model's forward."""
     if lengths is None:
@@ -408,6 +411,7 @@ def predict_logits(model: LSTMClassifier, ids: Tensor, lengths: Tensor | None = 
     return class_logits(model.weights(), ids, lengths, model.read)
 
 
+@on_the_cpu
 def evaluate_classifier(model: LSTMClassifier, split: Any) -> ClassifierMetrics:
     """Judge ``model`` on a split (``ids`` (N, T), ``lengths`` (N,), ``labels`` (N,) int64): confusion and figures."""
     predicted = predict_logits(model, split.ids, split.lengths).argmax(1).cpu()

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .default_device import on_the_cpu
 from .errors import DataError
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
@@ -138,6 +139,7 @@ class Corpus:
         """The id of words outside the vocabulary; None where they are skipped."""
         return 1 if self.config.padding == "own" else None
 
+    @on_the_cpu
     def encode(self, texts: Iterable[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """`ids (N, T)`, `lengths (N,)`, both int64, of new texts; they are split at white space and taken as they
         are (R8 is lower-case letters only), no label is removed from them."""
@@ -164,6 +166,7 @@ class Corpus:
         return torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out))
 
 
+@on_the_cpu
 def load_corpus(
     data_dir: str | os.PathLike,
     name: str,

@@ -71,7 +71,7 @@ def _with_gaps(scores: list[Tensor], masked: list[bool]) -> list[Tensor | None]:
     return [next(found) if has_score else None for has_score in masked]
 
 
-def _layer_forward(input, h_0, c_0, weights, scores, masked, lengths, save, backend):
+def _layer_forward(input, h_0, c_0, weights, scores, masked, lengths, save, backend, clamp=True):
     kernels = choose_kernels(backend, input)
     scores = _with_gaps(scores, masked)
     lengths = lengths_for(kernels, lengths, input.device)
@@ -83,7 +83,7 @@ def _layer_forward(input, h_0, c_0, weights, scores, masked, lengths, save, back
     return output, h_n, c_n, saved
 
 
-def _layer_forward_fake(input, h_0, c_0, weights, scores, masked, lengths, save, backend):
+def _layer_forward_fake(input, h_0, c_0, weights, scores, masked, lengths, save, backend, clamp=True):
     steps, batch, _ = input.shape
     directions, hidden = lstm_layer.direction_count(weights), weights[1].shape[1]
     return (
@@ -95,7 +95,21 @@ def _layer_forward_fake(input, h_0, c_0, weights, scores, masked, lengths, save,
 
 
 def _layer_backward(
-    grad_output, grad_h_n, grad_c_n, input, output, h_0, c_0, saved, weights, scores, masked, lengths, needs, backend
+    grad_output,
+    grad_h_n,
+    grad_c_n,
+    input,
+    output,
+    h_0,
+    c_0,
+    saved,
+    weights,
+    scores,
+    masked,
+    lengths,
+    needs,
+    backend,
+    clamp=True,
 ):
     """The gradients that `needs` asks for, of input, h_0, c_0, weights and scores, in this order and without gaps."""
     if len(needs) != 3 + len(weights) + len(scores):
@@ -118,12 +132,27 @@ def _layer_backward(
         *needs[:3],
         needs[3 : 3 + len(weights)],
         [has_score and next(need_scores) for has_score in masked],
+        clamp=clamp,
     )
     return [grad.contiguous() for grad in (*states, *grad_weights, *grad_scores) if grad is not None]
 
 
 def _layer_backward_fake(
-    grad_output, grad_h_n, grad_c_n, input, output, h_0, c_0, saved, weights, scores, masked, lengths, needs, backend
+    grad_output,
+    grad_h_n,
+    grad_c_n,
+    input,
+    output,
+    h_0,
+    c_0,
+    saved,
+    weights,
+    scores,
+    masked,
+    lengths,
+    needs,
+    backend,
+    clamp=True,
 ):
     tensors = (input, h_0, c_0, *weights, *scores)
     return [tensor.new_empty(tensor.shape) for tensor, need in zip(tensors, needs, strict=True) if need]
@@ -138,7 +167,10 @@ masked_lstm_layer = torch.library.custom_op(
     "seam_fast::masked_lstm_layer",
     _layer_forward,
     mutates_args=(),
-    schema=f"(Tensor input, {_STATES}, {_LISTS}, bool save, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
+    schema=(
+        f"(Tensor input, {_STATES}, {_LISTS}, bool save, str backend, bool clamp=True) -> "
+        "(Tensor, Tensor, Tensor, Tensor)"
+    ),
 )
 masked_lstm_layer_backward = torch.library.custom_op(
     "seam_fast::masked_lstm_layer_backward",
@@ -146,7 +178,7 @@ masked_lstm_layer_backward = torch.library.custom_op(
     mutates_args=(),
     schema=(
         "(Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor input, Tensor output, "
-        f"{_STATES}, Tensor saved, {_LISTS}, bool[] needs, str backend) -> Tensor[]"
+        f"{_STATES}, Tensor saved, {_LISTS}, bool[] needs, str backend, bool clamp=True) -> Tensor[]"
     ),
 )
 masked_lstm_layer.register_fake(_layer_forward_fake)
@@ -154,7 +186,8 @@ masked_lstm_layer_backward.register_fake(_layer_backward_fake)
 
 
 def _keep_for_backward(ctx, inputs, output):
-    input, h_0, c_0, weights, scores, ctx.masked, lengths, ctx.save, ctx.backend = inputs
+    input, h_0, c_0, weights, scores, ctx.masked, lengths, ctx.save, ctx.backend, *clamp = inputs
+    ctx.clamp = all(clamp)  # the dispatcher leaves out what is as by default
     if ctx.save:
         states, _, _, saved = output
         ctx.save_for_backward(input, states, h_0, c_0, saved, lengths, *weights, *scores)
@@ -168,11 +201,10 @@ def _autograd(ctx, grad_output, grad_h_n, grad_c_n, _):
     arguments = (input, output, h_0, c_0, saved, tensors[:count], tensors[count:], ctx.masked, lengths)
     need_input, need_h_0, need_c_0, need_weights, need_scores, *_ = ctx.needs_input_grad
     needs = [need_input, need_h_0, need_c_0, *need_weights, *need_scores]
-    found = iter(
-        torch.ops.seam_fast.masked_lstm_layer_backward(grad_output, grad_h_n, grad_c_n, *arguments, needs, ctx.backend)
-    )
+    options = needs, ctx.backend, ctx.clamp
+    found = iter(torch.ops.seam_fast.masked_lstm_layer_backward(grad_output, grad_h_n, grad_c_n, *arguments, *options))
     grads = [next(found) if need else None for need in needs]
-    return *grads[:3], grads[3 : 3 + count], grads[3 + count :], None, None, None, None
+    return *grads[:3], grads[3 : 3 + count], grads[3 + count :], *(None,) * (len(ctx.needs_input_grad) - 5)
 
 
 masked_lstm_layer.register_autograd(_autograd, setup_context=_keep_for_backward)

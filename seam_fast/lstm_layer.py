@@ -46,11 +46,12 @@ class _Rows:
                 f"lengths must lie between 0 and the {steps} time steps of input, but they go from "
                 f"{int(lengths.min())} to {int(lengths.max())}"
             )
-        self.active = (lengths > torch.arange(steps)[:, None]).sum(1).tolist()
+        steps = torch.arange(steps, device="cpu")[:, None]
+        self.active = (lengths > steps).sum(1).tolist()
         order = torch.argsort(lengths, descending=True, stable=True)
         self.order = order.to(device)
         self.back = torch.argsort(order).to(device)
-        self.ended = (torch.arange(steps)[:, None] >= lengths[order]).to(device)[:, :, None]  # (T, B, 1)
+        self.ended = (steps >= lengths[order]).to(device)[:, :, None]  # (T, B, 1)
 
     def sort(self, tensor: Tensor) -> Tensor:
         """(.., B, ..) by rows -> by length; dimension 1 is the batch."""
@@ -72,12 +73,12 @@ def _without_autocast(function):
     """A backward pass runs under whatever autocast its caller has on; what it computes must not depend on that."""
 
     @functools.wraps(function)
-    def wrapped(grad_output, grad_h_n, grad_c_n, input, *rest):
+    def wrapped(grad_output, grad_h_n, grad_c_n, input, *rest, **options):
         arguments = grad_output, grad_h_n, grad_c_n, input, *rest
         if input.is_meta or not torch.is_autocast_enabled(input.device.type):
-            return function(*arguments)
+            return function(*arguments, **options)
         with torch.autocast(input.device.type, enabled=False):
-            return function(*arguments)
+            return function(*arguments, **options)
 
     return wrapped
 
@@ -159,11 +160,12 @@ def masked_lstm_backward(
     need_c_0: bool,
     need_weights: list[bool],
     need_scores: list[bool],
+    clamp: bool = True,
 ):
     """Gradients (input, h_0, c_0, list of weights, list of scores), None where not needed.
 
-    A gradient of an output may be None. A score's gradient is that of the effective weight times the weight, clamped
-    to [-1, 1] after the sum over all steps and rows.
+    A gradient of an output may be None. A score's gradient is that of the effective weight times the weight, after
+    the sum over all steps and rows clamped to [-1, 1] if ``clamp``.
     """
     steps, batch, _ = input.shape
     directions, hidden = direction_count(weights), weights[1].shape[1]
@@ -215,7 +217,8 @@ def masked_lstm_backward(
             else:
                 grad = flat.sum(0)
             if need_scores[at]:
-                grad_scores[at] = (grad * weights[at]).clamp_(-1, 1)
+                product = grad * weights[at]
+                grad_scores[at] = product.clamp_(-1, 1) if clamp else product
             if need_weights[at]:
                 grad_weights[at] = (grad if scores[at] is None else grad * (scores[at] > 0)).to(weights[at].dtype)
     return (

@@ -8,20 +8,27 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from . import ops
+from .clamping import leave_to_the_op
 from .keys import MASK_SUFFIX
 
 
 class _Masked(nn.Module):
-    """Weights, their scores and how many of them are positive."""
+    """Weights, their scores and how many of them are positive.
+
+    clamp: of the op, as in ``seam_fast.masked_lstm``; it may be set at any time.
+    """
 
     _names: tuple[str, ...] = ()  # of the weights, in the order of the op
+    _baker = ""  # the method that gives a module of torch's
+    clamp: bool | None = None
 
-    def _adopt(self, source: nn.Module, score_init: float) -> None:
+    def _adopt(self, source: nn.Module, score_init: float, clamp: bool | None) -> None:
         """Takes copies of the weights of a module of torch's."""
         for name in self._names:
             weight = getattr(source, name).detach().clone()
             self.register_parameter(name, nn.Parameter(weight, requires_grad=False))
             self.register_parameter(name + MASK_SUFFIX, nn.Parameter(torch.full_like(weight, score_init)))
+        self.clamp = clamp
         self.train(source.training)
 
     @classmethod
@@ -34,6 +41,19 @@ class _Masked(nn.Module):
         nn.Module.__init__(module)
         module._set_up(source, *settings)
         return module
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        for score in self._parameters.values():
+            if score is not None:
+                leave_to_the_op(score)  # a ScoreAdam that was saved besides takes it over again
+
+    def __prepare_scriptable__(self):
+        """What ``torch.jit.script`` asks for: it would put the result into the caller's own model, scores lost."""
+        raise TypeError(
+            f"torch.jit.script cannot compile {type(self).__name__}: script what its {self._baker}() gives, which "
+            "computes the same without scores, or use torch.jit.trace, torch.export or torch.compile"
+        )
 
     def weights(self) -> list[Tensor]:
         """The frozen weights, in torch's order."""
@@ -52,8 +72,20 @@ class _Masked(nn.Module):
     def num_scores(self) -> int:
         return sum(score.numel() for score in self.scores())
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As in torch; ``torch.nn.utils.prune`` of a weight is refused, whose mask would take the name of its score."""
+        if name.endswith("_orig") and name.removesuffix("_orig") in self._names:
+            raise RuntimeError(
+                f"torch.nn.utils.prune cannot prune {name.removesuffix('_orig')} of {type(self).__name__}, whose "
+                f"scores have the name that its mask would get: prune torch's module before it is masked or after "
+                f"{self._baker}(), or set scores to -1"
+            )
+        super().register_parameter(name, param)
+
     def kept(self) -> float:
         """Share of the weights whose score is positive."""
+        if any(score.is_meta for score in self.scores()):
+            raise RuntimeError("scores on the meta device have no values to count: move the module by to_empty() first")
         return sum(int((score > 0).sum()) for score in self.scores()) / self.num_scores
 
     def _bake(self, target: nn.Module) -> nn.Module:
@@ -72,8 +104,11 @@ class MaskedLSTM(_Masked):
     """``torch.nn.LSTM`` with frozen weights and a score for each; see ``seam_fast.masked_lstm`` for what it computes.
 
     The arguments are those of ``torch.nn.LSTM``, and the weights are drawn as it draws them (``from_lstm`` copies those
-    of one that is trained). score_init: the first value of all scores. backend: as in ``seam_fast.masked_lstm``.
+    of one that is trained). score_init: the first value of all scores. backend, clamp: as in
+    ``seam_fast.masked_lstm``.
     """
+
+    _baker = "to_lstm"
 
     def __init__(
         self,
@@ -88,6 +123,7 @@ class MaskedLSTM(_Masked):
         *,
         score_init: float = 1.0,
         backend: str = "auto",
+        clamp: bool | None = None,
         device=None,
         dtype=None,
     ):
@@ -96,21 +132,23 @@ class MaskedLSTM(_Masked):
             raise ValueError(f"input_size must be at least 1, but is {input_size}")
         options = {"proj_size": proj_size, "device": device, "dtype": dtype}
         lstm = nn.LSTM(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options)
-        self._set_up(lstm, score_init, backend)
+        self._set_up(lstm, score_init, clamp, backend)
 
-    def _set_up(self, lstm: nn.LSTM, score_init: float, backend: str) -> None:
+    def _set_up(self, lstm: nn.LSTM, score_init: float, clamp: bool | None, backend: str) -> None:
         if lstm.proj_size:
             raise ValueError(f"proj_size must be 0, but is {lstm.proj_size}: LSTMs with projections cannot be masked")
         for name in ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"):
             setattr(self, name, getattr(lstm, name))
         self.backend = backend
         self._names = tuple(lstm._flat_weights_names)
-        self._adopt(lstm, score_init)
+        self._adopt(lstm, score_init, clamp)
 
     @classmethod
-    def from_lstm(cls, lstm: nn.LSTM, *, score_init: float = 1.0, backend: str = "auto") -> "MaskedLSTM":
+    def from_lstm(
+        cls, lstm: nn.LSTM, *, score_init: float = 1.0, backend: str = "auto", clamp: bool | None = None
+    ) -> "MaskedLSTM":
         """A masked copy; ``lstm`` is left as it is."""
-        return cls._copy_of(lstm, nn.LSTM, score_init, backend)
+        return cls._copy_of(lstm, nn.LSTM, score_init, clamp, backend)
 
     def to_lstm(self) -> nn.LSTM:
         """A ``torch.nn.LSTM`` of the effective weights, which computes the same and knows of no scores."""
@@ -134,6 +172,7 @@ class MaskedLSTM(_Masked):
             "dropout": self.dropout,
             "training": self.training,
             "backend": self.backend,
+            "clamp": self.clamp,
         }
         if not isinstance(input, PackedSequence):
             options["batch_first"], options["lengths"] = self.batch_first, lengths
@@ -171,6 +210,7 @@ class MaskedEmbedding(_Masked):
     """
 
     _names = ("weight",)
+    _baker = "to_embedding"
 
     def __init__(
         self,
@@ -179,24 +219,28 @@ class MaskedEmbedding(_Masked):
         padding_idx: int | None = None,
         *,
         score_init: float = 1.0,
+        clamp: bool | None = None,
         device=None,
         dtype=None,
     ):
         super().__init__()
-        self._set_up(nn.Embedding(num_embeddings, embedding_dim, padding_idx, device=device, dtype=dtype), score_init)
+        embedding = nn.Embedding(num_embeddings, embedding_dim, padding_idx, device=device, dtype=dtype)
+        self._set_up(embedding, score_init, clamp)
 
-    def _set_up(self, embedding: nn.Embedding, score_init: float) -> None:
+    def _set_up(self, embedding: nn.Embedding, score_init: float, clamp: bool | None) -> None:
         for name in ("max_norm", "scale_grad_by_freq", "sparse"):
             if getattr(embedding, name):
                 raise ValueError(f"{name} must not be set, but is {getattr(embedding, name)}: it cannot be masked")
         for name in ("num_embeddings", "embedding_dim", "padding_idx"):
             setattr(self, name, getattr(embedding, name))
-        self._adopt(embedding, score_init)
+        self._adopt(embedding, score_init, clamp)
 
     @classmethod
-    def from_embedding(cls, embedding: nn.Embedding, *, score_init: float = 1.0) -> "MaskedEmbedding":
+    def from_embedding(
+        cls, embedding: nn.Embedding, *, score_init: float = 1.0, clamp: bool | None = None
+    ) -> "MaskedEmbedding":
         """A masked copy; ``embedding`` is left as it is."""
-        return cls._copy_of(embedding, nn.Embedding, score_init)
+        return cls._copy_of(embedding, nn.Embedding, score_init, clamp)
 
     def to_embedding(self) -> nn.Embedding:
         """A ``torch.nn.Embedding`` of the effective rows."""
@@ -204,7 +248,7 @@ class MaskedEmbedding(_Masked):
 
     def forward(self, input: Tensor) -> Tensor:
         """ids (...) -> (..., E)."""
-        return ops.masked_embedding(input, self.weight, self.weight_mask, self.padding_idx)
+        return ops.masked_embedding(input, self.weight, self.weight_mask, self.padding_idx, clamp=self.clamp)
 
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
@@ -218,6 +262,8 @@ class MaskedLinear(_Masked):
     scores.
     """
 
+    _baker = "to_linear"
+
     def __init__(
         self,
         in_features: int,
@@ -225,24 +271,25 @@ class MaskedLinear(_Masked):
         bias: bool = True,
         *,
         score_init: float = 1.0,
+        clamp: bool | None = None,
         device=None,
         dtype=None,
     ):
         super().__init__()
-        self._set_up(nn.Linear(in_features, out_features, bias, device=device, dtype=dtype), score_init)
+        self._set_up(nn.Linear(in_features, out_features, bias, device=device, dtype=dtype), score_init, clamp)
 
-    def _set_up(self, linear: nn.Linear, score_init: float) -> None:
+    def _set_up(self, linear: nn.Linear, score_init: float, clamp: bool | None) -> None:
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self._names = ("weight",) if linear.bias is None else ("weight", "bias")
-        self._adopt(linear, score_init)
+        self._adopt(linear, score_init, clamp)
         if linear.bias is None:
             self.register_parameter("bias", None)
             self.register_parameter("bias" + MASK_SUFFIX, None)
 
     @classmethod
-    def from_linear(cls, linear: nn.Linear, *, score_init: float = 1.0) -> "MaskedLinear":
+    def from_linear(cls, linear: nn.Linear, *, score_init: float = 1.0, clamp: bool | None = None) -> "MaskedLinear":
         """A masked copy; ``linear`` is left as it is."""
-        return cls._copy_of(linear, nn.Linear, score_init)
+        return cls._copy_of(linear, nn.Linear, score_init, clamp)
 
     def to_linear(self) -> nn.Linear:
         """A ``torch.nn.Linear`` of the effective weights."""
@@ -250,7 +297,7 @@ class MaskedLinear(_Masked):
 
     def forward(self, input: Tensor) -> Tensor:
         """input (..., I) -> (..., O)."""
-        return ops.masked_linear(input, self.weight, self.bias, self.weight_mask, self.bias_mask)
+        return ops.masked_linear(input, self.weight, self.bias, self.weight_mask, self.bias_mask, clamp=self.clamp)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {self._repr_kept()}"

@@ -3,7 +3,15 @@
 Letters: T time steps, B batch, I input size, H hidden size, L layers, D directions (1 or 2). A weight is kept where its
 score is positive; the gradient of a score is that of the effective weight times the weight, clamped to [-1, 1] after
 the sum over all its uses in the call (the clipped straight-through estimator of SeaM, Qi et al., ICSE 2023).
+
+``clamp``, of every op: whether that clamp takes place here. None: yes, unless the scores are those of a ``ScoreAdam``,
+which clamps at its step. What was clamped here can be neither scaled nor summed over micro-batches afterwards; so with
+a ``torch.amp.GradScaler``, or several backward passes a step, use ``ScoreAdam``, or pass False and clamp the gradients
+yourself when they are complete and unscaled (``torch.nn.utils.clip_grad_value_(scores, 1.0)``).
 """
+
+import functools
+import warnings
 
 import torch
 from torch import Tensor
@@ -11,7 +19,8 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from . import lstm_layer, reference
+from . import jit_trace, lstm_layer, reference, transforms
+from .clamping import clamps_in_op
 from .library import SHORT_DTYPES, choose_kernels, lengths_for
 from .reference import binarize
 
@@ -37,6 +46,7 @@ def masked_lstm(
     dropout: float = 0.0,
     training: bool = False,
     backend: str = "auto",
+    clamp: bool | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """``torch.nn.LSTM`` with the weights ``weight * (score > 0)``, which gives the scores their gradient.
 
@@ -57,6 +67,8 @@ def masked_lstm(
         backend: ``"auto"``: the compiled kernels of input's device where they are installed (on the CPU for float32 and
             float64, on NVIDIA GPUs also for bfloat16 and float16), plain PyTorch otherwise; ``"cuda"``, ``"cpu"`` or
             ``"torch"``: that one or an error. SEAM_FAST_BACKEND replaces ``"auto"``.
+        clamp: whether the gradients of scores are clamped to [-1, 1] here; None: unless a ``ScoreAdam`` has them, which
+            clamps at its step (see the head of this module).
 
     Returns:
         ``(output, (h_n, c_n))``: output (T, B, D * H), (B, T, D * H) or (T, D * H); h_n and c_n shaped like h_0.
@@ -68,12 +80,21 @@ def masked_lstm(
     Gradients reach input, hx, scores and those weights that require them; what does not require one costs nothing. The
     clamp of a score's gradient comes after the sum over time and batch. A second derivative needs ``backend="torch"``.
 
+    ``torch.func`` (grad, vjp, jacrev, vmap, functional_call) works with every backend: plain PyTorch is transformed as
+    it is; of vmap compiled kernels see independent calls, which they share among threads. Forward mode (jvp, jacfwd)
+    needs ``seam_fast.reference.masked_lstm``. ``torch.jit.trace`` records torch's own ops, for inference only.
+
     Raises ValueError or TypeError, in one sentence with the argument's name, what is expected and what came.
     """
+    if isinstance(input, torch.fx.Proxy):
+        options = {"num_layers": num_layers, "bidirectional": bidirectional, "batch_first": batch_first}
+        options |= {"lengths": lengths, "dropout": dropout, "training": training, "backend": backend, "clamp": clamp}
+        return _recorded(input, masked_lstm, (input, hx, weights, scores), options)
     directions = 2 if bidirectional else 1
     if scores is None and hasattr(weights, "__len__"):
         scores = [None] * len(weights)
     if isinstance(input, Tensor) and not input.is_meta and torch.is_autocast_enabled(input.device.type):
+        _warn_of_scaled_gradients(input.device.type, scores, clamp)
         input, hx = _as_autocast_wants(input, hx, weights)
         with torch.autocast(input.device.type, enabled=False):
             return masked_lstm(
@@ -88,8 +109,10 @@ def masked_lstm(
                 dropout=dropout,
                 training=training,
                 backend=backend,
+                clamp=clamp,
             )
-    _check(input, hx, weights, scores, num_layers, directions, batch_first, dropout)
+    with jit_trace.without_warnings():
+        _check(input, hx, weights, scores, num_layers, directions, batch_first, dropout)
     batched = input.dim() == 3
     if not batched:
         input = input.unsqueeze(1)
@@ -99,52 +122,64 @@ def masked_lstm(
     if forward_ad._current_level >= 0:
         _refuse_tangents([input, *(hx or ()), *weights, *scores])
     tracing = torch.compiler.is_compiling() or type(input) not in _PLAIN or is_in_torch_dispatch_mode()
+    recording, transformed = jit_trace.is_recording(), transforms.are_active()
     if lengths is not None:
-        lengths = _read_lengths(lengths, input, batched, tracing)
+        with jit_trace.without_warnings():
+            lengths = _read_lengths(lengths, input, batched, tracing or recording)
+    clamp = clamps_in_op(clamp, *scores)
     kernels = None
     if not tracing:
         kernels = choose_kernels(backend, input)
         lengths = lengths_for(kernels, lengths, input.device)
-    h_0, c_0 = (None, None) if hx is None else hx
     weights, scores = list(weights), list(scores)
-    each = len(weights) // num_layers  # tensors of a layer
-    output, last_h, last_c = input, [], []
-    for layer in range(num_layers):
-        if layer > 0 and training and dropout > 0:
-            output = functional.dropout(output, dropout)
-        arguments = (
-            output,
-            h_0 if h_0 is None or num_layers == 1 else h_0[layer * directions : (layer + 1) * directions],
-            c_0 if c_0 is None or num_layers == 1 else c_0[layer * directions : (layer + 1) * directions],
-            weights[layer * each : (layer + 1) * each],
-            scores[layer * each : (layer + 1) * each],
-            lengths,
-        )
+    if recording:
+        arguments = input, hx, weights, scores, num_layers, bidirectional, lengths, dropout, training
+        output, (h_n, c_n) = jit_trace.masked_lstm(*arguments)
+    elif transformed and (tracing or kernels is lstm_layer):
+        transforms.refuse_to_be_compiled()
+        scores = _one_use_a_call(scores, clamp, input, *(hx or ()), *weights, lengths)
+        sizes = {"num_layers": num_layers, "bidirectional": bidirectional}
+        options = {"lengths": lengths, "dropout": dropout, "training": training, "clamp": clamp}
+        output, (h_n, c_n) = reference.masked_lstm(input, hx, weights, scores, **sizes, **options)
+    else:
+        compute = _layer
         if tracing:
-            output, h_n, c_n = _traced_layer(*arguments, backend)
-        else:
-            output, h_n, c_n = _layer(*arguments, batch_first and layer == num_layers - 1, kernels)
-        last_h.append(h_n)
-        last_c.append(c_n)
-    h_n, c_n = (last_h[0], last_c[0]) if num_layers == 1 else (torch.cat(last_h), torch.cat(last_c))
+            compute, kernels = _traced_layer, backend
+        elif transformed:
+            compute = _transformed_layer
+        drop = dropout if training else 0.0
+        output, h_n, c_n = _by_layers(
+            compute, input, hx, weights, scores, lengths, num_layers, directions, drop, batch_first, kernels, clamp
+        )
     if not batched:
         return output.squeeze(1), (h_n.squeeze(1), c_n.squeeze(1))
     return output.transpose(0, 1) if batch_first else output, (h_n, c_n)
 
 
-def masked_embedding(ids: Tensor, weight: Tensor, score: Tensor | None, padding_idx: int | None = None) -> Tensor:
+def masked_embedding(
+    ids: Tensor,
+    weight: Tensor,
+    score: Tensor | None,
+    padding_idx: int | None = None,
+    *,
+    clamp: bool | None = None,
+) -> Tensor:
     """Rows of the masked table.
 
     ids (...) integers from 0 to V - 1; weight (V, E); score (V, E) or None; padding_idx: a row that gets no gradient,
-    as in torch. Returns (..., E). Raises ValueError or TypeError in one sentence, and torch's IndexError for an id that
-    is not one of the V.
+    as in torch; clamp: as in ``masked_lstm``. Returns (..., E). Raises ValueError or TypeError in one sentence, and
+    torch's IndexError for an id that is not one of the V.
     """
+    if isinstance(ids, torch.fx.Proxy):
+        return _recorded(ids, masked_embedding, (ids, weight, score, padding_idx), {"clamp": clamp})
     _check_weight("weight", weight, 2, "score", score)
     if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"ids must be a tensor of int64 or int32, but is {_kind(ids)}")
     if padding_idx is not None and not -len(weight) <= padding_idx < len(weight):
         raise ValueError(f"padding_idx must be one of the {len(weight)} rows of weight, but is {padding_idx}")
-    return reference.masked_embedding(ids, weight, score, padding_idx)
+    if jit_trace.is_recording():
+        weight, score = jit_trace.effective(weight, score), None
+    return reference.masked_embedding(ids, weight, score, padding_idx, clamps_in_op(clamp, score))
 
 
 def masked_linear(
@@ -153,12 +188,17 @@ def masked_linear(
     bias: Tensor | None = None,
     weight_score: Tensor | None = None,
     bias_score: Tensor | None = None,
+    *,
+    clamp: bool | None = None,
 ) -> Tensor:
     """A linear layer of the kept weights.
 
-    input (..., I), weight (O, I), bias (O,) or None, scores of their weights' shapes or None. Returns (..., O). Raises
-    ValueError or TypeError in one sentence.
+    input (..., I), weight (O, I), bias (O,) or None, scores of their weights' shapes or None; clamp: as in
+    ``masked_lstm``. Returns (..., O). Raises ValueError or TypeError in one sentence.
     """
+    if isinstance(input, torch.fx.Proxy):
+        arguments = input, weight, bias, weight_score, bias_score
+        return _recorded(input, masked_linear, arguments, {"clamp": clamp})
     _check_weight("weight", weight, 2, "weight_score", weight_score)
     _check_tensor("input", input, None, weight.dtype, weight.device, "weight")
     if input.dim() == 0 or input.shape[-1] != weight.shape[1]:
@@ -168,7 +208,30 @@ def masked_linear(
         _check_tensor("bias", bias, (len(weight),), weight.dtype, weight.device, "weight")
     elif bias_score is not None:
         raise ValueError("bias_score must be None where bias is None, but is a tensor")
-    return reference.masked_linear(input, weight, bias, weight_score, bias_score)
+    clamp = clamps_in_op(clamp, weight_score, bias_score)
+    if jit_trace.is_recording():
+        weight, weight_score = jit_trace.effective(weight, weight_score), None
+        bias, bias_score = None if bias is None else jit_trace.effective(bias, bias_score), None
+    return reference.masked_linear(input, weight, bias, weight_score, bias_score, clamp)
+
+
+def _recorded(proxy, function, arguments, options):
+    """A call as one node of the graph that ``torch.fx.symbolic_trace`` records."""
+    return proxy.tracer.create_proxy("call_function", function, arguments, options)
+
+
+def _warn_of_scaled_gradients(device_type: str, scores, clamp: bool | None) -> None:
+    """Float16 asks for a GradScaler, whose scaled gradients must not meet the clamp."""
+    if torch.get_autocast_dtype(device_type) is not torch.float16 or clamp is not None or not torch.is_grad_enabled():
+        return
+    given = [score for score in scores if isinstance(score, Tensor)] if isinstance(scores, (list, tuple)) else []
+    if any(score.requires_grad for score in given) and clamps_in_op(None, *given):
+        warnings.warn(
+            "masked_lstm clamps the gradients of these scores to [-1, 1] while they are still scaled, if a GradScaler "
+            "is used, as float16 asks for: train the scores by seam_fast.ScoreAdam, which clamps unscaled gradients, "
+            "or pass clamp=False and clamp them yourself (clamp=True: no scaler is used)",
+            stacklevel=3,
+        )
 
 
 def _as_autocast_wants(input, hx, weights):
@@ -189,10 +252,7 @@ def _as_autocast_wants(input, hx, weights):
 def _refuse_tangents(tensors) -> None:
     """Within forward-mode differentiation, which the kernels do not know: they would drop the tangents."""
     if any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
-        raise RuntimeError(
-            "masked_lstm: forward-mode derivatives are not supported; use seam_fast.reference.masked_lstm, which is "
-            "plain PyTorch throughout, for tangents of input, hx and weights"
-        )
+        raise RuntimeError(transforms.FORWARD_MODE)
 
 
 # -- one layer --------------------------------------------------------------------------------------------------------
@@ -202,43 +262,83 @@ def _tracked(*tensors) -> bool:
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
-def _layer(input, h_0, c_0, weights, scores, lengths, batch_first_output, kernels):
+def _by_layers(
+    compute, input, hx, weights, scores, lengths, num_layers, directions, dropout, batch_first, kernels, clamp
+):
+    h_0, c_0 = (None, None) if hx is None else hx
+    each = len(weights) // num_layers  # tensors of a layer
+    output, last_h, last_c = input, [], []
+    for layer in range(num_layers):
+        if layer > 0 and dropout > 0:
+            output = functional.dropout(output, dropout)
+        output, h_n, c_n = compute(
+            output,
+            h_0 if h_0 is None or num_layers == 1 else h_0[layer * directions : (layer + 1) * directions],
+            c_0 if c_0 is None or num_layers == 1 else c_0[layer * directions : (layer + 1) * directions],
+            weights[layer * each : (layer + 1) * each],
+            scores[layer * each : (layer + 1) * each],
+            lengths,
+            batch_first and layer == num_layers - 1,
+            kernels,
+            clamp,
+        )
+        last_h.append(h_n)
+        last_c.append(c_n)
+    return output, *((last_h[0], last_c[0]) if num_layers == 1 else (torch.cat(last_h), torch.cat(last_c)))
+
+
+def _layer(input, h_0, c_0, weights, scores, lengths, batch_first_output, kernels, clamp):
     if kernels is not lstm_layer:  # compiled: with autograd of its own
-        return kernels.masked_lstm_layer(input, h_0, c_0, weights, scores, lengths, batch_first_output)
+        return kernels.masked_lstm_layer(input, h_0, c_0, weights, scores, lengths, batch_first_output, clamp)
     if _tracked(input, h_0, c_0, *weights, *scores):
-        return _MaskedLSTMLayer.apply(lengths, batch_first_output, len(weights), input, h_0, c_0, *weights, *scores)
+        settings = lengths, batch_first_output, clamp, len(weights)
+        return _MaskedLSTMLayer.apply(*settings, input, h_0, c_0, *weights, *scores)
     return kernels.masked_lstm_forward(input, h_0, c_0, weights, scores, lengths, batch_first_output, False)[:3]
 
 
-def _traced_layer(input, h_0, c_0, weights, scores, lengths, backend):
+def _one_use_a_call(scores, clamp: bool, *others):
+    """The scores; where vmap makes several calls of one, each has a copy: it is a use of its own, clamped alone."""
+    if not clamp:
+        return scores
+    flags = [torch.ones_like(tensor.flatten()[:1], dtype=torch.bool) for tensor in others if tensor is not None]
+    flag = functools.reduce(torch.logical_and, flags)
+    return [None if score is None else torch.where(flag.view((1,) * score.dim()), score, score) for score in scores]
+
+
+def _traced_layer(input, h_0, c_0, weights, scores, lengths, _, backend, clamp):
     save = _tracked(input, h_0, c_0, *weights, *scores)
     masked = [score is not None for score in scores]
     given = [score for score in scores if score is not None]
-    return torch.ops.seam_fast.masked_lstm_layer(input, h_0, c_0, weights, given, masked, lengths, save, backend)[:3]
+    options = masked, lengths, save, backend, clamp
+    return torch.ops.seam_fast.masked_lstm_layer(input, h_0, c_0, weights, given, *options)[:3]
+
+
+def _transformed_layer(input, h_0, c_0, weights, scores, lengths, _, kernels, clamp):
+    return transforms.layer(input, h_0, c_0, weights, scores, lengths, kernels, clamp)
 
 
 class _MaskedLSTMLayer(torch.autograd.Function):
     """One layer in plain tensor operations, differentiable again where a graph of the gradients is asked for."""
 
     @staticmethod
-    def forward(ctx, lengths, batch_first_output, count, input, h_0, c_0, *tensors):
+    def forward(ctx, lengths, batch_first_output, clamp, count, input, h_0, c_0, *tensors):
         weights, scores = list(tensors[:count]), list(tensors[count:])
         output, h_n, c_n, saved = lstm_layer.masked_lstm_forward(
             input, h_0, c_0, weights, scores, lengths, batch_first_output, True
         )
         ctx.set_materialize_grads(False)
-        ctx.count, ctx.lengths = count, lengths
+        ctx.count, ctx.lengths, ctx.clamp = count, lengths, clamp
         ctx.save_for_backward(output, saved, input, h_0, c_0, *tensors)
         return output, h_n, c_n
 
     @staticmethod
     def backward(ctx, *grads):
-        count, needs = ctx.count, ctx.needs_input_grad[3:]
+        count, needs = ctx.count, ctx.needs_input_grad[4:]
         if all(grad is None for grad in grads):
-            return (None,) * (3 + len(needs))
+            return (None,) * (4 + len(needs))
         output, saved, *tensors = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph
-            return None, None, None, *_differentiable_backward(grads, tensors, needs, ctx)
+        if torch.is_grad_enabled() or transforms.are_batched(grads):  # create_graph; is_grads_batched
+            return None, None, None, None, *_differentiable_backward(grads, tensors, needs, ctx)
         input, h_0, c_0, *tensors = tensors
         weights, scores = tensors[:count], tensors[count:]
         *states, grad_weights, grad_scores = lstm_layer.masked_lstm_backward(
@@ -247,12 +347,27 @@ class _MaskedLSTMLayer(torch.autograd.Function):
             *needs[:3],
             needs[3 : 3 + count],
             needs[3 + count :],
+            clamp=ctx.clamp,
         )
-        return None, None, None, *states, *grad_weights, *grad_scores
+        return None, None, None, None, *states, *grad_weights, *grad_scores
 
 
 def _differentiable_backward(grads, tensors, needs, ctx):
-    """The gradients by autograd over the readable twin, so that they can be differentiated again."""
+    """The gradients by autograd over the readable twin, so that they can be differentiated again, or batched."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        outputs, slots = _twin(tensors, ctx)
+    given = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None]
+    outputs, cotangents = zip(*given, strict=True)
+    wanted = [slot for slot, need in zip(slots, needs, strict=True) if need]
+    # With a graph in any case: without one, autograd adds in place, which batched gradients do not stand.
+    found = torch.autograd.grad(outputs, wanted, cotangents, create_graph=True, allow_unused=True)
+    found = iter(found if again else [None if grad is None else grad * 1 for grad in found])  # * 1: off the graph
+    return [next(found) if need else None for need in needs]
+
+
+def _twin(tensors, ctx):
+    """Output, h_n and c_n once more, and views of the tensors that they were formed from."""
     slots = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]  # a tensor may stand in two
     input, h_0, c_0, *rest = slots
     output, states = reference.masked_lstm(
@@ -262,13 +377,9 @@ def _differentiable_backward(grads, tensors, needs, ctx):
         rest[ctx.count :],
         bidirectional=lstm_layer.direction_count(rest[: ctx.count]) == 2,
         lengths=ctx.lengths,
+        clamp=ctx.clamp,
     )
-    outputs, cotangents = zip(
-        *((out, grad) for out, grad in zip((output, *states), grads, strict=True) if grad is not None), strict=True
-    )
-    wanted = [slot for slot, need in zip(slots, needs, strict=True) if need]
-    found = iter(torch.autograd.grad(outputs, wanted, cotangents, create_graph=True, allow_unused=True))
-    return [next(found) if need else None for need in needs]
+    return (output, *states), slots
 
 
 # -- checks of arguments ----------------------------------------------------------------------------------------------
@@ -397,12 +508,12 @@ def _check(input, hx, weights, scores, num_layers, directions, batch_first, drop
             _check_tensor(name, state, shape, dtype, device)
 
 
-def _read_lengths(lengths, input, batched, tracing) -> Tensor | None:
+def _read_lengths(lengths, input, batched, unseen) -> Tensor | None:
     """(B,) int64, on the CPU or where they are on a GPU; None where no row is short, as far as that can be seen."""
     if not isinstance(lengths, Tensor):
         if not isinstance(lengths, (list, tuple)) or not all(isinstance(length, int) for length in lengths):
             raise TypeError(f"lengths must be a tensor of integers or None, but is {_kind(lengths)}")
-        lengths = torch.tensor(lengths, dtype=torch.int64)
+        lengths = torch.tensor(lengths, dtype=torch.int64, device="cpu")
     if lengths.dtype.is_floating_point or lengths.dtype.is_complex or lengths.dtype == torch.bool:
         raise TypeError(f"lengths must be a tensor of integers or None, but is {_kind(lengths)}")
     if not batched:
@@ -412,7 +523,7 @@ def _read_lengths(lengths, input, batched, tracing) -> Tensor | None:
         raise ValueError(f"lengths must have shape ({batch},), one for each row of the batch, but has {_of(lengths)}")
     place = lengths.device if lengths.device == input.device else "cpu"
     lengths = lengths.to(place, torch.int64, copy=True).contiguous()  # the backward needs them as they are now
-    if tracing or lengths.is_cuda:  # the values are not there yet: the op itself checks them
+    if unseen or lengths.is_cuda or transforms.is_wrapped(lengths):  # no values yet: the op itself checks them
         return lengths
     values = lengths.tolist()
     if values and (min(values) < 0 or max(values) > steps):

@@ -6,11 +6,17 @@ import torch
 from torch import Tensor
 
 from . import reference
+from .clamping import leave_to_the_step
 from .library import choose_kernels_module
 
 
 class ScoreAdam(torch.optim.Optimizer):
     """``torch.optim.Adam`` for scores: the gradient is clamped to [-1, 1] and a constant, the penalty, added to it.
+
+    The clamp of SeaM takes place here, once a step, on the gradient as it then is: complete, if several backward passes
+    have added to it, and unscaled, if a ``torch.amp.GradScaler`` is used. So the ops of this package leave the
+    gradients of scores unclamped from the moment that they are given to a ScoreAdam (but see their ``clamp``). With one
+    use of a score and one backward pass a step that is the same number as SeaM's, which clamps at each use.
 
     Args:
         params: scores, or groups as in every optimizer of torch's; floating and dense.
@@ -61,6 +67,11 @@ class ScoreAdam(torch.optim.Optimizer):
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
+        self._take_over_the_clamp(params)
+
+    def _take_over_the_clamp(self, params) -> None:
+        for score in params:
+            leave_to_the_step(score)
 
     def _accompany(self, params, weights, effective) -> None:
         lists = {"weights": weights, "effective": effective}
@@ -99,6 +110,7 @@ class ScoreAdam(torch.optim.Optimizer):
                 loss = closure()
         native = choose_kernels_module(self.backend)
         for group in self.param_groups:
+            self._take_over_the_clamp(group["params"])
             lr, eps, penalty = float(group["lr"]), group["eps"], group["penalty"]
             beta1, beta2 = group["betas"]
             for score in group["params"]:
@@ -109,7 +121,7 @@ class ScoreAdam(torch.optim.Optimizer):
                     raise RuntimeError(f"ScoreAdam needs dense gradients, but one is {grad.layout}")
                 state = self.state[score]
                 if not state:
-                    state["step"] = torch.tensor(0.0)
+                    state["step"] = torch.tensor(0.0, dtype=torch.float32, device="cpu")
                     state["exp_avg"] = torch.zeros_like(score)
                     state["exp_avg_sq"] = torch.zeros_like(score)
                 state["step"] += 1
@@ -134,6 +146,11 @@ class ScoreAdam(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict:
         return super().__getstate__() | {"backend": self.backend, "_companions": self._companions, "_counts": {}}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            self._take_over_the_clamp(group["params"])
 
 
 def _suits(tensors) -> bool:

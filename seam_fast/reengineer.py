@@ -17,6 +17,7 @@ from .backend import able_devices, choose_engine
 from .classifier import LSTMClassifier
 from .cores import usable_cores
 from .corpus import Corpus, Split
+from .default_device import on_the_cpu
 from .engine import TorchTrainer, Trainer
 from .errors import SeamFastError, TrainingError
 from .evaluate import figures_on_test
@@ -113,6 +114,7 @@ def reengineer(
     return reengineer_many(base, corpus, targets, [settings], **same)[0]
 
 
+@on_the_cpu
 def reengineer_many(
     base: LSTMClassifier,
     corpus: Corpus,

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .keys import EMBEDDING, LINEAR_KEYS, groups, lstm_keys, lstm_shape, weight_keys
+from .transforms import refuse_to_be_compiled
 
 ADAM = {"betas": (0.9, 0.999), "eps": 1e-8}
 
@@ -19,35 +20,59 @@ ADAM = {"betas": (0.9, 0.999), "eps": 1e-8}
 class _BinarizeSTE(torch.autograd.Function):
     """Forward: 1 where score > 0, else 0. Backward: the incoming gradient, clamped to [-1, 1], once for each use."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, score: Tensor) -> Tensor:
+    def forward(score: Tensor, clamp: bool) -> Tensor:
         return (score > 0).to(score.dtype)  # 0 and NaN are not > 0: dropped
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        return grad.clamp(-1, 1)  # a NaN stays a NaN; whether the score is positive does not matter
+    def setup_context(ctx, inputs, output) -> None:
+        _, ctx.clamp = inputs
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad.clamp(-1, 1) if ctx.clamp else grad, None  # a NaN stays a NaN; the score's sign does not matter
+
+    @staticmethod
+    def jvp(ctx, *_):
+        raise RuntimeError(
+            "scores have no forward-mode derivative: their gradient is a straight-through estimate; use reverse mode "
+            "(backward, torch.func.grad, torch.func.jacrev)"
+        )
 
 
-def binarize(score: Tensor) -> Tensor:
-    """The kept set as 0 and 1, in the score's dtype, with SeaM's clipped straight-through gradient."""
-    return _BinarizeSTE.apply(score)
+def binarize(score: Tensor, clamp: bool = True) -> Tensor:
+    """The kept set as 0 and 1, in the score's dtype, with SeaM's clipped straight-through gradient.
+
+    clamp: whether it is clipped, to [-1, 1].
+    """
+    refuse_to_be_compiled()
+    return _BinarizeSTE.apply(score, clamp)
 
 
-def _effective(weight: Tensor, score: Tensor | None) -> Tensor:
-    return weight if score is None else weight * binarize(score)
+def _effective(weight: Tensor, score: Tensor | None, clamp: bool = True) -> Tensor:
+    return weight if score is None else weight * binarize(score, clamp)
 
 
-def masked_embedding(ids: Tensor, weight: Tensor, score: Tensor | None, padding_idx: int | None = None) -> Tensor:
+def masked_embedding(
+    ids: Tensor, weight: Tensor, score: Tensor | None, padding_idx: int | None = None, clamp: bool = True
+) -> Tensor:
     """Rows of the masked table: ids (...), weight and score (V, E) -> (..., E). ``padding_idx``: as in torch."""
-    return functional.embedding(ids, _effective(weight, score), padding_idx)
+    return functional.embedding(ids, _effective(weight, score, clamp), padding_idx)
 
 
 def masked_linear(
-    input: Tensor, weight: Tensor, bias: Tensor | None, weight_score: Tensor | None, bias_score: Tensor | None
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    weight_score: Tensor | None,
+    bias_score: Tensor | None,
+    clamp: bool = True,
 ) -> Tensor:
     """input (..., I), weight (O, I), bias (O,) and their scores -> (..., O)."""
-    bias = None if bias is None else _effective(bias, bias_score)
-    return functional.linear(input, _effective(weight, weight_score), bias)
+    bias = None if bias is None else _effective(bias, bias_score, clamp)
+    return functional.linear(input, _effective(weight, weight_score, clamp), bias)
 
 
 def lstm_cell(
@@ -101,6 +126,7 @@ def masked_lstm(
     lengths: Tensor | None = None,
     dropout: float = 0.0,
     training: bool = False,
+    clamp: bool = True,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """The LSTM of the kept weights; arguments and results as in ``seam_fast.masked_lstm``, unchecked.
 
@@ -118,13 +144,14 @@ def masked_lstm(
             bidirectional=bidirectional,
             dropout=dropout,
             training=training,
+            clamp=clamp,
         )
         return output.squeeze(1), tuple(state.squeeze(1) for state in states)
     output = input.transpose(0, 1) if batch_first else input
     directions = 2 if bidirectional else 1
     cells = num_layers * directions  # a cell: one layer, one direction
     each = len(weights) // cells
-    weights = [_effective(weight, score).to(output.dtype) for weight, score in zip(weights, scores, strict=True)]
+    weights = [_effective(*pair, clamp).to(output.dtype) for pair in zip(weights, scores, strict=True)]
     if hx is None:
         hx = (output.new_zeros(cells, output.shape[1], weights[1].shape[1]),) * 2
     running = None

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from . import reference
 from .classifier import LSTMClassifier
+from .default_device import on_the_cpu
 from .errors import CheckpointError
 from .files import write_atomically
 from .inference import class_logits
@@ -77,6 +78,7 @@ class SeamModule:
         """The base's weights where kept, zero elsewhere, by weight key."""
         return {key: weight * (self.scores[key] > 0) for key, weight in self.base.weights().items()}
 
+    @on_the_cpu
     def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """ids (N, T) int64, lengths (N,), 1..T -> outputs (N, 2), column 0 the target's."""
         if len(ids) and not 1 <= int(lengths.min()) <= int(lengths.max()) <= ids.shape[1]:
@@ -91,6 +93,7 @@ class SeamModule:
 
     # -- on disk -------------------------------------------------------------------------------------------------
 
+    @on_the_cpu
     def save(self, path) -> None:
         """Writes the module, whole or not at all: ``.pth`` and ``.pt`` as the reference does, ``.safetensors`` native.
 
@@ -125,6 +128,7 @@ class SeamModule:
         return serialize(tensors, {"format": FORMAT, "card": json.dumps(card)})
 
     @classmethod
+    @on_the_cpu
     def load(cls, path, base: LSTMClassifier, *, target=None) -> "SeamModule":
         """Reads either format and checks it against the base.
 

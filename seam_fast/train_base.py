@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from .classifier import ClassifierMetrics, LSTMClassifier, confusion_metrics, predict_logits
 from .corpus import Corpus
+from .default_device import on_the_cpu
 from .errors import TrainingError
 
 Log = Callable[[str], Any]
@@ -69,6 +70,7 @@ class StrongRecipe:
     averaged_part: float = 0.5
 
 
+@on_the_cpu
 def train(
     corpus: Corpus,
     recipe: str | PublicRecipe | StrongRecipe = "strong",

@@ -47,6 +47,17 @@ def test_the_example_of_the_op_alone_runs(capsys):
     assert 1 < kept < 99
 
 
+def test_the_examples_of_what_torch_does_to_the_op_run():
+    """Scaled gradients and many sets of scores, with the tensors of the example before."""
+    torch.manual_seed(0)
+    names = {}
+    exec(compile(blocks("python")[-1], "README.md", "exec"), names)
+    for example in blocks("py"):
+        exec(compile(example, "README.md", "exec"), names)
+    assert all(score.grad.abs().max() <= 1 for score in names["layer"].scores())
+    assert [grads.shape for grads in names["gradients"]] == [(8, *score.shape) for score in names["layer"].scores()]
+
+
 def test_the_commands_are_understood():
     spec = importlib.util.spec_from_file_location("script", ROOT / "scripts" / "model_reengineering.py")
     script = importlib.util.module_from_spec(spec)

@@ -480,7 +480,7 @@ void outer(const MaskedLstmBackwardParams<T>& p, int64_t from, int64_t to, int64
   if (p.sum_bias) bias_gradient(p, first_row, last_row, q_begin, q_end);
 }
 
-// clamp(sum * weight, -1, 1) for the score, the sum where the score is positive for the weight.
+// sum * weight, clamped to [-1, 1] if asked, for the score; the sum where the score is positive for the weight.
 template <typename T>
 void finish_gradient(const MaskedGradientParams<T>& p, int64_t begin, int64_t end) {
   using S = Wide<T>;
@@ -491,7 +491,10 @@ void finish_gradient(const MaskedGradientParams<T>& p, int64_t begin, int64_t en
       const auto kept = p.score ? S::keep(S::one(), S::load(p.score + i, n)) : S::one();
       S::store(p.grad_weight + i, sum * kept, n);
     }
-    if (p.grad_score) S::store(p.grad_score + i, clip<S>(sum * S::load(p.weight + i, n)), n);
+    if (p.grad_score) {
+      const auto product = sum * S::load(p.weight + i, n);
+      S::store(p.grad_score + i, p.clamp ? clip<S>(product) : product, n);
+    }
   }
 }
 

@@ -350,12 +350,13 @@ void backward_by_steps(const Call& call, int64_t d, const BackwardParams<T>& par
 struct Wanted {
   OptionalTensor input, h_0, c_0;
   std::vector<OptionalTensor> weights, scores;
+  bool clamp = true;  // those of scores
 
   Gradient gradient(const Call& call, int64_t d, int64_t which) const {
     if (which >= call.l.per_direction) return {};
     const int64_t i = d * call.l.per_direction + which;
     return {call.masked(d, which), weights[i] ? weights[i]->mutable_data_ptr() : nullptr,
-            scores[i] ? scores[i]->mutable_data_ptr() : nullptr};
+            scores[i] ? scores[i]->mutable_data_ptr() : nullptr, clamp};
   }
   // One of the gradients of weight `which` that is of the type of its sums.
   OptionalTensor as_wide_as_sums(const Call& call, int64_t d, int64_t which) const {
@@ -531,13 +532,14 @@ masked_lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& gr
                      const Tensor& saved, const std::vector<Tensor>& weights,
                      const std::vector<OptionalTensor>& scores, const OptionalTensor& lengths, bool need_input,
                      bool need_h_0, bool need_c_0, const std::vector<bool>& need_weights,
-                     const std::vector<bool>& need_scores, bool overwrite_saved) {
+                     const std::vector<bool>& need_scores, bool overwrite_saved, bool clamp) {
   const Layer l = check_layer(accepted_on(input), input, h_0, c_0, weights, scores, lengths);
   check_backward(l, grad_output, grad_h_n, grad_c_n, input, output, saved,
                  l.D * saved_size(l.T * l.B, l.H, input.scalar_type()), need_weights.size(), need_scores.size());
   const c10::DeviceGuard guard(input.device());
   const PlainTensors plain_tensors;
   Wanted grads;
+  grads.clamp = clamp;
   if (need_input) grads.input = empty_rows(l.T, l.B, l.I, is_batch_first(input), input);
   grads.h_0 = empty_if(need_h_0, {l.D, l.B, l.H}, input.options());
   grads.c_0 = empty_if(need_c_0, {l.D, l.B, l.H}, input.options());

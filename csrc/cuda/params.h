@@ -82,6 +82,7 @@ struct BackwardStepParams : BackwardParams<T> {
 struct Gradient {
   MaskedNumbers masked;
   void *grad_weight = nullptr, *grad_score = nullptr;  // of the kind of weight and score; null: not wanted
+  bool clamp = true;  // the score's to [-1, 1]
 
   SEAM_INLINE bool wanted() const { return grad_weight || grad_score; }
 };

@@ -55,7 +55,7 @@ SEAM_KERNEL void store_gradient(const Gradient& g, int64_t i, Wide<T> sum) {
     using W = Wide<T>;
     if (g.grad_score) {
       W product = sum * widen(load(weight.weight + i));
-      product = product > W(1) ? W(1) : product < W(-1) ? W(-1) : product;  // a NaN passes
+      if (g.clamp) product = product > W(1) ? W(1) : product < W(-1) ? W(-1) : product;  // a NaN passes
       store(static_cast<Stored*>(g.grad_score) + i, narrow<Stored>(product));
     }
     // As a product, so that a gradient that is not finite shows also where the weight is dropped.

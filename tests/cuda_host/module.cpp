@@ -29,10 +29,10 @@ masked_lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& gr
                      const Tensor& saved, const std::vector<Tensor>& weights,
                      const std::vector<OptionalTensor>& scores, const OptionalTensor& lengths, bool need_input,
                      bool need_h_0, bool need_c_0, const std::vector<bool>& need_weights,
-                     const std::vector<bool>& need_scores, bool overwrite_saved) {
+                     const std::vector<bool>& need_scores, bool overwrite_saved, bool clamp) {
   return gpu::masked_lstm_backward(grad_output, grad_h_n, grad_c_n, input, output, h_0, c_0, saved, weights, scores,
                                    lengths, need_input, need_h_0, need_c_0, need_weights, need_scores,
-                                   overwrite_saved);
+                                   overwrite_saved, clamp);
 }
 
 namespace gpu {
@@ -102,7 +102,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("masked_lstm_backward", &seam::masked_lstm_backward, arg("grad_output"), arg("grad_h_n"), arg("grad_c_n"),
         arg("input"), arg("output"), arg("h_0"), arg("c_0"), arg("saved"), arg("weights"), arg("scores"),
         arg("lengths"), arg("need_input"), arg("need_h_0"), arg("need_c_0"), arg("need_weights"), arg("need_scores"),
-        arg("overwrite_saved") = false);
+        arg("overwrite_saved") = false, arg("clamp") = true);
   m.def("choose_cuda", &seam::gpu::choose);
   m.def("use_little_memory", [](int64_t bytes) { seam::gpu::choices().little = bytes; });
   seam::bind_trainer(m, &seam::gpu::make_trainer);
