@@ -41,6 +41,7 @@ READS = ("last_word", "end")
 FIGURES = ("test", "train_accuracy", "validation_accuracy", "validation_mean_f1")
 """Entries of ``info`` that are true of the weights they were measured on alone."""
 
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _METADATA_KEY = "seam_fast"
 _LOADABLE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -174,9 +175,10 @@ class LSTMClassifier(nn.Module):
         still what they were, in this process alone."""
         sums = []
         for tensor in self.weights().values():
-            size = tensor.element_size()
-            bits = tensor.contiguous().view({8: torch.int64, 4: torch.int32, 2: torch.int16}[size])
-            rows = bits.reshape(len(bits), -1).sum(1)  # in int64, which wraps around
+            bits = tensor.contiguous().reshape(len(tensor), -1)
+            whole = bits.shape[1] * bits.element_size() % 8 == 0
+            bits = bits.view(torch.int64 if whole else INTEGERS[bits.element_size()])
+            rows = bits.sum(1)  # in int64, which wraps around
             sums.append((rows * torch.arange(1, len(rows) + 1, device=rows.device)).sum())
         return tuple(int(value) for value in torch.stack(sums).tolist())
 
@@ -276,7 +278,7 @@ class LSTMClassifier(nn.Module):
                 "read": self.read,
                 "class_names": self.class_names,
                 "vocabulary": self.vocabulary,
-                "tokenizer": self.tokenizer.as_card(),
+                "tokenizer": self.tokenizer.as_card() if self.states_tokenizer else None,
                 "info": self._true_info(),
             },
             ensure_ascii=False,

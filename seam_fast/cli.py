@@ -106,11 +106,12 @@ def make_parser() -> argparse.ArgumentParser:
             help="training documents a class needs (default: 2)",
         )
 
-    def function_option(sub):
+    def tokenizer_option(sub):
         sub.add_argument(
             "--tokenizer",
-            metavar="MODULE:FUNCTION",
-            help="where the base was trained with a function as its tokenizer: that function",
+            metavar="RULE",
+            help="where the base's file does not hold it (a function, or a bare state dict): the tokenizer it was "
+            "trained with, as in train",
         )
 
     sub = verb("data", run_data, "find or fetch the corpus, and say what is in it")
@@ -138,7 +139,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub = verb("reengineer", run_reengineer, "learn a module for each target class")
     corpus_options(sub)
     sub.add_argument("--base", metavar="FILE", help="default: runs/NAME/base.safetensors")
-    function_option(sub)
+    tokenizer_option(sub)
     sub.add_argument("--targets", default="all", help="all, or classes by number or name: 0,grain,2+3 (+ joins a set)")
     sub.add_argument("--out", metavar="DIR", help="folder for modules, record, table and pictures (default: runs/NAME)")
     sub.add_argument("--reuse", action="store_true", help="keep modules that are there if they were made just so")
@@ -154,7 +155,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="judge it on any file of lines label<TAB>text instead of a corpus' test documents",
     )
-    function_option(sub)
+    tokenizer_option(sub)
     sub.add_argument("--base", metavar="FILE", help="default: base.safetensors beside it or up to two folders up")
     sub.add_argument("--target", help="for .pth files outside a tc_<k> folder: the class")
 
@@ -330,7 +331,7 @@ def text_config(dataset: str, protocol: str, arguments):
 
 
 def load_base(path, arguments):
-    """The base in a file, with the function named on the command line where it was trained with one."""
+    """The base in a file, with the tokenizer named on the command line where the file does not hold it."""
     from .classifier import LSTMClassifier
     from .tokenizer import tokenizer_named
 
@@ -433,7 +434,7 @@ def run_evaluate(arguments) -> int:
     if base.vocabulary is None and module.card.get("data_hash") not in (None, documents.data_hash):
         raise CheckpointError(
             f"{path}: its base does not say its words, and these are not the documents it was trained on, by which "
-            "they could be numbered; give those"
+            "they could be numbered, or the tokenizer was another (--tokenizer)"
         )
     evaluate_module(module, documents, source)
     if arguments.json:

@@ -28,7 +28,8 @@ COLUMN_NAMES = frozenset(
         """
         label labels class classes category categories target targets topic topics tag tags y sentiment intent genre
         text texts document documents doc content contents body sentence sentences review reviews title message comment
-        description utterance x data input id ids index idx no nr number row name file filename split
+        description utterance news headline article question query tweet email abstract summary url date source language
+        rating score x data input id ids index idx no nr number row name file filename split
         """,
     )
 )
@@ -52,7 +53,7 @@ def warn(sentence: str) -> None:
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "seam_fast":
         level, frame = level + 1, frame.f_back
-    warnings.warn(sentence, DataWarning, stacklevel=level - 1)
+    warnings.warn(sentence, DataWarning, stacklevel=level)
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------

@@ -107,7 +107,8 @@ class SeamModule:
     def effective_weights(self) -> dict[str, Tensor]:
         """The base's weights where kept, zero elsewhere, by weight key. Raises CheckpointError as `check_base`."""
         self.check_base()
-        return {key: weight * (self.scores[key] > 0) for key, weight in self.base.weights().items()}
+        weights = self.base.weights()
+        return {key: weight * (self.scores[key] > 0).to(weight.device) for key, weight in weights.items()}
 
     def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """ids (N, T) int64, lengths (N,), 1..T -> outputs (N, 2), column 0 the target's."""
@@ -115,7 +116,8 @@ class SeamModule:
             raise ValueError(
                 f"lengths must lie between 1 and T = {ids.shape[1]}, got {lengths.min()} to {lengths.max()}"
             )
-        return reference.head_logits(class_logits(self.effective_weights(), ids, lengths, self.base.read), self.head)
+        logits = class_logits(self.effective_weights(), ids, lengths, self.base.read)
+        return reference.head_logits(logits, tuple(part.to(logits) for part in self.head))
 
     def predict_proba(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """ids (N, T) int64, lengths (N,), 1..T -> probabilities (N, 2): column 0 target, column 1 rest."""
@@ -155,7 +157,7 @@ class SeamModule:
             "base_hash": self.base_hash,
             "base_dtype": str(self.base.hidden2label.weight.dtype).removeprefix("torch."),
             "read": self.read,
-            "tokenizer": self.base.tokenizer.as_card(),
+            "tokenizer": self.base.tokenizer.as_card() if self.base.states_tokenizer else None,
             "kept": self.kept,
             "kept_by_group": self.kept_by_group,
             "metrics": self.metrics,
@@ -214,7 +216,7 @@ class SeamModule:
                 f"{path}: made for a base read at {card['read']!r}, this one is read at {base.read!r}; load the base "
                 f"with read={card['read']!r}"
             )
-        if card.get("tokenizer", base.tokenizer.as_card()) != base.tokenizer.as_card() and base.states_tokenizer:
+        if base.states_tokenizer and card.get("tokenizer") not in (None, base.tokenizer.as_card()):
             raise CheckpointError(
                 f"{path}: made for texts split by the tokenizer {card['tokenizer']!r}, those of this base are split by "
                 f"{base.tokenizer.name!r}; load the base with the tokenizer it was trained with"
