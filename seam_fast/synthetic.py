@@ -9,11 +9,11 @@ some typical words in common, so that the classes can be learned, but not by one
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .corpus import Corpus, CorpusConfig, Documents, build_corpus
+from .corpus import Corpus, CorpusConfig, Documents, build_corpus, with_options
 from .r8 import CLASSES, r8_config
 
 if TYPE_CHECKING:
@@ -29,14 +29,18 @@ LENGTH_MEDIAN, LENGTH_SPREAD, LENGTH_RANGE = 64.0, 0.97, (5, 964)
 
 
 def synthetic_r8(
-    protocol: str = "seam", config: CorpusConfig | None = None, seed: int = 0, base: LSTMClassifier | None = None
+    protocol: str = "seam",
+    config: CorpusConfig | None = None,
+    seed: int = 0,
+    base: LSTMClassifier | None = None,
+    **options: Any,
 ) -> Corpus:
     """A generated corpus of R8's shape (see the top of this file); the same seed gives the same corpus.
 
-    config: overrides the protocol's settings. base: words and classes as this base has them. The result has name
-    "r8-synthetic" and synthetic=True.
+    config: overrides the protocol's settings. base: words and classes as this base has them. options: override fields
+    of the configuration. The result has name "r8-synthetic" and synthetic=True.
     """
-    config = config or (base.corpus_config if base else r8_config(protocol))
+    config = with_options(config or (base.corpus_config if base else r8_config(protocol)), options)
     train, test, source = synthetic_documents(seed)
     return build_corpus("r8-synthetic", train, test, config, source=source, synthetic=True, base=base)
 

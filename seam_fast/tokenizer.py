@@ -63,6 +63,11 @@ class Tokenizer:
         """Whether it is a function that a file names and nobody has given yet."""
         return self.is_function and self._function is None
 
+    @property
+    def reads_characters(self) -> bool:
+        """Whether the rule is "characters", which makes several times as many words of a text as the others."""
+        return self.name == "characters" and not self.is_function
+
     def __call__(self, text: str) -> list[str]:
         """The words of a text."""
         if not self.is_function:

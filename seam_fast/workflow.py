@@ -4,24 +4,21 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from . import plots, report
 from .classifier import LSTMClassifier, evaluate_classifier, predict_logits
-from .corpus import Corpus, CorpusConfig, Documents, load_corpus, own_config, read_documents
+from .corpus import Corpus, CorpusConfig, Documents, load_corpus, read_documents
 from .errors import CheckpointError, DataError, TrainingError
 from .evaluate import warn_of_chance
 from .files import write_atomically
-from .r8 import find_documents, load_r8, r8_config
+from .r8 import find_documents, load_r8
 from .seam_module import SeamModule
 from .settings import Settings
 from .synthetic import synthetic_documents, synthetic_r8
-from .tokenizer import tokenizer_named
 from .train_base import train
 
 SYNTHETIC = "r8-synthetic"
-CHARACTERS_READ = 256  # of each document, where characters are the words and nothing else is asked for
 RECIPE_PROTOCOL = {"strong": "seam", "public": "reference"}  # the text treatment each recipe was made for
 
 Log = Callable[[str], object]
@@ -40,18 +37,19 @@ def get_corpus(
     log: Log,
     smallest_class: int = 2,
     base: LSTMClassifier | None = None,
+    **options,
 ) -> Corpus:
     """The corpus of that name: R8 from wherever it can be had, the synthetic one, or the caller's own folder.
 
     smallest_class: training documents a class of the caller's own corpus needs. base: words and classes are numbered as
-    this base has them.
+    this base has them. options: override fields of the configuration.
     """
     if dataset == SYNTHETIC:
         log(report.SYNTHETIC_NOTE)
-        return synthetic_r8(protocol, config, base=base)
+        return synthetic_r8(protocol, config, base=base, **options)
     if dataset == "r8":
-        return load_r8(data_dir, protocol, config, log, base)
-    return load_corpus(own_folder(dataset, data_dir), dataset, protocol, config, smallest_class, base)
+        return load_r8(data_dir, protocol, config, log, base, **options)
+    return load_corpus(own_folder(dataset, data_dir), dataset, protocol, config, smallest_class, base, **options)
 
 
 def own_folder(dataset: str, data_dir: str | None) -> str:
@@ -59,17 +57,6 @@ def own_folder(dataset: str, data_dir: str | None) -> str:
     if data_dir is None:
         raise DataError(f"the corpus {dataset!r} needs --data-dir, the folder with {dataset}-train-all-terms.txt")
     return data_dir
-
-
-def config_for(dataset: str, protocol: str, tokenizer: str | None, min_count: int | None, max_length: int | None):
-    """How documents of that corpus become ids: the protocol's settings with what is given in their place."""
-    config = r8_config(protocol) if dataset in ("r8", SYNTHETIC) else own_config(protocol)
-    given = {"min_count": min_count, "max_length": max_length}
-    if tokenizer is not None:
-        given["tokenizer"] = tokenizer_named(tokenizer)
-        if tokenizer == "characters" and max_length is None:
-            given["max_length"] = CHARACTERS_READ
-    return replace(config, **{name: value for name, value in given.items() if value is not None})
 
 
 def corpus_for_base(base: LSTMClassifier, dataset: str, data_dir: str | None, log: Log) -> Corpus:

@@ -121,7 +121,7 @@ def test_documents_of_classes_that_the_base_does_not_know_are_others(here, capsy
     assert (after["documents"], after["targets"]) == (35, 10)
     assert after["recall"] == before["recall"] and after["true_positive"] == before["true_positive"]
     main(["evaluate", MODULE, "--documents", "more.txt"])
-    assert "5 documents are of classes that the base does not know ('rye')" in capsys.readouterr().err
+    assert "the base does not know the class of 5 documents ('rye')" in capsys.readouterr().err
 
 
 def test_a_target_without_documents_has_no_f1(here, capsys):
@@ -178,6 +178,15 @@ def test_chance_is_said(here, capsys):
     assert "warning: the base is no better than chance on these documents" in capsys.readouterr().err
 
 
+def test_a_base_at_chance_is_said_when_it_is_trained(here, capsys, monkeypatch):
+    base = LSTMClassifier.load("runs/own/base.safetensors")
+    with torch.no_grad():
+        base.hidden2label.weight.zero_()
+    monkeypatch.setattr("seam_fast.workflow.train", lambda *_, **__: base)
+    assert main(["train", "--dataset", "own", "--data-dir", "corpus", "--out", "blind.safetensors"]) == 0
+    assert "no better than chance on the test documents: 33.3 % are right" in capsys.readouterr().err
+
+
 def test_reengineering_documents_in_another_order(here, capsys):
     """Words and classes are numbered by the base, so that a module of grain is one of grain."""
     write(here / "corpus", TRAIN[::-1])
@@ -206,7 +215,7 @@ def test_a_split_of_any_file(here):
     base = LSTMClassifier.load("runs/own/base.safetensors")
     module = SeamModule.load(MODULE, base)
     Path("more.txt").write_text("grain\tgrain1 grain2 all1\nrye\tall1 unheard\nship\t\n")
-    with pytest.warns(DataWarning, match=r"1 documents are of classes .* \('rye'\)"):
+    with pytest.warns(DataWarning, match=r"does not know the class of 1 documents \('rye'\)"):
         split = sf.load_split("more.txt", base)
     assert split.labels.tolist() == [1, -1, 2] and split.lengths.tolist() == [3, 2, 1]
     assert [base.vocabulary[i] for i in split.ids[0, :3]] == ["grain1", "grain2", "all1"]

@@ -108,6 +108,30 @@ def test_own_texts_are_split_into_words_by_default(raw):
     assert load_corpus(raw, "raw", config=CorpusConfig()).words[2:4] == ["Wheat", "exports:"]  # as it was before
 
 
+@pytest.mark.parametrize("protocol", ["seam", "reference"])
+def test_texts_that_were_prepared_as_r8_was(tmp_path, protocol):
+    """The words are those that spaces give, and new texts are prepared likewise."""
+    for split in ("train", "test"):
+        lines = [f"{label}\t{plain_text(text)} " for label, _, text in (line.partition("\t") for line in RAW * 3)]
+        (tmp_path / f"{split}.txt").write_text("\n".join(lines))
+    corpus = load_corpus(tmp_path, "prepared", protocol)
+    assert corpus.config.tokenizer == Tokenizer("r8")
+    spaces = load_corpus(tmp_path, "prepared", config=CorpusConfig.for_protocol(protocol))
+    assert corpus.words == spaces.words and corpus.data_hash == spaces.data_hash
+    ids, lengths = corpus.encode([SENTENCE])
+    known = [corpus.words[i] for i in ids[0, : lengths[0]]]
+    assert known == ["wheat", "exports", "the", "crop", "said", "tonnes"]
+
+
+def test_options_of_the_loader(raw):
+    corpus = load_corpus(raw, "raw", tokenizer="characters", min_count=2)
+    assert corpus.config == CorpusConfig(tokenizer="characters", min_count=2, max_length=256)
+    assert load_corpus(raw, "raw", tokenizer="characters", max_length=9).config.max_length == 9
+    assert load_corpus(raw, "raw", max_length=9).config == CorpusConfig(tokenizer="words", max_length=9)
+    with pytest.raises(DataError, match="no corpus setting 'length'; there are text, vocabulary"):
+        load_corpus(raw, "raw", length=9)
+
+
 @pytest.mark.parametrize("rule", [*RULES, by_comma])
 def test_use_is_encoded_as_training(raw, rule):
     """By the corpus, by the base, and by base and module from their files."""
@@ -239,7 +263,8 @@ def test_r8_is_the_same_by_its_rule_and_by_spaces(r8_dir):
         assert (ours.config.tokenizer.name, plain.config.tokenizer.name) == ("r8", "spaces")
         assert ours.words == plain.words and ours.data_hash == plain.data_hash
         assert torch.equal(ours.train.ids, plain.train.ids) and torch.equal(ours.test.ids, plain.test.ids)
-    assert load_corpus(r8_dir, "r8").data_hash == sf.load_r8(r8_dir).data_hash  # and by words
+    by_words = load_corpus(r8_dir, "r8", tokenizer="words")
+    assert by_words.data_hash == sf.load_r8(r8_dir).data_hash == load_corpus(r8_dir, "r8").data_hash
     ids, lengths = ours.encode([SENTENCE])
     assert [ours.words[i] for i in ids[0, : lengths[0]]] == ["wheat", "exports", "the", "crop", "said", "tonnes"]
 
