@@ -8,6 +8,7 @@ A module has no weights of its own: it is the base's weights where they are kept
 by hash, and refuses to answer when the base's weights have become others, as they do when it is trained on.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from . import reference
 from .classifier import LSTMClassifier
-from .data_checks import warn
+from .data_checks import few, warn
 from .errors import CheckpointError
 from .files import write_atomically
 from .inference import class_logits
@@ -158,6 +159,7 @@ class SeamModule:
             "base_dtype": str(self.base.hidden2label.weight.dtype).removeprefix("torch."),
             "read": self.read,
             "tokenizer": self.base.tokenizer.as_card() if self.base.states_tokenizer else None,
+            "vocabulary_hash": vocabulary_hash(self.base),
             "kept": self.kept,
             "kept_by_group": self.kept_by_group,
             "metrics": self.metrics,
@@ -221,6 +223,17 @@ class SeamModule:
                 f"{path}: made for texts split by the tokenizer {card['tokenizer']!r}, those of this base are split by "
                 f"{base.tokenizer.name!r}; load the base with the tokenizer it was trained with"
             )
+        names = card.get("class_names")
+        if base.class_names is not None and isinstance(names, list) and names != list(base.class_names):
+            raise CheckpointError(
+                f"{path}: made for a base with the classes {few([*map(str, names)])}, and this one calls them "
+                f"{few(base.class_names)}; load the base with the class_names it was trained with"
+            )
+        words = vocabulary_hash(base)
+        if words is not None and card.get("vocabulary_hash") not in (None, words):
+            raise CheckpointError(
+                f"{path}: made for a base with another vocabulary; load the base with the one it was trained with"
+            )
         weights = base.weights()
         shapes = {f"{key}.kept_bits": ((weight.numel() + 7) // 8,) for key, weight in weights.items()}
         check_tensors(path, tensors, shapes | head_shapes(base), bits=True)
@@ -233,6 +246,13 @@ class SeamModule:
         module = cls(base, target, scores, head, history=history, metrics=metrics, card=card)
         module._hash_in_float32 = rounded
         return module
+
+
+def vocabulary_hash(base: LSTMClassifier) -> str | None:
+    """Hex sha256 of the words in their order; None for a base that does not say them."""
+    if base.vocabulary is None:
+        return None
+    return hashlib.sha256(json.dumps(base.vocabulary).encode()).hexdigest()
 
 
 def pack_bits(scores: Tensor) -> Tensor:
