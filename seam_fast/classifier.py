@@ -176,8 +176,9 @@ class LSTMClassifier(nn.Module):
         sums = []
         for tensor in self.weights().values():
             bits = tensor.contiguous().reshape(len(tensor), -1)
-            whole = bits.shape[1] * bits.element_size() % 8 == 0
-            bits = bits.view(torch.int64 if whole else INTEGERS[bits.element_size()])
+            size = bits.element_size()
+            by_eight = bits.shape[1] * size % 8 == bits.storage_offset() * size % 8 == 0
+            bits = bits.view(torch.int64 if by_eight else INTEGERS[size])
             rows = bits.sum(1)  # in int64, which wraps around
             sums.append((rows * torch.arange(1, len(rows) + 1, device=rows.device)).sum())
         return tuple(int(value) for value in torch.stack(sums).tolist())

@@ -367,6 +367,24 @@ def test_a_module_does_not_answer_by_a_base_that_was_trained_on(pair, tmp_path, 
     assert module.predict_proba(*text).equal(again.predict_proba(*text))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_checksum_sees_each_number(pair, dtype):
+    """Also of weights that are views into one buffer, as cuDNN has them."""
+    base = copy.deepcopy(pair[0]).to(dtype)
+    flat = torch.cat([torch.zeros(1, dtype=dtype), *(p.detach().flatten() for p in base.parameters())])
+    offset = 1
+    for parameter in base.parameters():
+        parameter.data = flat[offset : offset + parameter.numel()].view(parameter.shape)
+        offset += parameter.numel()
+    before = base.checksum()
+    for place in range(1, len(flat), 7):
+        kept = flat[place].clone()
+        flat[place] += 1
+        assert base.checksum() != before
+        flat[place] = kept
+    assert base.checksum() == before
+
+
 def test_a_base_read_elsewhere_afterwards(pair):
     base, module, corpus = pair
     base.read = "end"
