@@ -51,11 +51,13 @@ class SeamModule:
         self.history = list(history)
         self.metrics = dict(metrics or {})
         self.card = dict(card or {})
-        self.base_hash: str = self.card.get("base_hash") or base.hash
         self.read = base.read
         self.front: list = []
         self._hash_in_float32 = False  # whether base_hash is an earlier version's, which rounded
         self._seen: tuple | None = None  # checksum of the base's weights when they were last known to be the right ones
+        self.base_hash: str | None = self.card.get("base_hash")
+        if self.base_hash is None:
+            self.base_hash, self._seen = base.hash, self._look_at_base()
 
     def __repr__(self):
         return f"SeamModule(target={list(self.target)}, kept={100 * self.kept:.2f} %)"
@@ -83,12 +85,15 @@ class SeamModule:
 
     # -- using it ------------------------------------------------------------------------------------------------
 
+    def _look_at_base(self) -> tuple:
+        return self.base.read, self.base.checksum()
+
     def check_base(self) -> None:
         """Raises CheckpointError where the base is no longer the one that this module was made on.
 
         That takes one pass over the weights, no more than masking them does.
         """
-        seen = self.base.read, self.base.checksum()
+        seen = self._look_at_base()
         if seen == self._seen:
             return
         found = self.base.hash_in_float32 if self._hash_in_float32 else self.base.hash
