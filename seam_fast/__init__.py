@@ -8,8 +8,9 @@ from ._ext import build_info, has_cuda, has_ext
 from ._version import __version__
 from .backend import backends
 from .classifier import LSTMClassifier, evaluate_classifier
-from .corpus import Corpus, CorpusConfig, load_corpus
-from .errors import BackendError, CheckpointError, DataError, SeamFastError, TrainingError
+from .corpus import Corpus, CorpusConfig, load_corpus, load_split
+from .errors import BackendError, CheckpointError, DataError, DataWarning, SeamFastError, TrainingError
+from .evaluate import evaluate_module
 from .nn import MaskedEmbedding, MaskedLinear, MaskedLSTM
 from .ops import binarize, masked_embedding, masked_linear, masked_lstm
 from .optim import ScoreAdam
@@ -17,6 +18,7 @@ from .r8 import load_r8
 from .reengineer import Interrupted, reengineer, reengineer_many
 from .seam_module import SeamModule
 from .settings import Settings
+from .tokenizer import Tokenizer
 from .train_base import train
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "Corpus",
     "CorpusConfig",
     "DataError",
+    "DataWarning",
     "Interrupted",
     "LSTMClassifier",
     "MaskedEmbedding",
@@ -34,16 +37,19 @@ __all__ = [
     "SeamFastError",
     "SeamModule",
     "Settings",
+    "Tokenizer",
     "TrainingError",
     "__version__",
     "backends",
     "binarize",
     "build_info",
     "evaluate_classifier",
+    "evaluate_module",
     "has_cuda",
     "has_ext",
     "load_corpus",
     "load_r8",
+    "load_split",
     "masked_embedding",
     "masked_linear",
     "masked_lstm",

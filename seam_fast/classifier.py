@@ -3,7 +3,8 @@
 The model is the one whose checkpoints are public: embedding, LSTM, linear, seven tensors under fixed names. Those
 names are kept, so that a checkpoint written elsewhere loads here and the reverse; more layers and a reverse direction
 add tensors under torch's names, and a file's layers and directions are known by them. What a state dict cannot say
-(where the output is read, what the classes and words are called) stands in the metadata of our safetensors files.
+(where the output is read, what the classes and words are called, how texts become words) stands in the metadata of our
+files.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import itertools
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,24 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from .checkpoint import float_dtype, standard_tensors
+from .corpus import CorpusConfig, encode_texts, index_words
+from .data_checks import warn
 from .default_device import on_the_cpu
-from .errors import CheckpointError
+from .errors import CheckpointError, DataError
 from .files import write_atomically
 from .inference import class_logits
 from .keys import EMBEDDING, LINEAR_KEYS, lstm_keys, lstm_shape, weight_keys
 from .metrics import wilson
 from .reference import read_state
 from .tensor_files import read_tensor_file
+from .tokenizer import Tokenizer
 
 READS = ("last_word", "end")
 
+FIGURES = ("test", "train_accuracy", "validation_accuracy", "validation_mean_f1")
+"""Entries of ``info`` that are true of the weights they were measured on alone."""
+
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _METADATA_KEY = "seam_fast"
 _TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 _LOADABLE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -52,8 +60,9 @@ class LSTMClassifier(nn.Module):
     forward direction's state beside that of the reverse one, which begins at the last word of the document or, where
     the output is read at the end, at the last position of the batch.
 
-    ``class_names`` (C names), ``vocabulary`` (V words, id -> word) and ``info`` (anything JSON can hold: how the
-    base was trained) are carried along and saved in safetensors files.
+    ``class_names`` (C names), ``vocabulary`` (V words, id -> word), ``tokenizer`` (how texts become words: a
+    `Tokenizer`, or what makes one) and ``info`` (anything JSON can hold: how the base was trained) are carried along
+    and saved in files.
     """
 
     def __init__(
@@ -69,6 +78,7 @@ class LSTMClassifier(nn.Module):
         class_names: Sequence[str] | None = None,
         vocabulary: Sequence[str] | None = None,
         info: dict[str, Any] | None = None,
+        tokenizer: Tokenizer | str | Callable[[str], Iterable[str]] | None = None,
     ) -> None:
         super().__init__()
         sizes = {
@@ -93,6 +103,8 @@ class LSTMClassifier(nn.Module):
         self.class_names = _names_or_none(class_names, self.num_classes, "class_names", "classes")
         self.vocabulary = _names_or_none(vocabulary, self.vocab_size, "vocabulary", "embedding rows")
         self.info = dict(info or {})
+        self._tokenizer = None if tokenizer is None else Tokenizer.of(tokenizer)
+        self._index: tuple[tuple[str, ...], str, dict[str, int]] | None = None
         self.word_embeddings = nn.Embedding(self.vocab_size, self.embedding_dim)
         self.lstm = nn.LSTM(
             self.embedding_dim,
@@ -137,23 +149,142 @@ class LSTMClassifier(nn.Module):
 
     @property
     def hash(self) -> str:
-        """Hex sha256 over key, shape and float32 bytes of the weight tensors: what a module remembers its base by."""
+        """Hex sha256 over key, shape and values of the weight tensors: what a module remembers its base by.
+
+        Values are taken in float32, and in float64 where a tensor holds any that float32 cannot; so the hash tells
+        float64 bases apart exactly, and a base has the same one in both precisions.
+        """
+        return self._hash(exact=True)
+
+    def _hash(self, exact: bool) -> str:
         digest = hashlib.sha256()
         for key, tensor in self.weights().items():
+            tensor = tensor.to("cpu").contiguous()
+            values, dtype = tensor.to(torch.float32), "<f4"
+            if exact and tensor.dtype == torch.float64 and not torch.equal(values.double(), tensor):
+                values, dtype = tensor, "<f8"
             digest.update(f"{key} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.to("cpu", torch.float32).contiguous().numpy().astype("<f4", copy=False).tobytes())
+            digest.update(values.numpy().astype(dtype, copy=False).tobytes())
         return digest.hexdigest()
+
+    @property
+    def hash_in_float32(self) -> str:
+        """The hash that files of earlier versions hold: of the values rounded to float32."""
+        return self._hash(exact=False)
+
+    @torch.no_grad()
+    def checksum(self) -> tuple[int, ...]:
+        """A few numbers that change where weights do, in a fraction of the hash's time: for telling whether they are
+        still what they were, in this process alone."""
+        sums = []
+        for tensor in self.weights().values():
+            bits = tensor.contiguous().reshape(len(tensor), -1)
+            size = bits.element_size()
+            by_eight = bits.shape[1] * size % 8 == bits.storage_offset() * size % 8 == 0
+            bits = bits.view(torch.int64 if by_eight else INTEGERS[size])
+            rows = bits.sum(1)  # in int64, which wraps around
+            sums.append((rows * torch.arange(1, len(rows) + 1, device=rows.device)).sum())
+        return tuple(int(value) for value in torch.stack(sums).tolist())
+
+    # -- texts ---------------------------------------------------------------------------------------------------
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """How texts become words; of bases that do not say, as they were taken before there was a choice."""
+        if self._tokenizer is not None:
+            return self._tokenizer
+        if self.states_tokenizer:
+            return Tokenizer.of(self.info["corpus_config"]["tokenizer"])
+        return Tokenizer("r8" if self._is_old_r8() else "spaces")
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Tokenizer | str | Callable[[str], Iterable[str]] | None) -> None:
+        self._tokenizer = None if tokenizer is None else Tokenizer.of(tokenizer)
+
+    @property
+    def states_tokenizer(self) -> bool:
+        """Whether the tokenizer was said, and is not just what holds for bases that do not say."""
+        stored = self.info.get("corpus_config")
+        return self._tokenizer is not None or (isinstance(stored, dict) and "tokenizer" in stored)
+
+    def _is_old_r8(self) -> bool:
+        """Whether this base has R8's words as published, which the rule "r8" splits as spaces do."""
+        if self.info.get("corpus") not in ("r8", "r8-synthetic") or self.vocabulary is None:
+            return False
+        return all(word.isascii() and word.isalpha() and word.islower() for word in self.vocabulary[2:])
+
+    @property
+    def corpus_config(self) -> CorpusConfig:
+        """How documents become ids.
+
+        A base that does not say gets what goes with where it is read: at the last word the default, at the end the
+        public recipe's. Raises CheckpointError where what the file says is damaged.
+        """
+        stored = self.info.get("corpus_config")
+        protocol = "seam" if self.read == "last_word" else "reference"
+        try:
+            config = CorpusConfig(**stored) if stored else CorpusConfig.for_protocol(protocol)
+            return replace(config, tokenizer=self.tokenizer)
+        except (TypeError, DataError):
+            raise CheckpointError(
+                f"the base's metadata has no valid corpus_config ({stored!r}); train it again"
+            ) from None
+
+    def word_index(self) -> dict[str, int]:
+        """word -> id; CheckpointError for a base without a vocabulary."""
+        if self.vocabulary is None:
+            raise CheckpointError(
+                "this base does not say its words (its file holds no vocabulary); give them when loading it: "
+                "LSTMClassifier.load(path, vocabulary=corpus.words, class_names=corpus.class_names), with the corpus "
+                "that it was trained on"
+            )
+        padding = self.corpus_config.padding
+        if self._index is None or self._index[:2] != (self.vocabulary, padding):
+            self._index = self.vocabulary, padding, index_words(self.vocabulary, self.corpus_config)
+        return self._index[2]
+
+    def names_or_refuse(self) -> tuple[str, ...]:
+        """The class names; CheckpointError for a base without."""
+        if self.class_names is None:
+            raise CheckpointError(
+                "this base does not say its class names; give them when loading it: "
+                "LSTMClassifier.load(path, class_names=corpus.class_names), with the corpus that it was trained on"
+            )
+        return self.class_names
+
+    def encode(self, texts: Iterable[str]) -> tuple[Tensor, Tensor]:
+        """New texts as at training: ``ids (N, T)``, ``lengths (N,)``, both int64, for `forward` and for modules.
+
+        Raises CheckpointError for a base without a vocabulary, DataError where its tokenizer is a function that has
+        not been given again.
+        """
+        return encode_texts(texts, self.word_index(), self.corpus_config)
+
+    # -- on disk -------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the base to ``path`` atomically; the ending decides what is written.
 
         ``.pt`` and ``.pth`` hold a state dict under the public keys, ``.safetensors`` the same tensors; both carry
-        ``read``, ``class_names``, ``vocabulary`` and ``info`` as metadata.
+        ``read``, ``class_names``, ``vocabulary``, ``tokenizer`` and ``info`` as metadata. A tokenizer that is a
+        function is saved by its name only, of which a DataWarning tells. Figures in ``info`` are left out where the
+        weights have changed since `train` made them.
         """
         path = Path(path)
         tensors = {key: tensor.to("cpu").contiguous() for key, tensor in self.weights().items()}
+        if self.tokenizer.is_function:
+            warn(
+                f"{path}: texts are split by the function {self.tokenizer.name}, which the file names but does not "
+                "hold; whoever loads it gives it again: LSTMClassifier.load(path, tokenizer=...)."
+            )
         card = json.dumps(
-            {"read": self.read, "class_names": self.class_names, "vocabulary": self.vocabulary, "info": self.info},
+            {
+                "read": self.read,
+                "class_names": self.class_names,
+                "vocabulary": self.vocabulary,
+                "tokenizer": self.tokenizer.as_card() if self.states_tokenizer else None,
+                "info": self._true_info(),
+            },
             ensure_ascii=False,
         )
         if path.suffix in (".pt", ".pth"):
@@ -170,6 +301,13 @@ class LSTMClassifier(nn.Module):
             raise CheckpointError(f"Cannot save a base as {path}: the name must end in .pt, .pth or .safetensors.")
         return write_atomically(path, data)
 
+    def _true_info(self) -> dict[str, Any]:
+        """``info`` without figures that are not of these weights."""
+        made = self.info.get("weights_hash")
+        if made is None or made == self.hash:
+            return self.info
+        return {key: value for key, value in self.info.items() if key not in FIGURES} | {"changed_since_training": True}
+
     @classmethod
     @on_the_cpu
     def load(
@@ -181,12 +319,15 @@ class LSTMClassifier(nn.Module):
         vocabulary: Sequence[str] | None = None,
         key_map: Mapping[str, str] | None = None,
         ignore_keys: Iterable[str] = (),
+        tokenizer: Tokenizer | str | Callable[[str], Iterable[str]] | None = None,
     ) -> LSTMClassifier:
         """Read a base from a torch file (``.pt``, ``.pth``, ``.bin``, ``.ckpt``, ``.tar``) or a safetensors file; no
         code in it is ever run.
 
         All sizes, layers and directions come from the tensors. ``read`` defaults to the file's own, else ``"end"``
         (what the public checkpoint was trained with). 16-bit weights become float32, which holds them exactly.
+        ``tokenizer`` is needed where the base was trained with a function, of which files hold the name only; where the
+        file says another one, it is refused.
 
         A checkpoint of another origin may hold its tensors in a dictionary of others, with a prefix, under other names
         and without biases, as long as it is plain what is meant; ``info["adapted"]`` then says what was done. Where it
@@ -209,6 +350,7 @@ class LSTMClassifier(nn.Module):
         info = dict(info) if isinstance(info, dict) else {}
         if adapted:
             info["adapted"] = adapted
+        tokenizer = _merge_tokenizer(path, tokenizer, card.get("tokenizer"))
         with torch.device("meta"):  # no random numbers drawn for values that are replaced at once
             model = cls(
                 **sizes,
@@ -216,6 +358,7 @@ class LSTMClassifier(nn.Module):
                 class_names=names,
                 vocabulary=words,
                 info=info,
+                tokenizer=tokenizer,
             )
         dtype = float_dtype(tensors.values())
         model = model.to(dtype).to_empty(device="cpu")
@@ -332,6 +475,29 @@ def _merge_names(path: Path, what: str, given: Sequence[str] | None, stored: Any
     return None if names is None else tuple(names)
 
 
+def _merge_tokenizer(path: Path, given: Any, stored: Any) -> Tokenizer | None:
+    """The tokenizer from the caller or the file, which must agree where both are there; None where neither is."""
+    try:
+        in_file = None if stored is None else Tokenizer.of(stored)
+    except DataError:
+        raise CheckpointError(f"{path}: its metadata names no tokenizer known here ({stored!r}).") from None
+    if given is None:
+        return in_file
+    given = Tokenizer.of(given)
+    if in_file is None:
+        return given
+    if in_file.is_function != given.is_function or (in_file != given and not given.is_function):
+        raise CheckpointError(
+            f"{path}: this base's texts were split by the tokenizer {in_file.name!r}, not by {given.name!r}; give that "
+            "one, or none."
+        )
+    if in_file.name != given.name:
+        warn(
+            f"{path}: this base's texts were split by the function {in_file.name}; {given.name} is taken in its place."
+        )
+    return given
+
+
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
@@ -339,8 +505,8 @@ def _merge_names(path: Path, what: str, given: Sequence[str] | None, stored: Any
 class ClassifierMetrics:
     """Figures over C classes, all from ``confusion`` (C, C) int64: rows true, columns predicted.
 
-    A precision, recall or F1 without anything to divide by is 0. ``mean_f1`` is the plain mean over the classes
-    that have documents.
+    A precision, recall or F1 without anything to divide by is 0 (None in `as_dict`, for a class without documents).
+    ``mean_f1`` is the plain mean over the classes that have documents.
     """
 
     confusion: Tensor
@@ -396,7 +562,12 @@ class ClassifierMetrics:
             "accuracy_high": high,
             "mean_f1": self.mean_f1,
             "classes": [
-                {"name": names[k], "documents": support[k], "precision": precision[k], "recall": recall[k], "f1": f1[k]}
+                {"name": names[k], "documents": support[k]}
+                | (
+                    {"precision": precision[k], "recall": recall[k], "f1": f1[k]}
+                    if support[k]
+                    else dict.fromkeys(("precision", "recall", "f1"))
+                )
                 for k in range(count)
             ],
             "confusion": self.confusion.tolist(),
@@ -413,7 +584,16 @@ def predict_logits(model: LSTMClassifier, ids: Tensor, lengths: Tensor | None = 
 
 @on_the_cpu
 def evaluate_classifier(model: LSTMClassifier, split: Any) -> ClassifierMetrics:
-    """Judge ``model`` on a split (``ids`` (N, T), ``lengths`` (N,), ``labels`` (N,) int64): confusion and figures."""
+    """Judge ``model`` on a split (``ids`` (N, T), ``lengths`` (N,), ``labels`` (N,) int64): confusion and figures.
+
+    Raises DataError for documents of classes that the model does not know, which would all count as errors.
+    """
+    if len(split.labels) and not 0 <= int(split.labels.min()) <= int(split.labels.max()) < model.num_classes:
+        count = int(((split.labels < 0) | (split.labels >= model.num_classes)).sum())
+        raise DataError(
+            f"{count:,} of {len(split.labels):,} documents are of classes that this base does not know; take them out "
+            "to judge it (a module can be judged on them: evaluate_module)."
+        )
     predicted = predict_logits(model, split.ids, split.lengths).argmax(1).cpu()
     return confusion_metrics(split.labels, predicted, model.num_classes)
 

@@ -11,13 +11,14 @@ import platform
 import shlex
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from . import __version__, bench
 from .cores import usable_cores
-from .errors import CheckpointError, NoSourceError, SeamFastError, TrainingError
+from .errors import CheckpointError, DataWarning, NoSourceError, SeamFastError, TrainingError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 def run_guarded(name: str, run) -> int:
     """Runs a command's body: the user's errors become one sentence and exit code 1, Ctrl-C becomes 130."""
     try:
-        with plain_warnings():
+        with warnings_as_sentences(name):
             return run() or 0
     except SeamFastError as error:
         message = str(error)
@@ -61,18 +62,27 @@ def usable_threads():
 
 
 @contextlib.contextmanager
-def plain_warnings():
-    """Shows this package's warnings as their sentence alone, without the line of code that they come from."""
+def warnings_as_sentences(name: str) -> Iterator[None]:
+    """This package's warnings as sentences on standard error, without the line of code that they came from; each of
+    the documents' (DataWarning) once.
+    """
+    said = set()
     with warnings.catch_warnings():
-        shown_by = warnings.showwarning
+        warnings.simplefilter("always", DataWarning)
+        show = warnings.showwarning
 
-        def show(message, category, filename, lineno, file=None, line=None):
-            if str(message).startswith("seam-fast: ") and file is None:
-                print(message, file=sys.stderr)
-            else:
-                shown_by(message, category, filename, lineno, file, line)
+        def say(message, category, *rest):
+            text = str(message)
+            if issubclass(category, DataWarning):
+                text = f"{name}: warning: {text}"
+            elif not text.startswith("seam-fast: "):
+                show(message, category, *rest)
+                return
+            if text not in said:
+                said.add(text)
+                print(text, file=sys.stderr, flush=True)
 
-        warnings.showwarning = show
+        warnings.showwarning = say
         yield
 
 
@@ -112,13 +122,35 @@ def make_parser() -> argparse.ArgumentParser:
             help="tensors of the base's file that take no part, or what their names begin with",
         )
 
-    def smallest_class_option(sub):
+    def text_options(sub):
+        sub.add_argument(
+            "--tokenizer",
+            metavar="RULE",
+            help="how texts become words: words (lower case, punctuation apart; default for your own corpus), r8 (the "
+            "letters a to z; default for R8 and texts that were prepared likewise), spaces (at white space; default "
+            "of protocol reference), characters, or a function as MODULE:FUNCTION, such as jieba:lcut",
+        )
+        sub.add_argument("--min-count", type=positive, metavar="N", help="times a word must occur (default: 1)")
+        sub.add_argument(
+            "--max-length",
+            type=positive,
+            metavar="N",
+            help="words read of each document (default: 64, characters 256, protocol reference 32)",
+        )
         sub.add_argument(
             "--smallest-class",
             type=positive,
             default=2,
             metavar="N",
             help="training documents a class needs (default: 2)",
+        )
+
+    def tokenizer_option(sub):
+        sub.add_argument(
+            "--tokenizer",
+            metavar="RULE",
+            help="where the base's file does not hold it (a function, or a bare state dict): the tokenizer it was "
+            "trained with, as in train",
         )
 
     sub = verb("data", run_data, "find or fetch the corpus, and say what is in it")
@@ -129,7 +161,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="where no source has R8, take a generated corpus; the last line of output names the corpus to use",
     )
-    smallest_class_option(sub)
+    text_options(sub)
 
     sub = verb("train", run_train, "train a base classifier")
     corpus_options(sub)
@@ -139,13 +171,14 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--epochs", type=positive, help="default: the recipe's own")
     sub.add_argument("--num-layers", type=positive, default=1, help="LSTM layers")
     sub.add_argument("--bidirectional", action="store_true", help="an LSTM that reads in both directions")
-    smallest_class_option(sub)
+    text_options(sub)
     sub.add_argument("--out", metavar="FILE", help="default: runs/NAME/base.safetensors (base_public.safetensors)")
     sub.add_argument("--reuse", action="store_true", help="keep the base that is there if it was made just so")
 
     sub = verb("reengineer", run_reengineer, "learn a module for each target class")
     corpus_options(sub)
     base_options(sub, "runs/NAME/base.safetensors")
+    tokenizer_option(sub)
     sub.add_argument("--targets", default="all", help="all, or classes by number or name: 0,grain,2+3 (+ joins a set)")
     sub.add_argument("--out", metavar="DIR", help="folder for modules, record, table and pictures (default: runs/NAME)")
     sub.add_argument("--reuse", action="store_true", help="keep modules that are there if they were made just so")
@@ -153,10 +186,16 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0)
     add_settings(sub)
 
-    sub = verb("evaluate", run_evaluate, "judge a saved module on the test documents, beside its base")
+    sub = verb("evaluate", run_evaluate, "judge a saved module on labelled documents, beside its base")
     sub.add_argument("module", metavar="MODULE", help="a .safetensors or .pth module file")
     corpus_options(sub, default=None)
+    sub.add_argument(
+        "--documents",
+        metavar="FILE",
+        help="judge it on any file of lines label<TAB>text instead of a corpus' test documents",
+    )
     base_options(sub, "base.safetensors beside it or up to two folders up")
+    tokenizer_option(sub)
     sub.add_argument("--target", help="for .pth files outside a tc_<k> folder: the class")
 
     sub = verb("bench", bench.run, "measure seam-fast and its rivals in turn, on this machine")
@@ -241,11 +280,17 @@ def key_map(text: str) -> dict[str, str]:
 
 
 def load_base(arguments, path):
-    """The base in that file, as the options say that it is to be read; says what was made of a file of other names."""
+    """The base in that file, as the options say that it is to be read; says what was made of a file of other names.
+
+    The tokenizer of the command line is for files that do not hold theirs.
+    """
     from .classifier import LSTMClassifier
+    from .tokenizer import tokenizer_named
     from .workflow import say
 
     options = {"read": arguments.read, "key_map": arguments.key_map, "ignore_keys": arguments.ignore_keys}
+    if arguments.tokenizer:
+        options["tokenizer"] = tokenizer_named(arguments.tokenizer)
     base = LSTMClassifier.load(path, **options)
     if base.info.get("adapted"):
         say(f"{path}: {'; '.join(base.info['adapted'])}")
@@ -261,30 +306,32 @@ def settings_from(arguments):
 
 
 def run_data(arguments) -> int:
-    from dataclasses import asdict
-
     from .workflow import SYNTHETIC, get_corpus, say
 
     dataset = arguments.dataset
+    options, smallest = text_settings(arguments), arguments.smallest_class
     try:
-        corpus = get_corpus(dataset, arguments.data_dir, arguments.protocol, None, say, arguments.smallest_class)
+        corpus = get_corpus(dataset, arguments.data_dir, arguments.protocol, None, say, smallest, **options)
     except NoSourceError as error:
         if not arguments.or_synthetic:
             raise
         say(f"{error}\nGoing on with a generated corpus of the same shape, to show how it works.")
         dataset = SYNTHETIC
-        corpus = get_corpus(dataset, None, arguments.protocol, None, say)
+        corpus = get_corpus(dataset, None, arguments.protocol, None, say, **options)
     counts = {
         name: [int((split.labels == k).sum()) for split in (corpus.train, corpus.test)]
         for k, name in enumerate(corpus.class_names)
     }
     if arguments.json:
         facts = {"name": corpus.name, "source": corpus.source, "synthetic": corpus.synthetic, "classes": counts}
-        print_json(facts | {"words": corpus.vocab_size, "config": asdict(corpus.config), "data_hash": corpus.data_hash})
+        facts |= {"words": corpus.vocab_size, "config": corpus.config.as_dict(), "data_hash": corpus.data_hash}
+        print_json(facts)
         return 0
     mark = "SYNTHETIC " if corpus.synthetic else ""
     print(f"{mark}{corpus.name}: {corpus.source}")
     print(f"{mark}{len(corpus.train)} training and {len(corpus.test)} test documents, {corpus.vocab_size} words")
+    config = corpus.config
+    print(f"{mark}tokenizer {config.tokenizer.name}; the first {config.max_length} words of each document are read")
     width = max(len(name) for name in counts)
     for name, (train, test) in counts.items():
         print(f"{mark}  {name:{width}}  {train:5} train  {test:5} test")
@@ -300,7 +347,8 @@ def run_train(arguments) -> int:
     path = Path(arguments.out or Path("runs") / arguments.dataset / name)
     check_writable(path, (".safetensors", ".pt", ".pth"))
     protocol = arguments.protocol or RECIPE_PROTOCOL[arguments.recipe]
-    corpus = get_corpus(arguments.dataset, arguments.data_dir, protocol, None, say, arguments.smallest_class)
+    place, smallest = (arguments.dataset, arguments.data_dir), arguments.smallest_class
+    corpus = get_corpus(*place, protocol, None, say, smallest, **text_settings(arguments))
     options = {"num_layers": arguments.num_layers, "bidirectional": arguments.bidirectional}
     options |= {"epochs": arguments.epochs} if arguments.epochs else {}
     base = reusable_base(path, corpus, arguments) if arguments.reuse else None
@@ -335,7 +383,18 @@ def reusable_base(path: Path, corpus, arguments):
         "settings": json.loads(json.dumps(settings)),  # as it comes back from the file
     }
     same_shape = (base.num_layers, base.bidirectional) == (arguments.num_layers, arguments.bidirectional)
-    return base if same_shape and all(base.info.get(key) == value for key, value in wanted.items()) else None
+    as_trained = base.info.get("weights_hash") in (None, base.hash)  # older files do not say
+    same = same_shape and as_trained and base.tokenizer == corpus.config.tokenizer
+    return base if same and all(base.info.get(key) == value for key, value in wanted.items()) else None
+
+
+def text_settings(arguments) -> dict:
+    """The fields of ``CorpusConfig`` that the command line gives."""
+    from .tokenizer import tokenizer_named
+
+    given = {"min_count": arguments.min_count, "max_length": arguments.max_length}
+    given["tokenizer"] = tokenizer_named(arguments.tokenizer) if arguments.tokenizer else None
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def run_reengineer(arguments) -> int:
@@ -351,6 +410,7 @@ def run_reengineer(arguments) -> int:
         reusable,
         save_run,
         say,
+        with_documents,
     )
 
     folder = Path(arguments.out or Path("runs") / arguments.dataset)
@@ -358,6 +418,8 @@ def run_reengineer(arguments) -> int:
     corpus = corpus_for_base(base, arguments.dataset, arguments.data_dir, say)
     settings = settings_from(arguments)
     targets = parse_targets(arguments.targets, corpus)
+    if arguments.targets == "all":
+        targets = with_documents(targets, corpus, say)
     paths = {target: module_file(folder, target, corpus.class_names) for target in targets}
     done = {}
     if arguments.reuse:
@@ -419,28 +481,57 @@ def run_reengineer(arguments) -> int:
 def run_evaluate(arguments) -> int:
     from . import report
     from .evaluate import evaluate_module
-    from .seam_module import SeamModule
-    from .workflow import corpus_for_base, find_base_beside, parse_targets, say
+    from .workflow import find_base_beside
 
     path = Path(arguments.module)
     base_path, named = (arguments.base, None) if arguments.base else find_base_beside(path)
     base = load_base(arguments, base_path)
     dataset = arguments.dataset or named or base.info.get("corpus") or "r8"
-    corpus = corpus_for_base(base, dataset, arguments.data_dir, say)
-    targets = parse_targets(arguments.target, corpus) if arguments.target else [None]
-    if len(targets) != 1:
-        raise TrainingError(
-            f"--target {arguments.target} names {len(targets)} targets; a module has one (+ joins a set)"
+    documents, source = documents_to_judge_on(base, dataset, arguments)
+    module = load_module(path, base, arguments.target, documents if base.class_names is None else base)
+    if base.vocabulary is None and module.card.get("data_hash") not in (None, documents.data_hash):
+        raise CheckpointError(
+            f"{path}: its base does not say its words, and these are not the documents it was trained on, by which "
+            "they could be numbered, or the tokenizer was another (--tokenizer)"
         )
-    module = SeamModule.load(path, base, target=targets[0])
-    if targets[0] not in (None, module.target):
-        raise CheckpointError(f"{path}: its card says target {list(module.target)}, not {list(targets[0])}")
-    evaluate_module(module, corpus)
+    evaluate_module(module, documents, source)
     if arguments.json:
-        print_json(report.module_row(module) | {"metrics": module.metrics})
+        print_json(report.module_row(module) | {"metrics": module.metrics, "source": source})
     else:
         print(report.comparison(module))
     return 0
+
+
+def documents_to_judge_on(base, dataset: str, arguments):
+    """Documents as the base sees them, and where they came from.
+
+    They are the test documents alone, for any base that says its words and classes; other bases take theirs from the
+    whole corpus.
+    """
+    from .corpus import load_split, split_for
+    from .workflow import corpus_for_base, raw_test_documents, say
+
+    if arguments.documents:
+        return load_split(arguments.documents, base), str(arguments.documents)
+    if base.vocabulary is None or base.class_names is None:
+        corpus = corpus_for_base(base, dataset, arguments.data_dir, say)
+        return corpus, corpus.source
+    documents, source = raw_test_documents(dataset, arguments.data_dir, say)
+    return split_for(base, documents), source
+
+
+def load_module(path: Path, base, target: str | None, classes):
+    """The module in a file. target: what the command line says of it; classes: what knows the classes' names."""
+    from .seam_module import SeamModule
+    from .workflow import parse_targets
+
+    targets = parse_targets(target, classes) if target else [None]
+    if len(targets) != 1:
+        raise TrainingError(f"--target {target} names {len(targets)} targets; a module has one (+ joins a set)")
+    module = SeamModule.load(path, base, target=targets[0])
+    if targets[0] not in (None, module.target):
+        raise CheckpointError(f"{path}: its card says target {list(module.target)}, not {list(targets[0])}")
+    return module
 
 
 def run_info(arguments) -> int:

@@ -1,27 +1,39 @@
 """From documents to token ids, for any single-label corpus.
 
-A corpus is two text files, one document a line, `label<TAB>text`. What is done to them - which text, which
-vocabulary, which padding, how long - is four fields of one `CorpusConfig`, so that the repaired treatment and the
-public reference's are two points in the same space and every mixture can be run.
+A corpus is two text files, one document a line, `label<TAB>text`. What is done to them - which text, how it becomes
+words, which vocabulary, which padding, how long - are fields of one `CorpusConfig`, so that the repaired treatment and
+the public reference's are two points in the same space and every mixture can be run.
 """
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from . import data_checks
 from .default_device import on_the_cpu
 from .errors import DataError
+from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .classifier import LSTMClassifier
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
+CHARACTERS_READ = 256  # of each document, where characters are the words and nothing else is asked for
+OF_NO_CLASS = -1  # label of a document whose class the base does not know
+FEW_READ = 0.25  # share of the texts that is read, below which this is said; of R8 it is .46
 
 _CHOICES = {
     "text": ("whole", "label_stripped"),
@@ -41,6 +53,9 @@ class CorpusConfig:
     padding: "own": id 0 is padding, id 1 the unknown word; "word": rows are filled up with id 0, which is a real word,
         and words outside the vocabulary are skipped (the reference's).
     max_length: words kept of each document, from the front.
+    tokenizer: how a text becomes words, a `Tokenizer`, the name of a rule, or a function. The default here is what
+        texts need that were prepared before; without a configuration the loaders choose (see `own_config`).
+    min_count: times that a word has to occur in the texts that the vocabulary is made of.
 
     Raises DataError for a value outside these.
     """
@@ -49,16 +64,24 @@ class CorpusConfig:
     vocabulary: str = "train"
     padding: str = "own"
     max_length: int = 64
+    tokenizer: Tokenizer | str | Callable[[str], Iterable[str]] = "spaces"
+    min_count: int = 1
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 choices = " or ".join(f'"{value}"' for value in allowed)
                 raise DataError(f"corpus setting {name} must be {choices}, not {getattr(self, name)!r}.")
-        length = self.max_length
-        if isinstance(length, bool) or not isinstance(length, (int, np.integer)) or length < 1:
-            raise DataError(f"corpus setting max_length must be a whole number of at least 1, not {length!r}.")
-        object.__setattr__(self, "max_length", int(length))
+        for name in ("max_length", "min_count"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise DataError(f"corpus setting {name} must be a whole number of at least 1, not {value!r}.")
+            object.__setattr__(self, name, int(value))
+        object.__setattr__(self, "tokenizer", Tokenizer.of(self.tokenizer))
+
+    def as_dict(self) -> dict[str, Any]:
+        """What JSON can hold, and ``CorpusConfig(**...)`` takes; of a tokenizer that is a function, its name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)} | {"tokenizer": self.tokenizer.as_card()}
 
     @classmethod
     def for_protocol(cls, protocol: str) -> CorpusConfig:
@@ -73,7 +96,8 @@ class CorpusConfig:
 @dataclass(frozen=True, eq=False)
 class Split:
     """One half of a corpus: `ids (N, T)` int64, `lengths (N,)` int64 with the real words of each row (1..T),
-    `labels (N,)` int64. A document without any known word is one unknown (or id 0) with length 1."""
+    `labels (N,)` int64. A document without any known word is one unknown (or id 0) with length 1. In what `load_split`
+    gives, a label is -1 where the base does not know the class."""
 
     ids: torch.Tensor
     lengths: torch.Tensor
@@ -141,11 +165,9 @@ class Corpus:
 
     @on_the_cpu
     def encode(self, texts: Iterable[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """`ids (N, T)`, `lengths (N,)`, both int64, of new texts; they are split at white space and taken as they
-        are (R8 is lower-case letters only), no label is removed from them."""
-        if isinstance(texts, str):
-            raise DataError("encode takes a list of texts, not one text: put it into a list.")
-        return _encode([text.split() for text in texts], self._index, self.config)
+        """`ids (N, T)`, `lengths (N,)`, both int64, of new texts, split by the tokenizer of the training texts; no
+        label is removed from them."""
+        return encode_texts(texts, self._index, self.config)
 
     def validation_indices(self, fraction: float = 0.1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """Splits the training documents in two, class by class: `(fit, validation)`, sorted int64 indices into train.
@@ -173,23 +195,93 @@ def load_corpus(
     protocol: str = "seam",
     config: CorpusConfig | None = None,
     smallest_class: int = 2,
+    base: LSTMClassifier | None = None,
+    **options: Any,
 ) -> Corpus:
     """Reads the corpus `name` from a folder.
 
     The folder holds `NAME-train-all-terms.txt` and `NAME-test-all-terms.txt`, or `train.txt` and `test.txt`, one
     document a line as `label<TAB>text`; or the public LSTM repository's layout (`train_txt/`, `train_txt.txt`,
     `train_label.txt`, and the same for test), whose texts are label-stripped already.
-    config: overrides the protocol's settings.
+    config: overrides the protocol's settings, which are those of `CorpusConfig.for_protocol`, with the tokenizer that
+        `own_config` chooses.
     smallest_class: training documents a class needs. The default refuses a class with a single document, which can
         be learned from or validated on but not both; published corpora such as R52 have one, and 1 lets it pass.
+    base: numbers words and classes as this base does, whatever the files' own order, and treats the texts as those
+        that it was trained on.
+    options: override fields of the configuration, such as ``tokenizer="characters"``, of which 256 are then read
+        where ``max_length`` says nothing else.
 
     Raises DataError, naming file and line, for files that are missing, empty, not UTF-8 or not of this form, for a
-    class that is too small, and for a test label that training does not know.
+    class that is too small, and for a test label that training does not know (with a base: any label that it does not
+    know). Data that can be read but may not be what was meant give a DataWarning.
     """
-    config = config or CorpusConfig.for_protocol(protocol)
     train, test = read_documents(data_dir, name)
+    config = with_options(config or (base.corpus_config if base else own_config(protocol, train)), options)
     source = f"{train.path} and {test.path}"
-    return build_corpus(name, train, test, config, source=source, smallest_class=smallest_class)
+    return build_corpus(name, train, test, config, source=source, smallest_class=smallest_class, base=base)
+
+
+def own_config(protocol: str, train: Documents) -> CorpusConfig:
+    """The protocol's settings with the tokenizer for these documents.
+
+    Where the training texts are lower-case letters a to z alone, they were prepared as R8 was, and "r8" prepares new
+    texts likewise. Else it is "words" for protocol "seam" and "spaces" for "reference".
+    """
+    config = CorpusConfig.for_protocol(protocol)
+    if all(map(re.compile(r"[a-z\s]*").fullmatch, train.texts)):
+        return replace(config, tokenizer="r8")
+    return replace(config, tokenizer="words") if protocol == "seam" else config
+
+
+def with_options(config: CorpusConfig, options: dict[str, Any]) -> CorpusConfig:
+    """A configuration with some fields in other values; DataError for what is no field."""
+    known = [each.name for each in fields(CorpusConfig)]
+    for name in options:
+        if name not in known:
+            raise DataError(f"there is no corpus setting {name!r}; there are {', '.join(known)}.")
+    if options and "max_length" not in options and Tokenizer.of(options.get("tokenizer", "spaces")).reads_characters:
+        options = options | {"max_length": CHARACTERS_READ}
+    return replace(config, **options)
+
+
+def load_split(path: str | os.PathLike, base: LSTMClassifier) -> Split:
+    """Any file of labelled documents, `label<TAB>text`, as a base sees it, to judge the base or its modules on.
+
+    Texts are split and numbered as those that the base was trained on, labels are numbered by its class names. Classes
+    that it does not know are -1, which counts as "not the target" for a module, and a DataWarning names them. Raises
+    DataError for files as `load_corpus` does, and where the base knows none of the classes; CheckpointError for a
+    base that does not say its words or classes.
+    """
+    return split_for(base, read_labelled(path))
+
+
+def split_for(base: LSTMClassifier, documents: Documents) -> Split:
+    """Documents as a base sees them; see `load_split`."""
+    config, index = base.corpus_config, base.word_index()
+    if data_checks.is_header(documents):
+        raise data_checks.header_error(documents)
+    words = _treat(documents, config)
+    data_checks.check_words(documents, words, config.tokenizer)
+    data_checks.warn_of_unknown(documents, words, index, "the base")
+    return Split(*_encode(words, index, config), torch.from_numpy(_labels_for(base, documents)))
+
+
+def _labels_for(base: LSTMClassifier, documents: Documents) -> np.ndarray:
+    """Each document's class number (N,), `OF_NO_CLASS` where the base does not know the class."""
+    names = base.names_or_refuse()
+    numbers, foreign = _number(documents, names, "the base")
+    if foreign and (numbers == OF_NO_CLASS).all():
+        raise DataError(
+            f"{documents.place(0)}: the base knows none of the classes here ({data_checks.few(foreign)}); its own are "
+            f"{data_checks.few(names)}."
+        )
+    if foreign:
+        data_checks.warn(
+            f"{documents.path}: the base does not know the class of {(numbers == OF_NO_CLASS).sum():,} documents "
+            f"({data_checks.few(foreign)}); a module is judged on them as on any others that are not its target's."
+        )
+    return numbers
 
 
 def read_documents(data_dir: str | os.PathLike, name: str) -> tuple[Documents, Documents]:
@@ -221,13 +313,17 @@ def read_labelled(path: str | os.PathLike) -> Documents:
     for number, line in enumerate(lines, 1):
         label, tab, text = line.partition("\t")
         if not tab:
-            raise DataError(f"{path}, line {number}: no tab; every line must be a label, a tab and the text.")
+            hint = data_checks.separator_hint(lines)
+            raise DataError(f"{path}, line {number}: no tab; every line must be a label, a tab and the text{hint}.")
         label = label.strip()
         if not label:
-            raise DataError(f"{path}, line {number}: the label before the tab is empty.")
+            hint = " (is this a header line, or are there row numbers?)" if number == 1 else ""
+            raise DataError(f"{path}, line {number}: the label before the tab is empty{hint}.")
         labels.append(label)
         texts.append(text)
-    return Documents(labels, texts, str(path))
+    documents = Documents(labels, texts, str(path))
+    data_checks.check_labels(documents)
+    return documents
 
 
 def _read_one_file_each(folder: Path, split: str) -> Documents:
@@ -249,7 +345,9 @@ def _read_one_file_each(folder: Path, split: str) -> Documents:
             raise DataError(f"{names_path}, line {number}: {name!r} is no file name in {texts_folder}.")
         texts.append(_read_text(texts_folder / name, named_by=f"{names_path}, line {number}"))
     places = [f"{labels_path}, line {number}" for number in range(1, len(labels) + 1)]
-    return Documents(labels, texts, str(labels_path), places, label_stripped=True)
+    documents = Documents(labels, texts, str(labels_path), places, label_stripped=True)
+    data_checks.check_labels(documents)
+    return documents
 
 
 def _read_text(path: Path, named_by: str = "") -> str:
@@ -258,6 +356,8 @@ def _read_text(path: Path, named_by: str = "") -> str:
     except OSError as error:
         reason = f", which {named_by} names," if named_by else ""
         raise DataError(f"{path}{reason} cannot be read: {error.strerror or error}.") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4096]:
+        raise DataError(f"{path}, line 1: this is UTF-16, UTF-32 or no text at all; convert the file to UTF-8.")
     try:
         return data.decode("utf-8-sig")  # a byte-order mark would otherwise become part of the first label
     except UnicodeDecodeError as error:
@@ -274,6 +374,12 @@ def _read_lines(path: Path) -> list[str]:
         lines.pop()
     if not lines:
         raise DataError(f"{path}, line 1: the file is empty.")
+    for number, line in enumerate(lines, 1):
+        if "\r" in line and "\t" in line.rstrip("\r").partition("\r")[2]:
+            raise DataError(
+                f"{path}, line {number}: a carriage return stands between two documents; end all lines with a line "
+                "feed (as tr '\\r' '\\n' does)."
+            )
     return lines
 
 
@@ -286,11 +392,25 @@ def build_corpus(
     source: str,
     synthetic: bool = False,
     smallest_class: int = 2,
+    base: LSTMClassifier | None = None,
 ) -> Corpus:
     """Turns raw documents into a Corpus. Raises DataError as load_corpus does."""
-    class_names, train_labels, test_labels = _number_labels(train, test, smallest_class)
+    data_checks.check_documents(train, test)
+    if base is not None and base.class_names is not None:
+        class_names = base.class_names
+    else:
+        class_names = _class_names(train, smallest_class)
+    train_labels, test_labels = (_number_all(each, class_names, train, base) for each in (train, test))
     train_words, test_words = _treat(train, config), _treat(test, config)
-    words, index = _vocabulary(train_words, test_words, config)
+    data_checks.check_words(train, train_words, config.tokenizer)
+    if base is not None and base.vocabulary is not None:
+        words = list(base.vocabulary)
+    else:
+        words = _vocabulary(train_words, test_words, config)
+    index = index_words(words, config)
+    whose = "the training texts" if base is None else "the base"
+    data_checks.warn_of_unknown(test, test_words, index, whose)
+    _warn_of_little_read(train, train_words, config)
 
     def encode(documents: list[list[str]], labels: np.ndarray) -> Split:
         return Split(*_encode(documents, index, config), torch.from_numpy(labels))
@@ -309,35 +429,62 @@ def build_corpus(
     )
 
 
-def _number_labels(
-    train: Documents, test: Documents, smallest_class: int
-) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    counts: dict[str, int] = {}
-    for label in train.labels:
-        counts[label] = counts.get(label, 0) + 1
+def _class_names(train: Documents, smallest_class: int) -> tuple[str, ...]:
+    """The classes of the training documents, in order of first appearance."""
+    counts = Counter(train.labels)
     for label, count in counts.items():
         if count < smallest_class:
             have = "this one training document only" if count == 1 else f"only {count} training documents, from here on"
             raise DataError(
                 f"{train.place(train.labels.index(label))}: class {label!r} has {have}, and {smallest_class} are "
-                f"needed: add documents, remove the class, or allow it with --smallest-class {count}."
+                "needed: correct the label if it is a slip, add documents, remove the class, or, if it is a class of "
+                f"that size, allow it with --smallest-class {count}."
             )
     if len(counts) < 2:
-        raise DataError(f"{train.path}: all documents are of class {train.labels[0]!r}; at least two are needed.")
+        clause = data_checks.name_columns(train)
+        raise DataError(
+            f"{train.path}: all documents are of class {train.labels[0]!r}; at least two are needed"
+            f"{'; ' + clause if clause else ''}."
+        )
     names = list(counts)
     if train.label_stripped and all(label.isdecimal() for label in names):
         names.sort(key=int)  # that layout numbers its classes itself, and its checkpoints use those numbers
-    numbers = {label: i for i, label in enumerate(names)}
-    for i, label in enumerate(test.labels):
-        if label not in numbers:
+    return tuple(names)
+
+
+def _number_all(
+    documents: Documents, class_names: Sequence[str], train: Documents, base: LSTMClassifier | None
+) -> np.ndarray:
+    """Each document's class number (N,); DataError for a class that is not among the names."""
+    by_base = base is not None and base.class_names is not None
+    numbers, foreign = _number(documents, class_names, "the base" if by_base else "the training documents")
+    if foreign:
+        place = documents.place(documents.labels.index(foreign[0]))
+        if by_base:
             raise DataError(
-                f"{test.place(i)}: class {label!r} does not occur in the training documents ({train.path})."
+                f"{place}: the base does not know class {foreign[0]!r}; its classes are "
+                f"{data_checks.few(class_names)}. Take those documents out, or train a base on these."
             )
+        hint = data_checks.where_the_label_is(documents, class_names)
+        raise DataError(f"{place}: class {foreign[0]!r} does not occur in the training documents ({train.path}){hint}.")
+    return numbers
 
-    def number(labels: list[str]) -> np.ndarray:
-        return np.fromiter(map(numbers.__getitem__, labels), dtype=np.int64, count=len(labels))
 
-    return tuple(names), number(train.labels), number(test.labels)
+def _number(documents: Documents, class_names: Sequence[str], whose: str) -> tuple[np.ndarray, list[str]]:
+    """Each document's class number (N,), `OF_NO_CLASS` for other classes, and those; DataError for another way to
+    write one of the names."""
+    numbers = {label: i for i, label in enumerate(class_names)}
+    foreign = [label for label in dict.fromkeys(documents.labels) if label not in numbers]
+    written = {data_checks.alike(name): name for name in class_names}
+    for label in foreign:
+        name = written.get(data_checks.alike(label))
+        if name is not None:
+            raise DataError(
+                f"{documents.place(documents.labels.index(label))}: {data_checks.told_apart(label, name)} of {whose}; "
+                "write them alike."
+            )
+    found = (numbers.get(label, OF_NO_CLASS) for label in documents.labels)
+    return np.fromiter(found, dtype=np.int64, count=len(documents.labels)), foreign
 
 
 def _treat(documents: Documents, config: CorpusConfig) -> list[list[str]]:
@@ -349,34 +496,66 @@ def _treat(documents: Documents, config: CorpusConfig) -> list[list[str]]:
             'from them; use protocol "reference" or text="label_stripped", or give the label<TAB>text files.'
         )
     if config.text == "whole" or documents.label_stripped:
-        return [text.split() for text in documents.texts]
+        return [config.tokenizer(text) for text in documents.texts]
     pairs = zip(documents.texts, documents.labels, strict=True)
-    return [text.replace(label, "").split() for text, label in pairs]
+    return [config.tokenizer(text.replace(label, "")) for text, label in pairs]
 
 
-def _vocabulary(
-    train: list[list[str]], test: list[list[str]], config: CorpusConfig
-) -> tuple[list[str], dict[str, int]]:
-    """`words`, id -> word, and `index`, word -> id; words in order of first appearance. The marks have no entry in
-    the index, so that a text which happens to contain one cannot feed it."""
+def _vocabulary(train: list[list[str]], test: list[list[str]], config: CorpusConfig) -> list[str]:
+    """id -> word, in order of first appearance."""
     if config.vocabulary == "train_and_test":
         end = (END,)
         in_order = chain.from_iterable(chain.from_iterable((words, end) for words in chain(train, test)))
     else:
         in_order = chain.from_iterable(train)
-    seen = dict.fromkeys(in_order)
+    seen = Counter(in_order)
+    words = [word for word, count in seen.items() if count >= config.min_count or word == END]
     if config.padding == "own":
-        seen.pop(PAD, None)
-        seen.pop(UNKNOWN, None)
-        words = [PAD, UNKNOWN, *seen]
-    else:
-        words = list(seen)
-    if not seen.keys() - {END}:
-        raise DataError("the training documents hold no words at all; check that the text stands behind the tab.")
+        words = [PAD, UNKNOWN, *(word for word in words if word not in (PAD, UNKNOWN))]
+    if not set(words) - {PAD, UNKNOWN, END}:
+        most = max((count for word, count in seen.items() if word != END), default=0)
+        if most:
+            raise DataError(f"no word occurs {config.min_count} times (at most {most}); choose a smaller min_count.")
+        raise DataError(
+            f"the training documents hold no words at all for the tokenizer {config.tokenizer.name}; check that the "
+            "text stands behind the tab, and the tokenizer."
+        )
+    return words
+
+
+def index_words(words: Sequence[str], config: CorpusConfig) -> dict[str, int]:
+    """word -> id. The marks of padding "own" have no entry, so that a text which happens to contain one cannot feed
+    it."""
     index = {word: i for i, word in enumerate(words)}
     if config.padding == "own":
-        del index[PAD], index[UNKNOWN]
-    return words, index
+        for mark, place in ((PAD, 0), (UNKNOWN, 1)):
+            if index.get(mark) == place:
+                del index[mark]
+    return index
+
+
+def _warn_of_little_read(documents: Documents, words: list[list[str]], config: CorpusConfig) -> None:
+    total = sum(map(len, words))
+    read = sum(min(len(each), config.max_length) for each in words)
+    if read < FEW_READ * total:
+        data_checks.warn(
+            f"{documents.path}: only the first {config.max_length} words of each document are read, and that is "
+            f"{100 * read / total:.0f} % of the texts (the tokenizer is {config.tokenizer.name}); choose a larger "
+            "max_length (--max-length) if the rest matters."
+        )
+
+
+def encode_texts(
+    texts: Iterable[str], index: dict[str, int], config: CorpusConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`ids (N, T)`, `lengths (N,)` of new texts."""
+    if isinstance(texts, str):
+        raise DataError("encode takes a list of texts, not one text: put it into a list.")
+    texts = list(texts)
+    for text in texts:
+        if not isinstance(text, str):
+            raise DataError(f"encode takes a list of texts; {text!r} is a {type(text).__name__}.")
+    return _encode([config.tokenizer(text) for text in texts], index, config)
 
 
 def _encode(
@@ -406,7 +585,11 @@ def _known(words: list[str], index: dict[str, int], width: int) -> list[int]:
 def _hash(config: CorpusConfig, class_names: tuple[str, ...], *splits: tuple[np.ndarray, list[list[str]]]) -> str:
     """Over what training can see, white space apart, so that the same data from another source has the same hash."""
     digest = hashlib.sha256()
-    digest.update(json.dumps({"config": asdict(config), "classes": class_names}, sort_keys=True).encode())
+    seen = config.as_dict()
+    del seen["tokenizer"]  # the words that it makes are what counts
+    if config.min_count == 1:
+        del seen["min_count"]  # as before there was a choice
+    digest.update(json.dumps({"config": seen, "classes": class_names}, sort_keys=True).encode())
     for labels, documents in splits:
         digest.update(f"\n{len(documents)} documents\n".encode())
         lines = (f"{label}\t{' '.join(words)}\n" for label, words in zip(labels.tolist(), documents, strict=True))

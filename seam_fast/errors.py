@@ -28,3 +28,7 @@ class TrainingError(SeamFastError):
 
 class BackendError(TrainingError, ValueError):
     """A backend that does not exist or cannot be used here; its text says why."""
+
+
+class DataWarning(UserWarning):
+    """Data that can be used but may not mean what they are taken for; its text is one sentence."""

@@ -77,6 +77,31 @@ def binary_metrics(predicted: Tensor, is_target: Tensor, margin: Tensor | None =
     return figures
 
 
+def undefined_as_none(figures: dict[str, float]) -> dict[str, float | None]:
+    """`binary_metrics`, with None for what cannot be said: of the target where it has no documents, of the rest where
+    there is no other."""
+    targets, others = figures["targets"], figures["documents"] - figures["targets"]
+    unsaid = set()
+    if not targets:
+        unsaid |= {"precision", "recall", "f1", "balanced_accuracy", "average_precision"}
+    if not others:
+        unsaid |= {"specificity", "balanced_accuracy"}
+    return {name: None if name in unsaid else value for name, value in figures.items()}
+
+
+def why_no_better_than_chance(predicted: Tensor, labels: Tensor) -> str | None:
+    """A clause where no more of ``predicted`` (N,) are right than if all were ``labels``' most frequent class; None
+    where more are, or where there are not two classes."""
+    counts = torch.bincount(labels)
+    if int((counts > 0).sum()) < 2:
+        return None
+    right, most = int((predicted == labels).sum()), int(counts.max())
+    if right > most:
+        return None
+    share, chance = 100 * right / len(labels), 100 * most / len(labels)
+    return f"{share:.1f} % are right, and the most frequent class alone is {chance:.1f} %"
+
+
 def module_metrics(logits: Tensor, is_target: Tensor) -> dict[str, float]:
     """``binary_metrics`` of a module's outputs, logits (N, 2): the target is output 0 and wins a tie, as in argmax."""
     return binary_metrics(logits.argmax(1) == 0, is_target, logits[:, 0] - logits[:, 1])

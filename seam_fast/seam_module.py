@@ -3,8 +3,12 @@
 Two file formats. The reference's ``.pth``: a state dict of float scores under ``<weight key>_mask`` and the head. The
 native ``.safetensors``: one bit a score, the head, and a card that says what the module is and on which base it stands.
 Neither is ever unpickled with code in it.
+
+A module has no weights of its own: it is the base's weights where they are kept. It remembers the base it was made on
+by hash, and refuses to answer when the base's weights have become others, as they do when it is trained on.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -18,6 +22,7 @@ from torch import Tensor
 
 from . import reference
 from .classifier import LSTMClassifier
+from .data_checks import few, warn
 from .default_device import on_the_cpu
 from .errors import CheckpointError
 from .files import write_atomically
@@ -34,6 +39,7 @@ class SeamModule:
     base: the frozen ``LSTMClassifier``. target: class numbers that count as the target. scores: by weight key, in the
     weights' shapes; a weight is kept where its score is > 0. head: weight (2, C) and bias (2,); output 0 is the target.
     history: one dict of figures an epoch. metrics: figures of this module. card: what is known about how it was made.
+    base_hash: hash of the base that it was made on, from the card where that says it, else the base's own now.
     front: of a module that was just trained, the ``FrontPoint`` of each epoch on its run's Pareto front; never saved.
     """
 
@@ -46,7 +52,13 @@ class SeamModule:
         self.history = list(history)
         self.metrics = dict(metrics or {})
         self.card = dict(card or {})
+        self.read = base.read
         self.front: list = []
+        self._hash_in_float32 = False  # whether base_hash is an earlier version's, which rounded
+        self._seen: tuple | None = None  # checksum of the base's weights when they were last known to be the right ones
+        self.base_hash: str | None = self.card.get("base_hash")
+        if self.base_hash is None:
+            self.base_hash, self._seen = base.hash, self._look_at_base()
 
     def __repr__(self):
         return f"SeamModule(target={list(self.target)}, kept={100 * self.kept:.2f} %)"
@@ -74,9 +86,36 @@ class SeamModule:
 
     # -- using it ------------------------------------------------------------------------------------------------
 
+    def _look_at_base(self) -> tuple:
+        return self.base.read, self.base.checksum()
+
+    def check_base(self) -> None:
+        """Raises CheckpointError where the base is no longer the one that this module was made on.
+
+        That takes one pass over the weights, no more than masking them does.
+        """
+        seen = self._look_at_base()
+        if seen == self._seen:
+            return
+        found = self.base.hash_in_float32 if self._hash_in_float32 else self.base.hash
+        if found != self.base_hash:
+            raise CheckpointError(
+                f"the base of this module ({self.base_hash[:12]}) has been changed since (it is {found[:12]} now), and "
+                "the module has no other weights than the base's; take it on the base as it was: load that, or train "
+                "on a copy (copy.deepcopy(base))"
+            )
+        if self.base.read != self.read:
+            raise CheckpointError(
+                f"the base of this module was read at {self.read!r} and is read at {self.base.read!r} now; set its "
+                "read back"
+            )
+        self._seen = seen
+
     def effective_weights(self) -> dict[str, Tensor]:
-        """The base's weights where kept, zero elsewhere, by weight key."""
-        return {key: weight * (self.scores[key] > 0) for key, weight in self.base.weights().items()}
+        """The base's weights where kept, zero elsewhere, by weight key. Raises CheckpointError as `check_base`."""
+        self.check_base()
+        weights = self.base.weights()
+        return {key: weight * (self.scores[key] > 0).to(weight.device) for key, weight in weights.items()}
 
     @on_the_cpu
     def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
@@ -85,11 +124,16 @@ class SeamModule:
             raise ValueError(
                 f"lengths must lie between 1 and T = {ids.shape[1]}, got {lengths.min()} to {lengths.max()}"
             )
-        return reference.head_logits(class_logits(self.effective_weights(), ids, lengths, self.base.read), self.head)
+        logits = class_logits(self.effective_weights(), ids, lengths, self.base.read)
+        return reference.head_logits(logits, tuple(part.to(logits) for part in self.head))
 
     def predict_proba(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """ids (N, T) int64, lengths (N,), 1..T -> probabilities (N, 2): column 0 target, column 1 rest."""
         return torch.softmax(self.logits(ids, lengths), 1)
+
+    def encode(self, texts) -> tuple[Tensor, Tensor]:
+        """New texts as the base had them at training: ``ids (N, T)``, ``lengths (N,)`` for `predict_proba`."""
+        return self.base.encode(texts)
 
     # -- on disk -------------------------------------------------------------------------------------------------
 
@@ -98,7 +142,8 @@ class SeamModule:
         """Writes the module, whole or not at all: ``.pth`` and ``.pt`` as the reference does, ``.safetensors`` native.
 
         The native format keeps one bit a score; the scores' values are only in the reference's. There, too, they are 1
-        and -1 unless the module is of a run's last epoch: best epochs before it are kept as bits.
+        and -1 unless the module is of a run's last epoch: best epochs before it are kept as bits. Its card names the
+        base that the module was made on, whatever has become of that since.
         """
         path = Path(path)
         if path.suffix in (".pth", ".pt"):
@@ -118,8 +163,11 @@ class SeamModule:
         tensors |= {key: part.detach().contiguous() for key, part in zip(HEAD_KEYS, self.head, strict=True)}
         card = self.card | {
             "target": list(self.target),
-            "base_hash": self.base.hash,
-            "read": self.base.read,
+            "base_hash": self.base_hash,
+            "base_dtype": str(self.base.hidden2label.weight.dtype).removeprefix("torch."),
+            "read": self.read,
+            "tokenizer": self.base.tokenizer.as_card() if self.base.states_tokenizer else None,
+            "vocabulary_hash": vocabulary_hash(self.base),
             "kept": self.kept,
             "kept_by_group": self.kept_by_group,
             "metrics": self.metrics,
@@ -162,15 +210,38 @@ class SeamModule:
             raise CheckpointError(f"{path}: not a readable module file ({error})") from None
         if metadata.get("format") != FORMAT or not isinstance(card, dict):
             raise CheckpointError(f"{path}: not a module of seam-fast (its format is {metadata.get('format')!r})")
-        if card.get("base_hash") != base.hash:
-            raise CheckpointError(
-                f"{path}: made for the base {str(card.get('base_hash'))[:12]}, not for this one ({base.hash[:12]}); "
-                "load it with the base it was trained on"
+        found, rounded = base.hash, False
+        if card.get("base_hash") != found:
+            rounded = True
+            if "base_dtype" in card or card.get("base_hash") != base.hash_in_float32:
+                raise CheckpointError(
+                    f"{path}: made for the base {str(card.get('base_hash'))[:12]}, not for this one ({found[:12]}); "
+                    "load it with the base it was trained on"
+                )
+            warn(
+                f"{path}: an earlier version wrote it, which told bases apart in float32 only; that this is the very "
+                "base it was made for cannot be known."
             )
         if card.get("read", base.read) != base.read:
             raise CheckpointError(
                 f"{path}: made for a base read at {card['read']!r}, this one is read at {base.read!r}; load the base "
                 f"with read={card['read']!r}"
+            )
+        if base.states_tokenizer and card.get("tokenizer") not in (None, base.tokenizer.as_card()):
+            raise CheckpointError(
+                f"{path}: made for texts split by the tokenizer {card['tokenizer']!r}, those of this base are split by "
+                f"{base.tokenizer.name!r}; load the base with the tokenizer it was trained with"
+            )
+        names = card.get("class_names")
+        if base.class_names is not None and isinstance(names, list) and names != list(base.class_names):
+            raise CheckpointError(
+                f"{path}: made for a base with the classes {few([*map(str, names)])}, and this one calls them "
+                f"{few(base.class_names)}; load the base with the class_names it was trained with"
+            )
+        words = vocabulary_hash(base)
+        if words is not None and card.get("vocabulary_hash") not in (None, words):
+            raise CheckpointError(
+                f"{path}: made for a base with another vocabulary; load the base with the one it was trained with"
             )
         weights = base.weights()
         shapes = {f"{key}.kept_bits": ((weight.numel() + 7) // 8,) for key, weight in weights.items()}
@@ -181,7 +252,16 @@ class SeamModule:
         if not isinstance(history, list) or not isinstance(metrics, dict):
             raise CheckpointError(f"{path}: the history or metrics on its card are damaged")
         target = check_target(path, card.get("target"), base)
-        return cls(base, target, scores, head, history=history, metrics=metrics, card=card)
+        module = cls(base, target, scores, head, history=history, metrics=metrics, card=card)
+        module._hash_in_float32 = rounded
+        return module
+
+
+def vocabulary_hash(base: LSTMClassifier) -> str | None:
+    """Hex sha256 of the words in their order; None for a base that does not say them."""
+    if base.vocabulary is None:
+        return None
+    return hashlib.sha256(json.dumps(base.vocabulary).encode()).hexdigest()
 
 
 def pack_bits(scores: Tensor) -> Tensor:

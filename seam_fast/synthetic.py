@@ -9,10 +9,15 @@ some typical words in common, so that the classes can be learned, but not by one
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
-from .corpus import Corpus, CorpusConfig, Documents, build_corpus
-from .r8 import CLASSES
+from .corpus import Corpus, CorpusConfig, Documents, build_corpus, with_options
+from .r8 import CLASSES, r8_config
+
+if TYPE_CHECKING:
+    from .classifier import LSTMClassifier
 
 SIZES = {"train": (2840, 1596, 251, 108, 41, 253, 190, 206), "test": (1083, 696, 75, 36, 10, 121, 81, 87)}
 
@@ -23,18 +28,30 @@ SHARE = (3.0, 12.0)  # beta distribution of a document's share of typical words,
 LENGTH_MEDIAN, LENGTH_SPREAD, LENGTH_RANGE = 64.0, 0.97, (5, 964)
 
 
-def synthetic_r8(protocol: str = "seam", config: CorpusConfig | None = None, seed: int = 0) -> Corpus:
+def synthetic_r8(
+    protocol: str = "seam",
+    config: CorpusConfig | None = None,
+    seed: int = 0,
+    base: LSTMClassifier | None = None,
+    **options: Any,
+) -> Corpus:
     """A generated corpus of R8's shape (see the top of this file); the same seed gives the same corpus.
 
-    config: overrides the protocol's settings. The result has name "r8-synthetic" and synthetic=True.
+    config: overrides the protocol's settings. base: words and classes as this base has them. options: override fields
+    of the configuration. The result has name "r8-synthetic" and synthetic=True.
     """
-    config = config or CorpusConfig.for_protocol(protocol)
+    config = with_options(config or (base.corpus_config if base else r8_config(protocol)), options)
+    train, test, source = synthetic_documents(seed)
+    return build_corpus("r8-synthetic", train, test, config, source=source, synthetic=True, base=base)
+
+
+def synthetic_documents(seed: int = 0) -> tuple[Documents, Documents, str]:
+    """The raw documents, training and test, and a sentence saying what they are."""
     random = np.random.RandomState(seed)  # the legacy generator: its streams are frozen
     count = COMMON_WORDS + len(CLASSES) * TYPICAL_WORDS
     words = np.array([_invented_word(i) for i in range(count)], dtype=object)
-    splits = [_documents(split, words, random) for split in SIZES]
-    source = f"generated from seed {seed}: SYNTHETIC documents of invented words in the shape of R8, not R8"
-    return build_corpus("r8-synthetic", *splits, config, source=source, synthetic=True)
+    train, test = (_documents(split, words, random) for split in SIZES)
+    return train, test, f"generated from seed {seed}: SYNTHETIC documents of invented words in the shape of R8, not R8"
 
 
 def _invented_word(i: int) -> str:

@@ -119,9 +119,10 @@ def train(
         "settings": asdict(recipe),
         "seed": seed,
         "corpus": corpus.name,
-        "corpus_config": asdict(corpus.config),
+        "corpus_config": corpus.config.as_dict(),
         "synthetic": corpus.synthetic,
         "data_hash": corpus.data_hash,
+        "weights_hash": model.hash,
         **figures,
     }
     return model
@@ -158,6 +159,7 @@ def _new_model(corpus: Corpus, sizes: dict[str, Any], read: str, generator: torc
             read=read,
             class_names=corpus.class_names,
             vocabulary=corpus.words,
+            tokenizer=corpus.config.tokenizer,
         )
     model = model.to_empty(device="cpu")
     with torch.no_grad():

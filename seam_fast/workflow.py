@@ -4,18 +4,18 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from . import plots, report
-from .classifier import LSTMClassifier, evaluate_classifier
-from .corpus import Corpus, CorpusConfig, load_corpus
+from .classifier import LSTMClassifier, evaluate_classifier, predict_logits
+from .corpus import Corpus, CorpusConfig, Documents, load_corpus, read_documents
 from .errors import CheckpointError, DataError, TrainingError
+from .evaluate import warn_of_chance
 from .files import write_atomically
-from .r8 import load_r8
+from .r8 import find_documents, load_r8
 from .seam_module import SeamModule
 from .settings import Settings
-from .synthetic import synthetic_r8
+from .synthetic import synthetic_documents, synthetic_r8
 from .train_base import train
 
 SYNTHETIC = "r8-synthetic"
@@ -36,37 +36,54 @@ def get_corpus(
     config: CorpusConfig | None,
     log: Log,
     smallest_class: int = 2,
+    base: LSTMClassifier | None = None,
+    **options,
 ) -> Corpus:
     """The corpus of that name: R8 from wherever it can be had, the synthetic one, or the caller's own folder.
 
-    smallest_class: training documents a class of the caller's own corpus needs.
+    smallest_class: training documents a class of the caller's own corpus needs. base: words and classes are numbered as
+    this base has them. options: override fields of the configuration.
     """
     if dataset == SYNTHETIC:
         log(report.SYNTHETIC_NOTE)
-        return synthetic_r8(protocol, config)
+        return synthetic_r8(protocol, config, base=base, **options)
     if dataset == "r8":
-        return load_r8(data_dir, protocol, config, log)
+        return load_r8(data_dir, protocol, config, log, base, **options)
+    return load_corpus(own_folder(dataset, data_dir), dataset, protocol, config, smallest_class, base, **options)
+
+
+def own_folder(dataset: str, data_dir: str | None) -> str:
+    """The folder of the caller's own corpus, which has to be named."""
     if data_dir is None:
         raise DataError(f"the corpus {dataset!r} needs --data-dir, the folder with {dataset}-train-all-terms.txt")
-    return load_corpus(data_dir, dataset, protocol, config, smallest_class=smallest_class)
+    return data_dir
 
 
 def corpus_for_base(base: LSTMClassifier, dataset: str, data_dir: str | None, log: Log) -> Corpus:
-    """The corpus, treated as when the base was trained.
-
-    A base that does not say how (a bare state dict) gets the treatment that goes with where it is read: at the last
-    word the default one, at the end the public recipe's.
-    """
-    stored = base.info.get("corpus_config")
-    try:
-        protocol = "seam" if base.read == "last_word" else "reference"
-        config = CorpusConfig(**stored) if stored else CorpusConfig.for_protocol(protocol)
-    except TypeError:
-        raise CheckpointError(f"the base's metadata has no valid corpus_config ({stored!r}); train it again") from None
-    corpus = get_corpus(dataset, data_dir, "seam", config, log, smallest_class=1)  # the base took them as they are
+    """The corpus, its documents treated and its words and classes numbered as when the base was trained."""
+    config = base.corpus_config
+    corpus = get_corpus(dataset, data_dir, "seam", config, log, smallest_class=1, base=base)  # as they are
     if base.info.get("data_hash") not in (None, corpus.data_hash):
         log("note: these documents are not those the base was trained on (their hashes differ)")
+    elif base.vocabulary is None:
+        log(
+            "note: this base does not say its words, so they are numbered as they come in these documents, which is "
+            "right for the very documents it was trained on alone"
+        )
     return corpus
+
+
+def raw_test_documents(dataset: str, data_dir: str | None, log: Log) -> tuple[Documents, str]:
+    """The raw test documents of the corpus of that name, and a sentence saying where they came from."""
+    if dataset == SYNTHETIC:
+        log(report.SYNTHETIC_NOTE)
+        _, documents, source = synthetic_documents()
+    elif dataset == "r8":
+        _, documents, source = find_documents(data_dir, log)
+    else:
+        _, documents = read_documents(own_folder(dataset, data_dir), dataset)
+        source = documents.path
+    return documents, source
 
 
 def train_base(corpus: Corpus, recipe: str, seed: int, path: Path, log: Log, **options) -> LSTMClassifier:
@@ -76,6 +93,7 @@ def train_base(corpus: Corpus, recipe: str, seed: int, path: Path, log: Log, **o
     log(f"{mark}training the base: recipe {recipe}, {size}, seed {seed}")
     base = train(corpus, recipe, seed, progress=True, **options)
     base.info["test"] = evaluate_classifier(base, corpus.test).as_dict(corpus.class_names)
+    warn_of_chance(predict_logits(base, corpus.test.ids, corpus.test.lengths), corpus.test.labels, "the test documents")
     base.save(path)
     log(f"base: {path} ({describe_base(base)})")
     return base
@@ -92,7 +110,16 @@ def describe_base(base: LSTMClassifier) -> str:
     return f"{mark}test accuracy {100 * test['accuracy']:.2f} % ({interval}), mean class F1 {test['mean_f1']:.3f}"
 
 
-def parse_targets(text: str, corpus: Corpus) -> list[tuple[int, ...]]:
+def with_documents(targets: list[tuple[int, ...]], corpus: Corpus, log: Log) -> list[tuple[int, ...]]:
+    """Those targets that have training documents; the others are named."""
+    there = set(corpus.train.labels.tolist())
+    missing = [corpus.class_names[k] for target in targets for k in target if not there.issuperset(target)]
+    if missing:
+        log(f"note: no training documents, and so no module: {', '.join(missing)}")
+    return [target for target in targets if there.issuperset(target)]
+
+
+def parse_targets(text: str, corpus: Corpus | LSTMClassifier) -> list[tuple[int, ...]]:
     """``all``, or a comma-separated list of classes by number or name, joined with ``+`` where a target is a set.
 
     Digits are a class number, even where some class bears them as its name. A name that holds a comma or a plus can
@@ -150,7 +177,7 @@ def save_run(
     """Writes record and pictures of a run into a folder; returns the record and the paths."""
     metrics = evaluate_classifier(base, corpus.test).as_dict(corpus.class_names)
     record = report.record(modules, command, base_metrics={"test": metrics})
-    record["corpus"]["config"] = asdict(corpus.config)
+    record["corpus"]["config"] = corpus.config.as_dict()
     paths = [write_json(folder / "record.json", record)]
     paths.append(write_atomically(folder / "table.txt", (report.table(modules) + "\n").encode()))
     if draw:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from seam_fast.corpus import Corpus, CorpusConfig, load_corpus
 from seam_fast.errors import DataError
+from seam_fast.tokenizer import Tokenizer
 
 TRAIN = "b\tone bob two\na\tthree and\nb\ttwo four\na\tfive\n"
 TEST = "a\tone six\nb\t\n"
@@ -144,6 +145,7 @@ def test_protocols():
     assert CorpusConfig.for_protocol("seam") == CorpusConfig()
     assert asdict(CorpusConfig.for_protocol("reference")) == {
         "text": "label_stripped", "vocabulary": "train_and_test", "padding": "word", "max_length": 32,
+        "tokenizer": Tokenizer("spaces"), "min_count": 1,
     }  # fmt: skip
     with pytest.raises(DataError, match="protocol"):
         CorpusConfig.for_protocol("seem")
