@@ -19,18 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from .errors import CheckpointError
-from .files import write_atomically
+from .files import to_json, write_atomically
 from .inference import class_logits
 from .keys import EMBEDDING, LINEAR_KEYS, lstm_keys, lstm_shape, weight_keys
 from .metrics import wilson
 from .reference import read_state
-from .tensor_files import read_tensor_file
+from .tensor_files import read_tensor_file, safetensors_bytes
 
 READS = ("last_word", "end")
 
@@ -149,7 +148,7 @@ class LSTMClassifier(nn.Module):
         """
         path = Path(path)
         tensors = {key: tensor.to("cpu").contiguous() for key, tensor in self.weights().items()}
-        card = json.dumps(
+        card = to_json(
             {"read": self.read, "class_names": self.class_names, "vocabulary": self.vocabulary, "info": self.info},
             ensure_ascii=False,
         )
@@ -162,7 +161,7 @@ class LSTMClassifier(nn.Module):
             data = buffer.getvalue()
         elif path.suffix == ".safetensors":
             # One entry only: the order of several is not fixed, and the same base should give the same bytes.
-            data = safetensors.torch.save(tensors, {_METADATA_KEY: card})
+            data = safetensors_bytes(tensors, {_METADATA_KEY: card})
         else:
             raise CheckpointError(f"Cannot save a base as {path}: the name must end in .pt, .pth or .safetensors.")
         return write_atomically(path, data)

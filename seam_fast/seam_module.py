@@ -13,16 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save as serialize
 from torch import Tensor
 
 from . import reference
 from .classifier import LSTMClassifier
 from .errors import CheckpointError
-from .files import write_atomically
+from .files import to_json, write_atomically
 from .inference import class_logits
 from .keys import HEAD_KEYS, MASK_SUFFIX, group_sizes, groups, weight_keys
-from .tensor_files import read_tensor_file
+from .tensor_files import read_tensor_file, safetensors_bytes
 
 FORMAT = "seam-fast module 1"
 
@@ -75,7 +74,8 @@ class SeamModule:
 
     def effective_weights(self) -> dict[str, Tensor]:
         """The base's weights where kept, zero elsewhere, by weight key."""
-        return {key: weight * (self.scores[key] > 0) for key, weight in self.base.weights().items()}
+        kept = {key: score > 0 for key, score in self.scores.items()}  # wherever the base may be, scores are on the CPU
+        return {key: weight * kept[key].to(weight.device) for key, weight in self.base.weights().items()}
 
     def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """ids (N, T) int64, lengths (N,), 1..T -> outputs (N, 2), column 0 the target's."""
@@ -83,7 +83,8 @@ class SeamModule:
             raise ValueError(
                 f"lengths must lie between 1 and T = {ids.shape[1]}, got {lengths.min()} to {lengths.max()}"
             )
-        return reference.head_logits(class_logits(self.effective_weights(), ids, lengths, self.base.read), self.head)
+        logits = class_logits(self.effective_weights(), ids, lengths, self.base.read)
+        return reference.head_logits(logits, tuple(part.to(logits.device) for part in self.head))
 
     def predict_proba(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """ids (N, T) int64, lengths (N,), 1..T -> probabilities (N, 2): column 0 target, column 1 rest."""
@@ -122,7 +123,7 @@ class SeamModule:
             "metrics": self.metrics,
             "history": self.history,
         }
-        return serialize(tensors, {"format": FORMAT, "card": json.dumps(card)})
+        return safetensors_bytes(tensors, {"format": FORMAT, "card": to_json(card)})
 
     @classmethod
     def load(cls, path, base: LSTMClassifier, *, target=None) -> "SeamModule":
@@ -182,7 +183,7 @@ class SeamModule:
 
 def pack_bits(scores: Tensor) -> Tensor:
     """One bit a score, row-major, most significant bit first: any shape -> (ceil(n / 8),) uint8."""
-    return torch.from_numpy(np.packbits((scores > 0).numpy()))
+    return torch.from_numpy(np.packbits((scores > 0).cpu().numpy()))
 
 
 def unpack_bits(bits: Tensor, weight: Tensor) -> Tensor:

@@ -1,12 +1,28 @@
-"""Reads files of named tensors, torch's and safetensors', without ever running what is in them."""
+"""Files of named tensors, torch's and safetensors', which are read without ever running what is in them."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
 
 from .errors import CheckpointError
+
+# A safetensors file with a header of more than 100,000,000 bytes is neither written nor read by the library, and long
+# texts (a vocabulary of millions of words, the history of as many epochs) would be in it. Longer ones become tensors.
+MOST_IN_HEADER = 10_000_000
+TEXT_PREFIX = "metadata."  # and the entry's name: a text as a tensor of its bytes (uint8)
+
+
+def safetensors_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file with texts of any length as metadata; `read_tensor_file` gives them back."""
+    long = {key: text for key, text in metadata.items() if len(text) > MOST_IN_HEADER}
+    texts = {
+        TEXT_PREFIX + key: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) for key, text in long.items()
+    }
+    return save(tensors | texts, {key: text for key, text in metadata.items() if key not in long} or None)
 
 
 def read_tensor_file(path: Path) -> tuple[dict[str, Any], dict]:
@@ -19,9 +35,10 @@ def read_tensor_file(path: Path) -> tuple[dict[str, Any], dict]:
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-                return tensors, file.metadata() or {}
+                metadata = dict(file.metadata() or {})
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{path}: damaged, or not a safetensors file ({_first_line(error)}).") from error
+        return _without_texts(path, tensors, metadata)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises nearly anything on damaged bytes
@@ -33,6 +50,19 @@ def read_tensor_file(path: Path) -> tuple[dict[str, Any], dict]:
         raise CheckpointError(f"{path}: holds {type(state).__name__}, not a state dict; save one.")
     metadata = getattr(state, "_metadata", None)
     return dict(state), metadata if isinstance(metadata, dict) else {}
+
+
+def _without_texts(path: Path, tensors: dict[str, Tensor], metadata: dict) -> tuple[dict[str, Tensor], dict]:
+    """Texts that stand among the tensors put back into the metadata."""
+    for key in [key for key in tensors if key.startswith(TEXT_PREFIX)]:
+        value = tensors.pop(key)
+        try:
+            if value.dtype != torch.uint8 or key.removeprefix(TEXT_PREFIX) in metadata:
+                raise ValueError
+            metadata[key.removeprefix(TEXT_PREFIX)] = value.numpy().tobytes().decode()
+        except ValueError:
+            raise CheckpointError(f"{path}: {key} is damaged, it is no text; save the file again.") from None
+    return tensors, metadata
 
 
 def _first_line(error: BaseException) -> str:
