@@ -9,7 +9,7 @@ BETWEEN_LINES = 30.0
 
 def progress_bar(total: int, what: str):
     """Counts steps on standard error: tqdm's bar on a terminal, `ProgressLines` elsewhere."""
-    if not _is_terminal(sys.stderr):
+    if not is_terminal(sys.stderr):
         return ProgressLines(total, what)
     from tqdm import tqdm
 
@@ -20,7 +20,7 @@ def progress_bar(total: int, what: str):
 def say(line: str = "") -> None:
     """A line of talk, on standard error, so that standard output stays for results; a bar steps aside for it."""
     tqdm = sys.modules.get("tqdm")
-    if tqdm is not None and _is_terminal(sys.stderr):
+    if tqdm is not None and is_terminal(sys.stderr):
         tqdm.tqdm.write(line, file=sys.stderr)
     else:
         print(line, file=sys.stderr, flush=True)
@@ -73,7 +73,7 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 
-def _is_terminal(stream) -> bool:
+def is_terminal(stream) -> bool:
     """Also where there is no such stream, or it is closed."""
     try:
         return stream.isatty()
