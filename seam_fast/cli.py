@@ -387,9 +387,11 @@ def run_reengineer(arguments) -> int:
             print(report.table(files.saved))
         raise
     modules = [done.get(target) or made[todo.index(target)] for target in targets]
-    if not arguments.json:
-        print(report.table(modules), flush=True)
-    files.save_all(made)
+    try:
+        if not arguments.json:
+            print(report.table(modules), flush=True)
+    finally:
+        files.save_all(made)
     record, metrics, written = save_run(modules, base, corpus, folder, arguments.command_line)
     if not arguments.no_plots:
         written += draw_run(modules, metrics, folder, say)

@@ -1,5 +1,6 @@
 """How long work goes: a bar on a terminal, and lines with the time left where the output is a file or a pipe."""
 
+import contextlib
 import sys
 import time
 
@@ -18,12 +19,16 @@ def progress_bar(total: int, what: str):
 
 
 def say(line: str = "") -> None:
-    """A line of talk, on standard error, so that standard output stays for results; a bar steps aside for it."""
+    """A line of talk, on standard error, so that standard output stays for results; a bar steps aside for it.
+
+    Where nobody reads it any more, as behind ``2>&1 | head``, the work goes on without.
+    """
     tqdm = sys.modules.get("tqdm")
-    if tqdm is not None and is_terminal(sys.stderr):
-        tqdm.tqdm.write(line, file=sys.stderr)
-    else:
-        print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        if tqdm is not None and is_terminal(sys.stderr):
+            tqdm.tqdm.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
 
 class ProgressLines:

@@ -495,6 +495,16 @@ def test_talk_and_bar_do_not_write_into_each_other(monkeypatch):
     assert any(part.strip() == "module: a" for part in terminal.getvalue().replace("\r", "\n").splitlines())
 
 
+def test_training_goes_on_where_nobody_reads_what_it_says(here, monkeypatch):  # noqa: F811
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert main(["train", *TINY, "--epochs", "2"]) == 0
+    assert "interrupted" not in LSTMClassifier.load("runs/tiny/base.safetensors").info
+
+
 def test_a_table_marks_what_was_cut_short(toy, toy_base):
     (module,) = reengineer(toy_base, toy, [0], **QUICK)
     module.card["interrupted"] = True
