@@ -384,7 +384,7 @@ def run_reengineer(arguments) -> int:
     except BaseException as error:
         files.save_all(getattr(error, "modules", None) or ())
         if files.saved and not arguments.json:
-            print(report.table(files.saved))
+            print(report.table(sorted(files.saved, key=lambda module: todo.index(module.target))))
         raise
     modules = [done.get(target) or made[todo.index(target)] for target in targets]
     try:

@@ -77,6 +77,7 @@ def train_base(corpus: Corpus, recipe: str, seed: int, path: Path, log: Log, **o
     mark = "SYNTHETIC: " if corpus.synthetic else ""
     size = f"{len(corpus.train)} documents, {corpus.num_classes} classes"
     log(f"{mark}training the base: recipe {recipe}, {size}, seed {seed}")
+    check_room(path.parent, 8 * corpus.vocab_size * options.get("embedding_dim", 100))  # a new file beside the old one
     lines = None if is_terminal(sys.stderr) else say  # on a terminal there is a bar
     try:
         base = train(corpus, recipe, seed, progress=True, log=lines, **options)

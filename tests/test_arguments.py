@@ -2,17 +2,21 @@
 
 import dataclasses
 import fractions
-import importlib
+import importlib.util
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 import world
+from test_cli import ROOT, write_corpus
 
 from seam_fast import LSTMClassifier, SeamModule, Settings, TrainingError, reengineer, reengineer_many, train
 from seam_fast.arguments import real_number, whole_number
+from seam_fast.cli import main, make_parser, settings_from
 from seam_fast.train_base import PublicRecipe, StrongRecipe
 
 loop = importlib.import_module("seam_fast.reengineer")
@@ -283,6 +287,67 @@ def test_refused_by_a_study(toy, toy_base, options, sentence):
         loop.Study(toy_base, toy, Settings(), **options)
     with pytest.raises(TrainingError, match="settings is 'seam'"):
         loop.Study(toy_base, toy, "seam")
+
+
+# -- the command line -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--steps 10 --epochs 2", "epochs and steps cannot both be given"),
+        ("--protocol reference --negatives-per-target 2", "negatives_per_target is 2.0, which has no effect where"),
+        ("--evaluate-every 0 --selection f1", "--selection has no effect with --evaluate-every 0"),
+        ("--evaluate-every 0 --early-stop 2", "early_stop has no effect where evaluate_every is 0"),
+        ("--evaluate-every -1", "evaluate_every is -1; it must be at least 0"),
+        (f"--seed {HUGE}", f"seed is {HUGE}; it must be between"),
+        (f"--batch-size {HUGE}", f"batch_size is {HUGE}; it must be"),
+        ("--alpha nan", "alpha is nan; it must be a finite number"),
+        ("--lr-mask inf", "lr_mask is inf; it must be a finite number"),
+        ("--word-dropout 1", "word_dropout is 1.0; it must be"),
+        ("--steps 0", "steps is 0; it must be at least 1"),
+    ],
+)
+def test_flags_that_are_refused(tmp_path, monkeypatch, capsys, flags, sentence):
+    write_corpus(tmp_path, "tiny")
+    monkeypatch.chdir(tmp_path)
+    corpus = world.load_corpus(".", "tiny")
+    world.make_base(corpus, steps=0).save("base.safetensors")
+    monkeypatch.setattr(loop, "run_jobs", lambda *_: pytest.fail("it was trained"))
+    command = ["reengineer", "--dataset", "tiny", "--data-dir", ".", "--base", "base.safetensors", "--backend", "torch"]
+    assert main([*command, *flags.split()]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("seam-fast: error: ")]
+    assert sentence in line
+
+
+def test_a_budget_in_steps_is_obeyed_under_either_protocol():
+    for protocol in ("seam", "reference"):
+        arguments = make_parser().parse_args(["reengineer", "--protocol", protocol, "--steps", "10"])
+        settings = settings_from(arguments)
+        assert (settings.protocol, settings.steps, settings.epochs) == (protocol, 10, None)
+
+
+def test_values_that_are_given_join_the_grid():
+    path = ROOT / "scripts" / "model_reengineering.py"
+    spec = importlib.util.spec_from_file_location("model_reengineering", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    arguments = script.make_parser().parse_args(["--tuning_param", "--lr_mask", "0.05", "--alpha", "0.2"])
+    tried = script.grid(Settings("reference"), arguments)
+    assert [(one.lr_mask, one.alpha) for one in tried] == [
+        (rate, alpha) for rate in (0.01, 0.03, 0.05, 0.1) for alpha in (0.2, 1.0)
+    ]
+
+
+def test_flags_of_the_reference_are_refused_before_a_base_is_trained(tmp_path):
+    write_corpus(tmp_path, "tiny")
+    for flags, sentence in ((["--seed", str(HUGE)], "seed is"), (["--lr_mask", "nan"], "lr_mask is nan")):
+        command = [sys.executable, str(ROOT / "scripts" / "model_reengineering.py"), "--target_class", "1", *flags]
+        done = subprocess.run(
+            [*command, "--dataset", "tiny", "--data-dir", "."], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 1 and done.stderr.startswith(f"model_reengineering: error: {sentence}"), done.stderr
+        assert not (tmp_path / "data").exists()
 
 
 # -- train ------------------------------------------------------------------------------------------------------------

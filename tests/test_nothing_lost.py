@@ -198,6 +198,19 @@ def test_a_base_on_a_gpu(toy, toy_base, backend, tmp_path):
     SeamModule.load(tmp_path / "module.safetensors", toy_base)
 
 
+def test_figures_of_numpy_on_a_card_are_no_obstacle(toy_base, toy, tmp_path):
+    """Nor is what has no form in JSON at all."""
+    base = copy.deepcopy(toy_base)
+    base.info = {"seed": np.int64(3), "scores": np.arange(2), "by": {1}, "made": object}
+    info = LSTMClassifier.load(base.save(tmp_path / "base.safetensors")).info
+    assert (info["seed"], info["scores"], info["by"]) == (3, [0, 1], [1]) and "object" in info["made"]
+    (module,) = reengineer(base, toy, [0], **QUICK)
+    module.card |= {"run": np.int32(7), np.str_("share"): torch.tensor(0.5)}
+    module.save(tmp_path / "module.safetensors")
+    card = SeamModule.load(tmp_path / "module.safetensors", base).card
+    assert (card["run"], card["share"]) == (7, 0.5)
+
+
 # -- the command line -------------------------------------------------------------------------------------------------
 
 RUN = ["reengineer", *TINY, "--epochs", "2", "--batch-size", "16", "--backend", "torch", "--no-plots"]
