@@ -12,7 +12,7 @@ from .report import SYNTHETIC_NOTE
 from .seam_module import SeamModule
 
 MOST_PANELS, MOST_BARS = 32, 60  # classes in a picture; of more, the first ones are shown
-MOST_INCHES, MOST_LABELS = 14, 130  # of the confusion, whose picture would else grow with the square of the classes
+MOST_INCHES, MOST_LABELS = 11, 90  # of the confusion, whose picture would else grow with the square of the classes
 NAMES = ("kept_by_group.png", "accuracy_against_kept.png", "base_confusion.png")
 BLUE, ORANGE, GREEN, GREY = "#2f6690", "#d1742b", "#4f8a57", "#6b6b6b"
 
