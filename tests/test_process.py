@@ -37,7 +37,7 @@ def state_of_the_process():
         "numpy": np.random.get_state()[1].tolist(),
         "python": random.getstate(),
         "warnings": list(warnings.filters),
-        "matplotlib": (matplotlib.get_backend(auto_select=False), matplotlib.rcParams.copy()),
+        "matplotlib": matplotlib.rcParams.copy(),  # the backend among it
         "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
         "environment": dict(os.environ),
         "umask": umask,
@@ -196,12 +196,18 @@ def test_where_no_thread_can_be_started_training_goes_on(toy, monkeypatch):
 
 
 def test_signals_are_handled_while_a_command_runs_only():
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
-    during = []
-    assert run_guarded("x", lambda: during.extend(map(signal.getsignal, numbers))) == 0
-    assert during[0] == before[0] and during[1] != before[1] and during[2] != before[2]
-    assert [signal.getsignal(number) for number in numbers] == before
+    ours = (signal.SIGTERM, signal.SIGHUP)
+    outside = {number: signal.signal(number, signal.SIG_DFL) for number in ours}  # nohup's, it may be
+    before, during = {number: signal.getsignal(number) for number in (signal.SIGINT, *ours)}, []
+    try:
+        assert run_guarded("x", lambda: during.extend(map(signal.getsignal, before))) == 0
+        assert during[0] == before[signal.SIGINT] and signal.SIG_DFL not in during[1:]
+        assert {number: signal.getsignal(number) for number in before} == before
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        assert run_guarded("x", lambda: signal.getsignal(signal.SIGHUP) != signal.SIG_IGN) == 0, "nohup is obeyed"
+    finally:
+        for number, handler in outside.items():
+            signal.signal(number, handler)
     thread = threading.Thread(target=lambda: during.append(run_guarded("x", lambda: 7)))
     thread.start()
     thread.join()
