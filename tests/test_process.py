@@ -15,6 +15,7 @@ import world
 
 from seam_fast import plots, reengineer, report, train
 from seam_fast.cli import run_guarded
+from seam_fast.engine import TorchTrainer
 from seam_fast.threads import in_new_thread, one_thread, set_own_threads
 from seam_fast.train_base import PublicRecipe, StrongRecipe
 
@@ -82,16 +83,22 @@ def test_a_whole_run_with_pictures_leaves_the_process_alone(toy, toy_base, unusu
     assert state_of_the_process() == before
 
 
-def test_the_calling_thread_keeps_its_threads_while_modules_are_trained(toy, toy_base):
-    """Callbacks are the user's own code, and so is what other threads do meanwhile."""
+def test_the_calling_thread_keeps_its_threads_while_modules_are_trained(toy, toy_base, monkeypatch):
+    """Callbacks are the user's own code, and so is what other threads do meanwhile; a module is trained by one."""
     torch.set_num_threads(3)
-    seen = set()
+    seen, of_workers, step = set(), set(), TorchTrainer.step
+
+    def look_and_step(self, *arguments):
+        of_workers.add(torch.get_num_threads())
+        return step(self, *arguments)
+
+    monkeypatch.setattr(TorchTrainer, "step", look_and_step)
 
     def look(job, figures):
         seen.add((torch.get_num_threads(), in_new_thread(torch.get_num_threads)))
 
     reengineer(toy_base, toy, [0, 1], threads=2, on_epoch=look, **QUICK)
-    assert seen == {(3, 3)}
+    assert seen == {(3, 3)} and of_workers == {1}
 
 
 def overlapping(first, second):
