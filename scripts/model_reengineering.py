@@ -15,7 +15,7 @@ from pathlib import Path
 
 from seam_fast.cli import positive, run_guarded
 
-GRID = {"lr_mask": (0.01, 0.03, 0.1), "alpha": (0.2, 1.0)}  # --tuning_param
+GRID = {"lr_mask": (0.01, 0.03, 0.1), "alpha": (0.2, 1.0)}  # --tuning_param; a value that is given joins them
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -54,8 +54,10 @@ def main(argv=None) -> int:
 
 def run(arguments) -> int:
     from seam_fast import LSTMClassifier, Settings
+    from seam_fast.arguments import seed_number
     from seam_fast.backend import choose_engine
     from seam_fast.workflow import (
+        check_room,
         check_writable,
         corpus_for_base,
         get_corpus,
@@ -65,18 +67,9 @@ def run(arguments) -> int:
         train_base,
     )
 
-    choose_engine(arguments.backend)  # said now, not after minutes of training a base
-    root = Path(arguments.out)
-    base_path = Path(arguments.base) if arguments.base else reference_base(root, arguments.dataset)
-    if base_path.exists() or arguments.base:
-        base = LSTMClassifier.load(base_path)
-        corpus = corpus_for_base(base, arguments.dataset, arguments.data_dir, print)
-    else:
-        check_writable(base_path, (".pt",))
-        print(f"no base at {base_path}: it is trained now, once (a few minutes)")
-        corpus = get_corpus(arguments.dataset, arguments.data_dir, "reference", None, print, arguments.smallest_class)
-        base = train_base(corpus, "public", 0, base_path, print)
-    (target,) = parse_targets(arguments.target_class.replace(",", "+"), corpus)
+    # What is wrong is said now, not after minutes of training a base.
+    choose_engine(arguments.backend)
+    seed_number(arguments.seed)
     settings = Settings.for_protocol(arguments.protocol).with_options(
         schedule=arguments.schedule,
         sampling=arguments.sampling,
@@ -87,15 +80,26 @@ def run(arguments) -> int:
         shots=arguments.shots,
         early_stop=arguments.early_stop,
     )
+    root = Path(arguments.out)
+    base_path = Path(arguments.base) if arguments.base else reference_base(root, arguments.dataset)
+    base = LSTMClassifier.load(base_path) if base_path.exists() or arguments.base else None
+    if base is None:
+        check_writable(base_path, (".pt",))
+        corpus = get_corpus(arguments.dataset, arguments.data_dir, "reference", None, print, arguments.smallest_class)
+    else:
+        corpus = corpus_for_base(base, arguments.dataset, arguments.data_dir, print)
+    (target,) = parse_targets(arguments.target_class.replace(",", "+"), corpus)
     if corpus.unknown_id is None and settings.word_dropout > 0:
         print("this corpus has no unknown word, so no words are dropped in training")
         settings = settings.with_options(word_dropout=0.0)
-    trials = [settings]
-    if arguments.tuning_param:
-        trials = [
-            settings.with_options(**dict(zip(GRID, values, strict=True)))
-            for values in itertools.product(*GRID.values())
-        ]
+    trials = grid(settings, arguments) if arguments.tuning_param else [settings]
+    for trial in trials:
+        check_writable(reference_file(root, arguments.dataset, target, trial), (".pth",))
+    if base is None:
+        print(f"no base at {base_path}: it is trained now, once (a few minutes)")
+        base = train_base(corpus, "public", 0, base_path, print)
+    size = 4 * sum(weight.numel() for weight in base.weights().values())  # a score is a float32
+    check_room(root, len(trials) * size)
     results = []
     for number, trial in enumerate(trials, 1):
         if len(trials) > 1:
@@ -110,9 +114,18 @@ def run(arguments) -> int:
     return 0
 
 
+def grid(settings, arguments) -> list:
+    """The settings that --tuning_param tries."""
+    axes = []
+    for name, values in GRID.items():
+        given = getattr(arguments, name)
+        axes.append(sorted({*values} if given is None else {*values, given}))
+    return [settings.with_options(**dict(zip(GRID, values, strict=True))) for values in itertools.product(*axes)]
+
+
 def reengineer_one(base, corpus, target, settings, arguments):
-    """One setting's module; what is best so far is saved if Ctrl-C comes."""
-    from seam_fast.reengineer import Interrupted, reengineer
+    """One setting's module; what is best so far is saved if Ctrl-C comes, or a failure."""
+    from seam_fast.reengineer import reengineer
     from seam_fast.report import comparison
     from seam_fast.workflow import not_in_the_way, reference_file
 
@@ -138,12 +151,12 @@ def reengineer_one(base, corpus, target, settings, arguments):
         (module,) = reengineer(
             base, corpus, [target], settings=settings, seed=arguments.seed, backend=arguments.backend, on_epoch=show
         )
-    except Interrupted as interrupted:
-        (module,) = interrupted.modules
-        if module is not None:
-            path = not_in_the_way(reference_file(Path(arguments.out), arguments.dataset, target, settings))
-            module.save(path)
-            print(f"interrupted; the best so far is in {path}")
+    except BaseException as error:
+        for module in getattr(error, "modules", None) or ():
+            if module is not None:
+                path = not_in_the_way(reference_file(Path(arguments.out), arguments.dataset, target, settings))
+                module.save(path)
+                print(f"interrupted; the best so far is in {path}")
         raise
     print(f"best epoch {module.card['best_epoch']} of {len(module.history)}, {module.card['seconds']:.1f} s")
     print(comparison(module))

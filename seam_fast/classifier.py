@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -30,12 +29,12 @@ from .corpus import CorpusConfig, encode_texts, index_words
 from .data_checks import warn
 from .default_device import on_the_cpu
 from .errors import CheckpointError, DataError
-from .files import write_atomically
+from .files import to_json, write_atomically
 from .inference import class_logits
 from .keys import EMBEDDING, LINEAR_KEYS, lstm_keys, lstm_shape, weight_keys
 from .metrics import wilson
 from .reference import read_state
-from .tensor_files import read_tensor_file
+from .tensor_files import read_tensor_file, safetensors_bytes
 from .tokenizer import Tokenizer
 
 READS = ("last_word", "end")
@@ -277,7 +276,7 @@ class LSTMClassifier(nn.Module):
                 f"{path}: texts are split by the function {self.tokenizer.name}, which the file names but does not "
                 "hold; whoever loads it gives it again: LSTMClassifier.load(path, tokenizer=...)."
             )
-        card = json.dumps(
+        card = to_json(
             {
                 "read": self.read,
                 "class_names": self.class_names,
@@ -296,7 +295,7 @@ class LSTMClassifier(nn.Module):
             data = buffer.getvalue()
         elif path.suffix == ".safetensors":
             # One entry only: the order of several is not fixed, and the same base should give the same bytes.
-            data = safetensors.torch.save(tensors, {_METADATA_KEY: card})
+            data = safetensors_bytes(tensors, {_METADATA_KEY: card})
         else:
             raise CheckpointError(f"Cannot save a base as {path}: the name must end in .pt, .pth or .safetensors.")
         return write_atomically(path, data)

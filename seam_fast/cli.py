@@ -1,6 +1,7 @@
 """The ``seam-fast`` command: data, train, reengineer, evaluate, bench, info.
 
-Results go to standard output, talk and progress to standard error. Exit codes: 0 done, 1 failed, 2 usage, 130 Ctrl-C.
+Results go to standard output, talk and progress to standard error. Exit codes: 0 done, 1 failed, 2 usage, 130 Ctrl-C,
+143 SIGTERM, 129 SIGHUP (as the shell has it).
 """
 
 import argparse
@@ -9,7 +10,9 @@ import json
 import os
 import platform
 import shlex
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +22,7 @@ import torch
 from . import __version__, bench
 from .cores import usable_cores
 from .errors import CheckpointError, DataWarning, NoSourceError, SeamFastError, TrainingError
+from .files import to_json
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,22 +36,72 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_guarded(name: str, run) -> int:
-    """Runs a command's body: the user's errors become one sentence and exit code 1, Ctrl-C becomes 130."""
-    try:
-        with warnings_as_sentences(name):
-            return run() or 0
-    except SeamFastError as error:
-        message = str(error)
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Runs a command's body: the user's errors become one sentence and exit code 1, Ctrl-C becomes 130, and SIGTERM and
+    SIGHUP end it as Ctrl-C does.
+    """
+    with ended_as_by_ctrl_c() as received, any_character_can_be_shown():
+        try:
+            with warnings_as_sentences(name):
+                return run() or 0
+        except SeamFastError as error:
+            message = str(error)
+        except KeyboardInterrupt:
+            number = received[0] if received else signal.SIGINT
+            how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+            print(f"{name}: {how}", file=sys.stderr)
+            return 128 + number
+        except BrokenPipeError:  # the reader of our output has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except OSError as error:
+            message = f"{error.filename or 'system'}: {error.strerror or error}"
+        print(f"{name}: error: {message}", file=sys.stderr)
         return 1
-    except OSError as error:
-        message = f"{error.filename or 'system'}: {error.strerror or error}"
-    print(f"{name}: error: {message}", file=sys.stderr)
-    return 1
+
+
+@contextlib.contextmanager
+def ended_as_by_ctrl_c():
+    """SIGTERM (of a scheduler or docker) and SIGHUP raise KeyboardInterrupt in here, so that what was trained is saved.
+
+    Gives a list of those received. Once one has come, the next ones do not disturb the saving. Handlers that are set
+    already stay, such as nohup's.
+    """
+    received: list[int] = []
+
+    def raise_once(number, frame):
+        received.append(number)
+        if len(received) == 1:
+            raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        before = {number: signal.SIG_DFL for number in signals if signal.getsignal(number) == signal.SIG_DFL}
+    for number in before:
+        signal.signal(number, raise_once)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def any_character_can_be_shown():
+    """What the encoding of the output lacks, a class name's letters on a terminal of another language, is escaped."""
+    changed = [
+        (stream, stream.errors)
+        for stream in (sys.stdout, sys.stderr)
+        if hasattr(stream, "reconfigure") and stream.errors in ("strict", "surrogateescape")
+    ]
+    for stream, _ in changed:
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in changed:
+            with contextlib.suppress(OSError, ValueError):  # its reader has gone, or it is closed
+                stream.reconfigure(errors=errors)
 
 
 @contextlib.contextmanager
@@ -218,7 +272,7 @@ def add_settings(sub) -> None:
     sub.add_argument(
         "--epochs", "--n_epochs", type=positive, help="epochs (default of protocol seam: a budget in steps)"
     )
-    sub.add_argument("--steps", type=int, help="budget in steps where no epochs are given")
+    sub.add_argument("--steps", type=int, help="budget in steps, in place of epochs")
     sub.add_argument("--batch-size", type=int)
     sub.add_argument("--word-dropout", type=float)
     sub.add_argument("--negatives-per-target", type=float)
@@ -301,6 +355,10 @@ def settings_from(arguments):
     """The protocol's settings with the options given on the command line."""
     from .settings import Settings
 
+    if arguments.evaluate_every == 0 and arguments.selection not in (None, "last"):
+        raise TrainingError(
+            "--selection has no effect with --evaluate-every 0, which keeps the last epoch; leave it out"
+        )
     options = {name: getattr(arguments, name, None) for name in SETTINGS}
     return Settings.for_protocol(arguments.protocol).with_options(**options)
 
@@ -341,12 +399,14 @@ def run_data(arguments) -> int:
 
 
 def run_train(arguments) -> int:
+    from .arguments import seed_number
     from .workflow import RECIPE_PROTOCOL, check_writable, describe_base, get_corpus, say, train_base
 
     name = "base.safetensors" if arguments.recipe == "strong" else f"base_{arguments.recipe}.safetensors"
     path = Path(arguments.out or Path("runs") / arguments.dataset / name)
     check_writable(path, (".safetensors", ".pt", ".pth"))
     protocol = arguments.protocol or RECIPE_PROTOCOL[arguments.recipe]
+    seed_number(arguments.seed)
     place, smallest = (arguments.dataset, arguments.data_dir), arguments.smallest_class
     corpus = get_corpus(*place, protocol, None, say, smallest, **text_settings(arguments))
     options = {"num_layers": arguments.num_layers, "bidirectional": arguments.bidirectional}
@@ -399,28 +459,32 @@ def text_settings(arguments) -> dict:
 
 def run_reengineer(arguments) -> int:
     from . import report
-    from .reengineer import Interrupted, engine_on_card, reengineer
+    from .reengineer import engine_on_card, reengineer
     from .workflow import (
-        check_writable,
+        ModuleFiles,
+        check_run,
         corpus_for_base,
         describe_base,
+        draw_run,
         module_file,
-        not_in_the_way,
         parse_targets,
         reusable,
+        run_folder,
         save_run,
         say,
         with_documents,
     )
 
     folder = Path(arguments.out or Path("runs") / arguments.dataset)
+    settings = settings_from(arguments)
     base = load_base(arguments, arguments.base or Path("runs") / arguments.dataset / "base.safetensors")
     corpus = corpus_for_base(base, arguments.dataset, arguments.data_dir, say)
-    settings = settings_from(arguments)
     targets = parse_targets(arguments.targets, corpus)
     if arguments.targets == "all":
         targets = with_documents(targets, corpus, say)
     paths = {target: module_file(folder, target, corpus.class_names) for target in targets}
+    if arguments.targets != "all":  # the record of the whole run stays what it is
+        folder = run_folder(folder, targets)
     done = {}
     if arguments.reuse:
         wanted = {"settings": settings.as_dict(), "seed": arguments.seed, "evaluate_every": arguments.evaluate_every}
@@ -430,15 +494,11 @@ def run_reengineer(arguments) -> int:
         if done:
             say(f"{len(done)} of {len(targets)} modules are there already: kept")
     todo = [target for target in targets if target not in done]
+    check_run([paths[target] for target in todo], folder, base, draw=not arguments.no_plots)
     if todo:
-        check_writable(paths[todo[0]], (".safetensors",))
         say(f"re-engineering {len(todo)} targets from a base with {describe_base(base)}")
     mark = "SYNTHETIC: " if corpus.synthetic else ""
-
-    def save(target, module, path):
-        module.save(path)
-        say(f"{mark}module: {path}")
-
+    files = ModuleFiles({target: paths[target] for target in todo}, mark, say)
     try:
         made = reengineer(
             base,
@@ -451,30 +511,26 @@ def run_reengineer(arguments) -> int:
             backend=arguments.backend,
             catch_up=arguments.catch_up,
             progress=True,
+            on_module=lambda job, module: files.save(module),
         )
-    except Interrupted as interrupted:
-        for target, module in zip(todo, interrupted.modules, strict=True):
-            if module is not None:
-                module.card["interrupted"] = True
-                save(target, module, not_in_the_way(paths[target]))
+    except BaseException as error:
+        files.save_all(getattr(error, "modules", None) or ())
+        if files.saved and not arguments.json:
+            print(report.table(sorted(files.saved, key=lambda module: todo.index(module.target))))
         raise
-    except TrainingError as error:
-        for target, module in zip(todo, error.modules or [None] * len(todo), strict=True):
-            if module is not None:
-                save(target, module, paths[target])
-        raise
-    for target, module in zip(todo, made, strict=True):
-        save(target, module, paths[target])
     modules = [done.get(target) or made[todo.index(target)] for target in targets]
-    if arguments.targets != "all":  # the record of the whole run stays what it is
-        folder = folder / f"targets_{'_'.join('+'.join(map(str, target)) for target in targets)}"
-    record, written = save_run(modules, base, corpus, folder, arguments.command_line, not arguments.no_plots)
+    try:
+        if not arguments.json:
+            print(report.table(modules), flush=True)
+    finally:
+        files.save_all(made)
+    record, metrics, written = save_run(modules, base, corpus, folder, arguments.command_line)
+    if not arguments.no_plots:
+        written += draw_run(modules, metrics, folder, say)
     for path in written:
         say(f"{mark}wrote {path}")
     if arguments.json:
         print_json(record)
-    else:
-        print(report.table(modules))
     return 0
 
 
@@ -584,7 +640,7 @@ def cores_in_words() -> str:
 
 def print_json(value) -> None:
     """One JSON document on standard output."""
-    print(json.dumps(value, indent=1))
+    print(to_json(value, indent=1))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ class CheckpointError(SeamFastError):
 class TrainingError(SeamFastError):
     """A training run that cannot go on: a value that is not finite, or settings that contradict each other.
 
-    modules: where some targets of a call failed and others did not, a list with the modules of the others.
+    modules: where targets of a call failed, a list with a module for each: of those that failed the best so far, marked
+        ``interrupted`` on its card, or None where no epoch had ended.
     """
 
     modules: list | None = None

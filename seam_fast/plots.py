@@ -11,6 +11,9 @@ from .files import write_atomically
 from .report import SYNTHETIC_NOTE
 from .seam_module import SeamModule
 
+MOST_PANELS, MOST_BARS = 32, 60  # classes in a picture; of more, the first ones are shown
+MOST_INCHES, MOST_LABELS = 11, 90  # of the confusion, whose picture would else grow with the square of the classes
+NAMES = ("kept_by_group.png", "accuracy_against_kept.png", "base_confusion.png")
 BLUE, ORANGE, GREEN, GREY = "#2f6690", "#d1742b", "#4f8a57", "#6b6b6b"
 
 
@@ -34,7 +37,8 @@ def accuracy_against_kept(modules: Sequence[SeamModule], path) -> Path:
     """A panel a class: balanced accuracy on the evaluation documents against weights kept, epoch by epoch."""
     from matplotlib.ticker import FuncFormatter
 
-    shown = [module for module in modules if any("accuracy" in figures for figures in module.history)]
+    evaluated = [module for module in modules if any("accuracy" in figures for figures in module.history)]
+    shown = evaluated[:MOST_PANELS]
     columns = min(4, len(shown))
     rows = math.ceil(len(shown) / columns)
     figure, axes = _figure(3.1 * columns + 0.9, 2.7 * rows + 0.9, rows, columns)
@@ -67,6 +71,7 @@ def accuracy_against_kept(modules: Sequence[SeamModule], path) -> Path:
     documents = modules[0].card.get("evaluation", {}).get("documents", "evaluation")
     figure.supylabel(f"balanced accuracy, {documents} documents (%)", fontsize=10)
     legend = "Each epoch of each module: star = chosen, dashed = the base, dotted = vocabulary floor"
+    legend += _part(shown, evaluated)
     figure.suptitle(_title(legend, modules[0].card.get("synthetic")), fontsize=11)
     bar = figure.colorbar(dots, ax=axes.ravel().tolist(), ticks=[0, 1], fraction=0.03, pad=0.02)
     bar.ax.set_yticklabels(["first\nepoch", "last"], fontsize=8)
@@ -77,7 +82,9 @@ def kept_by_group(modules: Sequence[SeamModule], path) -> Path:
     """Bars of the share kept of embedding, LSTM and linear, a group of bars a class."""
     from matplotlib.ticker import FuncFormatter
 
-    figure, axes = _figure(max(6.0, 1.1 * len(modules) + 2), 4.2, 1, 1)
+    every, modules = modules, modules[:MOST_BARS]
+    wide = 1.1 if len(modules) <= 20 else 0.6  # inches a class
+    figure, axes = _figure(max(6.0, wide * len(modules) + 2), 4.2, 1, 1)
     axis = axes.flat[0]
     places = np.arange(len(modules))
     shares = [share for module in modules for share in module.kept_by_group.values() if share > 0]
@@ -98,9 +105,10 @@ def kept_by_group(modules: Sequence[SeamModule], path) -> Path:
     axis.set_yscale("log")
     axis.set_ylim(floor, 250)
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_xticks(places, [_name(module) for module in modules])
+    axis.set_xticks(places, [_name(module) for module in modules], rotation=0 if wide > 1 else 90)
     axis.set_ylabel("weights kept (%, log)")
-    axis.set_title(_title("Share of each group that a module keeps", modules[0].card.get("synthetic")), fontsize=11)
+    title = "Share of each group that a module keeps" + _part(modules, every)
+    axis.set_title(_title(title, modules[0].card.get("synthetic")), fontsize=11)
     axis.legend(frameon=False, ncols=3, loc="upper right", fontsize=9)
     axis.grid(axis="y", alpha=0.25)
     axis.set_axisbelow(True)
@@ -111,10 +119,11 @@ def base_confusion(confusion, names, path, synthetic: bool = False) -> Path:
     """The base's confusion on the test documents: rows true class, columns predicted, shaded by share of the row."""
     counts = np.asarray(confusion)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    size = max(4.6, 0.55 * len(counts) + 1.8)
+    size = min(max(4.6, 0.55 * len(counts) + 1.8), MOST_INCHES)
     figure, axes = _figure(size + 0.8, size, 1, 1)
     axis = axes.flat[0]
     names = [_plain(name) for name in names]
+    every = -(-len(counts) // MOST_LABELS)  # of so many classes one is named
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
     small = len(counts) > 20  # numbers in the cells would be noise
     if not small:
@@ -125,11 +134,12 @@ def base_confusion(confusion, names, path, synthetic: bool = False) -> Path:
                     axis.text(
                         column, row, str(int(counts[row, column])), ha="center", va="center", color=color, fontsize=8
                     )
-    axis.set_xticks(range(len(counts)), names, rotation=90 if small else 45, fontsize=6 if small else 9)
+    places, names = range(0, len(counts), every), names[::every]
+    axis.set_xticks(places, names, rotation=90 if small else 45, fontsize=6 if small else 9)
     for label in axis.get_xticklabels():
         label.set_horizontalalignment("center" if small else "right")
         label.set_rotation_mode("default" if small else "anchor")
-    axis.set_yticks(range(len(counts)), names, fontsize=6 if small else 9)
+    axis.set_yticks(places, names, fontsize=6 if small else 9)
     axis.set_xlabel("predicted by the base")
     axis.set_ylabel("true class")
     axis.set_title(_title(f"The base on {int(counts.sum())} test documents", synthetic), fontsize=11)
@@ -159,6 +169,11 @@ def _name(module: SeamModule) -> str:
 def _plain(text: str) -> str:
     """Text that matplotlib does not take for mathematics."""
     return str(text).replace("$", r"\$")
+
+
+def _part(shown: Sequence, of: Sequence) -> str:
+    """What a title says where not all are shown."""
+    return "" if len(shown) == len(of) else f" (the first {len(shown)} of {len(of)} modules)"
 
 
 def _title(text: str, synthetic: bool | None) -> str:

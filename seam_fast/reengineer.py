@@ -1,5 +1,6 @@
 """The SEAM loop: trains the scores of each target over one base, looks at them, keeps the best epoch's."""
 
+import contextlib
 import functools
 import operator
 import platform
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from . import draws
 from ._version import __version__
-from .backend import able_devices, choose_engine
+from .arguments import callback, choice, seed_number, shown, whole_number
+from .backend import NAMES, able_devices, choose_engine
 from .classifier import LSTMClassifier
 from .cores import usable_cores
 from .corpus import Corpus, Split
@@ -27,13 +29,16 @@ from .keys import EMBEDDING, group_sizes, groups, lstm_shape
 from .metrics import base_metrics, module_metrics
 from .native import CATCH_UPS, in_large_pages
 from .places import CPU, Place, free_bytes, gpu_places, is_out_of_memory, module_bytes, room_in_memory
+from .progress import progress_bar
 from .reference import head_logits
 from .sampling import Sampler, balanced, is_target, vocabulary_floor
 from .seam_module import SeamModule
 from .selection import F1Selection, ReferenceSelection
 from .settings import Settings
+from .threads import cpu_by_default, set_own_threads
 
 OnEpoch = Callable[["Job", dict], None]
+OnModule = Callable[["Job", SeamModule], None]
 STEPPED_AT_ONCE = 8  # modules side by side on a GPU that are trained by many small kernels, not by one launch an epoch
 
 
@@ -50,7 +55,7 @@ def reengineer(
     corpus: Corpus,
     targets: Iterable[int | Sequence[int]],
     *,
-    protocol: str = "seam",
+    protocol: str | None = None,
     alpha: float | None = None,
     lr_mask: float | None = None,
     lr_head: float | None = None,
@@ -64,6 +69,7 @@ def reengineer(
     catch_up: str = "quadrature",
     progress: bool = False,
     on_epoch: OnEpoch | None = None,
+    on_module: OnModule | None = None,
     settings: Settings | None = None,
     **options,
 ) -> list[SeamModule]:
@@ -74,11 +80,12 @@ def reengineer(
     base: the trained classifier, frozen.
     corpus: the documents, numbered with the base's vocabulary.
     targets: class numbers; a target may also be a set of classes, such as ``(1, 4)``.
-    protocol: ``"seam"`` (validation documents choose the epoch, the test set is looked at once) or ``"reference"``
-        (the public port's procedure); it sets the defaults of all that follows.
+    protocol: ``"seam"`` (the default: validation documents choose the epoch, the test set is looked at once) or
+        ``"reference"`` (the public port's procedure); it sets the defaults of all that follows.
     alpha, lr_mask, lr_head, epochs, schedule, sampling, **options: override fields of ``Settings``.
     settings: a whole ``Settings`` object instead of a protocol's defaults.
-    seed: of head, order, drawn documents and dropped words; same seed, same machine: same modules, bit for bit.
+    seed: a whole number, of head, order, drawn documents and dropped words; same seed, same machine: same modules, bit
+        for bit.
     evaluate_every: epochs between two looks at the evaluation documents; 0 never looks, not even at the end, and keeps
         the last epoch.
     threads: modules trained at the same time; default: as many as there are cores, or on GPUs as many as all of these
@@ -90,16 +97,27 @@ def reengineer(
         for a while: ``"quadrature"``, all its steps in one, no less exact than float32 is step by step, ``"replay"``,
         step by step, or ``"dense"``, every row in every step. Where bases are trained by the ops (several layers, both
         directions, or too large for one launch on a GPU) and in plain PyTorch there is nothing to catch up.
-    progress: show a progress bar if the output is a terminal: steps a second, time left and modules done, of all.
+    progress: say on standard error how it goes: by a bar if that is a terminal, else by a line after some seconds and
+        then every half minute; steps a second, time left and modules done, of all.
     on_epoch: called as ``on_epoch(job, figures)`` in the calling thread after each epoch of each module.
+    on_module: called as ``on_module(job, module)`` in the calling thread as soon as a module is ready, while others are
+        still trained: the moment to save it.
 
     Returns one ``SeamModule`` a target, in order. Its ``front`` lists the epochs that no other epoch equals or beats in
     both accuracy on the evaluation documents and share of kept weights, each with its module. Raises TrainingError for
-    settings that cannot work, and for values that are not finite or a GPU without memory once the other targets have
-    ended; its ``modules`` then holds theirs (None where one failed).
-    Ctrl-C raises ``Interrupted``.
+    arguments and settings that cannot work, before anything is trained, and for values that are not finite or a GPU
+    without memory once the other targets have ended. Ctrl-C raises ``Interrupted``, and an exception in a callback ends
+    the training as Ctrl-C does. All these exceptions have ``modules``, one a target: those that were ready; the best so
+    far of a target that was cut short, its card saying ``interrupted``; None where no epoch had ended.
     """
-    settings = settings or Settings.for_protocol(protocol)
+    if settings is None:
+        settings = Settings.for_protocol("seam" if protocol is None else protocol)
+    check_settings(settings)
+    if protocol not in (None, settings.protocol):
+        raise TrainingError(
+            f"protocol is {shown(protocol)}, but the settings given are of protocol {settings.protocol!r}; give one of "
+            "them"
+        )
     overrides = {
         "alpha": alpha,
         "lr_mask": lr_mask,
@@ -110,7 +128,7 @@ def reengineer(
     }
     settings = settings.with_options(**overrides, **options)
     same = {"seed": seed, "evaluate_every": evaluate_every, "threads": threads, "backend": backend}
-    same |= {"catch_up": catch_up, "progress": progress, "on_epoch": on_epoch}
+    same |= {"catch_up": catch_up, "progress": progress, "on_epoch": on_epoch, "on_module": on_module}
     return reengineer_many(base, corpus, targets, [settings], **same)[0]
 
 
@@ -128,6 +146,7 @@ def reengineer_many(
     catch_up: str = "quadrature",
     progress: bool = False,
     on_epoch: OnEpoch | None = None,
+    on_module: OnModule | None = None,
 ) -> list[list[SeamModule]]:
     """``reengineer`` with each of several settings, all modules side by side: on a GPU a whole study costs little more
     than its longest module.
@@ -136,25 +155,57 @@ def reengineer_many(
     there; their ``modules`` come one settings' after the other's. ``job.study.settings`` tells ``on_epoch`` which they
     are.
     """
-    if catch_up not in CATCH_UPS:
-        raise TrainingError(f"catch_up is {catch_up!r}; it must be one of {', '.join(CATCH_UPS)}")
+    if isinstance(settings, Settings) or not isinstance(settings, Iterable):
+        raise TrainingError(f"settings is {shown(settings)}; give a list of Settings")
+    settings = [check_settings(one) for one in settings]
+    check_base(base)
+    check_is_corpus(corpus)
     engine = choose_engine(backend, base.hidden2label.weight.dtype)
     if not isinstance(targets, Iterable) or isinstance(targets, str):
-        raise TrainingError(f"targets is {targets!r}; give a list of targets, such as [4] or range(8)")
+        raise TrainingError(f"targets is {shown(targets)}; give a list of targets, such as [4] or range(8)")
     targets = [normalise_target(target, corpus.num_classes) for target in targets]
-    if threads is not None and threads < 1:
-        raise TrainingError(f"threads is {threads}; it must be at least 1, or None for all cores")
-    if evaluate_every < 0:
-        raise TrainingError(f"evaluate_every is {evaluate_every}; it must be 0 (never) or more")
+    if threads is not None:
+        threads = whole_number("threads", threads, 1, otherwise=", or None for all cores")
+    evaluate_every = whole_number("evaluate_every", evaluate_every, 0)
+    if evaluate_every == 0 and any(one.early_stop >= 0 for one in settings):
+        raise TrainingError("early_stop has no effect where evaluate_every is 0; leave one of them out")
+    seed = seed_number(seed)
+    callback("on_epoch", on_epoch)
+    callback("on_module", on_module)
     studies: list[Study] = []
-    for one in settings:
-        studies.append(Study(base, corpus, one, engine, catch_up, beside=studies[0] if studies else None))
-    jobs = [[Job(study, target, seed, evaluate_every) for target in targets] for study in studies]
-    if evaluate_every and studies:
-        split, what = studies[0].evaluation, studies[0].settings.evaluation
-        warn_of_chance(studies[0].base_logits(split), split.labels, f"the {what} documents")
-    run_jobs([job for row in jobs for job in row], threads, progress, on_epoch)
+    with cpu_by_default():
+        for one in settings:
+            studies.append(Study(base, corpus, one, engine, catch_up, beside=studies[0] if studies else None))
+        jobs = [[Job(study, target, seed, evaluate_every) for target in targets] for study in studies]
+        if evaluate_every and studies:
+            split, what = studies[0].evaluation, studies[0].settings.evaluation
+            warn_of_chance(studies[0].base_logits(split), split.labels, f"the {what} documents")
+    run_jobs([job for row in jobs for job in row], threads, progress, on_epoch, on_module)
     return [[job.module() for job in row] for row in jobs]
+
+
+def check_settings(settings: Settings) -> Settings:
+    """The same; TrainingError for anything else."""
+    if not isinstance(settings, Settings):
+        raise TrainingError(f"settings is {shown(settings)}; it must be a Settings object")
+    return settings
+
+
+def check_base(base: LSTMClassifier) -> None:
+    """Raises TrainingError for what is no classifier, or has no values."""
+    if not isinstance(base, LSTMClassifier):
+        raise TrainingError(f"base is {shown(base)}; it must be an LSTMClassifier, such as LSTMClassifier.load gives")
+    weights = base.weights().values()
+    if any(weight.is_meta for weight in weights):
+        raise TrainingError("the base has no values, it is on the device 'meta'; load or train it first")
+    if len(dtypes := {str(weight.dtype).removeprefix("torch.") for weight in weights}) > 1:
+        raise TrainingError(f"the base's weights are of several dtypes, {', '.join(sorted(dtypes))}; make them of one")
+
+
+def check_is_corpus(corpus: Corpus) -> None:
+    """Raises TrainingError for anything else."""
+    if not isinstance(corpus, Corpus):
+        raise TrainingError(f"corpus is {shown(corpus)}; it must be a Corpus, such as load_corpus or load_r8 gives")
 
 
 def normalise_target(target: int | Sequence[int], num_classes: int) -> tuple[int, ...]:
@@ -163,14 +214,18 @@ def normalise_target(target: int | Sequence[int], num_classes: int) -> tuple[int
     if single or (isinstance(target, Tensor) and target.ndim == 0):
         target = [target]
     try:
+        if any(isinstance(k, bool) for k in target):
+            raise TypeError
         classes = sorted({operator.index(k) for k in target})
     except TypeError:
-        raise TrainingError(f"a target is a class number or a set of class numbers, not {target!r}") from None
+        raise TrainingError(f"a target is a class number or a set of class numbers, not {shown(target)}") from None
     if not classes:
         raise TrainingError("a target needs at least one class")
     for k in classes:
         if not 0 <= k < num_classes:
-            raise TrainingError(f"target class {k} does not exist: the corpus has classes 0 to {num_classes - 1}")
+            raise TrainingError(
+                f"target class {shown(k)} does not exist: the corpus has classes 0 to {num_classes - 1}"
+            )
     return tuple(classes)
 
 
@@ -191,8 +246,11 @@ class Study:
         catch_up: str = CATCH_UPS[0],
         beside: "Study | None" = None,
     ):
-        weights = base.weights()
+        check_settings(settings)
+        choice("engine", engine, NAMES)
+        choice("catch_up", catch_up, CATCH_UPS)
         check_corpus(base, corpus)
+        weights = {key: weight.to(CPU.device) for key, weight in base.weights().items()}
         self.base_hash = beside.base_hash if beside else base.hash  # now: the base may be trained on meanwhile
         self.base, self.corpus, self.settings, self.weights = base, corpus, settings, weights
         self.engine, self.catch_up = engine, catch_up
@@ -321,7 +379,9 @@ class Job:
         self._base_figures: dict | None = None
         self.qualified: bool | None = None  # whether an epoch passed the rule's gate
         self._steps = 0
+        self._module: SeamModule | None = None
         self.finished = False  # to the end, or as far as it was let
+        self.cut_short = False  # by Ctrl-C or a failure
         self.ended = False  # with or without a module
 
     @property
@@ -382,6 +442,7 @@ class Job:
             except TrainingError as error:
                 raise TrainingError(f"target {self.name}, epoch {epoch}: {error}") from None
             if stop.is_set():
+                self.cut_short = True
                 break
             figures = {"epoch": epoch, "cross_entropy": loss} | self._kept(trainer)
             snapshot = functools.cache(trainer.snapshot)  # the choice and the front share one
@@ -441,15 +502,22 @@ class Job:
     def _finish(self) -> None:
         """Lets go of the trainer's state; only the chosen scores stay."""
         trainer = self.trainer
-        still_there = trainer.steps == self._best_steps
-        scores, head = trainer.whole_scores() if still_there else trainer.expand(self._best)
-        self._scores, self._head = scores, head
+        whole = trainer.steps == self._best_steps and not self.cut_short  # else a step may have begun after the best
+        self._scores, self._head = trainer.whole_scores() if whole else trainer.expand(self._best)
+        self.let_go()
+        self.finished = True  # now the module is there, whatever its judgement meets
         if self.evaluate_every:
             card = {"base_hash": self.study.base_hash}
-            module = SeamModule(self.study.base, self.target, scores, head, card=card)
+            module = SeamModule(self.study.base, self.target, self._scores, self._head, card=card)
             self._metrics = figures_on_test(module, self.study.corpus, self.study.base_logits(self.study.corpus.test))
+
+    def rescue(self) -> None:
+        """After a failure: keeps the best epoch's module, where there is one, and gives back the memory."""
+        self.cut_short = not self.finished
+        if self.trainer is not None and self.history:
+            with contextlib.suppress(Exception):  # it is the failure before this one that is told
+                self._finish()
         self.let_go()
-        self.finished = True
 
     def let_go(self) -> None:
         """Gives back the memory that only training needs, also after a failure."""
@@ -457,8 +525,19 @@ class Job:
         self.__dict__.pop("_evaluation_documents", None)
         self._class_logits = None
 
+    @property
+    def has_module(self) -> bool:
+        """Whether it is finished, or was cut short after an epoch at least."""
+        return self.finished and (bool(self.history) or not self.cut_short)
+
     def module(self) -> SeamModule:
-        """The chosen module, with its history, metrics and card."""
+        """The chosen module, with its history, metrics and card; always the same object."""
+        if self._module is None:
+            with cpu_by_default():
+                self._module = self._make_module()
+        return self._module
+
+    def _make_module(self) -> SeamModule:
         study = self.study
         documents = study.fit[balanced(study.corpus.train.labels[study.fit], self.target)]
         card = {
@@ -487,6 +566,8 @@ class Job:
         }
         if study.catches_up:
             card["catch_up"] = study.catch_up
+        if self.cut_short:
+            card["interrupted"] = True
         module = SeamModule(
             study.base, self.target, self._scores, self._head, history=self.history, metrics=self._metrics, card=card
         )
@@ -494,22 +575,28 @@ class Job:
         return module
 
 
-def run_jobs(jobs: list[Job], threads: int | None, progress: bool, on_epoch: OnEpoch | None) -> None:
+def run_jobs(
+    jobs: list[Job],
+    threads: int | None,
+    progress: bool,
+    on_epoch: OnEpoch | None,
+    on_module: OnModule | None = None,
+) -> None:
     """Runs all jobs on worker threads, one a place, longest first, one torch thread each; raises the error of the first
     job that failed.
 
-    Callbacks and the progress bar stay in the calling thread. Ctrl-C lets each job end the steps that it has begun,
-    at most 64 on the CPU and a launch on a GPU, and raises Interrupted.
+    Callbacks and the progress bar stay in the calling thread. Ctrl-C, and an exception in a callback, let each job end
+    the steps that it has begun, at most 64 on the CPU and a launch on a GPU; Ctrl-C raises Interrupted.
     """
     places = places_for(jobs, threads)
-    count = len(places)
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
     for job in sorted(jobs, key=lambda job: -job.steps):
         waiting.put(job)
-    reports: queue.SimpleQueue = queue.SimpleQueue()
+    reports: queue.SimpleQueue = queue.SimpleQueue()  # (job, figures), (job, None): it is ready, None: a worker left
     stop, errors = threading.Event(), {}
 
     def work(place):
+        set_own_threads(1)  # a module is too small to share; a core each is what pays
         while not stop.is_set():
             try:
                 job = waiting.get_nowait()
@@ -521,8 +608,10 @@ def run_jobs(jobs: list[Job], threads: int | None, progress: bool, on_epoch: OnE
             except BaseException as error:  # the other modules go on
                 # In its stead, for its traceback would keep the trainer, and so the memory that the others lack.
                 errors[job] = out_of_memory(job, place, places) if is_out_of_memory(error) else error
-                job.let_go()
+                job.rescue()
             job.ended = True
+            if job.finished and not job.cut_short:
+                reports.put((job, None))
 
     def work_and_say_so(place):
         try:
@@ -535,13 +624,11 @@ def run_jobs(jobs: list[Job], threads: int | None, progress: bool, on_epoch: OnE
         bar.set_postfix_str(f"{sum(job.ended for job in jobs)}/{len(jobs)} modules", refresh=False)
         bar.update(sum(job.steps_done for job in jobs) - bar.n)
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # a module is too small to share; a core each is what pays
-    workers = [threading.Thread(target=work_and_say_so, args=(place,), daemon=True) for place in places]
-    bar = progress_bar(sum(job.steps for job in jobs)) if progress else None
+    workers: list[threading.Thread] = []
+    bar = progress_bar(sum(job.steps for job in jobs), "re-engineering") if progress else None
     try:
-        for worker in workers:
-            worker.start()
+        start_workers(workers, work_and_say_so, places)
+        count = len(workers)
         while count:
             try:
                 report = reports.get(timeout=0.1)
@@ -550,31 +637,53 @@ def run_jobs(jobs: list[Job], threads: int | None, progress: bool, on_epoch: OnE
             else:
                 if report is None:
                     count -= 1
-                elif on_epoch:
-                    on_epoch(*report)
+                elif report[1] is not None:
+                    if on_epoch:
+                        on_epoch(*report)
+                elif on_module:
+                    on_module(report[0], report[0].module())
             if bar is not None:
                 show(bar)
-    except KeyboardInterrupt:
-        stop.set()
-        for worker in workers:
-            worker.join()
-        raise Interrupted([job.module() if job.finished and job.history else None for job in jobs]) from None
+    except BaseException as error:
+        end(workers, stop)
+        modules = [job.module() if job.has_module else None for job in jobs]
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(modules) from None
+        with contextlib.suppress(AttributeError):  # of a class that takes none
+            error.modules = modules
+        raise
     finally:
-        stop.set()
-        for worker in workers:
-            worker.join()
-        torch.set_num_threads(before)
+        end(workers, stop)
         if bar is not None:
             bar.close()
     for job in jobs:
         if job in errors:
             error = errors[job]
-            if isinstance(error, SeamFastError):
-                error.modules = [other.module() if other.finished else None for other in jobs]
-                raise error
-            if not isinstance(error, Exception):
-                raise error
-            raise RuntimeError(f"target {job.name} failed") from error
+            if isinstance(error, Exception) and not isinstance(error, SeamFastError):
+                error = RuntimeError(f"target {job.name} failed")
+                error.__cause__ = errors[job]
+            error.modules = [other.module() if other.has_module else None for other in jobs]
+            raise error
+
+
+def start_workers(workers: list[threading.Thread], work: Callable[[Place], None], places: list[Place]) -> None:
+    """Adds a running thread for each place, or for as many as can be started. Raises TrainingError where none can."""
+    for place in places:
+        worker = threading.Thread(target=work, args=(place,), daemon=True)
+        try:
+            worker.start()
+        except RuntimeError as error:
+            if not workers:
+                raise TrainingError(f"no thread to train in can be started: {error}; allow more threads") from None
+            return
+        workers.append(worker)
+
+
+def end(workers: list[threading.Thread], stop: threading.Event) -> None:
+    """Lets the workers end what they have begun."""
+    stop.set()
+    for worker in workers:
+        worker.join()
 
 
 def places_for(jobs: list[Job], threads: int | None) -> list[Place]:
@@ -633,11 +742,3 @@ def out_of_memory(job: Job, place: Place, places: list[Place]) -> TrainingError:
     return TrainingError(
         f"target {job.name}: no memory was left on {place.device}, where {modules} trained at once; {todo}"
     )
-
-
-def progress_bar(total: int):
-    """A bar that counts steps of all modules, on a terminal; nothing elsewhere."""
-    from tqdm import tqdm
-
-    looks = {"desc": "re-engineering", "unit": "step", "dynamic_ncols": True, "disable": None}
-    return tqdm(total=total, smoothing=0.05, miniters=1, **looks)  # rates of the last few seconds, whoever works

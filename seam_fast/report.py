@@ -39,6 +39,7 @@ def module_row(module: SeamModule) -> dict:
         "target": list(module.target),
         "name": "+".join(card.get("target_names", map(str, module.target))),
         "synthetic": bool(card.get("synthetic")),
+        "interrupted": bool(card.get("interrupted")),
         "base_f1": module.metrics.get("base", {}).get("f1"),
         **{key: test.get(key) for key in ("f1", "precision", "recall", "accuracy", "accuracy_low", "accuracy_high")},
         "balanced_accuracy": module.metrics.get("test_balanced", {}).get("accuracy"),
@@ -127,7 +128,7 @@ def _cells(row: dict) -> list[str]:
     if row.get("qualified") is False:
         epoch += "?"
     return [
-        row["name"],
+        row["name"] + (" (cut short)" if row.get("interrupted") else ""),
         share(row["base_f1"]),
         share(row["f1"]) + ("v" if below else " "),
         share(row["precision"]),
@@ -141,6 +142,16 @@ def _cells(row: dict) -> list[str]:
         epoch,
         "-" if row.get("seconds") is None else f"{row['seconds']:.1f}",
     ]
+
+
+def in_a_line(module: SeamModule) -> str:
+    """The figures that are told of a module as soon as it is ready."""
+    row = module_row(module)
+    f1 = [] if row["f1"] is None else [f"F1 {row['f1']:.3f}"]
+    if f1 and row["base_f1"] is not None:
+        f1 = [f"{f1[0]}, base {row['base_f1']:.3f}"]
+    seconds = [] if row["seconds"] is None else [f"{row['seconds']:.1f} s"]
+    return ", ".join([*f1, f"kept {100 * row['kept']:.2f} %", *seconds])
 
 
 def comparison(module: SeamModule) -> str:

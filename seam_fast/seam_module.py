@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save as serialize
 from torch import Tensor
 
 from . import reference
@@ -25,10 +24,10 @@ from .classifier import LSTMClassifier
 from .data_checks import few, warn
 from .default_device import on_the_cpu
 from .errors import CheckpointError
-from .files import write_atomically
+from .files import to_json, write_atomically
 from .inference import class_logits
 from .keys import HEAD_KEYS, MASK_SUFFIX, group_sizes, groups, weight_keys
-from .tensor_files import read_tensor_file
+from .tensor_files import read_tensor_file, safetensors_bytes
 
 FORMAT = "seam-fast module 1"
 
@@ -173,7 +172,7 @@ class SeamModule:
             "metrics": self.metrics,
             "history": self.history,
         }
-        return serialize(tensors, {"format": FORMAT, "card": json.dumps(card)})
+        return safetensors_bytes(tensors, {"format": FORMAT, "card": to_json(card)})
 
     @classmethod
     @on_the_cpu
@@ -266,7 +265,7 @@ def vocabulary_hash(base: LSTMClassifier) -> str | None:
 
 def pack_bits(scores: Tensor) -> Tensor:
     """One bit a score, row-major, most significant bit first: any shape -> (ceil(n / 8),) uint8."""
-    return torch.from_numpy(np.packbits((scores > 0).numpy()))
+    return torch.from_numpy(np.packbits((scores > 0).cpu().numpy()))
 
 
 def unpack_bits(bits: Tensor, weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reads files of named tensors, torch's and safetensors', without ever running what is in them."""
+"""Files of named tensors, torch's and safetensors', which are read without ever running what is in them."""
 
 import argparse
 import re
@@ -8,8 +8,24 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
 
 from .errors import CheckpointError
+
+# A safetensors file with a header of more than 100,000,000 bytes is neither written nor read by the library, and long
+# texts (a vocabulary of millions of words, the history of as many epochs) would be in it. Longer ones become tensors.
+MOST_IN_HEADER = 10_000_000
+TEXT_PREFIX = "metadata."  # and the entry's name: a text as a tensor of its bytes (uint8)
+
+
+def safetensors_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """A safetensors file with texts of any length as metadata; `read_tensor_file` gives them back."""
+    long = {key: text for key, text in metadata.items() if len(text) > MOST_IN_HEADER}
+    texts = {
+        TEXT_PREFIX + key: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) for key, text in long.items()
+    }
+    return save(tensors | texts, {key: text for key, text in metadata.items() if key not in long} or None)
 
 
 def read_tensor_file(path: Path) -> tuple[dict[str, Any], dict]:
@@ -22,9 +38,10 @@ def read_tensor_file(path: Path) -> tuple[dict[str, Any], dict]:
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-                return tensors, file.metadata() or {}
+                metadata = dict(file.metadata() or {})
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{path}: damaged, or not a safetensors file ({_first_line(error)}).") from error
+        return _without_texts(path, tensors, metadata)
     try:
         # Programs often save their arguments beside the weights; a Namespace holds names and values, and runs nothing.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
@@ -55,6 +72,19 @@ def _why_unreadable(error: BaseException) -> str:
             "tensors."
         )
     return f"damaged, or holds more than tensors (nothing in it was run); save a state dict ({_first_line(error)})."
+
+
+def _without_texts(path: Path, tensors: dict[str, Tensor], metadata: dict) -> tuple[dict[str, Tensor], dict]:
+    """Texts that stand among the tensors put back into the metadata."""
+    for key in [key for key in tensors if key.startswith(TEXT_PREFIX)]:
+        value = tensors.pop(key)
+        try:
+            if value.dtype != torch.uint8 or key.removeprefix(TEXT_PREFIX) in metadata:
+                raise ValueError
+            metadata[key.removeprefix(TEXT_PREFIX)] = value.numpy().tobytes().decode()
+        except ValueError:
+            raise CheckpointError(f"{path}: {key} is damaged, it is no text; save the file again.") from None
+    return tensors, metadata
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,10 +6,11 @@ gives the same weights bit for bit, and the caller's random state is left alone.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
@@ -17,16 +18,40 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .arguments import MOST, callback, real_number, seed_number, shown, truth, whole_number
 from .classifier import ClassifierMetrics, LSTMClassifier, confusion_metrics, predict_logits
 from .corpus import Corpus
 from .default_device import on_the_cpu
 from .errors import TrainingError
+from .progress import duration, progress_bar
+from .threads import cpu_by_default, one_thread
 
 Log = Callable[[str], Any]
 
+WHOLE_NUMBERS = {"epochs": (1, MOST), "batch_size": (1, MOST), "decay_every": (1, MOST), "min_steps": (0, MOST)}
+WHOLE_NUMBERS |= {"vector_window": (0, MOST)}
+ENDLESS = (0, math.inf)
+SHARE = (0, 1)
+NOISE = (0, 0.999)
+NUMBERS = {"lr": ENDLESS, "lr_decay": ENDLESS, "max_grad_norm": ENDLESS, "vector_scale": ENDLESS}
+NUMBERS |= {"forget_bias": (-math.inf, math.inf), "class_exponent": (-math.inf, math.inf), "prefix_weight": ENDLESS}
+NUMBERS |= {"word_dropout": NOISE, "vector_dropout": NOISE, "dropout": NOISE}
+NUMBERS |= {"label_smoothing": SHARE, "averaged_part": SHARE}
+
+
+class Recipe:
+    """What both recipes have in common: their fields are Python's numbers, or TrainingError says which is not."""
+
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            check, (low, high) = (
+                (whole_number, WHOLE_NUMBERS[name]) if name in WHOLE_NUMBERS else (real_number, NUMBERS[name])
+            )
+            object.__setattr__(self, name, check(name, value, low, high))
+
 
 @dataclass(frozen=True)
-class PublicRecipe:
+class PublicRecipe(Recipe):
     """The published recipe: plain SGD over the whole training set, the output read after the padding.
 
     Meant for the reference's treatment of the text (``load_r8(protocol="reference")``); there it ends at about 83 %
@@ -43,7 +68,7 @@ class PublicRecipe:
 
 
 @dataclass(frozen=True)
-class StrongRecipe:
+class StrongRecipe(Recipe):
     """Adam with a cosine, much noise on the input, and word vectors that start from the training texts.
 
     The ingredients were chosen on documents held out of R8's training split (mean class F1 there .74 with word
@@ -90,59 +115,88 @@ def train(
     overrides its number of epochs. Sizes, ``num_layers`` and ``bidirectional`` are those of `LSTMClassifier`. The
     strong recipe leaves out the documents of ``corpus.validation_indices(0.1, seed=0)``, which select modules later,
     and reports its figures on them.
-    ``progress`` shows a bar on a terminal; ``log`` gets one line an epoch. The settings and figures are kept in the
-    model's ``info``. Runs on one thread, whatever torch is set to. Raises `TrainingError` where the loss is not
-    finite or a setting makes no sense.
+    ``progress`` says on standard error how it goes: a bar on a terminal, else a line after some seconds and then every
+    half minute; ``log`` gets one line an epoch. The settings and figures are kept in the model's ``info``. Runs on one
+    thread, in float32 and on the CPU, whatever torch is set to. Raises `TrainingError` where the loss is not finite or
+    an argument makes no sense. Ctrl-C, and an exception in ``log``, come out with an attribute ``base``: the classifier
+    as far as it was trained, ``info["interrupted"]`` the number of whole epochs, or None where none had ended.
     """
-    if isinstance(recipe, str):
-        if recipe not in RECIPES:
-            raise TrainingError(f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}.")
-        recipe = RECIPES[recipe]()
-    if epochs is not None:
-        recipe = replace(recipe, epochs=epochs)
-    if recipe.epochs < 1 or recipe.batch_size < 1:
-        raise TrainingError(
-            f"Recipe {recipe.name}: epochs and batch_size must be at least 1, "
-            f"got {recipe.epochs} and {recipe.batch_size}."
-        )
+    recipe = _recipe(recipe, epochs)
+    if not isinstance(corpus, Corpus):
+        raise TrainingError(f"corpus is {shown(corpus)}; it must be a Corpus, such as load_corpus or load_r8 gives")
     sizes = {
-        "embedding_dim": embedding_dim,
-        "hidden_dim": hidden_dim,
-        "num_layers": num_layers,
-        "bidirectional": bidirectional,
+        "embedding_dim": whole_number("embedding_dim", embedding_dim, 1),
+        "hidden_dim": whole_number("hidden_dim", hidden_dim, 1),
+        "num_layers": whole_number("num_layers", num_layers, 1),
+        "bidirectional": truth("bidirectional", bidirectional),
     }
-    run = _train_public if isinstance(recipe, PublicRecipe) else _train_strong
-    with _one_thread():
-        model, figures = run(corpus, recipe, seed, sizes, progress, log or _no_log)
-    model.info = {
+    callback("log", log)
+    info = {
         "recipe": recipe.name,
         "settings": asdict(recipe),
-        "seed": seed,
+        "seed": seed_number(seed),
         "corpus": corpus.name,
         "corpus_config": corpus.config.as_dict(),
         "synthetic": corpus.synthetic,
         "data_hash": corpus.data_hash,
-        "weights_hash": model.hash,
-        **figures,
     }
+    run = _train_public if isinstance(recipe, PublicRecipe) else _train_strong
+    so_far = _SoFar()
+    try:
+        with _surroundings():
+            model, figures = run(corpus, recipe, info["seed"], sizes, progress, log or _no_log, so_far)
+    except BaseException as error:
+        if not isinstance(error, TrainingError):
+            with suppress(AttributeError):  # of a class that takes none
+                error.base = so_far.base(info)
+        raise
+    model.info = info | {"weights_hash": model.hash} | figures
     return model
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One torch thread and float32, whatever the caller has set.
+def _recipe(recipe: str | Recipe, epochs: int | None) -> Recipe:
+    """The recipe of that name, or that recipe, for so many epochs where they are given."""
+    if isinstance(recipe, str):
+        if recipe not in RECIPES:
+            raise TrainingError(f"recipe must be one of {', '.join(RECIPES)}, got {recipe!r}.")
+        recipe = RECIPES[recipe]()
+    if not isinstance(recipe, Recipe):
+        raise TrainingError(f"recipe is {shown(recipe)}; it must be a name, a StrongRecipe or a PublicRecipe")
+    return recipe if epochs is None else replace(recipe, epochs=epochs)
 
-    Batches this small gain nothing from more threads and lose much where cores are shared (measured: a factor of
-    three); and sums are taken in the same order whatever the caller's number of threads.
+
+def _surroundings() -> ExitStack:
+    """What training needs of the calling thread's torch, left as it was afterwards.
+
+    One thread: batches this small gain nothing from more and lose much where cores are shared (measured: a factor of
+    three); and sums are taken in the same order whatever the caller's number of threads. Every tensor is made in
+    float32 by name, since the default dtype is the whole process's.
     """
-    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
-    torch.set_num_threads(1)
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_default_dtype(dtype)
+    with ExitStack() as stack:
+        stack.enter_context(one_thread())
+        stack.enter_context(cpu_by_default())
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.autocast("cpu", enabled=False))
+        return stack.pop_all()
+
+
+class _SoFar:
+    """The model in training, for the case that the training is cut short."""
+
+    def __init__(self) -> None:
+        self.model: LSTMClassifier | None = None
+        self.average: _Average | None = None
+        self.epochs = 0
+
+    def base(self, info: dict[str, Any]) -> LSTMClassifier | None:
+        """The classifier as it stands, None before the first epoch had ended."""
+        if self.epochs == 0:
+            return None
+        if self.average is not None:
+            self.average.store()
+        self.model.info = info | {"interrupted": self.epochs}
+        return self.model.eval()
 
 
 def _no_log(line: str) -> None:
@@ -161,7 +215,7 @@ def _new_model(corpus: Corpus, sizes: dict[str, Any], read: str, generator: torc
             vocabulary=corpus.words,
             tokenizer=corpus.config.tokenizer,
         )
-    model = model.to_empty(device="cpu")
+    model = model.to(torch.float32).to_empty(device="cpu")
     with torch.no_grad():
         model.word_embeddings.weight.normal_(generator=generator)
         for layer, size in ((model.lstm, model.hidden_dim), (model.hidden2label, model.hidden2label.in_features)):
@@ -172,16 +226,21 @@ def _new_model(corpus: Corpus, sizes: dict[str, Any], read: str, generator: torc
 
 
 def _epochs(count: int, progress: bool, steps: int) -> Iterator[tuple[int, Callable[[], None]]]:
-    """Epoch numbers with a function to call after each step; shows a bar where wanted and on a terminal."""
+    """Epoch numbers with a function to call after each step; says how it goes where wanted."""
     if not progress:
         for epoch in range(count):
             yield epoch, lambda: None
         return
-    from tqdm import tqdm
-
-    with tqdm(total=count * steps, desc="base", unit="step", disable=None, leave=False) as bar:
+    with closing(progress_bar(count * steps, "base")) as bar:
         for epoch in range(count):
             yield epoch, bar.update
+
+
+def _times(started: float, epoch: int, epochs: int) -> str:
+    """How long it took so far, and how much longer it will after this epoch (from 0)."""
+    took = time.perf_counter() - started
+    left = took / (epoch + 1) * (epochs - epoch - 1)
+    return f"{took:.0f} s" + (f", about {duration(left)} left" if epoch + 1 < epochs else "")
 
 
 def _check_loss(loss: float, epoch: int, step: int) -> None:
@@ -202,10 +261,10 @@ def _figures(model: LSTMClassifier, corpus: Corpus, documents: Tensor) -> Classi
 
 
 def _train_public(
-    corpus: Corpus, recipe: PublicRecipe, seed: int, sizes: dict[str, Any], progress: bool, log: Log
+    corpus: Corpus, recipe: PublicRecipe, seed: int, sizes: dict[str, Any], progress: bool, log: Log, so_far: _SoFar
 ) -> tuple[LSTMClassifier, dict[str, Any]]:
     generator = torch.Generator().manual_seed(seed)
-    model = _new_model(corpus, sizes, "end", generator)
+    so_far.model = model = _new_model(corpus, sizes, "end", generator)
     ids, labels = corpus.train.ids, corpus.train.labels
     embedding = model.word_embeddings.weight.detach()
     rest = [*model.lstm.parameters(), *model.hidden2label.parameters()]
@@ -228,9 +287,10 @@ def _train_public(
             _check_loss(value, epoch, step)
             total += value
             step_done()
+        so_far.epochs = epoch + 1
         log(
             f"epoch {epoch + 1}/{recipe.epochs}: loss {total / steps:.4f}, learning rate {lr:g}, "
-            f"{time.perf_counter() - started:.0f} s"
+            f"{_times(started, epoch, recipe.epochs)}"
         )
     fit = _figures(model, corpus, torch.arange(len(ids)))
     return model, {"train_accuracy": fit.accuracy}
@@ -240,20 +300,22 @@ def _train_public(
 
 
 def _train_strong(
-    corpus: Corpus, recipe: StrongRecipe, seed: int, sizes: dict[str, Any], progress: bool, log: Log
+    corpus: Corpus, recipe: StrongRecipe, seed: int, sizes: dict[str, Any], progress: bool, log: Log, so_far: _SoFar
 ) -> tuple[LSTMClassifier, dict[str, Any]]:
     generator = torch.Generator().manual_seed(seed)
     fit, held_out = corpus.validation_indices()  # the split by which modules are chosen later
-    model = _new_model(corpus, sizes, "last_word", generator)
+    so_far.model = model = _new_model(corpus, sizes, "last_word", generator)
     started = time.perf_counter()
+    log(f"making word vectors from {len(fit)} training documents")
     _initialise_strong(model, corpus, fit, recipe, generator)
-    log(f"word vectors from {len(fit)} training documents, {time.perf_counter() - started:.0f} s")
+    log(f"word vectors made, {time.perf_counter() - started:.0f} s")
+    started = time.perf_counter()
 
     embedding = model.word_embeddings.weight
     rest = [*model.lstm.parameters(), *model.hidden2label.parameters()]
     optimizer = torch.optim.Adam([embedding, *rest], lr=recipe.lr, fused=True)
     steps = max(math.ceil(len(fit) / recipe.batch_size), recipe.min_steps)
-    average = _Average([embedding, *rest])
+    so_far.average = average = _Average([embedding, *rest])
     average_from, average_every = round((1 - recipe.averaged_part) * recipe.epochs * steps), max(1, steps // 4)
     model.train()
     for epoch, step_done in _epochs(recipe.epochs, progress, steps):
@@ -273,11 +335,12 @@ def _train_strong(
                 average.add()
             total += value
             step_done()
+        so_far.epochs = epoch + 1
         line = f"epoch {epoch + 1}/{recipe.epochs}: loss {total / steps:.4f}"
         if log is not _no_log and len(held_out):
             figures = _figures(model, corpus, held_out)
             line += f", validation accuracy {100 * figures.accuracy:.1f} %, mean F1 {figures.mean_f1:.3f}"
-        log(f"{line}, {time.perf_counter() - started:.0f} s")
+        log(f"{line}, {_times(started, epoch, recipe.epochs)}")
     average.store()
     model.eval()
     figures = {"documents": len(fit), "train_accuracy": _figures(model, corpus, fit).accuracy}
@@ -350,7 +413,7 @@ def _strong_loss(
     labels, lengths = split.labels[batch], split.lengths[batch]
     ids = split.ids[batch, : int(lengths.max())]
     if corpus.unknown_id is not None:
-        dropped = torch.rand(ids.shape, generator=generator) < recipe.word_dropout
+        dropped = _uniform(ids.shape, generator) < recipe.word_dropout
         ids = ids.masked_fill(dropped, corpus.unknown_id)  # also trains the vector of unknown words
     vectors = model.word_embeddings(ids)
     vectors = vectors * _dropout_mask((len(ids), 1, model.embedding_dim), recipe.vector_dropout, generator)
@@ -360,7 +423,7 @@ def _strong_loss(
     loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
     if recipe.prefix_weight:
         # A second reading after a random 25 to 100 % of the words: shorter paths for the gradient, more texts.
-        share = 0.25 + 0.75 * torch.rand(len(ids), generator=generator)
+        share = 0.25 + 0.75 * _uniform((len(ids),), generator)
         prefix = torch.minimum((share * lengths).long() + 1, lengths)
         if model.bidirectional:  # one direction has read on; the other begins at the prefix's own end
             output = model.run_lstm(vectors, prefix)
@@ -370,7 +433,11 @@ def _strong_loss(
 
 
 def _dropout_mask(shape: tuple[int, ...], rate: float, generator: torch.Generator) -> Tensor:
-    return (torch.rand(shape, generator=generator) >= rate) / (1 - rate)
+    return (_uniform(shape, generator) >= rate).float() / (1 - rate)
+
+
+def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.rand(shape, generator=generator, dtype=torch.float32)
 
 
 def cooccurrence_vectors(
@@ -383,12 +450,12 @@ def cooccurrence_vectors(
     each dimension scaled by the root of its singular value. Rows of words that meet nobody and dimensions beyond the
     rank are zero; the other rows together have standard deviation 1.
     """
-    vectors = torch.zeros(vocab_size, dim)
+    vectors = torch.zeros(vocab_size, dim, dtype=torch.float32)
     matrix = _positive_mutual_information(texts, vocab_size, window)
     if matrix is None:
         return vectors
     rank = min(dim, vocab_size)
-    basis = torch.randn(vocab_size, min(rank + 20, vocab_size), generator=generator)
+    basis = torch.randn(vocab_size, min(rank + 20, vocab_size), generator=generator, dtype=torch.float32)
     for _ in range(2):
         basis = torch.linalg.qr(matrix.t() @ torch.linalg.qr(matrix @ basis)[0])[0]
     left, values, _ = torch.linalg.svd(matrix @ basis, full_matrices=False)
@@ -400,11 +467,12 @@ def cooccurrence_vectors(
     return vectors / spread if spread > 0 else vectors
 
 
-@torch.sparse.check_sparse_tensor_invariants(enable=False)  # these are right by construction
 def _positive_mutual_information(texts: list[Tensor], vocab_size: int, window: int) -> Tensor | None:
     """Sparse matrix (V, V) of words by contexts, coalesced; None where no two words stand beside each other."""
     size = (vocab_size, vocab_size)
-    counts = torch.sparse_coo_tensor(torch.zeros(2, 0, dtype=torch.int64), torch.zeros(0), size)
+    # These are right by construction; to say so in each call leaves the process's own setting alone.
+    sparse = functools.partial(torch.sparse_coo_tensor, check_invariants=False)
+    counts = sparse(torch.zeros(2, 0, dtype=torch.int64), torch.zeros(0, dtype=torch.float32), size)
     for start in range(0, len(texts), 2000):  # in parts, since the pairs take far more room than their sums
         part = texts[start : start + 2000]
         for distance in range(1, window + 1):
@@ -414,8 +482,8 @@ def _positive_mutual_information(texts: list[Tensor], vocab_size: int, window: i
             firsts = torch.cat([words[:-distance] for words in long_enough])
             seconds = torch.cat([words[distance:] for words in long_enough])
             pairs = torch.stack([torch.cat([firsts, seconds]), torch.cat([seconds, firsts])])
-            weights = torch.full((pairs.shape[1],), 1.0 / distance)
-            counts = counts + torch.sparse_coo_tensor(pairs, weights, size)
+            weights = torch.full((pairs.shape[1],), 1.0 / distance, dtype=torch.float32)
+            counts = counts + sparse(pairs, weights, size)
         counts = counts.coalesce()
     if counts.values().numel() == 0:
         return None
@@ -426,7 +494,7 @@ def _positive_mutual_information(texts: list[Tensor], vocab_size: int, window: i
     kept = information > 0
     if not bool(kept.any()):
         return None
-    return torch.sparse_coo_tensor(counts.indices()[:, kept], information[kept].float(), size, is_coalesced=True)
+    return sparse(counts.indices()[:, kept], information[kept].float(), size, is_coalesced=True)
 
 
 RECIPES = {"public": PublicRecipe, "strong": StrongRecipe}

@@ -1,9 +1,12 @@
 """What the commands share: finding corpus and base, naming files, and saving what a run made."""
 
-import json
+import contextlib
+import hashlib
+import importlib.util
+import os
+import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from . import plots, report
@@ -11,7 +14,8 @@ from .classifier import LSTMClassifier, evaluate_classifier, predict_logits
 from .corpus import Corpus, CorpusConfig, Documents, load_corpus, read_documents
 from .errors import CheckpointError, DataError, TrainingError
 from .evaluate import warn_of_chance
-from .files import write_atomically
+from .files import to_json, unfinished, write_atomically
+from .progress import is_terminal, say
 from .r8 import find_documents, load_r8
 from .seam_module import SeamModule
 from .settings import Settings
@@ -19,14 +23,10 @@ from .synthetic import synthetic_documents, synthetic_r8
 from .train_base import train
 
 SYNTHETIC = "r8-synthetic"
+MODULE_CARD = 1 << 18  # bytes of card, history and head of a module's file, more rather than less
 RECIPE_PROTOCOL = {"strong": "seam", "public": "reference"}  # the text treatment each recipe was made for
 
 Log = Callable[[str], object]
-
-
-def say(line: str = "") -> None:
-    """A line of talk, on standard error, so that standard output stays for results."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def get_corpus(
@@ -87,15 +87,28 @@ def raw_test_documents(dataset: str, data_dir: str | None, log: Log) -> tuple[Do
 
 
 def train_base(corpus: Corpus, recipe: str, seed: int, path: Path, log: Log, **options) -> LSTMClassifier:
-    """Trains a base and saves it, the metrics on the test documents in its metadata."""
+    """Trains a base and saves it, the metrics on the test documents in its metadata.
+
+    What there is when the training is cut short goes to a file beside, marked ``.interrupted``.
+    """
     mark = "SYNTHETIC: " if corpus.synthetic else ""
     size = f"{len(corpus.train)} documents, {corpus.num_classes} classes"
     log(f"{mark}training the base: recipe {recipe}, {size}, seed {seed}")
-    base = train(corpus, recipe, seed, progress=True, **options)
+    check_room(path.parent, 8 * corpus.vocab_size * options.get("embedding_dim", 100))  # a new file beside the old one
+    lines = None if is_terminal(sys.stderr) else say  # on a terminal there is a bar
+    try:
+        base = train(corpus, recipe, seed, progress=True, log=lines, **options)
+    except BaseException as error:
+        base = getattr(error, "base", None)
+        if base is not None:
+            beside = base.save(path.with_name(f"{path.stem}.interrupted{path.suffix}"))
+            log(f"{mark}cut short; the base after {base.info['interrupted']} epochs: {beside}")
+        raise
+    base.save(path)  # before anything else is made of it
     base.info["test"] = evaluate_classifier(base, corpus.test).as_dict(corpus.class_names)
     warn_of_chance(predict_logits(base, corpus.test.ids, corpus.test.lengths), corpus.test.labels, "the test documents")
     base.save(path)
-    log(f"base: {path} ({describe_base(base)})")
+    log(f"{mark}base: {path} ({describe_base(base)})")
     return base
 
 
@@ -145,15 +158,38 @@ def parse_targets(text: str, corpus: Corpus | LSTMClassifier) -> list[tuple[int,
 def module_file(folder: Path, target: Sequence[int], class_names: Sequence[str]) -> Path:
     """Where a module goes: its class names, with only plain characters, behind the class number."""
     names = "+".join(class_names[k] for k in target)
-    plain = "".join(c if c.isalnum() or c in "+-_" else "_" for c in names)[:60]
-    return folder / "modules" / f"{'+'.join(map(str, target))}-{plain}.safetensors"
+    plain = "".join(c if c in "+-_" or (c.isalnum() and can_be_in_a_name(c)) else "_" for c in names)[:60]
+    return folder / "modules" / f"{shortened('+'.join(map(str, target)))}-{shortened(plain)}.safetensors"
 
 
 def reference_file(root: Path, dataset: str, target: Sequence[int], settings: Settings) -> Path:
     """The reference's path for a module's scores, floats written as Python writes them."""
     name = f"lr_head_mask_{float(settings.lr_head)}_{float(settings.lr_mask)}_alpha_{float(settings.alpha)}.pth"
-    folder = "tc_" + "+".join(map(str, target))
+    folder = "tc_" + shortened("+".join(map(str, target)))
     return root / "binary_classification" / f"lstm_{dataset}" / folder / name
+
+
+def run_folder(folder: Path, targets: Sequence[Sequence[int]]) -> Path:
+    """Where the record of a few targets goes, beside that of all."""
+    return folder / f"targets_{shortened('_'.join('+'.join(map(str, target)) for target in targets))}"
+
+
+def shortened(text: str, most: int = 100) -> str:
+    """A part of a file name in at most so many bytes: the text, or its beginning and a hash of all of it."""
+    data = os.fsencode(text)
+    if len(data) <= most:
+        return text
+    mark = f"-{hashlib.sha256(data).hexdigest()[:8]}"
+    return data[: most - len(mark)].decode(sys.getfilesystemencoding(), "ignore") + mark
+
+
+def can_be_in_a_name(character: str) -> bool:
+    """Whether the file system's encoding has it."""
+    try:
+        os.fsencode(character)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def reusable(path: Path, base: LSTMClassifier, corpus: Corpus, wanted: dict) -> SeamModule | None:
@@ -171,23 +207,91 @@ def reusable(path: Path, base: LSTMClassifier, corpus: Corpus, wanted: dict) -> 
     return module if all(module.card.get(key) == value for key, value in wanted.items()) else None
 
 
+class ModuleFiles:
+    """Writes modules to their files, each as soon as it is there, and says so.
+
+    paths: by target. saved: the modules that are on disk.
+    """
+
+    def __init__(self, paths: dict[tuple[int, ...], Path], mark: str, log: Log):
+        self.paths, self.mark, self.log = paths, mark, log
+        self.saved: list[SeamModule] = []
+
+    def save(self, module: SeamModule) -> None:
+        """A disk that is full now may not be so at the end, when `save_all` tries again: the training goes on."""
+        try:
+            self._save(module)
+        except OSError as error:
+            self.log(f"{self.mark}{self.paths[module.target]} cannot be written yet: {error.strerror or error}")
+
+    def save_all(self, modules: Iterable[SeamModule | None]) -> None:
+        """Those that are there and not yet on disk; one that was cut short does not take the place of a whole one."""
+        error = None
+        for module in modules:
+            if module is not None and not any(module is other for other in self.saved):
+                try:
+                    self._save(module)
+                except OSError as failure:
+                    error = failure
+        if error is not None:
+            raise error
+
+    def _save(self, module: SeamModule) -> None:
+        path = self.paths[module.target]
+        if module.card.get("interrupted"):
+            path = not_in_the_way(path)
+        module.save(path)
+        self.saved.append(module)
+        count = f"{len(self.saved)} of {len(self.paths)}"
+        self.log(f"{self.mark}module: {path} ({report.in_a_line(module)}; {count})")
+
+
+def check_run(paths: Sequence[Path], folder: Path, base: LSTMClassifier, draw: bool) -> None:
+    """Finds out before the training whether its results can be saved. paths: of modules; folder: of the record."""
+    if draw and importlib.util.find_spec("matplotlib") is None:
+        raise TrainingError("pictures need matplotlib, which is not installed; install it, or choose --no-plots")
+    names = ["record.json", "table.txt", *(plots.NAMES if draw else ())]
+    for path in [*paths, *(folder / name for name in names)]:
+        check_writable(path, (path.suffix,))
+    weights = sum(weight.numel() for weight in base.weights().values())
+    check_room(folder, len(paths) * (weights // 8 + MODULE_CARD))
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raises CheckpointError where a folder's disk has no room for so many bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise CheckpointError(
+            f"{folder}: about {size / 1e6:,.0f} MB will be written, and the disk has {free / 1e6:,.0f} MB free; make "
+            "room or choose another folder"
+        )
+
+
 def save_run(
-    modules: Sequence[SeamModule], base: LSTMClassifier, corpus: Corpus, folder: Path, command: str, draw: bool
-):
-    """Writes record and pictures of a run into a folder; returns the record and the paths."""
+    modules: Sequence[SeamModule], base: LSTMClassifier, corpus: Corpus, folder: Path, command: str
+) -> tuple[dict, dict, list[Path]]:
+    """Writes record and table of a run into a folder; returns the record, the base's metrics and the paths."""
     metrics = evaluate_classifier(base, corpus.test).as_dict(corpus.class_names)
     record = report.record(modules, command, base_metrics={"test": metrics})
     record["corpus"]["config"] = corpus.config.as_dict()
     paths = [write_json(folder / "record.json", record)]
-    paths.append(write_atomically(folder / "table.txt", (report.table(modules) + "\n").encode()))
-    if draw:
-        paths += plots.plot_all(modules, metrics["confusion"], folder)
-    return record, paths
+    table = report.table(modules) + "\n"
+    paths.append(write_atomically(folder / "table.txt", table.encode("utf-8", "backslashreplace")))
+    return record, metrics, paths
+
+
+def draw_run(modules: Sequence[SeamModule], metrics: dict, folder: Path, log: Log) -> list[Path]:
+    """Draws the pictures of a run into a folder; one that cannot be drawn is said to be missing. Returns the paths."""
+    try:
+        return plots.plot_all(modules, metrics["confusion"], folder)
+    except Exception as error:  # whatever a font or a library says: it is no reason to lose sight of the results
+        log(f"the pictures could not all be drawn: {type(error).__name__}: {error}")
+        return []
 
 
 def write_json(path: Path, value) -> Path:
     """A JSON file, whole or not at all."""
-    return write_atomically(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    return write_atomically(path, (to_json(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def reference_base(root: Path, dataset: str) -> Path:
@@ -219,9 +323,16 @@ def not_in_the_way(path: Path) -> Path:
 
 
 def check_writable(path: Path, suffixes: tuple[str, ...]) -> None:
-    """Finds out before hours of training whether its result can be saved: the ending is known, the folder writable."""
+    """Finds out before hours of training whether its result can be saved: the ending is known, the name possible, the
+    folder writable. Raises CheckpointError or OSError.
+    """
     if path.suffix not in suffixes:
         raise CheckpointError(f"{path}: the name must end in {' or '.join(suffixes)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
-        pass
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder is in the way; remove it or choose another name")
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(path)  # says whether the name is too long
+    trial = unfinished(path)
+    trial.touch(exist_ok=False)
+    trial.unlink()

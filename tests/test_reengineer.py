@@ -26,6 +26,7 @@ from seam_fast import (
     backend,
     backends,
     draws,
+    progress,
     reengineer,
     reengineer_many,
     reference,
@@ -399,7 +400,7 @@ class Bar:
 @pytest.fixture
 def bars(monkeypatch):
     made = []
-    monkeypatch.setattr(loop, "progress_bar", lambda total: made.append(Bar(total)) or made[-1])
+    monkeypatch.setattr(loop, "progress_bar", lambda total, what: made.append(Bar(total)) or made[-1])
     return made
 
 
@@ -443,7 +444,7 @@ def test_the_bar_on_a_terminal(toy, toy_base, monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stderr", terminal)
-    bar = loop.progress_bar(100)
+    bar = progress.progress_bar(100, "re-engineering")
     bar.close()
     shown = terminal.getvalue()
     assert re.search(r"re-engineering: +0%.* 0/100 \[00:00<\?, \?step/s\]", shown), shown

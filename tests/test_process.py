@@ -1,0 +1,221 @@
+"""The process is left as it was found: threads, dtypes, random states, signals and more, also by calls that overlap."""
+
+import os
+import random
+import signal
+import sys
+import threading
+import warnings
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+import world
+
+from seam_fast import plots, reengineer, report, train
+from seam_fast.cli import run_guarded
+from seam_fast.engine import TorchTrainer
+from seam_fast.threads import in_new_thread, one_thread, set_own_threads
+from seam_fast.train_base import PublicRecipe, StrongRecipe
+
+QUICK = {"epochs": 3, "batch_size": 8, "backend": "torch"}
+RECIPES = {"strong": StrongRecipe(epochs=2, min_steps=3), "public": PublicRecipe(epochs=2, batch_size=8)}
+
+
+def state_of_the_process():
+    umask = os.umask(0o022)
+    os.umask(umask)
+    return {
+        "threads": torch.get_num_threads(),
+        "threads of new threads": in_new_thread(torch.get_num_threads),
+        "dtype": torch.get_default_dtype(),
+        "device": torch.get_default_device(),
+        "grad": torch.is_grad_enabled(),
+        "sparse": torch.sparse.check_sparse_tensor_invariants.is_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": np.random.get_state()[1].tolist(),
+        "python": random.getstate(),
+        "warnings": list(warnings.filters),
+        "matplotlib": matplotlib.rcParams.copy(),  # the backend among it
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)],
+        "environment": dict(os.environ),
+        "umask": umask,
+        "path": list(sys.path),
+        "printing": np.get_printoptions(),
+        "errors": np.geterr(),
+        "workers": {thread for thread in threading.enumerate() if thread.name != "pydevd"},
+    }
+
+
+@pytest.fixture
+def unusual():
+    """A process whose settings are not the usual ones, so that putting those back would be seen."""
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    torch.set_num_threads(3)
+    torch.set_default_dtype(torch.float64)
+    torch.sparse.check_sparse_tensor_invariants.enable()
+    yield
+    torch.sparse.check_sparse_tensor_invariants.disable()
+    torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_training_a_base_leaves_the_process_alone(toy, unusual, recipe):
+    train(toy, recipe)  # torch imports what it needs at its first use
+    before = state_of_the_process()
+    train(toy, recipe)
+    assert state_of_the_process() == before
+    with pytest.raises(ZeroDivisionError):
+        train(toy, recipe, log=lambda line: 1 / 0)
+    assert state_of_the_process() == before
+
+
+def test_a_whole_run_with_pictures_leaves_the_process_alone(toy, toy_base, unusual, tmp_path):
+    plots.plot_all(reengineer(toy_base, toy, [0], **QUICK), None, tmp_path)  # imports what is imported once
+    before = state_of_the_process()
+    modules = reengineer(toy_base, toy, [0, 1], threads=2, progress=True, **QUICK)
+    modules[0].save(tmp_path / "module.safetensors")
+    report.record(modules, "a command")
+    plots.plot_all(modules, np.eye(4, dtype=int), tmp_path)
+    assert state_of_the_process() == before
+
+
+def test_the_calling_thread_keeps_its_threads_while_modules_are_trained(toy, toy_base, monkeypatch):
+    """Callbacks are the user's own code, and so is what other threads do meanwhile; a module is trained by one."""
+    torch.set_num_threads(3)
+    seen, of_workers, step = set(), set(), TorchTrainer.step
+
+    def look_and_step(self, *arguments):
+        of_workers.add(torch.get_num_threads())
+        return step(self, *arguments)
+
+    monkeypatch.setattr(TorchTrainer, "step", look_and_step)
+
+    def look(job, figures):
+        seen.add((torch.get_num_threads(), in_new_thread(torch.get_num_threads)))
+
+    reengineer(toy_base, toy, [0, 1], threads=2, on_epoch=look, **QUICK)
+    assert seen == {(3, 3)} and of_workers == {1}
+
+
+def overlapping(first, second):
+    """Runs two functions of (begun, may_end) in two threads so that the first begins first and also ends first."""
+    events = [threading.Event() for _ in range(2)]
+    failures = []
+
+    def call(function, begun, may_end):
+        try:
+            function(begun.set, lambda: may_end.wait(60))
+        except BaseException as error:
+            failures.append(error)
+        begun.set()
+
+    ended = threading.Event()
+    one = threading.Thread(target=lambda: (call(first, events[0], events[1]), ended.set()))
+    other = threading.Thread(target=call, args=(second, events[1], ended))
+    one.start()
+    assert events[0].wait(60)
+    other.start()
+    for thread in (one, other):
+        thread.join(60)
+        assert not thread.is_alive()
+    assert not failures
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_two_overlapping_trainings_of_bases(toy, unusual, recipe):
+    """The second begins while the first runs, and ends after it."""
+    before = state_of_the_process()
+
+    def call(begun, may_end):
+        lines = []
+
+        def log(line):
+            lines.append(line)
+            if len(lines) == 1:
+                begun()
+                may_end()
+
+        train(toy, recipe, log=log)
+
+    overlapping(call, call)
+    assert state_of_the_process() == before
+
+
+def test_two_overlapping_calls_of_reengineer(toy, toy_base, unusual):
+    before = state_of_the_process()
+
+    def call(begun, may_end):
+        def on_epoch(job, figures):
+            begun()
+            may_end()
+
+        reengineer(toy_base, toy, [0], on_epoch=on_epoch, **QUICK)
+
+    overlapping(call, call)
+    assert state_of_the_process() == before
+
+
+def test_results_do_not_depend_on_what_torch_is_set_to(toy, toy_base):
+    """Nor on the default device, here one that has no values at all, nor on gradients and autocast."""
+    recipe = RECIPES["strong"]
+    base, (module,) = train(toy, recipe), reengineer(toy_base, toy, [1], **QUICK)
+
+    def check():
+        assert train(toy, recipe).hash == base.hash
+        (again,) = reengineer(toy_base, toy, [1], **QUICK)
+        assert all(torch.equal(again.scores[key], module.scores[key]) for key in world.KEYS)
+        assert again.metrics == module.metrics and again.card["vocabulary_floor"] == module.card["vocabulary_floor"]
+
+    for dtype in (torch.float64, torch.float16):
+        torch.set_default_dtype(dtype)
+        try:
+            check()
+        finally:
+            torch.set_default_dtype(torch.float32)
+    for context in (torch.device("meta"), torch.no_grad(), torch.inference_mode(), torch.autocast("cpu")):
+        with context:
+            check()
+
+
+def test_own_threads_are_nobody_elses():
+    torch.set_num_threads(2)
+    other = threading.Thread(target=lambda: (set_own_threads(1), seen.append(torch.get_num_threads())))
+    seen = []
+    other.start()
+    other.join()
+    assert seen == [1] and torch.get_num_threads() == 2 and in_new_thread(torch.get_num_threads) == 2
+    with one_thread():
+        assert torch.get_num_threads() == 1 and in_new_thread(torch.get_num_threads) == 2
+    assert torch.get_num_threads() == 2
+
+
+def test_where_no_thread_can_be_started_training_goes_on(toy, monkeypatch):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    wanted = train(toy, RECIPES["strong"]).hash
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert train(toy, RECIPES["strong"]).hash == wanted
+
+
+def test_signals_are_handled_while_a_command_runs_only():
+    ours = (signal.SIGTERM, signal.SIGHUP)
+    outside = {number: signal.signal(number, signal.SIG_DFL) for number in ours}  # nohup's, it may be
+    before, during = {number: signal.getsignal(number) for number in (signal.SIGINT, *ours)}, []
+    try:
+        assert run_guarded("x", lambda: during.extend(map(signal.getsignal, before))) == 0
+        assert during[0] == before[signal.SIGINT] and signal.SIG_DFL not in during[1:]
+        assert {number: signal.getsignal(number) for number in before} == before
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        assert run_guarded("x", lambda: signal.getsignal(signal.SIGHUP) != signal.SIG_IGN) == 0, "nohup is obeyed"
+    finally:
+        for number, handler in outside.items():
+            signal.signal(number, handler)
+    thread = threading.Thread(target=lambda: during.append(run_guarded("x", lambda: 7)))
+    thread.start()
+    thread.join()
+    assert during[-1] == 7, "signals belong to the main thread; others do without"
