@@ -36,6 +36,7 @@ CPU_SOURCES = [
     "csrc/masked_lstm.cpp",
     "csrc/score_adam.cpp",
     "csrc/gap_rules.cpp",
+    "csrc/class_logits.cpp",
     "csrc/seam_trainer.cpp",
     "csrc/trainer_base.cpp",
     "csrc/cpu/dispatch.cpp",

@@ -231,13 +231,16 @@ class Study:
         """The base's logits of a split (N, C), computed once."""
         with self._lock:
             if id(split) not in self._base_logits:
-                self._base_logits[id(split)] = class_logits(self.weights, split.ids, split.lengths, self.base.read)
+                self._base_logits[id(split)] = self._class_logits(self.weights, split.ids, split.lengths)
             return self._base_logits[id(split)]
 
     def base_probability(self, target: tuple[int, ...], ids: Tensor, lengths: Tensor, device=CPU.device) -> Tensor:
         """What the base gives the target: ids (N, T), lengths (N,) -> (N,), computed on that device."""
-        logits = class_logits(self.weights_on(device), ids, lengths, self.base.read)
+        logits = self._class_logits(self.weights_on(device), ids, lengths)
         return torch.softmax(logits, 1)[:, list(target)].sum(1)
+
+    def _class_logits(self, weights: dict[str, Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
+        return class_logits(weights, ids, lengths, self.base.read, "cpu" if self.engine == "cpu" else "torch")
 
 
 def is_plain(weights: dict[str, Tensor]) -> bool:
