@@ -9,15 +9,19 @@ from .sampling import balanced, is_target
 from .seam_module import SeamModule
 
 
-def figures_on_test(module: SeamModule, corpus: Corpus, base_logits: Tensor | None = None) -> dict[str, dict]:
+def figures_on_test(
+    module: SeamModule, corpus: Corpus, base_logits: Tensor | None = None, logits: Tensor | None = None
+) -> dict[str, dict]:
     """Figures of a module and its base on the test documents.
 
     ``test`` and ``base``: all documents, natural class shares; ``test_balanced`` and ``base_balanced``: the reference's
-    subset with as many others as targets. base_logits: the base's logits (N, C) on the test documents, where known.
+    subset with as many others as targets. base_logits: the base's logits (N, C) on the test documents, where known;
+    logits: the module's (N, 2), likewise.
     """
     test = corpus.test
     wanted, subset = is_target(test.labels, module.target), balanced(test.labels, module.target)
-    logits = module.logits(test.ids, test.lengths)
+    if logits is None:
+        logits = module.logits(test.ids, test.lengths)
     if base_logits is None:
         base_logits = class_logits(module.base.weights(), test.ids, test.lengths, module.base.read)
     return {

@@ -20,10 +20,13 @@ POOL = 32
 
 @dataclass(frozen=True)
 class Place:
-    """One worker trains here, one module at a time. device: of the weights and scores; stream: None on the CPU."""
+    """One worker trains here, one module at a time, or some in step. device: of the weights and scores; stream: None on
+    the CPU; branches: streams that nobody else uses, either, for work that may go side by side.
+    """
 
     device: torch.device
     stream: "torch.cuda.Stream | None" = None
+    branches: "tuple[torch.cuda.Stream, ...]" = ()
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -38,15 +41,19 @@ class Place:
 CPU = Place(torch.device("cpu"))
 
 
-def gpu_places(room: dict[int, int], most: int | None = None) -> list[Place]:
+def gpu_places(room: dict[int, int], most: int | None = None, branches: int = 0) -> list[Place]:
     """Places on GPUs, one device after the other in turn, so that few modules are spread over all of them.
 
-    room: how many modules each device takes, by index; most: places in all, None: as many as there is room for.
+    room: how many modules each device takes, by index; most: places in all, None: as many as there is room for;
+    branches: of each place.
     """
     turns = (index for turn in range(max(room.values())) for index in room if turn < room[index])
     chosen = list(itertools.islice(turns, most))
-    streams = {index: own_streams(index, chosen.count(index)) for index in set(chosen)}
-    return [Place(torch.device("cuda", index), streams[index].pop()) for index in chosen]
+    streams = {index: own_streams(index, chosen.count(index) * (1 + branches)) for index in set(chosen)}
+    return [
+        Place(torch.device("cuda", index), streams[index].pop(), tuple(streams[index].pop() for _ in range(branches)))
+        for index in chosen
+    ]
 
 
 def own_streams(index: int, count: int) -> list:

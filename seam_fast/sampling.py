@@ -53,8 +53,8 @@ class Sampler:
             raise TrainingError(
                 "word_dropout needs a corpus with an unknown word (padding 'own'); set it to 0 for this corpus"
             )
-        self._rest = 1 - is_target(self.split.labels, target).long()  # of every document: 0 target, 1 rest
-        wanted = self._rest[fit] == 0
+        self.rest = 1 - is_target(self.split.labels, target).long()  # of every document: 0 target, 1 rest
+        wanted = self.rest[fit] == 0
         self.targets, self.others = fit[wanted], fit[~wanted]
         if len(self.targets) == 0:
             raise TrainingError(f"target {list(target)} has no training documents")
@@ -99,25 +99,50 @@ class Sampler:
         words = np.unique(self.split.ids[pool].numpy())
         return np.union1d(words, [self.unknown_id]) if self.settings.word_dropout > 0 else words
 
-    def epoch(self, epoch: int) -> Split:
-        """The documents of one epoch (from 0) in training order; labels (N,): 0 target, 1 rest; with
-        distillation (N, 2): shares of both."""
+    @property
+    def address(self) -> tuple:
+        """What all draws follow from, beside the epoch: two samplers of one corpus with the same draw the same."""
+        settings = self.settings
+        names = ("sampling", "negatives_per_target", "targets_per_epoch", "shots", "word_dropout", "evaluation")
+        return (self.seed, self.target, *(getattr(settings, name) for name in names))
+
+    def draw(self, epoch: int) -> tuple[Tensor, Tensor | None]:
+        """What is drawn for one epoch (from 0): the numbers of its documents (n,) in training order, and which of their
+        places (n, T) lose the word that they may hold; None: none does."""
         pool = self.fixed
         if pool is None:
             targets = self._draw(draws.TARGETS, epoch, self.targets, self.positives)
             pool = torch.cat([targets, self._draw(draws.NEGATIVES, epoch, self.others, self.negatives)])
-        shuffled = torch.from_numpy(draws.permutation(self.seed, draws.ORDER, self.target, epoch, len(pool)))
-        order = pool.take(shuffled)
-        ids, lengths = self.split.ids.index_select(0, order), self.split.lengths.take(order)
-        if self.settings.word_dropout > 0:
-            chance = draws.uniform(self.seed, draws.DROPOUT, self.target, epoch, ids.numel()).reshape(ids.shape)
-            real = torch.arange(ids.shape[1]) < lengths[:, None]  # padding stays padding
-            ids = torch.where(real & torch.from_numpy(chance < self.settings.word_dropout), self.unknown_id, ids)
-        labels = self._rest.take(order)
+        order = pool.take(torch.from_numpy(draws.permutation(self.seed, draws.ORDER, self.target, epoch, len(pool))))
+        share = self.settings.word_dropout
+        if share == 0:
+            return order, None
+        shape = len(order), self.split.ids.shape[1]
+        return order, torch.from_numpy(
+            draws.chance(self.seed, draws.DROPOUT, self.target, epoch, math.prod(shape), share).reshape(shape)
+        )
+
+    def dropped(self, ids: Tensor, lengths: Tensor, dropped: Tensor | None) -> Tensor:
+        """Documents (n, T) without the words that `draw` has chosen; padding stays padding. On any device."""
+        if dropped is None:
+            return ids
+        real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        return torch.where(real & dropped, self.unknown_id, ids)
+
+    def soft(self, labels: Tensor, probability: Tensor) -> Tensor:
+        """Shares of target and rest (n, 2), of labels (n,) and what the base gives the target (n,). On any device."""
+        share = self.settings.distill
+        wanted = (1 - share) * (labels == 0).to(probability.dtype) + share * probability
+        return torch.stack([wanted, 1 - wanted], 1)
+
+    def epoch(self, epoch: int) -> Split:
+        """The documents of one epoch (from 0) in training order; labels (N,): 0 target, 1 rest; with
+        distillation (N, 2): shares of both."""
+        order, dropped = self.draw(epoch)
+        lengths, labels = self.split.lengths.take(order), self.rest.take(order)
+        ids = self.dropped(self.split.ids.index_select(0, order), lengths, dropped)
         if self.teacher is not None:
-            share, probability = self.settings.distill, self.teacher(ids, lengths)
-            wanted = (1 - share) * (labels == 0).to(probability.dtype) + share * probability
-            labels = torch.stack([wanted, 1 - wanted], 1)
+            labels = self.soft(labels, self.teacher(ids, lengths))
         return Split(ids, lengths, labels)
 
     def _draw(self, purpose: str, epoch: int, documents: Tensor, count: int) -> Tensor:
