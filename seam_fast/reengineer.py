@@ -1,5 +1,6 @@
 """The SEAM loop: trains the scores of each target over one base, looks at them, keeps the best epoch's."""
 
+import collections
 import contextlib
 import functools
 import itertools
@@ -29,7 +30,7 @@ from .metrics import base_metrics, module_metrics
 from .native import CATCH_UPS, in_large_pages
 from .places import CPU, Place, free_bytes, gpu_places, is_out_of_memory, module_bytes, room_in_memory
 from .reference import head_logits
-from .sampling import Sampler, balanced, is_target, vocabulary_floor
+from .sampling import Sampler, Taught, balanced, is_target, vocabulary_floor
 from .seam_module import SeamModule
 from .selection import F1Selection, ReferenceSelection
 from .settings import Settings
@@ -220,10 +221,11 @@ class Study:
         self._base_logits: dict[int, Tensor] = {}
         self._copies: dict[torch.device, dict[str, Tensor]] = {}
         self._documents: dict[torch.device, Split] = {}
+        self.taught: collections.defaultdict[tuple, Taught] = collections.defaultdict(Taught)  # by what samplers draw
         self._lock = threading.Lock()
         if beside:
             self._base_logits, self._copies, self._lock = beside._base_logits, beside._copies, beside._lock
-            self._documents = beside._documents
+            self._documents, self.taught = beside._documents, beside.taught
 
     def weights_on(self, device: torch.device) -> dict[str, Tensor]:
         """The base's weights by key on a device, copied there once for all its modules."""
@@ -233,6 +235,11 @@ class Study:
             if device not in self._copies:
                 self._copies[device] = copied_to(device, self.weights)
             return self._copies[device]
+
+    @functools.cached_property
+    def base_hash(self) -> str:
+        """The base's hash, found once for all modules."""
+        return self.base.hash
 
     def documents_on(self, device: torch.device) -> Split:
         """The training documents on a device, copied there once for all modules."""
@@ -254,7 +261,10 @@ class Study:
 
     def base_probability(self, target: tuple[int, ...], ids: Tensor, lengths: Tensor, device=CPU.device) -> Tensor:
         """What the base gives the target: ids (N, T), lengths (N,) -> (N,), computed on that device."""
-        logits = self._class_logits(self.weights_on(device), ids, lengths)
+        if ids is self.corpus.train.ids:  # the same for all modules
+            logits = self.base_logits(self.corpus.train, device)
+        else:
+            logits = self._class_logits(self.weights_on(device), ids, lengths)
         return torch.softmax(logits, 1)[:, list(target)].sum(1)
 
     def teacher_on(self, device: torch.device, target: tuple[int, ...]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -341,6 +351,8 @@ class Job:
         settings = study.settings
         self.device = CPU.device  # where it is trained; `run` says
         self.sampler = Sampler(study.corpus, study.fit, target, settings, seed, self._base_probability)
+        self.sampler.taught = study.taught[self.sampler.address, self.sampler.epochs]
+        self.sampler.taught.users += 1
         self.epochs = self.sampler.epochs
         self.history: list[dict] = []
         self.best_epoch: int | None = None
@@ -544,7 +556,7 @@ class Job:
             "corpus": study.corpus.name,
             "synthetic": study.corpus.synthetic,
             "data_hash": study.corpus.data_hash,
-            "base_hash": study.base.hash,
+            "base_hash": study.base_hash,
             "settings": study.settings.as_dict(),
             "seed": self.seed,
             "evaluate_every": self.evaluate_every,

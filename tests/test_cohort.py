@@ -18,7 +18,7 @@ from seam_fast.cohort import Cohort, Lane
 from seam_fast.engine import TorchTrainer
 from seam_fast.graph_trainer import GraphTrainer, Replayed
 from seam_fast.inference import class_logits, logits_at_once
-from seam_fast.sampling import Sampler
+from seam_fast.sampling import Sampler, Taught
 
 loop = importlib.import_module("seam_fast.reengineer")  # the package gives that name to the function
 SHAPES = ((1, False), *world.DEEP)
@@ -499,3 +499,55 @@ def test_other_shapes_are_read_by_torch(shape):
     ids, lengths, _ = world.make_documents(30)
     for read in ("end", "last_word"):
         assert torch.equal(class_logits(weights, ids, lengths, read, "auto"), class_logits(weights, ids, lengths, read))
+
+
+# -- what the base is asked -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Numbers of documents that the base was asked about in training."""
+    found, plain = [], loop.class_logits
+
+    def counted(weights, ids, *rest):
+        found.append(len(ids))
+        return plain(weights, ids, *rest)
+
+    monkeypatch.setattr(loop, "class_logits", counted)
+    return found
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_settings_that_see_the_same_documents_ask_the_base_once(toy, toy_base, asked, threads):
+    settings = [Settings(epochs=4, batch_size=8, alpha=alpha) for alpha in (0.1, 0.5, 1.0)]
+    options = {"backend": "torch", "evaluate_every": 0}
+    rows = reengineer_many(toy_base, toy, [0, 1], settings, threads=threads, **options)
+    if threads == 1:
+        assert len(asked) == 2 * 4, "not once more for each of the settings"
+    for row, one in zip(rows, settings, strict=True):
+        for module, alone in zip(row, reengineer(toy_base, toy, [0, 1], settings=one, **options), strict=True):
+            assert_same(module, alone)
+
+
+def test_documents_that_stay_as_they_are_are_asked_about_once(toy, toy_base, asked):
+    options = {"word_dropout": 0.0, "epochs": 3, "backend": "torch", "threads": 2, "evaluate_every": 0}
+    modules = run(toy_base, toy, [0, 1, 2], **options)
+    assert asked == [len(toy.train)]
+
+    def teacher(ids, lengths):
+        return torch.softmax(class_logits(toy_base.weights(), ids, lengths, "last_word"), 1)[:, 1]
+
+    sampler = Sampler(toy, toy.validation_indices()[0], (1,), Settings(word_dropout=0.0), 0)
+    order, _ = sampler.draw(2)
+    wanted = sampler.soft(sampler.rest[order], teacher(toy.train.ids[order], toy.train.lengths[order]))
+    sampler.teacher = teacher
+    torch.testing.assert_close(sampler.epoch(2).labels, wanted)
+    assert len(modules[1].history) == 3
+
+
+def test_what_was_taught_is_let_go_of():
+    taught = Taught()
+    taught.users = 2
+    said = [taught.get(3, lambda n=n: n) for n in ("first", "second", "third")]
+    assert said == ["first", "first", "third"] and list(taught._known) == [3]
+    assert taught.get(4, lambda: "other") == "other"
