@@ -21,12 +21,14 @@ POOL = 32
 @dataclass(frozen=True)
 class Place:
     """One worker trains here, one module at a time, or some in step. device: of the weights and scores; stream: None on
-    the CPU; branches: streams that nobody else uses, either, for work that may go side by side.
+    the CPU; branches: streams that nobody else uses, either, for work that may go side by side; modules: how many in
+    step find room in memory, None: any number.
     """
 
     device: torch.device
     stream: "torch.cuda.Stream | None" = None
     branches: "tuple[torch.cuda.Stream, ...]" = ()
+    modules: int | None = None
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:

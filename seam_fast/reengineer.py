@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -694,7 +695,8 @@ def units_of(jobs: list[Job], places: list[Place], threads: int | None) -> list[
     At most IN_STEP and, at all places, ``threads``; and not all of them in one, so that one worker's modules are
     trained while another looks at its own.
     """
-    together = IN_STEP if threads is None else min(IN_STEP, threads // len(places)) or 1
+    limits = [IN_STEP, *(place.modules for place in places if place.modules is not None)]
+    together = max(1, min(limits if threads is None else [*limits, threads // len(places)]))
     alike: dict = {}
     for job in jobs:
         alike.setdefault((job.epoch_steps, job.study.settings.batch_size) if job.in_step else job, []).append(job)
@@ -773,7 +775,7 @@ def places_for(jobs: list[Job], threads: int | None) -> list[Place]:
     longest = studies[0].corpus.train.ids.shape[1]
     largest = max(study.settings.batch_size for study in studies)
     need = module_bytes(studies[0].weights, rows, largest, longest)
-    room, tight, suits = {}, {}, False
+    room, fits, tight, suits = {}, {}, {}, False
     for index in able_devices():
         if len(room) == most:  # where there are fewer modules than GPUs, the other GPUs are left alone
             break
@@ -787,7 +789,7 @@ def places_for(jobs: list[Job], threads: int | None) -> list[Place]:
         if at_once := min(modules_at_once(study, index, weights) for study in studies):
             suits, free = True, free_bytes(index)
             if fitting := room_in_memory(free, need):
-                room[index] = min(at_once, fitting)
+                room[index], fits[index] = min(at_once, fitting), fitting
             else:
                 tight[index] = free
     if not suits:
@@ -796,7 +798,11 @@ def places_for(jobs: list[Job], threads: int | None) -> list[Place]:
         room = {max(tight, key=tight.get): 1}
     if not room:
         raise TrainingError("no GPU has room for the base and a module; free its memory, or choose backend 'cpu'")
-    return gpu_places(room, most, 0 if studies[0].catches_up else IN_STEP)
+    if all(study.catches_up for study in studies):
+        return gpu_places(room, most)
+    places = gpu_places(room, most, IN_STEP)
+    workers = collections.Counter(place.device.index for place in places)
+    return [replace(place, modules=fits.get(i := place.device.index, 1) // workers[i]) for place in places]
 
 
 def modules_at_once(study: Study, index: int, weights: dict[str, Tensor]) -> int:

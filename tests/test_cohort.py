@@ -423,6 +423,19 @@ def test_units(toy, toy_base, stepped):
     assert [len(unit) for unit in loop.units_of(jobs * 2, [places.CPU] * 4, None)] == [1] * 4
 
 
+def test_no_more_in_step_than_find_room(toy, toy_base, stepped):
+    study = loop.Study(toy_base, toy, Settings(**QUICK), "cuda")
+    jobs = [loop.Job(study, (0,), seed, 1) for seed in range(80)]
+    need = places.module_bytes(toy_base.weights(), len(jobs[0].sampler.words()), 8, toy.train.ids.shape[1])
+    for room, (most, wanted) in {80: (8, 8), 35: (8, 4), 12: (8, 1), 3: (3, 1)}.items():
+        stepped.free = [int(room * need / places.SHARE_OF_FREE_MEMORY) + 9, 0]
+        found = loop.places_for(jobs, None)
+        units = loop.units_of(jobs, found, None)
+        assert len(found) == most and max(map(len, units)) == wanted
+    stepped.free = [need // 2, 0]
+    assert max(map(len, loop.units_of(jobs, loop.places_for(jobs, None), None))) == 1
+
+
 def test_no_more_at_once_than_threads(toy, toy_base, stepped, monkeypatch):
     plain, sizes, at_once = loop.run_in_step, [], []
 
