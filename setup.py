@@ -37,6 +37,7 @@ CPU_SOURCES = [
     "csrc/each.cpp",
     "csrc/score_adam.cpp",
     "csrc/gap_rules.cpp",
+    "csrc/class_logits.cpp",
     "csrc/seam_trainer.cpp",
     "csrc/trainer_base.cpp",
     "csrc/cpu/dispatch.cpp",

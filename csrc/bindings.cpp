@@ -104,6 +104,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         arg("weight"), arg("effective"), arg("lr"), arg("beta1"), arg("beta2"), arg("eps"), arg("step"),
         arg("penalty"), NoGil(), "See csrc/ops.h.");
 
+  m.def("class_logits", &seam::class_logits, arg("weights"), arg("ids"), arg("lengths"), arg("read_last_word"), NoGil(),
+        "See csrc/ops.h.");
+
 #ifdef SEAM_WITH_CUDA
   m.def("choose_cuda", &seam::gpu::choose, arg("recurrence"), arg("products"), "See csrc/cuda/masked_lstm.h.");
   m.def("modules_at_once", py::overload_cast<const at::Tensor&, int64_t, int64_t>(&seam::gpu::modules_at_once), arg("like"),

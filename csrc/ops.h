@@ -55,4 +55,9 @@ int64_t score_adam(const Tensor& score, const OptionalTensor& grad, const Tensor
                    const OptionalTensor& weight, const OptionalTensor& effective, double lr, double beta1, double beta2,
                    double eps, int64_t step, double penalty);
 
+// What a classifier of one layer in one direction says. weights: embedding (V, E), weight_ih (4H, E), weight_hh (4H, H),
+// bias_ih, bias_hh (4H,), linear weight (C, H), linear bias (C,), on the CPU; ids (N, T) int64, lengths (N,) int64, 1 to T;
+// read_last_word: at the last real word, without padding, else after the last position. Returns logits (N, C).
+Tensor class_logits(const std::vector<Tensor>& weights, const Tensor& ids, const Tensor& lengths, bool read_last_word);
+
 }  // namespace seam

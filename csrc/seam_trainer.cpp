@@ -12,10 +12,9 @@
 #include <utility>
 
 #include "cpu/kernels.h"
+#include "document_reader.h"
 #include "embedding_rows.h"
 #include "flush_denormals.h"
-#include "memory.h"
-#include "plan.h"
 #include "trainer_base.h"
 #if defined(SEAM_WITH_CUDA)
 #include "cuda/seam_trainer.h"
@@ -26,50 +25,8 @@ namespace seam {
 namespace {
 
 constexpr int64_t kRowsPerChunk = 1024;  // the weights' gradients are added to after so many rows, as in the op
-constexpr int64_t kDocumentsAtOnce = 256;  // when only looking
 constexpr int64_t kRowsAhead = 4;              // rows that are asked for before they are needed
 constexpr int64_t kNumbersAhead = 1 << 15;     // as many of the next batch, at most
-
-// Memory that grows when it has to and is never set.
-template <typename T>
-class Buffer {
- public:
-  T* get(int64_t size) {
-    if (size > size_) {
-      const int64_t wanted = size + size / 4;
-      memory_ = empty_scratch(wanted * int64_t(sizeof(T)), at::kByte);
-      size_ = wanted;
-    }
-    return reinterpret_cast<T*>(memory_.data_ptr());
-  }
-
- private:
-  Tensor memory_;
-  int64_t size_ = 0;
-};
-
-// Numbers the distinct values of a batch in the order in which they come.
-class Distinct {
- public:
-  void begin(int64_t values) {
-    if (int64_t(seen_.size()) < values) seen_.resize(values, 0);
-    first_ = next_;
-    if (first_ > std::numeric_limits<int32_t>::max() - (int64_t{1} << 30)) {  // before the marks wrap around
-      std::fill(seen_.begin(), seen_.end(), 0);
-      next_ = first_ = 1;
-    }
-  }
-  // The number of a value; `added` says whether it is new.
-  int32_t number(int64_t value, bool& added) {
-    added = seen_[value] < first_;
-    if (added) seen_[value] = int32_t(next_++);
-    return int32_t(seen_[value] - first_);
-  }
-
- private:
-  std::vector<int32_t> seen_;  // [values] first_ + number, or something less than first_
-  int64_t first_ = 1, next_ = 1;
-};
 
 template <typename T>
 class Trainer final : public TrainerBase {
@@ -83,7 +40,8 @@ class Trainer final : public TrainerBase {
                : options.catch_up == "replay" ? CatchUp::replay
                                               : CatchUp::quadrature,
                kernels_),
-        zeros_(std::max(E_, H_), T(0)) {
+        zeros_(std::max(E_, H_), T(0)),
+        reader_(kernels_) {
     for (int w = 0; w < kWeights; ++w) {
       weight_[w] = tensors_.weights[w].template const_data_ptr<T>();
       rule_[w] = adam_rule<T>(kBeta1, kBeta2, kEps, options.penalty[w]);
@@ -162,23 +120,19 @@ class Trainer final : public TrainerBase {
   Tensor class_logits(const Tensor& ids, const Tensor& slots, const Tensor& lengths) override {
     const Use use(*this);
     check_looked_at(ids, slots, lengths, table_.rows());
-    const int64_t N = ids.size(0), T_ = ids.size(1);
-    const int64_t* word = ids.const_data_ptr<int64_t>();
-    const int32_t* slot = slots.const_data_ptr<int32_t>();
+    const int64_t N = ids.size(0);
     const Tensor logits = at::empty({N, C_}, tensors_.head[0].options());
-    // Documents of like length go together, so that none waits for a long one.
-    std::vector<int64_t> order(N);
-    std::iota(order.begin(), order.end(), 0);
-    const int64_t* length = lengths.const_data_ptr<int64_t>();
-    if (options_.read_last_word) {
-      std::stable_sort(order.begin(), order.end(), [length](int64_t a, int64_t b) { return length[a] < length[b]; });
-    }
     table_.flush();
     pack_linear();
-    for (int64_t at = 0; at < N; at += kDocumentsAtOnce) {
-      look_at(word, slot, length, T_, order.data() + at, std::min(kDocumentsAtOnce, N - at),
-              logits.mutable_data_ptr<T>());
-    }
+    const Documents d{ids.const_data_ptr<int64_t>(), lengths.const_data_ptr<int64_t>(), ids.size(1),
+                      options_.read_last_word};
+    const ClassifierWeights<T> w{tensors_.weights[kEmbedding].size(0), E_, H_, C_, masked(kWeightIh),
+                                 masked(kWeightHh), masked(kBiasIh), masked(kBiasHh), linear_, linear_bias_,
+                                 zeros_.data()};
+    const int32_t* slot = slots.const_data_ptr<int32_t>();
+    auto gather = [&](int64_t place, T* out) { return table_.gather_word(slot[place], d.word[place], out); };
+    const std::vector<int64_t> order = order_by_length(d, N);
+    reader_.read(w, d, order.data(), N, gather, logits.mutable_data_ptr<T>());
     return logits;
   }
 
@@ -477,59 +431,6 @@ class Trainer final : public TrainerBase {
     }
   }
 
-  // ---- Looking only --------------------------------------------------------------------------------------------------
-
-  // Logits of the documents order[0, B); their words' rows are up to date.
-  void look_at(const int64_t* word, const int32_t* slot, const int64_t* length, int64_t T_, const int64_t* order,
-               int64_t B, T* logits) {
-    const CpuKernels<T>& kernels = kernels_;
-    lengths_.resize(B);
-    for (int64_t b = 0; b < B; ++b) lengths_[b] = length[order[b]];
-    make_plan(lengths_.data(), B, T_);
-    const int64_t rows = plan_.rows(), G = kGates * H_;
-    seen_words_.begin(tensors_.weights[kEmbedding].size(0));
-    int32_t* const number = number_.get(rows);
-    T* const x = x_.get((std::min(rows, tensors_.weights[kEmbedding].size(0)) + 1) * E_);
-    std::fill_n(x, E_, T(0));  // of all words of which nothing is kept
-    int64_t U = 1;
-    position_.clear();
-    for (int64_t row = 0; row < rows; ++row) {
-      const Place place = plan_.place[0][row];
-      const int64_t i = order[place.sequence] * T_ + place.time;
-      bool added;
-      number[row] = seen_words_.number(word[i], added);
-      if (added) position_.push_back(table_.gather_word(slot[i], word[i], x + U * E_) ? int32_t(U++) : 0);
-      number[row] = position_[number[row]];
-    }
-    T* const scratch = scratch_.get(kernels.scratch_size(E_, H_, U));
-    MaskedLstmBackwardParams<T> p = layer(), distinct = of_words(x, U);
-    distinct.gates = projected_.get(U * G);
-    kernels.project(distinct, 0, 1, 0, kernels.unit_blocks(H_), scratch);
-    p.projected = distinct.gates;
-    p.projected_row = number;
-    p.save = false;
-    p.gates = gates_.get(B * (kGates + 1) * H_);
-    p.cells = p.gates + B * G;
-    // Only two steps' states are kept: this one's and the one's before.
-    p.output = {output_.get(2 * B * H_), B * H_, H_};
-    two_places_.assign(plan_.place[0].begin(), plan_.place[0].end());
-    for (Place& place : two_places_) place.time &= 1;
-    p.place = two_places_.data();
-    pack_recurrent(p);
-    for (int64_t step = 0; step < plan_.steps; ++step) {
-      p.gates_from = plan_.first_row[step];
-      kernels.recur(p, step, step + 1, 0, kernels.row_tiles(B), scratch);
-    }
-    T* const state = state_.get(B * H_);
-    T* const out = logits_.get(B * C_);
-    for (int64_t rank = 0; rank < B; ++rank) {
-      const int32_t b = int32_t(plan_.sequence[rank]);
-      std::memcpy(state + b * H_, p.output.at({int32_t((plan_.length[rank] - 1) & 1), b}), H_ * sizeof(T));
-    }
-    kernels.linear({B, H_, C_, linear_, linear_bias_, state, out});
-    for (int64_t b = 0; b < B; ++b) std::memcpy(logits + order[b] * C_, out + b * C_, C_ * sizeof(T));
-  }
-
   const CpuKernels<T>& kernels_;  // of the instruction set that was in use when this was made
   EmbeddingRows<T> table_;
   const T* weight_[kWeights];
@@ -538,14 +439,15 @@ class Trainer final : public TrainerBase {
   double lr_head_ = 0;
   int64_t head_steps_ = 0;
   std::vector<T> zeros_;
+  DocumentReader<T> reader_;  // for looking only
 
   // Of the step that runs.
   Plan plan_;
-  Distinct distinct_, seen_words_;
-  std::vector<int64_t> words_, next_words_, sorted_, lengths_;  // rows of scores, each once
+  Distinct distinct_;
+  std::vector<int64_t> words_, next_words_, sorted_;  // rows of scores, each once
   std::vector<int32_t> position_;
   std::vector<bool> begun_;
-  std::vector<Place> word_place_, two_places_;
+  std::vector<Place> word_place_;
   int64_t word_rows_[2];
   T *linear_ = nullptr, *linear_bias_ = nullptr;
   Buffer<int32_t> number_, projected_row_;  // of each row's word

@@ -7,6 +7,34 @@
 
 namespace seam {
 
+namespace {
+
+void check_tensor(const Tensor& tensor, const Tensor& first, at::IntArrayRef shape, const std::string& name) {
+  check_same_kind(tensor, first, name);
+  check_shape(tensor, shape, name);
+  TORCH_CHECK_VALUE(tensor.is_contiguous() && !tensor.is_neg(), name, " must be contiguous");
+}
+
+}  // namespace
+
+std::vector<std::vector<int64_t>> check_classifier(const std::vector<Tensor>& weights, const TrainerKind& kind) {
+  TORCH_CHECK_VALUE(weights.size() == kWeights, "weights must hold ", int64_t(kWeights), " entries");
+  const Tensor& first = weights[kEmbedding];
+  TORCH_CHECK_TYPE(first.device().type() == kind.device, "weights must be on the ",
+                   c10::DeviceTypeName(kind.device), ", but are on ", first.device());
+  TORCH_CHECK_TYPE(first.scalar_type() == at::kFloat || (kind.takes_double && first.scalar_type() == at::kDouble),
+                   "weights must be float32", kind.takes_double ? " or float64" : "", ", but are ", first.scalar_type());
+  for (const int w : {kEmbedding, kWeightIh, kWeightHh, kLinear}) {
+    TORCH_CHECK_VALUE(weights[w].dim() == 2, "weight ", w, " must have two dimensions, but has ", weights[w].sizes());
+  }
+  const int64_t V = first.size(0), E = first.size(1), H = weights[kWeightHh].size(1), C = weights[kLinear].size(0);
+  const int64_t G = kGates * H;
+  TORCH_CHECK_VALUE(E >= 1 && H >= 1 && C >= 1 && V < std::numeric_limits<int32_t>::max(), "sizes must be at least 1");
+  const std::vector<std::vector<int64_t>> shapes = {{V, E}, {G, E}, {G, H}, {G}, {G}, {C, H}, {C}};
+  for (int w = 0; w < kWeights; ++w) check_tensor(weights[w], first, shapes[w], "weight " + std::to_string(w));
+  return shapes;
+}
+
 void check_trainer(const SeamTrainerTensors& t, const SeamTrainerOptions& options, const TrainerKind& kind) {
   TORCH_CHECK_VALUE(t.weights.size() == kWeights && t.scores.size() == kWeights && t.exp_avg.size() == kWeights &&
                         t.exp_avg_sq.size() == kWeights && options.penalty.size() == kWeights,
@@ -15,28 +43,16 @@ void check_trainer(const SeamTrainerTensors& t, const SeamTrainerOptions& option
                     "head must hold 2 tensors and the state of each of its Adams 4");
   TORCH_CHECK_VALUE(options.catch_up == "quadrature" || options.catch_up == "replay" || options.catch_up == "dense",
                     "catch_up must be quadrature, replay or dense, but is ", options.catch_up);
+  const std::vector<std::vector<int64_t>> shapes = check_classifier(t.weights, kind);
   const Tensor& first = t.weights[kEmbedding];
-  TORCH_CHECK_TYPE(first.device().type() == kind.device, "weights must be on the ",
-                   c10::DeviceTypeName(kind.device), ", but are on ", first.device());
-  TORCH_CHECK_TYPE(first.scalar_type() == at::kFloat || (kind.takes_double && first.scalar_type() == at::kDouble),
-                   "weights must be float32", kind.takes_double ? " or float64" : "", ", but are ", first.scalar_type());
   TORCH_CHECK_TYPE(t.rows.scalar_type() == at::kLong && t.rows.device().is_cpu() && t.rows.dim() == 1 &&
                        t.rows.is_contiguous(),
                    "rows must be a contiguous int64 tensor of one dimension on the CPU");
-  for (const int w : {kEmbedding, kWeightIh, kWeightHh, kLinear}) {
-    TORCH_CHECK_VALUE(t.weights[w].dim() == 2, "weight ", w, " must have two dimensions, but has ", t.weights[w].sizes());
-  }
-  const int64_t V = first.size(0), E = first.size(1), H = t.weights[kWeightHh].size(1), C = t.weights[kLinear].size(0);
-  const int64_t R = t.rows.numel(), G = kGates * H;
-  TORCH_CHECK_VALUE(E >= 1 && H >= 1 && C >= 1 && V < std::numeric_limits<int32_t>::max(), "sizes must be at least 1");
-  const std::vector<int64_t> shapes[kWeights] = {{V, E}, {G, E}, {G, H}, {G}, {G}, {C, H}, {C}};
+  const int64_t V = first.size(0), E = first.size(1), C = t.weights[kLinear].size(0), R = t.rows.numel();
   auto check = [&](const Tensor& tensor, at::IntArrayRef shape, const std::string& name) {
-    check_same_kind(tensor, first, name);
-    check_shape(tensor, shape, name);
-    TORCH_CHECK_VALUE(tensor.is_contiguous() && !tensor.is_neg(), name, " must be contiguous");
+    check_tensor(tensor, first, shape, name);
   };
   for (int w = 0; w < kWeights; ++w) {
-    check(t.weights[w], shapes[w], "weight " + std::to_string(w));
     const std::vector<int64_t> shape = w == kEmbedding ? std::vector<int64_t>{R + 1, E} : shapes[w];
     for (const auto* state : {&t.scores, &t.exp_avg, &t.exp_avg_sq}) check((*state)[w], shape, "a state of weight " + std::to_string(w));
   }
@@ -87,13 +103,13 @@ void TrainerBase::check_adopted(int64_t steps, int64_t head_steps) const {
                     "steps and head_steps must be numbers of steps taken, but are ", steps, " and ", head_steps);
 }
 
-void TrainerBase::check_range(int64_t begin, int64_t end, int64_t N, int64_t batch) const {
+void TrainerBase::check_range(int64_t begin, int64_t end, int64_t N, int64_t batch) {
   TORCH_CHECK_VALUE(0 <= begin && begin <= end && end <= N, "documents ", begin, " to ", end, " of ", N);
   TORCH_CHECK_VALUE(batch >= 1, "batch must be at least 1, but is ", batch);
 }
 
 void TrainerBase::check_documents(const Tensor& t, at::ScalarType type, const char* name, const Tensor& lengths,
-                                  int64_t begin, int64_t end, int64_t batch) const {
+                                  int64_t begin, int64_t end, int64_t batch) {
   TORCH_CHECK_TYPE(t.scalar_type() == type && t.device().is_cpu() && t.dim() == 2 && t.is_contiguous(), name,
                    " must be a contiguous ", type, " tensor of two dimensions on the CPU");
   if (end == kAll) end = t.size(0);
@@ -118,15 +134,18 @@ void TrainerBase::check_slots(const Tensor& slots, int64_t begin, int64_t end, i
   }
 }
 
+void TrainerBase::check_words(const Tensor& ids, int64_t V) {
+  const int64_t* word = ids.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < ids.numel(); ++i) {
+    TORCH_CHECK_VALUE(0 <= word[i] && word[i] < V, "ids must be words, 0 to ", V - 1, ", but holds ", word[i]);
+  }
+}
+
 void TrainerBase::check_looked_at(const Tensor& ids, const Tensor& slots, const Tensor& lengths, int64_t rows) const {
   check_documents(ids, at::kLong, "ids", lengths, 0, kAll, 1);
   check_documents(slots, at::kInt, "slots", lengths, 0, kAll, 1);
   check_shape(slots, ids.sizes(), "slots");
-  const int64_t* word = ids.const_data_ptr<int64_t>();
-  const int64_t V = tensors_.weights[kEmbedding].size(0);
-  for (int64_t i = 0; i < ids.numel(); ++i) {
-    TORCH_CHECK_VALUE(0 <= word[i] && word[i] < V, "ids must be words, 0 to ", V - 1, ", but holds ", word[i]);
-  }
+  check_words(ids, tensors_.weights[kEmbedding].size(0));
   check_slots(slots, 0, slots.size(0), rows);
 }
 

@@ -19,6 +19,9 @@ struct TrainerKind {
   bool takes_double;
 };
 
+// Raises what is wrong with the weights of a classifier of one layer in one direction; returns their shapes.
+std::vector<std::vector<int64_t>> check_classifier(const std::vector<Tensor>& weights, const TrainerKind& kind);
+
 // Raises what is wrong with a trainer's tensors or options.
 void check_trainer(const SeamTrainerTensors& t, const SeamTrainerOptions& options, const TrainerKind& kind);
 
@@ -30,6 +33,13 @@ ScoreState<T> score_state(const Tensor& score, const Tensor& exp_avg, const Tens
 class TrainerBase : public SeamTrainer {
  public:
   TrainerBase(SeamTrainerTensors tensors, const SeamTrainerOptions& options);
+
+  static void check_range(int64_t begin, int64_t end, int64_t N, int64_t batch);
+  // t: (N, T) of the type, on the CPU; end: kAll for all of it.
+  static constexpr int64_t kAll = -1;
+  static void check_documents(const Tensor& t, at::ScalarType type, const char* name, const Tensor& lengths,
+                              int64_t begin, int64_t end, int64_t batch);
+  static void check_words(const Tensor& ids, int64_t V);  // 0 to V - 1
 
  protected:
   // One call at a time, on memory that is still where it was.
@@ -44,11 +54,6 @@ class TrainerBase : public SeamTrainer {
   void check_epoch(double lr_mask, double lr_head, int64_t now, int64_t steps) const;
   void check_steps_left(int64_t wanted, int64_t left) const;
   void check_adopted(int64_t steps, int64_t head_steps) const;
-  void check_range(int64_t begin, int64_t end, int64_t N, int64_t batch) const;
-  // t: (N, T) of the type, on the CPU; end: kAll for all of it.
-  static constexpr int64_t kAll = -1;
-  void check_documents(const Tensor& t, at::ScalarType type, const char* name, const Tensor& lengths, int64_t begin,
-                       int64_t end, int64_t batch) const;
   void check_slots(const Tensor& slots, int64_t begin, int64_t end, int64_t most) const;
   void check_looked_at(const Tensor& ids, const Tensor& slots, const Tensor& lengths, int64_t rows) const;
   void check_features(const Tensor& features) const;           // (N, C), with the trainer's tensors

@@ -6,6 +6,7 @@ was drawn before it or on which other modules are trained beside.
 """
 
 import hashlib
+import math
 
 import numpy as np
 import torch
@@ -28,6 +29,12 @@ def permutation(seed: int, purpose: str, target: tuple[int, ...], epoch: int, co
 def uniform(seed: int, purpose: str, target: tuple[int, ...], epoch: int, count: int) -> np.ndarray:
     """``count`` float64 numbers in [0, 1), with 53 random bits each."""
     return (raw(seed, purpose, target, epoch, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def chance(seed: int, purpose: str, target: tuple[int, ...], epoch: int, count: int, probability: float) -> np.ndarray:
+    """``count`` booleans, each ``uniform(...) < probability``, which is below 1; sooner found than those numbers."""
+    least = math.ceil(math.ldexp(probability, 53))  # a multiple of 2 ** -53 is below probability where it is below this
+    return raw(seed, purpose, target, epoch, count) < np.uint64(least << 11)
 
 
 def head(seed: int, target: tuple[int, ...], num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -129,23 +129,45 @@ class Trainer:
         """What the masked base says: ids (N, T), lengths (N,) -> (N, C)."""
         return class_logits(self.effective_weights(), ids, lengths, self.read)
 
+    @torch.no_grad()
+    def logits_as(self, scores, head, ids: Tensor, lengths: Tensor) -> Tensor:
+        """``logits``, but of those scores, in the weights' shapes by weight key, and that head. The training must be
+        over: the trainer's own state may be lost."""
+        weights = {key: weight * (scores[key] > 0).to(self.device) for key, weight in self.weights.items()}
+        return reference.head_logits(self._logits_of(weights, ids, lengths), head)
+
+    def _logits_of(self, weights: dict[str, Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
+        return class_logits(weights, ids, lengths, self.read)
+
     def kept_counts(self) -> dict[str, int]:
         """Number of kept weights by weight key."""
-        # The last row stands for every word without a row of its own.
+        return self.kept_of(self.count_kept().tolist())
+
+    def count_kept(self) -> Tensor:
+        """Number of positive scores of each tensor, then of the row that stands for all words without one of their
+        own; on the device."""
         parts = [*self.scores.values(), self.scores[EMBEDDING][-1]]
-        *counts, shared = torch.stack([(part > 0).sum() for part in parts]).tolist()  # one look at the device
+        return torch.stack([(part > 0).sum() for part in parts])
+
+    def kept_of(self, counts) -> dict[str, int]:
+        """`kept_counts` of what `count_kept` gives."""
+        *counts, shared = map(int, counts)
         counts = dict(zip(self.scores, counts, strict=True))
         counts[EMBEDDING] += shared * (len(self.slot) - len(self.rows) - 1)
         return {key: counts[key] for key in self.weights}
 
     def check_finite(self) -> None:
         """Raises TrainingError naming the first tensor that holds a NaN or an infinity."""
-        tensors = (*self.scores.items(), *zip(HEAD_NAMES, self.head, strict=True))
-        if torch.isfinite(torch.stack([tensor.detach().sum() for _, tensor in tensors])).all():
-            return  # sums are the quickest to form, and of finite numbers they are finite, nearly always
-        for name, tensor in tensors:
+        if self.is_finite():
+            return
+        for name, tensor in (*self.scores.items(), *zip(HEAD_NAMES, self.head, strict=True)):
             if not torch.isfinite(tensor).all():
                 raise TrainingError(f"{name} holds a value that is not finite after step {self.steps}")
+
+    def is_finite(self) -> Tensor:
+        """Whether the sums of scores and head are finite; on the device. They are quickly formed, and of finite numbers
+        they are finite, nearly always."""
+        return torch.isfinite(torch.stack([part.detach().sum() for part in (*self.scores.values(), *self.head)])).all()
 
     def snapshot(self) -> dict[str, Tensor]:
         """What is kept, a bit a score, and a copy of the head; ``expand`` makes whole tensors of it."""

@@ -41,15 +41,19 @@ def warn_of_chance(logits: Tensor, labels: Tensor, what: str) -> None:
         warn(f"the base is no better than chance on {what}: {sentence}; do its classes and words mean these?")
 
 
-def figures_on(module: SeamModule, split: Split, base_logits: Tensor | None = None) -> dict[str, dict]:
+def figures_on(
+    module: SeamModule, split: Split, base_logits: Tensor | None = None, logits: Tensor | None = None
+) -> dict[str, dict]:
     """Figures of a module and its base on documents that are numbered as its base numbers them.
 
     ``test`` and ``base``: all documents, natural class shares; ``test_balanced`` and ``base_balanced``: the reference's
     subset with as many others as targets. Figures that nothing can be said of, such as the F1 of a target without
-    documents, are None. base_logits: the base's logits (N, C) on these documents, where known.
+    documents, are None. base_logits: the base's logits (N, C) on these documents, where known; logits: the module's
+    (N, 2), likewise.
     """
     wanted, subset = is_target(split.labels, module.target), balanced(split.labels, module.target)
-    logits = module.logits(split.ids, split.lengths)
+    if logits is None:
+        logits = module.logits(split.ids, split.lengths)
     if base_logits is None:
         base_logits = class_logits(module.base.weights(), split.ids, split.lengths, module.base.read)
     figures = {
@@ -61,9 +65,11 @@ def figures_on(module: SeamModule, split: Split, base_logits: Tensor | None = No
     return {name: undefined_as_none(each) for name, each in figures.items()}
 
 
-def figures_on_test(module: SeamModule, corpus: Corpus, base_logits: Tensor | None = None) -> dict[str, dict]:
+def figures_on_test(
+    module: SeamModule, corpus: Corpus, base_logits: Tensor | None = None, logits: Tensor | None = None
+) -> dict[str, dict]:
     """`figures_on` the test documents of the corpus."""
-    return figures_on(module, corpus.test, base_logits)
+    return figures_on(module, corpus.test, base_logits, logits)
 
 
 def evaluate_module(module: SeamModule, documents: Corpus | Split, source: str | None = None) -> SeamModule:

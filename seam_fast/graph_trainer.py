@@ -120,6 +120,10 @@ class _Feed:
         self.repeat = Replayed(like.device)
         self.steps_at_once = _STEPS_AT_FIRST
 
+    def idle_constants(self) -> Tensor:
+        """Constants of steps that change nothing, for as many steps as there are."""
+        return self._idle.expand_as(self.constants)
+
     def fits(self, batches, steps: int) -> bool:
         alike = zip(self.batches, batches, strict=True)
         return steps <= len(self.losses) and all(ours.shape[1:] == theirs.shape[1:] for ours, theirs in alike)
@@ -217,8 +221,8 @@ class GraphTrainer(Trainer):
         self._check_labels(labels)
         if not len(ids):
             return 0.0
-        numbers, real = _deal(len(ids), min(batch_size, len(ids)))
-        shares = self._shares(labels, numbers, real)
+        numbers, real = deal(len(ids), min(batch_size, len(ids)))
+        shares = self.shares(labels, numbers, real)
         if head_only:
             features = self._features(self._place(ids, lengths))
             batches, step = (features[numbers.to(self.device)], shares), self._head_step
@@ -238,15 +242,22 @@ class GraphTrainer(Trainer):
         """The words (N, T) of documents, with nothing foreign in the padding that is not read: a document's own first
         word. ValueError for a word without a row of its own.
         """
-        if self.read == "last_word":
-            ids = torch.where(torch.arange(ids.shape[1]) < lengths[:, None], ids, ids[:, :1])
+        ids = self.without_padding(ids, lengths)
         self._check_rows(self.slot[ids].max())
         return ids
 
-    def _shares(self, labels: Tensor, numbers: Tensor, real: Tensor) -> Tensor:
-        """What each document's two log-probabilities count in its batch's loss: (S, B, 2), none for what fills up."""
+    def without_padding(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """Documents (N, T) with their own first word in the place of padding that is not read. On any device."""
+        if self.read == "end":
+            return ids
+        return torch.where(torch.arange(ids.shape[1], device=ids.device) < lengths[:, None], ids, ids[:, :1])
+
+    def shares(self, labels: Tensor, numbers: Tensor, real: Tensor) -> Tensor:
+        """What each document's two log-probabilities count in its batch's loss: (S, B, 2), none for what fills up. On
+        any device.
+        """
         if labels.ndim == 1:
-            shares = functional.one_hot(labels.long(), 2) * torch.tensor([self.target_weight, 1.0]).double()
+            shares = torch.stack([(labels == 0).double() * self.target_weight, (labels == 1).double()], 1)
         else:
             shares = labels.double()
         shares = shares[numbers] * real[:, :, None]
@@ -258,12 +269,21 @@ class GraphTrainer(Trainer):
         steps = min(len(batches[0]), _STEPS_AT_ONCE)
         feed = self._feeds.get(head_only)
         if feed is None or not feed.fits(batches, steps):
-            tensors = [*self.scores.values(), *self.head]
-            found = [(number, tensor.numel()) for number, tensor in enumerate(tensors, start=1)]
-            found[0] = 1, batches[0][0].numel() * self.scores[EMBEDDING].shape[1]  # the gradient at each word fed
-            found = [(0, 1), *(found[-2:] if head_only else found)]
             self._feeds.pop(head_only, None)
-            self._feeds[head_only] = feed = _Feed(self.scores[EMBEDDING], batches, steps, found)
+            self._feeds[head_only] = feed = self._make_feed(batches, steps, head_only)
+        return feed
+
+    def _make_feed(self, batches, steps: int, head_only: bool) -> _Feed:
+        tensors = [*self.scores.values(), *self.head]
+        found = [(number, tensor.numel()) for number, tensor in enumerate(tensors, start=1)]
+        found[0] = 1, batches[0][0].numel() * self.scores[EMBEDDING].shape[1]  # the gradient at each word fed
+        found = [(0, 1), *(found[-2:] if head_only else found)]
+        return _Feed(self.scores[EMBEDDING], batches, steps, found)
+
+    def feed_of(self, batches) -> _Feed:
+        """A feed of joint steps for whole epochs, whose batches are those tensors themselves."""
+        feed = self._make_feed(batches, len(batches[0]), False)
+        feed.batches = batches
         return feed
 
     def _run(self, feed: _Feed, step, batches, head_only: bool) -> list[float]:
@@ -275,15 +295,22 @@ class GraphTrainer(Trainer):
         feed.at.zero_()
         feed.repeat(functools.partial(step, feed), count)
         *losses, done, failed = torch.cat([feed.losses[:count], feed.at, feed.failed]).tolist()
-        done, failed = int(done), int(failed)
+        self.took(int(done), losses, int(failed), head_only)
+        feed.steps_at_once = max(1, int(count * _SECONDS_AT_ONCE / (time.perf_counter() - begun)))
+        return losses
+
+    def took(self, done: int, losses: list[float], failed: int, head_only: bool = False) -> None:
+        """Counts the steps done of those that were queued; raises TrainingError where not all of them could be."""
         if head_only:
             self._head_steps += done
         else:
             self._steps += done
-        if done < count:
+        if done < len(losses):
             self._stop((None, *self.weights, *HEAD_NAMES)[failed], losses[done])
-        feed.steps_at_once = max(1, int(count * _SECONDS_AT_ONCE / (time.perf_counter() - begun)))
-        return losses
+
+    def constants(self, count: int) -> Tensor:
+        """Adam's constants of the next joint steps: (count, 5)."""
+        return self._constants(self._steps, count)
 
     def _constants(self, steps: int, count: int) -> Tensor:
         """Adam's constants of steps so many after the first: (count, 5), as `_adam` takes them."""
@@ -357,7 +384,30 @@ class GraphTrainer(Trainer):
         last = torch.arange(len(output), device=output.device)[:, None] == lengths - 1
         return torch.where(last[:, :, None], output, 0).sum(0)
 
+    def joint_step(self, feed: _Feed) -> None:
+        """One joint step, fed by ``feed``; nothing is read back."""
+        self._joint_step(feed)
+
     # -- looking at it -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def logits_as(self, scores, head, ids: Tensor, lengths: Tensor) -> Tensor:
+        """As in ``Trainer``; on the device, whose state is that of those scores and that head from then on."""
+        absent = torch.nonzero(self.slot.cpu() == len(self.rows)).flatten()[:1]
+        own = torch.cat([self.rows, absent if len(absent) else self.rows[:1]])
+        for key, score in self.scores.items():
+            score.copy_(scores[key][own] if key == EMBEDDING else scores[key])
+        for ours, theirs in zip(self.head, head, strict=True):
+            ours.copy_(theirs)
+        return self.logits(ids, lengths)
+
+    def place(self, ids: Tensor, lengths: Tensor):
+        """Documents on the device, as `features` takes them."""
+        return self._place(ids, lengths)
+
+    def features(self, documents) -> Tensor:
+        """Logits of the masked base (N, C), on the device, of documents as `place` gives them."""
+        return self._features(documents)
 
     @torch.no_grad()
     def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
@@ -397,7 +447,7 @@ def _views(whole: Tensor, like) -> list[Tensor]:
     return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]
 
 
-def _deal(count: int, size: int) -> tuple[Tensor, Tensor]:
+def deal(count: int, size: int) -> tuple[Tensor, Tensor]:
     """Numbers of the documents of each batch, and which of them are real: (S, B) both.
 
     Where the last batch is smaller, its first document fills it up: nothing in it that is not there anyway.

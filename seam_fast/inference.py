@@ -5,8 +5,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from . import _ext
 from .backend import is_able, why_not
-from .keys import EMBEDDING, LINEAR_KEYS, lstm_keys, lstm_shape
+from .keys import EMBEDDING, LINEAR_KEYS, WEIGHT_KEYS, lstm_keys, lstm_shape
+from .library import choose_kernels
 from .ops import masked_lstm
 from .reference import read_state
 
@@ -49,21 +51,36 @@ def by_length(ids: Tensor, lengths: Tensor, read: str):
 
 
 @torch.no_grad()
-def class_logits(weights: dict[str, Tensor], ids: Tensor, lengths: Tensor, read: str) -> Tensor:
+def class_logits(weights: dict[str, Tensor], ids: Tensor, lengths: Tensor, read: str, backend: str = "torch") -> Tensor:
     """Logits over the base's classes.
 
     weights: (effective) weights by key, on the device that computes; ids (N, T) int64; lengths (N,), 1..T; read:
-    ``"last_word"`` or ``"end"``, see ``reference.read_state``. Returns (N, C), on the device of ids.
+    ``"last_word"`` or ``"end"``, see ``reference.read_state``; backend: on a CPU, ``"torch"``, torch's own LSTM, or
+    ``"auto"`` or ``"cpu"``, the engine's forward pass where it is installed and the base has one layer in one
+    direction. Returns (N, C), on the device of ids.
     """
     device = weights[EMBEDDING].device
-    lstm_weights, linear = [weights[key] for key in lstm_keys(weights)], [weights[key] for key in LINEAR_KEYS]
-    shape = lstm_shape(weights)
-    logits = linear[0].new_empty(len(ids), len(linear[0]))
+    plain = device.type == "cpu" and lstm_shape(weights) == (1, False)
+    if plain and choose_kernels(backend, weights[EMBEDDING]) is _ext.C:
+        parts = [weights[key].detach().contiguous() for key in WEIGHT_KEYS]
+        return _ext.C.class_logits(parts, ids.contiguous(), lengths.long().contiguous(), read == "last_word")
+    linear = weights[LINEAR_KEYS[0]]
+    logits = linear.new_empty(len(ids), len(linear))
     for chosen, batch, length in by_length(ids, lengths, read):
-        embedded, length = functional.embedding(batch.to(device), weights[EMBEDDING]), length.to(device)
-        state = read_on_device(embedded, length, lstm_weights, read, *shape)
-        logits[chosen.to(device)] = functional.linear(state, *linear)
+        logits[chosen.to(device)] = logits_at_once(weights, batch.to(device), length.to(device), read)
     return logits.to(ids.device)
+
+
+@torch.no_grad()
+def logits_at_once(weights: dict[str, Tensor], words: Tensor, lengths: Tensor, read: str) -> Tensor:
+    """Logits (n, C) of documents in one piece: words (T, n) and lengths (n,), int64, on the weights' device.
+
+    On a GPU nothing is read back, and a CUDA graph can record it.
+    """
+    embedded = functional.embedding(words, weights[EMBEDDING])
+    lstm_weights = [weights[key] for key in lstm_keys(weights)]
+    state = read_on_device(embedded, lengths, lstm_weights, read, *lstm_shape(weights))
+    return functional.linear(state, *(weights[key] for key in LINEAR_KEYS))
 
 
 def has_kernels(device: torch.device) -> bool:

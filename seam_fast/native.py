@@ -6,6 +6,7 @@ from torch import Tensor
 
 from . import _ext
 from .engine import HEAD_NAMES, Trainer
+from .inference import class_logits
 from .keys import WEIGHT_KEYS
 
 CATCH_UPS = ("quadrature", "replay", "dense")
@@ -108,6 +109,9 @@ class NativeTrainer(Trainer):
 
     def class_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
         return self._features(ids, lengths).cpu()
+
+    def _logits_of(self, weights: dict[str, Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
+        return class_logits(weights, ids, lengths, self.read, "cpu")
 
     def _features(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """`class_logits` on the trainer's device."""

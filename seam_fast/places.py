@@ -23,11 +23,16 @@ _idle: dict[int, list] = {}  # streams of places that are no more, by device
 
 @dataclass(frozen=True)
 class Place:
-    """One worker trains here, one module at a time. device: of the weights and scores; stream: None on the CPU."""
+    """One worker trains here, one module at a time, or some in step. device: of the weights and scores; stream: None on
+    the CPU; branches: streams that nobody else uses, either, for work that may go side by side; modules: how many in
+    step find room in memory, None: any number.
+    """
 
     device: torch.device
     stream: "torch.cuda.Stream | None" = None
-    lease: object = field(default=None, repr=False, compare=False)  # when it goes, the stream is free for others
+    branches: "tuple[torch.cuda.Stream, ...]" = ()
+    modules: int | None = None
+    lease: object = field(default=None, repr=False, compare=False)  # when it goes, the streams are free for others
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -49,16 +54,21 @@ class _Lease:
         weakref.finalize(self, _idle.setdefault(index, []).extend, streams)
 
 
-def gpu_places(room: dict[int, int], most: int | None = None) -> list[Place]:
+def gpu_places(room: dict[int, int], most: int | None = None, branches: int = 0) -> list[Place]:
     """Places on GPUs, one device after the other in turn, so that few modules are spread over all of them.
 
-    room: how many modules each device takes, by index; most: places in all, None: as many as there is room for.
+    room: how many modules each device takes, by index; most: places in all, None: as many as there is room for;
+    branches: of each place.
     """
     turns = (index for turn in range(max(room.values())) for index in room if turn < room[index])
     chosen = list(itertools.islice(turns, most))
-    streams = {index: own_streams(index, chosen.count(index)) for index in set(chosen)}
+    streams = {index: own_streams(index, chosen.count(index) * (1 + branches)) for index in set(chosen)}
     leases = {index: _Lease(index, list(dict.fromkeys(each))) for index, each in streams.items()}
-    return [Place(torch.device("cuda", index), streams[index].pop(), leases[index]) for index in chosen]
+    places = []
+    for index in chosen:
+        stream, *others = (streams[index].pop() for _ in range(1 + branches))
+        places.append(Place(torch.device("cuda", index), stream, tuple(others), lease=leases[index]))
+    return places
 
 
 def own_streams(index: int, count: int) -> list:

@@ -1,13 +1,16 @@
 """The SEAM loop: trains the scores of each target over one base, looks at them, keeps the best epoch's."""
 
+import collections
 import contextlib
 import functools
+import itertools
 import operator
 import platform
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -24,14 +27,14 @@ from .engine import TorchTrainer, Trainer
 from .errors import SeamFastError, TrainingError
 from .evaluate import check_corpus, figures_on_test, warn_of_chance
 from .front import Front
-from .inference import class_logits
+from .inference import class_logits, logits_at_once
 from .keys import EMBEDDING, group_sizes, groups, lstm_shape
 from .metrics import base_metrics, module_metrics
 from .native import CATCH_UPS, in_large_pages
 from .places import CPU, Place, free_bytes, gpu_places, is_out_of_memory, module_bytes, room_in_memory
 from .progress import progress_bar
 from .reference import head_logits
-from .sampling import Sampler, balanced, is_target, vocabulary_floor
+from .sampling import Sampler, Taught, balanced, is_target, vocabulary_floor
 from .seam_module import SeamModule
 from .selection import F1Selection, ReferenceSelection
 from .settings import Settings
@@ -39,7 +42,10 @@ from .threads import cpu_by_default, set_own_threads
 
 OnEpoch = Callable[["Job", dict], None]
 OnModule = Callable[["Job", SeamModule], None]
-STEPPED_AT_ONCE = 8  # modules side by side on a GPU that are trained by many small kernels, not by one launch an epoch
+STEPPED_AT_ONCE = 8  # workers side by side on a GPU whose modules are trained by many small kernels ...
+IN_STEP = 8  # ... and the most modules that one of them trains in step with each other
+FEW_IN_STEP = 4  # where `threads` are given, a worker more for each so many
+TAUGHT_AT_ONCE = 2048  # documents
 
 
 class Interrupted(KeyboardInterrupt):
@@ -272,9 +278,12 @@ class Study:
         self.total = sum(self.sizes.values())
         self._base_logits: dict[int, Tensor] = {}
         self._copies: dict[torch.device, dict[str, Tensor]] = {}
+        self._documents: dict[torch.device, Split] = {}
+        self.taught: collections.defaultdict[tuple, Taught] = collections.defaultdict(Taught)  # by what samplers draw
         self._lock = threading.Lock()
         if beside:
             self._base_logits, self._copies, self._lock = beside._base_logits, beside._copies, beside._lock
+            self._documents, self.taught = beside._documents, beside.taught
 
     def weights_on(self, device: torch.device) -> dict[str, Tensor]:
         """The base's weights by key on a device, copied there once for all its modules."""
@@ -285,17 +294,51 @@ class Study:
                 self._copies[device] = copied_to(device, self.weights)
             return self._copies[device]
 
-    def base_logits(self, split: Split) -> Tensor:
-        """The base's logits of a split (N, C), computed once."""
+    @functools.cached_property
+    def base_hash(self) -> str:
+        """The base's hash, found once for all modules."""
+        return self.base.hash
+
+    def documents_on(self, device: torch.device) -> Split:
+        """The training documents on a device, copied there once for all modules."""
+        train = self.corpus.train
+        if device.type == "cpu":
+            return train
+        with self._lock:
+            if device not in self._documents:
+                self._documents[device] = Split(**copied_to(device, dict(vars(train))))
+            return self._documents[device]
+
+    def base_logits(self, split: Split, device: torch.device = CPU.device) -> Tensor:
+        """The base's logits of a split (N, C), computed once, where somebody first asks for them."""
+        weights = self.weights_on(device)
         with self._lock:
             if id(split) not in self._base_logits:
-                self._base_logits[id(split)] = class_logits(self.weights, split.ids, split.lengths, self.base.read)
+                self._base_logits[id(split)] = self._class_logits(weights, split.ids, split.lengths)
             return self._base_logits[id(split)]
 
     def base_probability(self, target: tuple[int, ...], ids: Tensor, lengths: Tensor, device=CPU.device) -> Tensor:
         """What the base gives the target: ids (N, T), lengths (N,) -> (N,), computed on that device."""
-        logits = class_logits(self.weights_on(device), ids, lengths, self.base.read)
+        if ids is self.corpus.train.ids:  # the same for all modules
+            logits = self.base_logits(self.corpus.train, device)
+        else:
+            logits = self._class_logits(self.weights_on(device), ids, lengths)
         return torch.softmax(logits, 1)[:, list(target)].sum(1)
+
+    def teacher_on(self, device: torch.device, target: tuple[int, ...]) -> Callable[[Tensor, Tensor], Tensor]:
+        """`base_probability` as a function of words (T, n) and lengths (n,) on a device that reads nothing back."""
+        weights = self.weights_on(device)
+        wanted = torch.tensor(target).to(weights[EMBEDDING].device)
+
+        def teacher(words, lengths):
+            pieces = zip(words.split(TAUGHT_AT_ONCE, 1), lengths.split(TAUGHT_AT_ONCE), strict=True)
+            logits = torch.cat([logits_at_once(weights, *piece, self.base.read) for piece in pieces])
+            return torch.softmax(logits, 1).index_select(1, wanted).sum(1)
+
+        return teacher
+
+    def _class_logits(self, weights: dict[str, Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
+        return class_logits(weights, ids, lengths, self.base.read, "cpu" if self.engine == "cpu" else "torch")
 
 
 def is_plain(weights: dict[str, Tensor]) -> bool:
@@ -366,6 +409,8 @@ class Job:
         settings = study.settings
         self.device = CPU.device  # where it is trained; `run` says
         self.sampler = Sampler(study.corpus, study.fit, target, settings, seed, self._base_probability)
+        self.sampler.taught = study.taught[self.sampler.address, self.sampler.epochs]
+        self.sampler.taught.users += 1
         self.epochs = self.sampler.epochs
         self.history: list[dict] = []
         self.best_epoch: int | None = None
@@ -392,7 +437,7 @@ class Job:
     @property
     def steps(self) -> int:
         """Steps of the whole run, early stopping apart."""
-        return self.epochs * -(-self.sampler.size // self.study.settings.batch_size)
+        return self.epochs * self.epoch_steps
 
     @property
     def steps_done(self) -> int:
@@ -415,19 +460,12 @@ class Job:
         """Trains at a place, which the calling thread has entered, to the end or until ``stop`` is set;
         ``report(job, figures)`` follows each epoch.
         """
-        study, settings, self.device = self.study, self.study.settings, place.device
-        begun = time.perf_counter()
-        base_dtype = next(iter(study.weights.values())).dtype
-        head = draws.head(self.seed, self.target, study.corpus.num_classes)
-        head = tuple(part.to(base_dtype) for part in head)
-        self.trainer = trainer = make_trainer(study, head, self.sampler.words(), place.device)
-        self.front = Front(trainer.rows)
-        rule = self._rule() if self.evaluate_every else None
-        keep_each = rule is None or settings.selection == "last"  # the last whole epoch is what counts
+        self.begin(place)
+        settings, trainer = self.study.settings, self.trainer
         for epoch in range(self.epochs):
             documents = self.sampler.epoch(epoch)
             trainer.scale_learning_rates(settings.lr_scale(epoch, self.epochs))
-            try:
+            with self.naming(epoch):
                 loss = trainer.run_epoch(
                     documents.ids,
                     documents.lengths,
@@ -439,29 +477,60 @@ class Job:
                 trainer.check_finite()
                 if not settings.head_only(epoch):
                     self._class_logits = None
-            except TrainingError as error:
-                raise TrainingError(f"target {self.name}, epoch {epoch}: {error}") from None
             if stop.is_set():
                 self.cut_short = True
                 break
-            figures = {"epoch": epoch, "cross_entropy": loss} | self._kept(trainer)
-            snapshot = functools.cache(trainer.snapshot)  # the choice and the front share one
-            if rule and ((epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs):
-                figures |= self._evaluate(trainer)
-                figures["best_so_far"] = rule.offer(figures)
-                self.front.offer(figures, snapshot)
-            if keep_each or self._best is None or figures.get("best_so_far"):
-                self.best_epoch, self._best, self._best_steps = epoch, snapshot(), trainer.steps
-            self.seconds = figures["seconds"] = time.perf_counter() - begun
-            self.history.append(figures)
-            report(self, figures)
-            if rule:
-                self.qualified = rule.qualified
-                if rule.stop:
-                    break
-        if self._best is None:  # not one whole epoch
-            self._best, self._best_steps = trainer.snapshot(), trainer.steps
-        self._finish()
+            if not self.end_epoch(epoch, loss, trainer.kept_counts(), self._outputs, report):
+                break
+        self.finish()
+
+    def begin(self, place: Place) -> None:
+        """Makes the trainer at a place, where there is none yet."""
+        if self.trainer is not None:
+            return
+        study, self.device = self.study, place.device
+        self._begun = time.perf_counter()
+        base_dtype = next(iter(study.weights.values())).dtype
+        head = draws.head(self.seed, self.target, study.corpus.num_classes)
+        head = tuple(part.to(base_dtype) for part in head)
+        self.trainer = make_trainer(study, head, self.sampler.words(), place.device)
+        self.front = Front(self.trainer.rows)
+        self._selection = self._rule() if self.evaluate_every else None
+
+    @contextlib.contextmanager
+    def naming(self, epoch: int) -> Iterator[None]:
+        """TrainingErrors raised inside say whose epoch it is."""
+        try:
+            yield
+        except TrainingError as error:
+            raise TrainingError(f"target {self.name}, epoch {epoch}: {error}") from None
+
+    def looks(self, epoch: int) -> bool:
+        """Whether the evaluation documents are looked at after an epoch."""
+        if self._selection is None:
+            return False
+        return (epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs
+
+    def end_epoch(self, epoch: int, loss: float, kept: dict[str, int], outputs: Callable[[], Tensor], report) -> bool:
+        """Draws the conclusions from an epoch; kept: numbers by weight key; outputs(): those of the module for the
+        evaluation documents (n, 2). Returns whether another epoch is wanted.
+        """
+        rule, trainer = self._selection, self.trainer
+        figures = {"epoch": epoch, "cross_entropy": loss} | self._kept(kept)
+        snapshot = functools.cache(trainer.snapshot)  # the choice and the front share one
+        if self.looks(epoch):
+            figures |= module_metrics(outputs(), self._evaluation_documents[1])
+            figures["best_so_far"] = rule.offer(figures)
+            self.front.offer(figures, snapshot)
+        keep_each = rule is None or self.study.settings.selection == "last"  # the last whole epoch is what counts
+        if keep_each or self._best is None or figures.get("best_so_far"):
+            self.best_epoch, self._best, self._best_steps = epoch, snapshot(), trainer.steps
+        self.seconds = figures["seconds"] = time.perf_counter() - self._begun
+        self.history.append(figures)
+        report(self, figures)
+        if rule:
+            self.qualified = rule.qualified
+        return epoch + 1 < self.epochs and not (rule and rule.stop)
 
     def _rule(self):
         settings = self.study.settings
@@ -473,23 +542,43 @@ class Job:
     def base_figures(self) -> dict[str, float]:
         """The base's own figures on the evaluation documents."""
         if self._base_figures is None:
-            logits = self.study.base_logits(self.study.evaluation)[self._view]
+            logits = self.study.base_logits(self.study.evaluation, self.device)[self._view]
             wanted = is_target(self.study.evaluation.labels[self._view], self.target)
             self._base_figures = base_metrics(logits, wanted, self.target)
         return self._base_figures
 
-    def _kept(self, trainer: Trainer) -> dict[str, float]:
-        counts = trainer.kept_counts()
+    def _kept(self, counts: dict[str, int]) -> dict[str, float]:
         sizes, parts = self.study.sizes, groups(counts)
         shares = {group: sum(counts[key] for key in keys) / sizes[group] for group, keys in parts.items()}
         return {"kept": sum(counts.values()) / self.study.total, "kept_by_group": shares}
 
-    def _evaluate(self, trainer: Trainer) -> dict[str, float]:
-        documents, wanted = self._evaluation_documents
+    def _outputs(self) -> Tensor:
+        documents, _ = self._evaluation_documents
         if self._class_logits is None:
-            self._class_logits = trainer.class_logits(documents.ids, documents.lengths)
-        head = tuple(part.cpu() for part in trainer.head)
-        return module_metrics(head_logits(self._class_logits, head).detach(), wanted)
+            self._class_logits = self.trainer.class_logits(documents.ids, documents.lengths)
+        head = tuple(part.cpu() for part in self.trainer.head)
+        return head_logits(self._class_logits, head).detach()
+
+    @property
+    def in_step(self) -> bool:
+        """Whether this module can be trained in step with others; see ``cohort``."""
+        study = self.study
+        return study.engine == "cuda" and not study.catches_up and study.settings.schedule != "seam"
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of an epoch."""
+        return -(-self.sampler.size // self.study.settings.batch_size)
+
+    def lane(self):
+        """Its place in a cohort, once it has begun."""
+        from .cohort import Lane
+
+        study, settings = self.study, self.study.settings
+        teacher = study.teacher_on(self.device, self.target) if settings.distill > 0 else None
+        looked_at = self._evaluation_documents[0] if self._selection else None
+        documents = study.documents_on(self.device)
+        return Lane(self.trainer, self.sampler, documents, settings.batch_size, teacher, looked_at)
 
     @functools.cached_property
     def _evaluation_documents(self) -> tuple[Split, Tensor]:
@@ -499,24 +588,29 @@ class Job:
             split = Split(split.ids[view], split.lengths[view], split.labels[view])
         return split, is_target(split.labels, self.target)
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """Lets go of the trainer's state; only the chosen scores stay."""
-        trainer = self.trainer
+        trainer, study = self.trainer, self.study
+        if self._best is None:  # not one whole epoch
+            self._best, self._best_steps = trainer.snapshot(), trainer.steps
         whole = trainer.steps == self._best_steps and not self.cut_short  # else a step may have begun after the best
         self._scores, self._head = trainer.whole_scores() if whole else trainer.expand(self._best)
+        test, logits = study.corpus.test, None
+        if self.evaluate_every:
+            logits = trainer.logits_as(self._scores, self._head, test.ids, test.lengths)
         self.let_go()
         self.finished = True  # now the module is there, whatever its judgement meets
         if self.evaluate_every:
-            card = {"base_hash": self.study.base_hash}
-            module = SeamModule(self.study.base, self.target, self._scores, self._head, card=card)
-            self._metrics = figures_on_test(module, self.study.corpus, self.study.base_logits(self.study.corpus.test))
+            card = {"base_hash": study.base_hash}
+            module = SeamModule(study.base, self.target, self._scores, self._head, card=card)
+            self._metrics = figures_on_test(module, study.corpus, study.base_logits(test, self.device), logits)
 
     def rescue(self) -> None:
         """After a failure: keeps the best epoch's module, where there is one, and gives back the memory."""
         self.cut_short = not self.finished
         if self.trainer is not None and self.history:
             with contextlib.suppress(Exception):  # it is the failure before this one that is told
-                self._finish()
+                self.finish()
         self.let_go()
 
     def let_go(self) -> None:
@@ -589,29 +683,52 @@ def run_jobs(
     the steps that it has begun, at most 64 on the CPU and a launch on a GPU; Ctrl-C raises Interrupted.
     """
     places = places_for(jobs, threads)
-    waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    for job in sorted(jobs, key=lambda job: -job.steps):
-        waiting.put(job)
+    if threads is not None and jobs and jobs[0].in_step:
+        places = places[: -(-threads // FEW_IN_STEP)]
+    units = units_of(jobs, places, threads)
+    places = places[: max(1, len(units))]
+    waiting: queue.SimpleQueue[list[Job]] = queue.SimpleQueue()
+    for unit in units:
+        waiting.put(unit)
     reports: queue.SimpleQueue = queue.SimpleQueue()  # (job, figures), (job, None): it is ready, None: a worker left
     stop, errors = threading.Event(), {}
+
+    def tell(job, figures):
+        reports.put((job, figures))
+
+    def fail(job, error):
+        # In its stead, for its traceback would keep the trainer, and so the memory that the others lack.
+        errors[job] = out_of_memory(job, place_of[job], places) if is_out_of_memory(error) else error
+        job.rescue()
+        job.ended = True
+
+    place_of = {}
 
     def work(place):
         set_own_threads(1)  # a module is too small to share; a core each is what pays
         while not stop.is_set():
             try:
-                job = waiting.get_nowait()
+                unit = waiting.get_nowait()
             except queue.Empty:
                 return
+            place_of.update(dict.fromkeys(unit, place))
             try:
                 with place.entered():
-                    job.run(stop, lambda job, figures: reports.put((job, figures)), place)
+                    if not (unit[0].in_step and run_in_step(unit, stop, tell, fail, place)):
+                        for job in unit:
+                            job.run(stop, tell, place)
             except BaseException as error:  # the other modules go on
-                # In its stead, for its traceback would keep the trainer, and so the memory that the others lack.
-                errors[job] = out_of_memory(job, place, places) if is_out_of_memory(error) else error
-                job.rescue()
-            job.ended = True
-            if job.finished and not job.cut_short:
-                reports.put((job, None))
+                if halves := split_for_memory(unit, error):
+                    for half in halves:
+                        waiting.put(half)
+                    continue
+                for job in unit:
+                    if not job.ended:
+                        fail(job, error)
+            for job in unit:
+                job.ended = True
+                if job.finished and not job.cut_short and job not in errors:
+                    tell(job, None)
 
     def work_and_say_so(place):
         try:
@@ -686,6 +803,82 @@ def end(workers: list[threading.Thread], stop: threading.Event) -> None:
         worker.join()
 
 
+def units_of(jobs: list[Job], places: list[Place], threads: int | None) -> list[list[Job]]:
+    """The jobs that a worker takes at a time, longest first: one, or those of equally many steps an epoch in step.
+
+    At most IN_STEP and, at all places, ``threads``; and not all of them in one, so that one worker's modules are
+    trained while another looks at its own.
+    """
+    limits = [IN_STEP, *(place.modules for place in places if place.modules is not None)]
+    together = max(1, min(limits if threads is None else [*limits, threads // len(places)]))
+    alike: dict = {}
+    for job in jobs:
+        alike.setdefault((job.epoch_steps, job.study.settings.batch_size) if job.in_step else job, []).append(job)
+    units = []
+    for group in alike.values():
+        group.sort(key=lambda job: -job.steps)
+        size = min(together, -(-len(group) // 2))
+        count = -(-len(group) // size)
+        bounds = [len(group) * number // count for number in range(count + 1)]
+        units += [group[begin:end] for begin, end in itertools.pairwise(bounds)]
+    return sorted(units, key=lambda unit: -max(job.steps for job in unit))
+
+
+def run_in_step(jobs: list[Job], stop: threading.Event, report, fail, place: Place) -> bool:
+    """Trains jobs together as ``Job.run`` would each of them; fail(job, error) is told of those that end in an error
+    of their own. False, with nothing done, where their trainers are not made for it.
+    """
+    for job in jobs:
+        job.begin(place)
+    if not all(hasattr(job.trainer, "feed_of") for job in jobs):
+        return False
+    from .cohort import Cohort
+
+    lanes = {job: job.lane() for job in jobs}
+    cohort, longest = Cohort(list(lanes.values()), place.branches), max(job.epochs for job in jobs)
+    rows = dict(zip(jobs, range(len(jobs)), strict=True))
+    running = [job for job in jobs if job.epochs]
+    drawn = cohort.draw(0) if longest else {}
+    for epoch in range(longest):
+        if stop.is_set() or not running:
+            break
+        for job in running:
+            job.trainer.scale_learning_rates(job.study.settings.lr_scale(epoch, job.epochs))
+        looks = any(job.looks(epoch) for job in running)
+        wait = cohort.run_epoch(epoch, drawn, looks)
+        drawn = cohort.draw(epoch + 1) if epoch + 1 < longest else {}  # while the device works
+        told = wait()
+        if stop.is_set():
+            break
+        for job in list(running):
+            try:
+                with job.naming(epoch):
+                    look = lanes[job].read(told[rows[job]], looks)
+                if job.end_epoch(epoch, look.loss, look.kept, lambda look=look: look.logits, report):
+                    continue
+                lanes[job].alive = False
+                job.finish()
+                job.ended = True
+            except TrainingError as error:
+                lanes[job].alive = False
+                fail(job, error)
+            running.remove(job)
+    for job in jobs:
+        if not job.ended:
+            job.cut_short = job in running and stop.is_set()
+            job.finish()
+    return True
+
+
+def split_for_memory(unit: list[Job], error: BaseException) -> list[list[Job]]:
+    """Two smaller units for another try where a GPU had no memory for all of these at once, and nothing is lost."""
+    if len(unit) == 1 or not is_out_of_memory(error) or any(job.history or job.ended for job in unit):
+        return []
+    for job in unit:
+        job.let_go()
+    return [unit[: len(unit) // 2], unit[len(unit) // 2 :]]
+
+
 def places_for(jobs: list[Job], threads: int | None) -> list[Place]:
     """A place for each worker: cores, or streams on all GPUs, on each as many as it can train at once and has memory
     for; at most ``threads``, and no more than there are jobs.
@@ -697,7 +890,7 @@ def places_for(jobs: list[Job], threads: int | None) -> list[Place]:
     longest = studies[0].corpus.train.ids.shape[1]
     largest = max(study.settings.batch_size for study in studies)
     need = module_bytes(studies[0].weights, rows, largest, longest)
-    room, tight, suits = {}, {}, False
+    room, fits, tight, suits = {}, {}, {}, False
     for index in able_devices():
         if len(room) == most:  # where there are fewer modules than GPUs, the other GPUs are left alone
             break
@@ -711,7 +904,7 @@ def places_for(jobs: list[Job], threads: int | None) -> list[Place]:
         if at_once := min(modules_at_once(study, index, weights) for study in studies):
             suits, free = True, free_bytes(index)
             if fitting := room_in_memory(free, need):
-                room[index] = min(at_once, fitting)
+                room[index], fits[index] = min(at_once, fitting), fitting
             else:
                 tight[index] = free
     if not suits:
@@ -720,7 +913,11 @@ def places_for(jobs: list[Job], threads: int | None) -> list[Place]:
         room = {max(tight, key=tight.get): 1}
     if not room:
         raise TrainingError("no GPU has room for the base and a module; free its memory, or choose backend 'cpu'")
-    return gpu_places(room, most)
+    if all(study.catches_up for study in studies):
+        return gpu_places(room, most)
+    places = gpu_places(room, most, IN_STEP)
+    workers = collections.Counter(place.device.index for place in places)
+    return [replace(place, modules=fits.get(i := place.device.index, 1) // workers[i]) for place in places]
 
 
 def modules_at_once(study: Study, index: int, weights: dict[str, Tensor]) -> int:

@@ -1,6 +1,7 @@
 """Which documents a module sees: the pool of an epoch, its order, and the words dropped from it."""
 
 import math
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -30,6 +31,38 @@ def balanced(labels: Tensor, target: tuple[int, ...]) -> Tensor:
     return torch.cat([targets, torch.from_numpy(others[: len(targets)].copy())])
 
 
+def distinct(ids: Tensor) -> np.ndarray:
+    """The word ids that occur, each once, sorted: there are few numbers, so they are marked and not sorted."""
+    ids = ids.numpy()
+    occurs = np.zeros(ids.max(initial=-1) + 1, dtype=bool)
+    occurs[ids] = True
+    return np.flatnonzero(occurs)
+
+
+class Taught:
+    """What the base says of epochs that several modules see alike, kept until each of them has had it.
+
+    users: how many there are.
+    """
+
+    def __init__(self):
+        self.users = 0
+        self._known: dict[int, list] = {}  # by epoch: what was said, and how many have had it
+        self._lock = threading.Lock()
+
+    def get(self, epoch: int, make: Callable[[], Tensor]) -> Tensor:
+        """``make()`` for that epoch, or what it gave to another module."""
+        with self._lock:
+            known = self._known.get(epoch)
+        made = make() if known is None else known[0]
+        with self._lock:
+            known = self._known.setdefault(epoch, [made, 0])
+            known[1] += 1
+            if known[1] >= self.users:
+                del self._known[epoch]
+            return known[0]
+
+
 class Sampler:
     """Training documents of one module, epoch by epoch, as a pure function of seed, target and epoch.
 
@@ -48,13 +81,16 @@ class Sampler:
     ):
         self.teacher = teacher if settings.distill > 0 else None
         self.split, self.target, self.settings, self.seed = corpus.train, target, settings, seed
+        self._words: np.ndarray | None = None
+        self._of_all: Tensor | None = None  # what the teacher says of all documents
+        self.taught: Taught | None = None  # where there are modules that see the same epochs
         self.unknown_id = corpus.unknown_id
         if settings.word_dropout > 0 and self.unknown_id is None:
             raise TrainingError(
                 "word_dropout needs a corpus with an unknown word (padding 'own'); set it to 0 for this corpus"
             )
-        self._rest = 1 - is_target(self.split.labels, target).long()  # of every document: 0 target, 1 rest
-        wanted = self._rest[fit] == 0
+        self.rest = 1 - is_target(self.split.labels, target).long()  # of every document: 0 target, 1 rest
+        wanted = self.rest[fit] == 0
         self.targets, self.others = fit[wanted], fit[~wanted]
         if len(self.targets) == 0:
             raise TrainingError(f"target {list(target)} has no training documents")
@@ -95,30 +131,69 @@ class Sampler:
 
     def words(self) -> np.ndarray:
         """Every word id that any epoch can feed, sorted."""
-        pool = self.fixed if self.fixed is not None else torch.cat([self.targets, self.others])
-        words = np.unique(self.split.ids[pool].numpy())
-        return np.union1d(words, [self.unknown_id]) if self.settings.word_dropout > 0 else words
+        if self._words is None:
+            pool = self.fixed if self.fixed is not None else torch.cat([self.targets, self.others])
+            words = distinct(self.split.ids[pool])
+            self._words = np.union1d(words, [self.unknown_id]) if self.settings.word_dropout > 0 else words
+        return self._words
 
-    def epoch(self, epoch: int) -> Split:
-        """The documents of one epoch (from 0) in training order; labels (N,): 0 target, 1 rest; with
-        distillation (N, 2): shares of both."""
+    @property
+    def address(self) -> tuple:
+        """What all draws follow from, beside the epoch: two samplers of one corpus with the same draw the same."""
+        settings = self.settings
+        names = ("sampling", "negatives_per_target", "targets_per_epoch", "shots", "word_dropout", "evaluation")
+        return (self.seed, self.target, *(getattr(settings, name) for name in names))
+
+    def draw(self, epoch: int) -> tuple[Tensor, Tensor | None]:
+        """What is drawn for one epoch (from 0): the numbers of its documents (n,) in training order, and which of their
+        places (n, T) lose the word that they may hold; None: none does."""
         pool = self.fixed
         if pool is None:
             targets = self._draw(draws.TARGETS, epoch, self.targets, self.positives)
             pool = torch.cat([targets, self._draw(draws.NEGATIVES, epoch, self.others, self.negatives)])
-        shuffled = torch.from_numpy(draws.permutation(self.seed, draws.ORDER, self.target, epoch, len(pool)))
-        order = pool.take(shuffled)
-        ids, lengths = self.split.ids.index_select(0, order), self.split.lengths.take(order)
-        if self.settings.word_dropout > 0:
-            chance = draws.uniform(self.seed, draws.DROPOUT, self.target, epoch, ids.numel()).reshape(ids.shape)
-            real = torch.arange(ids.shape[1]) < lengths[:, None]  # padding stays padding
-            ids = torch.where(real & torch.from_numpy(chance < self.settings.word_dropout), self.unknown_id, ids)
-        labels = self._rest.take(order)
+        order = pool.take(torch.from_numpy(draws.permutation(self.seed, draws.ORDER, self.target, epoch, len(pool))))
+        share = self.settings.word_dropout
+        if share == 0:
+            return order, None
+        shape = len(order), self.split.ids.shape[1]
+        return order, torch.from_numpy(
+            draws.chance(self.seed, draws.DROPOUT, self.target, epoch, math.prod(shape), share).reshape(shape)
+        )
+
+    def dropped(self, ids: Tensor, lengths: Tensor, dropped: Tensor | None) -> Tensor:
+        """Documents (n, T) without the words that `draw` has chosen; padding stays padding. On any device."""
+        if dropped is None:
+            return ids
+        real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        return torch.where(real & dropped, self.unknown_id, ids)
+
+    def soft(self, labels: Tensor, probability: Tensor) -> Tensor:
+        """Shares of target and rest (n, 2), of labels (n,) and what the base gives the target (n,). On any device."""
+        share = self.settings.distill
+        wanted = (1 - share) * (labels == 0).to(probability.dtype) + share * probability
+        return torch.stack([wanted, 1 - wanted], 1)
+
+    def epoch(self, epoch: int) -> Split:
+        """The documents of one epoch (from 0) in training order; labels (N,): 0 target, 1 rest; with
+        distillation (N, 2): shares of both."""
+        order, dropped = self.draw(epoch)
+        lengths, labels = self.split.lengths.take(order), self.rest.take(order)
+        ids = self.dropped(self.split.ids.index_select(0, order), lengths, dropped)
         if self.teacher is not None:
-            share, probability = self.settings.distill, self.teacher(ids, lengths)
-            wanted = (1 - share) * (labels == 0).to(probability.dtype) + share * probability
-            labels = torch.stack([wanted, 1 - wanted], 1)
+            labels = self.soft(labels, self._probability(epoch, order, ids, lengths, dropped))
         return Split(ids, lengths, labels)
+
+    def _probability(self, epoch: int, order: Tensor, ids: Tensor, lengths: Tensor, dropped: Tensor | None) -> Tensor:
+        """What the teacher says of an epoch's documents (n,). It is asked once for documents that stay as they are, and
+        once for those that other modules see alike.
+        """
+        if dropped is None:
+            if self._of_all is None:
+                self._of_all = self.teacher(self.split.ids, self.split.lengths)
+            return self._of_all.take(order)
+        if self.taught is None:
+            return self.teacher(ids, lengths)
+        return self.taught.get(epoch, lambda: self.teacher(ids, lengths))
 
     def _draw(self, purpose: str, epoch: int, documents: Tensor, count: int) -> Tensor:
         """``count`` of these documents, drawn without replacement for one epoch."""
@@ -138,5 +213,5 @@ def vocabulary_floor(corpus: Corpus, indices: Tensor, total: int, embedding_dim:
     ids, lengths = corpus.train.ids[indices], corpus.train.lengths[indices]
     if corpus.config.padding == "own":
         ids = ids[torch.arange(ids.shape[1]) < lengths[:, None]]
-    rows = len(torch.unique(ids))
+    rows = len(distinct(ids))
     return (total - (corpus.vocab_size - rows) * embedding_dim) / total

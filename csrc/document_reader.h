@@ -1,0 +1,201 @@
+// Runs a masked LSTM classifier of one layer in one direction over documents, without gradients, in one thread.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "memory.h"
+#include "plan.h"
+
+namespace seam {
+
+// Memory that grows when it has to and is never set.
+template <typename T>
+class Buffer {
+ public:
+  T* get(int64_t size) {
+    if (size > size_) {
+      const int64_t wanted = size + size / 4;
+      memory_ = empty_scratch(wanted * int64_t(sizeof(T)), at::kByte);
+      size_ = wanted;
+    }
+    return reinterpret_cast<T*>(memory_.data_ptr());
+  }
+
+ private:
+  at::Tensor memory_;
+  int64_t size_ = 0;
+};
+
+// Numbers the distinct values of a batch in the order in which they come.
+class Distinct {
+ public:
+  void begin(int64_t values) {
+    if (int64_t(seen_.size()) < values) seen_.resize(values, 0);
+    first_ = next_;
+    if (first_ > std::numeric_limits<int32_t>::max() - (int64_t{1} << 30)) {  // before the marks wrap around
+      std::fill(seen_.begin(), seen_.end(), 0);
+      next_ = first_ = 1;
+    }
+  }
+  // The number of a value; `added` says whether it is new.
+  int32_t number(int64_t value, bool& added) {
+    added = seen_[value] < first_;
+    if (added) seen_[value] = int32_t(next_++);
+    return int32_t(seen_[value] - first_);
+  }
+
+ private:
+  std::vector<int32_t> seen_;  // [values] first_ + number, or something less than first_
+  int64_t first_ = 1, next_ = 1;
+};
+
+// Weights of the LSTM with their scores, of the linear layer as they are after masking.
+template <typename T>
+struct ClassifierWeights {
+  int64_t words, input_size, hidden_size, classes;
+  Masked<T> weight_ih, weight_hh, bias_ih, bias_hh;
+  const T *linear, *linear_bias;
+  const T* zeros;  // [max(input_size, hidden_size)]
+};
+
+struct Documents {
+  const int64_t* word;    // [documents, width]
+  const int64_t* length;  // [documents], 1 to width
+  int64_t width;
+  bool read_last_word;    // at the last real word, without padding; else after the last position
+  int64_t read_of(int64_t i) const { return read_last_word ? length[i] : width; }
+};
+
+// Numbers of the documents [begin, end), those of like length together where padding is not read, so that none waits for
+// a long one.
+inline std::vector<int64_t> order_by_length(const Documents& d, int64_t count) {
+  std::vector<int64_t> order(count);
+  std::iota(order.begin(), order.end(), 0);
+  if (d.read_last_word) {
+    std::stable_sort(order.begin(), order.end(), [&d](int64_t a, int64_t b) { return d.length[a] < d.length[b]; });
+  }
+  return order;
+}
+
+template <typename T>
+class DocumentReader {
+ public:
+  explicit DocumentReader(const CpuKernels<T>& kernels) : kernels_(kernels) {}
+
+  // logits[i, C] of the documents order[0, count). gather(place, out): the kept weights of the word at word[place], false
+  // where they are all 0; it is asked once for each distinct word of some thousand documents.
+  template <class Gather>
+  void read(const ClassifierWeights<T>& w, const Documents& d, const int64_t* order, int64_t count, Gather&& gather,
+            T* logits) {
+    for (int64_t at = 0; at < count; at += kProjectedAtOnce) {
+      const int64_t end = std::min(at + kProjectedAtOnce, count);
+      project(w, d, order + at, end - at, gather);
+      for (int64_t i = at; i < end; i += kDocumentsAtOnce) {
+        recur(w, d, order + i, i - at, std::min(kDocumentsAtOnce, end - i), logits);
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kProjectedAtOnce = 1024, kDocumentsAtOnce = 256;
+
+  MaskedLstmBackwardParams<T> layer(const ClassifierWeights<T>& w) const {
+    MaskedLstmBackwardParams<T> p{};
+    p.input_size = w.input_size, p.hidden_size = w.hidden_size;
+    p.weight_ih = w.weight_ih, p.weight_hh = w.weight_hh;
+    p.bias_ih = w.bias_ih, p.bias_hh = w.bias_hh;
+    p.zeros = w.zeros;
+    return p;
+  }
+
+  // W_ih x + b of each distinct word, and which of them is at each place of the documents.
+  template <class Gather>
+  void project(const ClassifierWeights<T>& w, const Documents& d, const int64_t* order, int64_t count,
+               Gather&& gather) {
+    const int64_t E = w.input_size, G = kGates * w.hidden_size;
+    seen_.begin(w.words);
+    int32_t* const number = number_.get(count * d.width);
+    T* const x = x_.get((std::min(count * d.width, w.words) + 1) * E);
+    std::fill_n(x, E, T(0));  // of all words of which nothing is kept
+    int64_t U = 1;
+    position_.clear();
+    for (int64_t k = 0; k < count; ++k) {
+      const int64_t first = order[k] * d.width;
+      for (int64_t t = 0; t < d.read_of(order[k]); ++t) {
+        bool added;
+        const int32_t n = seen_.number(d.word[first + t], added);
+        if (added) position_.push_back(gather(first + t, x + U * E) ? int32_t(U++) : 0);
+        number[k * d.width + t] = position_[n];
+      }
+    }
+    while (int64_t(word_place_.size()) < U) word_place_.push_back({0, int32_t(word_place_.size())});
+    const int64_t rows[2] = {0, U};
+    MaskedLstmBackwardParams<T> p = layer(w);
+    p.first_row = rows;
+    p.place = word_place_.data();
+    p.input = {x, 0, E};
+    p.gates = projected_.get(U * G);
+    kernels_.project(p, 0, 1, 0, kernels_.unit_blocks(w.hidden_size),
+                     scratch_.get(kernels_.scratch_size(E, w.hidden_size, U)));
+    p.packed = kernels_.unit_blocks(w.hidden_size);
+    p.packed_hh = packed_.get(p.packed * kernels_.packed_block_size(w.hidden_size));
+    kernels_.pack_recurrent(p, 0, p.packed);
+  }
+
+  // The documents order[0, B), which are those from number `from` on of what was projected.
+  void recur(const ClassifierWeights<T>& w, const Documents& d, const int64_t* order, int64_t from, int64_t B,
+             T* logits) {
+    const int64_t H = w.hidden_size, G = kGates * H;
+    lengths_.resize(B);
+    for (int64_t b = 0; b < B; ++b) lengths_[b] = d.read_of(order[b]);
+    plan_.make(d.width, B, 1, lengths_.data());
+    int32_t* const projected_row = projected_row_.get(plan_.rows());
+    for (int64_t row = 0; row < plan_.rows(); ++row) {
+      Place& place = plan_.place[0][row];
+      projected_row[row] = number_.get(0)[(from + place.sequence) * d.width + place.time];
+      place.time &= 1;  // only two steps' states are kept: this one's and the one's before
+    }
+    MaskedLstmBackwardParams<T> p = layer(w);
+    p.first_row = plan_.first_row.data();
+    p.sequence = plan_.sequence.data();
+    p.place = plan_.place[0].data();
+    p.projected = projected_.get(0);
+    p.projected_row = projected_row;
+    p.gates = gates_.get(B * (kGates + 1) * H);
+    p.cells = p.gates + B * G;
+    p.output = {output_.get(2 * B * H), B * H, H};
+    p.packed = kernels_.unit_blocks(H);
+    p.packed_hh = packed_.get(0);
+    T* const scratch = scratch_.get(0);
+    for (int64_t step = 0; step < plan_.steps; ++step) {
+      p.gates_from = plan_.first_row[step];
+      kernels_.recur(p, step, step + 1, 0, kernels_.row_tiles(B), scratch);
+    }
+    T* const state = state_.get(B * H);
+    T* const out = logits_.get(B * w.classes);
+    for (int64_t rank = 0; rank < B; ++rank) {
+      const int32_t b = int32_t(plan_.sequence[rank]);
+      std::memcpy(state + b * H, p.output.at({int32_t((plan_.length[rank] - 1) & 1), b}), H * sizeof(T));
+    }
+    kernels_.linear({B, H, w.classes, w.linear, w.linear_bias, state, out});
+    for (int64_t b = 0; b < B; ++b) {
+      std::memcpy(logits + order[b] * w.classes, out + b * w.classes, w.classes * sizeof(T));
+    }
+  }
+
+  const CpuKernels<T>& kernels_;
+  Plan plan_;
+  Distinct seen_;
+  std::vector<int64_t> lengths_;
+  std::vector<int32_t> position_;  // of each distinct word among the projected ones
+  std::vector<Place> word_place_;
+  Buffer<int32_t> number_, projected_row_;
+  Buffer<T> x_, projected_, packed_, gates_, output_, scratch_, state_, logits_;
+};
+
+}  // namespace seam
