@@ -428,7 +428,7 @@ void weight_gradient(const Call& call, int64_t d, int64_t which, const Scratch& 
 // The gradients of the biases: sums of all rows, formed in parts, then of the parts.
 template <class T>
 void bias_gradients(const Call& call, const GradientParams<T>& p) {
-  constexpr int64_t kMostParts = 256, kLeastRows = 128;
+  constexpr int64_t kMostParts = 256, kLeastRows = 32;
   const int64_t gates = kGates * call.l.H;
   const int64_t each = std::max((call.rows() + kMostParts - 1) / kMostParts, kLeastRows);
   const int64_t parts = (call.rows() + each - 1) / each;
