@@ -5,7 +5,8 @@
 #   bash scripts/gpu_check.sh [FOLDER] [PART ...] [-- OPTIONS]
 #
 # FOLDER  where logs, records and tables go (default: $OUT, else runs/gpu)
-# PART    build, test, sanitize, bench (the op), engine (training) (default: all five, in this order)
+# PART    build, test, sanitize, bench (the op), engine (training) (default: these five, in this order); profile: clocks of a
+#         training step by phase, for which the extension is compiled once more, beside the checkout
 # OPTIONS of the benchmark: of benchmarks/cuda_engine.py where PART is engine alone, such as --minutes 8 --pieces study,
 #         else of benchmarks/cuda_lstm.py, such as --minutes 8 --groups anchors (default: --minutes 4; engine: 7)
 #
@@ -23,12 +24,12 @@ folder=""
 parts=()
 while [ $# -gt 0 ]; do
     case "$1" in
-        build | test | sanitize | bench | engine) parts+=("$1") ;;
+        build | test | sanitize | bench | engine | profile) parts+=("$1") ;;
         --) shift && break ;;
         -h | --help) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0" && exit 0 ;;
         -*) echo "error: $1 is no option of this script; those of the benchmark come after --" >&2 && exit 2 ;;
         *)
-            [ -z "$folder" ] || { echo "error: $1 is neither build, test, sanitize, bench nor engine" >&2 && exit 2; }
+            [ -z "$folder" ] || { echo "error: $1 is neither build, test, sanitize, bench, engine nor profile" >&2 && exit 2; }
             folder="$1"
             ;;
     esac
@@ -187,6 +188,22 @@ do_bench() {
 
 do_engine() {
     limited "$limit" "$python" benchmarks/cuda_engine.py --out "$folder/cuda_engine.json" "${engine_options[@]}"
+}
+
+do_profile() { # in a copy, so that what is measured elsewhere does not count its clocks
+    local copy="$folder/profile" seconds
+    mkdir -p "$copy" && cp -r setup.py pyproject.toml README.md csrc seam_fast scripts "$copy" || return 1
+    rm -f "$copy"/seam_fast/_C*.so
+    TORCH_CUDA_ARCH_LIST="${TORCH_CUDA_ARCH_LIST:-$("$python" -c "
+import torch
+print('%d.%d' % torch.cuda.get_device_capability())")}" || return 1
+    export TORCH_CUDA_ARCH_LIST MAX_JOBS="${MAX_JOBS:-$(nproc)}"
+    (
+        cd "$copy" || exit 1
+        export CFLAGS="${CFLAGS:-} -DSEAM_PROFILE" NVCC_FLAGS="${NVCC_FLAGS:-} -DSEAM_PROFILE" PYTHONPATH="$copy"
+        limited "$limit" "$python" setup.py build_ext --inplace >build.log 2>&1 || { tail -n 40 build.log && exit 1; }
+        seconds="$(left 120)" && limited "$seconds" "$python" scripts/gpu_phases.py
+    )
 }
 
 failed=()

@@ -459,6 +459,7 @@ def text_settings(arguments) -> dict:
 
 def run_reengineer(arguments) -> int:
     from . import report
+    from .places import ask_for_queues
     from .reengineer import engine_on_card, reengineer
     from .workflow import (
         ModuleFiles,
@@ -475,6 +476,7 @@ def run_reengineer(arguments) -> int:
         with_documents,
     )
 
+    ask_for_queues()
     folder = Path(arguments.out or Path("runs") / arguments.dataset)
     settings = settings_from(arguments)
     base = load_base(arguments, arguments.base or Path("runs") / arguments.dataset / "base.safetensors")

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -69,6 +70,16 @@ def gpu_places(room: dict[int, int], most: int | None = None, branches: int = 0)
         stream, *others = (streams[index].pop() for _ in range(1 + branches))
         places.append(Place(torch.device("cuda", index), stream, tuple(others), lease=leases[index]))
     return places
+
+
+def ask_for_queues() -> None:
+    """Lets modules on more than eight streams of a GPU run side by side; for programs, before they use CUDA.
+
+    CUDA serves the streams of a process by 8 queues unless its environment asks for more, and what two streams of one
+    queue do comes one after the other. It looks at the environment once, when it is first used.
+    """
+    if torch.cuda.is_available() and not torch.cuda.is_initialized():
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", str(POOL))
 
 
 def own_streams(index: int, count: int) -> list:

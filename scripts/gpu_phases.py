@@ -1,0 +1,52 @@
+"""Where the clocks of a training step go on a GPU, by phase and block, in clusters of each size.
+
+    bash scripts/gpu_check.sh runs/gpu profile
+
+Needs the extension compiled with SEAM_PROFILE, which that command does; without it only times are printed. Documents are
+invented ones of R8's sizes.
+"""
+
+import time
+
+import torch
+
+from seam_fast.cuda_trainer import CudaTrainer
+from seam_fast.keys import WEIGHT_KEYS
+from seam_fast.synthetic import synthetic_r8
+
+BATCH, STEPS = 5, 1000
+SIZES = {"E": 100, "H": 50, "C": 8}  # embedding, hidden units, classes
+OTHERS = (0, 8, 20)  # trainers that are there beside it, by which the size of its cluster is chosen: 16, 8, 5 blocks
+OPTIONS = {"alpha": 0.2, "lr_mask": 0.1, "lr_head": 0.1, "schedule": "joint", "read": "end"}
+
+
+def main() -> None:
+    train = synthetic_r8("reference").train
+    ids, lengths = train.ids[: BATCH * STEPS], train.lengths[: BATCH * STEPS]
+    labels = (train.labels[: BATCH * STEPS] != 1).long()
+    generator = torch.Generator().manual_seed(0)
+    gates, words = 4 * SIZES["H"], int(train.ids.max()) + 1
+    shapes = [(words, SIZES["E"]), (gates, SIZES["E"]), (gates, SIZES["H"]), (gates,), (gates,)]
+    shapes += [(SIZES["C"], SIZES["H"]), (SIZES["C"],)]
+    weights = {
+        key: 0.1 * torch.randn(shape, generator=generator).cuda()
+        for key, shape in zip(WEIGHT_KEYS, shapes, strict=True)
+    }
+
+    def make() -> CudaTrainer:
+        head = torch.randn(2, SIZES["C"], generator=generator).cuda(), torch.zeros(2).cuda()
+        return CudaTrainer(weights, head, torch.unique(ids), **OPTIONS)
+
+    for others in OTHERS:
+        trainers = [make() for _ in range(others + 1)]
+        for epoch in ("first", "second"):  # in the first, scores catch up with gaps too short for the quicker rule
+            torch.cuda.synchronize()
+            begun = time.perf_counter()
+            trainers[0].run_epoch(ids, lengths, labels, BATCH)
+            torch.cuda.synchronize()
+            each = (time.perf_counter() - begun) / STEPS * 1e6
+            print(f"{others} other trainers, {epoch} epoch: {each:.1f} us a step, plans and copies included", flush=True)
+
+
+if __name__ == "__main__":
+    main()
