@@ -45,7 +45,9 @@ def main() -> None:
             trainers[0].run_epoch(ids, lengths, labels, BATCH)
             torch.cuda.synchronize()
             each = (time.perf_counter() - begun) / STEPS * 1e6
-            print(f"{others} other trainers, {epoch} epoch: {each:.1f} us a step, plans and copies included", flush=True)
+            print(
+                f"{others} other trainers, {epoch} epoch: {each:.1f} us a step, plans and copies included", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -420,7 +420,7 @@ def test_the_check_goes_on_after_a_failure_and_tells(tmp_path):
 def test_the_check_refuses_what_it_does_not_know(tmp_path):
     for arguments, sentence in (
         (["--minutes", "3"], "--minutes is no option of this script; those of the benchmark come after --"),
-        ([tmp_path, "bend"], "bend is neither build, test, sanitize, bench nor engine"),
+        ([tmp_path, "bend"], "bend is neither build, test, sanitize, bench, engine nor profile"),
     ):
         done = check(*arguments)
         assert done.returncode == 2 and sentence in done.stderr
