@@ -2,8 +2,8 @@
 
     bash scripts/gpu_check.sh runs/gpu profile
 
-Needs the extension compiled with SEAM_PROFILE, which that command does; without it only times are printed. Documents are
-invented ones of R8's sizes.
+Needs the extension compiled with SEAM_PROFILE, which that command does; without it only times are printed. Documents
+are invented ones of R8's sizes.
 """
 
 import time
