@@ -51,8 +51,10 @@ def assert_bits(some, others):
 def teacher_of(weights, target, read):
     """As a lane asks it, words first, and as a sampler does."""
 
+    classes = torch.tensor(target, device=next(iter(weights.values())).device)  # before anything is recorded
+
     def at_once(words, lengths):
-        return torch.softmax(logits_at_once(weights, words, lengths, read), 1)[:, list(target)].sum(1)
+        return torch.softmax(logits_at_once(weights, words, lengths, read), 1)[:, classes].sum(1)
 
     return at_once, lambda ids, lengths: at_once(ids.T, lengths)
 

@@ -81,7 +81,7 @@ struct ClusterForward : ClusterBlock<S> {
   };
 
   static SEAM_KERNEL void run(const BlockOf<kCluster>& block, Smem& smem, const Params& p) {
-    using M = BranchlessGates;
+    using M = BranchlessGates<true>;
     constexpr int kBytes = S * kClusterUnits * int(sizeof(float));  // of a step's hidden states
     const int H = int(p.hidden), first_unit = block.rank() * kUnits;
     // Lanes that read the same 16 bytes of h are neighbours.
@@ -232,7 +232,7 @@ struct ClusterBackward : ClusterBlock<S> {
   };
 
   static SEAM_KERNEL void run(const BlockOf<kCluster>& block, Smem& smem, const Params& p) {
-    using M = BranchlessGates;
+    using M = BranchlessGates<true>;
     constexpr int kBytes = S * kClusterUnits * kGates * int(sizeof(float));  // of a step's gradients
     constexpr int kOrder[kGates] = {0, 2, 1, 3};
     const int H = int(p.hidden), first_unit = block.rank() * kUnits;

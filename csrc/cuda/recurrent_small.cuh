@@ -140,7 +140,7 @@ struct SmallForward : SmallBlock<HB> {
   };
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem& smem, const Params& p) {
-    using M = BranchlessGates;
+    using M = BranchlessGates<true>;
     const int H = int(p.hidden), half = block.thread() % 2, unit = block.thread() / 2;
     smem.weights.fill(block, p.weight_hh, H);
     float weights[kGates][kShare];
@@ -321,7 +321,7 @@ struct SmallBackward : SmallBlock<HB> {
   };
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem& smem, const Params& p) {
-    using M = BranchlessGates;
+    using M = BranchlessGates<true>;
     const int H = int(p.hidden), lane = block.lane() / kFour, first_unit = block.warp() * 16 + block.lane() % kFour * kFour;
     const int own = lane / 2, half = lane % 2, unit = first_unit + own;
     smem.weights.fill(block, p.weight_hh, H);

@@ -37,7 +37,7 @@ struct SmallRecurrence {
   static constexpr int kThreads = 2 * kUnitPlaces, kParts = HB / 8;  // of a lane's half, four by four
   static constexpr int kGatesPitch = 4 * kUnitPlaces, kFactorsPitch = 2 * kUnitPlaces;
   static_assert(HB % 8 == 0 && HB <= kUnitPlaces);
-  using M = BranchlessGates;
+  using M = BranchlessGates<false>;
 
   int H;
 
