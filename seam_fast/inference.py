@@ -75,12 +75,13 @@ def class_logits(weights: dict[str, Tensor], ids: Tensor, lengths: Tensor, read:
 def logits_at_once(weights: dict[str, Tensor], words: Tensor, lengths: Tensor, read: str) -> Tensor:
     """Logits (n, C) of documents in one piece: words (T, n) and lengths (n,), int64, on the weights' device.
 
-    On a GPU nothing is read back, and a CUDA graph can record it.
+    On a GPU nothing is read back, and a CUDA graph can record it. In the weights' dtype, also under autocast.
     """
-    embedded = functional.embedding(words, weights[EMBEDDING])
-    lstm_weights = [weights[key] for key in lstm_keys(weights)]
-    state = read_on_device(embedded, lengths, lstm_weights, read, *lstm_shape(weights))
-    return functional.linear(state, *(weights[key] for key in LINEAR_KEYS))
+    with torch.autocast(words.device.type, enabled=False):
+        embedded = functional.embedding(words, weights[EMBEDDING])
+        lstm_weights = [weights[key] for key in lstm_keys(weights)]
+        state = read_on_device(embedded, lengths, lstm_weights, read, *lstm_shape(weights))
+        return functional.linear(state, *(weights[key] for key in LINEAR_KEYS))
 
 
 def has_kernels(device: torch.device) -> bool:
