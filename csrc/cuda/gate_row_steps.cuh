@@ -52,7 +52,7 @@ struct GateRowSteps {
   static constexpr int kTilesM = (4 * kUnits + 15) / 16;  // of its rows: 16 each
   static constexpr int kTilesN = (4 * kUnits + 7) / 8;    // 8 each
   // Scores of tiles are read before their sums are there, of so many tiles as registers hold.
-  static SEAM_KERNEL constexpr bool reads_ahead(int column) { return kTilesM * (column + 1) <= 2; }
+  static SEAM_KERNEL constexpr bool reads_ahead(int column) { return kTilesM * (column + 1) <= (HB <= 56 ? 2 : 1); }
   using Params = TrainParams;
   using Block = BlockOf<CL, true>;  // in a phase
   using Lstm = SmallRecurrence<HB>;
