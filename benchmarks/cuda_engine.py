@@ -21,6 +21,7 @@ import statistics
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,7 +42,7 @@ from seam_fast import places, report
 from seam_fast.classifier import LSTMClassifier
 from seam_fast.cli import run_guarded
 from seam_fast.engine import TorchTrainer
-from seam_fast.errors import SeamFastError
+from seam_fast.errors import DataWarning, SeamFastError
 from seam_fast.sampling import Sampler
 from seam_fast.settings import Settings
 from seam_fast.synthetic import synthetic_r8
@@ -125,6 +126,8 @@ def main(argv=None) -> int:
 def run(arguments, command: str) -> int:
     begin = time.monotonic()
     places.ask_for_queues()
+    if arguments.dry:
+        warnings.simplefilter("ignore", DataWarning)  # its base has learned nothing
     if arguments.seconds <= 0 or arguments.epochs < 1 or (arguments.minutes is not None and arguments.minutes < 0):
         raise SeamFastError("--seconds must be above 0, --epochs 1 or more and --minutes not below 0")
     record, out = earlier_records(arguments), Path(arguments.out)

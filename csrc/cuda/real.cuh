@@ -145,19 +145,20 @@ template <bool Refined>
 struct BranchlessGates {
   using V = float;
   static SEAM_INLINE V fma(V a, V b, V c) { return fmaf(a, b, c); }
-  static SEAM_INLINE V sigmoid(V x) { return one_over_one_plus(x, -kLog2E); }
+  static SEAM_INLINE V sigmoid(V x) { return one_over_one_plus_exp(x, -1.0f); }
   static SEAM_INLINE V tanh(V x) {
-    const V far = fma(-2.0f, one_over_one_plus(x, 2 * kLog2E), 1.0f), near = fma(x, series(x * x), x);
+    const V far = fma(-2.0f, one_over_one_plus_exp(x, 2.0f), 1.0f), near = fma(x, series(x * x), x);
     return fabsf(x) < kNear ? near : far;
   }
 
  private:
-  static constexpr float kLog2E = 1.44269504f, kLn2 = 0.69314718f, kNear = 0.55f;
+  static constexpr float kLog2E = 1.44269504f, kLog2ERest = 1.92596299e-8f, kLn2 = 0.69314718f, kNear = 0.55f;
 
-  // 1 / (1 + 2^(scale x)). What scale x loses by rounding is made good while the exponential is under way.
-  static SEAM_INLINE V one_over_one_plus(V x, V scale) {
+  // 1 / (1 + e^(k x)). What log2(e) and its product with k x lose by rounding is made good while the exponential is under way.
+  static SEAM_INLINE V one_over_one_plus_exp(V x, V k) {
     constexpr V kFar = 256.0f;  // beyond, the result is 0 or 1 whatever is lost, which would be inf - inf for an infinite x
-    const V product = x * scale, lost = fabsf(product) < kFar ? fma(x, scale, -product) : 0.0f;
+    const V scale = k * kLog2E, product = x * scale;
+    const V lost = fabsf(product) < kFar ? fma(x, k * kLog2ERest, fma(x, scale, -product)) : 0.0f;
     const V bounded = Refined && product > 125.0f ? 125.0f : product;  // a NaN passes
     const V sum = fma(quick_exp2(bounded), fma(lost, kLn2, 1.0f), 1.0f);
     return Refined ? refined_inverse(sum) : quick_inverse(sum);
