@@ -697,7 +697,7 @@ def test_wrong_results_of_the_engine_have_no_times(engine_bench, monkeypatch):
     without = dict.fromkeys(("graph_rows", "graph_table", "graph_rows_tf32"), "out of order")
     assert code == 0 and record["rows"][0]["left_out"] == without
     (line,) = [line for line in said.out.splitlines() if "us a step, tf32" in line]
-    assert line.endswith("| 50 | 25 | - |") and "graph_rows_tf32" not in line
+    assert line.endswith("| 42 | 26 | - |") and "graph_rows_tf32" not in line
     assert "without graph_rows (out of order)" in said.err
 
 
@@ -806,7 +806,7 @@ def test_a_fault_by_tf32_costs_its_own_time_and_the_exit_code(engine_bench, monk
     assert "lstm.weight_hh_l0 error of engine_tf32 is off by" in step["wrong"]["engine_tf32"]
     assert set(step["us"]) == WAYS - {"engine_tf32"} and "graph_rows_tf32" not in step["ratio"]
     assert kernels["left_out"]["engine_tf32"] == step["wrong"]["engine_tf32"]
-    assert "one module, us a step, tf32 | FAILED | 50 | 25 | -" in text and "FAILED: step, engine_tf32: " in text
+    assert "one module, us a step, tf32 | FAILED | 42 | 26 | -" in text and "FAILED: step, engine_tf32: " in text
     assert "FAILED: engine_tf32 (" in said.err
     assert set(seen) == {(False, False), (True, True)} and switches() == (False, False)
     earlier = tmp_path / "earlier.json"
@@ -870,7 +870,7 @@ def test_an_engine_without_a_kernel_for_tf32_is_left_out(engine_bench, monkeypat
     code, record, text, _ = engine_bench("--pieces", "step")
     check_engine_record(record)
     assert code == 0 and record["rows"][0]["left_out"] == {"engine_tf32": cuda_engine.NO_TF32}
-    assert f"us a step, tf32 | {cuda_engine.NO_TF32} | 50" in text
+    assert f"us a step, tf32 | {cuda_engine.NO_TF32} | 42" in text
 
 
 @pytest.mark.parametrize(

@@ -574,6 +574,7 @@ def test_counts_snapshot_and_whole_scores_agree(kind, unwatched, catch_up):
 # -- clusters of every size -------------------------------------------------------------------------------------------
 
 CLUSTERS = (5, 8, 16)
+WIDER = {"sizes": (80, 300, 50, 5), "count": 9, "epochs": 2}  # W_ih goes through shared memory in parts
 
 
 def pretend_cluster(host_module, blocks, tf32=False):
@@ -588,7 +589,7 @@ def test_clusters_of_other_sizes(kind, host_module, case, blocks):
 
 
 @pytest.mark.parametrize("tf32", [False, True])
-@pytest.mark.parametrize("options", [{}, {"read": "last_word", "batch_size": 9}, {"sizes": (60, 8, 64, 3)}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"read": "last_word", "batch_size": 9}, {"sizes": (60, 8, 64, 3)}, WIDER], ids=str)
 def test_the_size_of_a_cluster_changes_no_bit(kind, host_module, unwatched, options, tf32):
     """It is chosen by how many modules are trained at the same time, which must not show."""
     runs = []

@@ -15,7 +15,7 @@ class EpochPlan {
   static constexpr size_t kBehind = 2;
   std::vector<PlanStep> steps;  // and so many empty ones behind them
   std::vector<int32_t> numbers;
-  int32_t most_words = 0, most_places = 0, most_lists = 0;  // of a step
+  int32_t most_words = 0, most_places = 0, most_lists = 0, most_length = 0;  // of a step; of a document
 
   // How places are numbered, see seam_params.h.
   enum Places { by_time, by_document };
@@ -27,7 +27,11 @@ class EpochPlan {
   }
 
   // From now on no row is fresh, and all are as after `now` steps.
-  void adopt(int64_t now) { std::fill(reached_.begin(), reached_.end(), int32_t(now)); }
+  void adopt(int64_t now) {
+    std::fill(reached_.begin(), reached_.end(), int32_t(now));
+    std::fill(seen_.begin(), seen_.end(), kNone);
+    words_.clear();
+  }
 
   // Steps of `batch` documents over the documents [begin, end) of slots (N, T), the first of them after `now` steps.
   // lengths: (N,), or null where all positions count. total(begin, end): what the losses of these documents are divided by.
@@ -35,7 +39,7 @@ class EpochPlan {
   void make(Places places, const int32_t* slots, const int64_t* lengths, int64_t T, int64_t batch, int64_t begin,
             int64_t end, int64_t now, const Total& total) {
     steps.clear(), numbers.clear();
-    most_words = most_places = most_lists = 0;
+    most_words = most_places = most_lists = most_length = 0;
     by_document_ = places == by_document;
     reached_before_ = reached_;
     for (int64_t at = begin; at < end; at += batch, ++now) {
@@ -80,6 +84,7 @@ class EpochPlan {
     step.document_at = int32_t(numbers.size());
     numbers.insert(numbers.end(), order_.begin(), order_.end());
     for (const int32_t document : order_) numbers.push_back(int32_t(lengths ? lengths[document] : T));
+    most_length = std::max(most_length, numbers[step.document_at + B]);  // the longest is the first
     first_.resize(B);
     int32_t first = 0;
     for (const int32_t document : order_) {

@@ -50,7 +50,7 @@ struct GateRowLayout {
 // What a step of a training run needs to be known of, at most.
 struct GateRowSizes {
   int32_t E, H, C;  // of the base
-  int32_t T, words, places, lists;
+  int32_t T, words, places, lists;  // T: words of the longest document
 };
 
 // `size` may be more than kLayoutFloats: then it does not fit.

@@ -275,7 +275,9 @@ struct GateRowSteps {
     for (int i = 4 * block.thread(); i < plan.lists(); i += 4 * kThreads) {
       copy_async(smem.lists, i, p.numbers + plan.document_at + i);
     }
-    for (int i = U * l.pitch_e + block.thread(); i < eights(U) * l.pitch_e; i += kThreads) smem.memory.store(l.x + i, 0.0f);
+    for (int i = U * l.pitch_e + block.thread(); i < eights(U) * l.pitch_e; i += kThreads) {
+      smem.memory.store(l.x + i, 0.0f);
+    }
     next_copies();
     if (rank < plan.documents) fetch_for_document(block, smem, p);
     earlier_copies_done();
@@ -285,9 +287,10 @@ struct GateRowSteps {
     const int g = block.lane() / 4, t = block.lane() % 4;
 #pragma unroll 1
     for (int m = block.warp(); m * 16 < U; m += kWarps) {
-      float sum[1][kTilesN][4] = {};
-      TileTerms<Number, 1, kTilesN, 1>::add(block, smem.memory, ByNumber{l.x, l.pitch_e, U},
-                                            ByNumber{l.weight_ih, l.pitch_e, l.rows}, m, 0, kTilesN, l.pitch_e, sum);
+      using Terms = TileTerms<Number, 1, kTilesN, 1>;
+      typename Terms::Sums sum;
+      Terms::add(block, smem.memory, ByNumber{l.x, l.pitch_e, U}, ByNumber{l.weight_ih, l.pitch_e, l.rows}, m, 0, kTilesN,
+                 l.pitch_e, sum);
 #pragma unroll
       for (int j = 0; j < kTilesN; ++j) {
         const int r = j * 8 + 2 * t;
@@ -297,7 +300,8 @@ struct GateRowSteps {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           const int u = m * 16 + g + 8 * h;
-          const float first = sum[0][j][2 * h] + (bias[0] + bias[1]), second = sum[0][j][2 * h + 1] + (bias[2] + bias[3]);
+          const float first = sum.get(0, j, 2 * h) + (bias[0] + bias[1]);
+          const float second = sum.get(0, j, 2 * h + 1) + (bias[2] + bias[3]);
           if (u < U) store_two(to + int64_t(u) * kGates * p.H + r, first, second);
         }
       }
@@ -542,7 +546,9 @@ struct GateRowSteps {
       else if (unit < l.units) smem.memory.store4(to, {0.0f, 0.0f, 0.0f, 0.0f});
     }
     copy_all(block, smem, l.states, p.rows_of_gates.hidden, P * l.pitch_h);
-    for (int i = P * l.pitch_h + block.thread(); i < eights(P) * l.pitch_h; i += kThreads) smem.memory.store(l.states + i, 0.0f);
+    for (int i = P * l.pitch_h + block.thread(); i < eights(P) * l.pitch_h; i += kThreads) {
+      smem.memory.store(l.states + i, 0.0f);
+    }
   }
 
   // Where in a plan's lists the places of words begin, and these.
@@ -553,7 +559,8 @@ struct GateRowSteps {
   static SEAM_KERNEL void sum_own(const Block& block, Smem& smem, const TrainParams& p, const PlanStep& plan,
                                   int first_word, int mine) {
     for (int u = block.warp(); u < mine; u += kWarps) {
-      const int begin = smem.lists.load(firsts(plan) + first_word + u), end = smem.lists.load(firsts(plan) + first_word + u + 1);
+      const int first = firsts(plan) + first_word + u;
+      const int begin = smem.lists.load(first), end = smem.lists.load(first + 1);
       float sum[2][4] = {};
 #pragma unroll 4
       for (int k = begin; k < end; ++k) {
@@ -634,9 +641,10 @@ struct GateRowSteps {
       for (int i = 0; i < kTilesM; ++i) {
         if (reads_ahead(0) && i < l.tiles_m()) tile[i].read(at(i), numbers);
       }
-      float sum[kTilesM][1][4] = {};
-      TileTerms<Number, kTilesM, 1, 1>::add(block, smem.memory, ByTerm{l.late, l.pitch_r, l.rows},
-                                            ByTerm{l.states, l.pitch_h, l.pitch_h}, 0, n, 1, eights(plan.places), sum);
+      using Terms = TileTerms<Number, kTilesM, 1, 1>;
+      typename Terms::Sums sums;
+      Terms::add(block, smem.memory, ByTerm{l.late, l.pitch_r, l.rows}, ByTerm{l.states, l.pitch_h, l.pitch_h}, 0, n, 1,
+                 eights(plan.places), sums);
       float penalty[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
@@ -647,12 +655,14 @@ struct GateRowSteps {
       for (int i = 0; i < kTilesM; ++i) {
         if (i >= l.tiles_m()) continue;
         if (!reads_ahead(0)) tile[i].read(at(i), numbers);
-        const Four kept = tile[i].step(at(i), numbers, p.weight_hh.rule, step, penalty, sum[i][0]);
+        float sum[4];
+        sums.get(i, 0, sum);
+        const Four kept = tile[i].step(at(i), numbers, p.weight_hh.rule, step, penalty, sum);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           const int r = row_in_tile(i, lane, j), column = column_in_tile(n, lane, j);
           if (r >= rows || column > H + 1) continue;
-          bad |= flag(column < H ? 3 : 4 + column - H, sum[i][0][j]);
+          bad |= flag(column < H ? 3 : 4 + column - H, sum[j]);
           if (column < H) store(p.rows_of_gates.w_hh + column * Lstm::kGatesPitch + first_row + r, kept.at[j]);
           else smem.memory.store(l.bias + 2 * r + column - H, kept.at[j]);
         }
@@ -685,9 +695,10 @@ struct GateRowSteps {
         }
       }
       if (n == block.warp()) fetch_weights(block, smem, p, s, 0);  // behind what is needed sooner
-      float sum[kTilesM][kColumns][4] = {};
-      TileTerms<Number, kTilesM, kColumns, kWarps>::add(block, smem.memory, ByTerm{l.d_words, l.pitch_r, l.rows},
-                                                        ByTerm{l.x, l.pitch_e, l.pitch_e}, 0, n, have, eights(plan.words), sum);
+      using Terms = TileTerms<Number, kTilesM, kColumns, kWarps>;
+      typename Terms::Sums sums;
+      Terms::add(block, smem.memory, ByTerm{l.d_words, l.pitch_r, l.rows}, ByTerm{l.x, l.pitch_e, l.pitch_e}, 0, n, have,
+                 eights(plan.words), sums);
 #pragma unroll
       for (int i = 0; i < kTilesM; ++i) {
 #pragma unroll
@@ -695,15 +706,17 @@ struct GateRowSteps {
           if (k >= have || i >= l.tiles_m()) continue;
           const int column = column_in_tile(n + k * kWarps, lane, 0);
           if (!reads_ahead(k)) tile[i][k].read(at(i, k), numbers);
-          const Four kept = tile[i][k].step(at(i, k), numbers, p.weight_ih.rule, step, penalty, sum[i][k]);
+          float sum[4];
+          sums.get(i, k, sum);
+          const Four kept = tile[i][k].step(at(i, k), numbers, p.weight_ih.rule, step, penalty, sum);
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
             const int r = row_in_tile(i, lane, 2 * h), to = r * l.pitch_e + column;
             if (r >= rows) continue;
             smem.memory.store2(l.weight_ih + to, {kept.at[2 * h], kept.at[2 * h + 1]});
             store_two(next + to, kept.at[2 * h], kept.at[2 * h + 1]);
-            if (column < p.E) bad |= flag(2, sum[i][k][2 * h]);
-            if (column + 1 < p.E) bad |= flag(2, sum[i][k][2 * h + 1]);
+            if (column < p.E) bad |= flag(2, sum[2 * h]);
+            if (column + 1 < p.E) bad |= flag(2, sum[2 * h + 1]);
           }
         }
       }
@@ -741,7 +754,8 @@ struct GateRowSteps {
       for (int n_0 = 0; n_0 < tiles; n_0 += kColumns * kWarps) {
         const int n = n_0 + block.warp(), there = n < tiles ? (tiles - n + kWarps - 1) / kWarps : 0;
         const int have = there < kColumns ? there : kColumns;
-        float sum[1][kColumns][4] = {};
+        using Terms = TileTerms<Number, 1, kColumns, kWarps>;
+        typename Terms::Sums sums;
 #pragma unroll 1
         for (int part = 0; part < parts; ++part) {
           if (parts > 1 && (m > 0 || n_0 > 0 || part > 0)) {
@@ -752,8 +766,8 @@ struct GateRowSteps {
           }
           const int left = G - part * l.chunk, K = left < l.chunk ? left : l.chunk;
           if (have > 0) {
-            TileTerms<Number, 1, kColumns, kWarps>::add(block, smem.memory, ByNumber{l.own + part * l.chunk, l.pitch_g, mine},
-                                                        ByTerm{l.late, l.pitch_e, l.pitch_e}, m, n, have, eights(K), sum);
+            Terms::add(block, smem.memory, ByNumber{l.own + part * l.chunk, l.pitch_g, mine},
+                       ByTerm{l.late, l.pitch_e, l.pitch_e}, m, n, have, eights(K), sums);
           }
         }
 #pragma unroll
@@ -763,7 +777,7 @@ struct GateRowSteps {
           for (int h = 0; h < 2; ++h) {
             const int u = m * 16 + g + 8 * h;
             const int to = l.d_words + u * l.pitch_e + (n + k * kWarps) * 8 + 2 * t;
-            if (u < mine) smem.memory.store2(to, {sum[0][k][2 * h], sum[0][k][2 * h + 1]});
+            if (u < mine) smem.memory.store2(to, {sums.get(0, k, 2 * h), sums.get(0, k, 2 * h + 1)});
           }
         }
       }

@@ -154,7 +154,8 @@ struct BranchlessGates {
  private:
   static constexpr float kLog2E = 1.44269504f, kLog2ERest = 1.92596299e-8f, kLn2 = 0.69314718f, kNear = 0.55f;
 
-  // 1 / (1 + e^(k x)). What log2(e) and its product with k x lose by rounding is made good while the exponential is under way.
+  // 1 / (1 + e^(k x)). What log2(e) and its product with k x lose by rounding is made good while the exponential is under
+  // way.
   static SEAM_INLINE V one_over_one_plus_exp(V x, V k) {
     constexpr V kFar = 256.0f;  // beyond, the result is 0 or 1 whatever is lost, which would be inf - inf for an infinite x
     const V scale = k * kLog2E, product = x * scale;
@@ -163,14 +164,15 @@ struct BranchlessGates {
     const V sum = fma(quick_exp2(bounded), fma(lost, kLn2, 1.0f), 1.0f);
     return Refined ? refined_inverse(sum) : quick_inverse(sum);
   }
-  // tanh(x) / x - 1 of s = x^2, where 1 - 2 / (1 + e^2x) would lose digits: minimax for |x| < kNear, relative error of tanh 4e-8.
+  // tanh(x) / x - 1 of s = x^2, where 1 - 2 / (1 + e^2x) would lose digits: minimax for |x| < kNear, relative error of tanh
+  // 4e-8.
   static SEAM_INLINE V series(V s) {
     return s * fma(s, fma(s, fma(s, 0.0164375806f, -0.0526718134f), 0.133207251f), -0.333329466f);
   }
 };
 
-// Arithmetic for lstm_cell.h and score_update.h. What a score's step needs is rounded as IEEE says, so that it gives the
-// same bits everywhere.
+// Arithmetic for lstm_cell.h and score_update.h. What missed steps, linear layer and head need is rounded as IEEE says, so that
+// it gives the same bits everywhere.
 template <class W>
 struct Exact {
   using V = W;

@@ -127,7 +127,7 @@ struct TrainParams {
   float *d_logits;                 // (batch, C)
   GateRowLayout layout;            // for GateRowSteps, and its scratch
   GateRowScratch rows_of_gates;
-  int32_t *bad, *reasons;          // 2 times [8 blocks], of even and odd steps; [256 blocks]
+  int32_t *bad, *reasons;          // [2, blocks, warps], of even and odd steps; [blocks, threads]
   float* losses;                   // [steps]
   Outcome* outcome;
   int64_t* profile;                // [blocks, kMarks] clocks a phase, if they are asked for

@@ -1,6 +1,6 @@
 // Training steps of one module, many in one launch, by one cluster of blocks, whose state goes from phase to phase through
-// the L2 cache: batches and bases of any size. gate_row_steps.cuh is several times as fast, and takes what its shared memory holds. The
-// specification is the CPU's engine (../seam_trainer.cpp); what is made ahead is in seam_params.h. A step has five phases,
+// the L2 cache: batches and bases of any size. gate_row_steps.cuh is several times as fast, and takes what its shared memory
+// holds. The specification is the CPU's engine (../seam_trainer.cpp); what is made ahead is in seam_params.h. A step has five phases,
 // between which the cluster meets:
 //
 //   project   the input projection of each distinct word, written to all places that hold it

@@ -1,4 +1,4 @@
-// The host side of the engine: an epoch's plan, memory, and one launch for many steps. Everything goes through the current
+// The host side of the engine: plans of some hundred steps each, memory, and a launch for each plan. Everything goes through the current
 // stream; `train` and `train_head` wait for their launch, since what they return is what it found.
 #include "seam_trainer.h"
 
@@ -318,7 +318,7 @@ class Trainer final : public TrainerBase {
   template <class Plan>
   void launch(const gpu::Device& device, TrainParams p, const Plan& plan) {
     plan(EpochPlan::by_document);
-    const GateRowSizes sizes = {int32_t(E_),       int32_t(H_),        int32_t(C_),      p.T,
+    const GateRowSizes sizes = {int32_t(E_),       int32_t(H_),        int32_t(C_),      plan_.most_length,
                                 plan_.most_words, plan_.most_places, plan_.most_lists};
     const GateRowLayout layout = gate_row_layout(device, sizes, here_.modules());
     if (layout.blocks == 0) {
@@ -443,7 +443,9 @@ class Trainer final : public TrainerBase {
     std::fprintf(stderr, "clocks a step over %lld steps, by phase and block\n", static_cast<long long>(steps));
     for (size_t phase = 0; phase < std::size(kNames); ++phase) {
       std::fprintf(stderr, "%-13s", kNames[phase]);
-      for (int b = 0; b < blocks; ++b) std::fprintf(stderr, " %6lld", static_cast<long long>(clocks[b * kMarks + phase] / steps));
+      for (int b = 0; b < blocks; ++b) {
+        std::fprintf(stderr, " %6lld", static_cast<long long>(clocks[b * kMarks + phase] / steps));
+      }
       std::fprintf(stderr, "\n");
     }
   }

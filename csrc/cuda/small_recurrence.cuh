@@ -20,7 +20,9 @@ struct alignas(16) Four {
   float at[4];
 };
 SEAM_KERNEL Four load_four(const float* at) { return load(reinterpret_cast<const Four*>(at)); }
-SEAM_KERNEL void store_four(float* at, const float (&x)[4]) { store(reinterpret_cast<Four*>(at), Four{{x[0], x[1], x[2], x[3]}}); }
+SEAM_KERNEL void store_four(float* at, const float (&x)[4]) {
+  store(reinterpret_cast<Four*>(at), Four{{x[0], x[1], x[2], x[3]}});
+}
 SEAM_KERNEL void store_two(float* at, float x, float y) { store(reinterpret_cast<Two*>(at), Two{{x, y}}); }
 
 // Where a sequence lies in shared memory, in floats, each a multiple of 4. There are places for kUnitPlaces units, so that

@@ -5,6 +5,8 @@
 // what is left out is at most 2^-22 of a term. Where torch allows tf32, the product of the high ones alone.
 #pragma once
 
+#include <type_traits>
+
 #include "block.cuh"
 
 namespace seam::gpu {
@@ -64,13 +66,25 @@ template <class Number, int MT, int NT, int Apart>
 struct TileTerms {
   static constexpr bool kSplits = std::is_same_v<Number, SplitTf32>;
 
+  // Of each tile two chains, so that neither waits for the other: of products with a low half, and of the others. The terms may
+  // come in several pieces; where these begin changes no bit.
+  struct Sums {
+    float large[MT][NT][4] = {}, small[MT][NT][4] = {};
+
+    SEAM_KERNEL float get(int i, int j, int q) const { return large[i][j][q] + small[i][j][q]; }
+    SEAM_KERNEL void get(int i, int j, float (&to)[4]) const {
+#pragma unroll
+      for (int q = 0; q < 4; ++q) to[q] = get(i, j, q);
+    }
+  };
+
   struct Raw {  // numbers of 8 terms, as they were loaded
     float a[MT][2][2], b[NT][2];  // rows g and g + 8, column g
   };
 
   template <class Block, class Memory, class A, class B>
   static SEAM_KERNEL void add(const Block& block, const Memory& memory, const A& a, const B& b, int m, int n, int have,
-                              int K, float (&sum)[MT][NT][4]) {
+                              int K, Sums& sums) {
     using Of = Share<std::is_same_v<A, ByNumber> && std::is_same_v<B, ByNumber>>;
     const int g = block.lane() / 4, t = block.lane() % 4;
     const auto fetch = [&](int eights, Raw& raw) {
@@ -83,34 +97,22 @@ struct TileTerms {
       for (int j = 0; j < NT; ++j) Of(b, (n + (j < have ? j : 0) * Apart) * 8 + g, t).load(memory, eights, raw.b[j]);
     };
     block.sync_warp();  // tiles are multiplied by lanes that are together
-    float small[MT][NT][4] = {};  // products with a low half: a chain of their own, so that neither waits for the other
     Raw one, other;  // what is multiplied, and what is on its way
     const int last = K / 8 - 1;
     fetch(0, one);
 #pragma unroll 1
     for (int i = 0; i < last; i += 2) {
       fetch(i + 1, other);
-      multiply(block, one, sum, small);
+      multiply(block, one, sums);
       fetch(i + 2 < last ? i + 2 : last, one);
-      multiply(block, other, sum, small);
+      multiply(block, other, sums);
     }
-    if (last % 2 == 0) multiply(block, one, sum, small);
-    if constexpr (kSplits) {
-#pragma unroll
-      for (int i = 0; i < MT; ++i) {
-#pragma unroll
-        for (int j = 0; j < NT; ++j) {
-#pragma unroll
-          for (int q = 0; q < 4; ++q) sum[i][j][q] += small[i][j][q];
-        }
-      }
-    }
+    if (last % 2 == 0) multiply(block, one, sums);
   }
 
  private:
   template <class Block>
-  static SEAM_KERNEL void multiply(const Block& block, const Raw& raw, float (&sum)[MT][NT][4],
-                                   float (&small)[MT][NT][4]) {
+  static SEAM_KERNEL void multiply(const Block& block, const Raw& raw, Sums& sums) {
     uint32_t a_high[MT][4], a_low[MT][4], b_high[NT][2], b_low[NT][2];
 #pragma unroll
     for (int i = 0; i < MT; ++i) {
@@ -138,9 +140,9 @@ struct TileTerms {
         for (int j = 0; j < NT; ++j) body(i, j);
       }
     };
-    if constexpr (kSplits) each([&](int i, int j) { block.multiply(small[i][j], a_low[i], b_high[j], Tf32{}); });
-    each([&](int i, int j) { block.multiply(sum[i][j], a_high[i], b_high[j], Tf32{}); });
-    if constexpr (kSplits) each([&](int i, int j) { block.multiply(small[i][j], a_high[i], b_low[j], Tf32{}); });
+    if constexpr (kSplits) each([&](int i, int j) { block.multiply(sums.small[i][j], a_low[i], b_high[j], Tf32{}); });
+    each([&](int i, int j) { block.multiply(sums.large[i][j], a_high[i], b_high[j], Tf32{}); });
+    if constexpr (kSplits) each([&](int i, int j) { block.multiply(sums.small[i][j], a_high[i], b_low[j], Tf32{}); });
   }
 };
 
