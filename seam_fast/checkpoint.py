@@ -38,7 +38,11 @@ def standard_tensors(
 
     Shapes, dtypes and values are for the caller to check.
     """
-    return _Checkpoint(path, content, dict(key_map or {}), tuple(ignore_keys)).read()
+    key_map = dict(key_map or {})
+    if not all(isinstance(name, str) for pair in key_map.items() for name in pair):
+        raise CheckpointError(f"key_map is {key_map!r}; it must say by strings what the file calls which tensor")
+    ignore_keys = (ignore_keys,) if isinstance(ignore_keys, str) else tuple(ignore_keys)
+    return _Checkpoint(path, content, key_map, ignore_keys).read()
 
 
 class _Checkpoint:

@@ -31,8 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     arguments.command_line = shlex.join(["seam-fast", *argv])
-    with usable_threads():
-        return run_guarded("seam-fast", lambda: arguments.run(arguments))
+    return run_guarded("seam-fast", lambda: arguments.run(arguments))
 
 
 def run_guarded(name: str, run) -> int:
@@ -41,7 +40,7 @@ def run_guarded(name: str, run) -> int:
     """
     with ended_as_by_ctrl_c() as received, any_character_can_be_shown():
         try:
-            with warnings_as_sentences(name):
+            with usable_threads(), warnings_as_sentences(name):
                 return run() or 0
         except SeamFastError as error:
             message = str(error)

@@ -79,13 +79,15 @@ def binary_metrics(predicted: Tensor, is_target: Tensor, margin: Tensor | None =
 
 def undefined_as_none(figures: dict[str, float]) -> dict[str, float | None]:
     """`binary_metrics`, with None for what cannot be said: of the target where it has no documents, of the rest where
-    there is no other."""
+    there is no other, of anything where there are none at all."""
     targets, others = figures["targets"], figures["documents"] - figures["targets"]
     unsaid = set()
     if not targets:
         unsaid |= {"precision", "recall", "f1", "balanced_accuracy", "average_precision"}
     if not others:
         unsaid |= {"specificity", "balanced_accuracy"}
+    if not figures["documents"]:
+        unsaid |= {"accuracy", "accuracy_low", "accuracy_high"}
     return {name: None if name in unsaid else value for name, value in figures.items()}
 
 

@@ -294,11 +294,6 @@ class Study:
                 self._copies[device] = copied_to(device, self.weights)
             return self._copies[device]
 
-    @functools.cached_property
-    def base_hash(self) -> str:
-        """The base's hash, found once for all modules."""
-        return self.base.hash
-
     def documents_on(self, device: torch.device) -> Split:
         """The training documents on a device, copied there once for all modules."""
         train = self.corpus.train
@@ -528,7 +523,7 @@ class Job:
         self.seconds = figures["seconds"] = time.perf_counter() - self._begun
         self.history.append(figures)
         report(self, figures)
-        if rule:
+        if rule and self.study.settings.selection != "last":  # where the last is what counts, none is chosen
             self.qualified = rule.qualified
         return epoch + 1 < self.epochs and not (rule and rule.stop)
 

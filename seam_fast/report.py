@@ -170,10 +170,15 @@ def comparison(module: SeamModule) -> str:
         figures = module.metrics[key]
         values = [figures[name] for name in ("precision", "recall", "f1")]
         shares = "".join(f"{'-':>8}" if value is None else f"{value:8.3f}" for value in values)
-        interval = f"{100 * figures['accuracy_low']:.1f}-{100 * figures['accuracy_high']:.1f}"
-        lines.append(f"{label:28}{shares}   {100 * figures['accuracy']:.1f} % ({interval}) of {figures['documents']}")
+        accuracy = "-"
+        if figures["accuracy"] is not None:
+            interval = f"{100 * figures['accuracy_low']:.1f}-{100 * figures['accuracy_high']:.1f}"
+            accuracy = f"{100 * figures['accuracy']:.1f} % ({interval})"
+        lines.append(f"{label:28}{shares}   {accuracy} of {figures['documents']}")
     if row["targets"] == 0:
         lines.append("none of these documents is of the target, so nothing can be said of its F1 (-)")
+    if row["interrupted"]:
+        lines.append("its training was cut short")
     if row["qualified"] is False:
         lines.append("when it was trained no epoch passed the gate: the one that was kept is no choice")
     kept = ", ".join(f"{group} {100 * share:.2f} %" for group, share in row["kept_by_group"].items())

@@ -357,3 +357,12 @@ def test_the_command_line_takes_another_s_base(file, tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit):
         main([*command, "--key-map", "hidden2label"])
     assert "'hidden2label' is not of the form OURS=THEIRS" in capsys.readouterr().err
+
+
+def test_names_to_ignore_or_map_that_are_no_lists_of_names(tmp_path, toy_base):
+    """A name alone is one name, not its letters."""
+    torch.save(dict(toy_base.state_dict()) | {"fc.weight": torch.zeros(2)}, tmp_path / "base.pt")
+    base = LSTMClassifier.load(tmp_path / "base.pt", ignore_keys="fc.weight")
+    assert torch.equal(base.hidden2label.weight, toy_base.hidden2label.weight)
+    with pytest.raises(CheckpointError, match=r"key_map is \{'hidden2label': 3\}; it must say by strings"):
+        LSTMClassifier.load(tmp_path / "base.pt", key_map={"hidden2label": 3})

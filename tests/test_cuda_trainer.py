@@ -589,7 +589,9 @@ def test_clusters_of_other_sizes(kind, host_module, case, blocks):
 
 
 @pytest.mark.parametrize("tf32", [False, True])
-@pytest.mark.parametrize("options", [{}, {"read": "last_word", "batch_size": 9}, {"sizes": (60, 8, 64, 3)}, WIDER], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"read": "last_word", "batch_size": 9}, {"sizes": (60, 8, 64, 3)}, WIDER], ids=str
+)
 def test_the_size_of_a_cluster_changes_no_bit(kind, host_module, unwatched, options, tf32):
     """It is chosen by how many modules are trained at the same time, which must not show."""
     runs = []
