@@ -311,13 +311,13 @@ def test_a_shape_that_fails_spoils_no_other(bench, monkeypatch):
     groups = {"anchors": anchors[:6], "tf32": tf32[:1], "lengths": cuda_grid.GROUPS["lengths"][:1]}
     monkeypatch.setattr(cuda_lstm, "GROUPS", groups)
     monkeypatch.setattr(cuda_lstm, "Bench", breaking_bench.Bench)
-    monkeypatch.setattr(cuda_lstm, "LIMIT", 3)
+    monkeypatch.setattr(cuda_lstm, "LIMIT", 15)  # a loaded machine needs more than 3 to answer at all
     code, record, _, _ = bench("--groups", *groups, dry=False)
     check_record(record)
     assert code == 1 and not record["unmeasured"] and not record["runs"][0]["stopped"]
     faults = [row["fault"] for row in record["rows"]]
     ended, lost = "a process that measures ended with code 3: its last words stand above", "index out of bounds"
-    assert faults == ["", ended, lost, "", ended, lost, "a process that measures has not answered for 3 seconds", ""]
+    assert faults == ["", ended, lost, "", ended, lost, "a process that measures has not answered for 15 seconds", ""]
     processes = [row["process"] for row in record["rows"] if "process" in row]
     assert len(set(processes)) == 5  # anew after the end of one, after a loss and for each group
 
