@@ -23,8 +23,9 @@ import numpy as np
 import torch
 
 from . import data_checks
+from .arguments import shown
 from .default_device import on_the_cpu
-from .errors import DataError
+from .errors import DataError, TrainingError
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -220,6 +221,12 @@ def load_corpus(
     config = with_options(config or (base.corpus_config if base else own_config(protocol, train)), options)
     source = f"{train.path} and {test.path}"
     return build_corpus(name, train, test, config, source=source, smallest_class=smallest_class, base=base)
+
+
+def check_is_corpus(corpus: Corpus) -> None:
+    """Raises TrainingError for anything but a Corpus."""
+    if not isinstance(corpus, Corpus):
+        raise TrainingError(f"corpus is {shown(corpus)}; it must be a Corpus, such as load_corpus or load_r8 gives")
 
 
 def own_config(protocol: str, train: Documents) -> CorpusConfig:

@@ -1,8 +1,15 @@
 """Corpora, bases and modules begin on the CPU, whatever device ``torch.set_default_device`` names."""
 
 import functools
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
+
+
+def cpu_by_default() -> AbstractContextManager:
+    """Tensors are made on the CPU in here, whatever default device the caller has set for the calling thread."""
+    # nothing to enter where it is the CPU already: torch's mode slows every op down
+    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 def on_the_cpu(function):
@@ -10,9 +17,7 @@ def on_the_cpu(function):
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs):
-        if torch.get_default_device().type == "cpu":  # the mode below slows every op down
-            return function(*args, **kwargs)
-        with torch.device("cpu"):
+        with cpu_by_default():
             return function(*args, **kwargs)
 
     return wrapped

@@ -21,8 +21,8 @@ from .arguments import callback, choice, seed_number, shown, whole_number
 from .backend import NAMES, able_devices, choose_engine
 from .classifier import LSTMClassifier
 from .cores import usable_cores
-from .corpus import Corpus, Split
-from .default_device import on_the_cpu
+from .corpus import Corpus, Split, check_is_corpus
+from .default_device import cpu_by_default, on_the_cpu
 from .engine import TorchTrainer, Trainer
 from .errors import SeamFastError, TrainingError
 from .evaluate import check_corpus, figures_on_test, warn_of_chance
@@ -38,7 +38,7 @@ from .sampling import Sampler, Taught, balanced, is_target, vocabulary_floor
 from .seam_module import SeamModule
 from .selection import F1Selection, ReferenceSelection
 from .settings import Settings
-from .threads import cpu_by_default, set_own_threads
+from .threads import set_own_threads
 
 OnEpoch = Callable[["Job", dict], None]
 OnModule = Callable[["Job", SeamModule], None]
@@ -206,12 +206,6 @@ def check_base(base: LSTMClassifier) -> None:
         raise TrainingError("the base has no values, it is on the device 'meta'; load or train it first")
     if len(dtypes := {str(weight.dtype).removeprefix("torch.") for weight in weights}) > 1:
         raise TrainingError(f"the base's weights are of several dtypes, {', '.join(sorted(dtypes))}; make them of one")
-
-
-def check_is_corpus(corpus: Corpus) -> None:
-    """Raises TrainingError for anything else."""
-    if not isinstance(corpus, Corpus):
-        raise TrainingError(f"corpus is {shown(corpus)}; it must be a Corpus, such as load_corpus or load_r8 gives")
 
 
 def normalise_target(target: int | Sequence[int], num_classes: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ meanwhile, and two who overlap leave the wrong one behind.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 
@@ -45,8 +45,3 @@ def in_new_thread(function: Callable):
         return None
     thread.join()
     return found[-1]
-
-
-def cpu_by_default() -> AbstractContextManager:
-    """Tensors are made on the CPU in here, whatever default device the caller has set for the calling thread."""
-    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")

@@ -20,11 +20,11 @@ from torch.nn import functional as F
 
 from .arguments import MOST, callback, real_number, seed_number, shown, truth, whole_number
 from .classifier import ClassifierMetrics, LSTMClassifier, confusion_metrics, predict_logits
-from .corpus import Corpus
-from .default_device import on_the_cpu
+from .corpus import Corpus, check_is_corpus
+from .default_device import cpu_by_default, on_the_cpu
 from .errors import TrainingError
 from .progress import duration, progress_bar
-from .threads import cpu_by_default, one_thread
+from .threads import one_thread
 
 Log = Callable[[str], Any]
 
@@ -122,8 +122,7 @@ def train(
     as far as it was trained, ``info["interrupted"]`` the number of whole epochs, or None where none had ended.
     """
     recipe = _recipe(recipe, epochs)
-    if not isinstance(corpus, Corpus):
-        raise TrainingError(f"corpus is {shown(corpus)}; it must be a Corpus, such as load_corpus or load_r8 gives")
+    check_is_corpus(corpus)
     sizes = {
         "embedding_dim": whole_number("embedding_dim", embedding_dim, 1),
         "hidden_dim": whole_number("hidden_dim", hidden_dim, 1),
