@@ -84,11 +84,6 @@ SEAM_KERNEL void copy_async(Shared<T, N>& to, int i, const T* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
 }
 SEAM_KERNEL void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-// Copies begun after `next_copies` are not waited for by `earlier_copies_done`.
-SEAM_KERNEL void next_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-SEAM_KERNEL void earlier_copies_done() {
-  asm volatile("cp.async.commit_group;\ncp.async.wait_group 1;" ::: "memory");
-}
 
 // ---- A thread's place, and what it does with others -----------------------------------------------------------------
 
@@ -146,8 +141,9 @@ struct BlockOf : ThreadNumber<Held> {
   // Of this multiprocessor, in ticks of its clock; for profiles.
   SEAM_KERNEL int64_t clock() const { return clock64(); }
 
-  // Whether it is so in any lane of the warp. No barrier, like the next two.
+  // Whether it is so in any lane of the warp, and in which: bit k for lane k. No barriers, like the next two.
   SEAM_KERNEL bool any(bool value) const { return __any_sync(0xffffffffu, value); }
+  SEAM_KERNEL uint32_t ballot(bool value) const { return __ballot_sync(0xffffffffu, value); }
   // The value of another lane.
   SEAM_KERNEL float shuffle_xor(float value, int mask) const { return __shfl_xor_sync(0xffffffffu, value, mask); }
   SEAM_KERNEL float shuffle(float value, int lane) const { return __shfl_sync(0xffffffffu, value, lane); }

@@ -9,12 +9,14 @@
 //             comes behind the LSTM
 //
 // A word that occurs several times in a batch is projected once, and its gradients are summed before they are multiplied.
-// What goes from block to block goes through the L2 cache, in rows that are copied into shared memory as they lie.
+// What goes from block to block goes through the L2 cache, in rows that are copied into shared memory as they lie, by one
+// request where they are neighbours.
 //
 // Every number is summed by one thread or tile in a fixed order, which does not depend on how many blocks there are: the same
 // input gives the same bits, on clusters of any size and whatever else the GPU does.
 #pragma once
 
+#include "bulk_copy.cuh"
 #include "seam_head.cuh"
 #include "small_recurrence.cuh"
 #include "tile_terms.cuh"
@@ -63,12 +65,18 @@ struct GateRowSteps {
     Shared<int32_t, kListNumbers> lists;     // of the plan, from document_at on
     Shared<float, 2 * kMostClasses> logits;  // and their gradients
     Shared<PlanStep, kPlans> plans;          // of this step and the next two, [step % kPlans]
+    BulkCopy rows, weights;                  // x or hidden states; W_hh or W_ih
+  };
+  struct Odd {  // a thread's bits of these
+    bool rows = false, weights = false;
   };
   static_assert(sizeof(Smem) <= 227 * 1024);
 
   static SEAM_KERNEL void run(const BlockOf<CL>& block, Smem& smem, const Params& p) {
     Outcome outcome = {0, -1, 0.0f};
+    Odd odd;
     if (block.thread() < 2) smem.plans.store(block.thread(), load(p.plan + block.thread()));
+    if (block.thread() == 0) smem.rows.begin(), smem.weights.begin();
     block.sync();
     prepare(block.anew(), smem, p);
     block.sync_cluster();
@@ -78,19 +86,19 @@ struct GateRowSteps {
     Profile profile(block, p);
 #pragma unroll 1
     for (int s = 0; s < p.steps; ++s) {
-      project(block.anew(), smem, p, s, profile);
+      project(block.anew(), smem, p, s, odd, profile);
       if (s > 0 && any_bad(block.anew(), p, s - 1)) {  // all see the same
-        copies_done();
+        if (has_weight_hh(block.anew(), smem, p, s)) smem.weights.wait(odd.weights);
         break;
       }
       outcome.steps = s;
       block.sync_cluster();
       profile.mark(block, p, 2);
       bad = 0;
-      recur(block.anew(), smem, p, s, bad, profile);
+      recur(block.anew(), smem, p, s, bad, odd, profile);
       block.sync_cluster();
       profile.mark(block, p, 9);
-      learn(block.anew(), smem, p, s, bad, profile);
+      learn(block.anew(), smem, p, s, bad, odd, profile);
       const bool warp_is_bad = block.any(bad != 0);
       if (block.lane() == 0) store(flags(p, s) + block.rank() * kWarps + block.warp(), int32_t(warp_is_bad));
       block.sync_cluster();
@@ -237,6 +245,16 @@ struct GateRowSteps {
     }
   }
 
+  // What a word keeps, into its row of x, if the step has it.
+  struct IntoX {
+    const float* weight;
+    float* row;
+    SEAM_KERNEL float before(int32_t e) const { return row ? load(weight + e) : 0.0f; }
+    SEAM_KERNEL void after(int32_t e, float weight_e, float score) const {
+      if (row) store(row + e, keep(weight_e, score));
+    }
+  };
+
   // Scores of rows that step s needs and the step before it leaves alone, and what these words keep.
   static SEAM_KERNEL void catch_up_rows(const Block& block, const Smem& smem, const TrainParams& p, int s, int part,
                                         int parts) {
@@ -244,43 +262,31 @@ struct GateRowSteps {
     const float fresh[3] = {load(p.fresh + 3 * s), load(p.fresh + 3 * s + 1), load(p.fresh + 3 * s + 2)};
     catch_up_all(block, p.rows, p.numbers + plan.due_at, plan.due, p.now + s, fresh, part, parts,
                  [&](int32_t row, int32_t u) {
-                   if (u == kNone) return;
-                   const float* const weight = p.embedding + int64_t(load(p.word + row)) * p.E;
-                   for (int e = block.lane(); e < p.E; e += 32) {
-                     store(x(p, s) + int64_t(u) * p.layout.pitch_e + e,
-                           keep(load(weight + e), load(p.rows.state.score + int64_t(row) * p.E + e)));
-                   }
+                   return IntoX{p.embedding + int64_t(load(p.word + row)) * p.E,
+                                u == kNone ? nullptr : x(p, s) + int64_t(u) * p.layout.pitch_e};
                  });
-  }
-
-  // Has copies of `count` neighbouring numbers begun, a multiple of 4. Each block of the cluster begins elsewhere, so that not
-  // all ask the same part of the L2 cache at once.
-  static SEAM_KERNEL void copy_all(const Block& block, Smem& smem, int to, const float* from, int count) {
-    const int shift = count / 4 * block.rank() / CL * 4;
-#pragma unroll 4
-    for (int i = 4 * block.thread(); i < count; i += 4 * kThreads) {
-      const int at = i + shift < count ? i + shift : i + shift - count;
-      copy_async(smem.memory, to + at, from + at);
-    }
   }
 
   // ---- project ----------------------------------------------------------------------------------------------------------
 
-  static SEAM_KERNEL void project(const Block& block, Smem& smem, const TrainParams& p, int s, Profile& profile) {
+  static SEAM_KERNEL void project(const Block& block, Smem& smem, const TrainParams& p, int s, Odd& odd, Profile& profile) {
     const GateRowLayout& l = p.layout;
     const PlanStep plan = smem.plans.load(s % kPlans);
     const int rank = block.rank(), U = plan.words, rows = kGates * units(p, rank);
     const float* const from = x(p, s);
-    copy_all(block, smem, l.x, from, U * l.pitch_e);
+    smem.rows.start(block, smem.memory, l.x, from, U * l.pitch_e);
     for (int i = 4 * block.thread(); i < plan.lists(); i += 4 * kThreads) {
       copy_async(smem.lists, i, p.numbers + plan.document_at + i);
     }
     for (int i = U * l.pitch_e + block.thread(); i < eights(U) * l.pitch_e; i += kThreads) {
       smem.memory.store(l.x + i, 0.0f);
     }
-    next_copies();
-    if (rank < plan.documents) fetch_for_document(block, smem, p);
-    earlier_copies_done();
+    if (has_weight_hh(block, smem, p, s)) {
+      smem.weights.start(block, smem.memory, l.weight_hh, p.rows_of_gates.w_hh, HB * Lstm::kGatesPitch);
+    }
+    if (rank < plan.documents) fetch_head(block, smem, p);
+    copies_done();
+    smem.rows.wait(odd.rows);
     block.sync();
     profile.mark(block, p, 0);
     float* const to = p.rows_of_gates.projected + kGates * first_unit(p, rank);
@@ -309,9 +315,13 @@ struct GateRowSteps {
     profile.mark(block, p, 1);
   }
 
-  // What a block that has a document needs behind the input projection: linear layer and head as they stand; and the
-  // recurrent weights, if there is room for them, which are on their way until it waits for them.
-  static SEAM_KERNEL void fetch_for_document(const Block& block, Smem& smem, const TrainParams& p) {
+  // Whether the recurrent weights come into shared memory: where there is a document for them, and room.
+  static SEAM_KERNEL bool has_weight_hh(const Block& block, const Smem& smem, const TrainParams& p, int s) {
+    return p.layout.weight_hh != 0 && block.rank() < smem.plans.load(s % kPlans).documents;
+  }
+
+  // What a block that has a document needs behind the recurrence: linear layer and head as they stand.
+  static SEAM_KERNEL void fetch_head(const Block& block, Smem& smem, const TrainParams& p) {
     const int C = p.head.classes, weights = C * p.H;
     for (int i = block.thread(); i < linear_numbers(p.H, C); i += kThreads) {
       const float number = i < weights       ? effective(p.linear, i)
@@ -319,13 +329,11 @@ struct GateRowSteps {
                                              : head_number(p.head, i - weights - C);
       smem.memory.store(p.layout.linear + i, number);
     }
-    if (p.layout.weight_hh == 0) return;
-    copy_all(block, smem, p.layout.weight_hh, p.rows_of_gates.w_hh, HB * Lstm::kGatesPitch);
   }
 
   // ---- recur ------------------------------------------------------------------------------------------------------------
 
-  static SEAM_KERNEL void recur(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad,
+  static SEAM_KERNEL void recur(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad, Odd& odd,
                                 Profile& profile) {
     const int B = smem.plans.load(s % kPlans).documents, busy = B < CL ? B : CL;  // blocks that have documents
     const int rank = block.rank(), idle = CL - busy;
@@ -337,6 +345,7 @@ struct GateRowSteps {
     const bool first_half = block.warp() < kWarps / 2;
     if (first_half) begin(block.anew(), smem, p, s, rank);
     copies_done();
+    if (has_weight_hh(block, smem, p, s)) smem.weights.wait(odd.weights);
     block.sync();
     if (!first_half) {
       // Where there are blocks without a document, only these: the two halves of a block are in each other's way.
@@ -499,7 +508,7 @@ struct GateRowSteps {
 
   // ---- learn ------------------------------------------------------------------------------------------------------------
 
-  static SEAM_KERNEL void learn(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad,
+  static SEAM_KERNEL void learn(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad, Odd& odd,
                                 Profile& profile) {
     const PlanStep plan = smem.plans.load(s % kPlans);
     const AdamStep<float> step = load(p.rows.step + (p.now - p.rows.first + s));
@@ -509,6 +518,7 @@ struct GateRowSteps {
     fetch(block.anew(), smem, p, plan);
     sum_own(block.anew(), smem, p, plan, first_word, mine);
     copies_done();
+    smem.rows.wait(odd.rows);
     block.sync();
     profile.mark(block, p, 10);
     learn_hh(block.anew(), smem, p, plan, step, bad);
@@ -524,7 +534,7 @@ struct GateRowSteps {
     profile.mark(block, p, 13);
     Words words;
     if (p.rows_by_four) words.template read<4>(block.anew(), smem, p, plan, first_word, mine);
-    multiply_own(block.anew(), smem, p, s, mine, profile);
+    multiply_own(block.anew(), smem, p, s, mine, odd, profile);
     block.sync();
     if (p.rows_by_four) words.template step<4>(block.anew(), smem, p, plan, s, step, first_word, mine, bad);
     else words.template step<1>(block.anew(), smem, p, plan, s, step, first_word, mine, bad);
@@ -545,7 +555,7 @@ struct GateRowSteps {
       if (unit < own && k < P) copy_async(smem.memory, to, gates + (int64_t(k) * p.H + unit) * kGates);
       else if (unit < l.units) smem.memory.store4(to, {0.0f, 0.0f, 0.0f, 0.0f});
     }
-    copy_all(block, smem, l.states, p.rows_of_gates.hidden, P * l.pitch_h);
+    smem.rows.start(block, smem.memory, l.states, p.rows_of_gates.hidden, P * l.pitch_h);
     for (int i = P * l.pitch_h + block.thread(); i < eights(P) * l.pitch_h; i += kThreads) {
       smem.memory.store(l.states + i, 0.0f);
     }
@@ -672,7 +682,7 @@ struct GateRowSteps {
 
   static constexpr int kColumns = 2;  // of tiles that a warp has at a time
 
-  // The step of W_ih's scores. It has copies begun of the weights as they were, which multiply_own needs.
+  // The step of W_ih's scores. It asks for the weights as they were, which multiply_own needs.
   static SEAM_KERNEL void learn_ih(const Block& block, Smem& smem, const TrainParams& p, const PlanStep& plan, int s,
                                    const AdamStep<float>& step, uint32_t& bad) {
     const GateRowLayout& l = p.layout;
@@ -728,7 +738,7 @@ struct GateRowSteps {
     const GateRowLayout& l = p.layout;
     const int left = kGates * p.H - first, rows = left < l.chunk ? left : l.chunk;
     const float* const from = w_ih(p, s) + int64_t(first) * l.pitch_e;
-    copy_all(block, smem, l.late, from, rows * l.pitch_e);
+    smem.weights.start(block, smem.memory, l.late, from, rows * l.pitch_e);
     for (int i = rows * l.pitch_e + block.thread(); i < eights(rows) * l.pitch_e; i += kThreads) {
       smem.memory.store(l.late + i, 0.0f);
     }
@@ -736,7 +746,7 @@ struct GateRowSteps {
 
   // The gradients of x of the block's own words, where those of the gates of all words have been. The first part of W_ih
   // is on its way.
-  static SEAM_KERNEL void multiply_own(const Block& block, Smem& smem, const TrainParams& p, int s, int mine,
+  static SEAM_KERNEL void multiply_own(const Block& block, Smem& smem, const TrainParams& p, int s, int mine, Odd& odd,
                                        Profile& profile) {
     const GateRowLayout& l = p.layout;
     const int tiles = l.pitch_e / 8, G = kGates * p.H, g = block.lane() / 4, t = block.lane() % 4;
@@ -745,7 +755,7 @@ struct GateRowSteps {
     for (int i = block.thread(); i < mine * (eights(G) - G); i += kThreads) {
       smem.memory.store(l.own + i / (eights(G) - G) * l.pitch_g + G + i % (eights(G) - G), 0.0f);
     }
-    copies_done();
+    smem.weights.wait(odd.weights);
     block.sync();
     profile.mark(block, p, 14);
 #pragma unroll 1
@@ -761,7 +771,7 @@ struct GateRowSteps {
           if (parts > 1 && (m > 0 || n_0 > 0 || part > 0)) {
             block.sync();
             fetch_weights(block, smem, p, s, part * l.chunk);
-            copies_done();
+            smem.weights.wait(odd.weights);
             block.sync();
           }
           const int left = G - part * l.chunk, K = left < l.chunk ? left : l.chunk;

@@ -77,35 +77,48 @@ struct HeldPlaces {
   SEAM_KERNEL float slope(int i) const { return block.shuffle(my_slope, i); }
 };
 
-// Reads the state of a row, a number of it a lane, lets body change it and writes it back. Lanes without a number go
-// along: body may shuffle.
-template <class B, class Body>
-SEAM_KERNEL void change_row(const B& block, const RowsParams& p, int64_t row, const Body& body) {
-#pragma unroll 1
-  for (int32_t e_0 = 0; e_0 < p.width; e_0 += 32) {
-    const int32_t e = e_0 + block.lane();
-    const bool exists = e < p.width;
-    const ScoreState<float> state = p.state.at(row * p.width + e);
-    float score = exists ? load(state.score) : 0.0f;
-    float m = exists ? load(state.exp_avg) : 0.0f, v = exists ? load(state.exp_avg_sq) : 0.0f;
-    body(score, m, v);
-    if (exists) {
-      store(state.score, score);
-      store(state.exp_avg, m);
-      store(state.exp_avg_sq, v);
-    }
+// Four numbers that go the same way side by side, so that none waits for what another one computes; and M's arithmetic of
+// them.
+struct FourNumbers {
+  float at[4];
+  template <class F>
+  static SEAM_KERNEL FourNumbers each(const F& f) {
+    return {{f(0), f(1), f(2), f(3)}};
   }
-}
+  SEAM_KERNEL FourNumbers operator+(const FourNumbers& b) const {
+    return each([&](int k) { return at[k] + b.at[k]; });
+  }
+  SEAM_KERNEL FourNumbers operator-(const FourNumbers& b) const {
+    return each([&](int k) { return at[k] - b.at[k]; });
+  }
+  SEAM_KERNEL FourNumbers operator*(const FourNumbers& b) const {
+    return each([&](int k) { return at[k] * b.at[k]; });
+  }
+  SEAM_KERNEL FourNumbers operator-() const {
+    return each([&](int k) { return -at[k]; });
+  }
+};
+template <class M>
+struct FourTimes {
+  using V = FourNumbers;
+  static SEAM_KERNEL V set(float x) { return {{x, x, x, x}}; }
+  static SEAM_KERNEL V zero() { return set(0.0f); }
+  static SEAM_KERNEL V fma(const V& a, const V& b, const V& c) {
+    return V::each([&](int k) { return M::fma(a.at[k], b.at[k], c.at[k]); });
+  }
+  static SEAM_KERNEL V sqrt(const V& x) {
+    return V::each([&](int k) { return M::sqrt(x.at[k]); });
+  }
+  static SEAM_KERNEL V inverse(const V& x) {
+    return V::each([&](int k) { return M::inverse(x.at[k]); });
+  }
+};
 
-// A warp brings a row from step `from` on to step `now`; fresh: what a row that never occurred is at `now`.
+// Brings four numbers of a lane, of one row, from step `from` to step `now`. The rows of fewer than 128 numbers leave some
+// lanes with less; `exists` says which count.
 template <class B>
-SEAM_KERNEL void catch_up(const B& block, const RowsParams& p, int64_t row, int64_t from, int64_t now,
-                          const float (&fresh)[3]) {
-  using M = Exact<float>;
-  if (from == kFresh) {
-    change_row(block, p, row, [&](float& score, float& m, float& v) { score = fresh[0], m = fresh[1], v = fresh[2]; });
-    return;
-  }
+SEAM_KERNEL void bring_up(const B& block, const RowsParams& p, int64_t from, int64_t now, const bool (&exists)[4],
+                          FourNumbers& score, FourNumbers& m, FourNumbers& v) {
 #pragma unroll 1
   while (from < now) {
     const int64_t missed = now - from, count = p.jumps && missed > kLongestGap ? kLongestGap : missed;
@@ -114,39 +127,72 @@ SEAM_KERNEL void catch_up(const B& block, const RowsParams& p, int64_t row, int6
     if (jumps) {
       const float least = float(least_exp_avg_sq(power, p.rest));
       bool below = false;
-      for (int32_t e = block.lane(); e < p.width; e += 32) below |= load(p.state.exp_avg_sq + row * p.width + e) < least;
+      for (int k = 0; k < 4; ++k) below |= exists[k] && v.at[k] < least;
       jumps = !block.any(below);
     }
     if (jumps) {
       const GapRule<float>* const gap = p.gaps + count;
       const HeldPlaces<B> places(block, p, gap, power);
       const float m_decay = load(&gap->exp_avg_decay), v_decay = load(&gap->exp_avg_sq_decay);
-      change_row(block, p, row, [&](float& score, float& m, float& v) {
-        jump<M>(p.rule, places, m_decay, v_decay, float(p.rest), p.lr, score, m, v);
-      });
+      jump<FourTimes<Branchless>>(p.rule, places, m_decay, v_decay, float(p.rest), p.lr, score, m, v);
     } else {
-      change_row(block, p, row, [&](float& score, float& m, float& v) {
+      const FourNumbers penalty = FourTimes<Exact<float>>::set(p.rule.penalty);
 #pragma unroll 1
-        for (int64_t j = 0; j < count; ++j) {
-          adam_step<M>(p.rule, load(p.step + (from - p.first + j)), p.rule.penalty, score, m, v);
-        }
-      });
+      for (int64_t j = 0; j < count; ++j) {
+        adam_step<FourTimes<Exact<float>>>(p.rule, load(p.step + (from - p.first + j)), penalty, score, m, v);
+      }
     }
     from += count;
   }
 }
 
+// What is to be done with a row's scores beside: `before` reads what `after` will need, a number each, early.
+struct NothingElse {
+  SEAM_KERNEL float before(int32_t) const { return 0; }
+  SEAM_KERNEL void after(int32_t, float, float) const {}
+};
+
+// A warp brings a row from step `from` on to step `now`; fresh: what a row that never occurred is at `now`.
+// other.after(e, other.before(e), score) follows for each number e.
+template <class B, class Other>
+SEAM_KERNEL void catch_up(const B& block, const RowsParams& p, int64_t row, int64_t from, int64_t now,
+                          const float (&fresh)[3], const Other& other) {
+#pragma unroll 1
+  for (int32_t e_0 = block.lane(); e_0 - block.lane() < p.width; e_0 += 4 * 32) {
+    const ScoreState<float> state = p.state.at(row * p.width + e_0);
+    bool exists[4];
+    FourNumbers score, m, v, needed;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      exists[k] = e_0 + 32 * k < p.width;
+      const bool read = exists[k] && from != kFresh;
+      score.at[k] = read ? load(state.score + 32 * k) : fresh[0];
+      m.at[k] = read ? load(state.exp_avg + 32 * k) : fresh[1];
+      v.at[k] = read ? load(state.exp_avg_sq + 32 * k) : fresh[2];
+      needed.at[k] = exists[k] ? other.before(e_0 + 32 * k) : 0.0f;
+    }
+    if (from != kFresh) bring_up(block, p, from, now, exists, score, m, v);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if (!exists[k]) continue;
+      store(state.score + 32 * k, score.at[k]);
+      store(state.exp_avg + 32 * k, m.at[k]);
+      store(state.exp_avg_sq + 32 * k, v.at[k]);
+      other.after(e_0 + 32 * k, needed.at[k], score.at[k]);
+    }
+  }
+}
+
 // Warps `part`, part + parts, ... of those that share the work, on rows and steps as a plan's numbers have them.
-// done(row, number of its word) when a warp is done with a row.
-template <class B, class Done>
+// other(row, number of its word): what is to be done with a row beside.
+template <class B, class Other>
 SEAM_KERNEL void catch_up_all(const B& block, const RowsParams& p, const int32_t* due, int64_t count, int64_t now,
-                              const float (&fresh)[3], int64_t part, int64_t parts, const Done& done) {
+                              const float (&fresh)[3], int64_t part, int64_t parts, const Other& other) {
 #pragma unroll 1
   for (int64_t i = part; i < count; i += parts) {
     const int32_t* const at = due + kDueNumbers * i;
-    const int32_t row = load(at);
-    catch_up(block, p, row, load(at + 1), now, fresh);
-    done(row, load(at + 2));
+    const int32_t row = load(at), from = load(at + 1), word = load(at + 2);
+    catch_up(block, p, row, from, now, fresh, other(row, word));
   }
 }
 
@@ -159,7 +205,7 @@ struct Flush {
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& p) {
     const int64_t warps = kThreads / 32;
     catch_up_all(block, p.rows, p.numbers, p.due, p.now, p.fresh, block.index() * warps + block.warp(),
-                 block.count() * warps, [](int32_t, int32_t) {});
+                 block.count() * warps, [](int32_t, int32_t) { return NothingElse{}; });
   }
 };
 

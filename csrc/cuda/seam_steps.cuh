@@ -110,7 +110,7 @@ struct SeamSteps {
     const PlanStep plan = smem.plans.load(s % 2);
     const float fresh[3] = {load(p.fresh + 3 * s), load(p.fresh + 3 * s + 1), load(p.fresh + 3 * s + 2)};
     catch_up_all(block, p.rows, p.numbers + plan.due_at, plan.due, p.now + s, fresh, part * kWarps + block.warp(),
-                 parts * kWarps, [](int32_t, int32_t) {});
+                 parts * kWarps, [](int32_t, int32_t) { return NothingElse{}; });
   }
 
   // ---- gather -----------------------------------------------------------------------------------------------------------

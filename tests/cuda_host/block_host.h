@@ -84,12 +84,10 @@ SEAM_KERNEL void copy_async(Shared<T, N>& to, int i, const T* from, host::Site s
   static_assert(sizeof(T) == 4, "four numbers of 4 bytes");
   const bool exists = host::machine.global_access(from, 16, 16, false, site);
   if (host::machine.shared_access(to.memory, N, sizeof(T), i, 4, true, site) && exists) {
-    host::machine.copy_later(&to.memory[i], from, site);
+    host::machine.copy_later(&to.memory[i], from, site, nullptr);
   }
 }
-SEAM_KERNEL void copies_done() { host::machine.copy_now(true); }
-SEAM_KERNEL void next_copies() { host::machine.next_copies(); }
-SEAM_KERNEL void earlier_copies_done() { host::machine.copy_now(false); }
+SEAM_KERNEL void copies_done() { host::machine.copy_now(nullptr); }
 
 // ---- A thread's place, and what it does with others -----------------------------------------------------------------
 
@@ -123,14 +121,15 @@ struct BlockOf {
 
   int64_t clock() const { return 0; }
 
-  bool any(bool value, Site site = Site::current()) const {
-    Vote mine{value, false};
+  bool any(bool value, Site site = Site::current()) const { return ballot(value, site) != 0; }
+  uint32_t ballot(bool value, Site site = Site::current()) const {
+    Vote mine{value, 0};
     host::machine.together(*me, &mine, host::Doing::shuffle, site, [](host::Thread* lanes) {
-      bool found = false;
-      for (int k = 0; k < 32; ++k) found |= static_cast<Vote*>(lanes[k].offer)->value;
-      for (int k = 0; k < 32; ++k) static_cast<Vote*>(lanes[k].offer)->any = found;
+      uint32_t found = 0;
+      for (int k = 0; k < 32; ++k) found |= uint32_t(static_cast<Vote*>(lanes[k].offer)->value) << k;
+      for (int k = 0; k < 32; ++k) static_cast<Vote*>(lanes[k].offer)->all = found;
     });
-    return mine.any;
+    return mine.all;
   }
   float shuffle_xor(float value, int mask, Site site = Site::current()) const {
     return shuffle(value, lane() ^ mask, site);
@@ -171,7 +170,8 @@ struct BlockOf {
 
  private:
   struct Vote {
-    bool value, any;
+    bool value;
+    uint32_t all;
   };
   struct Exchange {
     float value, received;

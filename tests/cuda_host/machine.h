@@ -27,6 +27,7 @@ struct Copy {  // 16 bytes that are on their way
   void* to;
   const void* from;
   Site site;
+  const void* request;  // that they are part of
 };
 
 struct Thread : Member {
@@ -40,7 +41,6 @@ struct Thread : Member {
   uint32_t sent;      // when it last stored into a peer's memory, if so in this cluster
   Site sent_at;
   std::vector<Copy> copies;
-  size_t earlier;  // of these, begun before the last `next_copies`
   Context context;
 };
 
@@ -200,19 +200,18 @@ class Machine {
     return memory_.get() + offset;
   }
 
-  void copy_later(void* to, const void* from, const Site& site) { current_->copies.push_back({to, from, site}); }
-  void next_copies() { current_->earlier = current_->copies.size(); }
-  void copy_now(bool all) {
-    std::vector<Copy>& copies = current_->copies;
-    const size_t count = all ? copies.size() : current_->earlier;
-    for (size_t k = 0; k < count; ++k) {
-      memcpy(copies[k].to, copies[k].from, 16);
+  void copy_later(void* to, const void* from, const Site& site, const void* request) {
+    current_->copies.push_back({to, from, site, request});
+  }
+  void copy_now(const void* request) {
+    std::erase_if(current_->copies, [&](const Copy& copy) {
+      if (copy.request != request) return false;
+      memcpy(copy.to, copy.from, 16);
       if (options.shadow) {
-        shadow_.touch_shared(*current_, size_t(static_cast<char*>(copies[k].to) - memory_.get()), 16, true, copies[k].site);
+        shadow_.touch_shared(*current_, size_t(static_cast<char*>(copy.to) - memory_.get()), 16, true, copy.site);
       }
-    }
-    copies.erase(copies.begin(), copies.begin() + ptrdiff_t(count));
-    current_->earlier = 0;
+      return true;
+    });
   }
 
   bool global_access(const void* at, size_t bytes, size_t alignment, bool writes, const Site& site) {
@@ -281,7 +280,6 @@ class Machine {
       threads_[id].doing = Doing::running;
       threads_[id].sent = 0;
       threads_[id].copies.clear();
-      threads_[id].earlier = 0;
     }
     messages_.clear();
     ended_ = first_ = count_ = 0;

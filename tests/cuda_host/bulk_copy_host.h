@@ -1,0 +1,30 @@
+// The CPU's meaning of csrc/cuda/bulk_copy.cuh: thread 0 copies all of it when it waits. Its neighbours see that after their
+// next barrier only, which is later than on a GPU.
+#pragma once
+
+#include "block_host.h"
+
+namespace seam::gpu {
+
+struct BulkCopy {
+  uint64_t nothing;
+
+  void begin() {}
+  template <class B, int N>
+  void start(const B& block, Shared<float, N>& to, int i, const float* from, int count,
+             host::Site site = host::Site::current()) {
+    if (block.thread() != 0) return;
+    for (int k = 0; k < count; k += 4) {
+      const bool exists = host::machine.global_access(from + k, 16, 16, false, site);
+      if (host::machine.shared_access(to.memory, N, sizeof(float), i + k, 4, true, site) && exists) {
+        host::machine.copy_later(&to.memory[i + k], from + k, site, this);
+      }
+    }
+  }
+  void wait(bool& odd) {
+    host::machine.copy_now(this);
+    odd = !odd;
+  }
+};
+
+}  // namespace seam::gpu
