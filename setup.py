@@ -38,6 +38,7 @@ CPU_SOURCES = [
     "csrc/score_adam.cpp",
     "csrc/gap_rules.cpp",
     "csrc/class_logits.cpp",
+    "csrc/draws.cpp",
     "csrc/seam_trainer.cpp",
     "csrc/trainer_base.cpp",
     "csrc/cpu/dispatch.cpp",

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "draws.h"
 #include "memory.h"
 #include "ops.h"
 #include "trainer_binding.h"
@@ -106,6 +107,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 
   m.def("class_logits", &seam::class_logits, arg("weights"), arg("ids"), arg("lengths"), arg("read_last_word"), NoGil(),
         "See csrc/ops.h.");
+
+  m.def("draw_chance", &seam::draw_chance, arg("key_0"), arg("key_1"), arg("count"), arg("least"), NoGil(),
+        "See csrc/draws.h.");
+  m.def("draw_permutation", &seam::draw_permutation, arg("key_0"), arg("key_1"), arg("count"), arg("first"), NoGil(),
+        "See csrc/draws.h.");
 
 #ifdef SEAM_WITH_CUDA
   m.def("choose_cuda", &seam::gpu::choose, arg("recurrence"), arg("products"), "See csrc/cuda/masked_lstm.h.");

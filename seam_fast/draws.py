@@ -11,19 +11,30 @@ import math
 import numpy as np
 import torch
 
+from . import _ext
+
 HEAD, ORDER, TARGETS, NEGATIVES, DROPOUT, SHOTS = "head", "order", "targets", "negatives", "dropout", "shots"
+
+
+def key_of(seed: int, purpose: str, target: tuple[int, ...], epoch: int) -> np.ndarray:
+    """Philox's key for one purpose of one epoch of one module: two uint64."""
+    address = f"{seed}|{purpose}|{','.join(map(str, target))}|{epoch}".encode()
+    return np.frombuffer(hashlib.sha256(address).digest()[:16], dtype="<u8")
 
 
 def raw(seed: int, purpose: str, target: tuple[int, ...], epoch: int, count: int) -> np.ndarray:
     """``count`` uint64 numbers, uniform, for one purpose of one epoch of one module."""
-    address = f"{seed}|{purpose}|{','.join(map(str, target))}|{epoch}".encode()
-    key = np.frombuffer(hashlib.sha256(address).digest()[:16], dtype="<u8")
-    return np.random.Philox(key=key).random_raw(count)
+    return np.random.Philox(key=key_of(seed, purpose, target, epoch)).random_raw(count)
 
 
-def permutation(seed: int, purpose: str, target: tuple[int, ...], epoch: int, count: int) -> np.ndarray:
-    """A uniform permutation of ``0 .. count - 1`` (int64)."""
-    return np.argsort(raw(seed, purpose, target, epoch, count), kind="stable")
+def permutation(
+    seed: int, purpose: str, target: tuple[int, ...], epoch: int, count: int, first: int | None = None
+) -> np.ndarray:
+    """A uniform permutation of ``0 .. count - 1`` (int64), or its first so many places."""
+    if _ext.has_ext():  # quicker, and other threads of Python go on meanwhile
+        key = map(int, key_of(seed, purpose, target, epoch))
+        return _ext.C.draw_permutation(*key, count, count if first is None else first).numpy()
+    return np.argsort(raw(seed, purpose, target, epoch, count), kind="stable")[:first]
 
 
 def uniform(seed: int, purpose: str, target: tuple[int, ...], epoch: int, count: int) -> np.ndarray:
@@ -34,6 +45,9 @@ def uniform(seed: int, purpose: str, target: tuple[int, ...], epoch: int, count:
 def chance(seed: int, purpose: str, target: tuple[int, ...], epoch: int, count: int, probability: float) -> np.ndarray:
     """``count`` booleans, each ``uniform(...) < probability``, which is below 1; sooner found than those numbers."""
     least = math.ceil(math.ldexp(probability, 53))  # a multiple of 2 ** -53 is below probability where it is below this
+    if _ext.has_ext():
+        key = map(int, key_of(seed, purpose, target, epoch))
+        return _ext.C.draw_chance(*key, count, least << 11).numpy()
     return raw(seed, purpose, target, epoch, count) < np.uint64(least << 11)
 
 

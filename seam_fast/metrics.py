@@ -50,7 +50,10 @@ def binary_metrics(predicted: Tensor, is_target: Tensor, margin: Tensor | None =
     recall and f1 of the target, specificity (recall of the rest), the four counts, and, given the margin by which the
     target wins, average_precision.
     """
-    predicted, is_target = predicted.numpy(), is_target.numpy()
+    return _binary_metrics(predicted.numpy(), is_target.numpy(), None if margin is None else margin.numpy())
+
+
+def _binary_metrics(predicted: np.ndarray, is_target: np.ndarray, margin: np.ndarray | None) -> dict[str, float]:
     total, true_positive = len(predicted), int(np.count_nonzero(predicted & is_target))
     false_positive = int(np.count_nonzero(predicted)) - true_positive
     false_negative = int(np.count_nonzero(is_target)) - true_positive
@@ -73,7 +76,7 @@ def binary_metrics(predicted: Tensor, is_target: Tensor, margin: Tensor | None =
         "false_positive": false_positive,
     }
     if margin is not None:
-        figures["average_precision"] = average_precision(margin.double().numpy(), is_target)
+        figures["average_precision"] = average_precision(margin.astype(np.float64), is_target)
     return figures
 
 
@@ -106,7 +109,8 @@ def why_no_better_than_chance(predicted: Tensor, labels: Tensor) -> str | None:
 
 def module_metrics(logits: Tensor, is_target: Tensor) -> dict[str, float]:
     """``binary_metrics`` of a module's outputs, logits (N, 2): the target is output 0 and wins a tie, as in argmax."""
-    return binary_metrics(logits.argmax(1) == 0, is_target, logits[:, 0] - logits[:, 1])
+    values = logits.numpy()  # of a few numbers, NumPy has all figures before torch has begun
+    return _binary_metrics(values.argmax(1) == 0, is_target.numpy(), values[:, 0] - values[:, 1])
 
 
 def base_metrics(logits: Tensor, is_target: Tensor, target: tuple[int, ...]) -> dict[str, float]:

@@ -31,6 +31,12 @@ def balanced(labels: Tensor, target: tuple[int, ...]) -> Tensor:
     return torch.cat([targets, torch.from_numpy(others[: len(targets)].copy())])
 
 
+def chosen(tensor: Tensor, numbers: np.ndarray) -> Tensor:
+    """The entries of a tensor on the CPU with those numbers; by NumPy, which unlike torch lets no other thread go
+    first: where dozens of modules are trained, that is what an epoch's documents would wait for."""
+    return torch.from_numpy(tensor.numpy()[numbers])
+
+
 def distinct(ids: Tensor) -> np.ndarray:
     """The word ids that occur, each once, sorted: there are few numbers, so they are marked and not sorted."""
     ids = ids.numpy()
@@ -101,8 +107,8 @@ class Sampler:
                 raise TrainingError(
                     f"shots is {settings.shots}, but target {list(target)} has {len(self.targets)} documents"
                 )
-            chosen = draws.permutation(seed, draws.SHOTS, target, 0, len(self.targets))[: settings.shots]
-            self.targets = self.targets[torch.from_numpy(np.sort(chosen))]
+            numbers = draws.permutation(seed, draws.SHOTS, target, 0, len(self.targets))[: settings.shots]
+            self.targets = chosen(self.targets, np.sort(numbers))
         if settings.sampling == "balanced":
             self.fixed = self._fixed_pool(fit)
         elif settings.sampling == "all":
@@ -151,7 +157,7 @@ class Sampler:
         if pool is None:
             targets = self._draw(draws.TARGETS, epoch, self.targets, self.positives)
             pool = torch.cat([targets, self._draw(draws.NEGATIVES, epoch, self.others, self.negatives)])
-        order = pool.take(torch.from_numpy(draws.permutation(self.seed, draws.ORDER, self.target, epoch, len(pool))))
+        order = chosen(pool, draws.permutation(self.seed, draws.ORDER, self.target, epoch, len(pool)))
         share = self.settings.word_dropout
         if share == 0:
             return order, None
@@ -177,8 +183,8 @@ class Sampler:
         """The documents of one epoch (from 0) in training order; labels (N,): 0 target, 1 rest; with
         distillation (N, 2): shares of both."""
         order, dropped = self.draw(epoch)
-        lengths, labels = self.split.lengths.take(order), self.rest.take(order)
-        ids = self.dropped(self.split.ids.index_select(0, order), lengths, dropped)
+        ids, lengths, labels = (chosen(t, order.numpy()) for t in (self.split.ids, self.split.lengths, self.rest))
+        ids = self.dropped(ids, lengths, dropped)
         if self.teacher is not None:
             labels = self.soft(labels, self._probability(epoch, order, ids, lengths, dropped))
         return Split(ids, lengths, labels)
@@ -199,9 +205,7 @@ class Sampler:
         """``count`` of these documents, drawn without replacement for one epoch."""
         if count == len(documents):
             return documents
-        return documents[
-            torch.from_numpy(draws.permutation(self.seed, purpose, self.target, epoch, len(documents))[:count])
-        ]
+        return chosen(documents, draws.permutation(self.seed, purpose, self.target, epoch, len(documents), count))
 
 
 def vocabulary_floor(corpus: Corpus, indices: Tensor, total: int, embedding_dim: int) -> float:

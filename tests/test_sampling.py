@@ -336,6 +336,22 @@ def test_draws_are_pinned():
     assert draws.uniform(0, draws.DROPOUT, (2,), 3, 2).tolist() == [0.2864123015194764, 0.019423593332306144]
 
 
+@pytest.mark.skipif(not draws._ext.has_ext(), reason=f"needs the compiled part: {draws._ext.reason}")
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 7, 8, 9, 100, 4001])
+def test_compiled_draws_are_numpys(count, monkeypatch):
+    def drawn(seed):
+        address = (seed, draws.NEGATIVES, (1, 4), 7 * seed, count)
+        found = [draws.permutation(*address, first) for first in (None, 0, count // 3, max(count - 1, 0), count)]
+        return found + [draws.chance(*address, probability) for probability in (0, 0.1, 0.9)]
+
+    for seed in range(5):
+        compiled = drawn(seed)
+        with monkeypatch.context() as patch:
+            patch.setattr(draws._ext, "has_ext", lambda: False)
+            plain = drawn(seed)
+        assert all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(compiled, plain, strict=True))
+
+
 def test_every_part_of_the_address_counts():
     addresses = [
         (0, draws.ORDER, (2,), 0),
