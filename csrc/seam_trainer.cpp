@@ -119,6 +119,19 @@ class Trainer final : public TrainerBase {
 
   Tensor class_logits(const Tensor& ids, const Tensor& slots, const Tensor& lengths) override {
     const Use use(*this);
+    return read(ids, slots, lengths);
+  }
+
+  SeamLook look(const OptionalTensor& ids, const OptionalTensor& slots, const OptionalTensor& lengths) override {
+    const Use use(*this);
+    table_.flush();
+    SeamLook look = look_at_scores();
+    if (ids) add_logits(look, read(*ids, slots.value(), lengths.value()));
+    return look;
+  }
+
+ private:
+  Tensor read(const Tensor& ids, const Tensor& slots, const Tensor& lengths) {
     check_looked_at(ids, slots, lengths, table_.rows());
     const int64_t N = ids.size(0);
     const Tensor logits = at::empty({N, C_}, tensors_.head[0].options());
@@ -136,7 +149,6 @@ class Trainer final : public TrainerBase {
     return logits;
   }
 
- private:
   // One call at a time; denormals are zero meanwhile.
   class Use : TrainerBase::Use {
    public:

@@ -35,6 +35,16 @@ struct SeamFailure {
   double loss = 0;
 };
 
+// What a trainer shows between two epochs, all of it on the CPU.
+struct SeamLook {
+  bool finite = true;         // whether all scores and the head are
+  std::vector<int64_t> kept;  // how many scores of each tensor are positive; then of the row for words without their own
+  std::vector<Tensor> bits;   // which, eight to a byte, the first the highest, as NumPy packs them
+  std::vector<Tensor> head;   // weight and bias, copied
+  Tensor logits;              // as class_logits gives them; undefined where no documents were given
+  Tensor outputs;             // (N, 2), likewise: of the head
+};
+
 class SeamTrainer {
  public:
   // Checks everything. Keeps the tensors. All rows begin as the last one, which stands for all words without a row of
@@ -51,6 +61,10 @@ class SeamTrainer {
                                                              const Tensor& shares, int64_t batch, int64_t begin,
                                                              int64_t end) = 0;
 
+  // A whole epoch in one call: begin_epoch, train and flush.
+  std::tuple<std::vector<double>, SeamFailure> epoch(double lr_mask, double lr_head, const Tensor& slots,
+                                                     const Tensor& lengths, const Tensor& shares, int64_t batch);
+
   // Steps of the head alone. features (N, C): what the masked base says of the documents.
   virtual std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features, const Tensor& shares,
                                                                   int64_t batch, int64_t begin, int64_t end) = 0;
@@ -64,6 +78,10 @@ class SeamTrainer {
 
   // What the masked base says: ids (N, T) int64, words; slots (N, T) int32, lengths (N,) int64 -> (N, C).
   virtual Tensor class_logits(const Tensor& ids, const Tensor& slots, const Tensor& lengths) = 0;
+
+  // Scores and head as they stand, brought up to date, and what class_logits says of documents, if there are any: together,
+  // since on a GPU each question for itself would be a wait of its own.
+  virtual SeamLook look(const OptionalTensor& ids, const OptionalTensor& slots, const OptionalTensor& lengths) = 0;
 
   // Taken so far, by scores or head. Any thread may ask.
   int64_t steps() const { return steps_.load(std::memory_order_relaxed); }

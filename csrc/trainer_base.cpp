@@ -1,5 +1,11 @@
 #include "trainer_base.h"
 
+#include <ATen/Dispatch.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/relu.h>
+
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -162,6 +168,114 @@ void TrainerBase::check_shares(const Tensor& shares, int64_t N) const {
                    shares.scalar_type(), " on ", shares.device());
   check_shape(shares, {N, 2}, "shares");
   TORCH_CHECK_VALUE(shares.is_contiguous(), "shares must be contiguous");
+}
+
+namespace {
+
+template <typename T>
+void shares_of(const int64_t* label, int64_t count, T* share) {
+  for (int64_t i = 0; i < count; ++i) {
+    TORCH_CHECK_VALUE(label[i] == 0 || label[i] == 1, "labels must be 0, target, or 1, rest");
+    share[2 * i] = T(label[i] == 0);
+    share[2 * i + 1] = T(label[i]);
+  }
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> documents_to_train(const Tensor& slot, int64_t none, const Tensor& ids, const Tensor& lengths,
+                                              const Tensor& labels, at::ScalarType dtype, bool read_last_word) {
+  TrainerBase::check_documents(ids, at::kLong, "ids", lengths, 0, TrainerBase::kAll, 1);
+  TORCH_CHECK_TYPE(slot.scalar_type() == at::kInt && slot.device().is_cpu() && slot.dim() == 1 && slot.is_contiguous(),
+                   "slot must be a contiguous int32 tensor of one dimension on the CPU");
+  const int64_t N = ids.size(0), T = ids.size(1), V = slot.numel();
+  Tensor shares = labels;
+  if (labels.dim() != 2) {
+    TORCH_CHECK_TYPE(labels.scalar_type() == at::kLong && labels.device().is_cpu() && labels.is_contiguous(),
+                     "labels must be a contiguous int64 tensor on the CPU");
+    check_shape(labels, {N}, "labels");
+    shares = at::empty({N, 2}, dtype);
+    AT_DISPATCH_FLOATING_TYPES(dtype, "shares", [&] {
+      shares_of(labels.const_data_ptr<int64_t>(), N, shares.mutable_data_ptr<scalar_t>());
+    });
+  }
+  const Tensor slots = at::empty({N, T}, at::kInt);
+  const int64_t *word = ids.const_data_ptr<int64_t>(), *length = lengths.const_data_ptr<int64_t>();
+  const int32_t* const row = slot.const_data_ptr<int32_t>();
+  int32_t* to = slots.mutable_data_ptr<int32_t>();
+  for (int64_t i = 0; i < N; ++i) {
+    const int64_t end = read_last_word ? length[i] : T;
+    for (int64_t t = 0; t < T; ++t, ++word, ++to) {
+      *to = 0;
+      if (t >= end) continue;  // padding may be anything
+      TORCH_CHECK_INDEX(0 <= *word && *word < V, "ids must be words, 0 to ", V - 1, ", but holds ", *word);
+      *to = row[*word];
+      TORCH_CHECK_VALUE(*to != none, "a document holds a word that was not among the `words` this trainer was made for");
+    }
+  }
+  return {slots, shares};
+}
+
+namespace {
+
+// Notes which of some scores are positive, and returns how many.
+template <typename T>
+int64_t pack_positive(const T* score, int64_t count, uint8_t* bits) {
+  int64_t positive = 0;
+  for (int64_t i = 0; i < count; i += 8) {
+    const int64_t n = std::min<int64_t>(8, count - i);
+    unsigned byte = 0;
+    for (int64_t k = 0; k < n; ++k) byte |= unsigned(score[i + k] > 0) << (7 - k);
+    bits[i / 8] = uint8_t(byte);
+    positive += __builtin_popcount(byte);
+  }
+  return positive;
+}
+
+template <typename T>
+bool all_finite(const Tensor& t) {
+  const T* const number = t.const_data_ptr<T>();
+  T nothing = 0;  // x - x is 0 for what is finite, else a NaN, which stays
+  for (int64_t i = 0; i < t.numel(); ++i) nothing += number[i] - number[i];
+  return nothing == 0;
+}
+
+}  // namespace
+
+std::tuple<std::vector<double>, SeamFailure> SeamTrainer::epoch(double lr_mask, double lr_head, const Tensor& slots,
+                                                                const Tensor& lengths, const Tensor& shares,
+                                                                int64_t batch) {
+  TORCH_CHECK_VALUE(slots.dim() == 2 && batch >= 1, "slots must have two dimensions, and batch must be at least 1");
+  const int64_t N = slots.size(0);
+  begin_epoch(lr_mask, lr_head, (N + batch - 1) / batch);
+  const auto found = train(slots, lengths, shares, batch, 0, N);
+  flush();
+  return found;
+}
+
+void TrainerBase::add_logits(SeamLook& look, const Tensor& logits) {
+  look.logits = logits;
+  look.outputs = at::linear(at::relu(logits), look.head[0], look.head[1]);
+}
+
+SeamLook TrainerBase::look_at_scores() const {
+  SeamLook look;
+  AT_DISPATCH_FLOATING_TYPES(tensors_.head[0].scalar_type(), "look", [&] {
+    for (const Tensor& score : tensors_.scores) {
+      look.bits.push_back(at::empty({(score.numel() + 7) / 8}, at::kByte));
+      look.kept.push_back(pack_positive(score.const_data_ptr<scalar_t>(), score.numel(),
+                                        look.bits.back().mutable_data_ptr<uint8_t>()));
+      look.finite &= all_finite<scalar_t>(score);
+    }
+    const Tensor& rows = tensors_.scores[kEmbedding];
+    std::vector<uint8_t> last((E_ + 7) / 8);
+    look.kept.push_back(pack_positive(rows.const_data_ptr<scalar_t>() + rows.numel() - E_, E_, last.data()));
+    for (const Tensor& part : tensors_.head) {
+      look.head.push_back(part.clone());
+      look.finite &= all_finite<scalar_t>(part);
+    }
+  });
+  return look;
 }
 
 }  // namespace seam

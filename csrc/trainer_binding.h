@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "seam_trainer.h"
+#include "trainer_base.h"
 
 namespace seam {
 
@@ -32,12 +32,31 @@ inline void bind_trainer(pybind11::module_& m, MakeTrainer make) {
       .def("begin_epoch", &SeamTrainer::begin_epoch, arg("lr_mask"), arg("lr_head"), arg("steps"), NoGil())
       .def("train", &SeamTrainer::train, arg("slots"), arg("lengths"), arg("shares"), arg("batch"), arg("begin"),
            arg("end"), NoGil())
+      .def("epoch", &SeamTrainer::epoch, arg("lr_mask"), arg("lr_head"), arg("slots"), arg("lengths"), arg("shares"),
+           arg("batch"), NoGil())
       .def("train_head", &SeamTrainer::train_head, arg("features"), arg("shares"), arg("batch"), arg("begin"),
            arg("end"), NoGil())
       .def("flush", &SeamTrainer::flush, NoGil())
       .def("adopt", &SeamTrainer::adopt, arg("steps"), arg("head_steps"), NoGil())
       .def("class_logits", &SeamTrainer::class_logits, arg("ids"), arg("slots"), arg("lengths"), NoGil())
+      .def("look", &SeamTrainer::look, arg("ids"), arg("slots"), arg("lengths"), NoGil())
       .def_property_readonly("steps", &SeamTrainer::steps);
+  py::class_<SeamLook>(m, "SeamLook", py::module_local())
+      .def_readonly("finite", &SeamLook::finite)
+      .def_readonly("kept", &SeamLook::kept)
+      .def_readonly("bits", &SeamLook::bits)
+      .def_readonly("head", &SeamLook::head)
+      .def_readonly("logits", &SeamLook::logits)
+      .def_readonly("outputs", &SeamLook::outputs);
+  m.def("documents_to_train",
+        [](const Tensor& slot, int64_t none, const Tensor& ids, const Tensor& lengths, const Tensor& labels,
+           py::object dtype, bool read_last_word) {
+          const at::ScalarType type = torch::python::detail::py_object_to_dtype(dtype);
+          const py::gil_scoped_release no_gil;
+          return documents_to_train(slot, none, ids, lengths, labels, type, read_last_word);
+        },
+        arg("slot"), arg("none"), arg("ids"), arg("lengths"), arg("labels"), arg("dtype"), arg("read_last_word"),
+        "See csrc/trainer_base.h.");
   py::class_<SeamFailure>(m, "SeamFailure", py::module_local())
       .def_readonly("what", &SeamFailure::what)
       .def_readonly("loss", &SeamFailure::loss);

@@ -9,6 +9,7 @@ Letters: N documents of an epoch, T words, B documents of a batch, S steps of an
 """
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,13 +25,15 @@ from .sampling import Sampler
 
 @dataclass
 class Look:
-    """What the host learns of a module after an epoch: the mean cross entropy, the numbers of kept weights by key, and
-    the outputs (n, 2) for the documents looked at, None where nobody looked.
+    """What the host learns of a module after an epoch: the mean cross entropy, the numbers of kept weights by key, the
+    outputs (n, 2) for the documents looked at, None where nobody looked, and a function that gives the trainer's
+    ``snapshot``; it is to be called before the next epoch.
     """
 
     loss: float
     kept: dict[str, int]
     logits: Tensor | None
+    snapshot: Callable[[], dict[str, Tensor]]
 
 
 class Lane:
@@ -69,6 +72,12 @@ class Lane:
         self.feed = trainer.feed_of(self.batches)
         self._placed = None if looked_at is None else trainer.place(looked_at.ids, looked_at.lengths)
         self._looked_at = 0 if looked_at is None else len(looked_at)
+        self._head = sum(part.numel() for part in trainer.head)
+        # Of a report: numbers and bytes.
+        self.width = (
+            self.steps + 3 + self._head + len(trainer.scores) + 1 + 2 * self._looked_at,
+            len(trainer.bits()),
+        )
 
     @property
     def address(self) -> tuple:
@@ -105,32 +114,32 @@ class Lane:
     def step(self) -> None:
         self.trainer.joint_step(self.feed)
 
-    @property
-    def width(self) -> int:
-        """Numbers of a report."""
-        return self.steps + 3 + len(self.trainer.scores) + 1 + 2 * self._looked_at
-
     @torch.no_grad()
-    def report(self, row: Tensor, looks: bool) -> None:
-        """Writes what the host wants to know into a float64 row (width,)."""
+    def report(self, numbers: Tensor, bits: Tensor, looks: bool) -> None:
+        """Writes what the host wants to know into a row of float64 numbers and one of bytes, of ``width``."""
         trainer = self.trainer
-        parts = [self.feed.losses, self.feed.at, self.feed.failed, trainer.is_finite().view(1), trainer.count_kept()]
+        parts = [self.feed.losses, self.feed.at, self.feed.failed, trainer.is_finite().view(1)]
+        parts += [*(part.view(-1) for part in trainer.head), trainer.count_kept()]
         if looks and self._looked_at:
             parts.append(reference.head_logits(trainer.features(self._placed), trainer.head).view(-1))
         told = torch.cat([part.double() for part in parts])
-        row[: len(told)].copy_(told)
+        numbers[: len(told)].copy_(told)
+        kept = trainer.bits()
+        bits[: len(kept)].copy_(kept)
 
-    def read(self, row: Tensor, looks: bool) -> Look:
+    def read(self, report: tuple[Tensor, Tensor], looks: bool) -> Look:
         """What a report says. Raises TrainingError where a value was not finite."""
-        row = row[: self.width]  # other lanes' may be longer
-        losses, (done, failed, finite), rest = row.split([self.steps, 3, len(row) - self.steps - 3])
+        row, bits = (part[:size] for part, size in zip(report, self.width, strict=True))  # other lanes' may be longer
+        sizes = [self.steps, 3, self._head]
+        losses, (done, failed, finite), head, rest = row.split([*sizes, len(row) - sum(sizes)])
         losses = losses.tolist()
         self.trainer.took(int(done), losses, int(failed))
         if not finite:
             self.trainer.check_finite()  # which says what; unless only a sum has overflowed
         counts, logits = rest.split([len(rest) - 2 * self._looked_at, 2 * self._looked_at])
         logits = logits.view(-1, 2).to(self.trainer.head[0].dtype) if looks and self._looked_at else None
-        return Look(sum(losses) / len(losses), self.trainer.kept_of(counts.tolist()), logits)
+        kept, snapshot = self.trainer.kept_of(counts.tolist()), functools.partial(self.trainer.snapshot_of, bits, head)
+        return Look(sum(losses) / len(losses), kept, logits, snapshot)
 
 
 class Cohort:
@@ -148,9 +157,12 @@ class Cohort:
         for lane in lanes:  # what is drawn alike is made once
             lane.batches = lane.feed.batches = by_address[lane.address].batches
         self._by_address = by_address
-        self._told = torch.zeros(
-            len(lanes), max(lane.width for lane in lanes), dtype=torch.float64, device=self._device
-        )
+        self._told = [
+            torch.zeros(len(lanes), max(sizes), dtype=dtype, device=self._device)
+            for sizes, dtype in zip(
+                zip(*(lane.width for lane in lanes), strict=True), (torch.float64, torch.uint8), strict=True
+            )
+        ]
         self._fill, self._step = Replayed(self._device), Replayed(self._device)
         self._report = {looks: Replayed(self._device) for looks in (False, True)}
 
@@ -162,14 +174,14 @@ class Cohort:
             if any(other.alive and other.address == address for other in self.lanes)
         }
 
-    def run_epoch(self, epoch: int, drawn: dict, looks: bool) -> Callable[[], Tensor]:
-        """Queues an epoch of all lanes; returns a function that waits for it and gives a row for each lane's `read`."""
+    def run_epoch(self, epoch: int, drawn: dict, looks: bool) -> Callable[[], list[tuple[Tensor, Tensor]]]:
+        """Queues an epoch of all lanes; returns a function that waits for it and gives each lane's report."""
         for lane in self.lanes:
             lane.upload(epoch, drawn.get(lane.address) if lane in self._firsts else None)
         self._fill(self._fill_all, 1)
         self._step(self._step_all, self._steps)
         self._report[looks](self._report_with if looks else self._report_without, 1)
-        return self._told.cpu
+        return lambda: list(zip(*(part.cpu() for part in self._told), strict=True))
 
     def _fill_all(self) -> None:
         self._on_branches([lane.fill for lane in self._firsts])
@@ -186,12 +198,10 @@ class Cohort:
         self._report_all(False)
 
     def _report_all(self, looks: bool) -> None:
-        rows = self._told.unbind()
+        def report(lane, numbers, bits):
+            return lambda: lane.report(numbers, bits, looks)
 
-        def report(lane, row):
-            return lambda: lane.report(row, looks)
-
-        self._on_branches([report(*each) for each in zip(self.lanes, rows, strict=True)])
+        self._on_branches([report(*each) for each in zip(self.lanes, *self._told, strict=True)])
 
     def _on_branches(self, functions) -> None:
         """Runs functions that do not depend on each other, each in a stream of its own between fork and join, which a

@@ -36,9 +36,9 @@ class CudaTrainer(NativeTrainer):
         work = 3 * batch_size * max(1, width) * products(self.weights)  # forward, and twice as much backward
         return max(1, min(_STEPS_AT_ONCE, int(_PRODUCTS_AT_ONCE / work)))
 
-    def _features(self, ids: Tensor, lengths: Tensor) -> Tensor:
+    def _looked_at(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # The same documents are looked at after each epoch: given the same tensors, the engine has them already.
-        return self._native.class_logits(*self._last_seen.get(ids, lengths, self._documents))
+        return self._last_seen.get(ids, lengths, self._documents)
 
 
 def products(weights: dict[str, Tensor]) -> int:

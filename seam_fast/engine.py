@@ -8,6 +8,9 @@ A trainer computes what ``reference.Stepper`` computes, with less work:
 - in head-only epochs the masked base stands still, so its logits are computed once.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,6 +22,20 @@ from .inference import class_logits, read_lstm
 from .keys import EMBEDDING, LINEAR_KEYS, group_sizes, groups, lstm_keys, lstm_shape, weight_keys
 
 HEAD_NAMES = ("head weight", "head bias")
+
+
+@dataclass
+class Look:
+    """A module between two epochs, on the CPU: the numbers of kept weights by key, the head, what the masked base says
+    of documents (N, C) and the module's outputs (N, 2), both None where nobody asked, and a function that gives its
+    ``Trainer.snapshot``.
+    """
+
+    kept: dict[str, int]
+    head: tuple[Tensor, Tensor]
+    class_logits: Tensor | None
+    outputs: Tensor | None
+    snapshot: Callable[[], dict[str, Tensor]]
 
 
 class Trainer:
@@ -113,6 +130,17 @@ class Trainer:
         raise TrainingError(f"the gradient of {name} is not finite in step {step}")
 
     # -- looking at it -------------------------------------------------------------------------------------------
+
+    def look(self, documents: "tuple[Tensor, Tensor] | None" = None) -> Look:
+        """All that is to be known of the module between two epochs. documents: ids (N, T) and lengths (N,).
+
+        Raises TrainingError as ``check_finite`` does.
+        """
+        self.check_finite()
+        head = tuple(part.detach().cpu() for part in self.head)
+        logits = None if documents is None else self.class_logits(*documents).detach()
+        outputs = None if logits is None else reference.head_logits(logits, head)
+        return Look(self.kept_counts(), head, logits, outputs, self.snapshot)
 
     def effective_weights(self) -> dict[str, Tensor]:
         """The base's weights where kept, zero elsewhere, by weight key."""

@@ -13,12 +13,13 @@ import math
 import threading
 import time
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from . import library, lstm_layer, reference
-from .engine import HEAD_NAMES, LastSeen, Trainer
+from .engine import HEAD_NAMES, LastSeen, Trainer, packed
 from .inference import by_length
 from .keys import EMBEDDING, LINEAR_KEYS, lstm_keys, lstm_shape
 from .ops import masked_lstm
@@ -387,6 +388,25 @@ class GraphTrainer(Trainer):
     def joint_step(self, feed: _Feed) -> None:
         """One joint step, fed by ``feed``; nothing is read back."""
         self._joint_step(feed)
+
+    # -- what is kept, in one piece ------------------------------------------------------------------------------
+
+    def bits(self) -> Tensor:
+        """Which scores are positive, eight a byte, on the device: those of the embedding, then all others."""
+        rest = self._rest[0][: -len(self._alone[0])]
+        return torch.cat([packed(self._rows[0] > 0), packed(rest > 0)])
+
+    def snapshot_of(self, bits: Tensor, head: Tensor) -> dict[str, Tensor]:
+        """`snapshot` of what `bits` gave and of the head's numbers, both on the CPU."""
+        first, *others = self.scores.values()
+        at, sizes = -(-first.numel() // 8), [score.numel() for score in others]
+        rest = np.unpackbits(bits[at:].numpy(), count=sum(sizes)).astype(bool)
+        rest = (torch.from_numpy(np.packbits(part)) for part in np.split(rest, np.cumsum(sizes)[:-1]))
+        heads = (part.clone() for part in _views(head.to(self.head[0].dtype), self.head))
+        return dict(zip((*self.scores, *HEAD_NAMES), (bits[:at].clone(), *rest, *heads), strict=True))
+
+    def snapshot(self) -> dict[str, Tensor]:
+        return self.snapshot_of(self.bits().cpu(), self._alone[0].cpu())
 
     # -- looking at it -------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from . import _ext
-from .engine import HEAD_NAMES, Trainer
+from .engine import HEAD_NAMES, Look, Trainer
 from .inference import class_logits
 from .keys import WEIGHT_KEYS
 
@@ -77,24 +77,21 @@ class NativeTrainer(Trainer):
         self._factor = factor
 
     def run_epoch(self, ids: Tensor, lengths: Tensor, labels: Tensor, batch_size: int, *, head_only=False, stop=None):
-        self._check_labels(labels)
         count = -(-len(ids) // batch_size)
-        lengths, shares = lengths.long().contiguous(), self._shares(labels)
-        self._native.begin_epoch(self.lr_mask * self._factor, self.lr_head * self._factor, 0 if head_only else count)
         if head_only:
+            self._check_labels(labels)
             features = self._features(ids, lengths)
-            run = self._native.train_head
-            documents = (features, shares)
+            run, documents = self._native.train_head, (features, self._shares(labels))
         else:
-            slots = self._slot[ids]
-            if self.read == "last_word":  # padding is never fed, so it may be anything
-                slots[torch.arange(ids.shape[1]) >= lengths[:, None]] = 0
-            if len(ids):
-                self._check_rows(slots.max())
-            run = self._native.train
-            documents = (slots, lengths, shares)
-        losses = []
+            run, documents = self._native.train, self._documents_to_train(ids, lengths, labels)
+        rates = self.lr_mask * self._factor, self.lr_head * self._factor
         at_once = self._steps_at_once(batch_size, ids.shape[1])
+        if not head_only and count <= at_once and not (stop is not None and stop.is_set()):
+            losses, failure = self._native.epoch(*rates, *documents, batch_size)
+            self._raise(failure)
+            return sum(losses) / max(len(losses), 1)
+        self._native.begin_epoch(*rates, 0 if head_only else count)
+        losses = []
         try:
             for begin in range(0, count, at_once):
                 if stop is not None and stop.is_set():
@@ -107,6 +104,28 @@ class NativeTrainer(Trainer):
             self._native.flush()
         return sum(losses) / max(len(losses), 1)
 
+    def _documents_to_train(self, ids: Tensor, lengths: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of scores, lengths and shares, as the engine takes them."""
+        dtype = self.head[0].dtype
+        # Already so, nearly always; and each call of torch's lets other threads go first.
+        ids, lengths = (part if part.dtype == torch.int64 else part.long() for part in (ids, lengths))
+        if labels.dtype != torch.int64 or labels.ndim == 2:
+            self._check_labels(labels)
+            labels = labels.to(dtype if labels.ndim == 2 else torch.int64)
+        ids, lengths, labels = ids.contiguous(), lengths.contiguous(), labels.contiguous()
+        absent, read_last_word = len(self.rows), self.read == "last_word"
+        make = self._module().documents_to_train
+        slots, shares = make(self._slot, absent, ids, lengths, labels, dtype, read_last_word)
+        return slots, lengths, shares
+
+    def look(self, documents=None) -> Look:
+        seen = self._native.look(*((None,) * 3 if documents is None else self._looked_at(*documents)))
+        if not seen.finite:
+            self.check_finite()  # which says what
+        kept, head, bits = self.kept_of(seen.kept), tuple(seen.head), seen.bits
+        names = (*WEIGHT_KEYS, *HEAD_NAMES)
+        return Look(kept, head, seen.logits, seen.outputs, lambda: dict(zip(names, (*bits, *head), strict=True)))
+
     def class_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
         return self._features(ids, lengths).cpu()
 
@@ -115,7 +134,11 @@ class NativeTrainer(Trainer):
 
     def _features(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """`class_logits` on the trainer's device."""
-        return self._native.class_logits(*self._documents(ids, lengths))
+        return self._native.class_logits(*self._looked_at(ids, lengths))
+
+    def _looked_at(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`_documents`, unless they are at hand."""
+        return self._documents(ids, lengths)
 
     def _documents(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Words, their rows of scores, and lengths, as the engine takes them."""

@@ -76,9 +76,10 @@ def ask_for_queues() -> None:
     """Lets modules on more than eight streams of a GPU run side by side; for programs, before they use CUDA.
 
     CUDA serves the streams of a process by 8 queues unless its environment asks for more, and what two streams of one
-    queue do comes one after the other. It looks at the environment once, when it is first used.
+    queue do comes one after the other. It looks at the environment once, when it is first asked anything, if only
+    whether there is a GPU.
     """
-    if torch.cuda.is_available() and not torch.cuda.is_initialized():
+    if not torch.cuda.is_initialized():
         os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", str(POOL))
 
 

@@ -23,7 +23,7 @@ from .classifier import LSTMClassifier
 from .cores import usable_cores
 from .corpus import Corpus, Split, check_is_corpus
 from .default_device import cpu_by_default, on_the_cpu
-from .engine import TorchTrainer, Trainer
+from .engine import Look, TorchTrainer, Trainer
 from .errors import SeamFastError, TrainingError
 from .evaluate import check_corpus, figures_on_test, warn_of_chance
 from .front import Front
@@ -463,13 +463,18 @@ class Job:
                     head_only=settings.head_only(epoch),
                     stop=stop,
                 )
-                trainer.check_finite()
                 if not settings.head_only(epoch):
                     self._class_logits = None
+                unknown = self._class_logits is None and self.looks(epoch) and not stop.is_set()
+                documents = self._evaluation_documents[0] if unknown else None
+                look = trainer.look(documents and (documents.ids, documents.lengths))
+            if unknown:
+                self._class_logits = look.class_logits
             if stop.is_set():
                 self.cut_short = True
                 break
-            if not self.end_epoch(epoch, loss, trainer.kept_counts(), self._outputs, report):
+            outputs = functools.partial(self._outputs, look)
+            if not self.end_epoch(epoch, loss, look.kept, outputs, look.snapshot, report):
                 break
         self.finish()
 
@@ -500,13 +505,21 @@ class Job:
             return False
         return (epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs
 
-    def end_epoch(self, epoch: int, loss: float, kept: dict[str, int], outputs: Callable[[], Tensor], report) -> bool:
+    def end_epoch(
+        self,
+        epoch: int,
+        loss: float,
+        kept: dict[str, int],
+        outputs: Callable[[], Tensor],
+        snapshot: Callable[[], dict[str, Tensor]],
+        report,
+    ) -> bool:
         """Draws the conclusions from an epoch; kept: numbers by weight key; outputs(): those of the module for the
-        evaluation documents (n, 2). Returns whether another epoch is wanted.
+        evaluation documents (n, 2); snapshot(): the trainer's. Returns whether another epoch is wanted.
         """
         rule, trainer = self._selection, self.trainer
         figures = {"epoch": epoch, "cross_entropy": loss} | self._kept(kept)
-        snapshot = functools.cache(trainer.snapshot)  # the choice and the front share one
+        snapshot = functools.cache(snapshot)  # the choice and the front share one
         if self.looks(epoch):
             figures |= module_metrics(outputs(), self._evaluation_documents[1])
             figures["best_so_far"] = rule.offer(figures)
@@ -541,12 +554,9 @@ class Job:
         shares = {group: sum(counts[key] for key in keys) / sizes[group] for group, keys in parts.items()}
         return {"kept": sum(counts.values()) / self.study.total, "kept_by_group": shares}
 
-    def _outputs(self) -> Tensor:
-        documents, _ = self._evaluation_documents
-        if self._class_logits is None:
-            self._class_logits = self.trainer.class_logits(documents.ids, documents.lengths)
-        head = tuple(part.cpu() for part in self.trainer.head)
-        return head_logits(self._class_logits, head).detach()
+    def _outputs(self, look: Look) -> Tensor:
+        """Of the module looked at, for the evaluation documents (n, 2)."""
+        return head_logits(self._class_logits, look.head) if look.outputs is None else look.outputs
 
     @property
     def in_step(self) -> bool:
@@ -843,7 +853,7 @@ def run_in_step(jobs: list[Job], stop: threading.Event, report, fail, place: Pla
             try:
                 with job.naming(epoch):
                     look = lanes[job].read(told[rows[job]], looks)
-                if job.end_epoch(epoch, look.loss, look.kept, lambda look=look: look.logits, report):
+                if job.end_epoch(epoch, look.loss, look.kept, lambda look=look: look.logits, look.snapshot, report):
                     continue
                 lanes[job].alive = False
                 job.finish()

@@ -60,6 +60,7 @@ from test_engine import (  # noqa: F401
     test_a_base_that_is_not_finite_stops_with_the_step_named,
     test_a_class_that_is_dropped_whole,
     test_a_gradient_that_overflows_names_its_tensor,
+    test_a_look_tells_what_single_questions_tell,
     test_a_score_of_exactly_0_is_dropped,
     test_a_snapshot_stays_as_it_was,
     test_a_word_outside_words_is_refused_and_nothing_moves,

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from test_engine import (  # noqa: F401
     make_pair,
     test_a_class_that_is_dropped_whole,
+    test_a_look_tells_what_single_questions_tell,
     test_a_score_of_exactly_0_is_dropped,
     test_a_snapshot_stays_as_it_was,
     test_active_clamps,

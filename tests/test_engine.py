@@ -395,11 +395,13 @@ def test_check_finite_names_the_tensor(make_pair, key):
     engine, _ = make_pair()
     engine.run_epoch(*world.make_documents(4), 2)
     engine.check_finite()
+    engine.look()
     tensor = dict(zip(world.HEAD, engine.head, strict=True)).get(key, engine.scores.get(key))
     with torch.no_grad():
         tensor.view(-1)[-1] = math.nan
-    with pytest.raises(TrainingError, match=f"{key} .*step 2"):
-        engine.check_finite()
+    for look in (engine.check_finite, engine.look):
+        with pytest.raises(TrainingError, match=f"{key} .*step 2"):
+            look()
 
 
 # -- stopping and looking ---------------------------------------------------------------------------------------------
@@ -448,14 +450,35 @@ def test_what_it_shows_is_what_the_reference_ops_show(make_pair, read):
     torch.testing.assert_close(shown, logits.detach(), rtol=0, atol=1e-12)
 
 
+def test_a_look_tells_what_single_questions_tell(make_pair):
+    engine, _ = make_pair(schedule="joint", lr_mask=0.5)
+    seen = set()
+    for epoch in range(4):
+        engine.run_epoch(*world.make_documents(12, seed=epoch), 4)
+        ids, lengths, _ = world.make_documents(20, words=range(1, world.V), seed=9)
+        look, snapshot = engine.look((ids, lengths)), engine.snapshot()
+        assert look.kept == engine.kept_counts() and list(look.kept) == list(world.KEYS)
+        assert torch.equal(look.class_logits, engine.class_logits(ids, lengths))
+        assert all(torch.equal(part, other.cpu()) for part, other in zip(look.head, engine.head, strict=True))
+        assert torch.equal(look.outputs, engine.logits(ids, lengths))
+        found = look.snapshot()
+        assert list(found) == list(snapshot)
+        assert all(found[key].dtype == snapshot[key].dtype for key in found)
+        assert all(torch.equal(found[key], snapshot[key]) for key in found)
+        assert engine.look().class_logits is None
+        seen.add(sum(look.kept.values()))
+    assert len(seen) > 1, "the run should have dropped some"
+
+
 def test_a_snapshot_stays_as_it_was(make_pair):
     engine, _ = make_pair()
     documents = world.make_documents(12)
     engine.run_epoch(*documents, 4)
-    snapshot = engine.snapshot()
+    snapshot, looked = engine.snapshot(), engine.look().snapshot()
     copy = {key: value.clone() for key, value in snapshot.items()}
     engine.run_epoch(*documents, 4)
-    assert all(torch.equal(snapshot[key], copy[key]) for key in copy)
+    engine.look()
+    assert all(torch.equal(snapshot[key], copy[key]) and torch.equal(looked[key], copy[key]) for key in copy)
     scores, head = engine.expand(snapshot)
     assert {key: tuple(score.shape) for key, score in scores.items()} == {
         key: tuple(weight.shape) for key, weight in engine.weights.items()

@@ -22,6 +22,7 @@ from test_engine import (  # noqa: F401
     test_a_class_that_is_dropped_whole,
     test_a_gradient_of_the_head_that_overflows_names_it,
     test_a_gradient_that_overflows_names_its_tensor,
+    test_a_look_tells_what_single_questions_tell,
     test_a_score_of_exactly_0_is_dropped,
     test_a_score_that_is_not_a_number_is_dropped_and_found,
     test_a_snapshot_stays_as_it_was,

@@ -57,9 +57,14 @@ void train(const Device&, const TrainParams&);
 // The quicker kernel, see gate_row_steps.cuh, where its layout fits.
 // The layout of a cluster as large as pays while so many modules are trained on the device; of no blocks where none fits.
 GateRowLayout gate_row_layout(const Device&, const GateRowSizes&, int64_t modules);
+int64_t gate_row_modules(const Device&, int64_t hidden);  // that it can train at the same time
 void train_gate_rows(const Device&, const TrainParams&);  // p.layout is one of these
 
 void train_head(const Device&, const TrainHeadParams&);
 void flush(const Device&, const FlushParams&);
+
+// blocks: of the launch, each of kLookWarps warps.
+constexpr int64_t kLookWarps = 8;
+void look(const Device&, int64_t blocks, const LookParams&);
 
 }  // namespace seam::gpu

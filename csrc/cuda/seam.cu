@@ -4,6 +4,7 @@
 
 #include "kernels.h"
 #include "launch.cuh"
+#include "look.cuh"
 #include "seam_steps.cuh"
 
 namespace seam::gpu {
@@ -49,8 +50,8 @@ struct Start {
 }  // namespace
 
 int64_t modules_at_once(const Device& device, int64_t hidden, int64_t batch) {
-  int64_t count = 0;
-  with_kernel(device, hidden, batch, Count{device, count});
+  int64_t count = gate_row_modules(device, hidden);
+  if (count == 0) with_kernel(device, hidden, batch, Count{device, count});
   return count;
 }
 
@@ -64,6 +65,11 @@ void train_head(const Device& device, const TrainHeadParams& p) { launch<TrainHe
 void flush(const Device& device, const FlushParams& p) {
   constexpr int64_t kRows = Flush::kThreads / 32;  // of a block at a time
   launch<Flush>(device.stream, std::min<int64_t>((p.due + kRows - 1) / kRows, 4 * device.multiprocessors), p);
+}
+
+void look(const Device& device, int64_t blocks, const LookParams& p) {
+  static_assert(kLookWarps == Look::kThreads / 32);
+  launch<Look>(device.stream, blocks, p);
 }
 
 }  // namespace seam::gpu

@@ -78,6 +78,24 @@ struct HeadParams {
   float *positive, *d_outputs, *losses;  // (B, C) after ReLU; (B, 2); (B,)
 };
 
+// ---- Looking -----------------------------------------------------------------------------------------------------------
+
+struct LookParams {
+  static constexpr int kTensors = 7, kCounts = kTensors + 2;
+  struct Part {
+    const float* score;
+    int32_t count, first_word;  // where its bits begin
+  };
+  Part part[kTensors];          // the embedding's first
+  int32_t first_shared;         // of the embedding's, the first of the row that stands for all words without their own
+  const float* head[2];
+  int32_t head_numbers[2];
+  uint32_t* bits;               // 32 scores a word
+  float* head_copy;
+  int32_t* counts;              // [warps of the launch, kCounts] positive scores by tensor, of that row, whether one is not
+                                // finite
+};
+
 // ---- Steps -------------------------------------------------------------------------------------------------------------
 
 // What GateRowSteps has in global memory beside what its name says of TrainParams. Zero at first, and again where sizes have

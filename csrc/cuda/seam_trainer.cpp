@@ -5,7 +5,6 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/where.h>
@@ -31,6 +30,14 @@ namespace seam::gpu {
 namespace {
 
 constexpr int64_t kPositionsAtOnce = int64_t{1} << 16;  // when only looking; places.py reckons with them
+
+// Has a tensor copied to memory of the host that the device can write while the host goes on; to be read after a wait.
+Tensor fetched(const Tensor& from) {
+  const c10::InferenceMode ordinary(false);
+  const Tensor to = at::empty(from.sizes(), at::TensorOptions(from.scalar_type()).pinned_memory(from.is_cuda()));
+  to.copy_(from, /*non_blocking=*/true);
+  return to;
+}
 
 // Memory on the device that grows when it has to.
 class DeviceBuffer {
@@ -58,10 +65,10 @@ class DeviceBuffer {
     return to;
   }
   void clear() { memory_.zero_(); }
+  // The first so many numbers, as bytes, as they are when all that the stream was given before is done.
   template <typename T>
-  void read(int64_t first, int64_t count, T* to) const {
-    const int64_t size = int64_t(sizeof(T));
-    if (count > 0) at::from_blob(to, {count * size}, at::kByte).copy_(memory_.narrow(0, first * size, count * size));
+  Tensor fetch(int64_t count) const {
+    return fetched(memory_.narrow(0, 0, count * int64_t(sizeof(T))));
   }
 
  private:
@@ -244,6 +251,66 @@ class Trainer final : public TrainerBase {
   Tensor class_logits(const Tensor& ids, const Tensor& slots, const Tensor& lengths) override {
     const Use use(*this);
     const c10::DeviceGuard guard(device_.device());
+    return read(ids, slots, lengths);
+  }
+
+  SeamLook look(const OptionalTensor& ids, const OptionalTensor& slots, const OptionalTensor& lengths) override {
+    const Use use(*this);
+    const c10::DeviceGuard guard(device_.device());
+    flush_rows();
+    LookParams p = {};
+    int64_t words = 0;
+    for (int w = 0; w < kWeights; ++w) {
+      const Tensor& score = tensors_.scores[w];
+      p.part[w] = {score.const_data_ptr<float>(), int32_t(score.numel()), int32_t(words)};
+      words += (score.numel() + 31) / 32;
+    }
+    p.first_shared = int32_t(rows_ * E_);
+    for (int i = 0; i < 2; ++i) {
+      p.head[i] = tensors_.head[i].const_data_ptr<float>();
+      p.head_numbers[i] = int32_t(tensors_.head[i].numel());
+    }
+    constexpr int64_t kMostBlocks = 64, kEach = 4;  // words of a warp, at least
+    const int64_t blocks = std::clamp<int64_t>(words / (kEach * kLookWarps), 1, kMostBlocks), warps = blocks * kLookWarps;
+    const int64_t heads = p.head_numbers[0] + p.head_numbers[1];
+    uint32_t* const memory = look_.get<uint32_t>(words + heads + warps * LookParams::kCounts, device_);
+    p.bits = memory;
+    p.head_copy = reinterpret_cast<float*>(memory + words);
+    p.counts = reinterpret_cast<int32_t*>(memory + words + heads);
+    const gpu::Device device = gpu::device_of(tensors_.weights[kEmbedding]);
+    gpu::look(device, blocks, p);
+    const Tensor told = look_.fetch<uint32_t>(words + heads + warps * LookParams::kCounts), logits =
+        ids ? fetched(read(*ids, slots.value(), lengths.value())) : Tensor();
+    wait_for(device);
+    return look_of(told, p, words, warps, logits);
+  }
+
+ private:
+  // What a launch of gpu::look has told, in memory that is not wanted again for the next one.
+  SeamLook look_of(const Tensor& told, const LookParams& p, int64_t words, int64_t warps, const Tensor& logits) const {
+    SeamLook look;
+    const auto* const bits = static_cast<const uint8_t*>(told.const_data_ptr());
+    for (const LookParams::Part& part : p.part) {
+      look.bits.push_back(at::empty({(part.count + 7) / 8}, at::kByte));
+      std::memcpy(look.bits.back().mutable_data_ptr(), bits + 4 * int64_t(part.first_word), size_t(part.count + 7) / 8);
+    }
+    const auto* head = reinterpret_cast<const float*>(bits + 4 * words);
+    for (const Tensor& part : tensors_.head) {
+      look.head.push_back(at::empty(part.sizes(), at::kFloat));
+      std::memcpy(look.head.back().mutable_data_ptr(), head, size_t(part.numel()) * sizeof(float));
+      head += part.numel();
+    }
+    const auto* count = reinterpret_cast<const int32_t*>(head);
+    look.kept.resize(LookParams::kTensors + 1);
+    for (int64_t w = 0; w < warps; ++w, count += LookParams::kCounts) {
+      for (size_t i = 0; i < look.kept.size(); ++i) look.kept[i] += count[i];
+      look.finite &= count[LookParams::kCounts - 1] == 0;
+    }
+    if (logits.defined()) add_logits(look, logits.clone(at::MemoryFormat::Contiguous));
+    return look;
+  }
+
+  Tensor read(const Tensor& ids, const Tensor& slots, const Tensor& lengths) {
     if (!looked_at_.same(ids, slots, lengths)) {  // the same documents are looked at again and again
       check_looked_at(ids, slots, lengths, rows_);
       looked_at_ = {ids, slots, lengths, device_.device()};
@@ -270,7 +337,6 @@ class Trainer final : public TrainerBase {
     return at::cat(logits);
   }
 
- private:
   // Twice the warps of the largest cluster, and its threads.
   static constexpr int64_t kBadFlags = 2 * 16 * 8, kReasons = 16 * 256;
 
@@ -438,8 +504,9 @@ class Trainer final : public TrainerBase {
     constexpr const char* kNames[] = {"x arrives", "project", "meet",  "gates arrive", "forward", "head",
                                       "backward",  "",        "hand over", "meet",     "fetch",   "W_hh",
                                       "sums",      "W_ih",    "end",   "d x",          "words",   "meet"};
-    std::vector<int64_t> clocks(blocks * kMarks);
-    profile_.read(0, int64_t(clocks.size()), clocks.data());
+    const Tensor told = profile_.fetch<int64_t>(blocks * kMarks);
+    wait_for(gpu::device_of(tensors_.weights[kEmbedding]));
+    const auto* const clocks = static_cast<const int64_t*>(told.const_data_ptr());
     std::fprintf(stderr, "clocks a step over %lld steps, by phase and block\n", static_cast<long long>(steps));
     for (size_t phase = 0; phase < std::size(kNames); ++phase) {
       std::fprintf(stderr, "%-13s", kNames[phase]);
@@ -467,15 +534,15 @@ class Trainer final : public TrainerBase {
 
   // Of several launches, the i-th of which had the steps from taken[i] on: what became of them all.
   Outcome finish(size_t launches, const std::vector<int64_t>& taken) {
+    const Tensor told = outcome_.fetch<Outcome>(int64_t(launches)), losses = losses_.fetch<float>(taken.back());
     wait_for(gpu::device_of(tensors_.weights[kEmbedding]));
-    std::vector<Outcome> outcomes(launches);
-    outcome_.read(0, int64_t(launches), outcomes.data());
+    const auto* const outcomes = static_cast<const Outcome*>(told.const_data_ptr());
     size_t i = 0;
     while (i + 1 < launches && outcomes[i].what < 0) ++i;  // the first that failed, or the last
     Outcome outcome = outcomes[i];
     outcome.steps += int32_t(taken[i]);
-    found_losses_.resize(outcome.steps);
-    losses_.read(0, outcome.steps, found_losses_.data());
+    const auto* const loss = static_cast<const float*>(losses.const_data_ptr());
+    found_losses_.assign(loss, loss + outcome.steps);
     steps_.fetch_add(outcome.steps, std::memory_order_relaxed);
     failed_ = outcome.what >= 0;
     return outcome;
@@ -568,7 +635,7 @@ class Trainer final : public TrainerBase {
   Mirrored looked_at_;
   // On the device:
   DeviceBuffer word_, step_there_, head_step_there_, alone_step_there_, beta2_power_there_, fresh_there_, gaps_there_,
-      due_there_, plan_there_, numbers_there_, shares_there_, scratch_, gate_rows_,
+      due_there_, look_, plan_there_, numbers_there_, shares_there_, scratch_, gate_rows_,
       head_scratch_, bad_, losses_, outcome_;
 };
 
@@ -586,6 +653,8 @@ std::shared_ptr<SeamTrainer> make_trainer(SeamTrainerTensors t, const SeamTraine
                     " classes, but this one has ", C);
   TORCH_CHECK_VALUE(modules_at_once(t.weights[kEmbedding], H, 1) > 0, "the engine on this GPU takes bases of up to ",
                     kMostHiddenUnits, " hidden units (64 where blocks form no clusters), but this one has ", H);
+  TORCH_CHECK_VALUE(t.scores[kEmbedding].numel() < int64_t{1} << 31, "the engine on a GPU takes up to 2^31 scores of the "
+                    "embedding, but this base and corpus have ", t.scores[kEmbedding].numel());
   const c10::DeviceGuard guard(t.weights[kEmbedding].device());
   return std::make_shared<Trainer>(std::move(t), options);
 }
