@@ -65,7 +65,8 @@ def found(case, dtype, **changes):
 
 # Units at both ends of the range of each kernel that does all steps in one launch: where it is full, and a unit more.
 FULL = [1, 31, 32, 33, 48, 49, 52, 53, 64, 65, 96, 97, 128, 129, 192, 193, 256, 257, 384, 385, 512]
-TILED = [1, 32, 33, 64, 65, 96, 97, 128, 129, 192, 193, 256, 257, 384, 385, 512]
+FULL_IN_16_BITS = [1, 32, 33, 48, 49, 52, 53, 64, 65, 66, 127, 128, 129, 130, 191, 192, 193, 194, 255, 256]
+FULL_IN_16_BITS += [257, 384, 385, 512]
 
 
 @pytest.mark.parametrize("hidden", FULL)
@@ -76,10 +77,18 @@ def test_each_kernel_in_full_precision(host, hidden, batch):
     assert_close(case := Case(T=3, B=batch, I=2, H=hidden, lengths=lengths), found(case, torch.float32), torch.float32)
 
 
-@pytest.mark.parametrize("hidden", TILED)
+@pytest.mark.parametrize("hidden", FULL_IN_16_BITS)
 @each_short_dtype
-def test_each_kernel_by_tensor_cores(host, hidden, dtype):
+def test_each_kernel_in_16_bits(host, hidden, dtype):
     host("own")
+    lengths = (5, 1, 4, 0, 5, 3, 2, 1, 5)
+    assert_close(case := Case(T=5, B=9, I=2, H=hidden, lengths=lengths), found(case, dtype), dtype)
+
+
+@pytest.mark.parametrize("hidden", [65, 96, 97, 128])
+@each_short_dtype
+def test_each_kernel_in_16_bits_without_clusters(host, hidden, dtype):
+    host("own", clusters=False)
     lengths = (5, 1, 4, 0, 5, 3, 2, 1, 5)
     assert_close(case := Case(T=5, B=9, I=2, H=hidden, lengths=lengths), found(case, dtype), dtype)
 
@@ -123,24 +132,44 @@ SMALL = [pytest.param(batch, id=f"{batch} sequences") for batch in (1, 4, 5, 6)]
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("batch", SMALL)
-def test_small_layers_of_few_steps(host, steps, batch):
+@pytest.mark.parametrize(
+    ("hidden", "dtype"),
+    [(50, torch.float32), (50, torch.bfloat16), (100, torch.float16), (160, torch.bfloat16)],
+    ids=str,
+)
+def test_layers_of_few_steps(host, steps, batch, hidden, dtype):
     """What is fetched ahead is fetched for the first steps, too; the last store comes behind the last step."""
     host("own", "own").watch_memory(True)
-    case = Case(T=steps, B=batch, I=2, H=50, lengths=(steps, 0, 1, steps // 2, steps - 1, 0)[:batch])
-    assert_close(case, found(case, torch.float32), torch.float32)
+    case = Case(T=steps, B=batch, I=2, H=hidden, lengths=(steps, 0, 1, steps // 2, steps - 1, 0)[:batch])
+    assert_close(case, found(case, dtype), dtype)
     case = replace(case, lengths=None, hx=False)
-    assert_close(case, found(case, torch.float32), torch.float32)
+    assert_close(case, found(case, dtype), dtype)
 
 
 @pytest.mark.parametrize("batch", SMALL)
-def test_weights_need_not_begin_at_16_bytes(host, batch):
+@pytest.mark.parametrize(
+    ("hidden", "dtype"), [(9, torch.float32), (9, torch.float16), (72, torch.bfloat16), (200, torch.float16)], ids=str
+)
+def test_weights_need_not_begin_at_16_bytes(host, batch, hidden, dtype):
     host("own")
-    case = Case(T=3, B=batch, I=2, H=9)
-    input, h_0, c_0, weights, scores, cotangents = case.tensors(torch.float32)
-    moved = [torch.cat([torch.zeros(1), w.flatten()])[1:].view(w.shape) for w in (*weights, *scores)]
-    assert moved[1].data_ptr() % 16 == 4
+    case = Case(T=3, B=batch, I=2, H=hidden)
+    input, h_0, c_0, weights, scores, cotangents = case.tensors(dtype)
+    moved = [torch.cat([w.new_zeros(1), w.flatten()])[1:].view(w.shape) for w in (*weights, *scores)]
+    assert moved[1].data_ptr() % 16 == dtype.itemsize
     tensors = input, h_0, c_0, moved[: len(weights)], moved[len(weights) :], cotangents
-    assert_close(case, run(masked_lstm, case, torch.float32, tensors), torch.float32)
+    assert_close(case, run(masked_lstm, case, dtype, tensors), dtype)
+
+
+@pytest.mark.parametrize("hidden", [68, 130])
+@each_short_dtype
+def test_gradients_need_not_lie_in_words(host, hidden, dtype):
+    host("own").watch_memory(True)
+    case = Case(T=3, B=5, I=2, H=hidden, lengths=(3, 0, 2, 3, 1))
+    *tensors, cotangents = case.tensors(dtype)
+    odd = torch.cat([cotangents[0].new_zeros(1), cotangents[0].flatten()])[1:].view(cotangents[0].shape)
+    results = flat(run(masked_lstm, case, dtype, (*tensors, [odd, *cotangents[1:]])))
+    exact, allowed = truth(case, dtype)
+    assert all(distance <= allowed[name] for name, distance in distances(results, exact).items())
 
 
 def of_gates(gates, c_0, backend="auto"):
@@ -181,18 +210,22 @@ def test_gates_that_are_not_finite_are_as_in_torch(host):
 
 
 @pytest.mark.parametrize("batch", SMALL)
-def test_what_is_not_finite_stays_with_its_sequence(host, batch):
+@pytest.mark.parametrize(
+    ("hidden", "dtype"), [(9, torch.float32), (9, torch.bfloat16), (70, torch.bfloat16), (140, torch.bfloat16)], ids=str
+)
+def test_what_is_not_finite_stays_with_its_sequence(host, batch, hidden, dtype):
     """An infinite c_0 and a gradient that is none, of a sequence without steps; weights that are none but masked."""
     host("own", "own")
-    case = Case(T=3, B=batch, I=2, H=9, lengths=(3, 0, 2, 3, 0, 1)[:batch])
-    input, h_0, c_0, weights, scores, cotangents = case.tensors(torch.float32)
+    case = Case(T=3, B=batch, I=2, H=hidden, lengths=(3, 0, 2, 3, 0, 1)[:batch])
+    input, h_0, c_0, weights, scores, cotangents = case.tensors(dtype)
     if batch > 1:
         c_0[:, 1], cotangents[2][:, 1] = float("inf"), float("nan")
     weights = [torch.where(score > 0, weight, float("nan")) for weight, score in zip(weights, scores, strict=True)]
     tensors = input, h_0, c_0, weights, scores, cotangents
-    own, twin = (flat(run(masked_lstm, case, torch.float32, tensors, backend=b)) for b in ("auto", "torch"))
+    own, twin = (flat(run(masked_lstm, case, dtype, tensors, backend=b)) for b in ("auto", "torch"))
+    rtol, atol = (1e-4, 1e-5) if dtype == torch.float32 else (0.05, 0.05)
     for name, tensor in twin.items():
-        torch.testing.assert_close(own[name], tensor, equal_nan=True, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(own[name], tensor, equal_nan=True, rtol=rtol, atol=atol)
     assert own["output"].isfinite().all()
 
 
@@ -204,7 +237,7 @@ def test_small_layers_of_large_batches(host):
         assert_close(case, found(case, torch.float32), torch.float32)
 
 
-# -- middle layers: a cluster of four blocks for one or two sequences --------------------------------------------------
+# -- middle layers: a cluster of four blocks for one or two sequences, in 16 bits of four to eight for eight -----------
 
 
 @pytest.mark.parametrize("multiprocessors", [pytest.param(40, id="one"), pytest.param(4, id="two")])  # to a cluster
@@ -222,6 +255,20 @@ def test_a_cluster_of_four(host, hidden, multiprocessors, order):
     assert_close(case, found(case, torch.float32), torch.float32)
 
 
+@pytest.mark.parametrize("hidden", [66, 101, 128, 134, 192, 200, 256])
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_cluster_in_16_bits(host, hidden, order):
+    module = host("own", "own")
+    module.set_order(order, 3)
+    dtype = SHORT[hidden // 2 % 2]
+    for steps in (1, 2, 5):
+        lengths = (steps, 0, 1, steps - 1, steps // 2, 1, 0, steps, 1)
+        case = Case(T=steps, B=9, I=2, H=hidden, D=2, lengths=lengths, batch_first=steps == 2)
+        assert_close(case, found(case, dtype), dtype)
+    case = Case(T=4, B=5, I=2, H=hidden, hx=False, bias=False)
+    assert_close(case, found(case, dtype), dtype)
+
+
 @pytest.mark.parametrize("choice", ["own", "library"])
 def test_gates_over_the_whole_range(host, choice):
     host(choice, multiprocessors=1000).watch(False)
@@ -236,7 +283,11 @@ SEVERAL = [
     (Case(T=4, B=4, I=3, H=50, D=2, lengths=(4, 2, 0, 3)), torch.float32),  # a sequence to a block, not two
     (Case(T=3, B=5, I=3, H=100), torch.float32),  # a cluster of four, which sends messages
     (Case(T=3, B=9, I=3, H=150), torch.float32),  # a cluster of four, which has barriers
-    (Case(T=3, B=9, I=3, H=200), torch.bfloat16),  # four, and two warps to a sum
+    (Case(T=4, B=4, I=3, H=50, D=2, lengths=(4, 2, 0, 3)), torch.float16),
+    (Case(T=3, B=9, I=3, H=90, D=2, lengths=(3, 1, 2, 0, 3, 3, 2, 1, 3)), torch.float16),  # four, eight sequences
+    (Case(T=3, B=9, I=3, H=99), torch.bfloat16),  # of which no two lie in a word
+    (Case(T=3, B=9, I=3, H=200), torch.bfloat16),  # a cluster of eight
+    (Case(T=3, B=9, I=3, H=201), torch.bfloat16),  # four, and two warps to a sum
 ]
 each_of_several = pytest.mark.parametrize(("case", "dtype"), SEVERAL, ids=lambda value: str(value))
 

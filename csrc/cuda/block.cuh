@@ -146,7 +146,15 @@ struct BlockOf : ThreadNumber<Held> {
   SEAM_KERNEL uint32_t ballot(bool value) const { return __ballot_sync(0xffffffffu, value); }
   // The value of another lane.
   SEAM_KERNEL float shuffle_xor(float value, int mask) const { return __shfl_xor_sync(0xffffffffu, value, mask); }
+  SEAM_KERNEL uint32_t shuffle_xor(uint32_t value, int mask) const { return __shfl_xor_sync(0xffffffffu, value, mask); }
   SEAM_KERNEL float shuffle(float value, int lane) const { return __shfl_sync(0xffffffffu, value, lane); }
+  // Of 8 x 8 numbers of 16 bits, of which lane 4 r + k has those of row r in columns 2 k and 2 k + 1, the lower column in the
+  // lower half: the columns as rows.
+  SEAM_KERNEL uint32_t transpose(uint32_t two) const {
+    uint32_t other;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(other) : "r"(two));
+    return other;
+  }
 
   // A value into the same place of the shared memory of block `rank` of the cluster. It is seen after the next
   // sync_cluster; in one's own block, which it may be, after any barrier. All blocks of a cluster must have met in one

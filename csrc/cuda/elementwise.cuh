@@ -228,7 +228,7 @@ struct ColumnSums {
     const bool exists = column < p.columns;
     const int64_t until = (part + 1) * p.rows_of_part, end = exists ? (until < p.rows ? until : p.rows) : 0;
     Wide<T> sum = 0;
-#pragma unroll 4
+#pragma unroll 8
     for (int64_t row = part * p.rows_of_part + block.warp(); row < end; row += kRows) {
       sum += widen(load(p.from + row * p.columns + column));
     }
@@ -249,8 +249,10 @@ struct Finish : Elementwise {
     each(block, p.size, [&](int64_t i) {
       const int64_t row = i / p.width, column = i % p.width;
       Wide<T> sum = 0;
+#pragma unroll 8
       for (int64_t part = 0; part < p.parts; ++part) sum += load(p.sum + part * p.size + row * p.stride + column);
       store_gradient<T>(p.gradient, p.first + row * p.columns + column, sum);
+      if (p.other.wanted()) store_gradient<T>(p.other, p.first + row * p.columns + column, sum);
     });
   }
 };

@@ -13,6 +13,7 @@
 #include <torch/version.h>
 
 #include <algorithm>
+#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -402,6 +403,21 @@ bool lies_in_one_piece(const Call& call, const Tensor& rows) {
   return rows.size(outer) == 1 || rows.stride(outer) == rows.size(inner) * rows.stride(inner);
 }
 
+// The hidden states that steps began with, as a view of the output: not there for the first step, which has begun with zeros.
+// Of the gradients of gates the same rows.
+struct StatesBefore {
+  Tensor d_gates, states;
+};
+std::optional<StatesBefore> states_before(const Call& call, int64_t d, const Tensor& d_gates, const Tensor& output) {
+  const Layer& l = call.l;
+  if (call.ranks.defined() || call.h_0 || call.batch_first || l.T == 1 || output.stride(0) != l.B * output.stride(1)) {
+    return std::nullopt;
+  }
+  const int64_t count = call.rows() - l.B, first = d == 0 ? 0 : l.B;
+  const Tensor states = output.narrow(2, d * l.H, l.H).flatten(0, 1);
+  return StatesBefore{d_gates.narrow(0, l.B - first, count), states.narrow(0, first, count)};
+}
+
 // The gradient of weight `which`, d_gates^T (4H, rows) times right (rows, columns), a block after the other where operand
 // or sums would be large. right(first, count) gives that many columns, `at_once` at most.
 template <class T, class Right>
@@ -428,19 +444,19 @@ void weight_gradient(const Call& call, int64_t d, int64_t which, const Scratch& 
 // The gradients of the biases: sums of all rows, formed in parts, then of the parts.
 template <class T>
 void bias_gradients(const Call& call, const GradientParams<T>& p) {
-  constexpr int64_t kMostParts = 256, kLeastRows = 32;
+  constexpr int64_t kMostParts = 64, kLeastRows = 128;  // both are summed one after the other, so neither should be many
   const int64_t gates = kGates * call.l.H;
   const int64_t each = std::max((call.rows() + kMostParts - 1) / kMostParts, kLeastRows);
   const int64_t parts = (call.rows() + each - 1) / each;
   const Tensor sums = call.empty_wide(parts * gates);
   column_sums<T>(call.device, {call.rows(), gates, each, p.d_gates.data, pointer<Wide<T>>(sums)});
-  for (const Gradient& gradient : {p.bias_ih, p.bias_hh}) {
-    if (gradient.wanted()) finish<T>(call.device, {gates, gates, gates, pointer<Wide<T>>(sums), gates, parts, 0, gradient});
-  }
+  const bool both = p.bias_ih.wanted() && p.bias_hh.wanted();
+  finish<T>(call.device, {gates, gates, gates, pointer<Wide<T>>(sums), gates, parts, 0,
+                          p.bias_ih.wanted() ? p.bias_ih : p.bias_hh, both ? p.bias_hh : Gradient{}});
 }
 
 template <class T>
-void gradients_by_library(const Call& call, int64_t d, const GradientParams<T>& p, const Wanted& grads,
+void gradients_by_library(const Call& call, int64_t d, const GradientParams<T>& p, const Wanted& grads, const Tensor& output,
                           const Tensor& flat, const Scratch& scratch) {  // flat: d_gates as (rows, 4H)
   const Layer& l = call.l;
   call.zero_padding<T>(p.sequences, call.rows_in(pointer<T>(flat), kGates * l.H), kGates * l.H);
@@ -467,9 +483,13 @@ void gradients_by_library(const Call& call, int64_t d, const GradientParams<T>& 
                        });
   }
   if (p.hh.wanted()) {
-    weight_gradient<T>(call, d, 1, scratch, grads, flat, scratch.columns_at_once(l.H), [&](int64_t first, int64_t count) {
-      return copied({p.sequences, first, count, p.output, true, p.h_0, l.H});
-    });
+    if (const auto before = states_before(call, d, flat, output)) {
+      weight_gradient<T>(call, d, 1, scratch, grads, before->d_gates, l.H, [&](int64_t, int64_t) { return before->states; });
+    } else {
+      weight_gradient<T>(call, d, 1, scratch, grads, flat, scratch.columns_at_once(l.H), [&](int64_t first, int64_t count) {
+        return copied({p.sequences, first, count, p.output, true, p.h_0, l.H});
+      });
+    }
   }
   if (p.bias_ih.wanted() || p.bias_hh.wanted()) bias_gradients<T>(call, p);
 }
@@ -514,7 +534,7 @@ void backward_direction(const Call& call, int64_t d, const OptionalTensor& grad_
   const int64_t columns = (grads.input ? l.I : 0) + (g.ih.wanted() ? l.I : 0) + (g.hh.wanted() ? l.H : 0);
   if (use_library(call.operations(columns), call.rows(), call.type())) {
     const Tensor d_gates = call.matrix_in(overwrite ? saved : own, overwrite ? given.offset : 0, kGates * l.H);
-    gradients_by_library<T>(call, d, g, grads, d_gates, {call, given.cells_as_they_lie(call), overwrite});
+    gradients_by_library<T>(call, d, g, grads, output, d_gates, {call, given.cells_as_they_lie(call), overwrite});
   } else {
     gradients<T>(call.device, g);
   }

@@ -40,29 +40,40 @@ struct Arrivals {
 };
 
 // Numbers into the same place of block `rank`, which may be one's own, and what they count for there.
-SEAM_KERNEL uint32_t address_in(int rank, uint32_t mine) {
+struct Addresses {
+  uint32_t to, counted;
+};
+// One is asked for and the other as far from it there as it is here, so that a kernel can hold one a block and not ask again.
+template <class T, int N>
+SEAM_KERNEL Addresses addresses_in(int rank, Shared<T, N>& shared, int i, Arrivals& arrivals) {
+  const uint32_t mine = uint32_t(__cvta_generic_to_shared(&shared.memory[0]));
   uint32_t theirs = 0;
 #if __CUDA_ARCH__ >= 900
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(theirs) : "r"(mine), "r"(rank));
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(theirs) : "r"(mine), "r"(rank));
 #endif
-  return theirs;
+  return {theirs + uint32_t(i * sizeof(T)), theirs + (arrivals.address() - mine)};
 }
-template <class B, int N>
-SEAM_KERNEL void send(const B&, int rank, Shared<float, N>& shared, int i, float value, Arrivals& arrivals) {
+template <class T>
+SEAM_KERNEL uint32_t word_of(T value) {
+  static_assert(sizeof(T) == 4);
+  return *reinterpret_cast<const uint32_t*>(&value);
+}
+template <class B, class T, int N>
+SEAM_KERNEL void send(const B&, int rank, Shared<T, N>& shared, int i, T value, Arrivals& arrivals) {
 #if __CUDA_ARCH__ >= 900
-  const uint32_t to = address_in(rank, uint32_t(__cvta_generic_to_shared(&shared.memory[i])));
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to),
-               "r"(float_to_bits(value)), "r"(address_in(rank, arrivals.address()))
+  const Addresses there = addresses_in(rank, shared, i, arrivals);
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(there.to),
+               "r"(word_of(value)), "r"(there.counted)
                : "memory");
 #endif
 }
-template <class B, int N>
-SEAM_KERNEL void send4(const B&, int rank, Shared<float, N>& shared, int i, const float (&values)[4], Arrivals& arrivals) {
+template <class B, class T, int N>
+SEAM_KERNEL void send4(const B&, int rank, Shared<T, N>& shared, int i, const T (&values)[4], Arrivals& arrivals) {
 #if __CUDA_ARCH__ >= 900
-  const uint32_t to = address_in(rank, uint32_t(__cvta_generic_to_shared(&shared.memory[i])));
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
-               "r"(float_to_bits(values[0])), "r"(float_to_bits(values[1])), "r"(float_to_bits(values[2])),
-               "r"(float_to_bits(values[3])), "r"(address_in(rank, arrivals.address()))
+  const Addresses there = addresses_in(rank, shared, i, arrivals);
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(there.to),
+               "r"(word_of(values[0])), "r"(word_of(values[1])), "r"(word_of(values[2])), "r"(word_of(values[3])),
+               "r"(there.counted)
                : "memory");
 #endif
 }

@@ -119,6 +119,7 @@ struct FinishParams {
   int64_t stride, parts;   // parts lie `size` apart
   int64_t first;           // the block's first number in the gradient
   Gradient gradient;
+  Gradient other = {};     // of another weight that has the same sums; may not be wanted
 };
 
 template <class T>

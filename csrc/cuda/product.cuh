@@ -3,11 +3,41 @@
 // whose sum over all rows becomes a score's gradient before it leaves the registers.
 #pragma once
 
+#include <type_traits>
+
 #include "block.cuh"
 #include "sequences.cuh"
 #include "weights.cuh"
 
 namespace seam::gpu {
+
+// ---- The rows that a panel of a product is made of ----------------------------------------------------------------------
+
+template <int N>
+struct PanelRows {
+  Shared<int32_t, N> time, before, sequence;
+
+  // Where the rows from `first` on lie: one division each instead of one for every number of it. Rows go step by step
+  // through all ranks; those behind a sequence's end get the time -1 - time. `before`: the time of the sequence's step
+  // before, -1 for its first.
+  template <int Count>
+  SEAM_KERNEL void find(const BlockOf<1>& block, const Sequences& s, int64_t first) {
+    static_assert(Count <= N);
+    if (block.thread() < Count) {
+      const int64_t row = first + block.thread(), step = row / s.batch;
+      const Sequence of = sequence_at(s, row % s.batch);
+      const bool runs = step < of.length;
+      time.store(block.thread(), runs ? int32_t(step) : int32_t(-1 - step));
+      before.store(block.thread(), of.before(int32_t(step)));
+      sequence.store(block.thread(), of.index);
+    }
+  }
+  SEAM_KERNEL bool runs(int at) const { return time.load(at) >= 0; }
+  SEAM_KERNEL Place place(int at) const {
+    const int32_t step = time.load(at);
+    return {step < 0 ? -1 - step : step, sequence.load(at)};
+  }
+};
 
 // ---- A tile of a product ----------------------------------------------------------------------------------------------
 
@@ -19,17 +49,17 @@ struct Tile {
   static constexpr int kPanels = 8;      // are added up by themselves: so a sum's error grows with their number only
 
   struct Smem {
-    Shared<W, kDepth * kStride> left, right;             // [term, row or column]
-    Shared<int32_t, (S > kDepth ? S : kDepth)> time, before, sequence;  // of the rows that a panel is made of
+    Shared<W, kDepth * kStride> left, right;  // [term, row or column]
+    PanelRows<(S > kDepth ? S : kDepth)> rows;
   };
 
-  // Calls done(m, n, sum of left(m, k) right(k, n) over k) for the tile at (first_m, first_n). prepare(first_k) comes
-  // before the values of a panel are asked for, and is followed by a barrier; they are asked for while the panel before is
-  // multiplied. LeftByTerm, RightByTerm: neighbours in memory have neighbouring k.
-  template <bool LeftByTerm, bool RightByTerm, class Prepare, class Left, class Right, class Done>
+  // Calls done(m, n, sum of left(m, k) right(k, n) over k, ahead(m, n)) for the tile at (first_m, first_n). prepare(first_k)
+  // comes before the values of a panel are asked for, and is followed by a barrier; they are asked for while the panel before
+  // is multiplied. LeftByTerm, RightByTerm: neighbours in memory have neighbouring k.
+  template <bool LeftByTerm, bool RightByTerm, class Prepare, class Left, class Right, class Ahead, class Done>
   static SEAM_KERNEL void multiply(const BlockOf<1>& block, Smem& smem, int64_t first_m, int64_t first_n, int64_t M,
                                    int64_t N, int64_t K, const Prepare& prepare, const Left& left, const Right& right,
-                                   const Done& done) {
+                                   const Ahead& ahead, const Done& done) {
     constexpr int kLoads = S * kDepth / kThreads;  // of a thread, for each side of a panel
     const int row = block.thread() / 16 * kEach, column = block.thread() % 16 * kEach;
     W total[kEach][kEach] = {}, sum[kEach][kEach] = {}, of_left[kLoads], of_right[kLoads];
@@ -42,8 +72,8 @@ struct Tile {
         const int i = block.thread() + j * kThreads;
         const int64_t m = first_m + across(i, LeftByTerm), n = first_n + across(i, RightByTerm);
         const int64_t k_left = k_0 + term(i, LeftByTerm), k_right = k_0 + term(i, RightByTerm);
-        of_left[j] = m < M && k_left < K ? left(m, k_left) : W(0);
-        of_right[j] = n < N && k_right < K ? right(k_right, n) : W(0);
+        of_left[j] = m < M && k_left < K ? widen(left(m, k_left)) : W(0);
+        of_right[j] = n < N && k_right < K ? widen(right(k_right, n)) : W(0);
       }
     };
     prepare(0);
@@ -87,7 +117,7 @@ struct Tile {
 #pragma unroll
       for (int j = 0; j < kEach; ++j) {
         const int64_t m = first_m + row + i, n = first_n + column + j;
-        if (m < M && n < N) done(m, n, total[i][j]);
+        if (m < M && n < N) done(m, n, total[i][j], ahead(m, n));
       }
     }
   }
@@ -100,27 +130,114 @@ struct Tile {
   static SEAM_KERNEL void load_each(const Panel& panel, int at, W (&to)[4]) {
     panel.load4(at, to);
   }
+};
 
-  // Where the rows from `first` on lie: one division each instead of one for every number of it. Rows go step by step
-  // through all ranks; those behind a sequence's end get the time -1 - time. `before`: the time of the sequence's step
-  // before, -1 for its first.
-  template <int Count>
-  static SEAM_KERNEL void find_rows(const BlockOf<1>& block, Smem& smem, const Sequences& s, int64_t first) {
-    if (block.thread() < Count) {
-      const int64_t row = first + block.thread(), time = row / s.batch;
-      const Sequence sequence = sequence_at(s, row % s.batch);
-      const bool runs = time < sequence.length;
-      smem.time.store(block.thread(), runs ? int32_t(time) : int32_t(-1 - time));
-      smem.before.store(block.thread(), sequence.before(int32_t(time)));
-      smem.sequence.store(block.thread(), sequence.index);
+// The same of numbers of 16 bits by tensor cores. The products take next to no time, and a panel costs as much waiting as it
+// ever does: so panels have as many terms as a thread has registers for, and nothing is asked for in a branch, behind which
+// it would be waited for; instead of what there is not, something else is read. What `ahead` reads comes with the first panel.
+template <class T, int S>
+struct ShortTile {
+  static constexpr int kThreads = 256, kDepth = 2048 / S, kStride = kDepth + 8;  // rows of a panel in different banks
+  static constexpr int kTiles = S / 16 * (S / 8) / (kThreads / 32);              // of 16 x 8 a warp, all of the same rows
+  static_assert(S == 32 || S == 64);
+
+  struct Smem {
+    Shared<T, S * kStride> left, right;  // [row or column, term]
+    PanelRows<(S > kDepth ? S : kDepth)> rows;
+  };
+
+  template <bool LeftByTerm, bool RightByTerm, class Prepare, class Left, class Right, class Ahead, class Done>
+  static SEAM_KERNEL void multiply(const BlockOf<1>& block, Smem& smem, int64_t first_m, int64_t first_n, int64_t M,
+                                   int64_t N, int64_t K, const Prepare& prepare, const Left& left, const Right& right,
+                                   const Ahead& ahead, const Done& done) {
+    constexpr int kLoads = S * kDepth / kThreads, kWarps = S / 8 / kTiles;  // of a thread a side; side by side
+    const int g = block.lane() / 4, t = block.lane() % 4;
+    const int row = block.warp() / kWarps * 16 + g, column = block.warp() % kWarps * kTiles * 8;
+    const T zero = narrow<T>(0.0f);
+    float sums[2][kTiles][4] = {};  // of every other 16 terms, so that products need not wait for one another
+    T of_left[kLoads], of_right[kLoads];
+    const auto across = [&](int i, bool by_term) { return by_term ? i / kDepth : i % S; };
+    const auto term = [&](int i, bool by_term) { return by_term ? i % kDepth : i / S; };
+    const auto fetch = [&](int64_t k_0) {
+#pragma unroll
+      for (int j = 0; j < kLoads; ++j) {
+        const int i = block.thread() + j * kThreads;
+        const int64_t m = first_m + across(i, LeftByTerm), n = first_n + across(i, RightByTerm);
+        const int64_t k_left = k_0 + term(i, LeftByTerm), k_right = k_0 + term(i, RightByTerm);
+        const bool is_left = m < M && k_left < K, is_right = n < N && k_right < K;
+        const T a = left(is_left ? m : first_m, is_left ? k_left : k_0);
+        const T b = right(is_right ? k_right : k_0, is_right ? n : first_n);
+        of_left[j] = is_left ? a : zero;
+        of_right[j] = is_right ? b : zero;
+      }
+    };
+    const auto two = [](const Shared<T, S * kStride>& panel, int at) {
+      T numbers[2];
+      panel.load2(at, numbers);
+      return pack(numbers[0], numbers[1]);
+    };
+    const auto of = [&](int tile, int i, int64_t& m, int64_t& n) {  // number i of a tile; whether there is one
+      m = first_m + row + i / 2 * 8, n = first_n + column + tile * 8 + 2 * t + i % 2;
+      return m < M && n < N;
+    };
+    prepare(0);
+    block.sync();
+    fetch(0);
+    decltype(ahead(first_m, first_n)) known[kTiles][4];
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        int64_t m, n;
+        const bool exists = of(tile, i, m, n);
+        known[tile][i] = ahead(exists ? m : first_m, exists ? n : first_n);
+      }
+    }
+    block.sync();
+#pragma unroll 1
+    for (int64_t k_0 = 0; k_0 < K; k_0 += kDepth) {
+#pragma unroll
+      for (int j = 0; j < kLoads; ++j) {
+        const int i = block.thread() + j * kThreads;
+        smem.left.store(across(i, LeftByTerm) * kStride + term(i, LeftByTerm), of_left[j]);
+        smem.right.store(across(i, RightByTerm) * kStride + term(i, RightByTerm), of_right[j]);
+      }
+      const bool more = k_0 + kDepth < K;
+      if (more) prepare(k_0 + kDepth);
+      block.sync();
+      if (more) fetch(k_0 + kDepth);
+#pragma unroll 2
+      for (int k = 0; k < kDepth / 16; ++k) {
+        const int at = row * kStride + k * 16 + 2 * t;
+        const uint32_t a[4] = {two(smem.left, at), two(smem.left, at + 8 * kStride), two(smem.left, at + 8),
+                               two(smem.left, at + 8 * kStride + 8)};
+#pragma unroll
+        for (int tile = 0; tile < kTiles; ++tile) {
+          const int from = (column + tile * 8 + g) * kStride + k * 16 + 2 * t;
+          const uint32_t b[2] = {two(smem.right, from), two(smem.right, from + 8)};
+          block.multiply(sums[k % 2][tile], a, b, T{});
+        }
+      }
+      block.sync();
+    }
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        int64_t m, n;
+        if (of(tile, i, m, n)) done(m, n, sums[0][tile][i] + sums[1][tile][i], known[tile][i]);
+      }
     }
   }
-  static SEAM_KERNEL bool runs(const Smem& smem, int at) { return smem.time.load(at) >= 0; }
-  static SEAM_KERNEL Place place(const Smem& smem, int at) {
-    const int32_t time = smem.time.load(at);
-    return {time < 0 ? -1 - time : time, smem.sequence.load(at)};
-  }
 };
+
+template <class T, int S>
+using TileOf = std::conditional_t<sizeof(T) == 2, ShortTile<T, S>, Tile<Wide<T>, S>>;
+
+template <class T>
+SEAM_KERNEL T or_zero(bool counts, T value) {
+  return counts ? value : narrow<T>(Wide<T>(0));
+}
 
 // The tiles of several products, numbered one after the other.
 template <int S>
@@ -136,7 +253,7 @@ struct Tiles {
 template <class T, int S>
 struct Projection {
   using W = Wide<T>;
-  using Product = Tile<W, S>;
+  using Product = TileOf<T, S>;
   using Params = ProjectionParams<T>;
   using Smem = typename Product::Smem;
   static constexpr int kThreads = Product::kThreads, kCluster = 1;
@@ -147,19 +264,22 @@ struct Projection {
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem& smem, const Params& p) {
     const int64_t rows = p.sequences.steps * p.sequences.batch, I = p.input_size, m_0 = tiles(p).m(block.index());
-    Product::template multiply<true, true>(
-        block, smem, m_0, tiles(p).n(block.index()), rows, kGates * p.hidden, I,
-        [&](int64_t k_0) {
-          if (k_0 == 0) Product::template find_rows<S>(block, smem, p.sequences, m_0);
-        },
-        [&](int64_t m, int64_t k) {
-          const int at = int(m - m_0);
-          return Product::runs(smem, at) ? widen(load(p.input.at(Product::place(smem, at)) + k)) : W(0);
-        },
-        [&](int64_t k, int64_t n) { return effective<T>(p.weight_ih, n * I + k); },
-        [&](int64_t m, int64_t n, W sum) {
-          store(p.gates.at(Product::place(smem, int(m - m_0))) + n, narrow<T>(sum));
-        });
+    with_weight<T>(p.weight_ih, [&](const auto& weight) {
+      Product::template multiply<true, true>(
+          block, smem, m_0, tiles(p).n(block.index()), rows, kGates * p.hidden, I,
+          [&](int64_t k_0) {
+            if (k_0 == 0) smem.rows.template find<S>(block, p.sequences, m_0);
+          },
+          [&](int64_t m, int64_t k) {
+            const int at = int(m - m_0);
+            return or_zero(smem.rows.runs(at), load(p.input.at(smem.rows.place(at)) + k));
+          },
+          [&](int64_t k, int64_t n) { return narrow<T>(weight.effective(n * I + k)); },
+          [](int64_t, int64_t) { return 0; },
+          [&](int64_t m, int64_t n, W sum, int) {
+            store(p.gates.at(smem.rows.place(int(m - m_0))) + n, narrow<T>(sum));
+          });
+    });
   }
 };
 
@@ -168,7 +288,7 @@ struct Projection {
 template <class T, int S>
 struct Gradients {
   using W = Wide<T>;
-  using Product = Tile<W, S>;
+  using Product = TileOf<T, S>;
   using Params = GradientParams<T>;
   using Smem = typename Product::Smem;
   static constexpr int kThreads = Product::kThreads, kCluster = 1;
@@ -193,78 +313,92 @@ struct Gradients {
     const Tiles<S> of_input = input_tiles(p), of_ih = ih_tiles(p), of_hh = hh_tiles(p);
     int64_t tile = block.index();
     if (tile < of_input.count) {
-      input_gradient(block, smem, p, of_input.m(tile), of_input.n(tile));
+      with_weight<T>(p.weight_ih, [&](const auto& weight) {
+        input_gradient(block, smem, p, weight, of_input.m(tile), of_input.n(tile));
+      });
     } else if ((tile -= of_input.count) < of_ih.count) {
-      weight_gradient(
-          block, smem, p, of_ih.m(tile), of_ih.n(tile), p.input_size,
-          [&](int at, int64_t n) { return widen(load(p.input.at(Product::place(smem, at)) + n)); },
-          [&](int64_t m, int64_t n, W sum) { store_gradient<T>(p.ih, m * p.input_size + n, sum); });
+      with_weight<T>(p.ih.masked, [&](const auto& weight) {
+        weight_gradient(
+            block, smem, p, of_ih.m(tile), of_ih.n(tile), p.input_size,
+            [&](int at, int64_t n) { return load(p.input.at(smem.rows.place(at)) + n); },
+            [&](int64_t m, int64_t n) { return weight.known(m * p.input_size + n); },
+            [&](int64_t m, int64_t n, W sum, const auto& known) { store_gradient(p.ih, m * p.input_size + n, sum, known); });
+      });
     } else {
       tile -= of_ih.count;
       const int64_t bias = p.hh.wanted() ? p.hidden : 0;
-      weight_gradient(
-          block, smem, p, of_hh.m(tile), of_hh.n(tile), hh_columns(p),
-          [&](int at, int64_t n) { return n == bias ? W(1) : hidden_before(p, smem, at, n); },
-          [&](int64_t m, int64_t n, W sum) {
-            if (n < bias) {
-              store_gradient<T>(p.hh, m * p.hidden + n, sum);
-            } else {
-              if (p.bias_ih.wanted()) store_gradient<T>(p.bias_ih, m, sum);
-              if (p.bias_hh.wanted()) store_gradient<T>(p.bias_hh, m, sum);
-            }
-          });
+      with_weight<T>(p.hh.masked, [&](const auto& weight) {
+        weight_gradient(
+            block, smem, p, of_hh.m(tile), of_hh.n(tile), hh_columns(p),
+            [&](int at, int64_t n) {
+              const T before = hidden_before(p, smem, at, n == bias ? 0 : n);
+              return n == bias ? narrow<T>(W(1)) : before;
+            },
+            [&](int64_t m, int64_t n) { return weight.known(n < bias ? m * p.hidden + n : 0); },
+            [&](int64_t m, int64_t n, W sum, const auto& known) {
+              if (n < bias) {
+                store_gradient(p.hh, m * p.hidden + n, sum, known);
+              } else {
+                if (p.bias_ih.wanted()) store_gradient<T>(p.bias_ih, m, sum);
+                if (p.bias_hh.wanted()) store_gradient<T>(p.bias_hh, m, sum);
+              }
+            });
+      });
     }
   }
 
  private:
-  static SEAM_KERNEL void input_gradient(const BlockOf<1>& block, Smem& smem, const Params& p, int64_t m_0,
-                                         int64_t n_0) {
+  template <class OfWeight>
+  static SEAM_KERNEL void input_gradient(const BlockOf<1>& block, Smem& smem, const Params& p, const OfWeight& weight,
+                                         int64_t m_0, int64_t n_0) {
     const int64_t G = kGates * p.hidden, I = p.input_size;
     Product::template multiply<true, false>(
         block, smem, m_0, n_0, rows(p), I, G,
         [&](int64_t k_0) {
-          if (k_0 == 0) Product::template find_rows<S>(block, smem, p.sequences, m_0);
+          if (k_0 == 0) smem.rows.template find<S>(block, p.sequences, m_0);
         },
         [&](int64_t m, int64_t k) {
           const int at = int(m - m_0);
-          return Product::runs(smem, at) ? widen(load(p.d_gates.at(Product::place(smem, at)) + k)) : W(0);
+          return or_zero(smem.rows.runs(at), load(p.d_gates.at(smem.rows.place(at)) + k));
         },
-        [&](int64_t k, int64_t n) { return effective<T>(p.weight_ih, k * I + n); },
-        [&](int64_t m, int64_t n, W sum) {
+        [&](int64_t k, int64_t n) { return narrow<T>(weight.effective(k * I + n)); },
+        [](int64_t, int64_t) { return 0; },
+        [&](int64_t m, int64_t n, W sum, int) {
           const int at = int(m - m_0);
-          T* const to = p.grad_input.at(Product::place(smem, at)) + n;
-          if (!Product::runs(smem, at)) sum = W(0);  // whatever the weights are
+          T* const to = p.grad_input.at(smem.rows.place(at)) + n;
+          if (!smem.rows.runs(at)) sum = W(0);  // whatever the weights are
           if (p.add_to_grad_input) sum += widen(load(to));
           store(to, narrow<T>(sum));
         });
   }
 
-  template <class Right, class Done>
+  template <class Right, class Ahead, class Done>
   static SEAM_KERNEL void weight_gradient(const BlockOf<1>& block, Smem& smem, const Params& p, int64_t m_0, int64_t n_0,
-                                          int64_t N, const Right& right, const Done& done) {
+                                          int64_t N, const Right& right, const Ahead& ahead, const Done& done) {
     int64_t first = 0;  // row of the panel
     Product::template multiply<false, false>(
         block, smem, m_0, n_0, kGates * p.hidden, N, rows(p),
         [&](int64_t k_0) {
           first = k_0;
-          Product::template find_rows<Product::kDepth>(block, smem, p.sequences, k_0);
+          smem.rows.template find<Product::kDepth>(block, p.sequences, k_0);
         },
         [&](int64_t m, int64_t k) {
           const int at = int(k - first);
-          return Product::runs(smem, at) ? widen(load(p.d_gates.at(Product::place(smem, at)) + m)) : W(0);
+          return or_zero(smem.rows.runs(at), load(p.d_gates.at(smem.rows.place(at)) + m));
         },
         [&](int64_t k, int64_t n) {
           const int at = int(k - first);
-          return Product::runs(smem, at) ? right(at, n) : W(0);
+          return or_zero(smem.rows.runs(at), right(at, n));
         },
-        done);
+        ahead, done);
   }
 
   // The hidden state that a row began with.
-  static SEAM_KERNEL W hidden_before(const Params& p, const Smem& smem, int at, int64_t unit) {
-    const int32_t before = smem.before.load(at), sequence = smem.sequence.load(at);
-    if (before >= 0) return widen(load(p.output.at({before, sequence}) + unit));
-    return p.h_0 ? widen(load(p.h_0 + sequence * p.hidden + unit)) : W(0);
+  static SEAM_KERNEL T hidden_before(const Params& p, const Smem& smem, int at, int64_t unit) {
+    const int32_t before = smem.rows.before.load(at), sequence = smem.rows.sequence.load(at);
+    const T* const first = p.h_0 ? p.h_0 + sequence * p.hidden : p.output.at({0, sequence});  // of which nothing is taken
+    const T value = load((before >= 0 ? p.output.at({before, sequence}) : first) + unit);
+    return or_zero(before >= 0 || p.h_0, value);
   }
 };
 

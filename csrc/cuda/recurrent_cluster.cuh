@@ -278,7 +278,7 @@ struct ClusterBackward : ClusterBlock<S> {
     StepWalk<const float> grad_output(p.grad_output, sequence, unit, steps - 1, -1);
     StepWalk<float> d_gates(p.d_gates, sequence, S * part * H + unit, steps - 1, -1);
     // Zeros from before the end of a shorter sequence, and beyond its first step: nothing happens there.
-    const auto fetch = [&](int step, SavedStep& saved) {
+    const auto fetch = [&](int step, SavedStep<float>& saved) {
       const bool ran = unsigned(step) < unsigned(length);
 #pragma unroll
       for (int g = 0; g < kGates; ++g) saved.gates[g] = load_if(ran, gates.at + g * H, 0.0f);
@@ -288,7 +288,7 @@ struct ClusterBackward : ClusterBlock<S> {
       cells.go_on();
       grad_output.go_on();
     };
-    SavedStep saved[2];  // of the step before the one that is worked on, and of the one before that
+    SavedStep<float> saved[2];  // of the step before the one that is worked on, and of the one before that
     fetch(steps - 1, saved[0]);
     fetch(steps - 2, saved[1]);
     Factors<kGates> factors = all_factors<M>(saved[0]);
@@ -300,7 +300,7 @@ struct ClusterBackward : ClusterBlock<S> {
     by_turns(steps, [&](auto parity, int turn) {
       constexpr int kNow = decltype(parity)::value, kHere = kNow * S * kClusterUnits * kGates;
       const int step = steps - 1 - turn;
-      SavedStep& before = saved[1 - kNow];
+      SavedStep<float>& before = saved[1 - kNow];
       d_c = M::fma(d_h, factors.a, d_c);
       const float d[kGates] = {d_c * factors.gates[0], d_c * factors.gates[1], d_c * (factors.gates[2] * before.c),
                                d_h * factors.gates[3]};

@@ -1,6 +1,7 @@
 // Launches of the recurrence, forward.
 #include "recurrent.cuh"
 #include "recurrent_cluster.cuh"
+#include "recurrent_cluster_tiles.cuh"
 #include "recurrent_plan.cuh"
 #include "recurrent_small.cuh"
 #include "recurrent_tiles.cuh"
@@ -10,7 +11,7 @@ namespace seam::gpu {
 template <>
 bool recurrent_forward(const Device& device, const ForwardParams<float>& p) {
   using Params = ForwardParams<float>;
-  if (with_small_sizes<SmallForward>(p.hidden, StartSmall<Params>{device, p})) return true;
+  if (with_small_sizes<SmallForward, float>(p.hidden, StartSmall<Params>{device, p})) return true;
   if (start_in_cluster<ClusterForward>(device, p)) return true;
   if (device.tf32 && with_tiles<TiledForward, float, Tf32>(p.hidden, StartTiled<Params>{device, p})) return true;
   return with_sizes<RecurrentForward, float>(p.hidden, StartRecurrent<Params>{device, p});
@@ -18,12 +19,18 @@ bool recurrent_forward(const Device& device, const ForwardParams<float>& p) {
 
 template <>
 bool recurrent_forward(const Device& device, const ForwardParams<BFloat16>& p) {
-  return with_tiles<TiledForward, BFloat16, BFloat16>(p.hidden, StartTiled<ForwardParams<BFloat16>>{device, p});
+  using Params = ForwardParams<BFloat16>;
+  if (with_small_sizes<SmallForward, BFloat16>(p.hidden, StartSmall<Params>{device, p})) return true;
+  if (with_cluster_tiles<ClusterTilesForward, BFloat16>(p.hidden, StartClusterTiles<Params>{device, p})) return true;
+  return with_tiles<TiledForward, BFloat16, BFloat16>(p.hidden, StartTiled<Params>{device, p});
 }
 
 template <>
 bool recurrent_forward(const Device& device, const ForwardParams<Half>& p) {
-  return with_tiles<TiledForward, Half, Half>(p.hidden, StartTiled<ForwardParams<Half>>{device, p});
+  using Params = ForwardParams<Half>;
+  if (with_small_sizes<SmallForward, Half>(p.hidden, StartSmall<Params>{device, p})) return true;
+  if (with_cluster_tiles<ClusterTilesForward, Half>(p.hidden, StartClusterTiles<Params>{device, p})) return true;
+  return with_tiles<TiledForward, Half, Half>(p.hidden, StartTiled<Params>{device, p});
 }
 
 template <>

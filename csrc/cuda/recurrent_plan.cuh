@@ -6,17 +6,19 @@
 
 namespace seam::gpu {
 
-// ---- Small layers in float32: recurrent_small.cuh ---------------------------------------------------------------------
+// ---- Small layers in float32 and in 16 bits: recurrent_small.cuh ------------------------------------------------------
 
 // The sizes there are kernels for, by hidden units rounded up. Microseconds of 32 steps, forward + backward, measured with
-// prototypes on an H100 (1 and 2 sequences a block; in brackets what recurrent.cuh took for 2):
+// prototypes on an H100 in float32 (1 and 2 sequences a block; in brackets what recurrent.cuh took for 2):
 //   50 units: 11.7, 17.1 (70.8);  64 units: 12.4, 19.1 (75.3).
-template <template <int, int> class Kernel, class Run>
+// A prototype by tensor cores in 16 bits took 24 for eight sequences of 64 units a block, and so does less where each
+// multiprocessor has at most four sequences; what recurrent_tiles.cuh took is three times that.
+template <template <class, int, int> class Kernel, class T, class Run>
 bool with_small_sizes(int64_t hidden, const Run& run) {
-  if (hidden <= 32) return run.template with<Kernel, 32>();
-  if (hidden <= 48) return run.template with<Kernel, 48>();
-  if (hidden <= 52) return run.template with<Kernel, 52>();
-  if (hidden <= 64) return run.template with<Kernel, 64>();
+  if (hidden <= 32) return run.template with<Kernel, T, 32>();
+  if (hidden <= 48) return run.template with<Kernel, T, 48>();
+  if (hidden <= 52) return run.template with<Kernel, T, 52>();
+  if (hidden <= 64) return run.template with<Kernel, T, 64>();
   return false;
 }
 
@@ -28,13 +30,13 @@ struct StartSmall {
   const Device& device;
   const Params& p;
 
-  template <template <int, int> class Kernel, int HB>
+  template <template <class, int, int> class Kernel, class T, int HB>
   bool with() const {
     constexpr int64_t kMostRounds = 24, kAtOnce = 4;  // sequences of a multiprocessor
     const int64_t batch = p.sequences.batch;
     if (batch > kMostRounds * kAtOnce * device.multiprocessors) return false;  // products of the whole batch are better
-    if (batch <= device.multiprocessors) launch<Kernel<HB, 1>>(device.stream, batch, p);
-    else launch<Kernel<HB, 2>>(device.stream, (batch + 1) / 2, p);
+    if (batch <= device.multiprocessors) launch<Kernel<T, HB, 1>>(device.stream, batch, p);
+    else launch<Kernel<T, HB, 2>>(device.stream, (batch + 1) / 2, p);
     return true;
   }
 };
@@ -57,6 +59,58 @@ bool start_in_cluster(const Device& device, const Params& p) {
   else launch<Two>(device.stream, (batch + 1) / 2, p);
   return true;
 }
+
+// ---- Middle layers in 16 bits: recurrent_cluster_tiles.cuh -------------------------------------------------------------
+
+// The sizes there are kernels for: 32 units a block. Microseconds a step, forward / backward, measured with prototypes on an
+// H100 (in brackets what recurrent_tiles.cuh took at 128 units, by a block):
+//   128 units, a cluster of four, 8 to 128 sequences: .52 / .54 (1.95 / 3.1); of two .56 / .77, of eight .65 / .48
+//   256 units, a cluster of eight, 8 to 32 sequences: .73 / .7
+// Counted from its instructions: 128 units 750 / 610 clocks, .43 / .35; 256 units 870 / 720.
+template <template <class, int, bool> class Kernel, class T, class Run>
+bool with_cluster_tiles(int64_t hidden, const Run& run) {
+  if (hidden <= 64) return false;  // recurrent_small.cuh
+  if (hidden <= 128) return run.template with<Kernel, T, 4>();
+  if (hidden <= 192) return run.template with<Kernel, T, 6>();
+  if (hidden <= 256) return run.template with<Kernel, T, 8>();
+  return false;
+}
+
+// Whether neighbours lie in words: the first number of each row, and so all even ones, at a multiple of 4 bytes.
+template <class T>
+bool in_words(const Rows<T>& rows) {
+  return reinterpret_cast<uintptr_t>(rows.data) % 4 == 0 && rows.time_stride % 2 == 0 && rows.sequence_stride % 2 == 0;
+}
+template <class T>
+bool in_words(const ForwardParams<T>& p) {
+  return p.hidden % 2 == 0 && in_words(p.gates) && in_words(p.output) && reinterpret_cast<uintptr_t>(p.h_n) % 4 == 0;
+}
+template <class T>
+bool in_words(const BackwardParams<T>& p) {
+  return p.hidden % 2 == 0 && in_words(p.gates) && in_words(p.d_gates) && (!p.grad_output.data || in_words(p.grad_output));
+}
+
+template <class Params>
+struct StartClusterTiles {
+  const Device& device;
+  const Params& p;
+
+  template <template <class, int, bool> class Kernel, class T, int CL>
+  bool with() const {
+    if (!device.clusters) return false;
+    return in_words(p) ? start<Kernel<T, CL, true>>() : start<Kernel<T, CL, false>>();
+  }
+
+ private:
+  template <class K>
+  bool start() const {
+    constexpr int64_t kMostRounds = 24;  // of clusters, as of blocks by themselves: beyond, products of the whole batch
+    const int64_t tiles = (p.sequences.batch + 7) / 8;
+    if (tiles > kMostRounds * resident_clusters<K>(device.index)) return false;
+    launch<K>(device.stream, tiles, p);
+    return true;
+  }
+};
 
 // ---- In full precision: recurrent.cuh ---------------------------------------------------------------------------------
 
@@ -117,16 +171,18 @@ struct StartRecurrent {
 // T: of the tensors, Number: of the tiles.
 template <template <class, class, int, int, int> class Kernel, class T, class Number, class Run>
 bool with_tiles(int64_t hidden, const Run& run) {
-  if (hidden <= 32) return run.template with<Kernel<T, Number, 32, 1, 1>>();
-  if (hidden <= 64) return run.template with<Kernel<T, Number, 64, 1, 1>>();
   if constexpr (sizeof(T) == 2) {
+    // Up to 64 units recurrent_small.cuh does it, or there are so many sequences that products of the whole batch are better; up
+    // to 256, recurrent_cluster_tiles.cuh where there are clusters, and of these is no other kernel for more than 128.
+    if (hidden <= 64) return false;
     if (hidden <= 96) return run.template with<Kernel<T, Number, 96, 1, 1>>();
     if (hidden <= 128) return run.template with<Kernel<T, Number, 128, 1, 1>>();
-    if (hidden <= 192) return run.template with<Kernel<T, Number, 192, 2, 1>>();
-    if (hidden <= 256) return run.template with<Kernel<T, Number, 256, 4, 2>>();
+    if (hidden <= 256) return false;
     if (hidden <= 384) return run.template with<Kernel<T, Number, 384, 8, 2>>();
     if (hidden <= 512) return run.template with<Kernel<T, Number, 512, 16, 4>>();
   } else {  // numbers take twice the registers
+    if (hidden <= 32) return run.template with<Kernel<T, Number, 32, 1, 1>>();
+    if (hidden <= 64) return run.template with<Kernel<T, Number, 64, 1, 1>>();
     if (hidden <= 128) return run.template with<Kernel<T, Number, 128, 2, 1>>();
     if (hidden <= 256) return run.template with<Kernel<T, Number, 256, 8, 4>>();
   }

@@ -1,4 +1,6 @@
-// The recurrence of small layers in float32: all steps of one or two sequences by one block, two lanes to a hidden unit.
+// The recurrence of small layers: all steps of one or two sequences by one block, two lanes to a hidden unit. Tensors are of
+// float32 or of 16 bits, and what is computed with is float32: at so few units tensor cores gain nothing, since a step is no
+// shorter for them.
 // A step is a chain of dependent work (products, activations, a barrier), and its length in clocks is what counts: so
 // nothing lies on the chain but that. Weights are in registers; what a step reads from global memory is fetched two steps
 // ahead, and what it stores goes out behind the next step's first loads; activations have no branch; a second sequence is
@@ -7,6 +9,8 @@
 // HB: hidden units, rounded up (the rest are zero). S: sequences of a block; with two, each lane of a unit keeps the cell
 // of one of them. Both are constants, because registers have no index.
 #pragma once
+
+#include <type_traits>
 
 #include "../lstm_cell.h"
 #include "block.cuh"
@@ -21,7 +25,7 @@ namespace seam::gpu {
 // The masked W_hh in shared memory, (4H, H) with `kPitch` numbers a row, from where threads take what they keep. Read from
 // global memory in the order in which it lies there, 16 bytes at a time: threads that each fetched their own rows of it
 // would wait for that as long as for 20 to 60 steps.
-template <int HB, int Threads, int Pitch>
+template <class T, int HB, int Threads, int Pitch>
 struct StagedWeights {
   static constexpr int kPitch = Pitch;
   static_assert(Pitch >= HB && Pitch % 4 == 0);
@@ -33,8 +37,8 @@ struct StagedWeights {
       for (int column = H; column < HB; ++column) rows.store(row * Pitch + column, 0.0f);
     }
     for (int column = block.thread(); column < HB; column += Threads) rows.store(kGates * H * Pitch + column, 0.0f);
-    const float* const weight = static_cast<const float*>(weight_hh.weight);
-    const float* const score = static_cast<const float*>(weight_hh.score ? weight_hh.score : weight_hh.weight);
+    const T* const weight = static_cast<const T*>(weight_hh.weight);
+    const T* const score = static_cast<const T*>(weight_hh.score ? weight_hh.score : weight_hh.weight);
     if (is_aligned(weight) && is_aligned(score)) copy<true>(block, weight, score, weight_hh.score != nullptr, H);
     else copy<false>(block, weight, score, weight_hh.score != nullptr, H);
     block.sync();
@@ -44,13 +48,13 @@ struct StagedWeights {
   static SEAM_KERNEL int row(int gate, int unit, int H) { return (unit < H ? gate * H + unit : kGates * H) * Pitch; }
 
  private:
-  struct alignas(16) Four {
-    float number[4];
+  struct alignas(4 * sizeof(T)) Four {
+    T number[4];
   };
-  static SEAM_KERNEL bool is_aligned(const float* at) { return reinterpret_cast<uintptr_t>(at) % sizeof(Four) == 0; }
+  static SEAM_KERNEL bool is_aligned(const T* at) { return reinterpret_cast<uintptr_t>(at) % sizeof(Four) == 0; }
 
   template <bool Aligned, class B>
-  SEAM_KERNEL void copy(const B& block, const float* weight, const float* score, bool masked, int H) {
+  SEAM_KERNEL void copy(const B& block, const T* weight, const T* score, bool masked, int H) {
     constexpr int kAtOnce = 10, kFurther = 4 * Threads;  // groups of four on their way to a thread; from one to the next
     const int groups = H * H, ahead = kFurther / H * Pitch + kFurther % H;
     int column = 4 * block.thread() % H, to = 4 * block.thread() / H * Pitch + column;  // where the next group begins
@@ -69,7 +73,7 @@ struct StagedWeights {
         int at = to, in_row = column;
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          if (exists) rows.store(at, s[k].number[e] > 0 || !masked ? w[k].number[e] : 0.0f);
+          if (exists) rows.store(at, widen(s[k].number[e]) > 0 || !masked ? widen(w[k].number[e]) : 0.0f);
           const bool ends = ++in_row == H;
           at += ends ? Pitch - H + 1 : 1;
           in_row = ends ? 0 : in_row;
@@ -81,7 +85,7 @@ struct StagedWeights {
     }
   }
   template <bool Aligned>
-  static SEAM_KERNEL Four four(const float* at) {
+  static SEAM_KERNEL Four four(const T* at) {
     if constexpr (Aligned) return load(reinterpret_cast<const Four*>(at));
     else return {{load(at), load(at + 1), load(at + 2), load(at + 3)}};
   }
@@ -123,7 +127,7 @@ SEAM_KERNEL void by_turns(int count, const Step& step) {
 
 // ---- Forward ----------------------------------------------------------------------------------------------------------
 
-template <int HB, int S>
+template <class T, int HB, int S>
 struct SmallForward : SmallBlock<HB> {
   using SmallBlock<HB>::kThreads;
   using SmallBlock<HB>::kUnits;
@@ -132,10 +136,10 @@ struct SmallForward : SmallBlock<HB> {
   static constexpr int kFours = HB / 8;    // of them, in groups of four; behind them there may be two more
   static constexpr int kChains = 4 / S;    // sums of a gate that do not wait for one another
   static constexpr int kOwn = 4 / (3 - S);  // gates of which a lane adds what comes from the input, and which it stores
-  using Params = ForwardParams<float>;
+  using Params = ForwardParams<T>;
   struct Smem {
     // Quarters of a warp, four units of two lanes, then read 16 bytes each from banks of their own.
-    StagedWeights<HB, kThreads, (HB + 7) / 8 * 8 + ((HB + 7) / 8 % 2 ? 0 : 8)> weights;
+    StagedWeights<T, HB, kThreads, (HB + 7) / 8 * 8 + ((HB + 7) / 8 % 2 ? 0 : 8)> weights;
     Shared<float, 2 * S * kUnits> h;  // of the last step and of this one, [step % 2, sequence, unit]
   };
 
@@ -153,27 +157,35 @@ struct SmallForward : SmallBlock<HB> {
     const bool mine = sequence.exists && unit < H;
     const int steps = tile_steps<S>(p.sequences, first), length = mine ? sequence.length : 0;
     const int64_t state = sequence.index * p.hidden + unit;
-    float h = mine && p.h_0 ? load(p.h_0 + state) : 0.0f, c = mine && p.c_0 ? load(p.c_0 + state) : 0.0f;
+    float h = mine && p.h_0 ? widen(load(p.h_0 + state)) : 0.0f, c = mine && p.c_0 ? widen(load(p.c_0 + state)) : 0.0f;
     if (half == row) smem.h.store(row * kUnits + unit, h);
 
-    // One sequence: both lanes have the same cell, and one takes the gates i and f and stores h, the other g, o and c.
+    // One sequence: both lanes have the same cell, and one takes the gates i and f and stores h, the other g, o and c: in
+    // float32 by the same instruction.
+    constexpr bool kSameStore = S == 1 && std::is_same_v<T, float>;
+    const bool upper = S == 1 && half == 1;
     const int first_gate = S == 1 ? 2 * half : 0;
-    const int saved = p.cells.data ? length : 0, kept = S == 1 && half == 1 ? saved : length;  // steps of which it stores
-    const int end = mine ? length : -1;
-    StepWalk<const float> input(p.gates, sequence, first_gate * H + unit, 0);
-    StepWalk<float> gates(p.gates, sequence, first_gate * H + unit, -1);
-    StepWalk<float> output(p.output, sequence, unit, -1), cells(p.cells, sequence, unit, -1);
-    if (S == 1 && half == 1) output = cells;
-    float* const last = (S == 1 && half == 1 ? p.c_n : p.h_n) + state;
-    float bias[kOwn], fetched[2][kOwn] = {};
+    const int saved = p.cells.data ? length : 0, end = mine ? length : -1;
+    // Steps of which a lane stores h and c, or what there is of them for it to store.
+    const int kept_h = !upper ? length : kSameStore ? saved : 0, kept_c = S == 1 && !upper ? 0 : saved;
+    StepWalk<const T> input(p.gates, sequence, first_gate * H + unit, 0);
+    StepWalk<T> gates(p.gates, sequence, first_gate * H + unit, -1), output(p.output, sequence, unit, -1);
+    StepWalk<float> cells(p.cells, sequence, unit, -1);
+    T* last = p.h_n + state;
+    if constexpr (kSameStore) {
+      if (upper) output = cells, last = p.c_n + state;
+    }
+    const T zero = narrow<T>(0.0f);
+    float bias[kOwn];
+    T fetched[2][kOwn];
 #pragma unroll
     for (int g = 0; g < kOwn; ++g) {
       const int at = (first_gate + g) * H + unit;
-      bias[g] = unit < H ? effective<float>(p.bias_ih, at) + effective<float>(p.bias_hh, at) : 0.0f;
+      bias[g] = unit < H ? effective<T>(p.bias_ih, at) + effective<T>(p.bias_hh, at) : 0.0f;
     }
-    const auto fetch = [&](int step, float (&to)[kOwn]) {
+    const auto fetch = [&](int step, T (&to)[kOwn]) {
 #pragma unroll
-      for (int g = 0; g < kOwn; ++g) to[g] = load_if(step < length, input.at + g * H, 0.0f);
+      for (int g = 0; g < kOwn; ++g) to[g] = load_if(step < length, input.at + g * H, zero);
       input.go_on();
     };
     fetch(0, fetched[0]);
@@ -183,20 +195,19 @@ struct SmallForward : SmallBlock<HB> {
     float activated[kGates] = {};
     // What there is behind `done` steps: the last one's results, and if it was the sequence's last, its end.
     const auto put_away = [&](int done) {
-      const bool upper = S == 1 && half == 1;
-      const float state_here = upper ? c : h;
-      store_if(unsigned(done - 1) < unsigned(kept), output.at, state_here);
-      if (S == 2) store_if(unsigned(done - 1) < unsigned(saved), cells.at, c);
+      const T state_here = narrow<T>(kSameStore && upper ? c : h);
+      store_if(unsigned(done - 1) < unsigned(kept_h), output.at, state_here);
+      if (!kSameStore) store_if(unsigned(done - 1) < unsigned(kept_c), cells.at, c);
 #pragma unroll
       for (int g = 0; g < kOwn; ++g) {
         const float gate = upper ? activated[kGates - kOwn + g] : activated[g];
-        store_if(unsigned(done - 1) < unsigned(saved), gates.at + g * H, gate);
+        store_if(unsigned(done - 1) < unsigned(saved), gates.at + g * H, narrow<T>(gate));
       }
-      store_if(done == end, last, state_here);
-      if (S == 2) store_if(done == end, p.c_n + state, c);
+      store_if(done == end && (kSameStore || !upper), last, state_here);
+      if (!kSameStore) store_if(done == end && (S == 2 || upper), p.c_n + state, narrow<T>(c));
       gates.go_on();
       output.go_on();
-      if (S == 2) cells.go_on();
+      if (!kSameStore) cells.go_on();
     };
 
     by_turns(steps, [&](auto parity, int step) {
@@ -208,7 +219,7 @@ struct SmallForward : SmallBlock<HB> {
       put_away(step);
 #pragma unroll
       for (int g = 0; g < kOwn; ++g) {
-        const float x = fetched[kNow][g] + bias[g];
+        const float x = widen(fetched[kNow][g]) + bias[g];
         if (S == 2) {
           sum[0][g][0] = x;
         } else {
@@ -264,9 +275,11 @@ struct SmallForward : SmallBlock<HB> {
 
 // ---- Backward ---------------------------------------------------------------------------------------------------------
 
-// What was saved of a step.
+// What was saved of a step, as it was: what has just been asked for is not there to be widened.
+template <class T>
 struct SavedStep {
-  float gates[kGates], c, grad_output;
+  T gates[kGates], grad_output;
+  float c;
 };
 // What its gradients are multiplied by: dc += dh a, then d c_prev = dc forget and d gates = gates times dc (o: dh), as in
 // lstm_cell.h. That of f lacks its c_prev, which arrives later.
@@ -276,26 +289,30 @@ struct Factors {
 };
 
 template <int N, class M>
-SEAM_KERNEL Factors<N> factors_of_cell(const SavedStep& saved, float tanh_c) {
-  const float o = saved.gates[3];
-  return {M::fma(-o * tanh_c, tanh_c, o), saved.gates[1], {}};
+SEAM_KERNEL Factors<N> factors_of_cell(float f, float o, float tanh_c) {
+  return {M::fma(-o * tanh_c, tanh_c, o), f, {}};
 }
 // Of the gates i, g, f, o.
 template <class M>
-SEAM_KERNEL Factors<kGates> all_factors(const SavedStep& saved) {
-  const float i = saved.gates[0], f = saved.gates[1], g = saved.gates[2], o = saved.gates[3], t = M::tanh(saved.c);
-  Factors<kGates> factors = factors_of_cell<kGates, M>(saved, t);
+SEAM_KERNEL Factors<kGates> all_factors(float i, float f, float g, float o, float c) {
+  const float t = M::tanh(c);
+  Factors<kGates> factors = factors_of_cell<kGates, M>(f, o, t);
   factors.gates[0] = g * M::fma(-i, i, i);
   factors.gates[1] = i * M::fma(-g, g, 1.0f);
   factors.gates[2] = M::fma(-f, f, f);
   factors.gates[3] = t * M::fma(-o, o, o);
   return factors;
 }
+template <class M, class T>
+SEAM_KERNEL Factors<kGates> all_factors(const SavedStep<T>& saved) {
+  return all_factors<M>(widen(saved.gates[0]), widen(saved.gates[1]), widen(saved.gates[2]), widen(saved.gates[3]), saved.c);
+}
 // Of i and g in one of two lanes, of f and o in the other.
-template <class M>
-SEAM_KERNEL Factors<2> half_of_factors(const SavedStep& saved, int half) {
-  const float i = saved.gates[0], f = saved.gates[1], g = saved.gates[2], o = saved.gates[3], t = M::tanh(saved.c);
-  Factors<2> factors = factors_of_cell<2, M>(saved, t);
+template <class M, class T>
+SEAM_KERNEL Factors<2> half_of_factors(const SavedStep<T>& saved, int half) {
+  const float i = widen(saved.gates[0]), f = widen(saved.gates[1]), g = widen(saved.gates[2]), o = widen(saved.gates[3]);
+  const float t = M::tanh(saved.c);
+  Factors<2> factors = factors_of_cell<2, M>(f, o, t);
   const float x = half == 0 ? i : f, y = half == 0 ? g : o;
   factors.gates[0] = (half == 0 ? g : 1.0f) * M::fma(-x, x, x);
   factors.gates[1] = (half == 0 ? i : t) * M::fma(-y, y, half == 0 ? 1.0f : y);
@@ -307,16 +324,16 @@ SEAM_KERNEL Factors<2> half_of_factors(const SavedStep& saved, int half) {
 //
 // These eight are every fourth lane of a warp, because shared memory is read at full speed where the lanes that want the
 // same 16 bytes are neighbours.
-template <int HB, int S>
+template <class T, int HB, int S>
 struct SmallBackward : SmallBlock<HB> {
   using SmallBlock<HB>::kThreads;
   using SmallBlock<HB>::kUnits;
   static_assert(S == 1 || S == 2);
   static constexpr int kFour = 4, kLanes = 2 * kFour, kShare = (HB + kLanes - 1) / kLanes;  // units whose gates a lane takes
-  using Params = BackwardParams<float>;
+  using Params = BackwardParams<T>;
   struct Smem {
     // Quarters of a warp, two rows of four units, then read 16 bytes each from banks of their own.
-    StagedWeights<HB, kThreads, (HB + 15) / 32 * 32 + 16> weights;
+    StagedWeights<T, HB, kThreads, (HB + 15) / 32 * 32 + 16> weights;
     Shared<float, 2 * S * kUnits * kGates> d_gates;  // [step % 2, sequence, unit, gate], the gates as i, g, f, o
   };
 
@@ -334,40 +351,42 @@ struct SmallBackward : SmallBlock<HB> {
     const bool mine = sequence.exists && unit < H;
     const int steps = tile_steps<S>(p.sequences, first), length = mine ? sequence.length : 0;
     const int64_t state = sequence.index * p.hidden + unit;
-    const float end_h = mine && p.grad_h_n ? load(p.grad_h_n + state) : 0.0f;
-    const float end_c = mine && p.grad_c_n ? load(p.grad_c_n + state) : 0.0f;
-    const float c_0 = mine && p.c_0 && length > 0 ? load(p.c_0 + state) : 0.0f;
+    const float end_h = mine && p.grad_h_n ? widen(load(p.grad_h_n + state)) : 0.0f;
+    const float end_c = mine && p.grad_c_n ? widen(load(p.grad_c_n + state)) : 0.0f;
+    const float c_0 = mine && p.c_0 && length > 0 ? widen(load(p.c_0 + state)) : 0.0f;
     const int graded = p.grad_output.data ? length : 0;
     const float zeros[kGates] = {};
     for (int i = block.thread(); i < 2 * S * kUnits; i += kThreads) smem.d_gates.store4(i * kGates, zeros);
 
-    StepWalk<const float> gates(p.gates, sequence, unit, steps - 1, -1), cells(p.cells, sequence, unit, steps - 1, -1);
-    StepWalk<const float> grad_output(p.grad_output, sequence, unit, steps - 1, -1);
-    StepWalk<float> d_gates(p.d_gates, sequence, (S == 1 ? half * H : 0) + unit, steps - 1, -1);
+    StepWalk<const T> gates(p.gates, sequence, unit, steps - 1, -1);
+    StepWalk<const float> cells(p.cells, sequence, unit, steps - 1, -1);
+    StepWalk<const T> grad_output(p.grad_output, sequence, unit, steps - 1, -1);
+    StepWalk<T> d_gates(p.d_gates, sequence, (S == 1 ? half * H : 0) + unit, steps - 1, -1);
     // Zeros from before the end of a shorter sequence, and beyond its first step: nothing happens there.
-    const auto fetch = [&](int step, SavedStep& saved) {
+    const T zero = narrow<T>(0.0f);
+    const auto fetch = [&](int step, SavedStep<T>& saved) {
       const bool ran = unsigned(step) < unsigned(length);
 #pragma unroll
-      for (int g = 0; g < kGates; ++g) saved.gates[g] = load_if(ran, gates.at + g * H, 0.0f);
+      for (int g = 0; g < kGates; ++g) saved.gates[g] = load_if(ran, gates.at + g * H, zero);
       saved.c = load_if(ran, cells.at, step < 0 ? c_0 : 0.0f);
-      saved.grad_output = load_if(unsigned(step) < unsigned(graded), grad_output.at, 0.0f);
+      saved.grad_output = load_if(unsigned(step) < unsigned(graded), grad_output.at, zero);
       gates.go_on();
       cells.go_on();
       grad_output.go_on();
     };
-    SavedStep saved[2];  // of the step before the one that is worked on, and of the one before that
+    SavedStep<T> saved[2];  // of the step before the one that is worked on, and of the one before that
     fetch(steps - 1, saved[0]);
     fetch(steps - 2, saved[1]);
     Factors<kFactors> factors = factors_of<M>(saved[0], half);
     // The gradients of a sequence's last states come in with its last step.
-    float d_h = saved[0].grad_output + (steps == length ? end_h : 0.0f), d_c = steps == length ? end_c : 0.0f;
+    float d_h = widen(saved[0].grad_output) + (steps == length ? end_h : 0.0f), d_c = steps == length ? end_c : 0.0f;
     fetch(steps - 3, saved[0]);
     block.sync();
 
     by_turns(steps, [&](auto parity, int turn) {
       constexpr int kNow = decltype(parity)::value, kHere = kNow * S * kUnits * kGates;
       const int step = steps - 1 - turn;
-      SavedStep& before = saved[1 - kNow];
+      SavedStep<T>& before = saved[1 - kNow];
       float d[kGates];
       d_c = M::fma(d_h, factors.a, d_c);
       if constexpr (S == 1) {
@@ -394,14 +413,14 @@ struct SmallBackward : SmallBlock<HB> {
         }
       }
       const bool ran = step < length;
-      store_if(ran, d_gates.at, d[0]);
-      store_if(ran, d_gates.at + 2 * H, d[1]);
+      store_if(ran, d_gates.at, narrow<T>(d[0]));
+      store_if(ran, d_gates.at + 2 * H, narrow<T>(d[1]));
       if constexpr (S == 2) {
-        store_if(ran, d_gates.at + H, d[2]);
-        store_if(ran, d_gates.at + 3 * H, d[3]);
+        store_if(ran, d_gates.at + H, narrow<T>(d[2]));
+        store_if(ran, d_gates.at + 3 * H, narrow<T>(d[3]));
       }
       d_gates.go_on();
-      const float more_h = before.grad_output + (step == length ? end_h : 0.0f);
+      const float more_h = widen(before.grad_output) + (step == length ? end_h : 0.0f);
       sum[0][0][0] = S == 2 || half == 0 ? more_h : 0.0f;
 #pragma unroll
       for (int j = 0; j < kShare; ++j) {
@@ -432,15 +451,15 @@ struct SmallBackward : SmallBlock<HB> {
       if (S == 2) d_h = step < length ? d_h : more_h;  // whatever the weights are
     });
     if (mine && half == row) {
-      if (p.grad_h_0) store(p.grad_h_0 + state, d_h);
-      if (p.grad_c_0) store(p.grad_c_0 + state, d_c);
+      if (p.grad_h_0) store(p.grad_h_0 + state, narrow<T>(d_h));
+      if (p.grad_c_0) store(p.grad_c_0 + state, narrow<T>(d_c));
     }
   }
 
  private:
   static constexpr int kFactors = S == 1 ? 2 : kGates;
   template <class M>
-  static SEAM_KERNEL Factors<kFactors> factors_of(const SavedStep& saved, int half) {
+  static SEAM_KERNEL Factors<kFactors> factors_of(const SavedStep<T>& saved, int half) {
     if constexpr (S == 1) return half_of_factors<M>(saved, half);
     else return all_factors<M>(saved);
   }

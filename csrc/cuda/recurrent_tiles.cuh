@@ -1,4 +1,5 @@
-// The recurrence by tensor cores, for numbers of 16 bits and, where that is allowed, for float32 rounded to tf32: all steps
+// The recurrence by tensor cores, for numbers of 16 bits that recurrent_cluster_tiles.cuh does not take (larger layers, GPUs
+// without clusters) and, where that is allowed, for float32 rounded to tf32: all steps
 // of eight sequences in one launch. As in recurrent.cuh the weights stay in registers, here as the left operands of
 // tiles, and the hidden state goes round through shared memory, as the right operand.
 //

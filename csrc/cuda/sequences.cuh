@@ -20,11 +20,11 @@ struct Sequence {
 
 SEAM_KERNEL Sequence sequence_at(const Sequences& s, int64_t rank) {
   Sequence sequence;
+  sequence.reverse = s.reverse;  // also where there is none, so that strides are the same for all threads
   if (rank >= s.batch) return sequence;
   sequence.index = s.order ? load(s.order + rank) : int32_t(rank);
   sequence.length = s.length ? load(s.length + rank) : int32_t(s.steps);
   sequence.exists = true;
-  sequence.reverse = s.reverse;
   return sequence;
 }
 

@@ -8,6 +8,11 @@
 
 namespace seam::gpu {
 
+template <class Stored>
+struct KnownWeight {
+  Stored weight, score;
+};
+
 // A weight and its score as numbers of one type. Both are read without asking, so that reads need not wait for one another.
 template <class Stored>
 struct Weight {
@@ -25,7 +30,8 @@ struct Weight {
     const Wide<Stored> value = widen(load(weight + i));
     return kept(i) ? value : Wide<Stored>(0);
   }
-  // The same, and 0 where there is no such weight.
+  SEAM_KERNEL KnownWeight<Stored> known(int64_t i) const { return {load(weight + i), load(score + i)}; }
+  // As `effective`, and 0 where there is no such weight.
   SEAM_KERNEL Stored kept_or_zero(bool exists, int64_t i) const {
     return exists && kept(i) ? load(weight + i) : narrow<Stored>(Wide<Stored>(0));
   }
@@ -47,22 +53,23 @@ SEAM_KERNEL Wide<T> effective(const MaskedNumbers& m, int64_t i) {
   return with_weight<T>(m, [&](const auto& weight) { return weight.effective(i); });
 }
 
-// What the sum over all rows becomes: see reference.py.
+// What the sum over all rows becomes: see reference.py. `known`: the weight and its score.
+template <class Stored, class W>
+SEAM_KERNEL void store_gradient(const Gradient& g, int64_t i, W sum, const KnownWeight<Stored>& known) {
+  if (g.grad_score) {
+    W product = sum * widen(known.weight);
+    if (g.clamp) product = product > W(1) ? W(1) : product < W(-1) ? W(-1) : product;  // a NaN passes
+    store(static_cast<Stored*>(g.grad_score) + i, narrow<Stored>(product));
+  }
+  // As a product, so that a gradient that is not finite shows also where the weight is dropped.
+  if (g.grad_weight) {
+    const bool kept = widen(known.score) > 0 || !g.masked.score;
+    store(static_cast<Stored*>(g.grad_weight) + i, narrow<Stored>(sum * (kept ? W(1) : W(0))));
+  }
+}
 template <class T>
 SEAM_KERNEL void store_gradient(const Gradient& g, int64_t i, Wide<T> sum) {
-  with_weight<T>(g.masked, [&](const auto& weight) {
-    using Stored = std::remove_const_t<std::remove_pointer_t<decltype(weight.weight)>>;
-    using W = Wide<T>;
-    if (g.grad_score) {
-      W product = sum * widen(load(weight.weight + i));
-      if (g.clamp) product = product > W(1) ? W(1) : product < W(-1) ? W(-1) : product;  // a NaN passes
-      store(static_cast<Stored*>(g.grad_score) + i, narrow<Stored>(product));
-    }
-    // As a product, so that a gradient that is not finite shows also where the weight is dropped.
-    if (g.grad_weight) {
-      store(static_cast<Stored*>(g.grad_weight) + i, narrow<Stored>(sum * (weight.kept(i) ? W(1) : W(0))));
-    }
-  });
+  with_weight<T>(g.masked, [&](const auto& weight) { store_gradient(g, i, Wide<T>(sum), weight.known(i)); });
 }
 
 }  // namespace seam::gpu

@@ -134,6 +134,9 @@ struct BlockOf {
   float shuffle_xor(float value, int mask, Site site = Site::current()) const {
     return shuffle(value, lane() ^ mask, site);
   }
+  uint32_t shuffle_xor(uint32_t value, int mask, Site site = Site::current()) const {
+    return float_to_bits(shuffle(bits_to_float(value), lane() ^ mask, site));
+  }
   float shuffle(float value, int lane, Site site = Site::current()) const {
     if (lane < 0 || lane > 31) {
       host::machine.report("shuffle from outside the warp", site,
@@ -145,6 +148,17 @@ struct BlockOf {
       for (int k = 0; k < 32; ++k) offer(k)->received = offer(offer(k)->lane)->value;
     });
     return mine.received;
+  }
+
+  uint32_t transpose(uint32_t two, Site site = Site::current()) const {
+    uint32_t mine = two;
+    host::machine.together(*me, &mine, host::Doing::shuffle, site, [](host::Thread* lanes) {
+      uint16_t rows[8][8], columns[8][8];
+      for (int k = 0; k < 32; ++k) memcpy(&rows[k / 4][k % 4 * 2], lanes[k].offer, 4);
+      for (int i = 0; i < 64; ++i) columns[i / 8][i % 8] = rows[i % 8][i / 8];
+      for (int k = 0; k < 32; ++k) memcpy(lanes[k].offer, &columns[k / 4][k % 4 * 2], 4);
+    });
+    return mine;
   }
 
   template <class T, int N>

@@ -34,11 +34,12 @@ struct Arrivals {
   }
 };
 
-template <int N, int M>
-void send_numbers(int rank, Shared<float, N>& shared, int i, const float (&values)[M], Arrivals& arrivals,
+template <class T, int N, int M>
+void send_numbers(int rank, Shared<T, N>& shared, int i, const T (&values)[M], Arrivals& arrivals,
                   const host::Site& site) {
-  host::Message message = {nullptr, nullptr, 0, {}, M * sizeof(float)};
-  message.to = host::machine.place_in(rank, shared.memory, N, sizeof(float), i, M, site);
+  static_assert(sizeof(T) == 4);
+  host::Message message = {nullptr, nullptr, 0, {}, M * sizeof(T)};
+  message.to = host::machine.place_in(rank, shared.memory, N, sizeof(T), i, M, site);
   Arrivals* const theirs = static_cast<Arrivals*>(host::machine.place_in(rank, &arrivals, 1, sizeof(arrivals), 0, 1, site));
   if (message.to == nullptr || theirs == nullptr) return;
   memcpy(message.bytes, values, sizeof(values));
@@ -46,15 +47,16 @@ void send_numbers(int rank, Shared<float, N>& shared, int i, const float (&value
   // The round that it belongs to: none can be a round ahead of whom it is sent to.
   message.round = theirs->rounds;
   host::machine.send(message, site);
-  theirs->arrived(M * sizeof(float));
+  theirs->arrived(M * sizeof(T));
 }
-template <class B, int N>
-void send(const B&, int rank, Shared<float, N>& shared, int i, float value, Arrivals& arrivals,
+template <class B, class T, int N>
+void send(const B&, int rank, Shared<T, N>& shared, int i, T value, Arrivals& arrivals,
           host::Site site = host::Site::current()) {
-  send_numbers(rank, shared, i, {value}, arrivals, site);
+  const T one[1] = {value};
+  send_numbers(rank, shared, i, one, arrivals, site);
 }
-template <class B, int N>
-void send4(const B&, int rank, Shared<float, N>& shared, int i, const float (&values)[4], Arrivals& arrivals,
+template <class B, class T, int N>
+void send4(const B&, int rank, Shared<T, N>& shared, int i, const T (&values)[4], Arrivals& arrivals,
            host::Site site = host::Site::current()) {
   send_numbers(rank, shared, i, values, arrivals, site);
 }
