@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -130,16 +131,16 @@ class Lane:
     def read(self, report: tuple[Tensor, Tensor], looks: bool) -> Look:
         """What a report says. Raises TrainingError where a value was not finite."""
         row, bits = (part[:size] for part, size in zip(report, self.width, strict=True))  # other lanes' may be longer
-        sizes = [self.steps, 3, self._head]
-        losses, (done, failed, finite), head, rest = row.split([*sizes, len(row) - sum(sizes)])
+        sizes = [self.steps, 3, self._head, len(row) - self.steps - 3 - self._head - 2 * self._looked_at]
+        losses, (done, failed, finite), head, counts, logits = np.split(row.numpy(), np.cumsum(sizes))
         losses = losses.tolist()
         self.trainer.took(int(done), losses, int(failed))
         if not finite:
             self.trainer.check_finite()  # which says what; unless only a sum has overflowed
-        counts, logits = rest.split([len(rest) - 2 * self._looked_at, 2 * self._looked_at])
-        logits = logits.view(-1, 2).to(self.trainer.head[0].dtype) if looks and self._looked_at else None
-        kept, snapshot = self.trainer.kept_of(counts.tolist()), functools.partial(self.trainer.snapshot_of, bits, head)
-        return Look(sum(losses) / len(losses), kept, logits, snapshot)
+        looked = looks and self._looked_at
+        logits = torch.from_numpy(logits.reshape(-1, 2)).to(self.trainer.head[0].dtype) if looked else None
+        snapshot = functools.partial(self.trainer.snapshot_of, bits, torch.from_numpy(head))
+        return Look(sum(losses) / len(losses), self.trainer.kept_of(counts.tolist()), logits, snapshot)
 
 
 class Cohort:

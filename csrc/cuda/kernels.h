@@ -57,7 +57,6 @@ void train(const Device&, const TrainParams&);
 // The quicker kernel, see gate_row_steps.cuh, where its layout fits.
 // The layout of a cluster as large as pays while so many modules are trained on the device; of no blocks where none fits.
 GateRowLayout gate_row_layout(const Device&, const GateRowSizes&, int64_t modules);
-int64_t gate_row_modules(const Device&, int64_t hidden);  // that it can train at the same time
 void train_gate_rows(const Device&, const TrainParams&);  // p.layout is one of these
 
 void train_head(const Device&, const TrainHeadParams&);
