@@ -21,7 +21,8 @@ REINSTALL = "pip install --no-build-isolation --no-deps --force-reinstall ."
 ISAS = ("avx512", "avx2", "portable")
 # What the Python side calls; a module without it was built from other sources.
 NEEDED = ("build_info", "isa", "isas", "set_isa", "score_adam_")
-NEEDED += ("masked_lstm_layer", "masked_lstm_forward", "masked_lstm_backward", "SeamTrainer", "empty_scratch")
+NEEDED += ("masked_lstm_layer", "masked_lstm_layer_transformed")
+NEEDED += ("masked_lstm_forward", "masked_lstm_backward", "SeamTrainer", "empty_scratch")
 
 
 told = False  # whether loading it has warned already
