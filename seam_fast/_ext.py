@@ -67,6 +67,8 @@ def why_not_built() -> str:
 
 def advice() -> str:
     """What to do where nothing is compiled, as the end of a sentence; "" where the reason says it."""
+    if is_disabled():
+        return ""
     here = Path(__file__).resolve().parent
     command = f"cd {here.parent} && {sys.executable} setup.py build_ext --inplace"
     if there := compiled_elsewhere():
