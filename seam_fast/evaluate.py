@@ -14,7 +14,9 @@ from .seam_module import SeamModule
 
 def check_corpus(base: LSTMClassifier, corpus: Corpus) -> None:
     """Raises TrainingError where a corpus numbers words or classes otherwise than a base, as far as both say."""
-    way_out = "load it by the base: load_corpus(folder, name, base=base), or load_r8(base=base)"
+    way_out = (
+        "load it by the base: load_corpus(folder, name, base=base), or load_r8(base=base), as the command line does"
+    )
     if base.vocab_size != corpus.vocab_size or base.num_classes != corpus.num_classes:
         raise TrainingError(
             f"the base knows {base.vocab_size} words and {base.num_classes} classes, the corpus has "
