@@ -569,8 +569,9 @@ def run_evaluate(arguments) -> int:
     base_path, named = (arguments.base, None) if arguments.base else find_base_beside(path)
     base = load_base(arguments, base_path)
     dataset = arguments.dataset or named or base.info.get("corpus") or "r8"
+    module = None if base.class_names is None else load_module(path, base, arguments.target, base)
     documents, source = documents_to_judge_on(base, dataset, arguments)
-    module = load_module(path, base, arguments.target, documents if base.class_names is None else base)
+    module = module or load_module(path, base, arguments.target, documents)
     if base.vocabulary is None and module.card.get("data_hash") not in (None, documents.data_hash):
         raise CheckpointError(
             f"{path}: its base does not say its words, and these are not the documents it was trained on, by which "
