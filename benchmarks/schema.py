@@ -303,7 +303,7 @@ VMAP_ROW = {
     "rounds": int,
     "loops": each(int),
     "ms": each(SPREAD),
-    "ratio": SPREAD,
+    "against": each(SPREAD),
     "agreement": AGREEMENT,
 }
 VMAP = BENCH_HEADER | {

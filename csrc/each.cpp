@@ -1,10 +1,15 @@
 // Calls of the layer on the CPU, side by side, each writing its part of the results.
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
+#include <c10/core/thread_pool.h>
 
 #include <algorithm>
-#include <atomic>
+#include <condition_variable>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
 
 #include "layer.h"
 #include "memory.h"
@@ -18,17 +23,64 @@ namespace {
 
 constexpr Accepted kOnCpu = {at::kCPU, false};
 
-// body(i) for each call, by one thread, whichever is free; or one after the other where there are fewer calls than threads
-// to share a single one.
+// Calls that several threads take one after the other. Who takes them first does not matter to what they give.
+struct Queue {
+  explicit Queue(int64_t calls) : calls(calls) {}
+  const int64_t calls;
+  std::mutex mutex;
+  std::condition_variable idle;
+  int64_t next = 0, running = 0;
+  std::exception_ptr error;
+};
+
+// Makes calls as long as there are any that nobody has taken.
 template <class Body>
-void each(int64_t count, double operations, const Body& body) {
-  const bool one_by_one = threads_for(operations) > count;
-  const int64_t threads = one_by_one ? 1 : std::min<int64_t>(at::get_num_threads(), count);
-  std::atomic<int64_t> next = 0;
-  share(threads, threads, [&](int64_t, int64_t, int64_t) {
-    const at::NoGradGuard no_grad;  // of this thread
-    for (int64_t i = next++; i < count; i = next++) body(i);
-  });
+void work(Queue& queue, const Body& body) {
+  const at::NoGradGuard no_grad;  // of this thread
+  std::unique_lock lock(queue.mutex);
+  while (queue.next < queue.calls) {
+    const int64_t i = queue.next++;
+    ++queue.running;
+    lock.unlock();
+    std::exception_ptr error;
+    works_alone = true;
+    try {
+      body(i);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    works_alone = false;
+    lock.lock();
+    --queue.running;
+    if (error) queue.error = error, queue.next = queue.calls;
+  }
+  if (queue.running == 0) queue.idle.notify_all();
+}
+
+// Threads that help. Not torch's own: whoever shares work among those waits for all of them, and on a busy machine one
+// that is late costs many times what the calls take. These are waited for only where they have begun a call.
+c10::ThreadPool& helpers() {
+  static c10::ThreadPool* const pool = new c10::ThreadPool(std::max(int(std::thread::hardware_concurrency()) - 1, 1));
+  return *pool;
+}
+
+// body(i) for each call, by one thread; or one after the other where there are fewer calls than threads to share a
+// single one.
+template <class Body>
+void each(int64_t calls, double operations, const Body& body) {
+  const int64_t threads = std::min<int64_t>(at::get_num_threads(), calls);
+  if (threads == 1 || works_alone || threads_for(operations) > calls) {
+    for (int64_t i = 0; i < calls; ++i) body(i);
+    return;
+  }
+  const auto queue = std::make_shared<Queue>(calls);
+  for (int64_t helper = 1; helper < threads; ++helper) {
+    helpers().run([queue, &body] { work(*queue, body); });  // whoever comes late finds no call, and does not use body
+  }
+  work(*queue, body);
+  std::unique_lock lock(queue->mutex);
+  queue->idle.wait(lock, [&] { return queue->running == 0; });
+  if (queue->error) std::rethrow_exception(queue->error);
 }
 
 // Tensor k of call i.
@@ -62,10 +114,10 @@ struct Arguments {
   }
 };
 
-Tensor stack_of(at::IntArrayRef sizes, int64_t calls, const Tensor& like, bool zeroed) {
+Tensor stack_of(at::IntArrayRef sizes, int64_t calls, const Tensor& like) {
   std::vector<int64_t> all = {calls};
   all.insert(all.end(), sizes.begin(), sizes.end());
-  return zeroed ? at::zeros(all, like.options()) : at::empty(all, like.options());
+  return at::empty(all, like.options());
 }
 
 }  // namespace
@@ -76,9 +128,8 @@ variable_list forward_each(const Calls& calls, const variable_list& tensors) {
   const Layer l = check_layer(kOnCpu, a.input, a.h_0, a.c_0, a.weights, a.scores, a.lengths);
   const int64_t saved = calls.save ? saved_size(l) : 0;
   const int64_t states[] = {l.D, l.B, l.H};
-  const variable_list results = {stack_of({l.T, l.B, l.D * l.H}, calls.size, a.input, false),
-                                 stack_of(states, calls.size, a.input, false),
-                                 stack_of(states, calls.size, a.input, false),
+  const variable_list results = {stack_of({l.T, l.B, l.D * l.H}, calls.size, a.input),
+                                 stack_of(states, calls.size, a.input), stack_of(states, calls.size, a.input),
                                  empty_scratch(calls.size * saved, a.input.options()).view({calls.size, saved})};
   each(calls.size, operations(l, a.weights), [&](int64_t i) {
     const Arguments own(calls, tensors, 0, i);
@@ -98,12 +149,15 @@ variable_list backward_each(const Calls& calls, const std::vector<bool>& needs, 
   for (int64_t k = 0; k < calls.tensors(); ++k) {
     const Tensor& t = tensors[kGrads + k];
     if (!needs[k] || !t.defined()) continue;
-    results[k] = stack_of(t.sizes().slice(calls.leading[kGrads + k]), calls.size, a.input, k >= kWeights);
+    results[k] = stack_of(t.sizes().slice(calls.leading[kGrads + k]), calls.size, a.input);
   }
   each(calls.size, 2 * operations(l, a.weights), [&](int64_t i) {
     const Arguments own(calls, tensors, kGrads, i);
     const auto of_call = [&](int64_t k) {
-      return results[k].defined() ? OptionalTensor(results[k].select(0, i)) : std::nullopt;
+      if (!results[k].defined()) return OptionalTensor();
+      const Tensor own_part = results[k].select(0, i);
+      if (k >= kWeights) std::memset(own_part.mutable_data_ptr(), 0, own_part.nbytes());
+      return OptionalTensor(own_part);
     };
     LstmGradients grads{of_call(kInput), of_call(kH0), of_call(kC0), {}, {}};
     for (int64_t k = kWeights; k < kWeights + count; ++k) {

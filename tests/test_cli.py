@@ -367,20 +367,8 @@ def test_reference_command_line_over_a_base_of_other_names(here):
     parts = {"rnn": torch.nn.LSTM(4, 3), "e": torch.nn.Embedding(corpus.vocab_size, 4), "fc": torch.nn.Linear(3, 3)}
     state = torch.nn.ModuleDict(parts).state_dict()
     torch.save({"a": state, "b": dict(state)}, "theirs.pt")
-    flags = [
-        *[
-            "--target_class",
-            "1",
-            "--base",
-            "theirs.pt",
-            "--read",
-            "last_word",
-            "--tokenizer",
-            "spaces",
-            "--n_epochs",
-            "1",
-        ]
-    ]
+    flags = ["--target_class", "1", "--n_epochs", "1", "--base", "theirs.pt", "--read", "last_word"]
+    flags += ["--tokenizer", "spaces"]
     for more, sentence in (
         ("", "on the command line --key-map lstm=NAME"),
         ("--key-map lstm=a.rnn --min-count 2", "--min-count has no effect over a base"),
