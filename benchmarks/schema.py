@@ -309,6 +309,7 @@ VMAP_ROW = {
 VMAP = BENCH_HEADER | {
     "machine": MACHINE | {"load": {"before": [float], "after": [float], "busy": maybe(float)}},
     "method": str,
+    "alone": bool,
     "seeds": each(int),
     "rows": [VMAP_ROW],
 }
