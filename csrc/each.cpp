@@ -1,17 +1,10 @@
 // Calls of the layer on the CPU, side by side, each writing its part of the results.
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <c10/core/thread_pool.h>
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
-#include <condition_variable>
 #include <cstring>
-#include <exception>
-#include <memory>
-#include <mutex>
-#include <thread>
 
 #include "layer.h"
 #include "memory.h"
@@ -25,79 +18,18 @@ namespace {
 
 constexpr Accepted kOnCpu = {at::kCPU, false};
 
-// Calls that several threads take one after the other. Who takes them first does not matter to what they give.
-struct Queue {
-  explicit Queue(int64_t calls) : calls(calls) {}
-  const int64_t calls;
-  std::mutex mutex;
-  std::condition_variable idle;
-  int64_t next = 0, running = 0;
-  std::exception_ptr error;
-};
-
-// Makes calls as long as there are any that nobody has taken.
-template <class Body>
-void work(Queue& queue, const Body& body) {
-  const at::NoGradGuard no_grad;  // of this thread
-  std::unique_lock lock(queue.mutex);
-  while (queue.next < queue.calls) {
-    const int64_t i = queue.next++;
-    ++queue.running;
-    lock.unlock();
-    std::exception_ptr error;
-    works_alone = true;
-    try {
-      body(i);
-    } catch (...) {
-      error = std::current_exception();
-    }
-    works_alone = false;
-    lock.lock();
-    --queue.running;
-    if (error) queue.error = error, queue.next = queue.calls;
-  }
-  if (queue.running == 0) queue.idle.notify_all();
-}
-
-// Threads that help. Not torch's own: whoever shares work among those waits for all of them, and on a busy machine one
-// that is late costs many times what the calls take. These are waited for only where they have begun a call.
-c10::ThreadPool& helpers() {
-  static c10::ThreadPool* const pool = new c10::ThreadPool(std::max(int(std::thread::hardware_concurrency()) - 1, 1));
-  return *pool;
-}
-
-// A helper that has nothing to do looks out for the next queue for a while before it sleeps, since the backward pass
-// comes soon after the forward pass, and to be woken takes a fifth of what a call of R8's layer takes.
-std::atomic<int64_t> queues = 0;
-void stay_awake() {
-  using Clock = std::chrono::steady_clock;
-  const int64_t seen = queues;
-  for (const auto end = Clock::now() + std::chrono::microseconds(300); queues == seen && Clock::now() < end;) {
-    std::this_thread::yield();
-  }
-}
-
-// body(i) for each call, by one thread; or one after the other where there are fewer calls than threads to share a
-// single one.
+// body(i) for each call, by one thread, whichever is free; or one after the other where there are fewer calls than
+// threads to share a single one. By torch's own threads: others would wait for those, which keep a core busy for a while
+// after each op that they have shared.
 template <class Body>
 void each(int64_t calls, double operations, const Body& body) {
-  const int64_t threads = std::min<int64_t>(at::get_num_threads(), calls);
-  if (threads == 1 || works_alone || threads_for(operations) > calls) {
-    for (int64_t i = 0; i < calls; ++i) body(i);
-    return;
-  }
-  const auto queue = std::make_shared<Queue>(calls);
-  for (int64_t helper = 1; helper < threads; ++helper) {
-    helpers().run([queue, &body] {
-      work(*queue, body);  // whoever comes late finds no call, and does not use body
-      stay_awake();
-    });
-  }
-  ++queues;  // now that there is something to find
-  work(*queue, body);
-  std::unique_lock lock(queue->mutex);
-  queue->idle.wait(lock, [&] { return queue->running == 0; });
-  if (queue->error) std::rethrow_exception(queue->error);
+  const bool one_by_one = threads_for(operations) > calls;
+  const int64_t threads = one_by_one ? 1 : std::min<int64_t>(at::get_num_threads(), calls);
+  std::atomic<int64_t> next = 0;
+  share(threads, threads, [&](int64_t, int64_t, int64_t) {
+    const at::NoGradGuard no_grad;  // of this thread
+    for (int64_t i = next++; i < calls; i = next++) body(i);
+  });
 }
 
 // Tensor k of call i.

@@ -9,13 +9,10 @@ constexpr double kWorthSharing = 4e7;  // operations: below, waking a thread cos
 
 inline int64_t threads_for(double operations) { return operations < kWorthSharing ? 1 : at::get_num_threads(); }
 
-// Whether this thread is one of many that have their own work each, and shares none of it.
-inline thread_local bool works_alone = false;
-
 // body(begin, end, thread), 0 <= thread < threads
 template <class Body>
 void share(int64_t tasks, int64_t threads, const Body& body) {
-  if (threads == 1 || tasks == 1 || works_alone || at::in_parallel_region()) {
+  if (threads == 1 || tasks == 1 || at::in_parallel_region()) {
     if (tasks > 0) body(int64_t(0), tasks, int64_t(0));
     return;
   }
