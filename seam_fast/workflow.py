@@ -341,5 +341,8 @@ def check_writable(path: Path, suffixes: tuple[str, ...]) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.lstat(path)  # says whether the name is too long
     trial = unfinished(path)
-    trial.touch(exist_ok=False)
+    try:
+        trial.touch(exist_ok=False)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written ({error.strerror})", str(path)) from None
     trial.unlink()

@@ -226,6 +226,7 @@ def test_several_lstms(file):
     assert_same(LSTMClassifier.load(path, key_map={"lstm": "model.rnn"}), theirs)
     assert_same(LSTMClassifier.load(path, key_map={"lstm": "ema.rnn"}), other)
     assert_same(LSTMClassifier.load(path, ignore_keys=["ema"]), theirs)
+    refused(path, "holds no emb, which is to be ignored", ignore_keys=["ema", "emb"])
 
 
 def test_tensors_of_other_names_one_by_one(file):
