@@ -57,7 +57,7 @@ bool wants_gradient(const Tensor& t) {
 
 void check_differentiable(const functorch::DynamicLayer& level, const variable_list& tensors) {
   TORCH_CHECK(level.key() == TransformType::Grad || level.key() == TransformType::Jvp,
-              "masked_lstm: the compiled kernels know no torch.func.functionalize; call it with backend='torch'");
+              "torch.func.functionalize is not supported for masked layers: leave it out, or use what to_lstm() gives");
   if (level.key() == TransformType::Grad) return;
   for (const Tensor& t : tensors) {
     TORCH_CHECK(!t.defined() || !t._fw_grad(0).defined(),

@@ -28,6 +28,16 @@ def refuse_to_be_compiled() -> None:
         )
 
 
+def refuse_to_be_functionalized() -> None:
+    """torch has no rule for functions like ours within torch.func.functionalize, and no sentence that says so."""
+    kind = torch._C._functorch.TransformType.Functionalize
+    if are_active() and any(level.key() == kind for level in torch._C._functorch.get_interpreter_stack()):
+        raise RuntimeError(
+            "torch.func.functionalize is not supported for masked layers: leave it out, or use what to_lstm(), "
+            "to_linear() or to_embedding() gives"
+        )
+
+
 def are_batched(tensors) -> bool:
     """Whether some of them are many in one, be it by torch.func.vmap or by ``is_grads_batched`` of torch.autograd."""
     key = torch._C._parse_dispatch_key("Batched")

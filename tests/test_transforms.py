@@ -4,7 +4,7 @@ import pytest
 import torch
 from lstm_cases import CPU_KERNELS, Case, each_kernel, kernel, leaves  # noqa: F401
 from torch.autograd.functional import jacobian
-from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.func import functional_call, functionalize, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from seam_fast import MaskedLSTM, ScoreAdam, _ext, masked_embedding, masked_linear, masked_lstm, reference
 
@@ -244,6 +244,19 @@ def test_forward_mode_names_the_twin(kernel):  # noqa: F811
         jvp(
             lambda score: reference.masked_lstm(input, hx, weights, [score, *scores[1:]])[0], (scores[0],), (scores[0],)
         )
+
+
+@each_kernel
+def test_functionalize_is_refused(kernel):  # noqa: F811
+    function, scores = call(CASES[0], kernel)
+    linear = lambda score: masked_linear(torch.ones(1, 3).double(), score, None, score)  # noqa: E731
+    for transformed, argument in (
+        (functionalize(function), scores),
+        (functionalize(vmap(function)), stacks(scores, 2)),
+        (functionalize(linear), torch.ones(2, 3).double()),
+    ):
+        with pytest.raises(RuntimeError, match="functionalize is not supported for masked layers: leave it out"):
+            transformed(argument)
 
 
 def test_second_derivatives_by_torch_func():
