@@ -35,6 +35,7 @@ CPU_SOURCES = [
     "csrc/layer.cpp",
     "csrc/masked_lstm.cpp",
     "csrc/each.cpp",
+    "csrc/transforms.cpp",
     "csrc/score_adam.cpp",
     "csrc/gap_rules.cpp",
     "csrc/class_logits.cpp",
@@ -230,7 +231,7 @@ class Plan:
         return make(
             NAME,
             sources,
-            include_dirs=[str(HERE / "csrc")],
+            include_dirs=[str(HERE / "csrc"), str(HERE / "csrc" / "torch_lacks")],
             define_macros=macros if self.without_cuda else [*macros, ("SEAM_WITH_CUDA", None)],
             extra_compile_args=arguments,
             extra_link_args=link,

@@ -111,6 +111,12 @@ def ratios_only(record: dict) -> str:
     return f"With all sides held to {isa}, times as fast as torch (bold: slower) at I, H, B, T of {'; '.join(found)}."
 
 
+def vmap_range(record: dict) -> str:
+    """How many times as fast vmap is as the loop with more threads than one."""
+    ratios = [row["against"]["loop"]["median"] for row in record["rows"] if row["threads"] > 1]
+    return f"{min(ratios):.2g} to {max(ratios):.2g} times"
+
+
 def own_processes(record: dict) -> str:
     """How the step times of processes of their own differ: the reference's, and the ratios against it."""
     rows = record["rows"]
@@ -153,6 +159,8 @@ BLOCKS = {
     "op_peak": lambda: peak_share(load("masked_lstm")),
     "op_memory": lambda: memory_share(load("masked_lstm")),
     "op": lambda: block("masked_lstm", op.pair, op.losses, peak, op.others, picture("op", words="ratios of the op")),
+    "vmap": lambda: block("vmap_scores", op.vmap),
+    "vmap_range": lambda: vmap_range(load("vmap_scores")),
     "op_avx2": lambda: block("masked_lstm_avx2", ratios_only),
     "step": lambda: block("step", step.steps, picture("step", words="times of a step"), step.memory, step.vocabulary),
     "step_own": lambda: block("step_own_processes", own_processes),

@@ -303,12 +303,13 @@ VMAP_ROW = {
     "rounds": int,
     "loops": each(int),
     "ms": each(SPREAD),
-    "ratio": SPREAD,
+    "against": each(SPREAD),
     "agreement": AGREEMENT,
 }
 VMAP = BENCH_HEADER | {
     "machine": MACHINE | {"load": {"before": [float], "after": [float], "busy": maybe(float)}},
     "method": str,
+    "alone": bool,
     "seeds": each(int),
     "rows": [VMAP_ROW],
 }

@@ -53,6 +53,22 @@ def other(row: dict, name: str) -> str:
     return f"{ms} ({ratio(found['ratio'], False)})" if "ratio" in found else ms
 
 
+def vmap(record: dict) -> str:
+    """Many sets of scores by vmap beside the loops over them: a row a layer and number of sets."""
+    threads = list(dict.fromkeys(row["threads"] for row in record["rows"]))
+    head = ["I, H, B, T", "sets"]
+    for count in threads:
+        head += [
+            f"{count} thread{'s' * (count > 1)}: loop / of `torch.func.grad` / vmap, ms",
+            "times as fast as the loop",
+        ]
+    found: dict[tuple, list[str]] = {}
+    for row in record["rows"]:
+        times = " / ".join(number(row["ms"][name]["median"]) for name in ("loop", "func_loop", "vmap"))
+        found.setdefault((sizes(row), str(row["modules"])), []).extend([times, ratio(row["against"]["loop"])])
+    return table(head, [[*key, *figures] for key, figures in found.items()])
+
+
 def losses(record: dict) -> str:
     """Sentences on the shapes at which torch is faster."""
 

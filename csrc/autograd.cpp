@@ -1,7 +1,8 @@
 // The masked LSTM layer in autograd's graph. In C++, because a node in Python costs tens of microseconds a call, where a
 // layer of 50 units takes some 400 for a batch of five.
+#include "autograd.h"
+
 #include <ATen/SavedTensorHooks.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/graph_task.h>
 
 #include "ops.h"
@@ -12,17 +13,14 @@ namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
-using torch::autograd::variable_list;
 
-OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
-Tensor undefined_if_none(const OptionalTensor& t) { return t ? *t : Tensor(); }
-
-// Passes gradients on, as results of `sources`, and refuses to be differentiated.
+// Gives what was computed already a place behind `sources` in the graph, and refuses to be differentiated.
 struct OnlyOnce : Function<OnlyOnce> {
-  static variable_list forward(AutogradContext*, at::TensorList grads, at::TensorList /*sources*/) {
-    variable_list same;
-    for (const Tensor& grad : grads) same.push_back(grad.view_as(grad));
-    return same;
+  struct Computed {
+    variable_list results;
+  };
+  static variable_list forward(AutogradContext*, const Computed& computed, at::TensorList /*sources*/) {
+    return computed.results;
   }
   static variable_list backward(AutogradContext*, const variable_list&) {
     TORCH_CHECK(false,
@@ -30,25 +28,6 @@ struct OnlyOnce : Function<OnlyOnce> {
                 "slower and differentiable as often as wanted");
   }
 };
-
-// A second derivative is to meet the refusal wherever it starts from.
-void differentiate_only_once(variable_list& results, const variable_list& grads, const variable_list& kept) {
-  variable_list found, sources;
-  for (const Tensor& result : results) {
-    if (result.defined()) found.push_back(result);
-  }
-  for (const variable_list* tensors : {&grads, &kept}) {
-    for (const Tensor& t : *tensors) {
-      if (t.defined() && t.requires_grad()) sources.push_back(t);
-    }
-  }
-  if (found.empty() || sources.empty()) return;
-  const variable_list once = OnlyOnce::apply(at::TensorList(found), at::TensorList(sources));
-  size_t next = 0;
-  for (Tensor& result : results) {
-    if (result.defined()) result = once[next++];
-  }
-}
 
 // Many gradients as one tensor, which has no memory of its own: what `is_grads_batched` makes of them (the first key).
 void refuse_batched(const variable_list& grads) {
@@ -111,7 +90,7 @@ struct MaskedLstmLayer : Function<MaskedLstmLayer> {
     for (int64_t i = 0; i < count; ++i) {
       if (masked >> i & 1) results[at++] = undefined_if_none(of_scores[i]);
     }
-    if (at::GradMode::is_enabled()) differentiate_only_once(results, grads, kept);  // create_graph
+    if (at::GradMode::is_enabled()) differentiate_only_once(results, {&grads, &kept});  // create_graph
     return results;
   }
 
@@ -129,6 +108,24 @@ struct MaskedLstmLayer : Function<MaskedLstmLayer> {
 bool wants_gradient(const OptionalTensor& t) { return t && t->requires_grad(); }
 
 }  // namespace
+
+void differentiate_only_once(variable_list& results, std::initializer_list<const variable_list*> sources) {
+  variable_list found, tracked;
+  for (const Tensor& result : results) {
+    if (result.defined()) found.push_back(result);
+  }
+  for (const variable_list* tensors : sources) {
+    for (const Tensor& t : *tensors) {
+      if (t.defined() && t.requires_grad()) tracked.push_back(t);
+    }
+  }
+  if (found.empty() || tracked.empty()) return;
+  const variable_list once = OnlyOnce::apply(OnlyOnce::Computed{std::move(found)}, at::TensorList(tracked));
+  size_t next = 0;
+  for (Tensor& result : results) {
+    if (result.defined()) result = once[next++];
+  }
+}
 
 std::tuple<Tensor, Tensor, Tensor> masked_lstm_layer(const Tensor& input, const OptionalTensor& h_0,
                                                      const OptionalTensor& c_0, const std::vector<Tensor>& weights,

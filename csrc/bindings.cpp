@@ -96,11 +96,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         arg("input"), arg("output"), arg("h_0"), arg("c_0"), arg("saved"), arg("weights"), arg("scores"),
         arg("lengths"), arg("need_input"), arg("need_h_0"), arg("need_c_0"), arg("need_weights"), arg("need_scores"),
         arg("overwrite_saved") = false, arg("clamp") = true, NoGil(), "See csrc/ops.h.");
-  m.def("masked_lstm_forward_each", &seam::masked_lstm_forward_each, arg("calls"), arg("save"), NoGil(),
-        "See csrc/ops.h.");
-  m.def("masked_lstm_backward_each", &seam::masked_lstm_backward_each, arg("calls"), arg("need_input"),
-        arg("need_h_0"), arg("need_c_0"), arg("need_weights"), arg("need_scores"), arg("clamp"), NoGil(),
-        "See csrc/ops.h.");
+  m.def("masked_lstm_layer_transformed", &seam::masked_lstm_layer_transformed, arg("input"), arg("h_0"), arg("c_0"),
+        arg("weights"), arg("scores"), arg("lengths"), arg("clamp") = true, NoGil(), "See csrc/ops.h.");
   m.def("score_adam_", &seam::score_adam, arg("score"), arg("grad"), arg("exp_avg"), arg("exp_avg_sq"),
         arg("weight"), arg("effective"), arg("lr"), arg("beta1"), arg("beta2"), arg("eps"), arg("step"),
         arg("penalty"), NoGil(), "See csrc/ops.h.");

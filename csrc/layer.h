@@ -17,6 +17,9 @@ struct Layer {
   bool biases() const { return per_direction == 4; }
 };
 
+// Elements that the CPU's forward pass saves: activated gates and cell states.
+inline int64_t saved_size(const Layer& l) { return l.D * l.T * l.B * (kGates + 1) * l.H; }
+
 // Which tensors a device's kernels take.
 struct Accepted {
   c10::DeviceType device;

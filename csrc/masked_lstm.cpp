@@ -141,24 +141,11 @@ void zero_after_end(const Tensor& t, const Plan& plan, int64_t T) {
   }
 }
 
-}  // namespace
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> masked_lstm_forward(const Tensor& input, const OptionalTensor& h_0,
-                                                               const OptionalTensor& c_0,
-                                                               const std::vector<Tensor>& weights,
-                                                               const std::vector<OptionalTensor>& scores,
-                                                               const OptionalTensor& lengths, bool batch_first_output,
-                                                               bool save) {
-#ifdef SEAM_WITH_CUDA
-  if (input.is_cuda()) {
-    return gpu::masked_lstm_forward(input, h_0, c_0, weights, scores, lengths, batch_first_output, save);
-  }
-#endif
-  const Layer l = check_layer(kAccepted, input, h_0, c_0, weights, scores, lengths);
+void forward_into(const Layer& l, const Tensor& input, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                  const std::vector<Tensor>& weights, const std::vector<OptionalTensor>& scores,
+                  const OptionalTensor& lengths, bool save, const Tensor& output, const Tensor& h_n, const Tensor& c_n,
+                  const Tensor& saved) {
   const Plan plan(l.T, l.B, l.D, lengths ? lengths->const_data_ptr<int64_t>() : nullptr);
-  const Tensor output = empty_rows(l.T, l.B, l.D * l.H, batch_first_output, input);
-  const Tensor h_n = at::empty({l.D, l.B, l.H}, input.options()), c_n = at::empty_like(h_n);
-  const Tensor saved = empty_scratch(save ? l.D * l.T * l.B * (kGates + 1) * l.H : 0, input.options());
   const Tensor zeros = at::zeros({l.H}, input.options());
   if (lengths) zero_after_end(output, plan, l.T);
   AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), "masked_lstm_forward", [&] {
@@ -177,17 +164,40 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> masked_lstm_forward(const Tensor& inp
       forward_direction(p, l, plan, input);
     }
   });
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> masked_lstm_forward(const Tensor& input, const OptionalTensor& h_0,
+                                                               const OptionalTensor& c_0,
+                                                               const std::vector<Tensor>& weights,
+                                                               const std::vector<OptionalTensor>& scores,
+                                                               const OptionalTensor& lengths, bool batch_first_output,
+                                                               bool save) {
+#ifdef SEAM_WITH_CUDA
+  if (input.is_cuda()) {
+    return gpu::masked_lstm_forward(input, h_0, c_0, weights, scores, lengths, batch_first_output, save);
+  }
+#endif
+  const Layer l = check_layer(kAccepted, input, h_0, c_0, weights, scores, lengths);
+  const Tensor output = empty_rows(l.T, l.B, l.D * l.H, batch_first_output, input);
+  const Tensor h_n = at::empty({l.D, l.B, l.H}, input.options()), c_n = at::empty_like(h_n);
+  const Tensor saved = empty_scratch(save ? saved_size(l) : 0, input.options());
+  forward_into(l, input, h_0, c_0, weights, scores, lengths, save, output, h_n, c_n, saved);
   return {output, h_n, c_n, saved};
+}
+
+void masked_lstm_forward_into(const Tensor& input, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                              const std::vector<Tensor>& weights, const std::vector<OptionalTensor>& scores,
+                              const OptionalTensor& lengths, bool save, const Tensor& output, const Tensor& h_n,
+                              const Tensor& c_n, const Tensor& saved) {
+  const Layer l = check_layer(kAccepted, input, h_0, c_0, weights, scores, lengths);
+  forward_into(l, input, h_0, c_0, weights, scores, lengths, save, output, h_n, c_n, saved);
 }
 
 // ---- Backward -----------------------------------------------------------------------------------------------------------
 
 namespace {
-
-struct Gradients {
-  OptionalTensor input, h_0, c_0;
-  std::vector<OptionalTensor> weights, scores;
-};
 
 // Gradients of h_n, c_n by sequence -> by rank; and back for those of h_0, c_0.
 template <typename T>
@@ -263,6 +273,67 @@ void finish(const T* sum, const Tensor& weight, const OptionalTensor& score, con
   });
 }
 
+void backward_into(const Layer& l, const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
+                   const OptionalTensor& grad_c_n, const Tensor& input, const Tensor& output, const OptionalTensor& h_0,
+                   const OptionalTensor& c_0, const Tensor& saved, const std::vector<Tensor>& weights,
+                   const std::vector<OptionalTensor>& scores, const OptionalTensor& lengths, const LstmGradients& grads,
+                   bool overwrite_saved, bool clamp) {
+  const Tensor activations = saved.contiguous();  // written to only if it may be overwritten
+  const Plan plan(l.T, l.B, l.D, lengths ? lengths->const_data_ptr<int64_t>() : nullptr);
+
+  if (grads.input && lengths) zero_after_end(*grads.input, plan, l.T);
+  std::vector<Tensor> sums(weights.size());  // of an effective weight's gradient; a direction's biases share one
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (int64_t(i) % l.per_direction >= 2) continue;
+    if (grads.weights[i]) sums[i] = *grads.weights[i];
+    else if (grads.scores[i]) sums[i] = *grads.scores[i];
+  }
+  const Tensor zeros = at::zeros({l.H}, input.options());
+  const Tensor d_h = at::empty({l.B, l.H}, input.options()), d_c = at::empty_like(d_h);
+
+  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), "masked_lstm_backward", [&] {
+    for (int64_t d = 0; d < l.D; ++d) {
+      Kept kept;
+      const int64_t state = d * l.B * l.H, first = d * l.per_direction;
+      MaskedLstmBackwardParams<scalar_t> p{};
+      describe(p, l, plan, d, input, h_0, c_0, weights, scores, zeros, kept);
+      const Rows<const scalar_t> states = kept.rows<scalar_t>(output, d * l.H);
+      p.output = {const_cast<scalar_t*>(states.data), states.time_stride, states.sequence_stride};  // only read
+      p.save = true;
+      p.gates = const_cast<scalar_t*>(activations.const_data_ptr<scalar_t>()) + d * l.T * l.B * (kGates + 1) * l.H;
+      p.cells = p.gates + plan.rows() * kGates * l.H;
+      p.grad_output = kept.rows<scalar_t>(grad_output, d * l.H);
+      if (grads.input) p.grad_input = writable_rows<scalar_t>(*grads.input);
+      p.add_to_grad_input = d > 0;
+      p.need_h_0 = grads.h_0.has_value();
+      p.d_h = d_h.mutable_data_ptr<scalar_t>();
+      p.d_c = d_c.mutable_data_ptr<scalar_t>();
+      const scalar_t *h_n = kept.contiguous<scalar_t>(grad_h_n), *c_n = kept.contiguous<scalar_t>(grad_c_n);
+      gather_ranks(p.d_h, h_n ? h_n + state : nullptr, plan, l.H);
+      gather_ranks(p.d_c, c_n ? c_n + state : nullptr, plan, l.H);
+      if (sums[first].defined()) p.sum_ih = sums[first].mutable_data_ptr<scalar_t>();
+      if (sums[first + 1].defined()) p.sum_hh = sums[first + 1].mutable_data_ptr<scalar_t>();
+      Tensor sum_bias;
+      if (l.biases() && (grads.weights[first + 2] || grads.weights[first + 3] || grads.scores[first + 2] ||
+                         grads.scores[first + 3])) {
+        sum_bias = at::zeros({kGates * l.H}, input.options());
+        p.sum_bias = sum_bias.mutable_data_ptr<scalar_t>();
+      }
+
+      backward_direction(p, l, plan, input, overwrite_saved);
+
+      if (grads.h_0) scatter_ranks(grads.h_0->mutable_data_ptr<scalar_t>() + state, p.d_h, plan, l.H);
+      if (grads.c_0) scatter_ranks(grads.c_0->mutable_data_ptr<scalar_t>() + state, p.d_c, plan, l.H);
+      for (int64_t i = first; i < first + l.per_direction; ++i) {
+        const Tensor& sum = i - first < 2 ? sums[i] : sum_bias;
+        if (!grads.weights[i] && !grads.scores[i]) continue;
+        finish<scalar_t>(sum.const_data_ptr<scalar_t>(), weights[i], scores[i], grads.weights[i], grads.scores[i],
+                         clamp);
+      }
+    }
+  });
+}
+
 }  // namespace
 
 std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, std::vector<OptionalTensor>, std::vector<OptionalTensor>>
@@ -280,76 +351,36 @@ masked_lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& gr
   }
 #endif
   const Layer l = check_layer(kAccepted, input, h_0, c_0, weights, scores, lengths);
-  const size_t count = weights.size();
-  check_backward(l, grad_output, grad_h_n, grad_c_n, input, output, saved, l.D * l.T * l.B * (kGates + 1) * l.H,
-                 need_weights.size(), need_scores.size());
-  const Tensor activations = saved.contiguous();  // written to only if it may be overwritten
-  const Plan plan(l.T, l.B, l.D, lengths ? lengths->const_data_ptr<int64_t>() : nullptr);
-
-  Gradients grads;
-  if (need_input) {
-    grads.input = empty_rows(l.T, l.B, l.I, is_batch_first(input), input);
-    if (lengths) zero_after_end(*grads.input, plan, l.T);
-  }
+  check_backward(l, grad_output, grad_h_n, grad_c_n, input, output, saved, saved_size(l), need_weights.size(),
+                 need_scores.size());
+  LstmGradients grads;
+  if (need_input) grads.input = empty_rows(l.T, l.B, l.I, is_batch_first(input), input);
   if (need_h_0) grads.h_0 = at::empty({l.D, l.B, l.H}, input.options());
   if (need_c_0) grads.c_0 = at::empty({l.D, l.B, l.H}, input.options());
-  std::vector<Tensor> sums(count);  // of an effective weight's gradient; a direction's biases share one
-  for (size_t i = 0; i < count; ++i) {
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const auto like_weight = [&](bool zeroed) {
+      return zeroed ? at::zeros(weights[i].sizes(), input.options()) : at::empty(weights[i].sizes(), input.options());
+    };
     const bool need_score = need_scores[i] && scores[i];
-    grads.weights.push_back(need_weights[i] ? OptionalTensor(at::zeros(weights[i].sizes(), input.options()))
-                                            : std::nullopt);
-    grads.scores.push_back(need_score ? OptionalTensor(need_weights[i] ? at::empty(weights[i].sizes(), input.options())
-                                                                       : at::zeros(weights[i].sizes(), input.options()))
-                                      : std::nullopt);
-    if (int64_t(i) % l.per_direction >= 2) continue;
-    if (need_weights[i]) sums[i] = *grads.weights[i];
-    else if (need_score) sums[i] = *grads.scores[i];
+    grads.weights.push_back(need_weights[i] ? OptionalTensor(like_weight(true)) : std::nullopt);
+    grads.scores.push_back(need_score ? OptionalTensor(like_weight(!need_weights[i])) : std::nullopt);
   }
-  const Tensor zeros = at::zeros({l.H}, input.options());
-  const Tensor d_h = at::empty({l.B, l.H}, input.options()), d_c = at::empty_like(d_h);
-
-  AT_DISPATCH_FLOATING_TYPES(input.scalar_type(), "masked_lstm_backward", [&] {
-    for (int64_t d = 0; d < l.D; ++d) {
-      Kept kept;
-      const int64_t state = d * l.B * l.H, first = d * l.per_direction;
-      MaskedLstmBackwardParams<scalar_t> p{};
-      describe(p, l, plan, d, input, h_0, c_0, weights, scores, zeros, kept);
-      const Rows<const scalar_t> states = kept.rows<scalar_t>(output, d * l.H);
-      p.output = {const_cast<scalar_t*>(states.data), states.time_stride, states.sequence_stride};  // only read
-      p.save = true;
-      p.gates = const_cast<scalar_t*>(activations.const_data_ptr<scalar_t>()) + d * l.T * l.B * (kGates + 1) * l.H;
-      p.cells = p.gates + plan.rows() * kGates * l.H;
-      p.grad_output = kept.rows<scalar_t>(grad_output, d * l.H);
-      if (need_input) p.grad_input = writable_rows<scalar_t>(*grads.input);
-      p.add_to_grad_input = d > 0;
-      p.need_h_0 = need_h_0;
-      p.d_h = d_h.mutable_data_ptr<scalar_t>();
-      p.d_c = d_c.mutable_data_ptr<scalar_t>();
-      const scalar_t *h_n = kept.contiguous<scalar_t>(grad_h_n), *c_n = kept.contiguous<scalar_t>(grad_c_n);
-      gather_ranks(p.d_h, h_n ? h_n + state : nullptr, plan, l.H);
-      gather_ranks(p.d_c, c_n ? c_n + state : nullptr, plan, l.H);
-      if (sums[first].defined()) p.sum_ih = sums[first].mutable_data_ptr<scalar_t>();
-      if (sums[first + 1].defined()) p.sum_hh = sums[first + 1].mutable_data_ptr<scalar_t>();
-      Tensor sum_bias;
-      if (l.biases() && (grads.weights[first + 2] || grads.weights[first + 3] || grads.scores[first + 2] ||
-                         grads.scores[first + 3])) {
-        sum_bias = at::zeros({kGates * l.H}, input.options());
-        p.sum_bias = sum_bias.mutable_data_ptr<scalar_t>();
-      }
-
-      backward_direction(p, l, plan, input, overwrite_saved);
-
-      if (need_h_0) scatter_ranks(grads.h_0->mutable_data_ptr<scalar_t>() + state, p.d_h, plan, l.H);
-      if (need_c_0) scatter_ranks(grads.c_0->mutable_data_ptr<scalar_t>() + state, p.d_c, plan, l.H);
-      for (int64_t i = first; i < first + l.per_direction; ++i) {
-        const Tensor& sum = i - first < 2 ? sums[i] : sum_bias;
-        if (!grads.weights[i] && !grads.scores[i]) continue;
-        finish<scalar_t>(sum.const_data_ptr<scalar_t>(), weights[i], scores[i], grads.weights[i], grads.scores[i],
-                         clamp);
-      }
-    }
-  });
+  backward_into(l, grad_output, grad_h_n, grad_c_n, input, output, h_0, c_0, saved, weights, scores, lengths, grads,
+                overwrite_saved, clamp);
   return {grads.input, grads.h_0, grads.c_0, grads.weights, grads.scores};
+}
+
+void masked_lstm_backward_into(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
+                               const OptionalTensor& grad_c_n, const Tensor& input, const Tensor& output,
+                               const OptionalTensor& h_0, const OptionalTensor& c_0, const Tensor& saved,
+                               const std::vector<Tensor>& weights, const std::vector<OptionalTensor>& scores,
+                               const OptionalTensor& lengths, const LstmGradients& grads, bool overwrite_saved,
+                               bool clamp) {
+  const Layer l = check_layer(kAccepted, input, h_0, c_0, weights, scores, lengths);
+  check_backward(l, grad_output, grad_h_n, grad_c_n, input, output, saved, saved_size(l), grads.weights.size(),
+                 grads.scores.size());
+  backward_into(l, grad_output, grad_h_n, grad_c_n, input, output, h_0, c_0, saved, weights, scores, lengths, grads,
+                overwrite_saved, clamp);
 }
 
 }  // namespace seam

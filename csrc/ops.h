@@ -36,19 +36,30 @@ std::tuple<Tensor, Tensor, Tensor> masked_lstm_layer(const Tensor& input, const 
                                                      const std::vector<OptionalTensor>& scores,
                                                      const OptionalTensor& lengths, bool batch_first_output, bool clamp);
 
-// Independent calls on the CPU, shared among threads as wholes; arguments and results as above, in the calls' order.
-using ForwardCall = std::tuple<Tensor, OptionalTensor, OptionalTensor, std::vector<Tensor>,
-                               std::vector<OptionalTensor>, OptionalTensor>;
-using BackwardCall = std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, Tensor, Tensor, OptionalTensor,
-                                OptionalTensor, Tensor, std::vector<Tensor>, std::vector<OptionalTensor>, OptionalTensor>;
-using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;
-using BackwardResult = std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, std::vector<OptionalTensor>,
-                                  std::vector<OptionalTensor>>;
-std::vector<ForwardResult> masked_lstm_forward_each(const std::vector<ForwardCall>& calls, bool save);
-std::vector<BackwardResult> masked_lstm_backward_each(const std::vector<BackwardCall>& calls, bool need_input,
-                                                      bool need_h_0, bool need_c_0,
-                                                      const std::vector<bool>& need_weights,
-                                                      const std::vector<bool>& need_scores, bool clamp);
+// The same under the transforms of torch.func, of which any tensor may be a wrapper.
+std::tuple<Tensor, Tensor, Tensor> masked_lstm_layer_transformed(const Tensor& input, const OptionalTensor& h_0,
+                                                                 const OptionalTensor& c_0,
+                                                                 const std::vector<Tensor>& weights,
+                                                                 const std::vector<OptionalTensor>& scores,
+                                                                 const OptionalTensor& lengths, bool clamp);
+
+// On the CPU, into tensors that are there already; output has width D H in its last dimension, contiguous.
+void masked_lstm_forward_into(const Tensor& input, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                              const std::vector<Tensor>& weights, const std::vector<OptionalTensor>& scores,
+                              const OptionalTensor& lengths, bool save, const Tensor& output, const Tensor& h_n,
+                              const Tensor& c_n, const Tensor& saved);
+
+// Those that are wanted are there.
+struct LstmGradients {
+  OptionalTensor input, h_0, c_0;
+  std::vector<OptionalTensor> weights, scores;  // of weights and of scores whose weight's are not wanted: all zero
+};
+void masked_lstm_backward_into(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
+                               const OptionalTensor& grad_c_n, const Tensor& input, const Tensor& output,
+                               const OptionalTensor& h_0, const OptionalTensor& c_0, const Tensor& saved,
+                               const std::vector<Tensor>& weights, const std::vector<OptionalTensor>& scores,
+                               const OptionalTensor& lengths, const LstmGradients& grads, bool overwrite_saved,
+                               bool clamp);
 
 // One step of Adam on a tensor of scores, in place; returns how many are > 0 after it. See score_update.h.
 int64_t score_adam(const Tensor& score, const OptionalTensor& grad, const Tensor& exp_avg, const Tensor& exp_avg_sq,

@@ -13,7 +13,16 @@ import itertools
 import sys
 from pathlib import Path
 
-from seam_fast.cli import positive, run_guarded
+from seam_fast.cli import (
+    add_base_options,
+    add_settings,
+    add_text_options,
+    load_base,
+    run_guarded,
+    settings_from,
+    text_settings,
+)
+from seam_fast.errors import TrainingError
 
 GRID = {"lr_mask": (0.01, 0.03, 0.1), "alpha": (0.2, 1.0)}  # --tuning_param; a value that is given joins them
 
@@ -23,27 +32,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", choices=("lstm",), default="lstm")
     parser.add_argument("--dataset", default="r8", help="r8, or any corpus name with --data-dir")
     parser.add_argument("--target_class", default="0", help="class number or name; 2+3 makes a set of classes")
-    parser.add_argument("--shots", type=int, default=-1, help="target documents to train on; -1: all")
     parser.add_argument("--seed", type=int, default=0, help="of head, order and shots")
-    parser.add_argument("--n_epochs", type=positive, help="default: 300, or what protocol seam says")
-    parser.add_argument("--lr_head", type=float, help="default: 0.1, or what protocol seam says")
-    parser.add_argument("--lr_mask", type=float, help="default: 0.1, or what protocol seam says")
-    parser.add_argument("--alpha", type=float, help="weight of the penalty; default: 0.2, or what protocol seam says")
-    parser.add_argument("--early_stop", type=int, default=-1, help="epochs below the base before stopping; -1: never")
     parser.add_argument("--tuning_param", action="store_true", help=f"try a grid instead of one setting: {GRID}")
-    ours = parser.add_argument_group("beyond the reference's flags")
-    ours.add_argument("--data-dir", help="folder with the corpus (for r8: see also SEAM_FAST_DATA)")
-    ours.add_argument(
-        "--smallest-class", type=positive, default=2, help="training documents a class needs (default: 2)"
-    )
-    ours.add_argument("--base", help="the trained base (default: data/models/LSTM_classifier[_DATASET].pt)")
-    ours.add_argument("--out", default="data", help="root of what is written (default: data)")
-    ours.add_argument("--schedule", choices=("seam", "port", "joint"), help="default: seam, SeaM's own")
-    ours.add_argument("--sampling", choices=("balanced", "redraw", "all"), help="default: balanced")
-    ours.add_argument("--protocol", choices=("reference", "seam"), default="reference")
-    ours.add_argument(
-        "--backend", choices=("auto", "cuda", "cpu", "torch"), default="auto", help="what trains: see seam-fast"
-    )
+    parser.add_argument("--data-dir", help="folder with the corpus (for r8: see also SEAM_FAST_DATA)")
+    parser.add_argument("--out", default="data", help="root of what is written (default: data)")
+    add_settings(parser.add_argument_group("training, as in seam-fast reengineer"), protocol="reference")
+    bases = parser.add_argument_group("a base that is there, as in seam-fast reengineer")
+    add_base_options(bases, "data/models/LSTM_classifier[_DATASET].pt")
+    add_text_options(parser.add_argument_group("texts of a base that is trained here, as in seam-fast train"))
     return parser
 
 
@@ -53,7 +49,6 @@ def main(argv=None) -> int:
 
 
 def run(arguments) -> int:
-    from seam_fast import LSTMClassifier, Settings
     from seam_fast.arguments import seed_number
     from seam_fast.backend import choose_engine
     from seam_fast.workflow import (
@@ -70,26 +65,23 @@ def run(arguments) -> int:
     # What is wrong is said now, not after minutes of training a base.
     choose_engine(arguments.backend)
     seed_number(arguments.seed)
-    settings = Settings.for_protocol(arguments.protocol).with_options(
-        schedule=arguments.schedule,
-        sampling=arguments.sampling,
-        epochs=arguments.n_epochs,
-        lr_head=arguments.lr_head,
-        lr_mask=arguments.lr_mask,
-        alpha=arguments.alpha,
-        shots=arguments.shots,
-        early_stop=arguments.early_stop,
-    )
+    settings = settings_from(arguments)
     root = Path(arguments.out)
     base_path = Path(arguments.base) if arguments.base else reference_base(root, arguments.dataset)
-    base = LSTMClassifier.load(base_path) if base_path.exists() or arguments.base else None
+    base = None
+    if base_path.exists() or arguments.base:
+        refuse(arguments, ("min_count", "max_length", "smallest_class"), "over a base that is there already")
+        base = load_base(arguments, base_path)
+    else:
+        refuse(arguments, ("read", "key_map", "ignore_keys"), f"where no base is at {base_path}: it will be trained")
     if base is None:
         check_writable(base_path, (".pt",))
-        corpus = get_corpus(arguments.dataset, arguments.data_dir, "reference", None, print, arguments.smallest_class)
+        place, texts = (arguments.dataset, arguments.data_dir), text_settings(arguments)
+        corpus = get_corpus(*place, "reference", None, print, arguments.smallest_class, **texts)
     else:
         corpus = corpus_for_base(base, arguments.dataset, arguments.data_dir, print)
     (target,) = parse_targets(arguments.target_class.replace(",", "+"), corpus)
-    if corpus.unknown_id is None and settings.word_dropout > 0:
+    if corpus.unknown_id is None and settings.word_dropout > 0 and arguments.word_dropout is None:
         print("this corpus has no unknown word, so no words are dropped in training")
         settings = settings.with_options(word_dropout=0.0)
     trials = grid(settings, arguments) if arguments.tuning_param else [settings]
@@ -112,6 +104,13 @@ def run(arguments) -> int:
     if len(results) > 1:
         print_grid(results)
     return 0
+
+
+def refuse(arguments, names, where: str) -> None:
+    """Raises TrainingError for an option that was given where it has no effect."""
+    for name in names:
+        if getattr(arguments, name):
+            raise TrainingError(f"--{name.replace('_', '-')} has no effect {where}; leave it out")
 
 
 def grid(settings, arguments) -> list:
@@ -149,7 +148,14 @@ def reengineer_one(base, corpus, target, settings, arguments):
 
     try:
         (module,) = reengineer(
-            base, corpus, [target], settings=settings, seed=arguments.seed, backend=arguments.backend, on_epoch=show
+            base,
+            corpus,
+            [target],
+            settings=settings,
+            seed=arguments.seed,
+            backend=arguments.backend,
+            catch_up=arguments.catch_up,
+            on_epoch=show,
         )
     except BaseException as error:
         for module in getattr(error, "modules", None) or ():

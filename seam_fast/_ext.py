@@ -21,8 +21,8 @@ REINSTALL = "pip install --no-build-isolation --no-deps --force-reinstall ."
 ISAS = ("avx512", "avx2", "portable")
 # What the Python side calls; a module without it was built from other sources.
 NEEDED = ("build_info", "isa", "isas", "set_isa", "score_adam_")
-NEEDED += ("masked_lstm_layer", "masked_lstm_forward", "masked_lstm_backward", "SeamTrainer", "empty_scratch")
-NEEDED += ("documents_to_train", "draw_chance", "draw_permutation")
+NEEDED += ("masked_lstm_layer", "masked_lstm_layer_transformed", "masked_lstm_forward", "masked_lstm_backward")
+NEEDED += ("SeamTrainer", "empty_scratch", "documents_to_train", "draw_chance", "draw_permutation")
 
 
 told = False  # whether loading it has warned already
@@ -67,6 +67,8 @@ def why_not_built() -> str:
 
 def advice() -> str:
     """What to do where nothing is compiled, as the end of a sentence; "" where the reason says it."""
+    if is_disabled():
+        return ""
     here = Path(__file__).resolve().parent
     command = f"cd {here.parent} && {sys.executable} setup.py build_ext --inplace"
     if there := compiled_elsewhere():

@@ -129,13 +129,13 @@ def warn_if_slow(gpu: bool = False, why_no_engine: str = "") -> None:
 
 def why_slow(gpu: bool = False, why_no_engine: str = "") -> str:
     """What makes "auto" slower here than it could be and what to do, in one sentence; "" where nothing does, where it
-    was asked for, and where loading the compiled part has warned already.
+    was asked for (backend "torch"), and where loading the compiled part has warned already.
 
     gpu: whether the work is of the kind that goes to a GPU. why_no_engine: why the compiled engine does not train,
     where it is there and does not.
     """
     if not _ext.has_ext():
-        if _ext.is_disabled() or _ext.told:
+        if _ext.told:
             return ""
         return f"slow, because plain PyTorch computes: {_ext.reason}{_ext.advice()}; {SILENCE}"
     if why_no_engine:

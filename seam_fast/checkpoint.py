@@ -52,6 +52,10 @@ class _Checkpoint:
             (prefix, {key: box[key] for key in box if not _begins(prefix + key, ignored) and not _begins(key, ignored)})
             for prefix, box in _boxes(content)
         ]
+        every = [key for prefix, box in _boxes(content) for inner in box for key in (inner, prefix + inner)]
+        for name in ignored:
+            if not any(_begins(key, (name,)) for key in every):
+                raise CheckpointError(f"{path}: holds no {name}, which is to be ignored (ignore_keys, --ignore-keys).")
         self.everything = {prefix + key: value for prefix, box in self.boxes for key, value in box.items()}
         self.notes: list[str] = []
 

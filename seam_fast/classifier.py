@@ -31,7 +31,7 @@ from .default_device import on_the_cpu
 from .errors import CheckpointError, DataError
 from .files import to_json, write_atomically
 from .inference import class_logits
-from .keys import EMBEDDING, LINEAR_KEYS, lstm_keys, lstm_shape, weight_keys
+from .keys import EMBEDDING, HEAD_KEYS, LINEAR_KEYS, MODULE_FORMAT, lstm_keys, lstm_shape, weight_keys
 from .metrics import wilson
 from .reference import read_state
 from .tensor_files import read_tensor_file, safetensors_bytes
@@ -235,7 +235,7 @@ class LSTMClassifier(nn.Module):
             raise CheckpointError(
                 "this base does not say its words (its file holds no vocabulary); give them when loading it: "
                 "LSTMClassifier.load(path, vocabulary=corpus.words, class_names=corpus.class_names), with the corpus "
-                "that it was trained on"
+                "that it was trained on; the command line takes them from that corpus: --dataset NAME --data-dir FOLDER"
             )
         padding = self.corpus_config.padding
         if self._index is None or self._index[:2] != (self.vocabulary, padding):
@@ -247,7 +247,8 @@ class LSTMClassifier(nn.Module):
         if self.class_names is None:
             raise CheckpointError(
                 "this base does not say its class names; give them when loading it: "
-                "LSTMClassifier.load(path, class_names=corpus.class_names), with the corpus that it was trained on"
+                "LSTMClassifier.load(path, class_names=corpus.class_names), with the corpus that it was trained on; "
+                "the command line takes them from that corpus: --dataset NAME --data-dir FOLDER"
             )
         return self.class_names
 
@@ -386,6 +387,11 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path}: a base is read from {', '.join(_TORCH_ENDINGS)} or .safetensors; rename the file to what it is."
         )
     tensors, metadata = read_tensor_file(path)
+    if metadata.get("format") == MODULE_FORMAT or all(key in tensors for key in HEAD_KEYS):
+        raise CheckpointError(
+            f"{path}: is a module, which has no weights of its own, not a base; give the base that it was made of "
+            "(seam-fast evaluate MODULE --base BASE judges a module)."
+        )
     if _METADATA_KEY not in metadata:
         # A safetensors file of another origin has plain strings of its own: they say how it was made.
         return tensors, {"info": metadata} if path.suffix == ".safetensors" else {}

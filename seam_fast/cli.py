@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shlex
 import signal
 import sys
@@ -43,7 +44,7 @@ def run_guarded(name: str, run) -> int:
             with usable_threads(), warnings_as_sentences(name):
                 return run() or 0
         except SeamFastError as error:
-            message = str(error)
+            message = in_flags(str(error))
         except KeyboardInterrupt:
             number = received[0] if received else signal.SIGINT
             how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
@@ -125,7 +126,7 @@ def warnings_as_sentences(name: str) -> Iterator[None]:
         show = warnings.showwarning
 
         def say(message, category, *rest):
-            text = str(message)
+            text = in_flags(str(message))
             if issubclass(category, DataWarning):
                 text = f"{name}: warning: {text}"
             elif not text.startswith("seam-fast: "):
@@ -137,6 +138,16 @@ def warnings_as_sentences(name: str) -> Iterator[None]:
 
         warnings.showwarning = say
         yield
+
+
+def in_flags(message: str) -> str:
+    """A sentence that speaks of arguments by the names that they have in Python, with those of the command line."""
+    names = "|".join(name for name in (*SETTINGS, *OTHERS) if "_" in name)
+    beside = rf"\b({names}) \(--[a-z-]+\)"  # where the sentence has both
+    alone = rf"(?<![\w./=\"'-])({names})(?![\w./=(])"  # and is no part of a file's name or of a piece of Python
+    for pattern in (beside, alone):
+        message = re.sub(pattern, lambda found: "--" + found[1].replace("_", "-"), message)
+    return message
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -157,47 +168,6 @@ def make_parser() -> argparse.ArgumentParser:
         sub.add_argument("--dataset", default=default, metavar="NAME", help="corpus: r8, or any name with --data-dir")
         sub.add_argument("--data-dir", metavar="DIR", help="folder with the corpus (for r8: see also SEAM_FAST_DATA)")
 
-    def base_options(sub, where):
-        sub.add_argument("--base", metavar="FILE", help=f"default: {where}")
-        sub.add_argument("--read", choices=("last_word", "end"), help="where the LSTM is read (default: as saved)")
-        sub.add_argument(
-            "--key-map",
-            type=key_map,
-            default={},
-            metavar="OURS=THEIRS,...",
-            help="what the base's file calls word_embeddings, lstm, hidden2label or a tensor of these, if not plain",
-        )
-        sub.add_argument(
-            "--ignore-keys",
-            type=lambda text: text.split(","),
-            default=[],
-            metavar="KEY,...",
-            help="tensors of the base's file that take no part, or what their names begin with",
-        )
-
-    def text_options(sub):
-        sub.add_argument(
-            "--tokenizer",
-            metavar="RULE",
-            help="how texts become words: words (lower case, punctuation apart; default for your own corpus), r8 (the "
-            "letters a to z; default for R8 and texts that were prepared likewise), spaces (at white space; default "
-            "of protocol reference), characters, or a function as MODULE:FUNCTION, such as jieba:lcut",
-        )
-        sub.add_argument("--min-count", type=positive, metavar="N", help="times a word must occur (default: 1)")
-        sub.add_argument(
-            "--max-length",
-            type=positive,
-            metavar="N",
-            help="words read of each document (default: 64, characters 256, protocol reference 32)",
-        )
-        sub.add_argument(
-            "--smallest-class",
-            type=positive,
-            default=2,
-            metavar="N",
-            help="training documents a class needs (default: 2)",
-        )
-
     def tokenizer_option(sub):
         sub.add_argument(
             "--tokenizer",
@@ -214,7 +184,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="where no source has R8, take a generated corpus; the last line of output names the corpus to use",
     )
-    text_options(sub)
+    add_text_options(sub)
 
     sub = verb("train", run_train, "train a base classifier")
     corpus_options(sub)
@@ -224,13 +194,13 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--epochs", type=positive, help="default: the recipe's own")
     sub.add_argument("--num-layers", type=positive, default=1, help="LSTM layers")
     sub.add_argument("--bidirectional", action="store_true", help="an LSTM that reads in both directions")
-    text_options(sub)
+    add_text_options(sub)
     sub.add_argument("--out", metavar="FILE", help="default: runs/NAME/base.safetensors (base_public.safetensors)")
     sub.add_argument("--reuse", action="store_true", help="keep the base that is there if it was made just so")
 
     sub = verb("reengineer", run_reengineer, "learn a module for each target class")
     corpus_options(sub)
-    base_options(sub, "runs/NAME/base.safetensors")
+    add_base_options(sub, "runs/NAME/base.safetensors")
     tokenizer_option(sub)
     sub.add_argument("--targets", default="all", help="all, or classes by number or name: 0,grain,2+3 (+ joins a set)")
     sub.add_argument("--out", metavar="DIR", help="folder for modules, record, table and pictures (default: runs/NAME)")
@@ -238,6 +208,10 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--no-plots", action="store_true", help="draw no pictures")
     sub.add_argument("--seed", type=int, default=0)
     add_settings(sub)
+    sub.add_argument("--evaluate-every", type=int, default=1, help="epochs between evaluations; 0: never")
+    sub.add_argument(
+        "--threads", type=positive, help="modules side by side (default: all cores it may use, or all that GPUs hold)"
+    )
 
     sub = verb("evaluate", run_evaluate, "judge a saved module on labelled documents, beside its base")
     sub.add_argument("module", metavar="MODULE", help="a .safetensors or .pth module file")
@@ -247,7 +221,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="judge it on any file of lines label<TAB>text instead of a corpus' test documents",
     )
-    base_options(sub, "base.safetensors beside it or up to two folders up")
+    add_base_options(sub, "base.safetensors beside it or up to two folders up")
     tokenizer_option(sub)
     sub.add_argument("--target", help="for .pth files outside a tc_<k> folder: the class")
 
@@ -258,9 +232,58 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_settings(sub) -> None:
-    """The options of ``Settings`` that people change, and those of running."""
-    sub.add_argument("--protocol", choices=("seam", "reference"), default="seam", help="sets all defaults below")
+def add_base_options(sub, where) -> None:
+    """Where the base is, and how its file is to be read."""
+    sub.add_argument("--base", metavar="FILE", help=f"default: {where}")
+    sub.add_argument("--read", choices=("last_word", "end"), help="where the LSTM is read (default: as saved)")
+    sub.add_argument(
+        "--key-map",
+        type=key_map,
+        default={},
+        metavar="OURS=THEIRS,...",
+        help="what the base's file calls word_embeddings, lstm, hidden2label or a tensor of these, if not plain",
+    )
+    sub.add_argument(
+        "--ignore-keys",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="KEY,...",
+        help="tensors of the base's file that take no part, or what their names begin with",
+    )
+
+
+def add_text_options(sub) -> None:
+    """The fields of ``CorpusConfig`` that people change."""
+    sub.add_argument(
+        "--tokenizer",
+        metavar="RULE",
+        help="how texts become words: words (lower case, punctuation apart; default for your own corpus), r8 (the "
+        "letters a to z; default for R8 and texts that were prepared likewise), spaces (at white space; default "
+        "of protocol reference), characters, or a function as MODULE:FUNCTION, such as jieba:lcut",
+    )
+    sub.add_argument("--min-count", type=positive, metavar="N", help="times a word must occur (default: 1)")
+    sub.add_argument(
+        "--max-length",
+        type=positive,
+        metavar="N",
+        help="words read of each document (default: 64, characters 256, protocol reference 32)",
+    )
+    sub.add_argument(
+        "--smallest-class",
+        type=positive,
+        metavar="N",
+        help="training documents a class of your own corpus needs (default: 2)",
+    )
+
+
+def add_settings(sub, protocol: str = "seam") -> None:
+    """The options of ``Settings`` that people change, and those of training."""
+    sub.add_argument(
+        "--protocol",
+        choices=("seam", "reference"),
+        default=protocol,
+        help=f"sets all defaults below (default: {protocol})",
+    )
     sub.add_argument("--schedule", choices=("seam", "port", "joint"))
     sub.add_argument("--sampling", choices=("balanced", "redraw", "all"))
     sub.add_argument("--penalty", choices=("global", "group"))
@@ -278,10 +301,6 @@ def add_settings(sub) -> None:
     sub.add_argument("--shots", type=int, help="target documents to train on; -1: all")
     sub.add_argument(
         "--early-stop", "--early_stop", type=int, help="epochs without progress before stopping; -1: never"
-    )
-    sub.add_argument("--evaluate-every", type=int, default=1, help="epochs between evaluations; 0: never")
-    sub.add_argument(
-        "--threads", type=positive, help="modules side by side (default: all cores it may use, or all that GPUs hold)"
     )
     sub.add_argument(
         "--backend",
@@ -314,6 +333,8 @@ SETTINGS = (
     "shots",
     "early_stop",
 )
+
+OTHERS = ("evaluate_every", "catch_up", "min_count", "max_length", "smallest_class")  # options as Python names them
 
 
 def positive(text: str) -> int:
@@ -354,7 +375,7 @@ def settings_from(arguments):
     """The protocol's settings with the options given on the command line."""
     from .settings import Settings
 
-    if arguments.evaluate_every == 0 and arguments.selection not in (None, "last"):
+    if getattr(arguments, "evaluate_every", 1) == 0 and arguments.selection not in (None, "last"):
         raise TrainingError(
             "--selection has no effect with --evaluate-every 0, which keeps the last epoch; leave it out"
         )
@@ -366,9 +387,10 @@ def run_data(arguments) -> int:
     from .workflow import SYNTHETIC, get_corpus, say
 
     dataset = arguments.dataset
-    options, smallest = text_settings(arguments), arguments.smallest_class
+    options = text_settings(arguments)
+    place = dataset, arguments.data_dir
     try:
-        corpus = get_corpus(dataset, arguments.data_dir, arguments.protocol, None, say, smallest, **options)
+        corpus = get_corpus(*place, arguments.protocol, None, say, arguments.smallest_class, **options)
     except NoSourceError as error:
         if not arguments.or_synthetic:
             raise
@@ -406,8 +428,8 @@ def run_train(arguments) -> int:
     check_writable(path, (".safetensors", ".pt", ".pth"))
     protocol = arguments.protocol or RECIPE_PROTOCOL[arguments.recipe]
     seed_number(arguments.seed)
-    place, smallest = (arguments.dataset, arguments.data_dir), arguments.smallest_class
-    corpus = get_corpus(*place, protocol, None, say, smallest, **text_settings(arguments))
+    place = arguments.dataset, arguments.data_dir
+    corpus = get_corpus(*place, protocol, None, say, arguments.smallest_class, **text_settings(arguments))
     options = {"num_layers": arguments.num_layers, "bidirectional": arguments.bidirectional}
     options |= {"epochs": arguments.epochs} if arguments.epochs else {}
     base = reusable_base(path, corpus, arguments) if arguments.reuse else None
@@ -540,12 +562,16 @@ def run_evaluate(arguments) -> int:
     from .evaluate import evaluate_module
     from .workflow import find_base_beside
 
+    if arguments.documents and (arguments.dataset or arguments.data_dir):
+        beside = "--dataset" if arguments.dataset else "--data-dir"
+        raise TrainingError(f"{beside} has no effect with --documents, which names the file to judge on; leave one out")
     path = Path(arguments.module)
     base_path, named = (arguments.base, None) if arguments.base else find_base_beside(path)
     base = load_base(arguments, base_path)
     dataset = arguments.dataset or named or base.info.get("corpus") or "r8"
+    module = None if base.class_names is None else load_module(path, base, arguments.target, base)
     documents, source = documents_to_judge_on(base, dataset, arguments)
-    module = load_module(path, base, arguments.target, documents if base.class_names is None else base)
+    module = module or load_module(path, base, arguments.target, documents)
     if base.vocabulary is None and module.card.get("data_hash") not in (None, documents.data_hash):
         raise CheckpointError(
             f"{path}: its base does not say its words, and these are not the documents it was trained on, by which "

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from . import data_checks
-from .arguments import shown
+from .arguments import shown, whole_number
 from .default_device import on_the_cpu
 from .errors import DataError, TrainingError
 from .tokenizer import Tokenizer
@@ -193,9 +193,9 @@ class Corpus:
 def load_corpus(
     data_dir: str | os.PathLike,
     name: str,
-    protocol: str = "seam",
+    protocol: str | None = None,
     config: CorpusConfig | None = None,
-    smallest_class: int = 2,
+    smallest_class: int | None = None,
     base: LSTMClassifier | None = None,
     **options: Any,
 ) -> Corpus:
@@ -204,10 +204,12 @@ def load_corpus(
     The folder holds `NAME-train-all-terms.txt` and `NAME-test-all-terms.txt`, or `train.txt` and `test.txt`, one
     document a line as `label<TAB>text`; or the public LSTM repository's layout (`train_txt/`, `train_txt.txt`,
     `train_label.txt`, and the same for test), whose texts are label-stripped already.
+    protocol: "seam" (also where it is None) or "reference"; not beside a base, which has its own treatment of texts.
     config: overrides the protocol's settings, which are those of `CorpusConfig.for_protocol`, with the tokenizer that
         `own_config` chooses.
-    smallest_class: training documents a class needs. The default refuses a class with a single document, which can
-        be learned from or validated on but not both; published corpora such as R52 have one, and 1 lets it pass.
+    smallest_class: training documents a class needs. The default, 2, refuses a class with a single document, which can
+        be learned from or validated on but not both; published corpora such as R52 have one, and 1 lets it pass. Not
+        beside a base that names its classes, whatever their size.
     base: numbers words and classes as this base does, whatever the files' own order, and treats the texts as those
         that it was trained on.
     options: override fields of the configuration, such as ``tokenizer="characters"``, of which 256 are then read
@@ -217,10 +219,24 @@ def load_corpus(
     class that is too small, and for a test label that training does not know (with a base: any label that it does not
     know). Data that can be read but may not be what was meant give a DataWarning.
     """
+    refuse_beside_base(base, protocol if config is None else None, smallest_class)
     train, test = read_documents(data_dir, name)
-    config = with_options(config or (base.corpus_config if base else own_config(protocol, train)), options)
+    config = with_options(config or (base.corpus_config if base else own_config(protocol or "seam", train)), options)
     source = f"{train.path} and {test.path}"
     return build_corpus(name, train, test, config, source=source, smallest_class=smallest_class, base=base)
+
+
+def refuse_beside_base(base: LSTMClassifier | None, protocol: str | None, smallest_class: int | None = None) -> None:
+    """Raises DataError for arguments that a base leaves no choice in, and for a smallest_class that is no number."""
+    if base is not None and protocol is not None:
+        raise DataError(
+            "protocol has no effect with a base, which has its own treatment of texts; leave one of them out."
+        )
+    if smallest_class is None:
+        return
+    if base is not None and base.class_names is not None:
+        raise DataError("smallest_class has no effect with a base that names its classes; leave it out.")
+    whole_number("smallest_class", smallest_class, 1)
 
 
 def check_is_corpus(corpus: Corpus) -> None:
@@ -398,7 +414,7 @@ def build_corpus(
     *,
     source: str,
     synthetic: bool = False,
-    smallest_class: int = 2,
+    smallest_class: int | None = None,
     base: LSTMClassifier | None = None,
 ) -> Corpus:
     """Turns raw documents into a Corpus. Raises DataError as load_corpus does."""
@@ -406,7 +422,7 @@ def build_corpus(
     if base is not None and base.class_names is not None:
         class_names = base.class_names
     else:
-        class_names = _class_names(train, smallest_class)
+        class_names = _class_names(train, 2 if smallest_class is None else smallest_class)
     train_labels, test_labels = (_number_all(each, class_names, train, base) for each in (train, test))
     train_words, test_words = _treat(train, config), _treat(test, config)
     data_checks.check_words(train, train_words, config.tokenizer)
@@ -500,7 +516,7 @@ def _treat(documents: Documents, config: CorpusConfig) -> list[list[str]]:
         # Passing these off as whole texts would make the label's absence inside words look like the language's.
         raise DataError(
             f'{documents.path}: the labels were already deleted from these texts, so text="whole" cannot be had '
-            'from them; use protocol "reference" or text="label_stripped", or give the label<TAB>text files.'
+            'from them; use protocol "reference" (--protocol reference), or give the label<TAB>text files.'
         )
     if config.text == "whole" or documents.label_stripped:
         return [config.tokenizer(text) for text in documents.texts]
@@ -522,7 +538,9 @@ def _vocabulary(train: list[list[str]], test: list[list[str]], config: CorpusCon
     if not set(words) - {PAD, UNKNOWN, END}:
         most = max((count for word, count in seen.items() if word != END), default=0)
         if most:
-            raise DataError(f"no word occurs {config.min_count} times (at most {most}); choose a smaller min_count.")
+            raise DataError(
+                f"no word occurs {config.min_count} times (at most {most}); choose a smaller min_count (--min-count)."
+            )
         raise DataError(
             f"the training documents hold no words at all for the tokenizer {config.tokenizer.name}; check that the "
             "text stands behind the tab, and the tokenizer."

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .classifier import LSTMClassifier
+from .classifier import READS, LSTMClassifier
 from .corpus import OF_NO_CLASS, Corpus, Split
 from .data_checks import warn
 from .errors import DataError, TrainingError
@@ -16,9 +16,16 @@ def check_corpus(base: LSTMClassifier, corpus: Corpus) -> None:
     """Raises TrainingError where a corpus numbers words or classes otherwise than a base, as far as both say."""
     way_out = "load it by the base: load_corpus(folder, name, base=base), or load_r8(base=base)"
     if base.vocab_size != corpus.vocab_size or base.num_classes != corpus.num_classes:
+        if base.vocabulary is None:
+            other = next(read for read in READS if read != base.read)
+            way_out = (
+                "the base does not say its words, so its corpus must be given, and its texts be treated as they were "
+                f"then; try read={other!r} (--read {other}), which goes with the other protocol's treatment, or "
+                "another tokenizer (--tokenizer)"
+            )
         raise TrainingError(
             f"the base knows {base.vocab_size} words and {base.num_classes} classes, the corpus has "
-            f"{corpus.vocab_size} and {corpus.num_classes}; load the corpus as the base was trained on it: {way_out}"
+            f"{corpus.vocab_size} and {corpus.num_classes}; {way_out}"
         )
     if base.vocabulary is not None and tuple(base.vocabulary) != tuple(corpus.words):
         raise TrainingError(

@@ -16,6 +16,7 @@ GROUPS = {"embedding": (EMBEDDING,), "lstm": LSTM_KEYS, "linear": LINEAR_KEYS}
 """Groups in which kept weights are counted, and over which the per-group penalty is spread."""
 
 MASK_SUFFIX = "_mask"  # the reference stores the scores of weight K under K + "_mask"
+MODULE_FORMAT = "seam-fast module 1"  # of our own module files
 HEAD_KEYS = ("module_head.1.weight", "module_head.1.bias")  # index 1: the head is Sequential(ReLU, Linear)
 
 

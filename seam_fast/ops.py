@@ -172,11 +172,8 @@ def masked_embedding(
     """
     if isinstance(ids, torch.fx.Proxy):
         return _recorded(ids, masked_embedding, (ids, weight, score, padding_idx), {"clamp": clamp})
-    _check_weight("weight", weight, 2, "score", score)
-    if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"ids must be a tensor of int64 or int32, but is {_kind(ids)}")
-    if padding_idx is not None and not -len(weight) <= padding_idx < len(weight):
-        raise ValueError(f"padding_idx must be one of the {len(weight)} rows of weight, but is {padding_idx}")
+    with jit_trace.without_warnings():
+        _check_embedding(ids, weight, score, padding_idx)
     if jit_trace.is_recording():
         weight, score = jit_trace.effective(weight, score), None
     return reference.masked_embedding(ids, weight, score, padding_idx, clamps_in_op(clamp, score))
@@ -199,15 +196,8 @@ def masked_linear(
     if isinstance(input, torch.fx.Proxy):
         arguments = input, weight, bias, weight_score, bias_score
         return _recorded(input, masked_linear, arguments, {"clamp": clamp})
-    _check_weight("weight", weight, 2, "weight_score", weight_score)
-    _check_tensor("input", input, None, weight.dtype, weight.device, "weight")
-    if input.dim() == 0 or input.shape[-1] != weight.shape[1]:
-        raise ValueError(f"input must have {weight.shape[1]} columns, as weight has, but its shape is {_of(input)}")
-    if bias is not None:
-        _check_weight("bias", bias, 1, "bias_score", bias_score)
-        _check_tensor("bias", bias, (len(weight),), weight.dtype, weight.device, "weight")
-    elif bias_score is not None:
-        raise ValueError("bias_score must be None where bias is None, but is a tensor")
+    with jit_trace.without_warnings():
+        _check_linear(input, weight, bias, weight_score, bias_score)
     clamp = clamps_in_op(clamp, weight_score, bias_score)
     if jit_trace.is_recording():
         weight, weight_score = jit_trace.effective(weight, weight_score), None
@@ -314,7 +304,7 @@ def _traced_layer(input, h_0, c_0, weights, scores, lengths, _, backend, clamp):
 
 
 def _transformed_layer(input, h_0, c_0, weights, scores, lengths, _, kernels, clamp):
-    return transforms.layer(input, h_0, c_0, weights, scores, lengths, kernels, clamp)
+    return kernels.masked_lstm_layer_transformed(input, h_0, c_0, weights, scores, lengths, clamp)
 
 
 class _MaskedLSTMLayer(torch.autograd.Function):
@@ -434,6 +424,26 @@ def _check_weight(name, weight, dims, score_name, score) -> None:
         raise ValueError(f"{name} must have {dims} dimension{'s' * (dims > 1)}, but its shape is {_of(weight)}")
     if score is not None:
         _check_tensor(score_name, score, weight.shape, weight.dtype, weight.device, name)
+
+
+def _check_embedding(ids, weight, score, padding_idx) -> None:
+    _check_weight("weight", weight, 2, "score", score)
+    if not isinstance(ids, Tensor) or ids.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"ids must be a tensor of int64 or int32, but is {_kind(ids)}")
+    if padding_idx is not None and not -len(weight) <= padding_idx < len(weight):
+        raise ValueError(f"padding_idx must be one of the {len(weight)} rows of weight, but is {padding_idx}")
+
+
+def _check_linear(input, weight, bias, weight_score, bias_score) -> None:
+    _check_weight("weight", weight, 2, "weight_score", weight_score)
+    _check_tensor("input", input, None, weight.dtype, weight.device, "weight")
+    if input.dim() == 0 or input.shape[-1] != weight.shape[1]:
+        raise ValueError(f"input must have {weight.shape[1]} columns, as weight has, but its shape is {_of(input)}")
+    if bias is not None:
+        _check_weight("bias", bias, 1, "bias_score", bias_score)
+        _check_tensor("bias", bias, (len(weight),), weight.dtype, weight.device, "weight")
+    elif bias_score is not None:
+        raise ValueError("bias_score must be None where bias is None, but is a tensor")
 
 
 def _weight_name(index, each, directions) -> str:

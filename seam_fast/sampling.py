@@ -93,7 +93,9 @@ class Sampler:
         self.unknown_id = corpus.unknown_id
         if settings.word_dropout > 0 and self.unknown_id is None:
             raise TrainingError(
-                "word_dropout needs a corpus with an unknown word (padding 'own'); set it to 0 for this corpus"
+                f"no words can be dropped in training (word_dropout is {settings.word_dropout:g}): this corpus has no "
+                "unknown word to put in their place, since its rows are filled up with a real one; pass "
+                "word_dropout=0, on the command line --word-dropout 0"
             )
         self.rest = 1 - is_target(self.split.labels, target).long()  # of every document: 0 target, 1 rest
         wanted = self.rest[fit] == 0

@@ -26,10 +26,8 @@ from .default_device import on_the_cpu
 from .errors import CheckpointError
 from .files import to_json, write_atomically
 from .inference import class_logits
-from .keys import HEAD_KEYS, MASK_SUFFIX, group_sizes, groups, weight_keys
+from .keys import EMBEDDING, HEAD_KEYS, MASK_SUFFIX, MODULE_FORMAT, group_sizes, groups, weight_keys
 from .tensor_files import read_tensor_file, safetensors_bytes
-
-FORMAT = "seam-fast module 1"
 
 
 class SeamModule:
@@ -172,7 +170,7 @@ class SeamModule:
             "metrics": self.metrics,
             "history": self.history,
         }
-        return safetensors_bytes(tensors, {"format": FORMAT, "card": to_json(card)})
+        return safetensors_bytes(tensors, {"format": MODULE_FORMAT, "card": to_json(card)})
 
     @classmethod
     @on_the_cpu
@@ -189,6 +187,7 @@ class SeamModule:
         if path.suffix == ".safetensors":
             return cls._load_native(path, base)
         state, _ = read_tensor_file(path)
+        refuse_base(path, state)
         if not all(isinstance(value, Tensor) for value in state.values()):
             raise CheckpointError(f"{path}: holds something other than named tensors")
         weights = base.weights()
@@ -207,7 +206,8 @@ class SeamModule:
             card = json.loads(metadata.get("card", "{}"))
         except ValueError as error:
             raise CheckpointError(f"{path}: not a readable module file ({error})") from None
-        if metadata.get("format") != FORMAT or not isinstance(card, dict):
+        refuse_base(path, tensors)
+        if metadata.get("format") != MODULE_FORMAT or not isinstance(card, dict):
             raise CheckpointError(f"{path}: not a module of seam-fast (its format is {metadata.get('format')!r})")
         found, rounded = base.hash, False
         if card.get("base_hash") != found:
@@ -215,7 +215,7 @@ class SeamModule:
             if "base_dtype" in card or card.get("base_hash") != base.hash_in_float32:
                 raise CheckpointError(
                     f"{path}: made for the base {str(card.get('base_hash'))[:12]}, not for this one ({found[:12]}); "
-                    "load it with the base it was trained on"
+                    "load it with the base it was trained on (on the command line --base)"
                 )
             warn(
                 f"{path}: an earlier version wrote it, which told bases apart in float32 only; that this is the very "
@@ -224,23 +224,25 @@ class SeamModule:
         if card.get("read", base.read) != base.read:
             raise CheckpointError(
                 f"{path}: made for a base read at {card['read']!r}, this one is read at {base.read!r}; load the base "
-                f"with read={card['read']!r}"
+                f"with read={card['read']!r}, on the command line --read {card['read']}"
             )
         if base.states_tokenizer and card.get("tokenizer") not in (None, base.tokenizer.as_card()):
             raise CheckpointError(
                 f"{path}: made for texts split by the tokenizer {card['tokenizer']!r}, those of this base are split by "
-                f"{base.tokenizer.name!r}; load the base with the tokenizer it was trained with"
+                f"{base.tokenizer.name!r}; load the base with the tokenizer it was trained with, on "
+                "the command line --tokenizer"
             )
         names = card.get("class_names")
         if base.class_names is not None and isinstance(names, list) and names != list(base.class_names):
             raise CheckpointError(
                 f"{path}: made for a base with the classes {few([*map(str, names)])}, and this one calls them "
-                f"{few(base.class_names)}; load the base with the class_names it was trained with"
+                f"{few(base.class_names)}; give the base that it was made of (on the command line --base)"
             )
         words = vocabulary_hash(base)
         if words is not None and card.get("vocabulary_hash") not in (None, words):
             raise CheckpointError(
-                f"{path}: made for a base with another vocabulary; load the base with the one it was trained with"
+                f"{path}: made for a base with another vocabulary; give the base that it was made of (on the command "
+                "line --base)"
             )
         weights = base.weights()
         shapes = {f"{key}.kept_bits": ((weight.numel() + 7) // 8,) for key, weight in weights.items()}
@@ -254,6 +256,14 @@ class SeamModule:
         module = cls(base, target, scores, head, history=history, metrics=metrics, card=card)
         module._hash_in_float32 = rounded
         return module
+
+
+def refuse_base(path: Path, tensors: dict) -> None:
+    """Raises CheckpointError for a base's file where a module's is wanted."""
+    if EMBEDDING in tensors and not any(key in tensors for key in HEAD_KEYS):
+        raise CheckpointError(
+            f"{path}: is a base, not a module; give a module that was made of it (seam-fast reengineer makes them)"
+        )
 
 
 def vocabulary_hash(base: LSTMClassifier) -> str | None:
@@ -325,5 +335,8 @@ def target_from_folder(path: Path) -> tuple[int, ...]:
     name = path.absolute().parent.name
     numbers = name.removeprefix("tc_").split("+")
     if not name.startswith("tc_") or not all(number.isascii() and number.isdigit() for number in numbers):
-        raise CheckpointError(f"{path}: the file does not say its target and its folder is not tc_<k>; name the target")
+        raise CheckpointError(
+            f"{path}: the file does not say its target and its folder is not tc_<k>; name the target (target=[...], on "
+            "the command line --target)"
+        )
     return tuple(map(int, numbers))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .corpus import Corpus, CorpusConfig, Documents, build_corpus, with_options
+from .corpus import Corpus, CorpusConfig, Documents, build_corpus, refuse_beside_base, with_options
 from .r8 import CLASSES, r8_config
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ LENGTH_MEDIAN, LENGTH_SPREAD, LENGTH_RANGE = 64.0, 0.97, (5, 964)
 
 
 def synthetic_r8(
-    protocol: str = "seam",
+    protocol: str | None = None,
     config: CorpusConfig | None = None,
     seed: int = 0,
     base: LSTMClassifier | None = None,
@@ -37,10 +37,12 @@ def synthetic_r8(
 ) -> Corpus:
     """A generated corpus of R8's shape (see the top of this file); the same seed gives the same corpus.
 
-    config: overrides the protocol's settings. base: words and classes as this base has them. options: override fields
-    of the configuration. The result has name "r8-synthetic" and synthetic=True.
+    protocol: "seam" (also where it is None) or "reference"; not beside a base. config: overrides its settings. base:
+    words and classes as this base has them. options: override fields of the configuration. The result has name
+    "r8-synthetic" and synthetic=True.
     """
-    config = with_options(config or (base.corpus_config if base else r8_config(protocol)), options)
+    refuse_beside_base(base, protocol if config is None else None)
+    config = with_options(config or (base.corpus_config if base else r8_config(protocol or "seam")), options)
     train, test, source = synthetic_documents(seed)
     return build_corpus("r8-synthetic", train, test, config, source=source, synthetic=True, base=base)
 

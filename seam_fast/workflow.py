@@ -35,16 +35,22 @@ def get_corpus(
     protocol: str,
     config: CorpusConfig | None,
     log: Log,
-    smallest_class: int = 2,
+    smallest_class: int | None = None,
     base: LSTMClassifier | None = None,
     **options,
 ) -> Corpus:
     """The corpus of that name: R8 from wherever it can be had, the synthetic one, or the caller's own folder.
 
-    smallest_class: training documents a class of the caller's own corpus needs. base: words and classes are numbered as
-    this base has them. options: override fields of the configuration.
+    smallest_class: training documents a class of the caller's own corpus needs; None: two. base: words and classes are
+    numbered as this base has them. options: override fields of the configuration.
     """
+    if smallest_class is not None and dataset in ("r8", SYNTHETIC):
+        raise DataError(
+            f"--smallest-class is for a corpus of your own, the classes of {dataset} are what they are; leave it out"
+        )
     if dataset == SYNTHETIC:
+        if data_dir is not None:
+            raise DataError(f"--data-dir has no effect with --dataset {SYNTHETIC}, which is generated; leave it out")
         log(report.SYNTHETIC_NOTE)
         return synthetic_r8(protocol, config, base=base, **options)
     if dataset == "r8":
@@ -62,7 +68,8 @@ def own_folder(dataset: str, data_dir: str | None) -> str:
 def corpus_for_base(base: LSTMClassifier, dataset: str, data_dir: str | None, log: Log) -> Corpus:
     """The corpus, its documents treated and its words and classes numbered as when the base was trained."""
     config = base.corpus_config
-    corpus = get_corpus(dataset, data_dir, "seam", config, log, smallest_class=1, base=base)  # as they are
+    own = dataset not in ("r8", SYNTHETIC) and base.class_names is None  # classes are as they were at training
+    corpus = get_corpus(dataset, data_dir, "seam", config, log, smallest_class=1 if own else None, base=base)
     if base.info.get("data_hash") not in (None, corpus.data_hash):
         log("note: these documents are not those the base was trained on (their hashes differ)")
     elif base.vocabulary is None:
@@ -334,5 +341,8 @@ def check_writable(path: Path, suffixes: tuple[str, ...]) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.lstat(path)  # says whether the name is too long
     trial = unfinished(path)
-    trial.touch(exist_ok=False)
+    try:
+        trial.touch(exist_ok=False)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written ({error.strerror})", str(path)) from None
     trial.unlink()

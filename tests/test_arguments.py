@@ -14,9 +14,20 @@ import torch
 import world
 from test_cli import ROOT, write_corpus
 
-from seam_fast import LSTMClassifier, SeamModule, Settings, TrainingError, reengineer, reengineer_many, train
+from seam_fast import (
+    DataError,
+    LSTMClassifier,
+    SeamModule,
+    Settings,
+    TrainingError,
+    load_r8,
+    reengineer,
+    reengineer_many,
+    train,
+)
 from seam_fast.arguments import real_number, whole_number
-from seam_fast.cli import main, make_parser, settings_from
+from seam_fast.cli import in_flags, main, make_parser, settings_from
+from seam_fast.synthetic import synthetic_r8
 from seam_fast.train_base import PublicRecipe, StrongRecipe
 
 loop = importlib.import_module("seam_fast.reengineer")
@@ -296,15 +307,15 @@ def test_refused_by_a_study(toy, toy_base, options, sentence):
     ("flags", "sentence"),
     [
         ("--steps 10 --epochs 2", "epochs and steps cannot both be given"),
-        ("--protocol reference --negatives-per-target 2", "negatives_per_target is 2.0, which has no effect where"),
+        ("--protocol reference --negatives-per-target 2", "--negatives-per-target is 2.0, which has no effect where"),
         ("--evaluate-every 0 --selection f1", "--selection has no effect with --evaluate-every 0"),
-        ("--evaluate-every 0 --early-stop 2", "early_stop has no effect where evaluate_every is 0"),
-        ("--evaluate-every -1", "evaluate_every is -1; it must be at least 0"),
+        ("--evaluate-every 0 --early-stop 2", "--early-stop has no effect where --evaluate-every is 0"),
+        ("--evaluate-every -1", "--evaluate-every is -1; it must be at least 0"),
         (f"--seed {HUGE}", f"seed is {HUGE}; it must be between"),
-        (f"--batch-size {HUGE}", f"batch_size is {HUGE}; it must be"),
+        (f"--batch-size {HUGE}", f"--batch-size is {HUGE}; it must be"),
         ("--alpha nan", "alpha is nan; it must be a finite number"),
-        ("--lr-mask inf", "lr_mask is inf; it must be a finite number"),
-        ("--word-dropout 1", "word_dropout is 1.0; it must be"),
+        ("--lr-mask inf", "--lr-mask is inf; it must be a finite number"),
+        ("--word-dropout 1", "--word-dropout is 1.0; it must be"),
         ("--steps 0", "steps is 0; it must be at least 1"),
     ],
 )
@@ -320,6 +331,60 @@ def test_flags_that_are_refused(tmp_path, monkeypatch, capsys, flags, sentence):
     assert sentence in line
 
 
+@pytest.mark.parametrize(
+    ("sentence", "shown"),
+    [
+        ("choose a larger max_length (--max-length) if", "choose a larger --max-length if"),
+        ("word_dropout is 2; pass word_dropout=0", "--word-dropout is 2; pass word_dropout=0"),
+        ("runs/batch_size.txt: no file", "runs/batch_size.txt: no file"),
+        ("no class 'lr_mask'", "no class 'lr_mask'"),
+    ],
+)
+def test_the_command_line_speaks_of_flags(sentence, shown):
+    assert in_flags(sentence) == shown
+
+
+def test_the_script_offers_what_the_verbs_do():
+    """The script trains one module, shows each epoch, and writes to the reference's folders."""
+    (verbs,) = (action for action in make_parser()._actions if action.dest == "verb")
+    of_verb, of_training = ({each.dest for each in verbs.choices[name]._actions} for name in ("reengineer", "train"))
+    theirs = {action.dest for action in script().make_parser()._actions}
+    assert of_verb - theirs == {"targets", "reuse", "no_plots", "threads", "evaluate_every", "json"}
+    assert {"tokenizer", "min_count", "max_length", "smallest_class"} <= of_training & theirs
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("data --smallest-class 3", "--smallest-class is for a corpus of your own"),
+        ("train --smallest-class 1", "--smallest-class is for a corpus of your own"),
+        ("train --dataset r8-synthetic --smallest-class 1", "--smallest-class is for a corpus of your own"),
+        ("data --dataset r8-synthetic --data-dir .", "--data-dir has no effect with --dataset r8-synthetic"),
+        ("evaluate m.pth --documents d.txt --dataset r8", "--dataset has no effect with --documents"),
+        ("evaluate m.pth --documents d.txt --data-dir .", "--data-dir has no effect with --documents"),
+    ],
+)
+def test_flags_that_would_have_no_effect(tmp_path, monkeypatch, capsys, command, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert main(command.split()) == 1
+    assert capsys.readouterr().err.startswith(f"seam-fast: error: {sentence}")
+
+
+def test_a_base_leaves_no_choice_of_texts_and_classes(tmp_path):
+    write_corpus(tmp_path, "tiny")
+    corpus = world.load_corpus(tmp_path, "tiny")
+    base = world.make_base(corpus, steps=0)
+    base.class_names = corpus.class_names
+    for options, name in (({"protocol": "reference"}, "protocol"), ({"smallest_class": 1}, "smallest_class")):
+        with pytest.raises(DataError, match=f"{name} has no effect with a base"):
+            world.load_corpus(tmp_path, "tiny", base=base, **options)
+    for load in (load_r8, synthetic_r8):
+        with pytest.raises(DataError, match="protocol has no effect with a base"):
+            load(protocol="seam", base=base)
+    with pytest.raises(TrainingError, match=r"smallest_class is 1\.5; it must be a whole number"):
+        world.load_corpus(tmp_path, "tiny", smallest_class=1.5)
+
+
 def test_a_budget_in_steps_is_obeyed_under_either_protocol():
     for protocol in ("seam", "reference"):
         arguments = make_parser().parse_args(["reengineer", "--protocol", protocol, "--steps", "10"])
@@ -327,13 +392,17 @@ def test_a_budget_in_steps_is_obeyed_under_either_protocol():
         assert (settings.protocol, settings.steps, settings.epochs) == (protocol, 10, None)
 
 
-def test_values_that_are_given_join_the_grid():
+def script():
     path = ROOT / "scripts" / "model_reengineering.py"
     spec = importlib.util.spec_from_file_location("model_reengineering", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    arguments = script.make_parser().parse_args(["--tuning_param", "--lr_mask", "0.05", "--alpha", "0.2"])
-    tried = script.grid(Settings("reference"), arguments)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_values_that_are_given_join_the_grid():
+    arguments = script().make_parser().parse_args(["--tuning_param", "--lr_mask", "0.05", "--alpha", "0.2"])
+    tried = script().grid(Settings("reference"), arguments)
     assert [(one.lr_mask, one.alpha) for one in tried] == [
         (rate, alpha) for rate in (0.01, 0.03, 0.05, 0.1) for alpha in (0.2, 1.0)
     ]
@@ -341,7 +410,8 @@ def test_values_that_are_given_join_the_grid():
 
 def test_flags_of_the_reference_are_refused_before_a_base_is_trained(tmp_path):
     write_corpus(tmp_path, "tiny")
-    for flags, sentence in ((["--seed", str(HUGE)], "seed is"), (["--lr_mask", "nan"], "lr_mask is nan")):
+    refused = (["--seed", str(HUGE)], "seed is"), (["--lr_mask", "nan"], "--lr-mask is nan")
+    for flags, sentence in (*refused, (["--key-map", "lstm=rnn"], "--key-map has no effect where no base is at data")):
         command = [sys.executable, str(ROOT / "scripts" / "model_reengineering.py"), "--target_class", "1", *flags]
         done = subprocess.run(
             [*command, "--dataset", "tiny", "--data-dir", "."], cwd=tmp_path, capture_output=True, text=True

@@ -793,3 +793,18 @@ def test_resident_memory_follows_what_is_held():
     held = torch.ones(10_000_000)
     assert measure.page_faults() - faults >= 4, "forty megabytes in pages of at most two, or of four thousand"
     del held
+
+
+def test_vmap_is_compared_before_it_is_timed(monkeypatch):
+    import vmap_scores
+    from shapes import SMOKE
+
+    monkeypatch.setattr(vmap_scores.measure, "in_turn", lambda ways, *_: pytest.fail(f"timed: {sorted(ways)}"))
+    options = vmap_scores.argparse.Namespace(quick=True, alone=False)
+    for shape in SMOKE.values():
+        with pytest.raises(pytest.fail.Exception, match=r"timed: \['func_loop', 'loop', 'vmap'\]"):
+            vmap_scores.measure_case(shape, 2, 1, "torch", options)
+    wrong = {"vmap": [torch.zeros(2, 28, 5), torch.zeros(2, 28, 7), torch.zeros(2, 28), torch.zeros(2, 28)]}
+    shape = SMOKE["tiny"]
+    with pytest.raises(SeamFastError, match="tiny: vmap is off by 1, where"):
+        vmap_scores.compare(wrong, shape, *vmap_scores.tensors(shape, 2))

@@ -16,6 +16,7 @@ from seam_fast.classifier import LSTMClassifier
 from seam_fast.cli import main
 from seam_fast.errors import CheckpointError
 from seam_fast.keys import WEIGHT_KEYS
+from seam_fast.seam_module import SeamModule
 
 V, E, H, C = SIZES = (11, 4, 3, 5)
 
@@ -50,6 +51,21 @@ def file(tmp_path):
 def make(**options) -> Theirs:
     torch.manual_seed(0)
     return Theirs(**options)
+
+
+def test_modules_are_no_bases_and_bases_no_modules(tmp_path, capsys):
+    base = world.make_base(world.make_corpus(), steps=0)
+    module = SeamModule(base, [1], base.weights(), world.make_head(torch.float32, classes=base.num_classes))
+    for name in ("m.safetensors", "m.pth"):
+        file = tmp_path / name
+        module.save(file)
+        with pytest.raises(CheckpointError, match=r"is a module, .* not a base; give the base that it was made of"):
+            LSTMClassifier.load(file)
+        command = ["reengineer", "--base", str(file)]
+        assert main(command) == 1 and "is a module" in capsys.readouterr().err
+    for name in ("b.safetensors", "b.pt"):
+        with pytest.raises(CheckpointError, match="is a base, not a module; give a module that was made of it"):
+            SeamModule.load(base.save(tmp_path / name), base, target=[1])
 
 
 IDS = torch.arange(12).view(3, 4) % V
@@ -210,6 +226,7 @@ def test_several_lstms(file):
     assert_same(LSTMClassifier.load(path, key_map={"lstm": "model.rnn"}), theirs)
     assert_same(LSTMClassifier.load(path, key_map={"lstm": "ema.rnn"}), other)
     assert_same(LSTMClassifier.load(path, ignore_keys=["ema"]), theirs)
+    refused(path, "holds no emb, which is to be ignored", ignore_keys=["ema", "emb"])
 
 
 def test_tensors_of_other_names_one_by_one(file):

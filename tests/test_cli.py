@@ -362,6 +362,25 @@ def test_reference_command_line_writes_the_reference_file(here):
     assert torch.load(path, weights_only=True)["lstm.weight_hh_l0_mask"].equal(state["lstm.weight_hh_l0_mask"])
 
 
+def test_reference_command_line_over_a_base_of_other_names(here):
+    corpus = load_corpus("corpus", "tiny", tokenizer="spaces")
+    parts = {"rnn": torch.nn.LSTM(4, 3), "e": torch.nn.Embedding(corpus.vocab_size, 4), "fc": torch.nn.Linear(3, 3)}
+    state = torch.nn.ModuleDict(parts).state_dict()
+    torch.save({"a": state, "b": dict(state)}, "theirs.pt")
+    flags = ["--target_class", "1", "--n_epochs", "1", "--base", "theirs.pt", "--read", "last_word"]
+    flags += ["--tokenizer", "spaces"]
+    for more, sentence in (
+        ("", "on the command line --key-map lstm=NAME"),
+        ("--key-map lstm=a.rnn --min-count 2", "--min-count has no effect over a base"),
+        ("--key-map lstm=a.rnn --word-dropout 2", "--word-dropout is 2.0; it must be"),
+    ):
+        bad = run_process(SCRIPT, *flags, *more.split(), *TINY, cwd=here)
+        assert bad.returncode == 1 and sentence in bad.stderr
+    done = run_process(SCRIPT, *flags, "--key-map", "lstm=a.rnn", "--word-dropout", "0.1", *TINY, cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert "lstm = a.rnn" in done.stderr and len(list(here.glob("data/**/*.pth"))) == 1
+
+
 def test_reference_command_line_with_52_classes(tmp_path):
     write_corpus(tmp_path, "r52", classes=52, documents=6)
     flags = ["--dataset", "r52", "--data-dir", ".", "--target_class", "51", "--n_epochs", "2", "--lr_mask", "0.1"]

@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from seam_fast import MaskedLSTM, masked_lstm, reference
+from seam_fast import MaskedEmbedding, MaskedLinear, MaskedLSTM, masked_lstm, reference
 
 BACKENDS = ["torch", *(["cpu"] if CPU_KERNELS else [])]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -46,6 +46,19 @@ def test_compiled_whole(backend, compiler, case):
     compiled = torch.compile(masked_lstm, fullgraph=True, backend=compiler)
     found, wanted = results(compiled, case, backend=backend), results(reference.masked_lstm, case)
     torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+def test_the_other_layers_compiled_whole(compiler):
+    for layer, input in (
+        (MaskedLinear(3, 2, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)),
+        (MaskedEmbedding(9, 3, padding_idx=1, dtype=torch.float64), torch.tensor([[1, 2, 2]])),
+    ):
+        gradients = []
+        for module in (layer, torch.compile(layer, fullgraph=True, backend=compiler)):
+            gradients.append(torch.autograd.grad((9 * module(input)).pow(2).sum(), layer.scores()))
+        torch.testing.assert_close(gradients[1], gradients[0])
+        assert any((grad.abs() == 1).any() for grad in gradients[0]), "the clamp should have had something to do"
 
 
 def test_one_node_stands_for_a_layer():

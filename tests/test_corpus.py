@@ -278,7 +278,7 @@ def test_one_file_each_keeps_its_class_numbers(tmp_path):
 
 def test_stripped_texts_are_not_passed_off_as_whole(tmp_path):
     message = error(write_one_file_each(tmp_path, STRIPPED))
-    assert str(tmp_path) in message and "label_stripped" in message
+    assert str(tmp_path) in message and "--protocol reference" in message
     assert load(tmp_path, text="label_stripped").words[:3] == ["<pad>", "<unk>", "one"]
 
 

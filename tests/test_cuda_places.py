@@ -383,7 +383,7 @@ def test_a_gpu_without_memory_fails_one_module_and_says_what_to_do(toy, toy_base
     (bad,) = (number for number, module in enumerate(modules) if module is None)
     assert str(caught.value) == (
         f"target k{bad}: no memory was left on cuda:{failed[0]}, where up to 2 modules were trained at once; "
-        "give fewer threads than the 4 of this run"
+        "give fewer threads (--threads) than the 4 of this run"
     )
     assert all(len(module.history) == 3 for module in modules if module is not None)
     gc.collect()
@@ -395,7 +395,7 @@ def test_a_gpu_without_memory_for_a_single_module(toy, toy_base, gpus):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     gpus.in_epoch = in_epoch
-    with pytest.raises(TrainingError, match="where one module was trained at once; choose a smaller batch_size or"):
+    with pytest.raises(TrainingError, match="where one module was trained at once; choose a smaller batch_size"):
         run(toy_base, toy, [0, 1], threads=1)
 
 

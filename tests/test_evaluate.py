@@ -65,15 +65,19 @@ def here(finished, tmp_path, monkeypatch):
 MODULE = "runs/own/modules/1-grain.safetensors"
 
 
+def place(options):
+    return [] if "--documents" in options else ["--data-dir", "corpus"]
+
+
 def judge(capsys, *options, module=MODULE):
     capsys.readouterr()
-    assert main(["evaluate", module, "--data-dir", "corpus", "--json", *options]) == 0
+    assert main(["evaluate", module, *place(options), "--json", *options]) == 0
     return json.loads(capsys.readouterr().out)["metrics"]
 
 
 def refused(capsys, *options, module=MODULE):
     capsys.readouterr()
-    assert main(["evaluate", module, "--data-dir", "corpus", *options]) == 1
+    assert main(["evaluate", module, *place(options), *options]) == 1
     shown = capsys.readouterr()
     assert shown.out == "" and "Traceback" not in shown.err
     return shown.err.splitlines()[-1]
@@ -166,7 +170,9 @@ def test_a_base_that_does_not_say_its_words(here, capsys):
     assert "split by the tokenizer 'words', those of this base" in refused(capsys, *options[:5], "spaces")
     write(here / "corpus", TRAIN[::-1])
     assert "these are not the documents it was trained on" in refused(capsys, *options)
-    assert "does not say its words" in refused(capsys, *options, "--documents", "corpus/own-test-all-terms.txt")
+    assert "does not say its words" in refused(
+        capsys, "--base", "bare.safetensors", "--documents", "corpus/own-test-all-terms.txt"
+    )
 
 
 def test_chance_is_said(here, capsys):

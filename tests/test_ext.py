@@ -225,6 +225,13 @@ def every_way_to_begin():
     ]
 
 
+def test_who_disables_the_compiled_part_hears_that_it_is_slow():
+    code = "import seam_fast as sf; [sf.backend.choose_engine() for _ in range(2)]"
+    _, err = fresh(code, SEAM_FAST_DISABLE_EXT="1")
+    slow = "seam-fast: slow, because plain PyTorch computes: SEAM_FAST_DISABLE_EXT is set; if this is meant, set SEAM"
+    assert err.count(slow) == 1
+
+
 @pytest.mark.parametrize("first", range(4))
 def test_without_kernels_the_first_use_says_so_once(with_module, nothing_said, first, monkeypatch):
     with_module(None, "it rains")
@@ -235,7 +242,7 @@ def test_without_kernels_the_first_use_says_so_once(with_module, nothing_said, f
     assert text.endswith("; if this is meant, set SEAM_FAST_BACKEND=torch")
 
 
-@pytest.mark.parametrize("name", ["SEAM_FAST_BACKEND", "SEAM_FAST_DISABLE_EXT", "told", "backend="])
+@pytest.mark.parametrize("name", ["SEAM_FAST_BACKEND", "told", "backend="])
 def test_who_wants_it_so_hears_nothing(with_module, nothing_said, monkeypatch, name):
     with_module(None, "it rains")
     calls = every_way_to_begin()
@@ -244,7 +251,7 @@ def test_who_wants_it_so_hears_nothing(with_module, nothing_said, monkeypatch, n
     elif name == "backend=":
         calls = [lambda: backend.choose_backend("torch"), lambda: backend.choose_engine("torch")]
     else:
-        monkeypatch.setenv(name, "torch" if name == "SEAM_FAST_BACKEND" else "1")
+        monkeypatch.setenv(name, "torch")
     assert said_by(*calls) == []
 
 

@@ -61,6 +61,21 @@ def saved_and_loaded(traced):
 # -- torch.jit, torch.onnx ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_traces_of_the_other_layers_warn_of_nothing(bias):
+    linear = shake(MaskedLinear(3, 2, bias))
+    embedding = shake(MaskedEmbedding(9, 3, padding_idx=0))
+    for layer, inputs in (
+        (linear, (torch.randn(5, 3), torch.randn(2, 7, 3))),
+        (embedding, (torch.tensor([1, 0, 8]), torch.tensor([[5], [0]]))),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", torch.jit.TracerWarning)
+            traced = torch.jit.trace(layer, (inputs[0],))
+        for input in inputs:
+            torch.testing.assert_close(traced(input), layer(input))
+
+
 @each_backend
 @each_kind
 def test_a_trace_computes_for_any_size(backend, options):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lstm_cases import CPU_KERNELS, Case, each_kernel, kernel, leaves  # noqa: F401
 from torch.autograd.functional import jacobian
-from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.func import functional_call, functionalize, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from seam_fast import MaskedLSTM, ScoreAdam, _ext, masked_embedding, masked_linear, masked_lstm, reference
 
@@ -183,29 +183,27 @@ def test_stacked_parameters_of_a_module(backend):
         torch.testing.assert_close({name: tensor[number] for name, tensor in found.items()}, wanted, **CLOSE)
 
 
+@pytest.mark.parametrize("grad_mode", [False, True])
 @pytest.mark.skipif(_ext.C is None, reason="needs the compiled kernels")
-def test_the_compiled_kernels_see_all_calls_at_once(monkeypatch):
-    seen = []
-
-    def watch(name):
-        original = getattr(_ext.C, name)
-
-        def watched(calls, *rest):
-            seen.append((len(calls), rest))
-            return original(calls, *rest)
-
-        monkeypatch.setattr(_ext.C, name, watched)
-
-    watch("masked_lstm_forward_each")
-    watch("masked_lstm_backward_each")
-    function, scores = call(Case(L=2), "cpu")
-    many = stacks(scores, 6)
-    with torch.no_grad():
+def test_nothing_is_saved_where_nobody_can_ask_for_gradients(grad_mode):
+    case = Case(T=64, B=8, I=4, H=32)
+    function, scores = call(case, "cpu", case.tensors(torch.float32))
+    many = [tensor.requires_grad_(grad_mode) for tensor in stacks(scores, 4)]
+    with torch.profiler.profile(profile_memory=True) as profile, torch.set_grad_enabled(grad_mode):
         vmap(function)(many)
-    assert seen == [(6, (False,))] * 2, "nothing is saved where nobody can ask for gradients"
-    seen.clear()
-    vmap(grad(lambda scores: function(scores)[0].sum()))(many)
-    assert [count for count, _ in seen] == [6] * 4
+    largest = max(event.cpu_memory_usage for event in profile.events())
+    assert (largest >= 4 * 64 * 8 * 5 * 32 * 4) == grad_mode
+
+
+@each_kernel
+def test_no_calls_at_all(kernel):  # noqa: F811
+    function, scores = call(CASES[0], kernel)
+    none = [score.new_empty(0, *score.shape) for score in scores]
+    if kernel == "torch":
+        assert vmap(function)(none)[0].shape[0] == 0
+        return
+    with pytest.raises(ValueError, match="needs at least one entry along the axis"):
+        vmap(function)(none)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -246,6 +244,19 @@ def test_forward_mode_names_the_twin(kernel):  # noqa: F811
         jvp(
             lambda score: reference.masked_lstm(input, hx, weights, [score, *scores[1:]])[0], (scores[0],), (scores[0],)
         )
+
+
+@each_kernel
+def test_functionalize_is_refused(kernel):  # noqa: F811
+    function, scores = call(CASES[0], kernel)
+    linear = lambda score: masked_linear(torch.ones(1, 3).double(), score, None, score)  # noqa: E731
+    for transformed, argument in (
+        (functionalize(function), scores),
+        (functionalize(vmap(function)), stacks(scores, 2)),
+        (functionalize(linear), torch.ones(2, 3).double()),
+    ):
+        with pytest.raises(RuntimeError, match="functionalize is not supported for masked layers: leave it out"):
+            transformed(argument)
 
 
 def test_second_derivatives_by_torch_func():

@@ -18,18 +18,18 @@ ROOT = Path(__file__).resolve().parents[2]
 CSRC, HOST = ROOT / "csrc", ROOT / "tests" / "cuda_host"
 NAME = "seam_fast_cuda_host"
 KERNELS = sorted(CSRC.glob("cuda/*.cu"))
-SHARED = ("layer.cpp", "autograd.cpp", "gap_rules.cpp", "trainer_base.cpp")
+SHARED = ("layer.cpp", "autograd.cpp", "transforms.cpp", "gap_rules.cpp", "trainer_base.cpp")
 SOURCES = [*KERNELS, *(CSRC / "cuda" / name for name in ("masked_lstm.cpp", "seam_trainer.cpp"))]
 SOURCES += [*(CSRC / name for name in SHARED), HOST / "module.cpp"]
 
 
 def flags() -> list[str]:
-    folders = [CSRC, HOST, *cpp_extension.include_paths(), sysconfig.get_path("include")]
+    folders = [CSRC, HOST, CSRC / "torch_lacks", *cpp_extension.include_paths(), sysconfig.get_path("include")]
     # No contraction, as in the installed module: a product and a sum that the source keeps apart stay apart.
     wanted = "-std=c++20 -O2 -g0 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Werror -Wno-unknown-pragmas"
     # torch's headers are not ours to warn about.
-    return [*wanted.split(), f"-DTORCH_EXTENSION_NAME={NAME}", *(f"-isystem{folder}" for folder in folders[2:])] + [
-        f"-I{folder}" for folder in folders[:2]
+    return [*wanted.split(), f"-DTORCH_EXTENSION_NAME={NAME}", *(f"-isystem{folder}" for folder in folders[3:])] + [
+        f"-I{folder}" for folder in folders[:3]
     ]
 
 

@@ -8,6 +8,7 @@
 #include "cuda/masked_lstm.h"
 #include "cuda/seam_trainer.h"
 #include "trainer_binding.h"
+#include "transforms.h"
 
 namespace py = pybind11;
 
@@ -93,12 +94,18 @@ void wait_for(const Device&) {}
 
 }  // namespace gpu
 
+variable_list forward_each(const Calls& calls, const variable_list& tensors) { return forward_in_turn(calls, tensors); }
+variable_list backward_each(const Calls& calls, const std::vector<bool>& needs, const variable_list& tensors) {
+  return backward_in_turn(calls, needs, tensors);
+}
+
 }  // namespace seam
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   using py::arg;
   m.def("masked_lstm_forward", &seam::masked_lstm_forward);
   m.def("masked_lstm_layer", &seam::masked_lstm_layer);
+  m.def("masked_lstm_layer_transformed", &seam::masked_lstm_layer_transformed);
   m.def("masked_lstm_backward", &seam::masked_lstm_backward, arg("grad_output"), arg("grad_h_n"), arg("grad_c_n"),
         arg("input"), arg("output"), arg("h_0"), arg("c_0"), arg("saved"), arg("weights"), arg("scores"),
         arg("lengths"), arg("need_input"), arg("need_h_0"), arg("need_c_0"), arg("need_weights"), arg("need_scores"),
