@@ -46,7 +46,7 @@ template <class W, int S>
 struct Tile {
   static constexpr int kThreads = 256, kDepth = 32, kEach = S / 16;
   static constexpr int kStride = S + 4;  // so that neither rows nor columns of a panel all share a bank
-  static constexpr int kPanels = 8;      // are added up by themselves: so a sum's error grows with their number only
+  static constexpr int kPanels = 2;      // are added up by themselves: so a sum's error grows with their number only
 
   struct Smem {
     Shared<W, kDepth * kStride> left, right;  // [term, row or column]
