@@ -104,8 +104,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         arg("weight"), arg("effective"), arg("lr"), arg("beta1"), arg("beta2"), arg("eps"), arg("step"),
         arg("penalty"), NoGil(), "See csrc/ops.h.");
 
-  m.def("class_logits", &seam::class_logits, arg("weights"), arg("ids"), arg("lengths"), arg("read_last_word"), NoGil(),
-        "See csrc/ops.h.");
+  m.def("class_logits", &seam::class_logits, arg("weights"), arg("ids"), arg("lengths"), arg("read_last_word"),
+        arg("projected") = py::none(), NoGil(), "See csrc/ops.h.");
+  m.def("project_words", &seam::project_words, arg("weights"), NoGil(), "See csrc/ops.h.");
+  m.def("pack_kept", &seam::pack_kept, arg("scores"), NoGil(), "See csrc/ops.h.");
 
 #ifdef SEAM_WITH_CUDA
   m.def("choose_cuda", &seam::gpu::choose, arg("recurrence"), arg("products"), "See csrc/cuda/masked_lstm.h.");

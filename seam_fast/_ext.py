@@ -22,6 +22,7 @@ ISAS = ("avx512", "avx2", "portable")
 # What the Python side calls; a module without it was built from other sources.
 NEEDED = ("build_info", "isa", "isas", "set_isa", "score_adam_")
 NEEDED += ("masked_lstm_layer", "masked_lstm_forward", "masked_lstm_backward", "SeamTrainer", "empty_scratch")
+NEEDED += ("class_logits", "project_words", "pack_kept")
 
 
 told = False  # whether loading it has warned already

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from . import _ext
 from .backend import able_devices, has_clusters
-from .engine import LastSeen
+from .engine import LastSeen, Trainer
 from .keys import EMBEDDING, LINEAR_KEYS, LSTM_KEYS, lstm_shape
 from .native import NativeTrainer
 
@@ -35,6 +35,8 @@ class CudaTrainer(NativeTrainer):
     def _steps_at_once(self, batch_size: int, width: int) -> int:
         work = 3 * batch_size * max(1, width) * products(self.weights)  # forward, and twice as much backward
         return max(1, min(_STEPS_AT_ONCE, int(_PRODUCTS_AT_ONCE / work)))
+
+    survey = Trainer.survey  # the scores are on the GPU
 
     def _features(self, ids: Tensor, lengths: Tensor) -> Tensor:
         # The same documents are looked at after each epoch: given the same tensors, the engine has them already.

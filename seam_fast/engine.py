@@ -8,6 +8,8 @@ A trainer computes what ``reference.Stepper`` computes, with less work:
 - in head-only epochs the masked base stands still, so its logits are computed once.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -169,9 +171,18 @@ class Trainer:
         they are finite, nearly always."""
         return torch.isfinite(torch.stack([part.detach().sum() for part in (*self.scores.values(), *self.head)])).all()
 
+    def survey(self) -> tuple[dict[str, int], Callable[[], dict[str, Tensor]]]:
+        """What an epoch has come to: ``kept_counts``, and a function that gives ``snapshot``, good until the next step.
+        Raises as ``check_finite``.
+        """
+        self.check_finite()
+        return self.kept_counts(), self.snapshot
+
     def snapshot(self) -> dict[str, Tensor]:
         """What is kept, a bit a score, and a copy of the head; ``expand`` makes whole tensors of it."""
-        bits = {key: packed(score > 0).cpu() for key, score in self.scores.items()}
+        return self._snapshot_of({key: packed(score > 0).cpu() for key, score in self.scores.items()})
+
+    def _snapshot_of(self, bits: dict[str, Tensor]) -> dict[str, Tensor]:
         head = (part.detach().to("cpu", copy=True) for part in self.head)
         return bits | dict(zip(HEAD_NAMES, head, strict=True))
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from . import _ext
 from .engine import HEAD_NAMES, Trainer
 from .inference import class_logits
-from .keys import WEIGHT_KEYS
+from .keys import EMBEDDING, WEIGHT_KEYS
 
 CATCH_UPS = ("quadrature", "replay", "dense")
 _STEPS_AT_ONCE = 64  # between two looks at `stop`, at most: some 20 milliseconds at the reference's sizes ...
@@ -109,6 +109,15 @@ class NativeTrainer(Trainer):
 
     def class_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
         return self._features(ids, lengths).cpu()
+
+    def survey(self):
+        """As in ``Trainer``, by one pass over the scores."""
+        bits, counts, finite = zip(*map(_ext.C.pack_kept, self.scores.values()), strict=True)
+        if not all(finite) or not all(torch.isfinite(part).all() for part in self.head):
+            self.check_finite()  # which says what
+        shared = int((self.scores[EMBEDDING][-1] > 0).sum())
+        bits = dict(zip(self.scores, bits, strict=True))
+        return self.kept_of([*counts, shared]), lambda: self._snapshot_of(bits)
 
     def _logits_of(self, weights: dict[str, Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
         return class_logits(weights, ids, lengths, self.read, "cpu")

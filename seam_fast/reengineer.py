@@ -27,7 +27,7 @@ from .engine import TorchTrainer, Trainer
 from .errors import SeamFastError, TrainingError
 from .evaluate import check_corpus, figures_on_test, warn_of_chance
 from .front import Front
-from .inference import class_logits, logits_at_once
+from .inference import class_logits, logits_at_once, project_words
 from .keys import EMBEDDING, group_sizes, groups, lstm_shape
 from .metrics import base_metrics, module_metrics
 from .native import CATCH_UPS, in_large_pages
@@ -274,10 +274,12 @@ class Study:
         self._copies: dict[torch.device, dict[str, Tensor]] = {}
         self._documents: dict[torch.device, Split] = {}
         self.taught: collections.defaultdict[tuple, Taught] = collections.defaultdict(Taught)  # by what samplers draw
-        self._lock = threading.Lock()
+        self._projected: dict[str, Tensor | None] = {}  # the base's projection of all words, once somebody needs it
+        self._lock, self._projecting = threading.Lock(), threading.Lock()
         if beside:
             self._base_logits, self._copies, self._lock = beside._base_logits, beside._copies, beside._lock
             self._documents, self.taught = beside._documents, beside.taught
+            self._projected, self._projecting = beside._projected, beside._projecting
 
     def weights_on(self, device: torch.device) -> dict[str, Tensor]:
         """The base's weights by key on a device, copied there once for all its modules."""
@@ -327,7 +329,12 @@ class Study:
         return teacher
 
     def _class_logits(self, weights: dict[str, Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
-        return class_logits(weights, ids, lengths, self.base.read, "cpu" if self.engine == "cpu" else "torch")
+        if self.engine != "cpu":
+            return class_logits(weights, ids, lengths, self.base.read)
+        with self._projecting:
+            if not self._projected:
+                self._projected["words"] = project_words(weights, "cpu")
+        return class_logits(weights, ids, lengths, self.base.read, "cpu", self._projected["words"])
 
 
 def is_plain(weights: dict[str, Tensor]) -> bool:
@@ -463,13 +470,13 @@ class Job:
                     head_only=settings.head_only(epoch),
                     stop=stop,
                 )
-                trainer.check_finite()
+                kept, snapshot = trainer.survey()
                 if not settings.head_only(epoch):
                     self._class_logits = None
             if stop.is_set():
                 self.cut_short = True
                 break
-            if not self.end_epoch(epoch, loss, trainer.kept_counts(), self._outputs, report):
+            if not self.end_epoch(epoch, loss, kept, self._outputs, report, snapshot):
                 break
         self.finish()
 
@@ -500,13 +507,16 @@ class Job:
             return False
         return (epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs
 
-    def end_epoch(self, epoch: int, loss: float, kept: dict[str, int], outputs: Callable[[], Tensor], report) -> bool:
+    def end_epoch(
+        self, epoch: int, loss: float, kept: dict[str, int], outputs: Callable[[], Tensor], report, snapshot=None
+    ) -> bool:
         """Draws the conclusions from an epoch; kept: numbers by weight key; outputs(): those of the module for the
-        evaluation documents (n, 2). Returns whether another epoch is wanted.
+        evaluation documents (n, 2); snapshot(): the trainer's, where it is known already. Returns whether another epoch
+        is wanted.
         """
         rule, trainer = self._selection, self.trainer
         figures = {"epoch": epoch, "cross_entropy": loss} | self._kept(kept)
-        snapshot = functools.cache(trainer.snapshot)  # the choice and the front share one
+        snapshot = functools.cache(snapshot or trainer.snapshot)  # the choice and the front share one
         if self.looks(epoch):
             figures |= module_metrics(outputs(), self._evaluation_documents[1])
             figures["best_so_far"] = rule.offer(figures)

@@ -17,7 +17,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from seam_fast import _ext, draws, inference, native, reference
+from seam_fast import TrainingError, _ext, draws, inference, native, reference
+from seam_fast.keys import EMBEDDING
 from seam_fast.sampling import balanced
 
 pytestmark = pytest.mark.skipif(not _ext.has_ext(), reason=f"needs the compiled part: {_ext.reason}")
@@ -463,6 +464,40 @@ def test_counts_snapshot_and_whole_scores_agree(catch_up, wide):
     assert all(torch.equal(*pair) for pair in zip(head, head_too, strict=True))
     counts = engine.kept_counts()
     assert any(0 < counts[key] < wide[key].numel() for key in counts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bits_of_scores_are_those_that_numpy_packs(isa, dtype):
+    for size in (0, 1, 7, 8, 9, 16, 100, 2048, 2049, 5000):
+        scores = torch.randn(size, dtype=dtype, generator=torch.Generator().manual_seed(size))
+        scores[::5] = 0
+        bits, kept, finite = _ext.C.pack_kept(scores)
+        assert finite and kept == int((scores > 0).sum())
+        assert bits.tolist() == np.packbits((scores > 0).numpy()).tolist()
+        for place in (0, size // 2, size - 1) if size else ():
+            for bad in (torch.nan, torch.inf, -torch.inf):
+                spoilt = scores.clone()
+                spoilt[place] = bad
+                bits, kept, finite = _ext.C.pack_kept(spoilt)
+                assert not finite and kept == int((spoilt > 0).sum())
+    for bad, words in ((torch.zeros(3).half(), "float32 or float64"), (torch.zeros(4, 4).T[:, ::2], "contiguous")):
+        with pytest.raises((ValueError, TypeError), match=words):
+            _ext.C.pack_kept(bad)
+
+
+def test_a_survey_is_what_counts_and_snapshot_say(wide):
+    trainer = train_one(wide, 1)
+    kept, snapshot = trainer.survey()
+    assert kept == trainer.kept_counts()
+    one, other = snapshot(), trainer.snapshot()
+    assert list(one) == list(other) and all(torch.equal(one[key], other[key]) for key in one)
+    trainer.scores[EMBEDDING][2, 3] = torch.nan
+    with pytest.raises(TrainingError, match=f"{EMBEDDING} holds a value that is not finite"):
+        trainer.survey()
+    trainer.scores[EMBEDDING][2, 3] = 1
+    trainer.head[0][0, 0] = torch.inf
+    with pytest.raises(TrainingError, match="head weight holds a value that is not finite"):
+        trainer.survey()
 
 
 def test_adopted_state_goes_on_as_its_own(wide):
