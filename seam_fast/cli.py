@@ -459,7 +459,7 @@ def text_settings(arguments) -> dict:
 def run_reengineer(arguments) -> int:
     from . import report
     from .places import ask_for_queues
-    from .reengineer import engine_on_card, reengineer
+    from .reengineer import engines_on_card, reengineer
     from .workflow import (
         ModuleFiles,
         check_run,
@@ -489,8 +489,8 @@ def run_reengineer(arguments) -> int:
     done = {}
     if arguments.reuse:
         wanted = {"settings": settings.as_dict(), "seed": arguments.seed, "evaluate_every": arguments.evaluate_every}
-        wanted |= engine_on_card(base.weights(), arguments.backend, arguments.catch_up, settings.batch_size)
-        found = {target: reusable(paths[target], base, corpus, wanted) for target in targets}
+        engines = engines_on_card(base.weights(), arguments.backend, arguments.catch_up, settings.batch_size)
+        found = {target: reusable(paths[target], base, corpus, wanted, engines) for target in targets}
         done = {target: module for target, module in found.items() if module is not None}
         if done:
             say(f"{len(done)} of {len(targets)} modules are there already: kept")
@@ -595,11 +595,13 @@ def run_info(arguments) -> int:
     from . import _ext
     from .backend import able_devices, backends, choose_engine
     from .places import describe
+    from .quicker import what_auto_takes
 
     try:
         training = choose_engine(warn=False)
     except SeamFastError as error:  # SEAM_FAST_BACKEND asks for what cannot train
         training = f"not possible: {error}"
+    gpus = able_devices() if training == "cuda" else []
     facts = {
         "seam-fast": __version__,
         "python": platform.python_version(),
@@ -607,7 +609,8 @@ def run_info(arguments) -> int:
         "system": f"{platform.system()} {platform.machine()}, {cores_in_words()}",
         "package": str(Path(__file__).parent),
         "training": training,
-        "gpus": [describe(index) for index in able_devices()] if training == "cuda" else [],
+        "gpus": [describe(index) for index in gpus],
+        "auto": what_auto_takes(training, len(gpus)),
         "backends": backends(),
         "build": _ext.build_info(),
     }
@@ -621,6 +624,8 @@ def run_info(arguments) -> int:
     for name, reason in facts["backends"].items():
         print(f"{'backend ' + name:14} {'usable' if not reason else 'not usable: ' + reason}")
     print(f"{'training':14} {training}" + (f" ({'; '.join(facts['gpus'])})" if facts["gpus"] else ""))
+    for line in facts["auto"]:
+        print(f"{'':14} {line}")
     build = facts["build"]
     if build["loaded"]:
         cuda = f"CUDA {build['cuda']}" if build["with_cuda"] else "no CUDA"
