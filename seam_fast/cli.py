@@ -224,6 +224,9 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--epochs", type=positive, help="default: the recipe's own")
     sub.add_argument("--num-layers", type=positive, default=1, help="LSTM layers")
     sub.add_argument("--bidirectional", action="store_true", help="an LSTM that reads in both directions")
+    sub.add_argument(
+        "--device", default="cpu", help="cpu (default) or cuda, where it is sooner done and differs by rounding"
+    )
     text_options(sub)
     sub.add_argument("--out", metavar="FILE", help="default: runs/NAME/base.safetensors (base_public.safetensors)")
     sub.add_argument("--reuse", action="store_true", help="keep the base that is there if it was made just so")
@@ -399,6 +402,7 @@ def run_data(arguments) -> int:
 
 def run_train(arguments) -> int:
     from .arguments import seed_number
+    from .device_training import training_device
     from .workflow import RECIPE_PROTOCOL, check_writable, describe_base, get_corpus, say, train_base
 
     name = "base.safetensors" if arguments.recipe == "strong" else f"base_{arguments.recipe}.safetensors"
@@ -410,6 +414,7 @@ def run_train(arguments) -> int:
     corpus = get_corpus(*place, protocol, None, say, smallest, **text_settings(arguments))
     options = {"num_layers": arguments.num_layers, "bidirectional": arguments.bidirectional}
     options |= {"epochs": arguments.epochs} if arguments.epochs else {}
+    options["device"] = training_device(arguments.device)
     base = reusable_base(path, corpus, arguments) if arguments.reuse else None
     if base is None:
         base = train_base(corpus, arguments.recipe, arguments.seed, path, say, **options)
@@ -425,6 +430,7 @@ def reusable_base(path: Path, corpus, arguments):
     from dataclasses import asdict, replace
 
     from .classifier import LSTMClassifier
+    from .device_training import device_name
     from .train_base import RECIPES
 
     if not path.is_file():
@@ -440,6 +446,7 @@ def reusable_base(path: Path, corpus, arguments):
         "seed": arguments.seed,
         "data_hash": corpus.data_hash,
         "settings": json.loads(json.dumps(settings)),  # as it comes back from the file
+        "device": device_name(arguments.device),
     }
     same_shape = (base.num_layers, base.bidirectional) == (arguments.num_layers, arguments.bidirectional)
     as_trained = base.info.get("weights_hash") in (None, base.hash)  # older files do not say
