@@ -119,7 +119,8 @@ class DocumentReader {
   void project_words(const ClassifierWeights<T>& w, const T* table, T* out) { project_rows(w, table, w.words, out); }
 
  private:
-  static constexpr int64_t kProjectedAtOnce = 1024, kDocumentsAtOnce = 256;
+  static constexpr int64_t kProjectedAtOnce = 1024;
+  static constexpr int64_t kDocumentsAtOnce = 96;  // whole tiles, whose states stay in the inner caches
 
   MaskedLstmBackwardParams<T> layer(const ClassifierWeights<T>& w) const {
     MaskedLstmBackwardParams<T> p{};
