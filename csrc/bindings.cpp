@@ -102,8 +102,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         arg("weight"), arg("effective"), arg("lr"), arg("beta1"), arg("beta2"), arg("eps"), arg("step"),
         arg("penalty"), NoGil(), "See csrc/ops.h.");
 
-  m.def("class_logits", &seam::class_logits, arg("weights"), arg("ids"), arg("lengths"), arg("read_last_word"), NoGil(),
-        "See csrc/ops.h.");
+  m.def("class_logits", &seam::class_logits, arg("weights"), arg("ids"), arg("lengths"), arg("read_last_word"),
+        arg("projected") = py::none(), NoGil(), "See csrc/ops.h.");
+  m.def("project_words", &seam::project_words, arg("weights"), NoGil(), "See csrc/ops.h.");
+  m.def("pack_kept", &seam::pack_kept, arg("scores"), NoGil(), "See csrc/ops.h.");
 
   m.def("draw_chance", &seam::draw_chance, arg("key_0"), arg("key_1"), arg("count"), arg("least"), NoGil(),
         "See csrc/draws.h.");

@@ -92,17 +92,35 @@ class DocumentReader {
   template <class Gather>
   void read(const ClassifierWeights<T>& w, const Documents& d, const int64_t* order, int64_t count, Gather&& gather,
             T* logits) {
+    pack(w);
     for (int64_t at = 0; at < count; at += kProjectedAtOnce) {
       const int64_t end = std::min(at + kProjectedAtOnce, count);
-      project(w, d, order + at, end - at, gather);
+      const int32_t* const number = project(w, d, order + at, end - at, gather);
       for (int64_t i = at; i < end; i += kDocumentsAtOnce) {
-        recur(w, d, order + i, i - at, std::min(kDocumentsAtOnce, end - i), logits);
+        recur(w, d, order + i, std::min(kDocumentsAtOnce, end - i), projected_.get(0), [&](int64_t k, int64_t t) {
+          return number[(i - at + k) * d.width + t];
+        }, logits);
       }
     }
   }
 
+  // The same where `projected` holds what `project_words` makes of the same weights.
+  void read_projected(const ClassifierWeights<T>& w, const Documents& d, const int64_t* order, int64_t count,
+                      const T* projected, T* logits) {
+    pack(w);
+    for (int64_t i = 0; i < count; i += kDocumentsAtOnce) {
+      recur(w, d, order + i, std::min(kDocumentsAtOnce, count - i), projected, [&](int64_t k, int64_t t) {
+        return int32_t(d.word[order[i + k] * d.width + t]);
+      }, logits);
+    }
+  }
+
+  // out[word, 4H] = W_ih x + b of every row x of a table [words, input_size], bit for bit what `read` makes of it.
+  void project_words(const ClassifierWeights<T>& w, const T* table, T* out) { project_rows(w, table, w.words, out); }
+
  private:
-  static constexpr int64_t kProjectedAtOnce = 1024, kDocumentsAtOnce = 256;
+  static constexpr int64_t kProjectedAtOnce = 1024;
+  static constexpr int64_t kDocumentsAtOnce = 96;  // whole tiles, whose states stay in the inner caches
 
   MaskedLstmBackwardParams<T> layer(const ClassifierWeights<T>& w) const {
     MaskedLstmBackwardParams<T> p{};
@@ -113,10 +131,29 @@ class DocumentReader {
     return p;
   }
 
-  // W_ih x + b of each distinct word, and which of them is at each place of the documents.
+  void pack(const ClassifierWeights<T>& w) {
+    MaskedLstmBackwardParams<T> p = layer(w);
+    p.packed = kernels_.unit_blocks(w.hidden_size);
+    p.packed_hh = packed_.get(p.packed * kernels_.packed_block_size(w.hidden_size));
+    kernels_.pack_recurrent(p, 0, p.packed);
+  }
+
+  void project_rows(const ClassifierWeights<T>& w, const T* x, int64_t count, T* out) {
+    while (int64_t(word_place_.size()) < count) word_place_.push_back({0, int32_t(word_place_.size())});
+    const int64_t rows[2] = {0, count};
+    MaskedLstmBackwardParams<T> p = layer(w);
+    p.first_row = rows;
+    p.place = word_place_.data();
+    p.input = {x, 0, w.input_size};
+    p.gates = out;
+    kernels_.project(p, 0, 1, 0, kernels_.unit_blocks(w.hidden_size),
+                     scratch_.get(kernels_.scratch_size(w.input_size, w.hidden_size, count)));
+  }
+
+  // W_ih x + b of each distinct word; returns which of them is at each place of the documents.
   template <class Gather>
-  void project(const ClassifierWeights<T>& w, const Documents& d, const int64_t* order, int64_t count,
-               Gather&& gather) {
+  const int32_t* project(const ClassifierWeights<T>& w, const Documents& d, const int64_t* order, int64_t count,
+                         Gather&& gather) {
     const int64_t E = w.input_size, G = kGates * w.hidden_size;
     seen_.begin(w.words);
     int32_t* const number = number_.get(count * d.width);
@@ -133,23 +170,14 @@ class DocumentReader {
         number[k * d.width + t] = position_[n];
       }
     }
-    while (int64_t(word_place_.size()) < U) word_place_.push_back({0, int32_t(word_place_.size())});
-    const int64_t rows[2] = {0, U};
-    MaskedLstmBackwardParams<T> p = layer(w);
-    p.first_row = rows;
-    p.place = word_place_.data();
-    p.input = {x, 0, E};
-    p.gates = projected_.get(U * G);
-    kernels_.project(p, 0, 1, 0, kernels_.unit_blocks(w.hidden_size),
-                     scratch_.get(kernels_.scratch_size(E, w.hidden_size, U)));
-    p.packed = kernels_.unit_blocks(w.hidden_size);
-    p.packed_hh = packed_.get(p.packed * kernels_.packed_block_size(w.hidden_size));
-    kernels_.pack_recurrent(p, 0, p.packed);
+    project_rows(w, x, U, projected_.get(U * G));
+    return number;
   }
 
-  // The documents order[0, B), which are those from number `from` on of what was projected.
-  void recur(const ClassifierWeights<T>& w, const Documents& d, const int64_t* order, int64_t from, int64_t B,
-             T* logits) {
+  // The documents order[0, B); row_of(k, t): which row of `projected` the word at place t of document order[k] has.
+  template <class RowOf>
+  void recur(const ClassifierWeights<T>& w, const Documents& d, const int64_t* order, int64_t B, const T* projected,
+             RowOf&& row_of, T* logits) {
     const int64_t H = w.hidden_size, G = kGates * H;
     lengths_.resize(B);
     for (int64_t b = 0; b < B; ++b) lengths_[b] = d.read_of(order[b]);
@@ -157,21 +185,21 @@ class DocumentReader {
     int32_t* const projected_row = projected_row_.get(plan_.rows());
     for (int64_t row = 0; row < plan_.rows(); ++row) {
       Place& place = plan_.place[0][row];
-      projected_row[row] = number_.get(0)[(from + place.sequence) * d.width + place.time];
+      projected_row[row] = row_of(place.sequence, place.time);
       place.time &= 1;  // only two steps' states are kept: this one's and the one's before
     }
     MaskedLstmBackwardParams<T> p = layer(w);
     p.first_row = plan_.first_row.data();
     p.sequence = plan_.sequence.data();
     p.place = plan_.place[0].data();
-    p.projected = projected_.get(0);
+    p.projected = projected;
     p.projected_row = projected_row;
     p.gates = gates_.get(B * (kGates + 1) * H);
     p.cells = p.gates + B * G;
     p.output = {output_.get(2 * B * H), B * H, H};
     p.packed = kernels_.unit_blocks(H);
     p.packed_hh = packed_.get(0);
-    T* const scratch = scratch_.get(0);
+    T* const scratch = nullptr;  // for what is not packed yet, and all of it is
     for (int64_t step = 0; step < plan_.steps; ++step) {
       p.gates_from = plan_.first_row[step];
       kernels_.recur(p, step, step + 1, 0, kernels_.row_tiles(B), scratch);

@@ -101,6 +101,8 @@ class EmbeddingRows {
 
   // Brings all rows up to date.
   void flush() {
+    if (flushed_ == now_) return;
+    flushed_ = now_;
     for (int64_t row = 0; row < rows_; ++row) {
       const bool fresh = row_[row].reached == kFresh;
       bring_up_to_date(row);
@@ -117,6 +119,7 @@ class EmbeddingRows {
     now_ = first_ = steps;
     step_.clear();
     for (Row& row : row_) row.reached = int32_t(now_);
+    flushed_ = now_;
     take_shared();
   }
 
@@ -167,6 +170,7 @@ class EmbeddingRows {
   AdamRule<T> rule_;
   double rest_, lr_ = 0;              // the square of the penalty, at which exp_avg_sq comes to rest
   int64_t now_ = 0, first_ = 0;
+  int64_t flushed_ = -1;              // steps taken at the last flush
   std::vector<Row> row_;
   std::vector<AdamStep<T>> step_;     // of this epoch, from step `first_` on
   std::vector<double> beta2_power_;   // kBeta2^t, likewise

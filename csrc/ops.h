@@ -69,6 +69,15 @@ int64_t score_adam(const Tensor& score, const OptionalTensor& grad, const Tensor
 // What a classifier of one layer in one direction says. weights: embedding (V, E), weight_ih (4H, E), weight_hh (4H, H),
 // bias_ih, bias_hh (4H,), linear weight (C, H), linear bias (C,), on the CPU; ids (N, T) int64, lengths (N,) int64, 1 to T;
 // read_last_word: at the last real word, without padding, else after the last position. Returns logits (N, C).
-Tensor class_logits(const std::vector<Tensor>& weights, const Tensor& ids, const Tensor& lengths, bool read_last_word);
+// projected: what project_words gives for these weights, or none; the result has the same bits with it, sooner.
+Tensor class_logits(const std::vector<Tensor>& weights, const Tensor& ids, const Tensor& lengths, bool read_last_word,
+                    const OptionalTensor& projected);
+
+// W_ih x + b_ih + b_hh of the embedding x of every word: (V, 4H). weights: as in class_logits. By one thread.
+Tensor project_words(const std::vector<Tensor>& weights);
+
+// Of scores (contiguous, float32 or float64, on the CPU): a bit each, set where > 0, eight a byte, the first the highest;
+// how many are set; whether all scores are finite.
+std::tuple<Tensor, int64_t, bool> pack_kept(const Tensor& scores);
 
 }  // namespace seam

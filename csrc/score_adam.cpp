@@ -1,7 +1,8 @@
-// The score update: checks its tensors and shares them among threads.
+// The score update: checks its tensors and shares them among threads. And what scores come to: which weights are kept.
 #include "score_adam.h"
 
 #include <ATen/Dispatch.h>
+#include <ATen/ops/empty.h>
 
 #include <atomic>
 
@@ -45,6 +46,29 @@ int64_t score_adam(const Tensor& score, const OptionalTensor& grad, const Tensor
     });
   });
   return kept;
+}
+
+std::tuple<Tensor, int64_t, bool> pack_kept(const Tensor& scores) {
+  TORCH_CHECK_TYPE(scores.device().is_cpu(), "scores must be on the CPU, but are on ", scores.device());
+  TORCH_CHECK_TYPE(scores.scalar_type() == at::kFloat || scores.scalar_type() == at::kDouble,
+                   "scores must be float32 or float64, but are ", scores.scalar_type());
+  TORCH_CHECK_VALUE(scores.is_contiguous() && !scores.is_neg(), "scores must be contiguous, but have strides ",
+                    scores.strides());
+  const int64_t size = scores.numel();
+  const Tensor bits = at::empty({(size + 7) / 8}, at::kByte);
+  int64_t kept = 0;
+  bool finite = true;
+  AT_DISPATCH_FLOATING_TYPES(scores.scalar_type(), "pack_kept", [&] {
+    const CpuKernels<scalar_t>& kernels = cpu_kernels<scalar_t>();
+    const scalar_t* const score = scores.const_data_ptr<scalar_t>();
+    constexpr int64_t block = 2048;  // stays in the innermost cache for the second look
+    for (int64_t at = 0; at < size; at += block) {
+      const int64_t count = std::min(block, size - at);
+      kept += kernels.pack_kept(score + at, count, bits.mutable_data_ptr<uint8_t>() + at / 8);
+      finite = finite && kernels.all_finite(score + at, count);
+    }
+  });
+  return {bits, kept, finite};
 }
 
 }  // namespace seam

@@ -15,6 +15,7 @@
 #include "document_reader.h"
 #include "embedding_rows.h"
 #include "flush_denormals.h"
+#include "ops.h"
 #include "trainer_base.h"
 #if defined(SEAM_WITH_CUDA)
 #include "cuda/seam_trainer.h"
@@ -125,7 +126,18 @@ class Trainer final : public TrainerBase {
   SeamLook look(const OptionalTensor& ids, const OptionalTensor& slots, const OptionalTensor& lengths) override {
     const Use use(*this);
     table_.flush();
-    SeamLook look = look_at_scores();
+    SeamLook look;
+    for (const Tensor& score : tensors_.scores) {
+      const auto [bits, kept, finite] = pack_kept(score);
+      look.bits.push_back(bits);
+      look.kept.push_back(kept);
+      look.finite &= finite;
+    }
+    look.kept.push_back(std::get<1>(pack_kept(tensors_.scores[kEmbedding].select(0, table_.rows()))));
+    for (const Tensor& part : tensors_.head) {
+      look.head.push_back(part.clone());
+      look.finite &= kernels_.all_finite(part.template const_data_ptr<T>(), part.numel());
+    }
     if (ids) add_logits(look, read(*ids, slots.value(), lengths.value()));
     return look;
   }

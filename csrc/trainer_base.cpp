@@ -216,32 +216,6 @@ std::tuple<Tensor, Tensor> documents_to_train(const Tensor& slot, int64_t none, 
   return {slots, shares};
 }
 
-namespace {
-
-// Notes which of some scores are positive, and returns how many.
-template <typename T>
-int64_t pack_positive(const T* score, int64_t count, uint8_t* bits) {
-  int64_t positive = 0;
-  for (int64_t i = 0; i < count; i += 8) {
-    const int64_t n = std::min<int64_t>(8, count - i);
-    unsigned byte = 0;
-    for (int64_t k = 0; k < n; ++k) byte |= unsigned(score[i + k] > 0) << (7 - k);
-    bits[i / 8] = uint8_t(byte);
-    positive += __builtin_popcount(byte);
-  }
-  return positive;
-}
-
-template <typename T>
-bool all_finite(const Tensor& t) {
-  const T* const number = t.const_data_ptr<T>();
-  T nothing = 0;  // x - x is 0 for what is finite, else a NaN, which stays
-  for (int64_t i = 0; i < t.numel(); ++i) nothing += number[i] - number[i];
-  return nothing == 0;
-}
-
-}  // namespace
-
 std::tuple<std::vector<double>, SeamFailure> SeamTrainer::epoch(double lr_mask, double lr_head, const Tensor& slots,
                                                                 const Tensor& lengths, const Tensor& shares,
                                                                 int64_t batch) {
@@ -256,26 +230,6 @@ std::tuple<std::vector<double>, SeamFailure> SeamTrainer::epoch(double lr_mask, 
 void TrainerBase::add_logits(SeamLook& look, const Tensor& logits) {
   look.logits = logits;
   look.outputs = at::linear(at::relu(logits), look.head[0], look.head[1]);
-}
-
-SeamLook TrainerBase::look_at_scores() const {
-  SeamLook look;
-  AT_DISPATCH_FLOATING_TYPES(tensors_.head[0].scalar_type(), "look", [&] {
-    for (const Tensor& score : tensors_.scores) {
-      look.bits.push_back(at::empty({(score.numel() + 7) / 8}, at::kByte));
-      look.kept.push_back(pack_positive(score.const_data_ptr<scalar_t>(), score.numel(),
-                                        look.bits.back().mutable_data_ptr<uint8_t>()));
-      look.finite &= all_finite<scalar_t>(score);
-    }
-    const Tensor& rows = tensors_.scores[kEmbedding];
-    std::vector<uint8_t> last((E_ + 7) / 8);
-    look.kept.push_back(pack_positive(rows.const_data_ptr<scalar_t>() + rows.numel() - E_, E_, last.data()));
-    for (const Tensor& part : tensors_.head) {
-      look.head.push_back(part.clone());
-      look.finite &= all_finite<scalar_t>(part);
-    }
-  });
-  return look;
 }
 
 }  // namespace seam

@@ -66,8 +66,6 @@ class TrainerBase : public SeamTrainer {
   void check_features(const Tensor& features) const;           // (N, C), with the trainer's tensors
   void check_shares(const Tensor& shares, int64_t N) const;    // (N, 2), on the CPU
 
-  // A look without logits, of tensors on the CPU.
-  SeamLook look_at_scores() const;
   // To a look that has the head: class logits on the CPU, and the outputs that follow from them.
   static void add_logits(SeamLook& look, const Tensor& logits);
 

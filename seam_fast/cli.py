@@ -194,6 +194,9 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--epochs", type=positive, help="default: the recipe's own")
     sub.add_argument("--num-layers", type=positive, default=1, help="LSTM layers")
     sub.add_argument("--bidirectional", action="store_true", help="an LSTM that reads in both directions")
+    sub.add_argument(
+        "--device", default="cpu", help="cpu (default) or cuda, where it is sooner done and differs by rounding"
+    )
     add_text_options(sub)
     sub.add_argument("--out", metavar="FILE", help="default: runs/NAME/base.safetensors (base_public.safetensors)")
     sub.add_argument("--reuse", action="store_true", help="keep the base that is there if it was made just so")
@@ -421,6 +424,7 @@ def run_data(arguments) -> int:
 
 def run_train(arguments) -> int:
     from .arguments import seed_number
+    from .device_training import training_device
     from .workflow import RECIPE_PROTOCOL, check_writable, describe_base, get_corpus, say, train_base
 
     name = "base.safetensors" if arguments.recipe == "strong" else f"base_{arguments.recipe}.safetensors"
@@ -432,6 +436,7 @@ def run_train(arguments) -> int:
     corpus = get_corpus(*place, protocol, None, say, arguments.smallest_class, **text_settings(arguments))
     options = {"num_layers": arguments.num_layers, "bidirectional": arguments.bidirectional}
     options |= {"epochs": arguments.epochs} if arguments.epochs else {}
+    options["device"] = training_device(arguments.device)
     base = reusable_base(path, corpus, arguments) if arguments.reuse else None
     if base is None:
         base = train_base(corpus, arguments.recipe, arguments.seed, path, say, **options)
@@ -447,6 +452,7 @@ def reusable_base(path: Path, corpus, arguments):
     from dataclasses import asdict, replace
 
     from .classifier import LSTMClassifier
+    from .device_training import device_name
     from .train_base import RECIPES
 
     if not path.is_file():
@@ -462,6 +468,7 @@ def reusable_base(path: Path, corpus, arguments):
         "seed": arguments.seed,
         "data_hash": corpus.data_hash,
         "settings": json.loads(json.dumps(settings)),  # as it comes back from the file
+        "device": device_name(arguments.device),
     }
     same_shape = (base.num_layers, base.bidirectional) == (arguments.num_layers, arguments.bidirectional)
     as_trained = base.info.get("weights_hash") in (None, base.hash)  # older files do not say
@@ -481,7 +488,7 @@ def text_settings(arguments) -> dict:
 def run_reengineer(arguments) -> int:
     from . import report
     from .places import ask_for_queues
-    from .reengineer import engine_on_card, reengineer
+    from .reengineer import engines_on_card, reengineer
     from .workflow import (
         ModuleFiles,
         check_run,
@@ -511,8 +518,8 @@ def run_reengineer(arguments) -> int:
     done = {}
     if arguments.reuse:
         wanted = {"settings": settings.as_dict(), "seed": arguments.seed, "evaluate_every": arguments.evaluate_every}
-        wanted |= engine_on_card(base.weights(), arguments.backend, arguments.catch_up, settings.batch_size)
-        found = {target: reusable(paths[target], base, corpus, wanted) for target in targets}
+        engines = engines_on_card(base.weights(), arguments.backend, arguments.catch_up, settings.batch_size)
+        found = {target: reusable(paths[target], base, corpus, wanted, engines) for target in targets}
         done = {target: module for target, module in found.items() if module is not None}
         if done:
             say(f"{len(done)} of {len(targets)} modules are there already: kept")
@@ -621,11 +628,13 @@ def run_info(arguments) -> int:
     from . import _ext
     from .backend import able_devices, backends, choose_engine
     from .places import describe
+    from .quicker import what_auto_takes
 
     try:
         training = choose_engine(warn=False)
     except SeamFastError as error:  # SEAM_FAST_BACKEND asks for what cannot train
         training = f"not possible: {error}"
+    gpus = able_devices() if training == "cuda" else []
     facts = {
         "seam-fast": __version__,
         "python": platform.python_version(),
@@ -633,7 +642,8 @@ def run_info(arguments) -> int:
         "system": f"{platform.system()} {platform.machine()}, {cores_in_words()}",
         "package": str(Path(__file__).parent),
         "training": training,
-        "gpus": [describe(index) for index in able_devices()] if training == "cuda" else [],
+        "gpus": [describe(index) for index in gpus],
+        "auto": what_auto_takes(training, len(gpus)),
         "backends": backends(),
         "build": _ext.build_info(),
     }
@@ -647,6 +657,8 @@ def run_info(arguments) -> int:
     for name, reason in facts["backends"].items():
         print(f"{'backend ' + name:14} {'usable' if not reason else 'not usable: ' + reason}")
     print(f"{'training':14} {training}" + (f" ({'; '.join(facts['gpus'])})" if facts["gpus"] else ""))
+    for line in facts["auto"]:
+        print(f"{'':14} {line}")
     build = facts["build"]
     if build["loaded"]:
         cuda = f"CUDA {build['cuda']}" if build["with_cuda"] else "no CUDA"

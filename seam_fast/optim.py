@@ -47,7 +47,8 @@ class ScoreAdam(torch.optim.Optimizer):
         choose_kernels_module(backend)  # an unknown or unusable wish is refused here, not at the first step
         self.backend = backend
         self._companions: dict[Tensor, tuple[Tensor | None, Tensor | None]] = {}
-        self._counts: dict[Tensor, tuple[int, int]] = {}  # scores above 0, and the version of the tensor they are of
+        # Scores above 0, where a step has counted them on their own device, and the version of the tensor they are of.
+        self._counts: dict[Tensor, tuple[int | Tensor, int]] = {}
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "penalty": penalty})
         if weights is not None or effective is not None:
             self._accompany([p for group in self.param_groups for p in group["params"]], weights, effective)
@@ -127,9 +128,9 @@ class ScoreAdam(torch.optim.Optimizer):
                 state["step"] += 1
                 weight, effective = self._companions.get(score, (None, None))
                 tensors = (score, grad, state["exp_avg"], state["exp_avg_sq"], weight, effective)
-                update = native.score_adam_ if native and _suits(tensors) else reference.score_adam_
+                update = native.score_adam_ if native and _suits(tensors) else reference.step_score_
                 kept = update(*tensors, lr, beta1, beta2, eps, int(state["step"]), penalty)
-                if update is not reference.score_adam_:  # raw memory was written: autograd has to know
+                if update is not reference.step_score_:  # raw memory was written: autograd has to know
                     changed = (score, effective)
                     torch.autograd.graph.increment_version([tensor for tensor in changed if tensor is not None])
                 self._counts[score] = (kept, score._version)
@@ -137,11 +138,12 @@ class ScoreAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def kept(self) -> list[int]:
-        """How many scores of each parameter are positive; free after a step, which has counted them."""
+        """How many scores of each parameter are positive; free after a step, which has counted them, but for the wait
+        for a GPU where they are there."""
         counts = []
         for score in (score for group in self.param_groups for score in group["params"]):
             count, version = self._counts.get(score, (0, -1))
-            counts.append(count if version == score._version else int((score > 0).sum()))
+            counts.append(int(count if version == score._version else (score > 0).sum()))
         return counts
 
     def __getstate__(self) -> dict:

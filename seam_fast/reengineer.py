@@ -18,7 +18,7 @@ from torch import Tensor
 from . import draws
 from ._version import __version__
 from .arguments import callback, choice, seed_number, shown, whole_number
-from .backend import NAMES, able_devices, choose_engine
+from .backend import NAMES, able_devices, choose_engine, resolve, why_not_train
 from .classifier import LSTMClassifier
 from .cores import usable_cores
 from .corpus import Corpus, Split, check_is_corpus
@@ -27,12 +27,13 @@ from .engine import Look, TorchTrainer, Trainer
 from .errors import SeamFastError, TrainingError
 from .evaluate import check_corpus, figures_on_test, warn_of_chance
 from .front import Front
-from .inference import class_logits, logits_at_once
-from .keys import EMBEDDING, group_sizes, groups, lstm_shape
+from .inference import class_logits, logits_at_once, project_words
+from .keys import EMBEDDING, LSTM_KEYS, group_sizes, groups, lstm_shape
 from .metrics import base_metrics, module_metrics
 from .native import CATCH_UPS, in_large_pages
 from .places import CPU, Place, free_bytes, gpu_places, is_out_of_memory, module_bytes, room_in_memory
 from .progress import progress_bar
+from .quicker import Work, quicker, steps_of
 from .reference import head_logits
 from .sampling import Sampler, Taught, balanced, is_target, vocabulary_floor
 from .seam_module import SeamModule
@@ -98,7 +99,8 @@ def reengineer(
         together have multiprocessors and free memory for, which is also the most. The others wait for their turn.
         Results do not depend on it.
     backend: ``"cuda"``, every NVIDIA GPU of the machine, ``"cpu"``, the compiled engine of the CPU, ``"torch"``, plain
-        PyTorch, or ``"auto"``, the first of them that can be used.
+        PyTorch, or ``"auto"``, the first of them that can be used; but the CPU's engine where a job is so small that it
+        is done there before a GPU has begun.
     catch_up: how the compiled engine, that of a GPU as well, brings an embedding row up to date that has not been used
         for a while: ``"quadrature"``, all its steps in one, no less exact than float32 is step by step, ``"replay"``,
         step by step, or ``"dense"``, every row in every step. Where bases are trained by the ops (several layers, both
@@ -178,6 +180,7 @@ def reengineer_many(
     seed = seed_number(seed)
     callback("on_epoch", on_epoch)
     callback("on_module", on_module)
+    engine = quicker_engine(engine, backend, base, corpus, targets, settings, threads)
     studies: list[Study] = []
     with cpu_by_default():
         for one in settings:
@@ -274,10 +277,12 @@ class Study:
         self._copies: dict[torch.device, dict[str, Tensor]] = {}
         self._documents: dict[torch.device, Split] = {}
         self.taught: collections.defaultdict[tuple, Taught] = collections.defaultdict(Taught)  # by what samplers draw
-        self._lock = threading.Lock()
+        self._projected: dict[str, Tensor | None] = {}  # the base's projection of all words, once somebody needs it
+        self._lock, self._projecting = threading.Lock(), threading.Lock()
         if beside:
             self._base_logits, self._copies, self._lock = beside._base_logits, beside._copies, beside._lock
             self._documents, self.taught = beside._documents, beside.taught
+            self._projected, self._projecting = beside._projected, beside._projecting
 
     def weights_on(self, device: torch.device) -> dict[str, Tensor]:
         """The base's weights by key on a device, copied there once for all its modules."""
@@ -327,7 +332,38 @@ class Study:
         return teacher
 
     def _class_logits(self, weights: dict[str, Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
-        return class_logits(weights, ids, lengths, self.base.read, "cpu" if self.engine == "cpu" else "torch")
+        if self.engine != "cpu":
+            return class_logits(weights, ids, lengths, self.base.read)
+        with self._projecting:
+            if not self._projected:
+                self._projected["words"] = project_words(weights, "cpu")
+        return class_logits(weights, ids, lengths, self.base.read, "cpu", self._projected["words"])
+
+
+def quicker_engine(engine: str, backend: str, base, corpus, targets, settings, threads: int | None) -> str:
+    """The engine that ``"auto"`` takes for a job: of CPU and GPU, where both can train it, the one that is done sooner;
+    otherwise, and where the caller has named one, that engine.
+    """
+    weights = base.weights()
+    if engine != "cuda" or resolve(backend) != "auto" or why_not_train(weights[EMBEDDING].dtype):
+        return engine
+    if not settings or not targets or not is_plain(weights):  # the CPU has no engine for several layers, but the op
+        return engine
+    return quicker(*work_of(weights, corpus, targets, settings), len(able_devices()), threads)[0]
+
+
+def work_of(weights: dict[str, Tensor], corpus: Corpus, targets, settings: Sequence[Settings]) -> tuple[Work, bool]:
+    """What a job is, and whether a GPU trains all of it by many steps a launch."""
+    labels = corpus.train.labels
+    size = sum(weights[key].numel() for key in LSTM_KEYS[:2])
+    works = []
+    for one in settings:
+        used = 0.9 if one.evaluation == "validation" else 1.0
+        counts = [int(used * int(is_target(labels, target).sum())) for target in targets]
+        steps = tuple(steps_of(one, count, int(used * len(labels)) - count) for count in counts)
+        works.append(Work(steps, one.batch_size * corpus.train.ids.shape[1], size))
+    one_launch = all(catches_up("cuda", weights, one.batch_size) for one in settings)
+    return functools.reduce(operator.add, works), one_launch
 
 
 def is_plain(weights: dict[str, Tensor]) -> bool:
@@ -351,10 +387,20 @@ def catches_up(engine: str, weights: dict[str, Tensor], batch_size: int) -> bool
     return engine == "cpu" and is_plain(weights)
 
 
-def engine_on_card(weights: dict[str, Tensor], backend: str, catch_up: str, batch_size: int) -> dict[str, str | None]:
-    """What the card of a module will say of its engine: ``engine`` and, where rows catch up, ``catch_up``."""
-    engine = choose_engine(backend, weights[EMBEDDING].dtype)
-    return {"engine": engine, "catch_up": catch_up if catches_up(engine, weights, batch_size) else None}
+def engines_on_card(
+    weights: dict[str, Tensor], backend: str, catch_up: str, batch_size: int
+) -> list[dict[str, str | None]]:
+    """What the card of a module may say of its engine: ``engine`` and, where rows catch up, ``catch_up``. More than one
+    thing where ``"auto"`` takes one engine or the other, as a job is large or small.
+    """
+    dtype = weights[EMBEDDING].dtype
+    engines = [choose_engine(backend, dtype)]
+    if engines == ["cuda"] and resolve(backend) == "auto" and not why_not_train(dtype):
+        engines.append("cpu")
+    return [
+        {"engine": engine, "catch_up": catch_up if catches_up(engine, weights, batch_size) else None}
+        for engine in engines
+    ]
 
 
 def make_trainer(study: Study, head: tuple[Tensor, Tensor], words, device: torch.device = CPU.device) -> Trainer:

@@ -259,6 +259,11 @@ def score_adam_(
     Then ``effective``, where given, becomes ``weight`` where the score is positive and 0 elsewhere. Returns how many
     scores are positive.
     """
+    return int(step_score_(score, grad, exp_avg, exp_avg_sq, weight, effective, lr, beta1, beta2, eps, step, penalty))
+
+
+def step_score_(score, grad, exp_avg, exp_avg_sq, weight, effective, lr, beta1, beta2, eps, step, penalty) -> Tensor:
+    """`score_adam_`, but the number of positive scores stays on their device: a GPU is not waited for."""
     constant = max(-1.0, min(1.0, penalty))
     gradient = torch.full_like(score, constant) if grad is None else grad.clamp(-1, 1).add_(constant)
     exp_avg.lerp_(gradient, 1 - beta1)
@@ -268,7 +273,7 @@ def score_adam_(
     kept = score > 0
     if effective is not None:
         effective.copy_(torch.where(kept, weight, 0))
-    return int(kept.sum())
+    return kept.sum()
 
 
 class StepResult(NamedTuple):

@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,9 @@ from .arguments import MOST, callback, real_number, seed_number, shown, truth, w
 from .classifier import ClassifierMetrics, LSTMClassifier, confusion_metrics, predict_logits
 from .corpus import Corpus, check_is_corpus
 from .default_device import cpu_by_default, on_the_cpu
+from .device_training import ClippedAdam, DeviceReader, EpochSteps, device_name, training_device
 from .errors import TrainingError
+from .graph_trainer import deal
 from .progress import duration, progress_bar
 from .threads import one_thread
 
@@ -108,6 +110,7 @@ def train(
     bidirectional: bool = False,
     progress: bool = False,
     log: Log | None = None,
+    device: str | torch.device = "cpu",
 ) -> LSTMClassifier:
     """Train a base on ``corpus.train``; the test split is never looked at.
 
@@ -117,9 +120,12 @@ def train(
     and reports its figures on them.
     ``progress`` says on standard error how it goes: a bar on a terminal, else a line after some seconds and then every
     half minute; ``log`` gets one line an epoch. The settings and figures are kept in the model's ``info``. Runs on one
-    thread, in float32 and on the CPU, whatever torch is set to. Raises `TrainingError` where the loss is not finite or
-    an argument makes no sense. Ctrl-C, and an exception in ``log``, come out with an attribute ``base``: the classifier
-    as far as it was trained, ``info["interrupted"]`` the number of whole epochs, or None where none had ended.
+    thread and in float32, whatever torch is set to, and on the CPU, unless ``device`` is ``"cuda"``, or one GPU of
+    several: there the same documents and words are drawn, each step is a recorded sequence of kernels, and what comes
+    out differs by rounding; ``info["device"]`` then names the GPU. The classifier is on the CPU in either case. Raises
+    `TrainingError` where the loss is not finite or an argument makes no sense. Ctrl-C, and an exception in ``log``,
+    come out with an attribute ``base``: the classifier as far as it was trained, ``info["interrupted"]`` the number of
+    whole epochs, or None where none had ended.
     """
     recipe = _recipe(recipe, epochs)
     check_is_corpus(corpus)
@@ -130,6 +136,7 @@ def train(
         "bidirectional": truth("bidirectional", bidirectional),
     }
     callback("log", log)
+    device = training_device(device)
     info = {
         "recipe": recipe.name,
         "settings": asdict(recipe),
@@ -139,11 +146,14 @@ def train(
         "synthetic": corpus.synthetic,
         "data_hash": corpus.data_hash,
     }
+    if (name := device_name(device)) is not None:
+        info["device"] = name
     run = _train_public if isinstance(recipe, PublicRecipe) else _train_strong
     so_far = _SoFar()
     try:
-        with _surroundings():
-            model, figures = run(corpus, recipe, info["seed"], sizes, progress, log or _no_log, so_far)
+        with _surroundings(device):
+            model, figures = run(corpus, recipe, info["seed"], sizes, progress, log or _no_log, so_far, device)
+            model.to("cpu")
     except BaseException as error:
         if not isinstance(error, TrainingError):
             with suppress(AttributeError):  # of a class that takes none
@@ -164,7 +174,7 @@ def _recipe(recipe: str | Recipe, epochs: int | None) -> Recipe:
     return recipe if epochs is None else replace(recipe, epochs=epochs)
 
 
-def _surroundings() -> ExitStack:
+def _surroundings(device: torch.device) -> ExitStack:
     """What training needs of the calling thread's torch, left as it was afterwards.
 
     One thread: batches this small gain nothing from more and lose much where cores are shared (measured: a factor of
@@ -177,6 +187,9 @@ def _surroundings() -> ExitStack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.autocast("cpu", enabled=False))
+        if device.type == "cuda":
+            stack.enter_context(torch.autocast("cuda", enabled=False))
+            stack.enter_context(torch.cuda.device(device))
         return stack.pop_all()
 
 
@@ -195,7 +208,7 @@ class _SoFar:
         if self.average is not None:
             self.average.store()
         self.model.info = info | {"interrupted": self.epochs}
-        return self.model.eval()
+        return self.model.eval().to("cpu")
 
 
 def _no_log(line: str) -> None:
@@ -260,29 +273,26 @@ def _figures(model: LSTMClassifier, corpus: Corpus, documents: Tensor) -> Classi
 
 
 def _train_public(
-    corpus: Corpus, recipe: PublicRecipe, seed: int, sizes: dict[str, Any], progress: bool, log: Log, so_far: _SoFar
+    corpus: Corpus,
+    recipe: PublicRecipe,
+    seed: int,
+    sizes: dict[str, Any],
+    progress: bool,
+    log: Log,
+    so_far: _SoFar,
+    device: torch.device,
 ) -> tuple[LSTMClassifier, dict[str, Any]]:
     generator = torch.Generator().manual_seed(seed)
-    so_far.model = model = _new_model(corpus, sizes, "end", generator)
-    ids, labels = corpus.train.ids, corpus.train.labels
-    embedding = model.word_embeddings.weight.detach()
-    rest = [*model.lstm.parameters(), *model.hidden2label.parameters()]
+    so_far.model = model = _new_model(corpus, sizes, "end", generator).to(device)
+    ids = corpus.train.ids
     steps = math.ceil(len(ids) / recipe.batch_size)
+    run = (_public_on_cpu if device.type == "cpu" else _public_on_device)(corpus, recipe, model)
     started = time.perf_counter()
     for epoch, step_done in _epochs(recipe.epochs, progress, steps):
         lr = recipe.lr * recipe.lr_decay ** (epoch // recipe.decay_every)
         order = torch.randperm(len(ids), generator=generator)
         total = 0.0
-        for step, batch in enumerate(order.split(recipe.batch_size)):
-            words = ids[batch]
-            # A dense gradient would be V rows, of which a batch touches a hundred: step only those.
-            vectors = embedding[words].requires_grad_()
-            loss = F.cross_entropy(model.hidden2label(model.lstm(vectors)[0][:, -1]), labels[batch])
-            vectors_grad, *grads = torch.autograd.grad(loss, [vectors, *rest])
-            with torch.no_grad():
-                embedding.index_add_(0, words.flatten(), vectors_grad.flatten(0, 1), alpha=-lr)
-                torch._foreach_add_(rest, grads, alpha=-lr)
-            value = loss.item()
+        for step, value in enumerate(run(order.split(recipe.batch_size), lr)):
             _check_loss(value, epoch, step)
             total += value
             step_done()
@@ -295,43 +305,90 @@ def _train_public(
     return model, {"train_accuracy": fit.accuracy}
 
 
+def _public_on_cpu(
+    corpus: Corpus, recipe: PublicRecipe, model: LSTMClassifier
+) -> Callable[[Sequence[Tensor], float], Iterator[float]]:
+    """A function of an epoch's batches (document indices) and learning rate that yields the loss of each step."""
+    ids, labels = corpus.train.ids, corpus.train.labels
+    embedding = model.word_embeddings.weight.detach()
+    rest = [*model.lstm.parameters(), *model.hidden2label.parameters()]
+
+    def run(batches, lr):
+        for batch in batches:
+            words = ids[batch]
+            # A dense gradient would be V rows, of which a batch touches a hundred: step only those.
+            vectors = embedding[words].requires_grad_()
+            loss = F.cross_entropy(model.hidden2label(model.lstm(vectors)[0][:, -1]), labels[batch])
+            vectors_grad, *grads = torch.autograd.grad(loss, [vectors, *rest])
+            with torch.no_grad():
+                embedding.index_add_(0, words.flatten(), vectors_grad.flatten(0, 1), alpha=-lr)
+                torch._foreach_add_(rest, grads, alpha=-lr)
+            yield loss.item()
+
+    return run
+
+
+def _public_on_device(
+    corpus: Corpus, recipe: PublicRecipe, model: LSTMClassifier
+) -> Callable[[Sequence[Tensor], float], list[float]]:
+    """The same on the model's device; the losses come when the epoch is done."""
+    ids, labels = corpus.train.ids, corpus.train.labels
+    parameters, reader = list(model.parameters()), DeviceReader(model)
+    numbers, real = deal(len(ids), min(recipe.batch_size, len(ids)))
+    share = real / real.sum(1, keepdim=True)  # of each document in its batch's mean
+
+    def step(words, wanted, share, lr):
+        output = reader.run_lstm(model.word_embeddings(words), None)
+        loss = (F.cross_entropy(model.hidden2label(output[:, -1]), wanted, reduction="none") * share).sum()
+        gradients = torch.autograd.grad(loss, parameters)  # dense: a sum by atomic additions would differ each time
+        with torch.no_grad():
+            torch._foreach_add_(parameters, torch._foreach_mul(gradients, -lr))
+        return loss
+
+    steps = EpochSteps(parameters[0].device, step)
+
+    def run(batches, lr):
+        order = torch.cat(list(batches))[numbers]
+        steps.begin([ids[order], labels[order], share, torch.full((len(numbers),), lr, dtype=torch.float32)])
+        steps.run(len(numbers))
+        return steps.losses()
+
+    return run
+
+
 # --- the strong recipe -----------------------------------------------------------------------------------------------
 
 
 def _train_strong(
-    corpus: Corpus, recipe: StrongRecipe, seed: int, sizes: dict[str, Any], progress: bool, log: Log, so_far: _SoFar
+    corpus: Corpus,
+    recipe: StrongRecipe,
+    seed: int,
+    sizes: dict[str, Any],
+    progress: bool,
+    log: Log,
+    so_far: _SoFar,
+    device: torch.device,
 ) -> tuple[LSTMClassifier, dict[str, Any]]:
     generator = torch.Generator().manual_seed(seed)
     fit, held_out = corpus.validation_indices()  # the split by which modules are chosen later
     so_far.model = model = _new_model(corpus, sizes, "last_word", generator)
     started = time.perf_counter()
     log(f"making word vectors from {len(fit)} training documents")
-    _initialise_strong(model, corpus, fit, recipe, generator)
+    _initialise_strong(model, corpus, fit, recipe, generator, device)
     log(f"word vectors made, {time.perf_counter() - started:.0f} s")
     started = time.perf_counter()
 
+    model.to(device).train()
+    steps = max(math.ceil(len(fit) / recipe.batch_size), recipe.min_steps)
+    plan = _StrongPlan(corpus, recipe, fit, steps, (model.embedding_dim, model.hidden2label.in_features), generator)
     embedding = model.word_embeddings.weight
     rest = [*model.lstm.parameters(), *model.hidden2label.parameters()]
-    optimizer = torch.optim.Adam([embedding, *rest], lr=recipe.lr, fused=True)
-    steps = max(math.ceil(len(fit) / recipe.batch_size), recipe.min_steps)
     so_far.average = average = _Average([embedding, *rest])
-    average_from, average_every = round((1 - recipe.averaged_part) * recipe.epochs * steps), max(1, steps // 4)
-    model.train()
+    run = (_strong_on_cpu if device.type == "cpu" else _strong_on_device)(model, plan, embedding, rest, average)
     for epoch, step_done in _epochs(recipe.epochs, progress, steps):
         total = 0.0
-        for step, batch in enumerate(_strong_batches(corpus, fit, steps, recipe, generator)):
-            done = epoch * steps + step
-            share = done / (recipe.epochs * steps)
-            optimizer.param_groups[0]["lr"] = recipe.lr * max(1e-3, (1 + math.cos(math.pi * share)) / 2)
-            loss = _strong_loss(model, corpus, batch, recipe, generator)
-            value = loss.item()
+        for step, value in enumerate(run(epoch)):
             _check_loss(value, epoch, step)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(rest, recipe.max_grad_norm)
-            optimizer.step()
-            if done >= average_from and (done + 1) % average_every == 0:
-                average.add()
             total += value
             step_done()
         so_far.epochs = epoch + 1
@@ -351,6 +408,102 @@ def _train_strong(
             f"mean F1 {validation.mean_f1:.3f} over {validation.total} documents"
         )
     return model, figures
+
+
+class _StrongPlan:
+    """What the steps of the strong recipe are: their batches, learning rates, and where weights are averaged."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        recipe: StrongRecipe,
+        fit: Tensor,
+        steps: int,
+        sizes: tuple[int, int],
+        generator: torch.Generator,
+    ) -> None:
+        self.sizes = sizes  # of vectors and outputs
+        self.corpus, self.recipe, self.fit, self.steps, self.generator = corpus, recipe, fit, steps, generator
+        self.all_steps = recipe.epochs * steps
+        self._average_from, self._average_every = round((1 - recipe.averaged_part) * self.all_steps), max(1, steps // 4)
+
+    def batches(self) -> list[Tensor]:
+        """The next epoch's batches (document indices), drawn from the generator."""
+        return _strong_batches(self.corpus, self.fit, self.steps, self.recipe, self.generator)
+
+    def draw(self, batch: Tensor) -> _Drawn:
+        """A batch as it is fed."""
+        return _draw_strong(self.corpus, batch, self.recipe, self.sizes, self.generator)
+
+    def rate(self, done: int) -> float:
+        """The learning rate of the step after so many."""
+        return self.recipe.lr * max(1e-3, (1 + math.cos(math.pi * done / self.all_steps)) / 2)
+
+    def averages_after(self, done: int) -> bool:
+        """Whether the weights after that step (from 0) count in the average."""
+        return done >= self._average_from and (done + 1) % self._average_every == 0
+
+
+def _strong_on_cpu(
+    model: LSTMClassifier, plan: _StrongPlan, embedding: nn.Parameter, rest: list[nn.Parameter], average: _Average
+) -> Callable[[int], Iterator[float]]:
+    """A function that yields the loss of each step of an epoch, before the step is taken."""
+    optimizer = torch.optim.Adam([embedding, *rest], lr=plan.recipe.lr, fused=True)
+
+    def run(epoch):
+        for done, batch in enumerate(plan.batches(), epoch * plan.steps):
+            optimizer.param_groups[0]["lr"] = plan.rate(done)
+            loss = _strong_loss(model, plan.draw(batch), plan.recipe, model)
+            yield loss.item()
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(rest, plan.recipe.max_grad_norm)
+            optimizer.step()
+            if plan.averages_after(done):
+                average.add()
+
+    return run
+
+
+def _strong_on_device(
+    model: LSTMClassifier, plan: _StrongPlan, embedding: nn.Parameter, rest: list[nn.Parameter], average: _Average
+) -> Callable[[int], list[float]]:
+    """The same on the model's device; the losses come when the epoch is done, and the next one is drawn by then."""
+    adam, reader = ClippedAdam(embedding, rest, plan.recipe.max_grad_norm), DeviceReader(model)
+    width = plan.corpus.train.ids.shape[1]
+    epochs = plan.recipe.epochs
+    drawn: list[list[Tensor]] = []  # the next epoch, at most
+
+    def step(rate, *parts):
+        adam.rate.copy_(rate)
+        loss = _strong_loss(model, _Drawn(*parts), plan.recipe, reader)
+        adam.step(loss)
+        return loss
+
+    steps = EpochSteps(embedding.device, step)
+
+    def draw(epoch):
+        rates = torch.tensor([plan.rate(epoch * plan.steps + step) for step in range(plan.steps)], dtype=torch.float32)
+        each = [plan.draw(batch).padded(width) for batch in plan.batches()]
+        drawn.append([rates, *(torch.stack(parts) for parts in zip(*each, strict=True))])
+
+    def run(epoch):
+        if not drawn:
+            draw(epoch)
+        steps.begin(drawn.pop())
+        since = 0
+        for step in range(plan.steps):
+            averages = plan.averages_after(epoch * plan.steps + step)
+            if averages or step + 1 == plan.steps:
+                steps.run(step + 1 - since)
+                since = step + 1
+            if averages:
+                average.add()
+        if epoch + 1 < epochs:
+            draw(epoch + 1)  # while the device works
+        return steps.losses()
+
+    return run
 
 
 class _Average:
@@ -376,11 +529,12 @@ class _Average:
 
 @torch.no_grad()
 def _initialise_strong(
-    model: LSTMClassifier, corpus: Corpus, fit: Tensor, recipe: StrongRecipe, generator: torch.Generator
+    model: LSTMClassifier, corpus: Corpus, fit: Tensor, recipe: StrongRecipe, generator: torch.Generator, device
 ) -> None:
     split, table = corpus.train, model.word_embeddings.weight
     texts = [split.ids[i, : split.lengths[i]] for i in fit.tolist()]
-    vectors = cooccurrence_vectors(texts, model.vocab_size, model.embedding_dim, recipe.vector_window, generator)
+    sizes = model.vocab_size, model.embedding_dim
+    vectors = cooccurrence_vectors(texts, *sizes, recipe.vector_window, generator, device)
     # Words that meet nobody, and dimensions beyond the rank, keep their random start.
     table.copy_(torch.where(vectors != 0, vectors, table) * recipe.vector_scale)
     hidden = model.hidden_dim
@@ -405,29 +559,54 @@ def _strong_batches(
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
-def _strong_loss(
-    model: LSTMClassifier, corpus: Corpus, batch: Tensor, recipe: StrongRecipe, generator: torch.Generator
-) -> Tensor:
+class _Drawn(NamedTuple):
+    """A batch as it is fed: words (B, T'), T' the longest one's, lengths (B,), labels (B,), dropout of dimensions of
+    the vectors (B, 1, E) and of the output (B, D * H), and how far the second reading goes (B,)."""
+
+    ids: Tensor
+    lengths: Tensor
+    labels: Tensor
+    vector_mask: Tensor
+    mask: Tensor
+    prefix: Tensor
+
+    def padded(self, width: int) -> _Drawn:
+        """The same with documents of that width, so that all batches have one shape."""
+        return self._replace(ids=F.pad(self.ids, (0, width - self.ids.shape[1])))
+
+
+def _draw_strong(corpus: Corpus, batch: Tensor, recipe: StrongRecipe, sizes: tuple[int, int], generator) -> _Drawn:
+    """Documents (indices) with all that is drawn for them; sizes: E and D * H."""
     split = corpus.train
     labels, lengths = split.labels[batch], split.lengths[batch]
     ids = split.ids[batch, : int(lengths.max())]
     if corpus.unknown_id is not None:
         dropped = _uniform(ids.shape, generator) < recipe.word_dropout
         ids = ids.masked_fill(dropped, corpus.unknown_id)  # also trains the vector of unknown words
-    vectors = model.word_embeddings(ids)
-    vectors = vectors * _dropout_mask((len(ids), 1, model.embedding_dim), recipe.vector_dropout, generator)
-    output = model.run_lstm(vectors, lengths)
-    mask = _dropout_mask((len(ids), model.hidden2label.in_features), recipe.dropout, generator)
-    logits = model.hidden2label(model.read_output(output, lengths) * mask)
-    loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+    vector_mask = _dropout_mask((len(ids), 1, sizes[0]), recipe.vector_dropout, generator)
+    mask = _dropout_mask((len(ids), sizes[1]), recipe.dropout, generator)
+    prefix = lengths
     if recipe.prefix_weight:
         # A second reading after a random 25 to 100 % of the words: shorter paths for the gradient, more texts.
         share = 0.25 + 0.75 * _uniform((len(ids),), generator)
         prefix = torch.minimum((share * lengths).long() + 1, lengths)
+    return _Drawn(ids, lengths, labels, vector_mask, mask, prefix)
+
+
+def _strong_loss(model: LSTMClassifier, drawn: _Drawn, recipe: StrongRecipe, reader) -> Tensor:
+    """reader: runs the LSTM and reads its output, the model itself or a `DeviceReader` of it."""
+    vectors = model.word_embeddings(drawn.ids) * drawn.vector_mask
+    output = reader.run_lstm(vectors, drawn.lengths)
+
+    def reading(output, lengths):
+        logits = model.hidden2label(reader.read_output(output, lengths) * drawn.mask)
+        return F.cross_entropy(logits, drawn.labels, label_smoothing=recipe.label_smoothing)
+
+    loss = reading(output, drawn.lengths)
+    if recipe.prefix_weight:
         if model.bidirectional:  # one direction has read on; the other begins at the prefix's own end
-            output = model.run_lstm(vectors, prefix)
-        logits = model.hidden2label(model.read_output(output, prefix) * mask)
-        loss = loss + recipe.prefix_weight * F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+            output = reader.run_lstm(vectors, drawn.prefix)
+        loss = loss + recipe.prefix_weight * reading(output, drawn.prefix)
     return loss
 
 
@@ -440,17 +619,17 @@ def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def cooccurrence_vectors(
-    texts: list[Tensor], vocab_size: int, dim: int, window: int, generator: torch.Generator
+    texts: list[Tensor], vocab_size: int, dim: int, window: int, generator: torch.Generator, device=None
 ) -> Tensor:
     """Word vectors (V, dim) float32 from the training texts alone, by factorising who stands near whom.
 
     ``texts``: id tensors (T,). Two words d <= ``window`` places apart count 1/d. The matrix of positive pointwise
     mutual information of these counts is factorised (Levy and Goldberg 2014), by randomised subspace iteration,
     each dimension scaled by the root of its singular value. Rows of words that meet nobody and dimensions beyond the
-    rank are zero; the other rows together have standard deviation 1.
+    rank are zero; the other rows together have standard deviation 1. device: a GPU that counts, or the CPU.
     """
     vectors = torch.zeros(vocab_size, dim, dtype=torch.float32)
-    matrix = _positive_mutual_information(texts, vocab_size, window)
+    matrix = _positive_mutual_information(texts, vocab_size, window, device)
     if matrix is None:
         return vectors
     rank = min(dim, vocab_size)
@@ -466,11 +645,30 @@ def cooccurrence_vectors(
     return vectors / spread if spread > 0 else vectors
 
 
-def _positive_mutual_information(texts: list[Tensor], vocab_size: int, window: int) -> Tensor | None:
+# Sparse tensors that are right by construction; to say so in each call leaves the process's own setting alone.
+_sparse = functools.partial(torch.sparse_coo_tensor, check_invariants=False)
+
+
+def _positive_mutual_information(texts: list[Tensor], vocab_size: int, window: int, device=None) -> Tensor | None:
     """Sparse matrix (V, V) of words by contexts, coalesced; None where no two words stand beside each other."""
     size = (vocab_size, vocab_size)
-    # These are right by construction; to say so in each call leaves the process's own setting alone.
-    sparse = functools.partial(torch.sparse_coo_tensor, check_invariants=False)
+    on_gpu = device is not None and device.type == "cuda"
+    counts = count_pairs_on(device, texts, vocab_size, window) if on_gpu else _count_pairs(texts, vocab_size, window)
+    if counts.values().numel() == 0:
+        return None
+    words, contexts = counts.indices()
+    count = torch.zeros(vocab_size, dtype=torch.float64).index_add_(0, words, counts.values().double())
+    context_share = count**0.75 / (count**0.75).sum()  # smoothed, else rare contexts look far too telling
+    information = (counts.values() / (count[words] * context_share[contexts])).log()
+    kept = information > 0
+    if not bool(kept.any()):
+        return None
+    return _sparse(counts.indices()[:, kept], information[kept].float(), size, is_coalesced=True)
+
+
+def _count_pairs(texts: list[Tensor], vocab_size: int, window: int) -> Tensor:
+    """How often two words stand near each other, by their distance: sparse (V, V), coalesced."""
+    size, sparse = (vocab_size, vocab_size), _sparse
     counts = sparse(torch.zeros(2, 0, dtype=torch.int64), torch.zeros(0, dtype=torch.float32), size)
     for start in range(0, len(texts), 2000):  # in parts, since the pairs take far more room than their sums
         part = texts[start : start + 2000]
@@ -484,16 +682,27 @@ def _positive_mutual_information(texts: list[Tensor], vocab_size: int, window: i
             weights = torch.full((pairs.shape[1],), 1.0 / distance, dtype=torch.float32)
             counts = counts + sparse(pairs, weights, size)
         counts = counts.coalesce()
-    if counts.values().numel() == 0:
-        return None
-    words, contexts = counts.indices()
-    count = torch.zeros(vocab_size, dtype=torch.float64).index_add_(0, words, counts.values().double())
-    context_share = count**0.75 / (count**0.75).sum()  # smoothed, else rare contexts look far too telling
-    information = (counts.values() / (count[words] * context_share[contexts])).log()
-    kept = information > 0
-    if not bool(kept.any()):
-        return None
-    return sparse(counts.indices()[:, kept], information[kept].float(), size, is_coalesced=True)
+    return counts
+
+
+def count_pairs_on(device: torch.device, texts: list[Tensor], vocab_size: int, window: int) -> Tensor:
+    """`_count_pairs` by a GPU, given back to the CPU; other by rounding, as sums are formed in another order."""
+    size = (vocab_size, vocab_size)
+    nothing = torch.zeros(2, 0, dtype=torch.int64, device=device), torch.zeros(0, dtype=torch.float32, device=device)
+    counts = _sparse(*nothing, size).coalesce()
+    for start in range(0, len(texts), 20_000):
+        part = texts[start : start + 20_000]
+        words, lengths = torch.cat(part).to(device), torch.tensor([len(text) for text in part])
+        # How many words of its own text follow each word.
+        rest = (torch.repeat_interleave(lengths.cumsum(0), lengths) - torch.arange(len(words)) - 1).to(device)
+        pairs, weights = [counts.indices()], [counts.values()]
+        for distance in range(1, window + 1):
+            places = torch.nonzero(rest >= distance)[:, 0]
+            firsts, seconds = words[places], words[places + distance]
+            pairs += [torch.stack([firsts, seconds]), torch.stack([seconds, firsts])]
+            weights.append(torch.full((2 * len(places),), 1.0 / distance, dtype=torch.float32, device=device))
+        counts = _sparse(torch.cat(pairs, 1), torch.cat(weights), size).coalesce()
+    return counts.cpu()
 
 
 RECIPES = {"public": PublicRecipe, "strong": StrongRecipe}

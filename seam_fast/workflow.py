@@ -199,10 +199,12 @@ def can_be_in_a_name(character: str) -> bool:
     return True
 
 
-def reusable(path: Path, base: LSTMClassifier, corpus: Corpus, wanted: dict) -> SeamModule | None:
+def reusable(
+    path: Path, base: LSTMClassifier, corpus: Corpus, wanted: dict, engines: Iterable[dict] = ({},)
+) -> SeamModule | None:
     """The module in that file if it is just what this run would make; None otherwise.
 
-    wanted: what its card must say of settings, seed and evaluate_every.
+    wanted: what its card must say of settings, seed and evaluate_every; engines: one of these of its engine.
     """
     if not path.is_file():
         return None
@@ -211,7 +213,11 @@ def reusable(path: Path, base: LSTMClassifier, corpus: Corpus, wanted: dict) -> 
     except CheckpointError:
         return None
     wanted = wanted | {"data_hash": corpus.data_hash, "interrupted": None}
-    return module if all(module.card.get(key) == value for key, value in wanted.items()) else None
+
+    def says(facts):
+        return all(module.card.get(key) == value for key, value in facts.items())
+
+    return module if says(wanted) and any(map(says, engines)) else None
 
 
 class ModuleFiles:

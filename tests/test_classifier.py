@@ -505,7 +505,8 @@ def test_the_second_reading_sees_no_word_behind_its_prefix(tiny, monkeypatch):
     model = train_base._new_model(corpus, sizes, "last_word", torch.Generator().manual_seed(0))
     batch, seen = torch.arange(6), []
     monkeypatch.setattr(train_base.torch, "rand", lambda shape, **_: torch.zeros(shape))  # a quarter of each
-    loss = train_base._strong_loss(model, corpus, batch, recipe, None)
+    drawn = train_base._draw_strong(corpus, batch, recipe, (6, 8), None)
+    loss = train_base._strong_loss(model, drawn, recipe, model)
     lengths, labels = corpus.train.lengths[batch], corpus.train.labels[batch]
     for prefix in (lengths, torch.minimum((0.25 * lengths).long() + 1, lengths)):
         logits = world.deep_logits(model.weights(), corpus.train.ids[batch], prefix, "last_word", 2, True)

@@ -12,12 +12,14 @@ import torch
 import world
 from test_cuda_places import QUICK, Stream, assert_same, gpus  # noqa: F401
 from test_graph_trainer import FakeCuda, Watch
+from torch.nn import functional
 
-from seam_fast import Settings, TrainingError, draws, graph_trainer, places, reengineer, reengineer_many
+from seam_fast import Settings, TrainingError, draws, graph_trainer, inference, places, reengineer, reengineer_many
 from seam_fast.cohort import Cohort, Lane
 from seam_fast.engine import TorchTrainer
 from seam_fast.graph_trainer import GraphTrainer, Replayed
 from seam_fast.inference import class_logits, logits_at_once
+from seam_fast.keys import EMBEDDING, WEIGHT_KEYS
 from seam_fast.sampling import Sampler, Taught
 
 loop = importlib.import_module("seam_fast.reengineer")  # the package gives that name to the function
@@ -492,6 +494,44 @@ def test_the_engine_reads_documents_as_torch_does(read, dtype):
     single = torch.cat([class_logits(weights, ids[i : i + 1], lengths[i : i + 1], read, "cpu") for i in range(40)])
     assert torch.equal(single, ours[:40]), "no document depends on those beside it"
     assert class_logits(weights, ids[:0], lengths[:0], read, "cpu").shape == (0, 5)
+
+
+@pytest.mark.parametrize("read", ["end", "last_word"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_words_projected_beforehand_change_no_bit(read, dtype, monkeypatch):
+    compiled = pytest.importorskip("seam_fast._C")
+    weights = world.make_weights(dtype, sizes=(60, 20, 21, 5))
+    ids, lengths, _ = world.make_documents(1100, width=9, words=range(60))
+    projected = inference.project_words(weights)
+    wanted = functional.linear(weights[EMBEDDING], weights["lstm.weight_ih_l0"])
+    wanted += weights["lstm.bias_ih_l0"] + weights["lstm.bias_hh_l0"]
+    torch.testing.assert_close(projected, wanted)
+    known = class_logits(weights, ids, lengths, read, "cpu", projected)
+    assert torch.equal(known, class_logits(weights, ids, lengths, read, "cpu"))
+    parts = [weights[key] for key in WEIGHT_KEYS]
+    for bad, words in (
+        (projected[:9], "projected must have shape"),
+        (projected.to(torch.float16), "projected must have input's dtype"),
+        (projected.T.contiguous().T, "projected must be contiguous"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=words):
+            compiled.class_logits(parts, ids, lengths, True, bad)
+    monkeypatch.setattr(inference, "MOST_PROJECTED", 1000)
+    assert inference.project_words(weights) is None, "it would be too large"
+    assert inference.project_words(world.make_deep_weights(*world.DEEP[0])) is None
+    assert inference.project_words(weights, "torch") is None
+
+
+def test_all_modules_share_one_projection_of_the_words(toy, toy_base, monkeypatch):
+    pytest.importorskip("seam_fast._C")
+    asked, given = [], []
+    project, plain = loop.project_words, loop.class_logits
+    monkeypatch.setattr(loop, "project_words", lambda *rest: asked.append(1) or project(*rest))
+    monkeypatch.setattr(loop, "class_logits", lambda *rest: given.append(rest[-1]) or plain(*rest))
+    settings = [Settings(epochs=3, batch_size=8, alpha=alpha) for alpha in (0.1, 1.0)]
+    reengineer_many(toy_base, toy, [0, 1], settings, threads=2, backend="cpu")
+    assert len(asked) == 1 and len(given) >= 2 * 3
+    assert all(projected is given[0] for projected in given) and given[0].shape == (toy.vocab_size, 20)
 
 
 def test_what_the_engine_cannot_read_is_refused():

@@ -132,6 +132,7 @@ def gpus(monkeypatch):
     ):
         monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(loop, "copied_to", gpus.copied_to)
+    monkeypatch.setattr(loop, "quicker_engine", lambda engine, *rest: engine)  # these jobs are small
     engine, graphs = (types.ModuleType(f"seam_fast.{name}") for name in ("cuda_trainer", "graph_trainer"))
     engine.CudaTrainer, graphs.GraphTrainer = gpus.trainer("CudaTrainer"), gpus.trainer("GraphTrainer")
     engine.why_not_one_launch = lambda weights, batch_size: gpus.why_not
@@ -340,8 +341,9 @@ def test_which_trainer_and_what_the_card_says(toy, toy_base, gpus):
         gpus.why_not = why_not
         (module,) = run(base, toy, [1], epochs=1, catch_up="replay")
         assert [seen[2:] for seen in gpus.seen] == [trainer]
-        wanted = loop.engine_on_card(base.weights(), "auto", "replay", 8)
-        assert wanted == {"engine": "cuda", "catch_up": trainer[1]}
+        wanted, other = loop.engines_on_card(base.weights(), "auto", "replay", 8)
+        assert wanted == {"engine": "cuda", "catch_up": trainer[1]} and other["engine"] == "cpu"
+        assert loop.engines_on_card(base.weights(), "cuda", "replay", 8) == [wanted]
         assert {key: module.card.get(key) for key in wanted} == wanted
 
 

@@ -465,6 +465,25 @@ def test_counts_snapshot_and_whole_scores_agree(catch_up, wide):
     assert any(0 < counts[key] < wide[key].numel() for key in counts)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bits_of_scores_are_those_that_numpy_packs(isa, dtype):
+    for size in (0, 1, 7, 8, 9, 16, 100, 2048, 2049, 5000):
+        scores = torch.randn(size, dtype=dtype, generator=torch.Generator().manual_seed(size))
+        scores[::5] = 0
+        bits, kept, finite = _ext.C.pack_kept(scores)
+        assert finite and kept == int((scores > 0).sum())
+        assert bits.tolist() == np.packbits((scores > 0).numpy()).tolist()
+        for place in (0, size // 2, size - 1) if size else ():
+            for bad in (torch.nan, torch.inf, -torch.inf):
+                spoilt = scores.clone()
+                spoilt[place] = bad
+                bits, kept, finite = _ext.C.pack_kept(spoilt)
+                assert not finite and kept == int((spoilt > 0).sum())
+    for bad, words in ((torch.zeros(3).half(), "float32 or float64"), (torch.zeros(4, 4).T[:, ::2], "contiguous")):
+        with pytest.raises((ValueError, TypeError), match=words):
+            _ext.C.pack_kept(bad)
+
+
 def test_adopted_state_goes_on_as_its_own(wide):
     """A trainer that takes over another's scores and averages continues to the last bit."""
     one = train_one(wide, 0, "replay")

@@ -42,6 +42,7 @@ GRID = [
     Case(T=6, B=4, I=3, H=5, masked="none"),
     Case(T=32, B=5, I=100, H=50, hx=False),  # R8
     Case(T=32, B=5, I=100, H=50, hx=False, lengths=(32, 7, 19, 1, 25), scale=3.0),
+    Case(T=4, B=19, I=5, H=34, D=2, lengths=(4,) * 9 + (1, 0, 3) * 3 + (2,)),  # two units beyond whole vectors
     Case(T=11, B=17, I=65, H=67, D=2, batch_first=True),
     Case(T=6, B=32, I=70, H=128),
 ]

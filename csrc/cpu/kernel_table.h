@@ -28,6 +28,7 @@ constexpr seam::CpuKernels<T> kernel_table() {
   k.effective = effective<T>;
   k.add = add<T>;
   k.all_finite = all_finite<T>;
+  k.pack_kept = pack_kept<T>;
   k.linear = linear<T>;
   k.linear_gradient = linear_gradient<T>;
   return k;

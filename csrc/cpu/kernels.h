@@ -44,6 +44,8 @@ struct CpuKernels {
   bool (*effective)(const T* weight, const T* score, T* out, int64_t size);  // false: all of it is 0
   void (*add)(const T* from, T* to, int64_t size);
   bool (*all_finite)(const T* values, int64_t size);
+  // A bit for each score, set where it is > 0, eight a byte, the first the highest; returns how many are set.
+  int64_t (*pack_kept)(const T* score, int64_t size, uint8_t* bits);
   void (*linear)(const LinearParams<T>&);
   void (*linear_gradient)(const LinearGradientParams<T>&);
 };

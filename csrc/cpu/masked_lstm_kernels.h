@@ -54,6 +54,56 @@ int64_t row_tiles(int64_t batch) {
   return (batch + kRows - 1) / kRows;
 }
 
+// ---- The last few units of a layer whose size leaves a rest, such as 2 of 50: their four gates share one vector -------
+
+// In a block of their own they would take half as long as a whole one. A vector has the units of gate i, then of f, g, o;
+// a tile is kJointRows rows high, so that its cells, unit by unit of row after row, fill whole vectors again. Sums and
+// cells are formed as in the other blocks, to the bit.
+template <typename T>
+using Joint = std::conditional_t<Narrow<T>::kLanes >= 2 * kGates, Narrow<T>, Wide<T>>;
+template <typename T>
+constexpr int kJointUnits = Joint<T>::kLanes / kGates;
+constexpr int kJointRows = 8;
+
+// Whether block `b` is one of these.
+template <typename T>
+SEAM_INLINE bool is_joint(int64_t hidden, int64_t b) {
+  const int64_t units = hidden - b * Wide<T>::kLanes;
+  return units <= kJointUnits<T> && hidden > units;
+}
+
+// A weight where it is kept, else 0.
+template <typename T>
+SEAM_INLINE T kept_at(const seam::Masked<T>& w, int64_t columns, int64_t q, int64_t k) {
+  const T weight = w.weight[q * columns + k];
+  if (w.kept) return w.kept[q * w.kept_stride + (k >> 3)] >> (k & 7) & 1 ? weight : T(0);
+  return !w.score || w.score[q * columns + k] > 0 ? weight : T(0);
+}
+
+// panel[k][gate][unit], depth [k0, k1); zeros behind the units in use.
+template <typename T>
+void pack_joint(const seam::Masked<T>& w, int64_t columns, int64_t hidden, int64_t first, int units, int64_t k0,
+                int64_t k1, T* panel) {
+  for (int64_t k = k0; k < k1; ++k) {
+    for (int g = 0; g < kGates; ++g) {
+      for (int u = 0; u < kJointUnits<T>; ++u) {
+        *panel++ = u < units ? kept_at(w, columns, g * hidden + first + u, k) : T(0);
+      }
+    }
+  }
+}
+
+// sums[m][gate][unit] = sum_k left[m][k] * panel[k][gate][unit]
+template <typename T, int M>
+SEAM_INLINE void multiply_joint(const T* const (&left)[M], const T* panel, int64_t depth,
+                                T (&sums)[M][Joint<T>::kLanes]) {
+  using S = Joint<T>;
+  typename S::V acc[M][1];
+  for (int m = 0; m < M; ++m) acc[m][0] = S::zero();
+  multiply<S>(left, 1, panel, depth, acc);
+  for (int m = 0; m < M; ++m) S::store(sums[m], acc[m][0]);
+}
+
 // ---- Forward ------------------------------------------------------------------------------------------------------
 
 template <class S>
@@ -102,10 +152,10 @@ template <typename T>
 void pack_recurrent(const MaskedLstmParams<T>& p, int64_t begin, int64_t end) {
   const int64_t H = p.hidden_size;
   for (int64_t b = begin; b < end; ++b) {
+    T* const block = p.packed_hh + b * packed_block_size<T>(H);
     with_block<T>(H, b, [&](auto simd, int64_t first, int units) {
-      using S = decltype(simd);
-      pack_gates<S>(p.weight_hh, H, H, first, units, 0, H,
-                    p.packed_hh + b * packed_block_size<T>(H));
+      if (is_joint<T>(H, b)) pack_joint(p.weight_hh, H, H, first, units, 0, H, block);
+      else pack_gates<decltype(simd)>(p.weight_hh, H, H, first, units, 0, H, block);
     });
   }
 }
@@ -188,6 +238,59 @@ SEAM_INLINE const T* cell_before(const MaskedLstmParams<T>& p, int64_t step, int
   return p.c_0 ? p.c_0 + p.sequence[rank] * p.hidden_size : p.zeros;
 }
 
+// Depth [k0, k1) of one step of the rows of ranks [begin, end), of the last few units.
+template <typename T, int Units>
+void recur_joint(const MaskedLstmParams<T>& p, int64_t step, int64_t k0, int64_t k1, int64_t begin, int64_t end,
+                 int64_t first, const T* right) {
+  using S = Wide<T>;
+  constexpr int U = kJointUnits<T>, kLanes = kJointRows * Units;
+  const int64_t H = p.hidden_size, row_0 = p.first_row[step];
+  const auto copy = [](const T* from, T* to) { __builtin_memcpy(to, from, Units * sizeof(T)); };
+  for (int64_t rank = begin; rank < end; rank += kJointRows) {
+    with_constant<kJointRows>(end - rank < kJointRows ? end - rank : kJointRows, [&](auto count) {
+      constexpr int M = decltype(count)::value;
+      const T* left[M];
+      for (int m = 0; m < M; ++m) left[m] = hidden_before(p, step, rank + m) + k0;
+      T product[M][Joint<T>::kLanes];
+      multiply_joint<T>(left, right, k1 - k0, product);
+      // By gate, then the units of row after row: of the product, and of what is there before it is added.
+      T sum[kGates][kLanes], so_far[kGates][kLanes], c[kLanes], h[kLanes] = {};
+      for (int m = 0; m < M; ++m) {
+        const int64_t row = row_0 + rank + m;
+        const T* before = p.gates + (row - p.gates_from) * kGates * H;
+        if (p.projected && k0 == 0) before = p.projected + p.projected_row[row] * kGates * H;
+        for (int g = 0; g < kGates; ++g) {
+          copy(product[m] + g * U, sum[g] + m * Units);
+          copy(before + g * H + first, so_far[g] + m * Units);
+        }
+        copy(cell_before(p, step, rank + m) + first, c + m * Units);
+      }
+      for (int l = 0; l < M * Units; l += S::kLanes) {
+        const int n = M * Units - l < S::kLanes ? M * Units - l : S::kLanes;
+        typename S::V a[kGates], c_next, h_next;
+        for (int g = 0; g < kGates; ++g) a[g] = S::load(sum[g] + l, n) + S::load(so_far[g] + l, n);
+        if (k1 == H) {
+          activate<S>(a);
+          cell_forward<S>(a, S::load(c + l, n), c_next, h_next);
+          S::store(c + l, c_next, n);
+          S::store(h + l, h_next, n);
+        }
+        for (int g = 0; g < kGates; ++g) S::store(sum[g] + l, a[g], n);
+      }
+      for (int m = 0; m < M; ++m) {
+        const int64_t row = row_0 + rank + m;
+        T* const gates = p.gates + (row - p.gates_from) * kGates * H;
+        if (k1 < H || p.save) {
+          for (int g = 0; g < kGates; ++g) copy(sum[g] + m * Units, gates + g * H + first);
+        }
+        if (k1 < H) continue;
+        copy(c + m * Units, p.cells + (p.save ? row : rank + m) * H + first);
+        copy(h + m * Units, p.output.at(p.place[row]) + first);
+      }
+    });
+  }
+}
+
 // The steps [from, to) of the row tiles [begin, end). Gates of a unit are next to each other in the tile, so that a cell
 // is finished while they are still in registers.
 template <typename T>
@@ -201,7 +304,15 @@ void recur(const MaskedLstmParams<T>& p, int64_t from, int64_t to, int64_t begin
         using S = decltype(simd);
         for (int64_t k0 = 0, k1; k0 < H; k0 = k1) {
           k1 = k0 + kDepth < H ? k0 + kDepth : H;
-          const T* right = p.packed_hh + b * packed_block_size<T>(H) + k0 * kGates * S::kLanes;
+          const bool joint = is_joint<T>(H, b);
+          const T* right = p.packed_hh + b * packed_block_size<T>(H) + k0 * (joint ? Joint<T>::kLanes : kGates * S::kLanes);
+          if (joint) {
+            if (b >= p.packed) pack_joint(p.weight_hh, H, H, first, units, k0, k1, panel), right = panel;
+            with_constant<kJointUnits<T>>(units, [&](auto rest) {
+              recur_joint<T, decltype(rest)::value>(p, step, k0, k1, begin * kRows, last, first, right);
+            });
+            continue;
+          }
           if (b >= p.packed) {
             right = panel;
             pack_gates<S>(p.weight_hh, H, H, first, units, k0, k1, panel);

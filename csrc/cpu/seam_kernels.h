@@ -116,6 +116,33 @@ bool all_finite(const T* values, int64_t size) {
   return true;
 }
 
+// The bits of a byte the other way round.
+SEAM_INLINE uint8_t reversed(unsigned byte) {
+  byte = (byte & 0xf0) >> 4 | (byte & 0x0f) << 4;
+  byte = (byte & 0xcc) >> 2 | (byte & 0x33) << 2;
+  return uint8_t((byte & 0xaa) >> 1 | (byte & 0x55) << 1);
+}
+
+template <typename T>
+int64_t pack_kept(const T* score, int64_t size, uint8_t* bits) {
+  using S = Wide<T>;
+  constexpr int kAtOnce = S::kLanes < 8 ? 8 : S::kLanes;  // whole bytes
+  int64_t kept = 0, i = 0;
+  for (; i + kAtOnce <= size; i += kAtOnce) {
+    unsigned found = 0;
+    for (int l = 0; l < kAtOnce; l += S::kLanes) found |= S::greater_bits(S::load(score + i + l), S::zero()) << l;
+    kept += __builtin_popcount(found);
+    for (int l = 0; l < kAtOnce; l += 8) bits[(i + l) / 8] = reversed(found >> l & 0xff);
+  }
+  for (; i < size; i += 8) {
+    unsigned found = 0;
+    for (int l = 0; l < 8 && i + l < size; ++l) found |= unsigned(score[i + l] > 0) << l;
+    kept += __builtin_popcount(found);
+    bits[i / 8] = reversed(found);
+  }
+  return kept;
+}
+
 template <class S>
 SEAM_INLINE typename S::Scalar sum_lanes(typename S::V v) {
   typename S::Scalar sum = v[0];

@@ -159,6 +159,20 @@ struct Simd {
     return set ? load(p, n) : zero();
   }
 
+  // A bit for each lane, lane 0 the lowest, set where a > b; a NaN compares false.
+  static SEAM_INLINE unsigned greater_bits(V a, V b) {
+#if SEAM_SIMD == 512
+    if constexpr (std::is_same_v<T, float> && L == 16) return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ);
+    if constexpr (std::is_same_v<T, double> && L == 8) return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_GT_OQ);
+#elif SEAM_SIMD == 256
+    if constexpr (std::is_same_v<T, float>) return unsigned(_mm256_movemask_ps((__m256)(a > b)));
+    if constexpr (std::is_same_v<T, double>) return unsigned(_mm256_movemask_pd((__m256d)(a > b)));
+#endif
+    unsigned found = 0;
+    const auto greater = a > b;
+    for (int l = 0; l < L; ++l) found |= unsigned(greater[l] & 1) << l;
+    return found;
+  }
   // The weight where its score is positive, else 0.
   static SEAM_INLINE V keep(V weight, V score) { return (score > zero()) ? weight : zero(); }
   static SEAM_INLINE V ratio(V a, V b) { return (b > zero()) ? a / b : zero(); }
