@@ -115,6 +115,18 @@ struct WarpSum : Small<> {  // by shuffles, and by way of memory that only a war
   }
 };
 
+struct TurnedRound : Small<> {  // 8 x 8 numbers: row r has 8 r to 8 r + 7
+  static SEAM_KERNEL void run(const Block& block, Smem&, const Params& p) {
+    const uint16_t mine = uint16_t(block.lane() * 2);
+    const uint32_t two = block.transpose(pack(Half{mine}, Half{uint16_t(mine + 1)}));
+    const uint32_t others = block.shuffle_xor(two, 4);
+    if (block.warp() == 0) {
+      store(p.out + block.lane() * 2, float(two & 0xffff));
+      store(p.out + block.lane() * 2 + 1, float(others >> 16));
+    }
+  }
+};
+
 struct Vectors : Small<> {
   static SEAM_KERNEL void run(const Block& block, Smem& smem, const Params& p) {
     const int t = block.thread();
@@ -211,6 +223,9 @@ void correct_kernels() {
                   [&] { return every(4, [&](int i) { return sum(i * 64, 64); }); });
   clean<WarpSum>("a warp's sum by shuffles", {in.data(), out.data()}, 1,
                  [&] { return every(64, [&](int i) { return sum(i / 32 * 32, 32) + float(i / 32 * 32); }); });
+  clean<TurnedRound>("columns as rows", {in.data(), out.data()}, 1, [&] {
+    return every(64, [&](int i) { return float(i / 2 % 4 * 16 + i % 2 * 8 + (i / 8 ^ i % 2)); });
+  });
   clean<Vectors>("neighbours by two and four", {in.data(), out.data()}, 1,
                  [&] { return every(64, [&](int i) { return in[i]; }); });
   clean<Neighbours>("halves of a word", {in.data(), out.data()}, 1,
@@ -357,7 +372,7 @@ struct ShuffleForBarrier : Small<> {
   static SEAM_KERNEL void run(const Block& block, Smem& smem, const Params&) {
     const int t = block.thread();
     smem.a.store(t, 1);
-    const float zero = 0 * block.shuffle_xor(1, 1);
+    const float zero = 0 * block.shuffle_xor(1.0f, 1);
     smem.b.store(t, smem.a.load(t ^ 1) + zero);
   }
 };
@@ -416,16 +431,16 @@ struct ADozen : Small<> {  // of faults
 struct DivergentShuffle : Small<> {
   static SEAM_KERNEL void run(const Block& block, Smem&, const Params&) {
     if (block.lane() < 16) {
-      block.shuffle_xor(1, 1);
+      block.shuffle_xor(1.0f, 1);
     } else {
-      block.shuffle_xor(2, 1);
+      block.shuffle_xor(2.0f, 1);
     }
   }
 };
 
 struct HalfAShuffle : Small<> {
   static SEAM_KERNEL void run(const Block& block, Smem&, const Params&) {
-    if (block.lane() < 16) block.shuffle_xor(1, 1);
+    if (block.lane() < 16) block.shuffle_xor(1.0f, 1);
     block.sync();
   }
 };
