@@ -234,9 +234,34 @@ struct ShortTile {
 template <class T, int S>
 using TileOf = std::conditional_t<sizeof(T) == 2, ShortTile<T, S>, Tile<Wide<T>, S>>;
 
+// What is read if it counts, else 0. Numbers of 16 bits are read in any case, see ShortTile: `read` finds some then, too.
+template <class T, class Read>
+SEAM_KERNEL T read_or_zero(bool counts, const Read& read) {
+  const T zero = narrow<T>(Wide<T>(0));
+  if constexpr (sizeof(T) == 2) {
+    const T value = read();
+    return counts ? value : zero;
+  } else {
+    return counts ? read() : zero;
+  }
+}
+
+// Weights that are looked up when they are needed; those of 16-bit numbers, of which there are two kinds, as what they are.
 template <class T>
-SEAM_KERNEL T or_zero(bool counts, T value) {
-  return counts ? value : narrow<T>(Wide<T>(0));
+struct LookedUp {
+  MaskedNumbers weights;
+  SEAM_KERNEL Wide<T> effective(int64_t i) const { return gpu::effective<T>(weights, i); }
+  SEAM_KERNEL int known(int64_t) const { return 0; }
+};
+template <class T, class Body>
+SEAM_KERNEL void with_weights(const MaskedNumbers& weights, const Body& body) {
+  if constexpr (sizeof(T) == 2) with_weight<T>(weights, body);
+  else body(LookedUp<T>{weights});
+}
+template <class T, class Known>
+SEAM_KERNEL void store_known_gradient(const Gradient& g, int64_t i, Wide<T> sum, const Known& known) {
+  if constexpr (sizeof(T) == 2) store_gradient(g, i, sum, known);
+  else store_gradient<T>(g, i, sum);
 }
 
 // The tiles of several products, numbered one after the other.
@@ -264,7 +289,7 @@ struct Projection {
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem& smem, const Params& p) {
     const int64_t rows = p.sequences.steps * p.sequences.batch, I = p.input_size, m_0 = tiles(p).m(block.index());
-    with_weight<T>(p.weight_ih, [&](const auto& weight) {
+    with_weights<T>(p.weight_ih, [&](const auto& weight) {
       Product::template multiply<true, true>(
           block, smem, m_0, tiles(p).n(block.index()), rows, kGates * p.hidden, I,
           [&](int64_t k_0) {
@@ -272,7 +297,7 @@ struct Projection {
           },
           [&](int64_t m, int64_t k) {
             const int at = int(m - m_0);
-            return or_zero(smem.rows.runs(at), load(p.input.at(smem.rows.place(at)) + k));
+            return read_or_zero<T>(smem.rows.runs(at), [&] { return load(p.input.at(smem.rows.place(at)) + k); });
           },
           [&](int64_t k, int64_t n) { return narrow<T>(weight.effective(n * I + k)); },
           [](int64_t, int64_t) { return 0; },
@@ -313,31 +338,34 @@ struct Gradients {
     const Tiles<S> of_input = input_tiles(p), of_ih = ih_tiles(p), of_hh = hh_tiles(p);
     int64_t tile = block.index();
     if (tile < of_input.count) {
-      with_weight<T>(p.weight_ih, [&](const auto& weight) {
+      with_weights<T>(p.weight_ih, [&](const auto& weight) {
         input_gradient(block, smem, p, weight, of_input.m(tile), of_input.n(tile));
       });
     } else if ((tile -= of_input.count) < of_ih.count) {
-      with_weight<T>(p.ih.masked, [&](const auto& weight) {
+      with_weights<T>(p.ih.masked, [&](const auto& weight) {
         weight_gradient(
             block, smem, p, of_ih.m(tile), of_ih.n(tile), p.input_size,
             [&](int at, int64_t n) { return load(p.input.at(smem.rows.place(at)) + n); },
             [&](int64_t m, int64_t n) { return weight.known(m * p.input_size + n); },
-            [&](int64_t m, int64_t n, W sum, const auto& known) { store_gradient(p.ih, m * p.input_size + n, sum, known); });
+            [&](int64_t m, int64_t n, W sum, const auto& known) {
+              store_known_gradient<T>(p.ih, m * p.input_size + n, sum, known);
+            });
       });
     } else {
       tile -= of_ih.count;
       const int64_t bias = p.hh.wanted() ? p.hidden : 0;
-      with_weight<T>(p.hh.masked, [&](const auto& weight) {
+      with_weights<T>(p.hh.masked, [&](const auto& weight) {
         weight_gradient(
             block, smem, p, of_hh.m(tile), of_hh.n(tile), hh_columns(p),
             [&](int at, int64_t n) {
+              if (sizeof(T) > 2 && n == bias) return narrow<T>(W(1));
               const T before = hidden_before(p, smem, at, n == bias ? 0 : n);
               return n == bias ? narrow<T>(W(1)) : before;
             },
             [&](int64_t m, int64_t n) { return weight.known(n < bias ? m * p.hidden + n : 0); },
             [&](int64_t m, int64_t n, W sum, const auto& known) {
               if (n < bias) {
-                store_gradient(p.hh, m * p.hidden + n, sum, known);
+                store_known_gradient<T>(p.hh, m * p.hidden + n, sum, known);
               } else {
                 if (p.bias_ih.wanted()) store_gradient<T>(p.bias_ih, m, sum);
                 if (p.bias_hh.wanted()) store_gradient<T>(p.bias_hh, m, sum);
@@ -359,7 +387,7 @@ struct Gradients {
         },
         [&](int64_t m, int64_t k) {
           const int at = int(m - m_0);
-          return or_zero(smem.rows.runs(at), load(p.d_gates.at(smem.rows.place(at)) + k));
+          return read_or_zero<T>(smem.rows.runs(at), [&] { return load(p.d_gates.at(smem.rows.place(at)) + k); });
         },
         [&](int64_t k, int64_t n) { return narrow<T>(weight.effective(k * I + n)); },
         [](int64_t, int64_t) { return 0; },
@@ -384,11 +412,11 @@ struct Gradients {
         },
         [&](int64_t m, int64_t k) {
           const int at = int(k - first);
-          return or_zero(smem.rows.runs(at), load(p.d_gates.at(smem.rows.place(at)) + m));
+          return read_or_zero<T>(smem.rows.runs(at), [&] { return load(p.d_gates.at(smem.rows.place(at)) + m); });
         },
         [&](int64_t k, int64_t n) {
           const int at = int(k - first);
-          return or_zero(smem.rows.runs(at), right(at, n));
+          return read_or_zero<T>(smem.rows.runs(at), [&] { return right(at, n); });
         },
         ahead, done);
   }
@@ -396,9 +424,10 @@ struct Gradients {
   // The hidden state that a row began with.
   static SEAM_KERNEL T hidden_before(const Params& p, const Smem& smem, int at, int64_t unit) {
     const int32_t before = smem.rows.before.load(at), sequence = smem.rows.sequence.load(at);
-    const T* const first = p.h_0 ? p.h_0 + sequence * p.hidden : p.output.at({0, sequence});  // of which nothing is taken
-    const T value = load((before >= 0 ? p.output.at({before, sequence}) : first) + unit);
-    return or_zero(before >= 0 || p.h_0, value);
+    return read_or_zero<T>(before >= 0 || p.h_0, [&] {
+      const T* const first = p.h_0 ? p.h_0 + sequence * p.hidden : p.output.at({0, sequence});  // of which nothing is taken
+      return load((before >= 0 ? p.output.at({before, sequence}) : first) + unit);
+    });
   }
 };
 

@@ -73,7 +73,8 @@ struct StagedWeights {
         int at = to, in_row = column;
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          if (exists) rows.store(at, widen(s[k].number[e]) > 0 || !masked ? widen(w[k].number[e]) : 0.0f);
+          const float weight = widen(w[k].number[e]), score = widen(s[k].number[e]);  // both at once: no branch
+          if (exists) rows.store(at, int(score > 0) | int(!masked) ? weight : 0.0f);
           const bool ends = ++in_row == H;
           at += ends ? Pitch - H + 1 : 1;
           in_row = ends ? 0 : in_row;
