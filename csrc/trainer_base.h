@@ -25,13 +25,6 @@ std::vector<std::vector<int64_t>> check_classifier(const std::vector<Tensor>& we
 // Raises what is wrong with a trainer's tensors or options.
 void check_trainer(const SeamTrainerTensors& t, const SeamTrainerOptions& options, const TrainerKind& kind);
 
-// Documents as `train` is told of them, made of words ids (N, T), lengths (N,), labels (N,), 0 target and 1 rest, or (N, 2),
-// shares of both, and slot (V,) int32, the row of scores of each word, which is `none` for words without one; all but slot
-// int64 or, shares, of that dtype. Padding that is not read becomes row 0. Raises ValueError for other labels and for words
-// without a row of their own.
-std::tuple<Tensor, Tensor> documents_to_train(const Tensor& slot, int64_t none, const Tensor& ids, const Tensor& lengths,
-                                              const Tensor& labels, at::ScalarType dtype, bool read_last_word);
-
 template <typename T>
 ScoreState<T> score_state(const Tensor& score, const Tensor& exp_avg, const Tensor& exp_avg_sq) {
   return {score.mutable_data_ptr<T>(), exp_avg.mutable_data_ptr<T>(), exp_avg_sq.mutable_data_ptr<T>()};

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "trainer_base.h"
+#include "seam_trainer.h"
 
 namespace seam {
 
@@ -56,7 +56,7 @@ inline void bind_trainer(pybind11::module_& m, MakeTrainer make) {
           return documents_to_train(slot, none, ids, lengths, labels, type, read_last_word);
         },
         arg("slot"), arg("none"), arg("ids"), arg("lengths"), arg("labels"), arg("dtype"), arg("read_last_word"),
-        "See csrc/trainer_base.h.");
+        "See csrc/seam_trainer.h.");
   py::class_<SeamFailure>(m, "SeamFailure", py::module_local())
       .def_readonly("what", &SeamFailure::what)
       .def_readonly("loss", &SeamFailure::loss);

@@ -22,9 +22,9 @@ CPU_PRODUCT = 362e-6 / (5 * 32 * 30_000)
 # Many steps a launch (`step` and `scaling`, 16 modules, in benchmarks/records/cuda_engine.json):
 GPU_LAUNCHED = 44e-6, 129e-6 / 16
 # By recorded sequences of kernels, evaluation and all else included: protocol seam, 500 steps of one module in 1.3 s,
-# 4,026 of eight modules in 3.5 s (benchmarks/default_protocol.py on the H100).
-GPU_STEPPED = 2.6e-3, 0.87e-3
-# Until a process has begun to use CUDA: context, kernels, libraries.
+# 4,026 of eight modules in 2.9 s (benchmarks/default_protocol.py on the H100; no record is kept of it).
+GPU_STEPPED = 2.6e-3, 0.72e-3
+# Until a process has begun to use CUDA: context, kernels, libraries. An estimate; nobody has measured it.
 GPU_START = 3.0
 
 

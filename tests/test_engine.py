@@ -399,7 +399,7 @@ def test_check_finite_names_the_tensor(make_pair, key):
     tensor = dict(zip(world.HEAD, engine.head, strict=True)).get(key, engine.scores.get(key))
     with torch.no_grad():
         tensor.view(-1)[-1] = math.nan
-    world.adopt(engine)
+    world.adopt(engine, engine.steps)
     for look in (engine.check_finite, engine.look):
         with pytest.raises(TrainingError, match=f"{key} .*step 2"):
             look()
