@@ -1,4 +1,5 @@
 // Calls of the layer on the CPU, side by side, each writing its part of the results.
+#include <c10/core/InferenceMode.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
@@ -26,8 +27,10 @@ void each(int64_t calls, double operations, const Body& body) {
   const bool one_by_one = threads_for(operations) > calls;
   const int64_t threads = one_by_one ? 1 : std::min<int64_t>(at::get_num_threads(), calls);
   std::atomic<int64_t> next = 0;
+  const bool inference = c10::InferenceMode::is_enabled();
   share(threads, threads, [&](int64_t, int64_t, int64_t) {
-    const at::NoGradGuard no_grad;  // of this thread
+    const c10::InferenceMode as_the_caller(inference);  // both of this thread
+    const at::NoGradGuard no_grad;
     for (int64_t i = next++; i < calls; i = next++) body(i);
   });
 }

@@ -31,7 +31,7 @@ class Lower {
 
  private:
   static bool grad_mode_below(const functorch::DynamicLayer& top) {
-    if (top.key() != TransformType::Grad) return at::GradMode::is_enabled();
+    if (top.key() != TransformType::Grad || !at::GradMode::is_enabled()) return at::GradMode::is_enabled();
     return std::get<functorch::GradInterpreterMeta>(top.interpreter().meta()).prevGradMode_;
   }
   functorch::DynamicLayer top_;

@@ -194,9 +194,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--epochs", type=positive, help="default: the recipe's own")
     sub.add_argument("--num-layers", type=positive, default=1, help="LSTM layers")
     sub.add_argument("--bidirectional", action="store_true", help="an LSTM that reads in both directions")
-    sub.add_argument(
-        "--device", default="cpu", help="cpu (default) or cuda, where it is sooner done and differs by rounding"
-    )
+    sub.add_argument("--device", default="cpu", help="cpu (default) or cuda, where the result differs by rounding")
     add_text_options(sub)
     sub.add_argument("--out", metavar="FILE", help="default: runs/NAME/base.safetensors (base_public.safetensors)")
     sub.add_argument("--reuse", action="store_true", help="keep the base that is there if it was made just so")
@@ -432,11 +430,12 @@ def run_train(arguments) -> int:
     check_writable(path, (".safetensors", ".pt", ".pth"))
     protocol = arguments.protocol or RECIPE_PROTOCOL[arguments.recipe]
     seed_number(arguments.seed)
+    device = training_device(arguments.device)
     place = arguments.dataset, arguments.data_dir
     corpus = get_corpus(*place, protocol, None, say, arguments.smallest_class, **text_settings(arguments))
     options = {"num_layers": arguments.num_layers, "bidirectional": arguments.bidirectional}
     options |= {"epochs": arguments.epochs} if arguments.epochs else {}
-    options["device"] = training_device(arguments.device)
+    options["device"] = device
     base = reusable_base(path, corpus, arguments) if arguments.reuse else None
     if base is None:
         base = train_base(corpus, arguments.recipe, arguments.seed, path, say, **options)

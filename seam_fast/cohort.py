@@ -137,7 +137,7 @@ class Lane:
         self.trainer.took(int(done), losses, int(failed))
         if not finite:
             self.trainer.check_finite()  # which says what; unless only a sum has overflowed
-        looked = looks and self._looked_at
+        looked = looks and self._placed is not None
         logits = torch.from_numpy(logits.reshape(-1, 2)).to(self.trainer.head[0].dtype) if looked else None
         snapshot = functools.partial(self.trainer.snapshot_of, bits, torch.from_numpy(head))
         return Look(sum(losses) / len(losses), self.trainer.kept_of(counts.tolist()), logits, snapshot)

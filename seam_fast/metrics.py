@@ -50,7 +50,7 @@ def binary_metrics(predicted: Tensor, is_target: Tensor, margin: Tensor | None =
     recall and f1 of the target, specificity (recall of the rest), the four counts, and, given the margin by which the
     target wins, average_precision.
     """
-    return _binary_metrics(predicted.numpy(), is_target.numpy(), None if margin is None else margin.numpy())
+    return _binary_metrics(predicted.numpy(), is_target.numpy(), None if margin is None else margin.double().numpy())
 
 
 def _binary_metrics(predicted: np.ndarray, is_target: np.ndarray, margin: np.ndarray | None) -> dict[str, float]:
@@ -109,7 +109,8 @@ def why_no_better_than_chance(predicted: Tensor, labels: Tensor) -> str | None:
 
 def module_metrics(logits: Tensor, is_target: Tensor) -> dict[str, float]:
     """``binary_metrics`` of a module's outputs, logits (N, 2): the target is output 0 and wins a tie, as in argmax."""
-    values = logits.numpy()  # of a few numbers, NumPy has all figures before torch has begun
+    # Of a few numbers, NumPy has all figures before torch has begun; it knows no bfloat16.
+    values = (logits.float() if logits.dtype == torch.bfloat16 else logits).numpy()
     return _binary_metrics(values.argmax(1) == 0, is_target.numpy(), values[:, 0] - values[:, 1])
 
 

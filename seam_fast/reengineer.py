@@ -97,7 +97,7 @@ def reengineer(
         the last epoch.
     threads: modules trained at the same time; default: as many as there are cores, or on GPUs as many as all of these
         together have multiprocessors and free memory for, which is also the most. The others wait for their turn.
-        Results do not depend on it.
+        Results do not depend on it, unless backend is ``"auto"`` on a machine with a GPU.
     backend: ``"cuda"``, every NVIDIA GPU of the machine, ``"cpu"``, the compiled engine of the CPU, ``"torch"``, plain
         PyTorch, or ``"auto"``, the first of them that can be used; but the CPU's engine where a job is so small that it
         is done there before a GPU has begun.
@@ -513,7 +513,7 @@ class Job:
                     self._class_logits = None
                 unknown = self._class_logits is None and self.looks(epoch) and not stop.is_set()
                 documents = self._evaluation_documents[0] if unknown else None
-                look = trainer.look(documents and (documents.ids, documents.lengths))
+                look = trainer.look(None if documents is None else (documents.ids, documents.lengths))
             if unknown:
                 self._class_logits = look.class_logits
             if stop.is_set():

@@ -1,7 +1,8 @@
 """Training the base: the published recipe, and a strong one within the same architecture and sizes.
 
-Both are plain PyTorch and draw every random number from generators of their own: the same seed on the same machine
-gives the same weights bit for bit, and the caller's random state is left alone.
+Both draw every random number from generators of their own: the same seed on the same machine gives the same weights
+bit for bit, and the caller's random state is left alone. On the CPU they are plain PyTorch; on a GPU, see
+``device_training``, the weights are others in the last places.
 """
 
 from __future__ import annotations

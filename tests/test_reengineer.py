@@ -690,3 +690,16 @@ def test_the_engine_is_chosen_for_the_bases_dtype(toy, toy_base, monkeypatch):
     monkeypatch.setattr(loop, "choose_engine", lambda wish, dtype: asked.append((wish, dtype)) or "torch")
     run(copy.deepcopy(toy_base).double(), toy, [1], epochs=0, backend="cpu")
     assert asked == [("cpu", torch.float64)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_target_without_evaluation_documents(engine):
+    """Nothing is said of it, and nothing fails: the reference's subset of none is none."""
+    corpus = world.make_corpus(test=(8, 6, 4, 0), protocol="reference")
+    (module,) = run(world.make_base(corpus, steps=0), corpus, [3], protocol="reference", epochs=2, backend=engine)
+    assert [figures["documents"] for figures in module.history] == [0, 0]
+
+
+def test_a_base_of_bfloat16(toy, toy_base):
+    (module,) = run(copy.deepcopy(toy_base).bfloat16(), toy, [0], epochs=1, backend="torch")
+    assert 0 <= module.history[0]["average_precision"] <= 1

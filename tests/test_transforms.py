@@ -354,3 +354,31 @@ def test_scores_of_scoreadam_are_not_clamped_here_either(backend):
         (50 * masked_lstm(x, None, weights, wanted, backend=backend, clamp=False)[0]).sum().backward()
     torch.testing.assert_close([score.grad for score in owned], [score.grad for score in wanted], **CLOSE)
     assert max(float(score.grad.abs().max()) for score in owned) > 1
+
+
+# -- modes of the caller ----------------------------------------------------------------------------------------------
+
+
+@each_backend
+def test_no_grad_inside_holds_at_every_level(backend):
+    """As for torch's own ops: what is computed there is in no graph, whoever differentiates around it."""
+    input, _, _, weights, scores, _ = CASES[0].tensors()
+    owned = leaves(*scores)
+
+    def function(x):
+        with torch.no_grad():
+            output, _ = masked_lstm(x, None, weights, owned, backend=backend)
+        return x.sum(), output
+
+    gradient, output = grad(function, has_aux=True)(input)
+    assert not output.requires_grad and torch.equal(gradient, torch.ones_like(input))
+
+
+@each_backend
+@each_case
+def test_vmap_in_inference_mode(backend, case):
+    function, scores = call(case, backend)
+    many = stacks(scores, 5)
+    with torch.inference_mode():
+        found = vmap(function, (in_dims(many),))(many)
+        assert_loop(found, function, many, 5)

@@ -40,6 +40,12 @@ SEAM_KERNEL void store(T* at, T value) {
   *at = value;
 }
 
+// Asks for the 128 bytes around a place to be fetched into the L2 cache, for whoever reads them later.
+template <class T>
+SEAM_KERNEL void prefetch(const T* at) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+}
+
 // ---- Shared memory --------------------------------------------------------------------------------------------------
 
 // N values of T. `load4` and `store4` (and 2) move neighbours at once; the first index is then a multiple of 4 (of 2).
@@ -141,7 +147,7 @@ struct BlockOf : ThreadNumber<Held> {
   // Of this multiprocessor, in ticks of its clock; for profiles.
   SEAM_KERNEL int64_t clock() const { return clock64(); }
 
-  // Whether it is so in any lane of the warp, and in which: bit k for lane k. No barriers, like the next two.
+  // Whether it is so in any lane of the warp, and in which: bit k for lane k. No barriers, like the shuffles below.
   SEAM_KERNEL bool any(bool value) const { return __any_sync(0xffffffffu, value); }
   SEAM_KERNEL uint32_t ballot(bool value) const { return __ballot_sync(0xffffffffu, value); }
   // The value of another lane.

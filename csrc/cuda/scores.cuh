@@ -115,7 +115,8 @@ struct FourTimes {
 };
 
 // Brings four numbers of a lane, of one row, from step `from` to step `now`. The rows of fewer than 128 numbers leave some
-// lanes with less; `exists` says which count.
+// lanes with less; `exists` says which count. Whether a gap can be jumped is decided for these 128 of a row at a time, where
+// the CPU's engine decides for all of it: either way is as exact.
 template <class B>
 SEAM_KERNEL void bring_up(const B& block, const RowsParams& p, int64_t from, int64_t now, const bool (&exists)[4],
                           FourNumbers& score, FourNumbers& m, FourNumbers& v) {

@@ -653,7 +653,8 @@ std::shared_ptr<SeamTrainer> make_trainer(SeamTrainerTensors t, const SeamTraine
                     " classes, but this one has ", C);
   TORCH_CHECK_VALUE(modules_at_once(t.weights[kEmbedding], H, 1) > 0, "the engine on this GPU takes bases of up to ",
                     kMostHiddenUnits, " hidden units (64 where blocks form no clusters), but this one has ", H);
-  TORCH_CHECK_VALUE(t.scores[kEmbedding].numel() < int64_t{1} << 31, "the engine on a GPU takes up to 2^31 scores of the "
+  // A look counts them by 32 in 32 bits.
+  TORCH_CHECK_VALUE(t.scores[kEmbedding].numel() < (int64_t{1} << 31) - 32, "the engine on a GPU takes up to 2^31 scores of the "
                     "embedding, but this base and corpus have ", t.scores[kEmbedding].numel());
   const c10::DeviceGuard guard(t.weights[kEmbedding].device());
   return std::make_shared<Trainer>(std::move(t), options);

@@ -43,6 +43,11 @@ SEAM_KERNEL void store(T* at, T value, host::Site site = host::Site::current()) 
   if (host::machine.global_access(at, sizeof(T), alignof(T), true, site)) memcpy(at, &value, sizeof(T));
 }
 
+template <class T>
+SEAM_KERNEL void prefetch(const T* at, host::Site site = host::Site::current()) {
+  host::machine.handed_over(at, sizeof(T), site);
+}
+
 // ---- Shared memory --------------------------------------------------------------------------------------------------
 
 template <class T, int N>

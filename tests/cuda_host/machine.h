@@ -214,16 +214,19 @@ class Machine {
     });
   }
 
+  bool handed_over(const void* at, size_t bytes, const Site& site) {
+    if (current_ == nullptr || !options.global_shadow || ranges.hold(at, bytes)) return true;
+    report("global access outside what was handed over", site,
+           [&] { return name(*current_) + ", " + ranges.offset(at); });
+    return false;
+  }
   bool global_access(const void* at, size_t bytes, size_t alignment, bool writes, const Site& site) {
     if (current_ == nullptr || !options.global_shadow) return true;
     const Thread& me = *current_;
     if (reinterpret_cast<uintptr_t>(at) % alignment != 0) {
       report("misaligned access", site, [&] { return name(me) + " in global memory"; });
     }
-    if (!ranges.hold(at, bytes)) {
-      report("global access outside what was handed over", site, [&] { return name(me) + ", " + ranges.offset(at); });
-      return false;
-    }
+    if (!handed_over(at, bytes, site)) return false;
     if (bytes > 1) shadow_.touch_global(me, at, bytes, writes, site);  // of single bytes, neighbours share a cell
     return true;
   }
