@@ -1,5 +1,6 @@
 // The CPU's meaning of csrc/cuda/bulk_copy.cuh: thread 0 copies all of it when it waits. Its neighbours see that after their
-// next barrier only, which is later than on a GPU.
+// next barrier only, which is later than on a GPU. A thread that has not waited for the request before is told of: on a GPU
+// it would take one round for another.
 #pragma once
 
 #include "block_host.h"
@@ -7,13 +8,18 @@
 namespace seam::gpu {
 
 struct BulkCopy {
-  uint64_t nothing;
+  int32_t requests, waits;
 
-  void begin() {}
+  void begin() { requests = waits = 0; }
   template <class B, int N>
   void start(const B& block, Shared<float, N>& to, int i, const float* from, int count,
              host::Site site = host::Site::current()) {
     if (block.thread() != 0) return;
+    if (waits < requests * block.threads()) {  // some may wait for this one already
+      host::machine.report("request before all threads have waited for the last one", site,
+                           [&] { return std::to_string(waits) + " waits for " + std::to_string(requests) + " requests"; });
+    }
+    ++requests;
     for (int k = 0; k < count; k += 4) {
       const bool exists = host::machine.global_access(from + k, 16, 16, false, site);
       if (host::machine.shared_access(to.memory, N, sizeof(float), i + k, 4, true, site) && exists) {
@@ -22,6 +28,7 @@ struct BulkCopy {
     }
   }
   void wait(bool& odd) {
+    ++waits;
     host::machine.copy_now(this);
     odd = !odd;
   }
