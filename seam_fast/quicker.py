@@ -74,7 +74,8 @@ def gpu_seconds(work: Work, one_launch: bool, gpus: int = 1, begun: bool | None 
 def has_begun() -> bool:
     """Whether this process has a context on a GPU. That torch has looked at the GPUs is told by ``is_initialized``, and
     costs little of what starting takes."""
-    return any(torch._C._cuda_hasPrimaryContext(index) for index in range(torch.cuda.device_count()))
+    has_context = getattr(torch._C, "_cuda_hasPrimaryContext", None)  # which a torch for the CPU lacks
+    return has_context is not None and any(map(has_context, range(torch.cuda.device_count())))
 
 
 def quicker(work: Work, one_launch: bool, gpus: int = 1, workers: int | None = None) -> tuple[str, str]:

@@ -372,7 +372,7 @@ def test_public_lstm_layout_gets_r8s_class_names(tmp_path):
     corpus = load_r8(tmp_path, protocol="reference")
     assert corpus.class_names == ("earn", "acq")
     assert corpus.data_hash == load_r8(write_texts(tmp_path / "texts"), protocol="reference").data_hash
-    assert "label_stripped" in failure(data_dir=tmp_path)  # whole texts cannot be had from it
+    assert "the labels were already deleted from these texts" in failure(data_dir=tmp_path)  # none are whole
     (tmp_path / "test_label.txt").write_text("1\n8\n")
     assert "0 to 7" in failure(data_dir=tmp_path, protocol="reference")
 
