@@ -74,8 +74,9 @@ def gpu_seconds(work: Work, one_launch: bool, gpus: int = 1, begun: bool | None 
 def has_begun() -> bool:
     """Whether this process has a context on a GPU. That torch has looked at the GPUs is told by ``is_initialized``, and
     costs little of what starting takes."""
-    has_context = getattr(torch._C, "_cuda_hasPrimaryContext", None)  # which a torch for the CPU lacks
-    return has_context is not None and any(map(has_context, range(torch.cuda.device_count())))
+    if not torch.cuda.is_initialized():
+        return False
+    return any(map(torch._C._cuda_hasPrimaryContext, range(torch.cuda.device_count())))
 
 
 def quicker(work: Work, one_launch: bool, gpus: int = 1, workers: int | None = None) -> tuple[str, str]:
