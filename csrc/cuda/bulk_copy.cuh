@@ -3,6 +3,7 @@
 #pragma once
 
 #include "block.cuh"
+#include "mbarrier.cuh"
 
 #if defined(__CUDACC__)
 
@@ -10,12 +11,10 @@ namespace seam::gpu {
 
 // In shared memory, for one request at a time.
 struct BulkCopy {
-  uint64_t barrier;
+  ByteBarrier barrier;
 
   // By one thread, before a barrier of the block.
-  SEAM_KERNEL void begin() {
-    asm volatile("mbarrier.init.shared.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" ::"r"(address()) : "memory");
-  }
+  SEAM_KERNEL void begin() { barrier.begin(); }
   // `count` numbers, a multiple of 4; both places begin at a multiple of 16 bytes. Threads call it when all of the block have
   // waited for the last request, and have met in a barrier since they last touched the place. What other blocks wrote before
   // the cluster's last barrier is seen.
@@ -24,9 +23,8 @@ struct BulkCopy {
 #if __CUDA_ARCH__ >= 900
     constexpr int kPiece = 2048;
     if (block.thread() != 0) return;
-    asm volatile("fence.proxy.async;\n{.reg .b64 t;\nmbarrier.arrive.expect_tx.shared.b64 t, [%0], %1;}" ::"r"(address()),
-                 "r"(4 * count)
-                 : "memory");
+    asm volatile("fence.proxy.async;" ::: "memory");
+    barrier.expect(4 * count);
     const uint32_t there = uint32_t(__cvta_generic_to_shared(&to.memory[i]));
     // Each block of a cluster begins elsewhere, so that not all ask the same part of the L2 cache at once.
     const int pieces = (count + kPiece - 1) / kPiece, shift = block.rank() % (pieces > 0 ? pieces : 1);
@@ -36,7 +34,7 @@ struct BulkCopy {
       const int size = count - at < kPiece ? count - at : kPiece;
       asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                        there + 4 * at),
-                   "l"(from + at), "r"(4 * size), "r"(address())
+                   "l"(from + at), "r"(4 * size), "r"(barrier.address())
                    : "memory");
     }
 #endif
@@ -44,16 +42,9 @@ struct BulkCopy {
   // Until the request is served, by every thread of the block for every request. odd: a bit of the thread's own, false at
   // first.
   SEAM_KERNEL void wait(bool& odd) {
-    asm volatile(
-        "{.reg .pred p;\nagain:\nmbarrier.try_wait.parity.shared.b64 p, [%0], %1;\n@p bra done;\nbra again;\ndone:\n}" ::"r"(
-            address()),
-        "r"(uint32_t(odd))
-        : "memory");
+    barrier.wait(odd);
     odd = !odd;
   }
-
- private:
-  SEAM_KERNEL uint32_t address() { return uint32_t(__cvta_generic_to_shared(&barrier)); }
 };
 
 }  // namespace seam::gpu

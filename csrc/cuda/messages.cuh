@@ -7,6 +7,7 @@
 #pragma once
 
 #include "block.cuh"
+#include "mbarrier.cuh"
 
 #if defined(__CUDACC__)
 
@@ -15,28 +16,20 @@ namespace seam::gpu {
 // Counts the bytes that arrive for a block, round by round: a round is over when all that were expected are there, and has
 // to be armed before the next can be. In shared memory.
 struct Arrivals {
-  uint64_t barrier;
+  ByteBarrier barrier;
 
   // By one thread of the block, before any other of the cluster has passed a sync_cluster behind it. The first round is
   // armed then.
   SEAM_KERNEL void begin(int bytes) {
-    asm volatile("mbarrier.init.shared.b64 [%0], 1;\nfence.mbarrier_init.release.cluster;" ::"r"(address()) : "memory");
+    barrier.begin();
     arm(bytes);
   }
   // For the next round, by one thread that has waited for the last one.
-  SEAM_KERNEL void arm(int bytes) {
-    asm volatile("{.reg .b64 t;\nmbarrier.arrive.expect_tx.shared.b64 t, [%0], %1;}" ::"r"(address()), "r"(bytes) : "memory");
-  }
+  SEAM_KERNEL void arm(int bytes) { barrier.expect(bytes); }
   // Until round `round` is over, counted from 0; no earlier one is asked for. What has been sent for it is seen then.
-  SEAM_KERNEL void wait(int round) {
-    asm volatile(
-        "{.reg .pred p;\nagain:\nmbarrier.try_wait.parity.shared.b64 p, [%0], %1;\n@p bra done;\nbra again;\ndone:\n}" ::"r"(
-            address()),
-        "r"(round & 1)
-        : "memory");
-  }
+  SEAM_KERNEL void wait(int round) { barrier.wait(round & 1); }
 
-  SEAM_KERNEL uint32_t address() { return uint32_t(__cvta_generic_to_shared(&barrier)); }
+  SEAM_KERNEL uint32_t address() { return barrier.address(); }
 };
 
 // Numbers into the same place of block `rank`, which may be one's own, and what they count for there.
