@@ -195,21 +195,29 @@ variable_list wrapped(variable_list tensors, const std::optional<functorch::Dyna
   return tensors;
 }
 
+// What a level that differentiates, or none, sees of the calls: below(tensors of the level below), or computed(tensors) where
+// no transform is left; outside the graph of either.
+template <class Below, class Computed>
+variable_list results_of(const std::optional<functorch::DynamicLayer>& top, const variable_list& tensors,
+                         const Below& below_it, const Computed& computed) {
+  if (!top) {
+    const at::NoGradGuard no_grad;
+    return computed(tensors);
+  }
+  check_differentiable(*top, tensors);
+  variable_list inner = tensors;
+  for (Tensor& t : inner) t = below(t, top->layerId());
+  const Lower lower;
+  return below_it(std::move(inner));
+}
+
 variable_list forward(const Calls& calls, variable_list tensors) {
   for (Tensor& t : tensors) t = alive(t);
   const auto top = functorch::maybeCurrentDynamicLayer();
   if (top && top->key() == TransformType::Vmap) return over_axis(*top, calls, std::move(tensors), forward);
-  variable_list results;
-  if (top) {
-    check_differentiable(*top, tensors);
-    variable_list inner = tensors;
-    for (Tensor& t : inner) t = below(t, top->layerId());
-    const Lower lower;
-    results = forward(calls, std::move(inner));
-  } else {
-    const at::NoGradGuard no_grad;
-    results = forward_each(calls, tensors);
-  }
+  const variable_list results =
+      results_of(top, tensors, [&](variable_list inner) { return forward(calls, std::move(inner)); },
+                 [&](const variable_list& all) { return forward_each(calls, all); });
   variable_list outer = wrapped(results, top), given;
   bool tracked = false;
   for (const Tensor& t : tensors) {
@@ -236,17 +244,9 @@ variable_list backward(const Calls& calls, const std::vector<bool>& needs, varia
     return over_axis(*top, calls, std::move(tensors),
                      [&](const Calls& all, const variable_list& inner) { return backward(all, needs, inner); });
   }
-  variable_list results;
-  if (top) {
-    check_differentiable(*top, tensors);
-    variable_list inner = tensors;
-    for (Tensor& t : inner) t = below(t, top->layerId());
-    const Lower lower;
-    results = backward(calls, needs, std::move(inner));
-  } else {
-    const at::NoGradGuard no_grad;
-    results = backward_each(calls, needs, tensors);
-  }
+  variable_list results =
+      results_of(top, tensors, [&](variable_list inner) { return backward(calls, needs, std::move(inner)); },
+                 [&](const variable_list& all) { return backward_each(calls, needs, all); });
   results = wrapped(std::move(results), top);
   if (at::GradMode::is_enabled()) {
     const NoTransforms none;

@@ -6,7 +6,7 @@ from torch import Tensor
 from . import _ext
 from .backend import able_devices, has_clusters
 from .engine import LastSeen
-from .keys import EMBEDDING, LINEAR_KEYS, LSTM_KEYS, lstm_shape
+from .keys import EMBEDDING, LINEAR_KEYS, LSTM_KEYS, is_plain
 from .native import NativeTrainer
 
 MOST_HIDDEN, MOST_CLASSES = 128, 256  # as in csrc/cuda/seam_trainer.h and seam_params.h
@@ -48,7 +48,7 @@ def products(weights: dict[str, Tensor]) -> int:
 
 def why_not_one_launch(weights: dict[str, Tensor], batch_size: int) -> str:
     """The reason why modules over a base are not trained by this engine, or "". Looks at shapes and dtype only."""
-    if lstm_shape(weights) != (1, False):
+    if not is_plain(weights):
         return "the base has more than one LSTM layer or direction"
     if weights[EMBEDDING].dtype != torch.float32:
         return "the base is not float32"

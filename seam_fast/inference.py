@@ -7,7 +7,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from . import _ext
 from .backend import is_able, why_not
-from .keys import EMBEDDING, LINEAR_KEYS, WEIGHT_KEYS, lstm_keys, lstm_shape
+from .keys import EMBEDDING, LINEAR_KEYS, WEIGHT_KEYS, is_plain, lstm_keys, lstm_shape
 from .library import choose_kernels
 from .ops import masked_lstm
 from .reference import read_state
@@ -66,8 +66,7 @@ def project_words(weights: dict[str, Tensor], backend: str = "cpu") -> Tensor | 
 def _reads_documents(weights: dict[str, Tensor], backend: str) -> bool:
     """Whether the engine's forward pass reads documents by these weights, for that backend."""
     table = weights[EMBEDDING]
-    plain = table.device.type == "cpu" and lstm_shape(weights) == (1, False)
-    return plain and choose_kernels(backend, table) is _ext.C
+    return table.device.type == "cpu" and is_plain(weights) and choose_kernels(backend, table) is _ext.C
 
 
 @torch.no_grad()

@@ -26,6 +26,11 @@ def lstm_shape(weights) -> tuple[int, bool]:
     return layers, "lstm.weight_hh_l0_reverse" in weights
 
 
+def is_plain(weights) -> bool:
+    """Whether the LSTM has one layer in one direction. ``weights``: as in `lstm_shape`."""
+    return lstm_shape(weights) == (1, False)
+
+
 def lstm_keys(weights) -> tuple[str, ...]:
     """Keys of the LSTM in torch's order: layer by layer, forward before reverse. ``weights``: as in `lstm_shape`."""
     layers, bidirectional = lstm_shape(weights)

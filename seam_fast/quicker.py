@@ -13,6 +13,7 @@ import torch
 
 from .backend import resolve, why_not_train
 from .cores import usable_cores
+from .sampling import documents_of_epoch, epochs_of
 from .settings import Settings
 
 # Seconds that a core takes for a word and a weight of the LSTM, forward, backward and all else: 362 us for 5 x 32 words
@@ -44,14 +45,8 @@ def steps_of(settings: Settings, targets: int, others: int) -> int:
     """Steps of a module with so many documents of its target, and others, to learn from."""
     if settings.shots > 0:
         targets = min(settings.shots, targets)
-    if settings.sampling == "redraw":
-        targets = min(settings.targets_per_epoch or targets, targets)
-        others = min(math.ceil(settings.negatives_per_target * targets), others)
-    elif settings.sampling == "balanced":
-        others = min(targets, others)
-    an_epoch = math.ceil((targets + others) / settings.batch_size)
-    epochs = math.ceil(settings.steps / max(1, an_epoch)) if settings.epochs is None else settings.epochs
-    return epochs * an_epoch
+    size = sum(documents_of_epoch(settings, targets, others))
+    return epochs_of(settings, size) * math.ceil(size / settings.batch_size) if size else 0
 
 
 def cpu_seconds(work: Work, workers: int | None = None) -> float:

@@ -28,7 +28,7 @@ from .errors import SeamFastError, TrainingError
 from .evaluate import check_corpus, figures_on_test, warn_of_chance
 from .front import Front
 from .inference import class_logits, logits_at_once, project_words
-from .keys import EMBEDDING, LSTM_KEYS, group_sizes, groups, lstm_shape
+from .keys import EMBEDDING, LSTM_KEYS, group_sizes, groups, is_plain
 from .metrics import base_metrics, module_metrics
 from .native import CATCH_UPS, in_large_pages
 from .places import CPU, Place, free_bytes, gpu_places, is_out_of_memory, module_bytes, room_in_memory
@@ -364,11 +364,6 @@ def work_of(weights: dict[str, Tensor], corpus: Corpus, targets, settings: Seque
         works.append(Work(steps, one.batch_size * corpus.train.ids.shape[1], size))
     one_launch = all(catches_up("cuda", weights, one.batch_size) for one in settings)
     return functools.reduce(operator.add, works), one_launch
-
-
-def is_plain(weights: dict[str, Tensor]) -> bool:
-    """Whether a base has one LSTM layer in one direction."""
-    return lstm_shape(weights) == (1, False)
 
 
 def copied_to(device: torch.device, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -45,6 +45,21 @@ def distinct(ids: Tensor) -> np.ndarray:
     return np.flatnonzero(occurs)
 
 
+def documents_of_epoch(settings: Settings, targets: int, others: int) -> tuple[int, int]:
+    """How many documents of the target, and others, an epoch has, of so many that may be used."""
+    if settings.sampling == "redraw":
+        targets = min(settings.targets_per_epoch or targets, targets)
+        return targets, min(math.ceil(settings.negatives_per_target * targets), others)
+    return targets, min(targets, others) if settings.sampling == "balanced" else others
+
+
+def epochs_of(settings: Settings, size: int) -> int:
+    """Epochs of so many documents to run: the setting, or as many as the budget in steps fills."""
+    if settings.epochs is not None:
+        return settings.epochs
+    return max(1, math.ceil(settings.steps / math.ceil(size / settings.batch_size)))
+
+
 class Taught:
     """What the base says of epochs that several modules see alike, kept until each of them has had it.
 
@@ -117,8 +132,7 @@ class Sampler:
             self.fixed = torch.cat([self.targets, self.others])
         else:
             self.fixed = None
-            self.positives = min(settings.targets_per_epoch or len(self.targets), len(self.targets))
-            self.negatives = min(math.ceil(settings.negatives_per_target * self.positives), len(self.others))
+            self.positives, self.negatives = documents_of_epoch(settings, len(self.targets), len(self.others))
 
     def _fixed_pool(self, fit: Tensor) -> Tensor:
         drawn = fit[balanced(self.split.labels[fit], self.target)]
@@ -132,10 +146,8 @@ class Sampler:
 
     @property
     def epochs(self) -> int:
-        """Epochs to run: the setting, or as many as the budget in steps fills."""
-        if self.settings.epochs is not None:
-            return self.settings.epochs
-        return max(1, math.ceil(self.settings.steps / math.ceil(self.size / self.settings.batch_size)))
+        """Epochs to run."""
+        return epochs_of(self.settings, self.size)
 
     def words(self) -> np.ndarray:
         """Every word id that any epoch can feed, sorted."""
