@@ -50,6 +50,7 @@ CPU_SOURCES = [
 CUDA_SOURCES = [
     "csrc/cuda/masked_lstm.cpp",
     "csrc/cuda/device.cpp",
+    "csrc/cuda/documents.cpp",
     "csrc/cuda/elementwise.cu",
     "csrc/cuda/gate_rows.cu",
     "csrc/cuda/gate_rows_tf32.cu",
@@ -57,6 +58,7 @@ CUDA_SOURCES = [
     "csrc/cuda/recurrent_forward.cu",
     "csrc/cuda/recurrent_backward.cu",
     "csrc/cuda/seam.cu",
+    "csrc/cuda/wide.cu",
     "csrc/cuda/seam_trainer.cpp",
 ]
 

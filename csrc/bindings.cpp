@@ -13,6 +13,7 @@
 #include "ops.h"
 #include "trainer_binding.h"
 #ifdef SEAM_WITH_CUDA
+#include "cuda/documents.h"
 #include "cuda/masked_lstm.h"
 #include "cuda/seam_trainer.h"
 #endif
@@ -114,6 +115,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 
 #ifdef SEAM_WITH_CUDA
   m.def("choose_cuda", &seam::gpu::choose, arg("recurrence"), arg("products"), "See csrc/cuda/masked_lstm.h.");
+  m.def("class_logits_on_gpu", &seam::gpu::class_logits, arg("weights"), arg("ids"), arg("lengths"), arg("read_last_word"),
+        NoGil(), "See csrc/cuda/documents.h.");
+  m.def("choose_steps", &seam::gpu::choose_steps, arg("steps"), "See csrc/cuda/seam_trainer.h.");
   m.def("modules_at_once", py::overload_cast<const at::Tensor&, int64_t, int64_t>(&seam::gpu::modules_at_once), arg("like"),
         arg("hidden"), arg("batch"), "See csrc/cuda/seam_trainer.h.");
 #endif

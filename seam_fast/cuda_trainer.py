@@ -1,4 +1,6 @@
-"""Training of one module on a GPU by the compiled engine: many steps in one launch, by one cluster of blocks."""
+"""Training of one module on a GPU by the compiled engine, an epoch by one call: small batches by a cluster of blocks,
+many steps in one launch; large ones by the whole GPU, ten launches a step.
+"""
 
 import torch
 from torch import Tensor
@@ -11,7 +13,11 @@ from .native import NativeTrainer
 
 MOST_HIDDEN, MOST_CLASSES = 128, 256  # as in csrc/cuda/seam_trainer.h and seam_params.h
 MOST_ALONE = 64  # hidden units of a block by itself, on GPUs whose blocks form no clusters
-MOST_PRODUCTS = 2_000_000  # of a time step of a batch: beyond, kernels on the whole GPU are quicker (an estimate)
+# Documents of a batch that the whole GPU takes, by whether a block has the hidden units by itself: see is_wide in
+# csrc/cuda/wide.cu. Where a time step of a batch has no more products than these, a cluster takes any number of them.
+MOST_DOCUMENTS = {True: 2048, False: 256}
+MOST_PRODUCTS = 2_000_000
+CLUSTER_PRODUCTS = 500_000  # beyond, the whole GPU takes a step: kMostProducts of csrc/cuda/seam_trainer.cpp
 _PRODUCTS_AT_ONCE = 2e10  # of a launch: at most a tenth of a second on the blocks of a cluster ...
 _STEPS_AT_ONCE = 4096  # ... and no more steps than this
 
@@ -59,9 +65,14 @@ def why_not_one_launch(weights: dict[str, Tensor], batch_size: int) -> str:
         return f"the base has {hidden} hidden units, more than the {MOST_ALONE} that a GPU without clusters takes"
     if classes > MOST_CLASSES:
         return f"the base has {classes} classes, more than {MOST_CLASSES}"
-    if products(weights) * batch_size > MOST_PRODUCTS:
-        return "base and batches are so large that the whole GPU should work on each step"
+    if products(weights) * batch_size > MOST_PRODUCTS and batch_size > (most := MOST_DOCUMENTS[hidden <= MOST_ALONE]):
+        return f"there are {batch_size} documents to a step, more than the {most} that are taken together"
     return ""
+
+
+def takes_cluster(weights: dict[str, Tensor], batch_size: int) -> bool:
+    """Whether a cluster takes steps of so many documents, many in a launch; otherwise the whole GPU takes each."""
+    return products(weights) * batch_size <= CLUSTER_PRODUCTS
 
 
 def places_at_once(device_index: int, weights: dict[str, Tensor], batch_size: int) -> int:

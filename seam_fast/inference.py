@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from . import _ext
 from .backend import is_able, why_not
 from .keys import EMBEDDING, LINEAR_KEYS, WEIGHT_KEYS, is_plain, lstm_keys, lstm_shape
-from .library import choose_kernels
+from .library import FULL_DTYPES, choose_kernels
 from .ops import masked_lstm
 from .reference import read_state
 
@@ -69,6 +69,13 @@ def _reads_documents(weights: dict[str, Tensor], backend: str) -> bool:
     return table.device.type == "cpu" and is_plain(weights) and choose_kernels(backend, table) is _ext.C
 
 
+def _reads_on_gpu(weights: dict[str, Tensor], ids: Tensor, backend: str) -> bool:
+    """Whether they are read on a GPU by one native call, in which Python's lock is free."""
+    if backend not in ("auto", "cuda") or not has_kernels(weights[EMBEDDING].device):
+        return False
+    return is_plain(weights) and weights[EMBEDDING].dtype in FULL_DTYPES and ids.device.type == "cpu"
+
+
 @torch.no_grad()
 def class_logits(
     weights: dict[str, Tensor],
@@ -81,12 +88,15 @@ def class_logits(
     """Logits over the base's classes.
 
     weights: (effective) weights by key, on the device that computes; ids (N, T) int64; lengths (N,), 1..T; read:
-    ``"last_word"`` or ``"end"``, see ``reference.read_state``; backend: on a CPU, ``"torch"``, torch's own LSTM, or
-    ``"auto"`` or ``"cpu"``, the engine's forward pass where it is installed and the base has one layer in one
-    direction; projected: what `project_words` gave for these weights, which spares that pass a third of its work and
-    changes no bit. Returns (N, C), on the device of ids.
+    ``"last_word"`` or ``"end"``, see ``reference.read_state``; backend: ``"torch"``, torch's own LSTM, or for a base of
+    one layer in one direction ``"auto"``, our own kernels where they are installed and take it, by one call for all
+    documents, ``"cpu"`` and ``"cuda"`` likewise on that device; projected: what `project_words` gave for these weights,
+    which spares the CPU a third of its work and changes no bit. Returns (N, C), on the device of ids.
     """
     device = weights[EMBEDDING].device
+    if _reads_on_gpu(weights, ids, backend):
+        parts = [weights[key].detach().contiguous() for key in WEIGHT_KEYS]
+        return _ext.C.class_logits_on_gpu(parts, ids.contiguous(), lengths.long().contiguous(), read == "last_word")
     if _reads_documents(weights, backend):
         parts = [weights[key].detach().contiguous() for key in WEIGHT_KEYS]
         documents = ids.contiguous(), lengths.long().contiguous()

@@ -128,8 +128,8 @@ def module_bytes(weights: dict[str, Tensor], rows: int, batch_size: int, steps: 
     cells = layers * (2 if both else 1) * hidden
     rest = sum(weight.numel() for key, weight in weights.items() if key != EMBEDDING)
     state = 3 * ((rows + 1) * width + rest)  # scores, and Adam's two means of each
-    # A step: input and its gradient, gates and theirs, c, h and its gradient, at every word of the batch.
-    step = 2 * batch_size * steps * (width + 6 * cells) + 4 * rest
+    # A step: input and its gradient, gates and theirs, those summed by word, c and h, at every word of the batch.
+    step = 2 * batch_size * steps * (width + 9 * cells) + 4 * rest
     # A look at the module: the masked base as a whole, and its states over some documents; enough for both trainers.
     look = words * width + rest + max(BATCH * steps, LOOKED_AT_ONCE) * (3 * width + 6 * cells)
     return table.element_size() * (state + step + look) + words * width + BESIDE_A_MODULE

@@ -333,7 +333,8 @@ class Study:
 
     def _class_logits(self, weights: dict[str, Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
         if self.engine != "cpu":
-            return class_logits(weights, ids, lengths, self.base.read)
+            backend = "cuda" if weights[EMBEDDING].is_cuda else "torch"
+            return class_logits(weights, ids, lengths, self.base.read, backend)
         with self._projecting:
             if not self._projected:
                 self._projected["words"] = project_words(weights, "cpu")
@@ -362,7 +363,11 @@ def work_of(weights: dict[str, Tensor], corpus: Corpus, targets, settings: Seque
         counts = [int(used * int(is_target(labels, target).sum())) for target in targets]
         steps = tuple(steps_of(one, count, int(used * len(labels)) - count) for count in counts)
         works.append(Work(steps, one.batch_size * corpus.train.ids.shape[1], size))
-    one_launch = all(catches_up("cuda", weights, one.batch_size) for one in settings)
+    from .cuda_trainer import takes_cluster
+
+    one_launch = all(
+        catches_up("cuda", weights, one.batch_size) and takes_cluster(weights, one.batch_size) for one in settings
+    )
     return functools.reduce(operator.add, works), one_launch
 
 

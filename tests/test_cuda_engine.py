@@ -9,15 +9,20 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import test_cuda_wide
 import test_gaps
 import torch
 import world
 from on_gpu import faults_show_where_they_arise  # noqa: F401
 from test_cuda_trainer import (  # noqa: F401
     SETTINGS,
+    SHARED,
+    SMALL,
     assert_near,
     assert_same_run,
+    check_case,
     check_gaps,
+    name_of,
     test_adopted_state_goes_on_as_its_own,
     test_blocks_with_and_without_sequences,
     test_class_logits_are_those_of_the_kept_weights,
@@ -84,7 +89,7 @@ from test_engine import (  # noqa: F401
 )
 from test_native import assert_same_bits
 
-from seam_fast import Interrupted, LSTMClassifier, cuda_trainer, reengineer
+from seam_fast import Interrupted, LSTMClassifier, _ext, cuda_trainer, inference, reengineer
 from seam_fast.backend import why_not
 
 if why_not("cuda"):
@@ -231,6 +236,52 @@ def test_nothing_stays_behind(name):
         again(name)
     gc.collect()
     assert torch.cuda.memory_allocated() <= before + (64 << 10)
+
+
+# -- steps that the whole GPU takes -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wide():
+    _ext.C.choose_steps("wide")
+    yield
+    _ext.C.choose_steps("automatic")
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize("case", [*SMALL, *SHARED], ids=name_of)
+def test_steps_of_the_whole_gpu(kind, case):
+    (sizes, width, batch, count, read), words = case, case[0][0]
+    check_case(kind, sizes, world.make_documents(count, width, range(words)), batch, read=read)
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize("read", ["end", "last_word"])
+def test_batches_of_many_words(kind, read):
+    check_case(kind, (700, 20, 16, 4), test_cuda_wide.many_documents(), 40, read=read, steps=2)
+    check_case(kind, (9000, 100, 50, 8), test_cuda_wide.many_documents(256, 64, 9000), 128, read=read, steps=2)
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize("options", SETTINGS, ids=str)
+def test_epochs_by_the_whole_gpu_end_where_those_of_the_cpu_end(kind, options):
+    assert_near(train(f"{kind}-quadrature", **options), train("native-quadrature", **options))
+    assert_same_run(*(train(f"{kind}-{catch_up}", **options) for catch_up in ("replay", "dense")))
+
+
+def test_what_a_base_says_by_one_call():
+    weights = world.make_weights(torch.float32, sizes=(60, 5, 30, 4))
+    ids, lengths, _ = world.make_documents(900, 80, range(60))
+    on_gpu = {key: weight.to(world.GPU) for key, weight in weights.items()}
+    for read in ("end", "last_word"):
+        exact = inference.class_logits({key: weight.double() for key, weight in weights.items()}, ids, lengths, read)
+        ours, theirs = (
+            inference.class_logits(on_gpu, ids, lengths, read, "cuda"),
+            inference.class_logits(weights, ids, lengths, read),
+        )
+        floor = world.EPS * max(1, exact.abs().max().item())
+        assert ours.device.type == "cpu"
+        assert (ours - exact).abs().max() <= 2 * (theirs - exact).abs().max() + floor
 
 
 def test_how_many_modules_a_gpu_takes():

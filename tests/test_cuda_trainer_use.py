@@ -306,8 +306,10 @@ def test_the_same_limits_are_known_before(monkeypatch):
     assert "not float32" in cuda_trainer.why_not_one_launch(world.make_weights(), 5)
     assert "more than one LSTM layer" in cuda_trainer.why_not_one_launch(world.make_deep_weights(2, False), 5)
     wide = world.make_weights(torch.float32, sizes=(9, 300, 128, 5))
-    assert cuda_trainer.why_not_one_launch(wide, 9) == ""
-    assert "the whole GPU" in cuda_trainer.why_not_one_launch(wide, 10)
+    assert cuda_trainer.why_not_one_launch(wide, 256) == ""
+    assert "257 documents to a step" in cuda_trainer.why_not_one_launch(wide, 257)
+    assert cuda_trainer.why_not_one_launch(hidden_units(64), 2048) == ""
+    assert "more than the 2048" in cuda_trainer.why_not_one_launch(hidden_units(64), 2049)
     monkeypatch.setattr(cuda_trainer, "has_clusters", lambda index: False)
     assert "65 hidden units, more than the 64" in cuda_trainer.why_not_one_launch(hidden_units(65), 5)
     assert cuda_trainer.why_not_one_launch(hidden_units(64), 5) == ""

@@ -83,7 +83,8 @@ def test_a_job_goes_where_it_is_sooner_done(toy, monkeypatch):
     monkeypatch.setattr(loop, "why_not_train", lambda dtype: "it rains")
     assert chosen("cuda", "auto", small) == "cuda"
     work, one_launch = loop.work_of(base.weights(), toy, [(0,), (1,)], large)
-    assert one_launch and len(work.steps) == 4 and work.weights == 30_000
+    assert not one_launch and len(work.steps) == 4 and work.weights == 30_000
+    assert loop.work_of(base.weights(), toy, [(0,), (1,)], [Settings("reference")])[1]
 
 
 def test_info_says_what_auto_takes_and_why(monkeypatch, capsys):

@@ -15,7 +15,7 @@ class EpochPlan {
   static constexpr size_t kBehind = 2;
   std::vector<PlanStep> steps;  // and so many empty ones behind them
   std::vector<int32_t> numbers;
-  int32_t most_words = 0, most_places = 0, most_lists = 0, most_length = 0;  // of a step; of a document
+  int32_t most_words = 0, most_places = 0, most_pieces = 0, most_lists = 0, most_length = 0;  // of a step; of a document
 
   // How places are numbered, see seam_params.h.
   enum Places { by_time, by_document };
@@ -39,7 +39,7 @@ class EpochPlan {
   void make(Places places, const int32_t* slots, const int64_t* lengths, int64_t T, int64_t batch, int64_t begin,
             int64_t end, int64_t now, const Total& total) {
     steps.clear(), numbers.clear();
-    most_words = most_places = most_lists = most_length = 0;
+    most_words = most_places = most_pieces = most_lists = most_length = 0;
     by_document_ = places == by_document;
     reached_before_ = reached_;
     for (int64_t at = begin; at < end; at += batch, ++now) {
@@ -133,6 +133,24 @@ class EpochPlan {
       numbers[step.place_at + next_[p.number]++] = p.place;
       if (by_document_) numbers[step.position_at + p.place] = p.number;
     }
+    if (!by_document_) pieces(step);
+  }
+
+  // The pieces of each word's places.
+  void pieces(PlanStep& step) {
+    step.piece_at = int32_t(numbers.size());
+    pieces_.clear();
+    int32_t place = 0;
+    for (const int32_t count : count_) {
+      numbers.push_back(int32_t(pieces_.size()));
+      for (int32_t at = 0; at < count; at += kPieceOfWord) pieces_.push_back(place + at);
+      place += count;
+    }
+    numbers.push_back(int32_t(pieces_.size()));
+    numbers.insert(numbers.end(), pieces_.begin(), pieces_.end());
+    numbers.push_back(place);
+    step.pieces = int32_t(pieces_.size());
+    most_pieces = std::max(most_pieces, step.pieces);
   }
 
   // Rows that are behind at this step, which none of the steps in between has touched; then notes that the step does.
@@ -161,7 +179,7 @@ class EpochPlan {
   std::vector<int32_t> reached_;  // of each row, the steps until which it is up to date, or kFresh
   std::vector<int32_t> reached_before_;
   std::vector<int32_t> seen_;     // of each row, its word's number in the batch, or kNone
-  std::vector<int32_t> order_, first_, words_, last_words_, count_, next_;
+  std::vector<int32_t> order_, first_, words_, last_words_, count_, next_, pieces_;
   std::vector<AtPlace> at_place_;
 };
 

@@ -59,6 +59,11 @@ void train(const Device&, const TrainParams&);
 GateRowLayout gate_row_layout(const Device&, const GateRowSizes&, int64_t modules);
 void train_gate_rows(const Device&, const TrainParams&);  // p.layout is one of these
 
+// Steps that the whole GPU takes, see wide_steps.cuh: whether there are kernels for them; and some of them, whose plans, with
+// one more behind the last, are at hand on the host as well.
+bool is_wide(const Device&, int64_t hidden, int64_t batch);
+void train_wide(const Device&, const TrainParams&, const WideScratch&, const PlanStep* steps);
+
 void train_head(const Device&, const TrainHeadParams&);
 void flush(const Device&, const FlushParams&);
 

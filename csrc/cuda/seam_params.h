@@ -30,9 +30,14 @@ struct PlanStep {
   int32_t place_at;     // [places] word by word, each word's in order
   int32_t position_at;  // [places] the word of each place; [words] each one's number in the next step, or kNone
   int32_t due_at;       // [due] row of scores; the step until which it is up to date, or kFresh; number of its word or kNone
+  // Where places are numbered by time: a word's places in pieces of kPieceOfWord at most, so that a frequent word's work is
+  // divided.
+  int32_t pieces;
+  int32_t piece_at;     // [words + 1] first piece of each word; then [pieces + 1] first of its places, counted word by word
   SEAM_INLINE int32_t lists() const { return due_at - document_at; }  // how many numbers there are but for `due`
 };
 
+constexpr int32_t kPieceOfWord = 64;  // places
 constexpr int32_t kDueNumbers = 3;  // of a row that is due
 constexpr int32_t kNone = -1;
 
@@ -152,6 +157,26 @@ struct TrainParams {
 };
 
 constexpr int kMarks = 24;
+
+// What steps of the whole GPU, see wide_steps.cuh, have in global memory beside what TrainParams says.
+struct WideScratch {
+  float* projected;          // (words, 4H)
+  float* of_pieces;          // (pieces, 4H) gradients of the gates, summed over each piece of a word
+  float *of_w_hh, *of_w_ih;  // (parts, 4H, H + 1), (parts, 4H, E): gradients, the last column that of the biases
+  int32_t* flags;            // [kWideFlags] what is not finite, as bits, by kernel, block and warp
+};
+
+// One of them, a launch for each phase.
+struct WideParams {
+  TrainParams train;
+  PlanStep plan, next;       // of the step and the one after it
+  int32_t step;              // its number among those of the plan
+  WideScratch scratch;
+};
+
+constexpr int kWideBlocks = 256;  // of a kernel that tells what is not finite, at most
+constexpr int kWideFlags = 3 * kWideBlocks * 8;
+constexpr int32_t kWidePlaces = 512, kWideWords = 256;  // terms of a part of W_hh's gradient, and of W_ih's
 
 struct TrainHeadParams {
   HeadParams head;

@@ -2,16 +2,13 @@
 // stream; `train` and `train_head` wait for their launch, since what they return is what it found.
 #include "seam_trainer.h"
 
-#include <ATen/ops/cat.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/InferenceMode.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <algorithm>
 #include <atomic>
@@ -22,6 +19,7 @@
 #include "../adam_constants.h"
 #include "../score_update.h"
 #include "../trainer_base.h"
+#include "documents.h"
 #include "epoch_plan.h"
 #include "masked_lstm.h"
 
@@ -29,15 +27,8 @@ namespace seam::gpu {
 
 namespace {
 
-constexpr int64_t kPositionsAtOnce = int64_t{1} << 16;  // when only looking; places.py reckons with them
-
-// Has a tensor copied to memory of the host that the device can write while the host goes on; to be read after a wait.
-Tensor fetched(const Tensor& from) {
-  const c10::InferenceMode ordinary(false);
-  const Tensor to = at::empty(from.sizes(), at::TensorOptions(from.scalar_type()).pinned_memory(from.is_cuda()));
-  to.copy_(from, /*non_blocking=*/true);
-  return to;
-}
+enum class Steps { automatic, cluster, wide };
+std::atomic<Steps> chosen_steps = Steps::automatic;
 
 // Memory on the device that grows when it has to.
 class DeviceBuffer {
@@ -316,25 +307,17 @@ class Trainer final : public TrainerBase {
       looked_at_ = {ids, slots, lengths, device_.device()};
     }
     flush_rows();
-    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-    const int64_t N = ids.size(0), T = ids.size(1);
     const auto effective = [&](int w) { return at::where(tensors_.scores[w].gt(0), tensors_.weights[w], 0.0f); };
-    const Tensor kept = (tensors_.scores[kEmbedding].gt(0)).to(at::kFloat);
-    const Tensor linear = effective(kLinear), bias = effective(kLinearBias);
-    const std::vector<Tensor> weights(tensors_.weights.begin() + kWeightIh, tensors_.weights.begin() + kLinear);
-    const std::vector<OptionalTensor> scores(tensors_.scores.begin() + kWeightIh, tensors_.scores.begin() + kLinear);
-    std::vector<Tensor> logits = {at::empty({0, C_}, device_)};
-    for (int64_t at = 0; at < N;) {
-      const int64_t count = std::min(std::max<int64_t>(kPositionsAtOnce / T, 1), N - at);
-      const auto piece = [&](int i) { return looked_at_.there[i].narrow(0, at, count); };
-      const Tensor x = at::mul(at::embedding(tensors_.weights[kEmbedding], piece(0).t()), at::embedding(kept, piece(1).t()));
-      const OptionalTensor length = options_.read_last_word ? OptionalTensor(piece(2)) : std::nullopt;
-      const Tensor state =
-          std::get<1>(masked_lstm_forward(x, std::nullopt, std::nullopt, weights, scores, length, false, false));
-      logits.push_back(at::linear(state.squeeze(0), linear, bias));
-      at += count;
-    }
-    return at::cat(logits);
+    const Tensor kept = tensors_.scores[kEmbedding].gt(0).to(at::kFloat);
+    const Reader reader = {{tensors_.weights.begin() + kWeightIh, tensors_.weights.begin() + kLinear},
+                           {tensors_.scores.begin() + kWeightIh, tensors_.scores.begin() + kLinear},
+                           effective(kLinear),
+                           effective(kLinearBias),
+                           options_.read_last_word};
+    return read_documents(reader, ids.size(0), ids.size(1), looked_at_.there[2], [&](int64_t at, int64_t count) {
+      const auto piece = [&](int i) { return looked_at_.there[i].narrow(0, at, count).t(); };
+      return at::mul(at::embedding(tensors_.weights[kEmbedding], piece(0)), at::embedding(kept, piece(1)));
+    });
   }
 
   // Twice the warps of the largest cluster, and its threads.
@@ -383,14 +366,16 @@ class Trainer final : public TrainerBase {
   // Plans the steps that p tells of and has them taken; plan(places) makes plan_.
   template <class Plan>
   void launch(const gpu::Device& device, TrainParams p, const Plan& plan) {
-    plan(EpochPlan::by_document);
-    const GateRowSizes sizes = {int32_t(E_),       int32_t(H_),        int32_t(C_),      plan_.most_length,
-                                plan_.most_words, plan_.most_places, plan_.most_lists};
-    const GateRowLayout layout = gate_row_layout(device, sizes, here_.modules());
-    if (layout.blocks == 0) {
-      plan_.undo();
-      plan(EpochPlan::by_time);
+    GateRowLayout layout = {};
+    const bool wide = takes_wide(device, p.batch);
+    if (!wide) {
+      plan(EpochPlan::by_document);
+      const GateRowSizes sizes = {int32_t(E_),       int32_t(H_),        int32_t(C_),      plan_.most_length,
+                                  plan_.most_words, plan_.most_places, plan_.most_lists};
+      layout = gate_row_layout(device, sizes, here_.modules());
+      if (layout.blocks == 0) plan_.undo();
     }
+    if (layout.blocks == 0) plan(EpochPlan::by_time);
     TORCH_CHECK_VALUE(plan_.numbers.size() < size_t{1} << 31, "the plan of so many steps is too large; take fewer at once");
     p.plan = plan_there_.put(plan_.steps, device_);
     p.numbers = numbers_there_.put(plan_.numbers, device_);
@@ -398,13 +383,22 @@ class Trainer final : public TrainerBase {
     p.rows = rows_params();
     if (layout.blocks == 0) {
       take_recurrence(p);
-      gpu::train(device, p);
+      if (wide) train_wide(device, p, wide_scratch(), plan_.steps.data());
+      else gpu::train(device, p);
       return;
     }
     take_gate_rows(p, layout);
     ask_for_profile(p);
     train_gate_rows(device, p);
     if (p.profile) print_profile(layout.blocks, p.steps);
+  }
+
+  // Whether the whole GPU takes the steps of batches of so many documents. A cluster takes about as long for half a million
+  // products a time step as ten launches do (an estimate): 16 documents of the R8 size.
+  bool takes_wide(const gpu::Device& device, int64_t batch) const {
+    constexpr int64_t kMostProducts = 500'000;
+    if (chosen_steps == Steps::cluster || !is_wide(device, H_, batch)) return false;
+    return chosen_steps == Steps::wide || kGates * H_ * (E_ + H_) * batch > kMostProducts;
   }
 
   // All but what differs from launch to launch.
@@ -465,6 +459,18 @@ class Trainer final : public TrainerBase {
     p.backward.gates = {p.gates, batch * G, G};
     p.backward.cells = {p.cells, batch * H_, H_};
     p.backward.grad_h_n = p.d_h_n;
+  }
+
+  // What steps of the whole GPU need beside that.
+  WideScratch wide_scratch() {
+    const int64_t G = kGates * H_, words = plan_.most_words;
+    const int64_t of_places = (plan_.most_places + kWidePlaces - 1) / kWidePlaces, of_words = (words + kWideWords - 1) / kWideWords;
+    WideScratch w = {};
+    float** const pointers[] = {&w.projected, &w.of_pieces, &w.of_w_hh, &w.of_w_ih};
+    const int64_t sizes[] = {words * G, plan_.most_pieces * G, of_places * G * (H_ + 1), of_words * G * E_};
+    share(wide_.get<float>(size_of(sizes), device_), pointers, sizes);
+    w.flags = wide_flags_.get<int32_t>(kWideFlags, device_);
+    return w;
   }
 
   // What GateRowSteps needs.
@@ -635,11 +641,17 @@ class Trainer final : public TrainerBase {
   Mirrored looked_at_;
   // On the device:
   DeviceBuffer word_, step_there_, head_step_there_, alone_step_there_, beta2_power_there_, fresh_there_, gaps_there_,
-      due_there_, look_, plan_there_, numbers_there_, shares_there_, scratch_, gate_rows_,
+      due_there_, look_, plan_there_, numbers_there_, shares_there_, scratch_, gate_rows_, wide_, wide_flags_,
       head_scratch_, bad_, losses_, outcome_;
 };
 
 }  // namespace
+
+void choose_steps(const std::string& steps) {
+  TORCH_CHECK_VALUE(steps == "automatic" || steps == "cluster" || steps == "wide",
+                    "steps must be 'automatic', 'cluster' or 'wide', but is '", steps, "'");
+  chosen_steps = steps == "cluster" ? Steps::cluster : steps == "wide" ? Steps::wide : Steps::automatic;
+}
 
 int64_t modules_at_once(const Tensor& like, int64_t hidden, int64_t batch) {
   const c10::DeviceGuard guard(like.device());

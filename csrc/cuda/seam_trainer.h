@@ -2,6 +2,8 @@
 // of documents is on the CPU, but for `features`, which stay on the GPU, as do the class logits.
 #pragma once
 
+#include <string>
+
 #include "../seam_trainer.h"
 
 namespace seam::gpu {
@@ -13,5 +15,8 @@ std::shared_ptr<SeamTrainer> make_trainer(SeamTrainerTensors tensors, const Seam
 
 // How many modules over a base whose tensors are like `like` the device can train at the same time; 0 where it cannot.
 int64_t modules_at_once(const Tensor& like, int64_t hidden, int64_t batch);
+
+// Who takes steps, for tests and measurements: "cluster" or "wide", or "automatic", by what there is to do.
+void choose_steps(const std::string& steps);
 
 }  // namespace seam::gpu

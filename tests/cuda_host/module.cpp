@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "cuda/block.cuh"
+#include "cuda/documents.h"
 #include "cuda/masked_lstm.h"
 #include "cuda/seam_trainer.h"
 #include "trainer_binding.h"
@@ -111,6 +112,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         arg("lengths"), arg("need_input"), arg("need_h_0"), arg("need_c_0"), arg("need_weights"), arg("need_scores"),
         arg("overwrite_saved") = false, arg("clamp") = true);
   m.def("choose_cuda", &seam::gpu::choose);
+  m.def("class_logits_on_gpu", &seam::gpu::class_logits);
+  m.def("choose_steps", &seam::gpu::choose_steps);
   m.def("use_little_memory", [](int64_t bytes) { seam::gpu::choices().little = bytes; });
   seam::bind_trainer(m, &seam::gpu::make_trainer);
   m.def("modules_at_once", py::overload_cast<const seam::Tensor&, int64_t, int64_t>(&seam::gpu::modules_at_once));
