@@ -60,6 +60,7 @@ CUDA_SOURCES = [
     "csrc/cuda/seam.cu",
     "csrc/cuda/wide.cu",
     "csrc/cuda/seam_trainer.cpp",
+    "csrc/cuda/together.cpp",
 ]
 
 MODES = ("auto", "cpu", "cuda", "none")

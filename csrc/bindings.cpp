@@ -16,6 +16,7 @@
 #include "cuda/documents.h"
 #include "cuda/masked_lstm.h"
 #include "cuda/seam_trainer.h"
+#include "cuda/together_binding.h"
 #endif
 
 namespace py = pybind11;
@@ -127,4 +128,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   }, arg("size"), arg("dtype"), "An uninitialised tensor (size,), in large pages where it is large; see csrc/memory.h.");
 
   seam::bind_trainer(m, &seam::SeamTrainer::make);
+#ifdef SEAM_WITH_CUDA
+  seam::gpu::bind_together(m);
+#endif
 }

@@ -227,6 +227,32 @@ __global__ void __launch_bounds__(K::kThreads, 1) entry(const __grid_constant__ 
   }
 }
 
+// The same for several at once that differ in their parameters alone: those of each, by value as well, and as many as find
+// room there (4 KB before CUDA 12.1). Row y of the grid has those of number y.
+#if CUDART_VERSION >= 12010
+constexpr size_t kBytesOfParameters = 32764;
+#else
+constexpr size_t kBytesOfParameters = 4096;
+#endif
+template <class Params>
+struct Together {
+  static constexpr int kMost = int(kBytesOfParameters / sizeof(Params));
+  Params each[kMost];
+};
+
+template <class K>
+__global__ void __launch_bounds__(K::kThreads, 1) entry_together(const __grid_constant__ Together<typename K::Params> p) {
+#if __CUDA_ARCH__ >= 900
+  constexpr bool kRuns = true;
+#else
+  constexpr bool kRuns = K::kCluster == 1;
+#endif
+  if constexpr (kRuns) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    K::run(BlockOf<K::kCluster>{}, *reinterpret_cast<typename K::Smem*>(memory), p.each[blockIdx.y]);
+  }
+}
+
 }  // namespace seam::gpu
 
 #else

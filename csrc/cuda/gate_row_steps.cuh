@@ -50,6 +50,7 @@ struct Profile {
 template <class Number, int HB, int CL>
 struct GateRowSteps {
   static constexpr int kCluster = CL, kThreads = 256, kWarps = kThreads / 32;
+  static constexpr bool kLaunchedTogether = true;  // a launch takes steps of several modules, see block.cuh
   static constexpr int kUnits = (HB + CL - 1) / CL;      // most that a block owns
   static constexpr int kTilesM = (4 * kUnits + 15) / 16;  // of its rows: 16 each
   static constexpr int kTilesN = (4 * kUnits + 7) / 8;    // 8 each

@@ -18,9 +18,10 @@ GateRowLayout gate_row_layout(const Device& device, const GateRowSizes& sizes, i
   return best;
 }
 
-void train_gate_rows(const Device& device, const TrainParams& p) {
-  if (device.tf32) start_gate_rows<Tf32>(device, p);
-  else start_gate_rows<SplitTf32>(device, p);
+void train_gate_rows(const Device& device, const TrainParams* modules, int64_t count) {
+  if (count == 0) return;
+  if (device.tf32) start_gate_rows<Tf32>(device, modules, count);
+  else start_gate_rows<SplitTf32>(device, modules, count);
 }
 
 }  // namespace seam::gpu

@@ -34,14 +34,15 @@ struct CountGateRows {
 
 struct StartGateRows {
   const Device& device;
-  const TrainParams& p;
+  const TrainParams* modules;
+  int64_t count;
   template <class K>
   void with() const {
-    launch<K>(device.stream, 1, p);
+    launch_together<K>(device.stream, 1, modules, count);
   }
 };
 
-// How many clusters of so many blocks the device can run at once, and a launch of one.
+// How many clusters of so many blocks the device can run at once, and a launch of some.
 template <class Number>
 int64_t resident_gate_rows(const Device& device, int blocks, int64_t hidden) {
   int64_t count = 0;
@@ -49,11 +50,11 @@ int64_t resident_gate_rows(const Device& device, int blocks, int64_t hidden) {
   return count;
 }
 template <class Number>
-void start_gate_rows(const Device& device, const TrainParams& p) {
-  with_gate_rows<Number>(p.layout.blocks, p.H, StartGateRows{device, p});
+void start_gate_rows(const Device& device, const TrainParams* modules, int64_t count) {
+  with_gate_rows<Number>(modules->layout.blocks, modules->H, StartGateRows{device, modules, count});
 }
 
 extern template int64_t resident_gate_rows<Tf32>(const Device&, int, int64_t);
-extern template void start_gate_rows<Tf32>(const Device&, const TrainParams&);
+extern template void start_gate_rows<Tf32>(const Device&, const TrainParams*, int64_t);
 
 }  // namespace seam::gpu

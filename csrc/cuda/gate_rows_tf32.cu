@@ -4,6 +4,6 @@
 namespace seam::gpu {
 
 template int64_t resident_gate_rows<Tf32>(const Device&, int, int64_t);
-template void start_gate_rows<Tf32>(const Device&, const TrainParams&);
+template void start_gate_rows<Tf32>(const Device&, const TrainParams*, int64_t);
 
 }  // namespace seam::gpu

@@ -57,7 +57,9 @@ void train(const Device&, const TrainParams&);
 // The quicker kernel, see gate_row_steps.cuh, where its layout fits.
 // The layout of a cluster as large as pays while so many modules are trained on the device; of no blocks where none fits.
 GateRowLayout gate_row_layout(const Device&, const GateRowSizes&, int64_t modules);
-void train_gate_rows(const Device&, const TrainParams&);  // p.layout is one of these
+// Of some modules of one base, in as few launches as their parameters find room in. Each has such a layout, all of as many
+// blocks; they may differ in all else.
+void train_gate_rows(const Device&, const TrainParams* modules, int64_t count);
 
 // Steps that the whole GPU takes, see wide_steps.cuh: whether there are kernels for them; and some of them, whose plans, with
 // one more behind the last, are at hand on the host as well.

@@ -1,6 +1,7 @@
 // Starting a kernel on the GPU; tests/cuda_host/block_host.h has the same for the CPU.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <stdexcept>
@@ -24,6 +25,17 @@ constexpr size_t shared_bytes() {
   return std::is_empty_v<typename K::Smem> ? 0 : sizeof(typename K::Smem);
 }
 
+// Kernels that say so are started for several calls at once, and have an entry for that alone.
+template <class K, class = void>
+struct IsTogether : std::false_type {};
+template <class K>
+struct IsTogether<K, std::enable_if_t<K::kLaunchedTogether>> : std::true_type {};
+template <class K>
+constexpr auto entry_of() {
+  if constexpr (IsTogether<K>::value) return entry_together<K>;
+  else return entry<K>;
+}
+
 // What a kernel needs beyond the ordinary has to be allowed on each device.
 template <class K>
 cudaError_t allow() {
@@ -31,10 +43,10 @@ cudaError_t allow() {
   constexpr int kPortableCluster = 8;
   cudaError_t error = cudaSuccess;
   if constexpr (shared_bytes<K>() > kOrdinary) {
-    error = cudaFuncSetAttribute(entry<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes<K>()));
+    error = cudaFuncSetAttribute(entry_of<K>(), cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes<K>()));
   }
   if constexpr (K::kCluster > kPortableCluster) {
-    if (error == cudaSuccess) error = cudaFuncSetAttribute(entry<K>, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    if (error == cudaSuccess) error = cudaFuncSetAttribute(entry_of<K>(), cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   }
   return error;
 }
@@ -78,6 +90,23 @@ void launch(void* stream, int64_t clusters, const typename K::Params& p) {
   check(cudaLaunchKernelEx(&config, entry<K>, p), "starting a kernel");
 }
 
+// So many clusters for each of `count` calls.
+template <class K>
+void launch_together(void* stream, int64_t clusters, const typename K::Params* calls, int64_t count) {
+  using Calls = Together<typename K::Params>;
+  static_assert(Calls::kMost > 0, "parameters of one call find room");
+  allow_once<K>();
+  for (int64_t first = 0; first < count; first += Calls::kMost) {
+    const int64_t some = std::min<int64_t>(count - first, Calls::kMost);
+    Calls p;
+    std::copy(calls + first, calls + first + some, p.each);
+    cudaLaunchAttribute cluster;
+    cudaLaunchConfig_t config = configuration<K>(static_cast<cudaStream_t>(stream), clusters, cluster);
+    config.gridDim.y = unsigned(some);
+    check(cudaLaunchKernelEx(&config, entry_together<K>, p), "starting a kernel");
+  }
+}
+
 // How many clusters of a kernel the device can run at once: 0 where it has none so large, or too little shared memory, or
 // only code that was compiled for devices without clusters, which does nothing. Asked once of each device.
 template <class K>
@@ -90,9 +119,9 @@ int64_t resident_clusters(int device) {
   cudaLaunchAttribute cluster;
   const cudaLaunchConfig_t config = configuration<K>(nullptr, 1, cluster);
   cudaFuncAttributes code;
-  cudaError_t error = cudaFuncGetAttributes(&code, entry<K>);
+  cudaError_t error = cudaFuncGetAttributes(&code, entry_of<K>());
   if (error == cudaSuccess) error = allow<K>();
-  if (error == cudaSuccess) error = cudaOccupancyMaxActiveClusters(&count, entry<K>, &config);
+  if (error == cudaSuccess) error = cudaOccupancyMaxActiveClusters(&count, entry_of<K>(), &config);
   if (error != cudaSuccess || code.ptxVersion < 90) count = 0;
   if (error != cudaSuccess) cudaGetLastError();  // it is no error of anybody's
   // A want of memory may pass; that a device has no such clusters, or no shared memory for them, does not.

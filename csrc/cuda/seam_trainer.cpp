@@ -19,9 +19,11 @@
 #include "../adam_constants.h"
 #include "../score_update.h"
 #include "../trainer_base.h"
+#include "device_memory.h"
 #include "documents.h"
 #include "epoch_plan.h"
 #include "masked_lstm.h"
+#include "together.h"
 
 namespace seam::gpu {
 
@@ -29,64 +31,6 @@ namespace {
 
 enum class Steps { automatic, cluster, wide };
 std::atomic<Steps> chosen_steps = Steps::automatic;
-
-// Memory on the device that grows when it has to.
-class DeviceBuffer {
- public:
-  template <typename T>
-  T* get(int64_t count, const at::TensorOptions& options) {
-    const int64_t bytes = count * int64_t(sizeof(T));
-    if (!memory_.defined() || memory_.numel() < bytes) {
-      const c10::InferenceMode ordinary(false);  // it will be used outside of any such mode, too
-      memory_ = at::empty({bytes + bytes / 4 + 16}, options.dtype(at::kByte));
-    }
-    return reinterpret_cast<T*>(memory_.mutable_data_ptr());
-  }
-  // Copies values from the host, when all that the stream was given before is done; it does not wait for that.
-  template <typename T>
-  T* put(const std::vector<T>& values, const at::TensorOptions& options) {
-    T* const to = get<T>(int64_t(values.size()), options);
-    const int64_t bytes = int64_t(values.size() * sizeof(T));
-    if (bytes == 0) return to;
-    // From memory that the device can read while the host goes on, which torch keeps until it has.
-    const c10::InferenceMode ordinary(false);
-    const Tensor from = at::empty({bytes}, at::TensorOptions(at::kByte).pinned_memory(options.device().is_cuda()));
-    std::memcpy(from.mutable_data_ptr(), values.data(), size_t(bytes));
-    memory_.narrow(0, 0, bytes).copy_(from, /*non_blocking=*/true);
-    return to;
-  }
-  void clear() { memory_.zero_(); }
-  // The first so many numbers, as bytes, as they are when all that the stream was given before is done.
-  template <typename T>
-  Tensor fetch(int64_t count) const {
-    return fetched(memory_.narrow(0, 0, count * int64_t(sizeof(T))));
-  }
-
- private:
-  Tensor memory_;
-};
-
-// Tensors of the host and their copies on the device, as long as they stay the same.
-struct Mirrored {
-  std::vector<Tensor> here, there;
-  std::vector<uint32_t> version;
-
-  Mirrored() = default;
-  Mirrored(const Tensor& a, const Tensor& b, const Tensor& c, const c10::Device& device) : here{a, b, c} {
-    for (const Tensor& t : here) {
-      there.push_back(t.to(device));
-      version.push_back(t.is_inference() ? 0 : t._version());
-    }
-  }
-  bool same(const Tensor& a, const Tensor& b, const Tensor& c) const {
-    const Tensor* const others[] = {&a, &b, &c};
-    if (here.empty()) return false;
-    for (size_t i = 0; i < here.size(); ++i) {
-      if (!here[i].is_same(*others[i]) || here[i].is_inference() || here[i]._version() != version[i]) return false;
-    }
-    return true;
-  }
-};
 
 // Counts the trainers of a device: as many modules, about, are trained there at the same time.
 class Present {
@@ -103,7 +47,7 @@ class Present {
   std::atomic<int64_t>& count_;
 };
 
-class Trainer final : public TrainerBase {
+class Trainer final : public TrainerBase, public TrainerInParts {
  public:
   Trainer(SeamTrainerTensors tensors, const SeamTrainerOptions& options)
       : TrainerBase(std::move(tensors), options),
@@ -144,50 +88,17 @@ class Trainer final : public TrainerBase {
                                                      int64_t batch, int64_t begin, int64_t end) override {
     const Use use(*this);
     const c10::DeviceGuard guard(device_.device());
-    check_documents(slots, at::kInt, "slots", lengths, begin, end, batch);
-    batch = std::min(batch, std::max<int64_t>(end - begin, 1));
-    check_shares(shares, slots.size(0));
-    check_slots(slots, begin, end, rows_ - 1);
-    const int64_t steps = (end - begin + batch - 1) / batch, T = slots.size(1);
-    check_steps_left(steps, int64_t(step_.size()) - (now_ - first_));
-    check_whole();
-    if (steps == 0) return {{}, {}};
-    TORCH_CHECK_VALUE(T * batch < (int64_t{1} << 30) / std::max(kGates * H_, E_), "batches of ", batch, " documents of ", T,
-                      " words are too large for one launch; choose smaller ones, or backend 'torch'");
-
-    const float* const share = shares.const_data_ptr<float>();
-    failed_ = true;  // until it has gone well: from here on the plan takes the steps for taken
-    TrainParams p = params();
-    p.T = int32_t(T), p.batch = int32_t(batch);
-    p.head = head_params(tensors_.head_together, batch);
-    const float* const shares_there = shares_there_.put(std::vector<float>(share + 2 * begin, share + 2 * end), device_);
-    const float* const fresh = fresh_there_.put(fresh_states(steps), device_);
-    float* const losses = losses_.get<float>(steps, device_);
+    begin_run(slots, lengths, shares, batch, begin, end);
     const gpu::Device device = gpu::device_of(tensors_.weights[kEmbedding]);
-    // A plan is made while the GPU takes the steps of the one before: the first is short, so that it need not wait for long.
-    constexpr int64_t kFirst = 32, kMost = 512;
-    std::vector<int64_t> taken = {0};  // before each launch, if all goes well
-    for (int64_t most = kFirst; taken.back() < steps; most = std::min(2 * most, kMost)) {
-      taken.push_back(std::min(taken.back() + most, steps));
+    for (size_t i = 0; i < launches(); ++i) {
+      plan(i);
+      const TrainParams p = put(device, i);
+      if (p.layout.blocks) train_gate_rows(device, &p, 1);
+      told_by_profile(p);
     }
-    const size_t launches = taken.size() - 1;
-    Outcome* const outcomes = outcome_.get<Outcome>(int64_t(launches), device_);
-    for (size_t i = 0; i < launches; ++i) {
-      const int64_t first = begin + taken[i] * batch, last = std::min(begin + taken[i + 1] * batch, end);
-      p.now = now_ + taken[i];
-      p.steps = int32_t(taken[i + 1] - taken[i]);
-      p.shares = shares_there + 2 * taken[i] * batch, p.fresh = fresh + 3 * taken[i];
-      p.losses = losses + taken[i], p.outcome = outcomes + i;
-      launch(device, p, [&](EpochPlan::Places places) {
-        plan_.make(places, slots.const_data_ptr<int32_t>(),
-                   options_.read_last_word ? lengths.const_data_ptr<int64_t>() : nullptr, T, batch, first, last, p.now,
-                   [&](int64_t from, int64_t to) { return total(share, from, to); });
-      });
-    }
-    const Outcome outcome = finish(launches, taken);
-    now_ += outcome.steps;
-    for (int i = 0; i < 3; ++i) fresh_[i] = fresh_states_[3 * outcome.steps + i];
-    return found(outcome);
+    end_run();
+    wait_for(device);
+    return found_by_run();
   }
 
   std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features, const Tensor& shares, int64_t batch,
@@ -214,10 +125,15 @@ class Trainer final : public TrainerBase {
     p.losses = losses_.get<float>(steps, device_);
     p.outcome = outcome_.get<Outcome>(1, device_);
     failed_ = true;  // until it has gone well
-    gpu::train_head(gpu::device_of(tensors_.weights[kEmbedding]), p);
-    const Outcome outcome = finish(1, {0, steps});
+    const gpu::Device device = gpu::device_of(tensors_.weights[kEmbedding]);
+    gpu::train_head(device, p);
+    const Tensor outcomes = outcome_.fetch<Outcome>(1), losses = losses_.fetch<float>(steps);
+    wait_for(device);
+    const Outcome outcome = *static_cast<const Outcome*>(outcomes.const_data_ptr());
     head_steps_ += outcome.steps;
-    return found(outcome);
+    steps_.fetch_add(outcome.steps, std::memory_order_relaxed);
+    failed_ = outcome.what >= 0;
+    return found(outcome, static_cast<const float*>(losses.const_data_ptr()), outcome.steps);
   }
 
   void flush() override {
@@ -248,8 +164,67 @@ class Trainer final : public TrainerBase {
   SeamLook look(const OptionalTensor& ids, const OptionalTensor& slots, const OptionalTensor& lengths) override {
     const Use use(*this);
     const c10::DeviceGuard guard(device_.device());
+    begin_look(ids, slots, lengths);
+    wait_for(gpu::device_of(tensors_.weights[kEmbedding]));
+    return found_by_look();
+  }
+
+  // ---- An epoch in parts ---------------------------------------------------------------------------------------------------
+
+  void begin_in_parts(const EpochOf& e) override {
+    TORCH_CHECK_VALUE(e.slots.dim() == 2 && e.batch >= 1, "slots must have two dimensions, and batch must be at least 1");
+    const int64_t N = e.slots.size(0);
+    begin_epoch(e.lr_mask, e.lr_head, (N + e.batch - 1) / e.batch);
+    const Use use(*this);
+    begin_run(e.slots, e.lengths, e.shares, e.batch, 0, N);
+  }
+  size_t launches() const override { return run_.taken.size() - 1; }
+  // After that of the launch before.
+  void plan(size_t i) override { plan(i, run_.wide ? EpochPlan::by_time : EpochPlan::by_document); }
+  TrainParams put(const gpu::Device& device, size_t i) override {
+    TrainParams p = run_.p;
+    const int64_t before = run_.taken[i];
+    p.now = now_ + before;
+    p.steps = int32_t(run_.taken[i + 1] - before);
+    p.shares += 2 * before * run_.batch, p.fresh += 3 * before, p.losses += before, p.outcome += i;
+    if (!run_.wide) {
+      const GateRowSizes sizes = {int32_t(E_),       int32_t(H_),        int32_t(C_),      plan_.most_length,
+                                  plan_.most_words, plan_.most_places, plan_.most_lists};
+      const GateRowLayout layout = gate_row_layout(device, sizes, here_.modules());
+      if (layout.blocks) {
+        put_plan(p);
+        take_gate_rows(p, layout);
+        ask_for_profile(p);
+        return p;
+      }
+      plan_.undo();
+      plan(i, EpochPlan::by_time);
+    }
+    put_plan(p);
+    take_recurrence(p);
+    if (run_.wide) train_wide(device, p, wide_scratch(), plan_.steps.data());
+    else gpu::train(device, p);
+    return p;
+  }
+  void end_in_parts(const EpochOf& e) override {
+    const Use use(*this);
+    end_run();
+    begin_look(e.ids, e.id_slots, e.id_lengths);
+  }
+  EpochFound take_in_parts() override {
+    const Use use(*this);
+    auto [losses, failure] = found_by_run();
+    return {std::move(losses), failure, found_by_look()};
+  }
+  Tensor anything_there() const override { return tensors_.weights[kEmbedding]; }
+
+ private:
+  // ---- Looking -------------------------------------------------------------------------------------------------------------
+
+  // Has the host told what is kept, and what class_logits says of documents, if there are any; once it has waited.
+  void begin_look(const OptionalTensor& ids, const OptionalTensor& slots, const OptionalTensor& lengths) {
     flush_rows();
-    LookParams p = {};
+    LookParams& p = look_.params = {};
     int64_t words = 0;
     for (int w = 0; w < kWeights; ++w) {
       const Tensor& score = tensors_.scores[w];
@@ -263,29 +238,27 @@ class Trainer final : public TrainerBase {
     }
     constexpr int64_t kMostBlocks = 64, kEach = 4;  // words of a warp, at least
     const int64_t blocks = std::clamp<int64_t>(words / (kEach * kLookWarps), 1, kMostBlocks), warps = blocks * kLookWarps;
-    const int64_t heads = p.head_numbers[0] + p.head_numbers[1];
-    uint32_t* const memory = look_.get<uint32_t>(words + heads + warps * LookParams::kCounts, device_);
+    const int64_t heads = p.head_numbers[0] + p.head_numbers[1], size = words + heads + warps * LookParams::kCounts;
+    uint32_t* const memory = look_there_.get<uint32_t>(size, device_);
     p.bits = memory;
     p.head_copy = reinterpret_cast<float*>(memory + words);
     p.counts = reinterpret_cast<int32_t*>(memory + words + heads);
-    const gpu::Device device = gpu::device_of(tensors_.weights[kEmbedding]);
-    gpu::look(device, blocks, p);
-    const Tensor told = look_.fetch<uint32_t>(words + heads + warps * LookParams::kCounts), logits =
-        ids ? fetched(read(*ids, slots.value(), lengths.value())) : Tensor();
-    wait_for(device);
-    return look_of(told, p, words, warps, logits);
+    gpu::look(gpu::device_of(tensors_.weights[kEmbedding]), blocks, p);
+    look_.words = words, look_.warps = warps;
+    look_.told = look_there_.fetch<uint32_t>(size);
+    look_.logits = ids ? fetched(read(*ids, slots.value(), lengths.value())) : Tensor();
   }
 
- private:
   // What a launch of gpu::look has told, in memory that is not wanted again for the next one.
-  SeamLook look_of(const Tensor& told, const LookParams& p, int64_t words, int64_t warps, const Tensor& logits) const {
+  SeamLook found_by_look() {
+    const LookQueued queued = std::exchange(look_, {});
     SeamLook look;
-    const auto* const bits = static_cast<const uint8_t*>(told.const_data_ptr());
-    for (const LookParams::Part& part : p.part) {
+    const auto* const bits = static_cast<const uint8_t*>(queued.told.const_data_ptr());
+    for (const LookParams::Part& part : queued.params.part) {
       look.bits.push_back(at::empty({(part.count + 7) / 8}, at::kByte));
       std::memcpy(look.bits.back().mutable_data_ptr(), bits + 4 * int64_t(part.first_word), size_t(part.count + 7) / 8);
     }
-    const auto* head = reinterpret_cast<const float*>(bits + 4 * words);
+    const auto* head = reinterpret_cast<const float*>(bits + 4 * queued.words);
     for (const Tensor& part : tensors_.head) {
       look.head.push_back(at::empty(part.sizes(), at::kFloat));
       std::memcpy(look.head.back().mutable_data_ptr(), head, size_t(part.numel()) * sizeof(float));
@@ -293,11 +266,11 @@ class Trainer final : public TrainerBase {
     }
     const auto* count = reinterpret_cast<const int32_t*>(head);
     look.kept.resize(LookParams::kTensors + 1);
-    for (int64_t w = 0; w < warps; ++w, count += LookParams::kCounts) {
+    for (int64_t w = 0; w < queued.warps; ++w, count += LookParams::kCounts) {
       for (size_t i = 0; i < look.kept.size(); ++i) look.kept[i] += count[i];
       look.finite &= count[LookParams::kCounts - 1] == 0;
     }
-    if (logits.defined()) add_logits(look, logits.clone(at::MemoryFormat::Contiguous));
+    if (queued.logits.defined()) add_logits(look, queued.logits.clone(at::MemoryFormat::Contiguous));
     return look;
   }
 
@@ -363,34 +336,84 @@ class Trainer final : public TrainerBase {
             scratch + batch * (C_ + 2)};
   }
 
-  // Plans the steps that p tells of and has them taken; plan(places) makes plan_.
-  template <class Plan>
-  void launch(const gpu::Device& device, TrainParams p, const Plan& plan) {
-    GateRowLayout layout = {};
-    const bool wide = takes_wide(device, p.batch);
-    if (!wide) {
-      plan(EpochPlan::by_document);
-      const GateRowSizes sizes = {int32_t(E_),       int32_t(H_),        int32_t(C_),      plan_.most_length,
-                                  plan_.most_words, plan_.most_places, plan_.most_lists};
-      layout = gate_row_layout(device, sizes, here_.modules());
-      if (layout.blocks == 0) plan_.undo();
+  // ---- Steps in parts ----------------------------------------------------------------------------------------------------
+
+  // What `train` was given, and what comes of it.
+  struct Run {
+    Tensor slots, lengths, shares;
+    int64_t batch, begin, end;
+    std::vector<int64_t> taken = {0};  // steps before each launch, if all goes well, and after the last
+    TrainParams p;                     // all but what differs from launch to launch
+    bool wide;
+    Tensor outcomes, losses;           // on their way to the host
+  };
+
+  void begin_run(const Tensor& slots, const Tensor& lengths, const Tensor& shares, int64_t batch, int64_t begin, int64_t end) {
+    check_documents(slots, at::kInt, "slots", lengths, begin, end, batch);
+    batch = std::min(batch, std::max<int64_t>(end - begin, 1));
+    check_shares(shares, slots.size(0));
+    check_slots(slots, begin, end, rows_ - 1);
+    const int64_t steps = (end - begin + batch - 1) / batch, T = slots.size(1);
+    check_steps_left(steps, int64_t(step_.size()) - (now_ - first_));
+    check_whole();
+    run_ = {slots, lengths, shares, batch, begin, end};
+    if (steps == 0) return;
+    TORCH_CHECK_VALUE(T * batch < (int64_t{1} << 30) / std::max(kGates * H_, E_), "batches of ", batch, " documents of ", T,
+                      " words are too large for one launch; choose smaller ones, or backend 'torch'");
+    // A plan is made while the GPU takes the steps of the one before: the first is short, so that it need not wait for long.
+    constexpr int64_t kFirst = 32, kMost = 512;
+    for (int64_t most = kFirst; run_.taken.back() < steps; most = std::min(2 * most, kMost)) {
+      run_.taken.push_back(std::min(run_.taken.back() + most, steps));
     }
-    if (layout.blocks == 0) plan(EpochPlan::by_time);
+    failed_ = true;  // until it has gone well: from here on the plan takes the steps for taken
+    const float* const share = shares.const_data_ptr<float>();
+    TrainParams& p = run_.p = params();
+    p.T = int32_t(T), p.batch = int32_t(batch);
+    p.head = head_params(tensors_.head_together, batch);
+    p.shares = shares_there_.put(std::vector<float>(share + 2 * begin, share + 2 * end), device_);
+    p.fresh = fresh_there_.put(fresh_states(steps), device_);
+    p.losses = losses_.get<float>(steps, device_);
+    p.outcome = outcome_.get<Outcome>(int64_t(launches()), device_);
+    run_.wide = takes_wide(gpu::device_of(tensors_.weights[kEmbedding]), batch);
+  }
+
+  void plan(size_t i, EpochPlan::Places places) {
+    const int64_t first = run_.begin + run_.taken[i] * run_.batch;
+    const int64_t last = std::min(run_.begin + run_.taken[i + 1] * run_.batch, run_.end);
+    const float* const share = run_.shares.const_data_ptr<float>();
+    plan_.make(places, run_.slots.const_data_ptr<int32_t>(),
+               options_.read_last_word ? run_.lengths.const_data_ptr<int64_t>() : nullptr, run_.p.T, run_.batch, first, last,
+               now_ + run_.taken[i], [&](int64_t from, int64_t to) { return total(share, from, to); });
+  }
+
+  void put_plan(TrainParams& p) {
     TORCH_CHECK_VALUE(plan_.numbers.size() < size_t{1} << 31, "the plan of so many steps is too large; take fewer at once");
     p.plan = plan_there_.put(plan_.steps, device_);
     p.numbers = numbers_there_.put(plan_.numbers, device_);
     need_gaps(p.now);
     p.rows = rows_params();
-    if (layout.blocks == 0) {
-      take_recurrence(p);
-      if (wide) train_wide(device, p, wide_scratch(), plan_.steps.data());
-      else gpu::train(device, p);
-      return;
-    }
-    take_gate_rows(p, layout);
-    ask_for_profile(p);
-    train_gate_rows(device, p);
-    if (p.profile) print_profile(layout.blocks, p.steps);
+  }
+
+  // After the last launch: has the host told what came of all, once it has waited. Until then they count as gone well.
+  void end_run() {
+    const int64_t steps = run_.taken.back();
+    if (steps == 0) return;
+    run_.outcomes = outcome_.fetch<Outcome>(int64_t(launches()));
+    run_.losses = losses_.fetch<float>(steps);
+    for (int k = 0; k < 3; ++k) fresh_[k] = fresh_states_[3 * steps + k];
+    now_ += steps;
+    failed_ = false;
+  }
+
+  std::tuple<std::vector<double>, SeamFailure> found_by_run() {
+    if (launches() == 0) return {};
+    const auto* const outcomes = static_cast<const Outcome*>(run_.outcomes.const_data_ptr());
+    const auto* const loss = static_cast<const float*>(run_.losses.const_data_ptr());
+    const auto [outcome, steps] = first_that_failed(outcomes, run_.taken);
+    steps_.fetch_add(steps, std::memory_order_relaxed);
+    failed_ |= outcome.what >= 0;
+    run_ = {};
+    return found(outcome, loss, steps);
   }
 
   // Whether the whole GPU takes the steps of batches of so many documents. A cluster takes about as long for half a million
@@ -506,7 +529,10 @@ class Trainer final : public TrainerBase {
     p.profile = profile_.get<int64_t>(16 * kMarks, device_);
     profile_.clear();
   }
-  void print_profile(int blocks, int64_t steps) {
+  void told_by_profile(const TrainParams& p) {
+    if (!p.profile) return;
+    const int blocks = p.layout.blocks;
+    const int64_t steps = p.steps;
     constexpr const char* kNames[] = {"x arrives", "project", "meet",  "gates arrive", "forward", "head",
                                       "backward",  "",        "hand over", "meet",     "fetch",   "W_hh",
                                       "sums",      "W_ih",    "end",   "d x",          "words",   "meet"};
@@ -525,7 +551,7 @@ class Trainer final : public TrainerBase {
   DeviceBuffer profile_;
 #else
   void ask_for_profile(TrainParams&) {}
-  void print_profile(int, int64_t) {}
+  void told_by_profile(const TrainParams&) {}
 #endif
 
   // Of documents [from, to): what their losses are divided by.
@@ -538,26 +564,18 @@ class Trainer final : public TrainerBase {
 
   // ---- What a launch found -----------------------------------------------------------------------------------------------
 
-  // Of several launches, the i-th of which had the steps from taken[i] on: what became of them all.
-  Outcome finish(size_t launches, const std::vector<int64_t>& taken) {
-    const Tensor told = outcome_.fetch<Outcome>(int64_t(launches)), losses = losses_.fetch<float>(taken.back());
-    wait_for(gpu::device_of(tensors_.weights[kEmbedding]));
-    const auto* const outcomes = static_cast<const Outcome*>(told.const_data_ptr());
+  // Of several launches, the i-th of which had the steps from taken[i] on, the first that failed, or the last; and the steps
+  // until then.
+  static std::pair<Outcome, int64_t> first_that_failed(const Outcome* outcomes, const std::vector<int64_t>& taken) {
     size_t i = 0;
-    while (i + 1 < launches && outcomes[i].what < 0) ++i;  // the first that failed, or the last
-    Outcome outcome = outcomes[i];
-    outcome.steps += int32_t(taken[i]);
-    const auto* const loss = static_cast<const float*>(losses.const_data_ptr());
-    found_losses_.assign(loss, loss + outcome.steps);
-    steps_.fetch_add(outcome.steps, std::memory_order_relaxed);
-    failed_ = outcome.what >= 0;
-    return outcome;
+    while (i + 2 < taken.size() && outcomes[i].what < 0) ++i;
+    return {outcomes[i], taken[i] + outcomes[i].steps};
   }
 
-  std::tuple<std::vector<double>, SeamFailure> found(const Outcome& outcome) const {
+  static std::tuple<std::vector<double>, SeamFailure> found(const Outcome& outcome, const float* losses, int64_t steps) {
     SeamFailure failure;
     if (outcome.what >= 0) failure = {outcome.what, outcome.loss};
-    return {{found_losses_.begin(), found_losses_.end()}, failure};
+    return {{losses, losses + steps}, failure};
   }
 
   // ---- Rows ----------------------------------------------------------------------------------------------------------------
@@ -624,6 +642,14 @@ class Trainer final : public TrainerBase {
   int64_t rows_;
   at::TensorOptions device_;
   EpochPlan plan_;
+  Run run_ = {};
+  // What a look has been asked for.
+  struct LookQueued {
+    LookParams params;
+    int64_t words, warps;
+    Tensor told, logits;  // on their way to the host
+  };
+  LookQueued look_ = {};
   Present here_;
   GateRowLayout last_layout_ = {};
   const float* last_memory_ = nullptr;
@@ -634,14 +660,14 @@ class Trainer final : public TrainerBase {
   float fresh_[3];
   std::vector<AdamStep<float>> step_, head_step_;  // of this epoch, from step `first_` on
   std::vector<double> beta2_power_;
-  std::vector<float> fresh_states_, found_losses_;
+  std::vector<float> fresh_states_;
   std::vector<int32_t> due_;
   std::vector<GapRule<float>> gaps_;
   std::vector<bool> has_gap_;
   Mirrored looked_at_;
   // On the device:
   DeviceBuffer word_, step_there_, head_step_there_, alone_step_there_, beta2_power_there_, fresh_there_, gaps_there_,
-      due_there_, look_, plan_there_, numbers_there_, shares_there_, scratch_, gate_rows_, wide_, wide_flags_,
+      due_there_, look_there_, plan_there_, numbers_there_, shares_there_, scratch_, gate_rows_, wide_, wide_flags_,
       head_scratch_, bad_, losses_, outcome_;
 };
 

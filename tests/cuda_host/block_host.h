@@ -262,4 +262,10 @@ void launch(Stream, int64_t clusters, const typename K::Params& p) {
   host::machine.launch(name, {clusters, uint32_t(K::kCluster), uint32_t(K::kThreads), sizeof(Smem)}, body, &p);
 }
 
+// Here one after the other.
+template <class K>
+void launch_together(Stream stream, int64_t clusters, const typename K::Params* calls, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) launch<K>(stream, clusters, calls[i]);
+}
+
 }  // namespace seam::gpu

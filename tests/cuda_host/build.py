@@ -19,7 +19,7 @@ CSRC, HOST = ROOT / "csrc", ROOT / "tests" / "cuda_host"
 NAME = "seam_fast_cuda_host"
 KERNELS = sorted(CSRC.glob("cuda/*.cu"))
 SHARED = ("layer.cpp", "autograd.cpp", "transforms.cpp", "gap_rules.cpp", "trainer_base.cpp")
-SOURCES = [*KERNELS, *(CSRC / "cuda" / name for name in ("masked_lstm.cpp", "documents.cpp", "seam_trainer.cpp"))]
+SOURCES = [*KERNELS, *(CSRC / "cuda" / name for name in ("masked_lstm.cpp", "documents.cpp", "seam_trainer.cpp", "together.cpp"))]
 SOURCES += [*(CSRC / name for name in SHARED), HOST / "module.cpp"]
 
 

@@ -8,6 +8,7 @@
 #include "cuda/documents.h"
 #include "cuda/masked_lstm.h"
 #include "cuda/seam_trainer.h"
+#include "cuda/together_binding.h"
 #include "trainer_binding.h"
 #include "transforms.h"
 
@@ -116,6 +117,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("choose_steps", &seam::gpu::choose_steps);
   m.def("use_little_memory", [](int64_t bytes) { seam::gpu::choices().little = bytes; });
   seam::bind_trainer(m, &seam::gpu::make_trainer);
+  seam::gpu::bind_together(m);
   m.def("modules_at_once", py::overload_cast<const seam::Tensor&, int64_t, int64_t>(&seam::gpu::modules_at_once));
   m.def("order", &seam::gpu::order_of);
   m.def("watch_memory", &seam::gpu::watch_memory);

@@ -1,0 +1,89 @@
+#include "together.h"
+
+#include <c10/core/DeviceGuard.h>
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <map>
+#include <thread>
+#include <utility>
+
+#include "masked_lstm.h"
+
+namespace seam::gpu {
+
+namespace {
+
+// body(i) for each i below count, by so many threads at most; the calling one is one of them. Throws what one of them threw.
+template <class Body>
+void on_threads(int64_t threads, size_t count, const Body& body) {
+  std::atomic<size_t> next = 0;
+  std::vector<std::exception_ptr> errors(count);
+  const auto work = [&] {
+    for (size_t i = next++; i < count; i = next++) {
+      try {
+        body(i);
+      } catch (...) {
+        errors[i] = std::current_exception();
+      }
+    }
+  };
+  std::vector<std::thread> others;
+  for (int64_t k = 1; k < std::min<int64_t>(threads, int64_t(count)); ++k) others.emplace_back(work);
+  work();
+  for (std::thread& other : others) other.join();
+  for (const std::exception_ptr& error : errors) {
+    if (error) std::rethrow_exception(error);
+  }
+}
+
+}  // namespace
+
+QueuedEpochs::QueuedEpochs(std::vector<std::shared_ptr<SeamTrainer>> trainers, std::vector<EpochOf> epochs, int64_t threads)
+    : trainers_(std::move(trainers)), epochs_(std::move(epochs)) {
+  TORCH_CHECK_VALUE(!trainers_.empty() && trainers_.size() == epochs_.size(),
+                    "there must be a trainer at least, and as many epochs as trainers");
+  for (const auto& trainer : trainers_) {
+    auto* const in_parts = dynamic_cast<TrainerInParts*>(trainer.get());
+    TORCH_CHECK_VALUE(in_parts, "epochs are taken together by trainers of a GPU alone");
+    TORCH_CHECK_VALUE(std::find(parts_.begin(), parts_.end(), in_parts) == parts_.end(), "a trainer has one epoch at a time");
+    TORCH_CHECK_VALUE(parts_.empty() || in_parts->anything_there().device() == parts_[0]->anything_there().device(),
+                      "epochs are taken together by trainers on one GPU");
+    parts_.push_back(in_parts);
+  }
+  const Tensor there = parts_[0]->anything_there();
+  const c10::DeviceGuard guard(there.device());
+  device_ = gpu::device_of(there);
+  size_t launches = 0;
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    parts_[i]->begin_in_parts(epochs_[i]);
+    launches = std::max(launches, parts_[i]->launches());
+  }
+  for (size_t launch = 0; launch < launches; ++launch) {
+    std::vector<TrainerInParts*> running;
+    for (TrainerInParts* const part : parts_) {
+      if (launch < part->launches()) running.push_back(part);
+    }
+    // While the device takes the steps of the launch before.
+    on_threads(threads, running.size(), [&](size_t i) { running[i]->plan(launch); });
+    std::map<int, std::vector<TrainParams>> modules;  // by blocks of a cluster
+    for (TrainerInParts* const part : running) {
+      const TrainParams p = part->put(device_, launch);
+      if (p.layout.blocks) modules[p.layout.blocks].push_back(p);
+    }
+    for (const auto& [blocks, params] : modules) train_gate_rows(device_, params.data(), int64_t(params.size()));
+  }
+  for (size_t i = 0; i < parts_.size(); ++i) parts_[i]->end_in_parts(epochs_[i]);
+}
+
+std::vector<EpochFound> QueuedEpochs::take() {
+  TORCH_CHECK_VALUE(!parts_.empty(), "these epochs have been taken already");
+  const c10::DeviceGuard guard(parts_[0]->anything_there().device());
+  wait_for(device_);
+  std::vector<EpochFound> found;
+  for (TrainerInParts* const part : std::exchange(parts_, {})) found.push_back(part->take_in_parts());
+  return found;
+}
+
+}  // namespace seam::gpu

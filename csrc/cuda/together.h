@@ -1,0 +1,55 @@
+// Epochs of several modules at the same time: their steps go into the same launches, their plans are made by several
+// threads of the host, and the host waits once for all of them.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "../seam_trainer.h"
+#include "kernels.h"
+
+namespace seam::gpu {
+
+// An epoch of one trainer, as SeamTrainer::epoch takes it; and documents to be looked at after it, as SeamTrainer::look does.
+struct EpochOf {
+  double lr_mask, lr_head;
+  Tensor slots, lengths, shares;
+  int64_t batch;
+  OptionalTensor ids, id_slots, id_lengths;
+};
+
+struct EpochFound {
+  std::vector<double> losses;
+  SeamFailure failure;
+  SeamLook look;  // stands for nothing where there is a failure
+};
+
+// A trainer whose epoch can be taken in parts, in this order: begin; plan and put for each launch; end; and when the host has
+// waited, take.
+class TrainerInParts {
+ public:
+  virtual ~TrainerInParts() = default;
+  virtual void begin_in_parts(const EpochOf& epoch) = 0;
+  virtual size_t launches() const = 0;
+  virtual void plan(size_t launch) = 0;  // by the host alone: any thread may do it
+  virtual TrainParams put(const Device& device, size_t launch) = 0;  // without blocks: other kernels have been started already
+  virtual void end_in_parts(const EpochOf& epoch) = 0;
+  virtual EpochFound take_in_parts() = 0;
+  virtual Tensor anything_there() const = 0;  // on the device
+};
+
+// Epochs on their way, in the stream that was the current one when they were queued. Trainers stand still until they are taken.
+class QueuedEpochs {
+ public:
+  // Of trainers of one base on one device. threads: of the host, at most.
+  QueuedEpochs(std::vector<std::shared_ptr<SeamTrainer>> trainers, std::vector<EpochOf> epochs, int64_t threads);
+  std::vector<EpochFound> take();  // waits; once
+
+ private:
+  std::vector<std::shared_ptr<SeamTrainer>> trainers_;
+  std::vector<TrainerInParts*> parts_;
+  std::vector<EpochOf> epochs_;
+  Device device_ = {};
+};
+
+}  // namespace seam::gpu
