@@ -166,6 +166,7 @@ class Trainer final : public TrainerBase {
 
     const float* const share = shares.const_data_ptr<float>();
     failed_ = true;  // until it has gone well: from here on the plan takes the steps for taken
+    flushed_ = false;
     TrainParams p = params();
     p.T = int32_t(T), p.batch = int32_t(batch);
     p.head = head_params(tensors_.head_together, batch);
@@ -244,14 +245,14 @@ class Trainer final : public TrainerBase {
     plan_.adopt(steps);
     take_fresh();
     head_steps_ = head_steps;
-    failed_ = false;
+    failed_ = flushed_ = false;
     steps_.store(steps + head_steps, std::memory_order_relaxed);
   }
 
   Tensor class_logits(const Tensor& ids, const Tensor& slots, const Tensor& lengths) override {
     const Use use(*this);
     const c10::DeviceGuard guard(device_.device());
-    return read(ids, slots, lengths);
+    return read(asked_, ids, slots, lengths);
   }
 
   SeamLook look(const OptionalTensor& ids, const OptionalTensor& slots, const OptionalTensor& lengths) override {
@@ -280,7 +281,7 @@ class Trainer final : public TrainerBase {
     const gpu::Device device = gpu::device_of(tensors_.weights[kEmbedding]);
     gpu::look(device, blocks, p);
     const Tensor told = look_.fetch<uint32_t>(words + heads + warps * LookParams::kCounts), logits =
-        ids ? fetched(read(*ids, slots.value(), lengths.value())) : Tensor();
+        ids ? fetched(read(looked_at_, *ids, slots.value(), lengths.value())) : Tensor();
     wait_for(device);
     return look_of(told, p, words, warps, logits);
   }
@@ -310,10 +311,10 @@ class Trainer final : public TrainerBase {
     return look;
   }
 
-  Tensor read(const Tensor& ids, const Tensor& slots, const Tensor& lengths) {
-    if (!looked_at_.same(ids, slots, lengths)) {  // the same documents are looked at again and again
+  Tensor read(Mirrored& documents, const Tensor& ids, const Tensor& slots, const Tensor& lengths) {
+    if (!documents.same(ids, slots, lengths)) {  // the same ones are looked at again and again
       check_looked_at(ids, slots, lengths, rows_);
-      looked_at_ = {ids, slots, lengths, device_.device()};
+      documents = {ids, slots, lengths, device_.device()};
     }
     flush_rows();
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
@@ -326,7 +327,7 @@ class Trainer final : public TrainerBase {
     std::vector<Tensor> logits = {at::empty({0, C_}, device_)};
     for (int64_t at = 0; at < N;) {
       const int64_t count = std::min(std::max<int64_t>(kPositionsAtOnce / T, 1), N - at);
-      const auto piece = [&](int i) { return looked_at_.there[i].narrow(0, at, count); };
+      const auto piece = [&](int i) { return documents.there[i].narrow(0, at, count); };
       const Tensor x = at::mul(at::embedding(tensors_.weights[kEmbedding], piece(0).t()), at::embedding(kept, piece(1).t()));
       const OptionalTensor length = options_.read_last_word ? OptionalTensor(piece(2)) : std::nullopt;
       const Tensor state =
@@ -601,7 +602,7 @@ class Trainer final : public TrainerBase {
   }
 
   void flush_rows() {
-    if (failed_) return;
+    if (failed_ || flushed_) return;
     failed_ = true;  // until it has gone well
     plan_.flush(now_, due_);
     due_.insert(due_.end(), {int32_t(rows_), kFresh, kNone});
@@ -612,7 +613,7 @@ class Trainer final : public TrainerBase {
     FlushParams p = {rows_params(), now_, int64_t(due_.size()) / kDueNumbers, due_there_.put(due_, device_),
                      {fresh_[0], fresh_[1], fresh_[2]}};
     gpu::flush(gpu::device_of(tensors_.weights[kEmbedding]), p);
-    failed_ = false;
+    failed_ = false, flushed_ = true;
   }
 
   int64_t rows_;
@@ -625,6 +626,7 @@ class Trainer final : public TrainerBase {
   int64_t now_ = 0, first_ = 0, head_steps_ = 0;
   double lr_ = 0, lr_head_ = 0;
   bool failed_ = false, new_gaps_ = false;
+  bool flushed_ = false;  // and no step taken since: each question asks for it, and a launch for nothing holds up the stream
   float fresh_[3];
   std::vector<AdamStep<float>> step_, head_step_;  // of this epoch, from step `first_` on
   std::vector<double> beta2_power_;
@@ -632,7 +634,7 @@ class Trainer final : public TrainerBase {
   std::vector<int32_t> due_;
   std::vector<GapRule<float>> gaps_;
   std::vector<bool> has_gap_;
-  Mirrored looked_at_;
+  Mirrored looked_at_, asked_;  // by look, and by class_logits, which epochs of the head alone ask for other documents
   // On the device:
   DeviceBuffer word_, step_there_, head_step_there_, alone_step_there_, beta2_power_there_, fresh_there_, gaps_there_,
       due_there_, look_, plan_there_, numbers_there_, shares_there_, scratch_, gate_rows_,
