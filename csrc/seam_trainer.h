@@ -7,9 +7,12 @@
 #include <tuple>
 #include <vector>
 
+#include "binary_figures.h"
 #include "checks.h"
 
 namespace seam {
+
+class DrawnDocuments;
 
 // Tensors come in the order of the public checkpoint: embedding (V, E), weight_ih (4H, E), weight_hh (4H, H), bias_ih,
 // bias_hh (4H), linear weight (C, H), linear bias (C). All are contiguous, on the CPU and of one dtype, float32 or float64.
@@ -45,6 +48,22 @@ struct SeamLook {
   Tensor outputs;             // (N, 2), likewise: of the head
 };
 
+// Which documents a module is looked at by, all on the CPU; undefined where there are none. Of a module whose scores stand
+// still since, `logits` are what class_logits said of them.
+struct SeamLookedAt {
+  OptionalTensor ids, slots, lengths;  // as for class_logits
+  OptionalTensor is_target;            // bool (N,)
+  OptionalTensor logits;
+};
+
+// What became of an epoch, and of the module by it: the look stands for nothing where the epoch failed.
+struct SeamEpoch {
+  double loss = 0;  // the mean of its steps
+  SeamFailure failure;
+  SeamLook look;
+  BinaryCounts counts;  // of the documents looked at
+};
+
 class SeamTrainer {
  public:
   // Checks everything. Keeps the tensors. All rows begin as the last one, which stands for all words without a row of
@@ -64,6 +83,15 @@ class SeamTrainer {
   // A whole epoch in one call: begin_epoch, train and flush.
   std::tuple<std::vector<double>, SeamFailure> epoch(double lr_mask, double lr_head, const Tensor& slots,
                                                      const Tensor& lengths, const Tensor& shares, int64_t batch);
+
+  // A whole epoch of a module in one call, since each call from Python waits for Python's lock at its end: documents are drawn
+  // (keys: see there), the scores or, where head_only, the head alone is stepped, and the module is looked at and judged.
+  SeamEpoch run(const DrawnDocuments& documents, const std::vector<uint64_t>& keys, double lr_mask, double lr_head,
+                int64_t batch, bool head_only, const SeamLookedAt& looked_at);
+
+  // What an epoch's losses and the look after it come to.
+  static SeamEpoch concluded(const std::vector<double>& losses, const SeamFailure& failure, SeamLook look,
+                             const SeamLookedAt& looked_at);
 
   // Steps of the head alone. features (N, C): what the masked base says of the documents.
   virtual std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features, const Tensor& shares,

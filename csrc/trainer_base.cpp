@@ -216,17 +216,6 @@ std::tuple<Tensor, Tensor> documents_to_train(const Tensor& slot, int64_t none, 
   return {slots, shares};
 }
 
-std::tuple<std::vector<double>, SeamFailure> SeamTrainer::epoch(double lr_mask, double lr_head, const Tensor& slots,
-                                                                const Tensor& lengths, const Tensor& shares,
-                                                                int64_t batch) {
-  TORCH_CHECK_VALUE(slots.dim() == 2 && batch >= 1, "slots must have two dimensions, and batch must be at least 1");
-  const int64_t N = slots.size(0);
-  begin_epoch(lr_mask, lr_head, (N + batch - 1) / batch);
-  const auto found = train(slots, lengths, shares, batch, 0, N);
-  flush();
-  return found;
-}
-
 void TrainerBase::add_logits(SeamLook& look, const Tensor& logits) {
   look.logits = logits;
   look.outputs = at::linear(at::relu(logits), look.head[0], look.head[1]);

@@ -41,6 +41,9 @@ class TrainerBase : public SeamTrainer {
                               int64_t begin, int64_t end, int64_t batch);
   static void check_words(const Tensor& ids, int64_t V);  // 0 to V - 1
 
+  // To a look that has the head: class logits on the CPU, and the outputs that follow from them.
+  static void add_logits(SeamLook& look, const Tensor& logits);
+
  protected:
   // One call at a time, on memory that is still where it was.
   class Use {
@@ -58,9 +61,6 @@ class TrainerBase : public SeamTrainer {
   void check_looked_at(const Tensor& ids, const Tensor& slots, const Tensor& lengths, int64_t rows) const;
   void check_features(const Tensor& features) const;           // (N, C), with the trainer's tensors
   void check_shares(const Tensor& shares, int64_t N) const;    // (N, 2), on the CPU
-
-  // To a look that has the head: class logits on the CPU, and the outputs that follow from them.
-  static void add_logits(SeamLook& look, const Tensor& logits);
 
   SeamTrainerTensors tensors_;
   SeamTrainerOptions options_;

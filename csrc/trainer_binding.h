@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "drawn_documents.h"
 #include "seam_trainer.h"
 
 namespace seam {
@@ -34,6 +35,15 @@ inline void bind_trainer(pybind11::module_& m, MakeTrainer make) {
            arg("end"), NoGil())
       .def("epoch", &SeamTrainer::epoch, arg("lr_mask"), arg("lr_head"), arg("slots"), arg("lengths"), arg("shares"),
            arg("batch"), NoGil())
+      .def("run",
+           [](SeamTrainer& trainer, const DrawnDocuments& documents, const std::vector<uint64_t>& keys, double lr_mask,
+              double lr_head, int64_t batch, bool head_only, const OptionalTensor& ids, const OptionalTensor& slots,
+              const OptionalTensor& lengths, const OptionalTensor& is_target, const OptionalTensor& logits) {
+             return trainer.run(documents, keys, lr_mask, lr_head, batch, head_only,
+                                {ids, slots, lengths, is_target, logits});
+           },
+           arg("documents"), arg("keys"), arg("lr_mask"), arg("lr_head"), arg("batch"), arg("head_only"), arg("ids"),
+           arg("slots"), arg("lengths"), arg("is_target"), arg("logits"), NoGil())
       .def("train_head", &SeamTrainer::train_head, arg("features"), arg("shares"), arg("batch"), arg("begin"),
            arg("end"), NoGil())
       .def("flush", &SeamTrainer::flush, NoGil())
@@ -57,6 +67,32 @@ inline void bind_trainer(pybind11::module_& m, MakeTrainer make) {
         },
         arg("slot"), arg("none"), arg("ids"), arg("lengths"), arg("labels"), arg("dtype"), arg("read_last_word"),
         "See csrc/seam_trainer.h.");
+  py::class_<BinaryCounts>(m, "BinaryCounts", py::module_local())
+      .def_readonly("documents", &BinaryCounts::documents)
+      .def_readonly("targets", &BinaryCounts::targets)
+      .def_readonly("predicted", &BinaryCounts::predicted)
+      .def_readonly("true_positive", &BinaryCounts::true_positive)
+      .def_readonly("average_precision", &BinaryCounts::average_precision);
+  py::class_<SeamEpoch>(m, "SeamEpoch", py::module_local())
+      .def_readonly("loss", &SeamEpoch::loss)
+      .def_readonly("failure", &SeamEpoch::failure)
+      .def_readonly("look", &SeamEpoch::look)
+      .def_readonly("counts", &SeamEpoch::counts);
+  m.def("binary_counts", &binary_counts, arg("outputs"), arg("is_target"), NoGil(), "See csrc/binary_figures.h.");
+  py::class_<DrawnDocuments, std::shared_ptr<DrawnDocuments>>(m, "DrawnDocuments", py::module_local(), "See csrc/drawn_documents.h.")
+      .def(py::init([](Tensor ids, Tensor lengths, Tensor rest, Tensor targets, Tensor others, int64_t some_targets,
+                       int64_t some_others, int64_t unknown_id, uint64_t least, Tensor slot, int64_t absent,
+                       py::object dtype, bool read_last_word) {
+             return DrawnDocuments({ids, lengths, rest, targets, others, some_targets, some_others, unknown_id, least, slot,
+                                    absent, torch::python::detail::py_object_to_dtype(dtype), read_last_word});
+           }),
+           arg("ids"), arg("lengths"), arg("rest"), arg("targets"), arg("others"), arg("some_targets"),
+           arg("some_others"), arg("unknown_id"), arg("least"), arg("slot"), arg("absent"), arg("dtype"),
+           arg("read_last_word"))
+      .def("draw", [](const DrawnDocuments& documents, const std::vector<uint64_t>& keys) {
+        const auto [ids, slots, lengths, shares] = documents.draw(keys);
+        return std::tuple(ids, slots, lengths, shares);
+      }, arg("keys"), NoGil());
   py::class_<SeamFailure>(m, "SeamFailure", py::module_local())
       .def_readonly("what", &SeamFailure::what)
       .def_readonly("loss", &SeamFailure::loss);

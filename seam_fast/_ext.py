@@ -23,7 +23,7 @@ ISAS = ("avx512", "avx2", "portable")
 NEEDED = ("build_info", "isa", "isas", "set_isa", "score_adam_")
 NEEDED += ("masked_lstm_layer", "masked_lstm_layer_transformed", "masked_lstm_forward", "masked_lstm_backward")
 NEEDED += ("SeamTrainer", "empty_scratch", "documents_to_train", "draw_chance", "draw_permutation")
-NEEDED += ("class_logits", "project_words")
+NEEDED += ("class_logits", "project_words", "DrawnDocuments", "binary_counts")
 
 
 told = False  # whether loading it has warned already

@@ -7,6 +7,7 @@ was drawn before it or on which other modules are trained beside.
 
 import hashlib
 import math
+import struct
 
 import numpy as np
 import torch
@@ -16,15 +17,15 @@ from . import _ext
 HEAD, ORDER, TARGETS, NEGATIVES, DROPOUT, SHOTS = "head", "order", "targets", "negatives", "dropout", "shots"
 
 
-def key_of(seed: int, purpose: str, target: tuple[int, ...], epoch: int) -> np.ndarray:
-    """Philox's key for one purpose of one epoch of one module: two uint64."""
+def key_of(seed: int, purpose: str, target: tuple[int, ...], epoch: int) -> tuple[int, int]:
+    """Philox's key for one purpose of one epoch of one module: two numbers of 64 bits."""
     address = f"{seed}|{purpose}|{','.join(map(str, target))}|{epoch}".encode()
-    return np.frombuffer(hashlib.sha256(address).digest()[:16], dtype="<u8")
+    return struct.unpack_from("<2Q", hashlib.sha256(address).digest())
 
 
 def raw(seed: int, purpose: str, target: tuple[int, ...], epoch: int, count: int) -> np.ndarray:
     """``count`` uint64 numbers, uniform, for one purpose of one epoch of one module."""
-    return np.random.Philox(key=key_of(seed, purpose, target, epoch)).random_raw(count)
+    return np.random.Philox(key=np.array(key_of(seed, purpose, target, epoch), dtype="<u8")).random_raw(count)
 
 
 def permutation(
@@ -32,7 +33,7 @@ def permutation(
 ) -> np.ndarray:
     """A uniform permutation of ``0 .. count - 1`` (int64), or its first so many places."""
     if _ext.has_ext():  # quicker, and other threads of Python go on meanwhile
-        key = map(int, key_of(seed, purpose, target, epoch))
+        key = key_of(seed, purpose, target, epoch)
         return _ext.C.draw_permutation(*key, count, count if first is None else first).numpy()
     return np.argsort(raw(seed, purpose, target, epoch, count), kind="stable")[:first]
 
@@ -44,11 +45,15 @@ def uniform(seed: int, purpose: str, target: tuple[int, ...], epoch: int, count:
 
 def chance(seed: int, purpose: str, target: tuple[int, ...], epoch: int, count: int, probability: float) -> np.ndarray:
     """``count`` booleans, each ``uniform(...) < probability``, which is below 1; sooner found than those numbers."""
-    least = math.ceil(math.ldexp(probability, 53))  # a multiple of 2 ** -53 is below probability where it is below this
     if _ext.has_ext():
-        key = map(int, key_of(seed, purpose, target, epoch))
-        return _ext.C.draw_chance(*key, count, least << 11).numpy()
-    return raw(seed, purpose, target, epoch, count) < np.uint64(least << 11)
+        key = key_of(seed, purpose, target, epoch)
+        return _ext.C.draw_chance(*key, count, least(probability)).numpy()
+    return raw(seed, purpose, target, epoch, count) < np.uint64(least(probability))
+
+
+def least(probability: float) -> int:
+    """The first raw number that is no longer below a probability, which is below 1."""
+    return math.ceil(math.ldexp(probability, 53)) << 11  # a multiple of 2 ** -53 is below it where it is below its ceil
 
 
 def head(seed: int, target: tuple[int, ...], num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:

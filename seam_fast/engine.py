@@ -28,7 +28,7 @@ HEAD_NAMES = ("head weight", "head bias")
 class Look:
     """A module between two epochs, on the CPU: the numbers of kept weights by key, the head, what the masked base says
     of documents (N, C) and the module's outputs (N, 2), both None where nobody asked, and a function that gives its
-    ``Trainer.snapshot``.
+    ``Trainer.snapshot``. figures: ``metrics.module_metrics`` of the outputs, where they are known already.
     """
 
     kept: dict[str, int]
@@ -36,6 +36,7 @@ class Look:
     class_logits: Tensor | None
     outputs: Tensor | None
     snapshot: Callable[[], dict[str, Tensor]]
+    figures: dict[str, float] | None = None
 
 
 class Trainer:
@@ -82,6 +83,7 @@ class Trainer:
         self.rows = torch.unique(torch.as_tensor(words))  # sorted word ids with scores of their own
         self.slot = torch.full((len(table),), len(self.rows), dtype=torch.int64)  # word id -> row of the scores
         self.slot[self.rows] = torch.arange(len(self.rows))
+        self._more_alike = len(table) - len(self.rows) - 1  # words beside one that share the last row
         self.scores = {EMBEDDING: table.new_ones(len(self.rows) + 1, table.shape[1])}
         self.scores |= {key: torch.ones_like(weight) for key, weight in self.weights.items() if key != EMBEDDING}
         self.head = tuple(part.detach().to(self.device, dtype, copy=True) for part in head)
@@ -109,6 +111,25 @@ class Trainer:
         where a value is not finite.
         """
         raise NotImplementedError
+
+    def take_epoch(
+        self, sampler, epoch: int, batch_size: int, *, head_only=False, stop, judged_on=None, known: Look | None = None
+    ) -> tuple[float, Look]:
+        """`run_epoch` of a sampler's documents, and `look` afterwards: its loss and what was seen.
+
+        judged_on: the documents to look at, ids (N, T) and lengths (N,), and which of them are the target's (N,), all
+        the same from epoch to epoch; known: the last look at them, where only the head has been stepped since. Nothing
+        is looked at where ``stop`` is set.
+        """
+        documents = sampler.epoch(epoch)
+        parts = documents.ids, documents.lengths, documents.labels
+        loss = self.run_epoch(*parts, batch_size, head_only=head_only, stop=stop)
+        if judged_on is None or stop.is_set():
+            return loss, self.look()
+        if known is None:
+            return loss, self.look(judged_on[:2])
+        look, logits = self.look(), known.class_logits
+        return loss, Look(look.kept, look.head, logits, reference.head_logits(logits, look.head), look.snapshot)
 
     def _check_labels(self, labels: Tensor) -> None:
         """Raises ValueError for labels that `run_epoch` does not know."""
@@ -180,9 +201,9 @@ class Trainer:
     def kept_of(self, counts) -> dict[str, int]:
         """`kept_counts` of what `count_kept` gives."""
         *counts, shared = map(int, counts)
-        counts = dict(zip(self.scores, counts, strict=True))
-        counts[EMBEDDING] += shared * (len(self.slot) - len(self.rows) - 1)
-        return {key: counts[key] for key in self.weights}
+        kept = dict(zip(self.scores, counts, strict=True))  # in the order of the weights
+        kept[EMBEDDING] += shared * self._more_alike
+        return kept
 
     def check_finite(self) -> None:
         """Raises TrainingError naming the first tensor that holds a NaN or an infinity."""

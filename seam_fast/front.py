@@ -1,5 +1,7 @@
 """The Pareto front of a run: the epochs whose module no other epoch's equals or beats in both accuracy and size."""
 
+import bisect
+import operator
 from collections.abc import Callable, Iterable
 
 import torch
@@ -20,9 +22,20 @@ def enter(front: list[dict], figures: dict) -> list[dict]:
 
     Of two equals the later one stays.
     """
-    if any(beats(other, figures) and not beats(figures, other) for other in front):
+    # Along a front accuracy rises with kept, so what beats an epoch, and what it beats, stands next to its place.
+    place = bisect.bisect_left(front, figures["kept"], key=_kept)
+    if place and front[place - 1]["accuracy"] >= figures["accuracy"]:
         return front
-    return sorted([other for other in front if not beats(figures, other)] + [figures], key=lambda f: f["kept"])
+    same = place < len(front) and front[place]["kept"] == figures["kept"]
+    if same and front[place]["accuracy"] > figures["accuracy"]:
+        return front
+    end = place
+    while end < len(front) and beats(figures, front[end]):
+        end += 1
+    return [*front[:place], figures, *front[end:]]
+
+
+_kept = operator.itemgetter("kept")
 
 
 def pareto(history: Iterable[dict]) -> list[dict]:
@@ -72,14 +85,18 @@ class Front:
         self.figures: list[dict] = []
         self._snapshots: dict[int, dict[str, Tensor]] = {}
 
-    def offer(self, figures: dict, snapshot: Callable[[], dict[str, Tensor]]) -> None:
-        """One more evaluated epoch; ``snapshot``: gives its ``Trainer.snapshot``, called only if the epoch enters."""
+    def offer(self, figures: dict, snapshot: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor] | None:
+        """One more evaluated epoch; ``snapshot``: gives its ``Trainer.snapshot``, called only if the epoch enters, and
+        then returned."""
         front = enter(self.figures, figures)
         if front is self.figures:
-            return
+            return None
+        beaten = len(self.figures) + 1 - len(front)
         self.figures = front
-        self._snapshots[figures["epoch"]] = snapshot()
-        self._snapshots = {f["epoch"]: self._snapshots[f["epoch"]] for f in front}
+        taken = self._snapshots[figures["epoch"]] = snapshot()
+        if beaten:
+            self._snapshots = {f["epoch"]: self._snapshots[f["epoch"]] for f in front}
+        return taken
 
     def points(self, chosen: SeamModule) -> list[FrontPoint]:
         """All points, sorted by kept; ``chosen``: the run's own module, from which they take card and history."""

@@ -54,9 +54,21 @@ def binary_metrics(predicted: Tensor, is_target: Tensor, margin: Tensor | None =
 
 
 def _binary_metrics(predicted: np.ndarray, is_target: np.ndarray, margin: np.ndarray | None) -> dict[str, float]:
-    total, true_positive = len(predicted), int(np.count_nonzero(predicted & is_target))
-    false_positive = int(np.count_nonzero(predicted)) - true_positive
-    false_negative = int(np.count_nonzero(is_target)) - true_positive
+    true_positive = int(np.count_nonzero(predicted & is_target))
+    return metrics_of_counts(
+        len(predicted),
+        int(np.count_nonzero(is_target)),
+        int(np.count_nonzero(predicted)),
+        true_positive,
+        None if margin is None else average_precision(margin.astype(np.float64), is_target),
+    )
+
+
+def metrics_of_counts(
+    total: int, targets: int, predicted: int, true_positive: int, average_precision: float | None = None
+) -> dict[str, float]:
+    """``binary_metrics`` of so many documents, targets, and documents taken for targets, rightly or in all."""
+    false_positive, false_negative = predicted - true_positive, targets - true_positive
     true_negative = total - true_positive - false_positive - false_negative
     precision, recall, f1 = precision_recall_f1(true_positive, false_positive, false_negative)
     specificity = true_negative / max(true_negative + false_positive, 1)
@@ -71,12 +83,12 @@ def _binary_metrics(predicted: np.ndarray, is_target: np.ndarray, margin: np.nda
         "f1": f1,
         "specificity": specificity,
         "documents": total,
-        "targets": true_positive + false_negative,
+        "targets": targets,
         "true_positive": true_positive,
         "false_positive": false_positive,
     }
-    if margin is not None:
-        figures["average_precision"] = average_precision(margin.astype(np.float64), is_target)
+    if average_precision is not None:
+        figures["average_precision"] = average_precision
     return figures
 
 

@@ -4,10 +4,11 @@ words occur."""
 import torch
 from torch import Tensor
 
-from . import _ext
+from . import _ext, draws
 from .engine import HEAD_NAMES, Look, Trainer
 from .inference import class_logits
 from .keys import WEIGHT_KEYS
+from .metrics import metrics_of_counts
 
 CATCH_UPS = ("quadrature", "replay", "dense")
 _STEPS_AT_ONCE = 64  # between two looks at `stop`, at most: some 20 milliseconds at the reference's sizes ...
@@ -36,6 +37,8 @@ class NativeTrainer(Trainer):
         self.head_alone = [torch.zeros_like(part) for part in self.head_together]
         self._slot = self.slot.int()
         self._factor = 1.0
+        self._drawn: tuple = (None, None, ())  # a sampler, its documents as the engine draws them, and for what
+        self._judged_on: tuple = (None, ())  # documents, as they were given and as the engine takes them
         self._native = self._module().SeamTrainer(
             weights=[self.weights[key] for key in WEIGHT_KEYS],
             rows=self.rows,
@@ -104,6 +107,56 @@ class NativeTrainer(Trainer):
             self._native.flush()
         return sum(losses) / max(len(losses), 1)
 
+    def take_epoch(self, sampler, epoch, batch_size, *, head_only=False, stop, judged_on=None, known=None):
+        if sampler is not self._drawn[0]:
+            self._drawn = sampler, *self._draws_of(sampler, batch_size)
+        _, documents, purposes = self._drawn
+        if documents is None or stop.is_set():
+            options = {"head_only": head_only, "stop": stop, "judged_on": judged_on, "known": known}
+            return super().take_epoch(sampler, epoch, batch_size, **options)
+        looked_at = (None,) * 5
+        if judged_on is not None:
+            if judged_on is not self._judged_on[0]:
+                self._judged_on = judged_on, (*self._documents(*judged_on[:2]), judged_on[2].contiguous())
+            *parts, is_target = self._judged_on[1]
+            looked_at = (*parts, is_target, None) if known is None else (*looked_at[:3], is_target, known.class_logits)
+        # In one call: after each, dozens of threads of a GPU's modules wait for Python's lock.
+        told = self._native.run(
+            documents,
+            sampler.keys(epoch, purposes),
+            self.lr_mask * self._factor,
+            self.lr_head * self._factor,
+            batch_size,
+            head_only,
+            *looked_at,
+        )
+        self._raise(told.failure)
+        return told.loss, self._look_of(told.look, told.counts)
+
+    def _draws_of(self, sampler, batch_size: int):
+        """A sampler's documents as the engine draws them, and what for; None where somebody has to look at `stop`
+        meanwhile, or a teacher has to be asked."""
+        split = sampler.split
+        count = -(-sampler.size // batch_size)
+        if sampler.teacher is not None or count > self._steps_at_once(batch_size, split.ids.shape[1]):
+            return None, ()
+        if sampler.fixed is not None:
+            pools, counts = (sampler.fixed, sampler.fixed[:0]), (len(sampler.fixed), 0)
+        else:
+            pools, counts = (sampler.targets, sampler.others), (sampler.positives, sampler.negatives)
+        share = sampler.settings.word_dropout
+        documents = self._module().DrawnDocuments(
+            *(part.long().contiguous() for part in (split.ids, split.lengths, sampler.rest, *pools)),
+            *counts,
+            unknown_id=sampler.unknown_id if share > 0 else 0,
+            least=draws.least(share),
+            slot=self._slot,
+            absent=len(self.rows),
+            dtype=self.head[0].dtype,
+            read_last_word=self.read == "last_word",
+        )
+        return documents, sampler.purposes
+
     def _documents_to_train(self, ids: Tensor, lengths: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of scores, lengths and shares, as the engine takes them."""
         dtype = self.head[0].dtype
@@ -120,11 +173,13 @@ class NativeTrainer(Trainer):
 
     def look(self, documents=None) -> Look:
         seen = self._native.look(*((None,) * 3 if documents is None else self._looked_at(*documents)))
+        return self._look_of(seen)
+
+    def _look_of(self, seen, counts=None) -> Look:
+        """The engine's look in our terms; counts: of its outputs, where they are known."""
         if not seen.finite:
             self.check_finite()  # which says what
-        kept, head, bits = self.kept_of(seen.kept), tuple(seen.head), seen.bits
-        names = (*WEIGHT_KEYS, *HEAD_NAMES)
-        return Look(kept, head, seen.logits, seen.outputs, lambda: dict(zip(names, (*bits, *head), strict=True)))
+        return NativeLook(self, seen, counts)
 
     def class_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
         return self._features(ids, lengths).cpu()
@@ -154,6 +209,24 @@ class NativeTrainer(Trainer):
     def _raise(self, failure) -> None:
         if failure.what >= 0:
             self._stop((None, *WEIGHT_KEYS, *HEAD_NAMES)[failure.what], failure.loss)
+
+
+class NativeLook(Look):
+    """Of the engine. Its tensors become Python's where somebody asks for them, which is seldom."""
+
+    def __init__(self, trainer: NativeTrainer, seen, counts):
+        self._seen, self.kept = seen, trainer.kept_of(seen.kept)
+        self.figures = None
+        if counts is not None and counts.documents:
+            right = counts.true_positive, counts.average_precision
+            self.figures = metrics_of_counts(counts.documents, counts.targets, counts.predicted, *right)
+
+    head = property(lambda self: tuple(self._seen.head))
+    class_logits = property(lambda self: self._seen.logits)
+    outputs = property(lambda self: self._seen.outputs)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        return dict(zip((*WEIGHT_KEYS, *HEAD_NAMES), (*self._seen.bits, *self._seen.head), strict=True))
 
 
 def _three_like(scores: dict[str, Tensor], empty) -> list[dict[str, Tensor]]:

@@ -23,7 +23,7 @@ from .classifier import LSTMClassifier
 from .cores import usable_cores
 from .corpus import Corpus, Split, check_is_corpus
 from .default_device import cpu_by_default, on_the_cpu
-from .engine import Look, TorchTrainer, Trainer
+from .engine import TorchTrainer, Trainer
 from .errors import SeamFastError, TrainingError
 from .evaluate import check_corpus, figures_on_test, warn_of_chance
 from .front import Front
@@ -34,7 +34,6 @@ from .native import CATCH_UPS, in_large_pages
 from .places import CPU, Place, free_bytes, gpu_places, is_out_of_memory, module_bytes, room_in_memory
 from .progress import progress_bar
 from .quicker import Work, quicker, steps_of
-from .reference import head_logits
 from .sampling import Sampler, Taught, balanced, is_target, vocabulary_floor
 from .seam_module import SeamModule
 from .selection import F1Selection, ReferenceSelection
@@ -47,6 +46,7 @@ STEPPED_AT_ONCE = 8  # workers side by side on a GPU whose modules are trained b
 IN_STEP = 8  # ... and the most modules that one of them trains in step with each other
 FEW_IN_STEP = 4  # where `threads` are given, a worker more for each so many
 TAUGHT_AT_ONCE = 2048  # documents
+BETWEEN_SHOWS = 0.05  # seconds between two looks at all jobs for the bar; while it is drawn no worker can go on
 
 
 class Interrupted(KeyboardInterrupt):
@@ -271,7 +271,7 @@ class Study:
             self.weights = beside.weights
         elif engine == "cpu" and self.catches_up:
             self.weights = in_large_pages(weights)
-        self.sizes = group_sizes(weights)
+        self.groups, self.sizes = groups(weights), group_sizes(weights)
         self.total = sum(self.sizes.values())
         self._base_logits: dict[int, Tensor] = {}
         self._copies: dict[torch.device, dict[str, Tensor]] = {}
@@ -455,7 +455,6 @@ class Job:
         self._best, self._best_steps = None, 0  # bits and head of the epoch to keep, and the steps taken by then
         self._view = self._evaluation_view()
         self._metrics: dict | None = None
-        self._class_logits: Tensor | None = None  # of the evaluation documents, as long as the scores stand still
         self._base_figures: dict | None = None
         self.qualified: bool | None = None  # whether an epoch passed the rule's gate
         self._steps = 0
@@ -497,30 +496,24 @@ class Job:
         """
         self.begin(place)
         settings, trainer = self.study.settings, self.trainer
+        known = None  # the last look at the evaluation documents, as long as the scores stand still
         for epoch in range(self.epochs):
-            documents = self.sampler.epoch(epoch)
+            head_only, looks = settings.head_only(epoch), self.looks(epoch)
             trainer.scale_learning_rates(settings.lr_scale(epoch, self.epochs))
+            options = {"head_only": head_only, "stop": stop, "known": known if head_only else None}
             with self.naming(epoch):
-                loss = trainer.run_epoch(
-                    documents.ids,
-                    documents.lengths,
-                    documents.labels,
-                    settings.batch_size,
-                    head_only=settings.head_only(epoch),
-                    stop=stop,
+                judged_on = self._judged_on if looks else None
+                loss, look = trainer.take_epoch(
+                    self.sampler, epoch, settings.batch_size, judged_on=judged_on, **options
                 )
-                if not settings.head_only(epoch):
-                    self._class_logits = None
-                unknown = self._class_logits is None and self.looks(epoch) and not stop.is_set()
-                documents = self._evaluation_documents[0] if unknown else None
-                look = trainer.look(None if documents is None else (documents.ids, documents.lengths))
-            if unknown:
-                self._class_logits = look.class_logits
             if stop.is_set():
                 self.cut_short = True
                 break
-            outputs = functools.partial(self._outputs, look)
-            if not self.end_epoch(epoch, loss, look.kept, outputs, look.snapshot, report):
+            if looks or not head_only:
+                known = look if looks else None
+            if not self.end_epoch(
+                epoch, loss, look.kept, lambda look=look: look.outputs, look.snapshot, report, look.figures
+            ):
                 break
         self.finish()
 
@@ -559,20 +552,22 @@ class Job:
         outputs: Callable[[], Tensor],
         snapshot: Callable[[], dict[str, Tensor]],
         report,
+        judged: dict[str, float] | None = None,
     ) -> bool:
         """Draws the conclusions from an epoch; kept: numbers by weight key; outputs(): those of the module for the
-        evaluation documents (n, 2); snapshot(): the trainer's. Returns whether another epoch is wanted.
+        evaluation documents (n, 2); snapshot(): the trainer's; judged: `module_metrics` of the outputs, where they are
+        known already. Returns whether another epoch is wanted.
         """
         rule, trainer = self._selection, self.trainer
         figures = {"epoch": epoch, "cross_entropy": loss} | self._kept(kept)
-        snapshot = functools.cache(snapshot)  # the choice and the front share one
+        taken = None  # the choice and the front share one
         if self.looks(epoch):
-            figures |= module_metrics(outputs(), self._evaluation_documents[1])
+            figures |= judged or module_metrics(outputs(), self._evaluation_documents[1])
             figures["best_so_far"] = rule.offer(figures)
-            self.front.offer(figures, snapshot)
+            taken = self.front.offer(figures, snapshot)
         keep_each = rule is None or self.study.settings.selection == "last"  # the last whole epoch is what counts
         if keep_each or self._best is None or figures.get("best_so_far"):
-            self.best_epoch, self._best, self._best_steps = epoch, snapshot(), trainer.steps
+            self.best_epoch, self._best, self._best_steps = epoch, taken or snapshot(), trainer.steps
         self.seconds = figures["seconds"] = time.perf_counter() - self._begun
         self.history.append(figures)
         report(self, figures)
@@ -596,13 +591,9 @@ class Job:
         return self._base_figures
 
     def _kept(self, counts: dict[str, int]) -> dict[str, float]:
-        sizes, parts = self.study.sizes, groups(counts)
-        shares = {group: sum(counts[key] for key in keys) / sizes[group] for group, keys in parts.items()}
+        sizes, parts = self.study.sizes, self.study.groups
+        shares = {group: sum([counts[key] for key in keys]) / sizes[group] for group, keys in parts.items()}
         return {"kept": sum(counts.values()) / self.study.total, "kept_by_group": shares}
-
-    def _outputs(self, look: Look) -> Tensor:
-        """Of the module looked at, for the evaluation documents (n, 2)."""
-        return head_logits(self._class_logits, look.head) if look.outputs is None else look.outputs
 
     @property
     def in_step(self) -> bool:
@@ -633,6 +624,12 @@ class Job:
             split = Split(split.ids[view], split.lengths[view], split.labels[view])
         return split, is_target(split.labels, self.target)
 
+    @functools.cached_property
+    def _judged_on(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The same as words, lengths and which are the target's."""
+        split, wanted = self._evaluation_documents
+        return split.ids, split.lengths, wanted
+
     def finish(self) -> None:
         """Lets go of the trainer's state; only the chosen scores stay."""
         trainer, study = self.trainer, self.study
@@ -662,7 +659,7 @@ class Job:
         """Gives back the memory that only training needs, also after a failure."""
         self._steps, self.trainer, self._best = self.steps_done, None, None
         self.__dict__.pop("_evaluation_documents", None)
-        self._class_logits = None
+        self.__dict__.pop("_judged_on", None)
 
     @property
     def has_module(self) -> bool:
@@ -739,7 +736,8 @@ def run_jobs(
     stop, errors = threading.Event(), {}
 
     def tell(job, figures):
-        reports.put((job, figures))
+        if on_epoch or figures is None:  # else nobody wants to hear of it, and this thread would be woken in vain
+            reports.put((job, figures))
 
     def fail(job, error):
         # In its stead, for its traceback would keep the trainer, and so the memory that the others lack.
@@ -787,6 +785,7 @@ def run_jobs(
         bar.update(sum(job.steps_done for job in jobs) - bar.n)
 
     workers: list[threading.Thread] = []
+    due = time.monotonic()  # when the bar is shown again
     bar = progress_bar(sum(job.steps for job in jobs), "re-engineering") if progress else None
     try:
         start_workers(workers, work_and_say_so, places)
@@ -804,8 +803,9 @@ def run_jobs(
                         on_epoch(*report)
                 elif on_module:
                     on_module(report[0], report[0].module())
-            if bar is not None:
+            if bar is not None and (time.monotonic() >= due or not count):
                 show(bar)
+                due = time.monotonic() + BETWEEN_SHOWS
     except BaseException as error:
         end(workers, stop)
         modules = [job.module() if job.has_module else None for job in jobs]

@@ -164,6 +164,22 @@ class Sampler:
         names = ("sampling", "negatives_per_target", "targets_per_epoch", "shots", "word_dropout", "evaluation")
         return (self.seed, self.target, *(getattr(settings, name) for name in names))
 
+    @property
+    def purposes(self) -> tuple[str, ...]:
+        """What is drawn for an epoch, in order."""
+        some = []
+        if self.fixed is None:
+            some += [draws.TARGETS] * (self.positives < len(self.targets))
+            some += [draws.NEGATIVES] * (self.negatives < len(self.others))
+        return (*some, draws.ORDER, *[draws.DROPOUT] * (self.settings.word_dropout > 0))
+
+    def keys(self, epoch: int, purposes: tuple[str, ...]) -> list[int]:
+        """Where the draws of an epoch begin: two numbers for each purpose."""
+        keys: list[int] = []
+        for purpose in purposes:
+            keys += draws.key_of(self.seed, purpose, self.target, epoch)
+        return keys
+
     def draw(self, epoch: int) -> tuple[Tensor, Tensor | None]:
         """What is drawn for one epoch (from 0): the numbers of its documents (n,) in training order, and which of their
         places (n, T) lose the word that they may hold; None: none does."""

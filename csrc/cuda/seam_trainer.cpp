@@ -151,14 +151,14 @@ class Trainer final : public TrainerBase, public TrainerInParts {
     plan_.adopt(steps);
     take_fresh();
     head_steps_ = head_steps;
-    failed_ = false;
+    failed_ = flushed_ = false;
     steps_.store(steps + head_steps, std::memory_order_relaxed);
   }
 
   Tensor class_logits(const Tensor& ids, const Tensor& slots, const Tensor& lengths) override {
     const Use use(*this);
     const c10::DeviceGuard guard(device_.device());
-    return read(ids, slots, lengths);
+    return read(asked_, ids, slots, lengths);
   }
 
   SeamLook look(const OptionalTensor& ids, const OptionalTensor& slots, const OptionalTensor& lengths) override {
@@ -171,12 +171,12 @@ class Trainer final : public TrainerBase, public TrainerInParts {
 
   // ---- An epoch in parts ---------------------------------------------------------------------------------------------------
 
-  void begin_in_parts(const EpochOf& e) override {
-    TORCH_CHECK_VALUE(e.slots.dim() == 2 && e.batch >= 1, "slots must have two dimensions, and batch must be at least 1");
-    const int64_t N = e.slots.size(0);
+  void begin_in_parts(const EpochOf& e, const DrawnDocuments::Epoch& drawn) override {
+    TORCH_CHECK_VALUE(e.batch >= 1, "batch must be at least 1");
+    const int64_t N = drawn.slots.size(0);
     begin_epoch(e.lr_mask, e.lr_head, (N + e.batch - 1) / e.batch);
     const Use use(*this);
-    begin_run(e.slots, e.lengths, e.shares, e.batch, 0, N);
+    begin_run(drawn.slots, drawn.lengths, drawn.shares, e.batch, 0, N);
   }
   size_t launches() const override { return run_.taken.size() - 1; }
   // After that of the launch before.
@@ -209,12 +209,12 @@ class Trainer final : public TrainerBase, public TrainerInParts {
   void end_in_parts(const EpochOf& e) override {
     const Use use(*this);
     end_run();
-    begin_look(e.ids, e.id_slots, e.id_lengths);
+    begin_look(e.looked_at.ids, e.looked_at.slots, e.looked_at.lengths);
   }
-  EpochFound take_in_parts() override {
+  SeamEpoch take_in_parts(const EpochOf& e) override {
     const Use use(*this);
-    auto [losses, failure] = found_by_run();
-    return {std::move(losses), failure, found_by_look()};
+    const auto [losses, failure] = found_by_run();
+    return concluded(losses, failure, found_by_look(), e.looked_at);
   }
   Tensor anything_there() const override { return tensors_.weights[kEmbedding]; }
 
@@ -246,7 +246,7 @@ class Trainer final : public TrainerBase, public TrainerInParts {
     gpu::look(gpu::device_of(tensors_.weights[kEmbedding]), blocks, p);
     look_.words = words, look_.warps = warps;
     look_.told = look_there_.fetch<uint32_t>(size);
-    look_.logits = ids ? fetched(read(*ids, slots.value(), lengths.value())) : Tensor();
+    look_.logits = ids ? fetched(read(looked_at_, *ids, slots.value(), lengths.value())) : Tensor();
   }
 
   // What a launch of gpu::look has told, in memory that is not wanted again for the next one.
@@ -274,10 +274,10 @@ class Trainer final : public TrainerBase, public TrainerInParts {
     return look;
   }
 
-  Tensor read(const Tensor& ids, const Tensor& slots, const Tensor& lengths) {
-    if (!looked_at_.same(ids, slots, lengths)) {  // the same documents are looked at again and again
+  Tensor read(Mirrored& documents, const Tensor& ids, const Tensor& slots, const Tensor& lengths) {
+    if (!documents.same(ids, slots, lengths)) {  // the same ones are looked at again and again
       check_looked_at(ids, slots, lengths, rows_);
-      looked_at_ = {ids, slots, lengths, device_.device()};
+      documents = {ids, slots, lengths, device_.device()};
     }
     flush_rows();
     const auto effective = [&](int w) { return at::where(tensors_.scores[w].gt(0), tensors_.weights[w], 0.0f); };
@@ -287,8 +287,8 @@ class Trainer final : public TrainerBase, public TrainerInParts {
                            effective(kLinear),
                            effective(kLinearBias),
                            options_.read_last_word};
-    return read_documents(reader, ids.size(0), ids.size(1), looked_at_.there[2], [&](int64_t at, int64_t count) {
-      const auto piece = [&](int i) { return looked_at_.there[i].narrow(0, at, count).t(); };
+    return read_documents(reader, ids.size(0), ids.size(1), documents.there[2], [&](int64_t at, int64_t count) {
+      const auto piece = [&](int i) { return documents.there[i].narrow(0, at, count).t(); };
       return at::mul(at::embedding(tensors_.weights[kEmbedding], piece(0)), at::embedding(kept, piece(1)));
     });
   }
@@ -366,6 +366,7 @@ class Trainer final : public TrainerBase, public TrainerInParts {
       run_.taken.push_back(std::min(run_.taken.back() + most, steps));
     }
     failed_ = true;  // until it has gone well: from here on the plan takes the steps for taken
+    flushed_ = false;
     const float* const share = shares.const_data_ptr<float>();
     TrainParams& p = run_.p = params();
     p.T = int32_t(T), p.batch = int32_t(batch);
@@ -625,7 +626,7 @@ class Trainer final : public TrainerBase, public TrainerInParts {
   }
 
   void flush_rows() {
-    if (failed_) return;
+    if (failed_ || flushed_) return;
     failed_ = true;  // until it has gone well
     plan_.flush(now_, due_);
     due_.insert(due_.end(), {int32_t(rows_), kFresh, kNone});
@@ -636,7 +637,7 @@ class Trainer final : public TrainerBase, public TrainerInParts {
     FlushParams p = {rows_params(), now_, int64_t(due_.size()) / kDueNumbers, due_there_.put(due_, device_),
                      {fresh_[0], fresh_[1], fresh_[2]}};
     gpu::flush(gpu::device_of(tensors_.weights[kEmbedding]), p);
-    failed_ = false;
+    failed_ = false, flushed_ = true;
   }
 
   int64_t rows_;
@@ -657,6 +658,7 @@ class Trainer final : public TrainerBase, public TrainerInParts {
   int64_t now_ = 0, first_ = 0, head_steps_ = 0;
   double lr_ = 0, lr_head_ = 0;
   bool failed_ = false, new_gaps_ = false;
+  bool flushed_ = false;  // and no step taken since: each question asks for it, and a launch for nothing holds up the stream
   float fresh_[3];
   std::vector<AdamStep<float>> step_, head_step_;  // of this epoch, from step `first_` on
   std::vector<double> beta2_power_;
@@ -664,7 +666,7 @@ class Trainer final : public TrainerBase, public TrainerInParts {
   std::vector<int32_t> due_;
   std::vector<GapRule<float>> gaps_;
   std::vector<bool> has_gap_;
-  Mirrored looked_at_;
+  Mirrored looked_at_, asked_;  // by look, and by class_logits, which epochs of the head alone ask for other documents
   // On the device:
   DeviceBuffer word_, step_there_, head_step_there_, alone_step_there_, beta2_power_there_, fresh_there_, gaps_there_,
       due_there_, look_there_, plan_there_, numbers_there_, shares_there_, scratch_, gate_rows_, wide_, wide_flags_,

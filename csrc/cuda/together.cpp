@@ -55,9 +55,11 @@ QueuedEpochs::QueuedEpochs(std::vector<std::shared_ptr<SeamTrainer>> trainers, s
   const Tensor there = parts_[0]->anything_there();
   const c10::DeviceGuard guard(there.device());
   device_ = gpu::device_of(there);
+  drawn_.resize(parts_.size());
+  on_threads(threads, parts_.size(), [&](size_t i) { drawn_[i] = epochs_[i].documents->draw(epochs_[i].keys); });
   size_t launches = 0;
   for (size_t i = 0; i < parts_.size(); ++i) {
-    parts_[i]->begin_in_parts(epochs_[i]);
+    parts_[i]->begin_in_parts(epochs_[i], drawn_[i]);
     launches = std::max(launches, parts_[i]->launches());
   }
   for (size_t launch = 0; launch < launches; ++launch) {
@@ -77,12 +79,13 @@ QueuedEpochs::QueuedEpochs(std::vector<std::shared_ptr<SeamTrainer>> trainers, s
   for (size_t i = 0; i < parts_.size(); ++i) parts_[i]->end_in_parts(epochs_[i]);
 }
 
-std::vector<EpochFound> QueuedEpochs::take() {
+std::vector<SeamEpoch> QueuedEpochs::take() {
   TORCH_CHECK_VALUE(!parts_.empty(), "these epochs have been taken already");
   const c10::DeviceGuard guard(parts_[0]->anything_there().device());
   wait_for(device_);
-  std::vector<EpochFound> found;
-  for (TrainerInParts* const part : std::exchange(parts_, {})) found.push_back(part->take_in_parts());
+  std::vector<SeamEpoch> found;
+  for (size_t i = 0; i < parts_.size(); ++i) found.push_back(parts_[i]->take_in_parts(epochs_[i]));
+  parts_.clear();
   return found;
 }
 

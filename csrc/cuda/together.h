@@ -5,23 +5,19 @@
 #include <memory>
 #include <vector>
 
+#include "../drawn_documents.h"
 #include "../seam_trainer.h"
 #include "kernels.h"
 
 namespace seam::gpu {
 
-// An epoch of one trainer, as SeamTrainer::epoch takes it; and documents to be looked at after it, as SeamTrainer::look does.
+// An epoch of one trainer, as SeamTrainer::run takes it.
 struct EpochOf {
+  std::shared_ptr<DrawnDocuments> documents;
+  std::vector<uint64_t> keys;
   double lr_mask, lr_head;
-  Tensor slots, lengths, shares;
   int64_t batch;
-  OptionalTensor ids, id_slots, id_lengths;
-};
-
-struct EpochFound {
-  std::vector<double> losses;
-  SeamFailure failure;
-  SeamLook look;  // stands for nothing where there is a failure
+  SeamLookedAt looked_at;
 };
 
 // A trainer whose epoch can be taken in parts, in this order: begin; plan and put for each launch; end; and when the host has
@@ -29,12 +25,12 @@ struct EpochFound {
 class TrainerInParts {
  public:
   virtual ~TrainerInParts() = default;
-  virtual void begin_in_parts(const EpochOf& epoch) = 0;
+  virtual void begin_in_parts(const EpochOf& epoch, const DrawnDocuments::Epoch& drawn) = 0;
   virtual size_t launches() const = 0;
   virtual void plan(size_t launch) = 0;  // by the host alone: any thread may do it
   virtual TrainParams put(const Device& device, size_t launch) = 0;  // without blocks: other kernels have been started already
   virtual void end_in_parts(const EpochOf& epoch) = 0;
-  virtual EpochFound take_in_parts() = 0;
+  virtual SeamEpoch take_in_parts(const EpochOf& epoch) = 0;
   virtual Tensor anything_there() const = 0;  // on the device
 };
 
@@ -43,12 +39,13 @@ class QueuedEpochs {
  public:
   // Of trainers of one base on one device. threads: of the host, at most.
   QueuedEpochs(std::vector<std::shared_ptr<SeamTrainer>> trainers, std::vector<EpochOf> epochs, int64_t threads);
-  std::vector<EpochFound> take();  // waits; once
+  std::vector<SeamEpoch> take();  // waits; once
 
  private:
   std::vector<std::shared_ptr<SeamTrainer>> trainers_;
   std::vector<TrainerInParts*> parts_;
   std::vector<EpochOf> epochs_;
+  std::vector<DrawnDocuments::Epoch> drawn_;
   Device device_ = {};
 };
 

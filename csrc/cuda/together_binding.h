@@ -16,19 +16,14 @@ inline void bind_together(pybind11::module_& m) {
   namespace py = pybind11;
   using py::arg;
   using NoGil = py::call_guard<py::gil_scoped_release>;
-  py::class_<EpochFound>(m, "EpochFound", py::module_local())
-      .def_readonly("losses", &EpochFound::losses)
-      .def_readonly("failure", &EpochFound::failure)
-      .def_readonly("look", &EpochFound::look);
-  // An epoch: its six arguments of SeamTrainer.epoch, then the documents to be looked at or None.
-  using Documents = std::optional<std::tuple<Tensor, Tensor, Tensor>>;
-  using Epoch = std::tuple<double, double, Tensor, Tensor, Tensor, int64_t, Documents>;
+  // An epoch: the arguments of SeamTrainer.run, but that the head alone is never stepped.
+  using Epoch = std::tuple<std::shared_ptr<DrawnDocuments>, std::vector<uint64_t>, double, double, int64_t, OptionalTensor,
+                           OptionalTensor, OptionalTensor, OptionalTensor>;
   py::class_<QueuedEpochs>(m, "QueuedEpochs", py::module_local(), "See csrc/cuda/together.h.")
       .def(py::init([](std::vector<std::shared_ptr<SeamTrainer>> trainers, const std::vector<Epoch>& epochs, int64_t threads) {
              std::vector<EpochOf> all;
-             for (const auto& [lr_mask, lr_head, slots, lengths, shares, batch, documents] : epochs) {
-               all.push_back({lr_mask, lr_head, slots, lengths, shares, batch, std::nullopt, std::nullopt, std::nullopt});
-               if (documents) std::tie(all.back().ids, all.back().id_slots, all.back().id_lengths) = *documents;
+             for (const auto& [documents, keys, lr_mask, lr_head, batch, ids, slots, lengths, is_target] : epochs) {
+               all.push_back({documents, keys, lr_mask, lr_head, batch, {ids, slots, lengths, is_target, std::nullopt}});
              }
              const py::gil_scoped_release no_gil;
              return std::make_unique<QueuedEpochs>(std::move(trainers), std::move(all), threads);

@@ -1,0 +1,158 @@
+"""An epoch of a module in one native call: documents, steps, look and figures as single calls give them, to the bit."""
+
+import functools
+import threading
+
+import numpy as np
+import pytest
+import torch
+import world
+
+from seam_fast import TrainingError, _ext, metrics
+from seam_fast.engine import Trainer
+from seam_fast.sampling import Sampler
+from seam_fast.settings import Settings
+
+pytestmark = pytest.mark.skipif(not _ext.has_ext(), reason=f"needs the compiled part: {_ext.reason}")
+
+DRAWS = [  # how documents are chosen: of a fixed pool, all of it, and anew for each epoch, some or all of each kind
+    {"sampling": "balanced", "word_dropout": 0.3},
+    {"sampling": "all"},
+    {"sampling": "redraw", "negatives_per_target": 1.5, "targets_per_epoch": 5, "word_dropout": 0.5},
+    {"sampling": "redraw", "negatives_per_target": 100.0},
+    {"sampling": "redraw", "shots": 6, "negatives_per_target": 0.5},
+]
+
+
+def make_sampler(corpus, target=(1,), teacher=None, **options):
+    given = {"word_dropout": 0.0, "targets_per_epoch": 0, "batch_size": 4, "distill": 0.0, "schedule": "seam"} | options
+    everything = torch.arange(len(corpus.train))
+    return Sampler(corpus, everything, target, Settings(epochs=4, **given), seed=2, teacher=teacher)
+
+
+def make_trainer(kind, base, sampler, **options):
+    options = world.OPTIONS | {"lr_mask": 0.3, "schedule": "seam", "read": "last_word"} | options
+    head = world.make_head(torch.float32, classes=4)
+    return world.make_trainer(kind, base.weights(), head, sampler.words(), **options)
+
+
+@pytest.fixture(params=["native-quadrature", "cuda-host-quadrature"])
+def make(request):
+    if request.param.startswith("cuda-host"):
+        request.getfixturevalue("unwatched")
+    return functools.partial(make_trainer, request.param)
+
+
+@pytest.fixture
+def judged_on(toy):
+    return toy.test.ids, toy.test.lengths, toy.test.labels == 1
+
+
+@pytest.mark.parametrize("read", ["end", "last_word"])
+@pytest.mark.parametrize("options", DRAWS)
+def test_documents_are_those_of_the_sampler(toy, toy_base, options, read):
+    sampler = make_sampler(toy, **options)
+    trainer = make_trainer("native-quadrature", toy_base, sampler, read=read)
+    drawn, purposes = trainer._draws_of(sampler, 4)
+    for epoch in range(3):
+        split = sampler.epoch(epoch)
+        ids, slots, lengths, shares = drawn.draw(sampler.keys(epoch, purposes))
+        wanted = trainer._documents_to_train(split.ids, split.lengths, split.labels)
+        assert torch.equal(ids, split.ids)
+        assert all(torch.equal(one, other) for one, other in zip((slots, lengths, shares), wanted, strict=True))
+
+
+def told(trainer, loss, look, wanted):
+    """All of an epoch that anybody asks for."""
+    figures = look.figures
+    if figures is None and look.outputs is not None:
+        figures = metrics.module_metrics(look.outputs, wanted)
+    parts = {**look.snapshot(), "head weight now": look.head[0], "logits": look.class_logits, "outputs": look.outputs}
+    return loss, look.kept, figures, {name: None if part is None else part.tolist() for name, part in parts.items()}
+
+
+@pytest.mark.parametrize("looks", ["always", "every other time", "never"])
+def test_it_is_what_single_calls_give(toy, toy_base, make, judged_on, looks):
+    sampler, stop = make_sampler(toy, word_dropout=0.3), threading.Event()
+    trainers = [make(toy_base, sampler) for _ in range(2)]
+    known, kept = [None, None], set()
+    for epoch in range(4):
+        at = judged_on if looks == "always" or (looks != "never" and epoch % 2) else None
+        seen, head_only = [], epoch in (0, 2)
+        for i, take in enumerate((type(trainers[0]).take_epoch, Trainer.take_epoch)):
+            options = {"head_only": head_only, "stop": stop, "judged_on": at, "known": known[i] if head_only else None}
+            loss, look = take(trainers[i], sampler, epoch, 4, **options)
+            assert (look.figures is not None) == (i == 0 and at is not None)
+            known[i] = look if at is not None else None
+            seen.append(told(trainers[i], loss, look, judged_on[2]))
+        assert seen[0] == seen[1], epoch
+        kept.add(sum(seen[0][1].values()))
+    assert len(kept) > 1, "the run should have dropped some"
+    assert trainers[0].steps == trainers[1].steps
+
+
+def test_a_teacher_and_long_epochs_go_step_by_step(toy, toy_base, make, monkeypatch):
+    """As there is somebody to ask in between."""
+    teacher = lambda ids, lengths: torch.full((len(ids),), 0.5)  # noqa: E731
+    soft, plain = make_sampler(toy, distill=0.5, teacher=teacher), make_sampler(toy)
+    trainer = make(toy_base, plain)
+    assert trainer._draws_of(soft, 4) == (None, ())
+    assert trainer._draws_of(plain, 4)[0] is not None
+    monkeypatch.setattr(type(trainer), "_steps_at_once", lambda *sizes: 2)
+    assert trainer._draws_of(plain, 4) == (None, ())
+    loss, look = trainer.take_epoch(plain, 0, 4, stop=threading.Event())
+    assert loss > 0 and look.outputs is None and trainer.steps == -(-plain.size // 4)
+
+
+def test_nothing_is_done_once_stop_is_set(toy, toy_base, make, judged_on):
+    sampler, stop = make_sampler(toy), threading.Event()
+    trainer = make(toy_base, sampler)
+    stop.set()
+    loss, look = trainer.take_epoch(sampler, 0, 4, stop=stop, judged_on=judged_on)
+    assert loss == 0 and trainer.steps == 0 and look.outputs is None
+
+
+def test_it_says_what_is_not_finite(toy, toy_base, make, judged_on):
+    sampler = make_sampler(toy)
+    trainer = make(toy_base, sampler)
+    trainer.scores[world.LSTM[0]][0, 0] = float("inf")
+    trainer.adopt(0)
+    with pytest.raises(TrainingError, match="not finite"):
+        trainer.take_epoch(sampler, 0, 4, stop=threading.Event(), judged_on=judged_on)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 100, 129, 700])
+def test_counts_and_average_precision_are_numpys(count):
+    random = np.random.RandomState(count)
+    for levels, dtype in ((3, np.float32), (10**6, np.float32), (10**6, np.float64)):
+        outputs = (random.randint(0, levels, (count, 2)) / 7).astype(dtype)
+        outputs[: count // 9, 1] = np.nan
+        wanted = random.rand(count) < 0.3
+        counts = _ext.C.binary_counts(torch.from_numpy(outputs), torch.from_numpy(wanted))
+        found = metrics.metrics_of_counts(
+            counts.documents, counts.targets, counts.predicted, counts.true_positive, counts.average_precision
+        )
+        expected = metrics.module_metrics(torch.from_numpy(outputs), torch.from_numpy(wanted))
+        assert found == pytest.approx(expected, rel=1e-14) and list(found) == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "says"),
+    [
+        ("ids", torch.zeros(5, 2), TypeError, "ids must be a contiguous int64"),
+        ("lengths", torch.ones(4, dtype=torch.int64), ValueError, "lengths must have shape"),
+        ("targets", torch.tensor([5, 1, 2]), ValueError, "targets must be documents, 0 to 4, but holds 5"),
+        ("others", torch.tensor([-1, 1]), ValueError, "others must be documents"),
+        ("some_others", 3, ValueError, "cannot have 3 of 2 others"),
+        ("slot", torch.zeros(3, dtype=torch.int64), TypeError, "slot must be"),
+    ],
+)
+def test_a_pool_that_cannot_be(name, value, error, says):
+    numbers = torch.arange(5)
+    given = {"ids": numbers[:, None].expand(5, 2).contiguous() % 3, "lengths": numbers * 0 + 1, "rest": numbers % 2}
+    given |= {"targets": numbers[:3], "others": numbers[3:], "some_targets": 3, "some_others": 2, "unknown_id": 0}
+    given |= {"least": 0, "slot": torch.zeros(3, dtype=torch.int32), "absent": 3, "dtype": torch.float32}
+    with pytest.raises(error, match=says):
+        _ext.C.DrawnDocuments(**given | {"read_last_word": True, name: value}).draw([1, 2])
+    with pytest.raises(ValueError, match="keys must hold 2 numbers, but holds 1"):
+        _ext.C.DrawnDocuments(**given, read_last_word=True).draw([1])
