@@ -28,13 +28,15 @@ from .sampling import Sampler
 class Look:
     """What the host learns of a module after an epoch: the mean cross entropy, the numbers of kept weights by key, the
     outputs (n, 2) for the documents looked at, None where nobody looked, and a function that gives the trainer's
-    ``snapshot``; it is to be called before the next epoch.
+    ``snapshot``; it is to be called before the next epoch. figures: ``metrics.module_metrics`` of the outputs, where
+    they are known already.
     """
 
     loss: float
     kept: dict[str, int]
     logits: Tensor | None
     snapshot: Callable[[], dict[str, Tensor]]
+    figures: dict[str, float] | None = None
 
 
 class Lane:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import _ext
 from .backend import able_devices, has_clusters
-from .engine import LastSeen
+from .engine import LastSeen, Look
 from .keys import EMBEDDING, LINEAR_KEYS, LSTM_KEYS, is_plain
 from .native import NativeTrainer
 
@@ -39,12 +39,32 @@ class CudaTrainer(NativeTrainer):
         return like.new_empty(size)
 
     def _steps_at_once(self, batch_size: int, width: int) -> int:
-        work = 3 * batch_size * max(1, width) * products(self.weights)  # forward, and twice as much backward
-        return max(1, min(_STEPS_AT_ONCE, int(_PRODUCTS_AT_ONCE / work)))
+        return steps_at_once(self.weights, batch_size, width)
+
+    def queued(self, sampler, epoch: int, batch_size: int, *, head_only=False, judged_on=None, known=None) -> tuple:
+        """This trainer's part of ``QueuedEpochs`` of csrc/cuda/together.h: the engine's trainer, and its epoch. All as
+        in ``take_epoch``.
+        """
+        options = {"head_only": head_only, "judged_on": judged_on, "known": known}
+        return self._native, self._epoch_of(sampler, epoch, batch_size, **options)
+
+    def taken(self, told) -> tuple[float, Look]:
+        """Loss and look of an epoch that was queued. Raises TrainingError where a step of it failed."""
+        return self._taken(told)
+
+    def module(self):
+        """The compiled part that trains."""
+        return self._module()
 
     def _looked_at(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # The same documents are looked at after each epoch: given the same tensors, the engine has them already.
         return self._last_seen.get(ids, lengths, self._documents)
+
+
+def steps_at_once(weights: dict[str, Tensor], batch_size: int, width: int) -> int:
+    """How many steps of documents of so many words are taken between two looks at ``stop``, at most."""
+    work = 3 * batch_size * max(1, width) * products(weights)  # forward, and twice as much backward
+    return max(1, min(_STEPS_AT_ONCE, int(_PRODUCTS_AT_ONCE / work)))
 
 
 def products(weights: dict[str, Tensor]) -> int:

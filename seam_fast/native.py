@@ -108,28 +108,31 @@ class NativeTrainer(Trainer):
         return sum(losses) / max(len(losses), 1)
 
     def take_epoch(self, sampler, epoch, batch_size, *, head_only=False, stop, judged_on=None, known=None):
+        options = {"head_only": head_only, "judged_on": judged_on, "known": known}
+        drawn = self._epoch_of(sampler, epoch, batch_size, **options)
+        if drawn is None or stop.is_set():
+            return super().take_epoch(sampler, epoch, batch_size, stop=stop, **options)
+        # In one call: after each, dozens of threads of a GPU's modules wait for Python's lock.
+        return self._taken(self._native.run(*drawn))
+
+    def _epoch_of(self, sampler, epoch: int, batch_size: int, *, head_only, judged_on, known) -> tuple | None:
+        """All that the engine wants to know of an epoch; None where it can't draw that, as in `_draws_of`."""
         if sampler is not self._drawn[0]:
             self._drawn = sampler, *self._draws_of(sampler, batch_size)
         _, documents, purposes = self._drawn
-        if documents is None or stop.is_set():
-            options = {"head_only": head_only, "stop": stop, "judged_on": judged_on, "known": known}
-            return super().take_epoch(sampler, epoch, batch_size, **options)
+        if documents is None:
+            return None
         looked_at = (None,) * 5
         if judged_on is not None:
             if judged_on is not self._judged_on[0]:
                 self._judged_on = judged_on, (*self._documents(*judged_on[:2]), judged_on[2].contiguous())
             *parts, is_target = self._judged_on[1]
             looked_at = (*parts, is_target, None) if known is None else (*looked_at[:3], is_target, known.class_logits)
-        # In one call: after each, dozens of threads of a GPU's modules wait for Python's lock.
-        told = self._native.run(
-            documents,
-            sampler.keys(epoch, purposes),
-            self.lr_mask * self._factor,
-            self.lr_head * self._factor,
-            batch_size,
-            head_only,
-            *looked_at,
-        )
+        rates = self.lr_mask * self._factor, self.lr_head * self._factor
+        return (documents, sampler.keys(epoch, purposes), *rates, batch_size, head_only, *looked_at)
+
+    def _taken(self, told) -> tuple[float, Look]:
+        """An epoch of the engine in our terms. Raises TrainingError where it failed."""
         self._raise(told.failure)
         return told.loss, self._look_of(told.look, told.counts)
 

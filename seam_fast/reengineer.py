@@ -597,9 +597,24 @@ class Job:
 
     @property
     def in_step(self) -> bool:
-        """Whether this module can be trained in step with others; see ``cohort``."""
+        """Whether this module can be trained in step with others; see ``cohort`` and ``cuda_cohort``."""
         study = self.study
-        return study.engine == "cuda" and not study.catches_up and study.settings.schedule != "seam"
+        if study.engine != "cuda":
+            return False
+        return self.launched if study.catches_up else study.settings.schedule != "seam"
+
+    @functools.cached_property
+    def launched(self) -> bool:
+        """Whether its steps can go into the launches of others: those of a cluster, an epoch at a time, without a
+        teacher, who would have to be asked in between."""
+        study, settings = self.study, self.study.settings
+        if study.engine != "cuda" or not study.catches_up or self.sampler.teacher is not None:
+            return False
+        from .cuda_trainer import steps_at_once, takes_cluster
+
+        width, weights = study.corpus.train.ids.shape[1], study.weights
+        at_once = steps_at_once(weights, settings.batch_size, width)
+        return takes_cluster(weights, settings.batch_size) and self.epoch_steps <= at_once
 
     @property
     def epoch_steps(self) -> int:
@@ -608,9 +623,13 @@ class Job:
 
     def lane(self):
         """Its place in a cohort, once it has begun."""
+        study, settings = self.study, self.study.settings
+        if self.launched:
+            from .cuda_cohort import LaunchedLane
+
+            return LaunchedLane(self.trainer, self.sampler, settings.batch_size, settings.head_only, self._judged_on)
         from .cohort import Lane
 
-        study, settings = self.study, self.study.settings
         teacher = study.teacher_on(self.device, self.target) if settings.distill > 0 else None
         looked_at = self._evaluation_documents[0] if self._selection else None
         documents = study.documents_on(self.device)
@@ -725,9 +744,11 @@ def run_jobs(
     the steps that it has begun, at most 64 on the CPU and a launch on a GPU; Ctrl-C raises Interrupted.
     """
     places = places_for(jobs, threads)
-    if threads is not None and jobs and jobs[0].in_step:
+    if threads is not None and jobs and jobs[0].in_step and not jobs[0].launched:
         places = places[: -(-threads // FEW_IN_STEP)]
     units = units_of(jobs, places, threads)
+    if jobs and jobs[0].launched:
+        places = places[: enough_for(units, len(places))]
     places = places[: max(1, len(units))]
     waiting: queue.SimpleQueue[list[Job]] = queue.SimpleQueue()
     for unit in units:
@@ -869,18 +890,23 @@ def units_of(jobs: list[Job], places: list[Place], threads: int | None) -> list[
     return sorted(units, key=lambda unit: -max(job.steps for job in unit))
 
 
+def enough_for(units: list[list[Job]], modules: int) -> int:
+    """How many of the units must be trained side by side so that there are about as many modules; two at least, since
+    one looks at its modules while others are trained.
+    """
+    counts = itertools.accumulate(map(len, units))
+    return max(2, sum(count < modules for count in counts) + 1)
+
+
 def run_in_step(jobs: list[Job], stop: threading.Event, report, fail, place: Place) -> bool:
     """Trains jobs together as ``Job.run`` would each of them; fail(job, error) is told of those that end in an error
     of their own. False, with nothing done, where their trainers are not made for it.
     """
     for job in jobs:
         job.begin(place)
-    if not all(hasattr(job.trainer, "feed_of") for job in jobs):
+    if not (cohort := cohort_of(jobs, place)):
         return False
-    from .cohort import Cohort
-
-    lanes = {job: job.lane() for job in jobs}
-    cohort, longest = Cohort(list(lanes.values()), place.branches), max(job.epochs for job in jobs)
+    lanes, longest = dict(zip(jobs, cohort.lanes, strict=True)), max(job.epochs for job in jobs)
     rows = dict(zip(jobs, range(len(jobs)), strict=True))
     running = [job for job in jobs if job.epochs]
     drawn = cohort.draw(0) if longest else {}
@@ -899,7 +925,8 @@ def run_in_step(jobs: list[Job], stop: threading.Event, report, fail, place: Pla
             try:
                 with job.naming(epoch):
                     look = lanes[job].read(told[rows[job]], looks)
-                if job.end_epoch(epoch, look.loss, look.kept, lambda look=look: look.logits, look.snapshot, report):
+                outputs = functools.partial(getattr, look, "logits")
+                if job.end_epoch(epoch, look.loss, look.kept, outputs, look.snapshot, report, look.figures):
                     continue
                 lanes[job].alive = False
                 job.finish()
@@ -913,6 +940,19 @@ def run_in_step(jobs: list[Job], stop: threading.Event, report, fail, place: Pla
             job.cut_short = job in running and stop.is_set()
             job.finish()
     return True
+
+
+def cohort_of(jobs: list[Job], place: Place):
+    """Jobs that have begun, as a cohort; None where there is nothing to be gained."""
+    if all(job.launched and hasattr(job.trainer, "queued") for job in jobs):
+        from .cuda_cohort import LaunchedCohort
+
+        return LaunchedCohort([job.lane() for job in jobs]) if len(jobs) > 1 else None
+    if all(hasattr(job.trainer, "feed_of") for job in jobs):
+        from .cohort import Cohort
+
+        return Cohort([job.lane() for job in jobs], place.branches)
+    return None
 
 
 def split_for_memory(unit: list[Job], error: BaseException) -> list[list[Job]]:

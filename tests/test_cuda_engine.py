@@ -5,6 +5,7 @@ threads, memory.
 
 import functools
 import gc
+import importlib
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 
@@ -89,8 +90,19 @@ from test_engine import (  # noqa: F401
 )
 from test_native import assert_same_bits
 
-from seam_fast import Interrupted, LSTMClassifier, _ext, cuda_trainer, inference, reengineer
+from seam_fast import (
+    Interrupted,
+    LSTMClassifier,
+    Settings,
+    _ext,
+    cuda_trainer,
+    inference,
+    reengineer,
+    reengineer_many,
+)
 from seam_fast.backend import why_not
+
+loop = importlib.import_module("seam_fast.reengineer")  # the package gives that name to the function
 
 if why_not("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {why_not('cuda')}", allow_module_level=True)
@@ -267,6 +279,18 @@ def test_batches_of_many_words(kind, read):
 def test_epochs_by_the_whole_gpu_end_where_those_of_the_cpu_end(kind, options):
     assert_near(train(f"{kind}-quadrature", **options), train("native-quadrature", **options))
     assert_same_run(*(train(f"{kind}-{catch_up}", **options) for catch_up in ("replay", "dense")))
+
+
+@pytest.mark.parametrize("protocol", ["reference", "seam"])
+def test_modules_in_the_same_launches_are_what_they_are_alone(toy, toy_base, monkeypatch, protocol):
+    options = {"protocol": protocol, "epochs": 6, "batch_size": 8, "lr_mask": 0.05, "distill": 0.0}
+    settings = [Settings(**options, alpha=0.2 * (i + 1)) for i in range(9)]
+    rows = reengineer_many(toy_base, toy, [0, 1], settings, backend="cuda")
+    monkeypatch.setattr(loop.Job, "launched", property(lambda job: False))
+    alone = reengineer_many(toy_base, toy, [0, 1], settings, backend="cuda")
+    for one, other in zip(itertools.chain(*rows), itertools.chain(*alone), strict=True):
+        assert all(torch.equal(one.scores[key], other.scores[key]) for key in world.KEYS)
+        assert all(torch.equal(*pair) for pair in zip(one.head, other.head, strict=True))
 
 
 def test_what_a_base_says_by_one_call():

@@ -137,6 +137,8 @@ def gpus(monkeypatch):
     engine.CudaTrainer, graphs.GraphTrainer = gpus.trainer("CudaTrainer"), gpus.trainer("GraphTrainer")
     engine.why_not_one_launch = lambda weights, batch_size: gpus.why_not
     engine.places_at_once = lambda index, weights, batch_size: gpus.at_once[index]
+    engine.takes_cluster = lambda weights, batch_size: False  # whose steps could go together: test_cuda_together.py
+    engine.steps_at_once = lambda weights, batch_size, width: 4096
     for module in (engine, graphs):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return gpus

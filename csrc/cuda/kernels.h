@@ -66,7 +66,7 @@ void train_gate_rows(const Device&, const TrainParams* modules, int64_t count);
 bool is_wide(const Device&, int64_t hidden, int64_t batch);
 void train_wide(const Device&, const TrainParams&, const WideScratch&, const PlanStep* steps);
 
-void train_head(const Device&, const TrainHeadParams&);
+void train_head(const Device&, const TrainHeadParams* modules, int64_t count);  // in as few launches, too
 void flush(const Device&, const FlushParams&);
 
 // blocks: of the launch, each of kLookWarps warps.

@@ -60,7 +60,9 @@ void train(const Device& device, const TrainParams& p) {
   throw std::runtime_error("seam-fast: this GPU has no kernel for steps of this base any more");
 }
 
-void train_head(const Device& device, const TrainHeadParams& p) { launch<TrainHead>(device.stream, 1, p); }
+void train_head(const Device& device, const TrainHeadParams* modules, int64_t count) {
+  launch_together<TrainHead>(device.stream, 1, modules, count);
+}
 
 void flush(const Device& device, const FlushParams& p) {
   constexpr int64_t kRows = Flush::kThreads / 32;  // of a block at a time

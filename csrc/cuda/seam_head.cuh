@@ -134,6 +134,7 @@ SEAM_KERNEL int32_t reason(const B& block, const TrainParams& p, uint32_t bad, i
 
 // The masked base stands still, so all there is of it are its logits: one block takes all steps of an epoch.
 struct TrainHead {
+  static constexpr bool kLaunchedTogether = true;  // a launch takes those of several modules, see block.cuh
   static constexpr int kThreads = 256, kCluster = 1, kWarps = kThreads / 32;
   using Params = TrainHeadParams;
   struct Smem {};

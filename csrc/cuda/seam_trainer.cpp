@@ -105,35 +105,13 @@ class Trainer final : public TrainerBase, public TrainerInParts {
                                                           int64_t begin, int64_t end) override {
     const Use use(*this);
     const c10::DeviceGuard guard(device_.device());
-    check_features(features);
-    check_shares(shares, features.size(0));
-    check_range(begin, end, features.size(0), batch);
-    batch = std::min(batch, std::max<int64_t>(end - begin, 1));
-    const int64_t steps = (end - begin + batch - 1) / batch;
-    if (steps == 0) return {{}, {}};
-    check_whole();
-    std::vector<AdamStep<float>> step(steps);
-    for (int64_t i = 0; i < steps; ++i) step[i] = adam_step_constants<float>(kBeta1, kBeta2, lr_head_, head_steps_ + i + 1);
-    const float* const share = shares.const_data_ptr<float>();
-    TrainHeadParams p = {};
-    p.head = head_params(tensors_.head_alone, batch);
-    p.documents = int32_t(end - begin), p.batch = int32_t(batch);
-    p.features = features.const_data_ptr<float>() + begin * C_;
-    p.shares = shares_there_.put(std::vector<float>(share + 2 * begin, share + 2 * end), device_);
-    p.step = alone_step_there_.put(step, device_);
-    p.bad = bad_.get<int32_t>(kBadFlags, device_);
-    p.losses = losses_.get<float>(steps, device_);
-    p.outcome = outcome_.get<Outcome>(1, device_);
-    failed_ = true;  // until it has gone well
+    const TrainHeadParams p = begin_head(features, shares, batch, begin, end);
+    if (p.documents == 0) return {{}, {}};
     const gpu::Device device = gpu::device_of(tensors_.weights[kEmbedding]);
-    gpu::train_head(device, p);
-    const Tensor outcomes = outcome_.fetch<Outcome>(1), losses = losses_.fetch<float>(steps);
+    gpu::train_head(device, &p, 1);
+    end_head();
     wait_for(device);
-    const Outcome outcome = *static_cast<const Outcome*>(outcomes.const_data_ptr());
-    head_steps_ += outcome.steps;
-    steps_.fetch_add(outcome.steps, std::memory_order_relaxed);
-    failed_ = outcome.what >= 0;
-    return found(outcome, static_cast<const float*>(losses.const_data_ptr()), outcome.steps);
+    return found_by_head();
   }
 
   void flush() override {
@@ -174,10 +152,13 @@ class Trainer final : public TrainerBase, public TrainerInParts {
   void begin_in_parts(const EpochOf& e, const DrawnDocuments::Epoch& drawn) override {
     TORCH_CHECK_VALUE(e.batch >= 1, "batch must be at least 1");
     const int64_t N = drawn.slots.size(0);
-    begin_epoch(e.lr_mask, e.lr_head, (N + e.batch - 1) / e.batch);
+    const Tensor features = e.head_only ? class_logits(drawn.ids, drawn.slots, drawn.lengths) : Tensor();
+    begin_epoch(e.lr_mask, e.lr_head, e.head_only ? 0 : (N + e.batch - 1) / e.batch);
     const Use use(*this);
-    begin_run(drawn.slots, drawn.lengths, drawn.shares, e.batch, 0, N);
+    if (e.head_only) of_head_ = begin_head(features, drawn.shares, e.batch, 0, N);
+    else begin_run(drawn.slots, drawn.lengths, drawn.shares, e.batch, 0, N);
   }
+  TrainHeadParams put_head() override { return of_head_; }
   size_t launches() const override { return run_.taken.size() - 1; }
   // After that of the launch before.
   void plan(size_t i) override { plan(i, run_.wide ? EpochPlan::by_time : EpochPlan::by_document); }
@@ -208,12 +189,13 @@ class Trainer final : public TrainerBase, public TrainerInParts {
   }
   void end_in_parts(const EpochOf& e) override {
     const Use use(*this);
-    end_run();
+    if (e.head_only) end_head();
+    else end_run();
     begin_look(e.looked_at.ids, e.looked_at.slots, e.looked_at.lengths);
   }
   SeamEpoch take_in_parts(const EpochOf& e) override {
     const Use use(*this);
-    const auto [losses, failure] = found_by_run();
+    const auto [losses, failure] = e.head_only ? found_by_head() : found_by_run();
     return concluded(losses, failure, found_by_look(), e.looked_at);
   }
   Tensor anything_there() const override { return tensors_.weights[kEmbedding]; }
@@ -407,13 +389,13 @@ class Trainer final : public TrainerBase, public TrainerInParts {
   }
 
   std::tuple<std::vector<double>, SeamFailure> found_by_run() {
-    if (launches() == 0) return {};
-    const auto* const outcomes = static_cast<const Outcome*>(run_.outcomes.const_data_ptr());
-    const auto* const loss = static_cast<const float*>(run_.losses.const_data_ptr());
-    const auto [outcome, steps] = first_that_failed(outcomes, run_.taken);
+    const Run run = std::exchange(run_, {});
+    if (run.taken.back() == 0) return {};
+    const auto* const outcomes = static_cast<const Outcome*>(run.outcomes.const_data_ptr());
+    const auto* const loss = static_cast<const float*>(run.losses.const_data_ptr());
+    const auto [outcome, steps] = first_that_failed(outcomes, run.taken);
     steps_.fetch_add(steps, std::memory_order_relaxed);
     failed_ |= outcome.what >= 0;
-    run_ = {};
     return found(outcome, loss, steps);
   }
 
@@ -565,6 +547,51 @@ class Trainer final : public TrainerBase, public TrainerInParts {
 
   // ---- What a launch found -----------------------------------------------------------------------------------------------
 
+  // ---- Steps of the head alone in parts -------------------------------------------------------------------------------------
+
+  // No documents where there is nothing to be done.
+  TrainHeadParams begin_head(const Tensor& features, const Tensor& shares, int64_t batch, int64_t begin, int64_t end) {
+    check_features(features);
+    check_shares(shares, features.size(0));
+    check_range(begin, end, features.size(0), batch);
+    batch = std::min(batch, std::max<int64_t>(end - begin, 1));
+    const int64_t steps = (end - begin + batch - 1) / batch;
+    head_ = {features, steps};
+    if (steps == 0) return {};
+    check_whole();
+    std::vector<AdamStep<float>> step(steps);
+    for (int64_t i = 0; i < steps; ++i) step[i] = adam_step_constants<float>(kBeta1, kBeta2, lr_head_, head_steps_ + i + 1);
+    const float* const share = shares.const_data_ptr<float>();
+    TrainHeadParams p = {};
+    p.head = head_params(tensors_.head_alone, batch);
+    p.documents = int32_t(end - begin), p.batch = int32_t(batch);
+    p.features = features.const_data_ptr<float>() + begin * C_;
+    p.shares = shares_there_.put(std::vector<float>(share + 2 * begin, share + 2 * end), device_);
+    p.step = alone_step_there_.put(step, device_);
+    p.bad = bad_.get<int32_t>(kBadFlags, device_);
+    p.losses = losses_.get<float>(steps, device_);
+    p.outcome = outcome_.get<Outcome>(1, device_);
+    failed_ = true;  // until it has gone well
+    return p;
+  }
+
+  void end_head() {
+    if (head_.steps == 0) return;
+    head_.outcomes = outcome_.fetch<Outcome>(1);
+    head_.losses = losses_.fetch<float>(head_.steps);
+    failed_ = false;
+  }
+
+  std::tuple<std::vector<double>, SeamFailure> found_by_head() {
+    const HeadRun run = std::exchange(head_, {});
+    if (run.steps == 0) return {};
+    const Outcome outcome = *static_cast<const Outcome*>(run.outcomes.const_data_ptr());
+    head_steps_ += outcome.steps;
+    steps_.fetch_add(outcome.steps, std::memory_order_relaxed);
+    failed_ |= outcome.what >= 0;
+    return found(outcome, static_cast<const float*>(run.losses.const_data_ptr()), outcome.steps);
+  }
+
   // Of several launches, the i-th of which had the steps from taken[i] on, the first that failed, or the last; and the steps
   // until then.
   static std::pair<Outcome, int64_t> first_that_failed(const Outcome* outcomes, const std::vector<int64_t>& taken) {
@@ -644,6 +671,13 @@ class Trainer final : public TrainerBase, public TrainerInParts {
   at::TensorOptions device_;
   EpochPlan plan_;
   Run run_ = {};
+  struct HeadRun {
+    Tensor features;  // which the launch reads
+    int64_t steps;
+    Tensor outcomes, losses;  // on their way to the host
+  };
+  HeadRun head_ = {};
+  TrainHeadParams of_head_ = {};
   // What a look has been asked for.
   struct LookQueued {
     LookParams params;

@@ -17,11 +17,12 @@ struct EpochOf {
   std::vector<uint64_t> keys;
   double lr_mask, lr_head;
   int64_t batch;
+  bool head_only;
   SeamLookedAt looked_at;
 };
 
-// A trainer whose epoch can be taken in parts, in this order: begin; plan and put for each launch; end; and when the host has
-// waited, take.
+// A trainer whose epoch can be taken in parts, in this order: begin; plan and put for each launch, or put_head where the head
+// alone is stepped; end; and when the host has waited, take.
 class TrainerInParts {
  public:
   virtual ~TrainerInParts() = default;
@@ -29,6 +30,7 @@ class TrainerInParts {
   virtual size_t launches() const = 0;
   virtual void plan(size_t launch) = 0;  // by the host alone: any thread may do it
   virtual TrainParams put(const Device& device, size_t launch) = 0;  // without blocks: other kernels have been started already
+  virtual TrainHeadParams put_head() = 0;  // without documents: there is nothing to be done
   virtual void end_in_parts(const EpochOf& epoch) = 0;
   virtual SeamEpoch take_in_parts(const EpochOf& epoch) = 0;
   virtual Tensor anything_there() const = 0;  // on the device

@@ -16,14 +16,15 @@ inline void bind_together(pybind11::module_& m) {
   namespace py = pybind11;
   using py::arg;
   using NoGil = py::call_guard<py::gil_scoped_release>;
-  // An epoch: the arguments of SeamTrainer.run, but that the head alone is never stepped.
-  using Epoch = std::tuple<std::shared_ptr<DrawnDocuments>, std::vector<uint64_t>, double, double, int64_t, OptionalTensor,
-                           OptionalTensor, OptionalTensor, OptionalTensor>;
+  // An epoch: the arguments of SeamTrainer.run.
+  using Epoch = std::tuple<std::shared_ptr<DrawnDocuments>, std::vector<uint64_t>, double, double, int64_t, bool, OptionalTensor,
+                           OptionalTensor, OptionalTensor, OptionalTensor, OptionalTensor>;
   py::class_<QueuedEpochs>(m, "QueuedEpochs", py::module_local(), "See csrc/cuda/together.h.")
       .def(py::init([](std::vector<std::shared_ptr<SeamTrainer>> trainers, const std::vector<Epoch>& epochs, int64_t threads) {
              std::vector<EpochOf> all;
-             for (const auto& [documents, keys, lr_mask, lr_head, batch, ids, slots, lengths, is_target] : epochs) {
-               all.push_back({documents, keys, lr_mask, lr_head, batch, {ids, slots, lengths, is_target, std::nullopt}});
+             for (const auto& [documents, keys, lr_mask, lr_head, batch, head_only, ids, slots, lengths, is_target, logits] :
+                  epochs) {
+               all.push_back({documents, keys, lr_mask, lr_head, batch, head_only, {ids, slots, lengths, is_target, logits}});
              }
              const py::gil_scoped_release no_gil;
              return std::make_unique<QueuedEpochs>(std::move(trainers), std::move(all), threads);

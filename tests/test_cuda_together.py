@@ -1,0 +1,132 @@
+"""Modules whose steps go into the same launches of a GPU: each is what it is by itself. On the CPU, as in
+test_cuda_trainer.py.
+"""
+
+import importlib
+import threading
+
+import pytest
+import torch
+import world
+from test_cuda_trainer_use import on_host  # noqa: F401
+from test_native import assert_same_bits
+
+from seam_fast import Settings, TrainingError, cuda_cohort, reengineer_many
+from seam_fast.sampling import Sampler
+
+loop = importlib.import_module("seam_fast.reengineer")  # the package gives that name to the function
+QUICK = {"epochs": 4, "batch_size": 8, "lr_mask": 0.05}
+ALPHAS = (0.2, 0.5, 1.0, 2.0, 4.0)
+
+pytestmark = pytest.mark.usefixtures("on_host")
+
+
+@pytest.fixture
+def cohorts(monkeypatch):
+    """How many modules each cohort had."""
+    sizes, plain = [], cuda_cohort.LaunchedCohort
+
+    def counted(lanes):
+        sizes.append(len(lanes))
+        return plain(lanes)
+
+    monkeypatch.setattr(cuda_cohort, "LaunchedCohort", counted)
+    return sizes
+
+
+def alone(monkeypatch):
+    monkeypatch.setattr(loop.Job, "launched", property(lambda job: False))
+
+
+def assert_same_modules(ours, theirs):
+    for one, other in zip(ours, theirs, strict=True):
+        assert all(torch.equal(one.scores[key], other.scores[key]) for key in world.KEYS)
+        assert all(torch.equal(*pair) for pair in zip(one.head, other.head, strict=True))
+        for figures, expected in zip(one.history, other.history, strict=True):
+            assert figures | {"seconds": 0} == expected | {"seconds": 0}
+        assert one.metrics == other.metrics and one.card["steps"] == other.card["steps"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"protocol": "reference"}, {"distill": 0.0, "early_stop": 1, "word_dropout": 0.2, "selection": "reference"}],
+    ids=["reference", "seam"],
+)
+def test_together_each_is_what_it_is_alone(toy, toy_base, monkeypatch, cohorts, options):
+    settings = [Settings(**{"protocol": "seam", "alpha": alpha} | QUICK | options) for alpha in ALPHAS]
+    (together,) = zip(*reengineer_many(toy_base, toy, [0], settings, backend="cuda"), strict=True)
+    assert sorted(cohorts) == [2, 3]
+    alone(monkeypatch)
+    (by_themselves,) = zip(*reengineer_many(toy_base, toy, [0], settings, backend="cuda"), strict=True)
+    assert_same_modules(together, by_themselves)
+    assert sorted(cohorts) == [2, 3]
+
+
+def test_one_that_fails_lets_the_others_end(toy, toy_base, monkeypatch, cohorts):
+    settings = [Settings("reference", alpha=alpha, **QUICK) for alpha in ALPHAS[:3]]
+    settings.append(Settings("reference", target_weight=3e38, **QUICK))
+    with pytest.raises(TrainingError, match="epoch 0: the loss is") as caught:
+        reengineer_many(toy_base, toy, [0], settings, backend="cuda")
+    assert cohorts == [2, 2]
+    alone(monkeypatch)
+    wanted = [row[0] for row in reengineer_many(toy_base, toy, [0], settings[:3], backend="cuda")]
+    assert_same_modules([module for module in caught.value.modules if module], wanted)
+
+
+def test_modules_of_other_lengths_and_few_threads_go_alone(toy, toy_base, cohorts):
+    targets = [0, 1, 2]  # of 8 documents a step, none has as many steps as another
+    reengineer_many(toy_base, toy, targets, [Settings("reference", **QUICK)], backend="cuda")
+    reengineer_many(
+        toy_base, toy, [0], [Settings("reference", alpha=alpha, **QUICK) for alpha in ALPHAS], backend="cuda", threads=2
+    )
+    assert cohorts == []
+
+
+# -- epochs that are queued -------------------------------------------------------------------------------------------
+
+
+def trainers_and_sampler(toy, kind, count):
+    settings = Settings("reference", batch_size=4)
+    sampler = Sampler(toy, torch.arange(len(toy.train.ids)), (0,), settings, 0)
+    weights = world.make_weights(torch.float32, sizes=(toy.vocab_size, 6, 5, 4))
+    head = world.make_head(torch.float32, classes=4)
+    words = torch.from_numpy(sampler.words())
+    made = [
+        world.make_trainer(kind, weights, head, words, **world.OPTIONS | {"alpha": 0.3 * (i + 1)}) for i in range(count)
+    ]
+    return made, sampler
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_queued_epochs_are_those_that_are_run(toy, kind, host_module, threads):
+    ours, sampler = trainers_and_sampler(toy, f"{kind}-quadrature", 3)
+    theirs, _ = trainers_and_sampler(toy, f"{kind}-quadrature", 3)
+    stop = threading.Event()
+    judged_on = toy.test.ids, toy.test.lengths, toy.test.labels == 0
+    for epoch in range(3):
+        trainers, epochs = zip(*(one.queued(sampler, epoch, 4, judged_on=judged_on) for one in ours), strict=True)
+        found = host_module.QueuedEpochs(list(trainers), list(epochs), threads=threads).take()
+        for one, told, other in zip(ours, found, theirs, strict=True):
+            loss, look = one.taken(told)
+            loss_too, look_too = other.take_epoch(sampler, epoch, 4, stop=stop, judged_on=judged_on)
+            assert loss == loss_too and look.kept == look_too.kept and look.figures == look_too.figures
+            assert torch.equal(look.outputs, look_too.outputs)
+            assert all(torch.equal(part, look_too.snapshot()[name]) for name, part in look.snapshot().items())
+            assert one.steps == other.steps
+    for one, other in zip(ours, theirs, strict=True):
+        assert_same_bits(one, other)
+
+
+def test_what_cannot_be_queued_is_refused(toy, kind, host_module):
+    (one, other), sampler = trainers_and_sampler(toy, f"{kind}-quadrature", 2)
+    (trainer, epoch), (another, _) = (each.queued(sampler, 0, 4) for each in (one, other))
+    with pytest.raises(ValueError, match="a trainer at least"):
+        host_module.QueuedEpochs([], [], threads=1)
+    with pytest.raises(ValueError, match="as many epochs as trainers"):
+        host_module.QueuedEpochs([trainer, another], [epoch], threads=1)
+    with pytest.raises(ValueError, match="one epoch at a time"):
+        host_module.QueuedEpochs([trainer, trainer], [epoch, epoch], threads=1)
+    queued = host_module.QueuedEpochs([trainer], [epoch], threads=1)
+    assert len(queued.take()) == 1
+    with pytest.raises(ValueError, match="taken already"):
+        queued.take()
