@@ -42,12 +42,12 @@ def cuda_host():
 
 
 def use_cuda_host(
-    monkeypatch, recurrence="automatic", products="automatic", multiprocessors=4, clusters=True, tf32=False
+    monkeypatch, recurrence="automatic", products="automatic", multiprocessors=4, clusters=True, tf32=False, cluster=5
 ):
     """Lets every op but those of ``backend="torch"`` run the CUDA kernels on the CPU, on a device as it is told."""
     module = cuda_host()
     module.choose_cuda(recurrence, products)
-    module.pretend(multiprocessors, clusters, tf32)
+    module.pretend(multiprocessors, clusters, tf32, cluster)
     for place in (ops, library):
         choose = lambda backend, _: lstm_layer if backend == "torch" else module  # noqa: E731
         monkeypatch.setattr(place, "choose_kernels", choose)

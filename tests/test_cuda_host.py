@@ -66,7 +66,7 @@ def found(case, dtype, **changes):
 # Units at both ends of the range of each kernel that does all steps in one launch: where it is full, and a unit more.
 FULL = [1, 31, 32, 33, 48, 49, 52, 53, 64, 65, 96, 97, 128, 129, 192, 193, 256, 257, 384, 385, 512]
 FULL_IN_16_BITS = [1, 32, 33, 48, 49, 52, 53, 64, 65, 66, 127, 128, 129, 130, 191, 192, 193, 194, 255, 256]
-FULL_IN_16_BITS += [257, 384, 385, 512]
+FULL_IN_16_BITS += [257, 383, 385, 511]  # of which no two lie in a word: for others see "large layers" below
 
 
 @pytest.mark.parametrize("hidden", FULL)
@@ -271,6 +271,32 @@ def test_a_cluster_in_16_bits(host, hidden, order):
         assert_close(case, found(case, dtype), dtype)
     case = Case(T=4, B=5, I=2, H=hidden, hx=False, bias=False)
     assert_close(case, found(case, dtype), dtype)
+
+
+# -- large layers in 16 bits: a cluster of eight or 16 blocks for eight sequences --------------------------------------
+
+LARGE = [(258, 5, "shuffled"), (300, 5, "depth_first"), (384, 5, "reversed")]  # a cluster of eight
+LARGE += [(386, 5, "depth_first"), (512, 5, "shuffled")]  # of 16, where there are enough of them
+LARGE += [(392, 8, "shuffled"), (512, 8, "depth_first")]  # of eight, whose weights fill shared memory as well
+
+
+@pytest.mark.parametrize(("hidden", "cluster", "order"), LARGE)
+def test_a_large_layer_in_16_bits(host, hidden, cluster, order):
+    """Right, and the same to the bit when threads take turns in another order."""
+    module = host("own", "own", cluster=cluster)
+    module.watch_memory(True)
+    dtype = SHORT[hidden // 2 % 2]
+    case = Case(T=3, B=9, I=2, H=hidden, lengths=LENGTHS, batch_first=hidden % 8 == 0)
+    results = []
+    for turns in ("round_robin", order):
+        module.set_order(turns, 3)
+        results.append(found(case, dtype))
+        assert_close(case, results[-1], dtype)
+    for name, tensor in flat(results[0]).items():
+        assert torch.equal(tensor, flat(results[1])[name]), name
+    for steps in (1, 4):
+        case = Case(T=steps, B=3, I=2, H=hidden, hx=False, bias=False)
+        assert_close(case, found(case, dtype), dtype)
 
 
 @pytest.mark.parametrize("choice", ["own", "library"])

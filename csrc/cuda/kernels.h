@@ -12,7 +12,7 @@ struct Device {
   int multiprocessors;  // SMs
   bool clusters;        // whether blocks can form clusters (Hopper and newer)
   bool tf32;            // whether torch lets products of float32 round their operands to tf32
-  int cluster = 0;      // blocks of a cluster of GateRowSteps, for tests; 0: chosen by what there is to do
+  int cluster = 0;      // blocks of a cluster where there is a choice, for tests; 0: chosen by what there is to do
 };
 
 void order(const Device&, const OrderParams&);

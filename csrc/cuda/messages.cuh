@@ -71,6 +71,23 @@ SEAM_KERNEL void send4(const B&, int rank, Shared<T, N>& shared, int i, const T 
 #endif
 }
 
+// `count` numbers of one's own block's shared memory into the same place of another block by one request, of a warp whose lanes
+// all call it. Count times their size and both places are multiples of 16 bytes. Threads that have written them say
+// `ready_to_send` and meet the warp in a barrier; nobody writes there, nor does the block end, before they have come.
+SEAM_KERNEL void ready_to_send() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+template <class B, class T, int N>
+SEAM_KERNEL void send_all(const B& block, int rank, Shared<T, N>& shared, int i, int count, Arrivals& arrivals) {
+#if __CUDA_ARCH__ >= 900
+  const Addresses there = addresses_in(rank, shared, i, arrivals);
+  const uint32_t here = uint32_t(__cvta_generic_to_shared(&shared.memory[i]));
+  if (block.lane() == 0) {
+    asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(there.to),
+                 "r"(here), "r"(count * int(sizeof(T))), "r"(there.counted)
+                 : "memory");
+  }
+#endif
+}
+
 }  // namespace seam::gpu
 
 #else

@@ -5,6 +5,7 @@
 #include "recurrent_plan.cuh"
 #include "recurrent_small.cuh"
 #include "recurrent_tiles.cuh"
+#include "recurrent_wide_tiles.cuh"
 
 namespace seam::gpu {
 
@@ -22,6 +23,7 @@ bool recurrent_backward(const Device& device, const BackwardParams<BFloat16>& p)
   using Params = BackwardParams<BFloat16>;
   if (with_small_sizes<SmallBackward, BFloat16>(p.hidden, StartSmall<Params>{device, p})) return true;
   if (with_cluster_tiles<ClusterTilesBackward, BFloat16>(p.hidden, StartClusterTiles<Params>{device, p})) return true;
+  if (start_wide_tiles<WideTilesBackward, BFloat16>(device, p)) return true;
   return with_tiles<TiledBackward, BFloat16, BFloat16>(p.hidden, StartTiled<Params>{device, p});
 }
 
@@ -30,6 +32,7 @@ bool recurrent_backward(const Device& device, const BackwardParams<Half>& p) {
   using Params = BackwardParams<Half>;
   if (with_small_sizes<SmallBackward, Half>(p.hidden, StartSmall<Params>{device, p})) return true;
   if (with_cluster_tiles<ClusterTilesBackward, Half>(p.hidden, StartClusterTiles<Params>{device, p})) return true;
+  if (start_wide_tiles<WideTilesBackward, Half>(device, p)) return true;
   return with_tiles<TiledBackward, Half, Half>(p.hidden, StartTiled<Params>{device, p});
 }
 

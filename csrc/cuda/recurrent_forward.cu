@@ -5,6 +5,7 @@
 #include "recurrent_plan.cuh"
 #include "recurrent_small.cuh"
 #include "recurrent_tiles.cuh"
+#include "recurrent_wide_tiles.cuh"
 
 namespace seam::gpu {
 
@@ -22,6 +23,7 @@ bool recurrent_forward(const Device& device, const ForwardParams<BFloat16>& p) {
   using Params = ForwardParams<BFloat16>;
   if (with_small_sizes<SmallForward, BFloat16>(p.hidden, StartSmall<Params>{device, p})) return true;
   if (with_cluster_tiles<ClusterTilesForward, BFloat16>(p.hidden, StartClusterTiles<Params>{device, p})) return true;
+  if (start_wide_tiles<WideTilesForward, BFloat16>(device, p)) return true;
   return with_tiles<TiledForward, BFloat16, BFloat16>(p.hidden, StartTiled<Params>{device, p});
 }
 
@@ -30,6 +32,7 @@ bool recurrent_forward(const Device& device, const ForwardParams<Half>& p) {
   using Params = ForwardParams<Half>;
   if (with_small_sizes<SmallForward, Half>(p.hidden, StartSmall<Params>{device, p})) return true;
   if (with_cluster_tiles<ClusterTilesForward, Half>(p.hidden, StartClusterTiles<Params>{device, p})) return true;
+  if (start_wide_tiles<WideTilesForward, Half>(device, p)) return true;
   return with_tiles<TiledForward, Half, Half>(p.hidden, StartTiled<Params>{device, p});
 }
 

@@ -112,6 +112,40 @@ struct StartClusterTiles {
   }
 };
 
+// ---- Large layers in 16 bits: recurrent_wide_tiles.cuh -----------------------------------------------------------------
+
+// Up to 512 units, where words hold two of them. Chosen by estimates, not measured: clocks a step of eight sequences, forward /
+// backward, as csrc/README.md counts them (in brackets what a prototype of such a division took on an H100):
+//   384 units, 8 blocks of 48 units: 1,350 / 1,800
+//   512 units, 16 blocks of 32 units: 1,250 / 1,700 (1,830 / 2,010); of their clusters an H100 runs 7 at once
+//   512 units, 8 blocks of 64 units: 2,200 / 2,500 (2,670 / 2,960); of these 15
+// By recurrent_tiles.cuh a call of 512 units, 64 sequences, 64 steps took 15,000 / 19,000 a step on an H100, products included.
+template <class K, class Params>
+bool start_tiles(const Device& device, const Params& p, int64_t most_rounds) {
+  const int64_t tiles = (p.sequences.batch + 7) / 8;
+  if (tiles > most_rounds * resident_clusters<K>(device.index)) return false;
+  launch<K>(device.stream, tiles, p);
+  return true;
+}
+
+template <template <class, int, int, int> class Kernel, class T, class Params>
+bool start_wide_tiles(const Device& device, const Params& p) {
+  constexpr int64_t kMostRounds = 4;  // beyond, products of the whole batch are better
+  if (!device.clusters || p.hidden <= 256 || 512 < p.hidden || !in_words(p)) return false;
+  if (p.hidden <= 384) return start_tiles<Kernel<T, 8, 48, 6>>(device, p, kMostRounds);
+  using Eight = Kernel<T, 8, 64, 8>;
+  using Sixteen = Kernel<T, 16, 32, 8>;
+  // Larger clusters take two thirds of the time, but fewer of them run at once.
+  const int64_t tiles = (p.sequences.batch + 7) / 8;
+  const auto time = [&](int64_t at_once, int64_t of_step) {
+    return at_once > 0 ? (tiles + at_once - 1) / at_once * of_step : INT64_MAX;
+  };
+  const int64_t of_sixteen = time(resident_clusters<Sixteen>(device.index), 2);
+  const int64_t of_eight = device.cluster == 8 ? 0 : time(resident_clusters<Eight>(device.index), 3);
+  if (of_sixteen <= of_eight) return start_tiles<Sixteen>(device, p, kMostRounds);
+  return start_tiles<Eight>(device, p, kMostRounds);
+}
+
 // ---- In full precision: recurrent.cuh ---------------------------------------------------------------------------------
 
 // The sizes there are kernels for: units up to HB by clusters of CL blocks, L lanes to a unit. Weights of a block fill at
@@ -173,7 +207,8 @@ template <template <class, class, int, int, int> class Kernel, class T, class Nu
 bool with_tiles(int64_t hidden, const Run& run) {
   if constexpr (sizeof(T) == 2) {
     // Up to 64 units recurrent_small.cuh does it, or there are so many sequences that products of the whole batch are better; up
-    // to 256, recurrent_cluster_tiles.cuh where there are clusters, and of these is no other kernel for more than 128.
+    // to 256, recurrent_cluster_tiles.cuh where there are clusters, and of these is no other kernel for more than 128; above,
+    // recurrent_wide_tiles.cuh takes most.
     if (hidden <= 64) return false;
     if (hidden <= 96) return run.template with<Kernel<T, Number, 96, 1, 1>>();
     if (hidden <= 128) return run.template with<Kernel<T, Number, 128, 1, 1>>();

@@ -1,6 +1,6 @@
-// The recurrence by tensor cores, for numbers of 16 bits that recurrent_cluster_tiles.cuh does not take (larger layers, GPUs
-// without clusters) and, where that is allowed, for float32 rounded to tf32: all steps
-// of eight sequences in one launch. As in recurrent.cuh the weights stay in registers, here as the left operands of
+// The recurrence by tensor cores, for numbers of 16 bits that neither recurrent_cluster_tiles.cuh nor recurrent_wide_tiles.cuh
+// takes (GPUs without such clusters; of more than 256 units, those of which no two lie in a word) and, where that is allowed,
+// for float32 rounded to tf32: all steps of eight sequences in one launch. As in recurrent.cuh the weights stay in registers, here as the left operands of
 // tiles, and the hidden state goes round through shared memory, as the right operand.
 //
 // The rows of a pair of tiles are ordered so that the four gates of a unit end up in the lanes that need them: rows g and

@@ -50,6 +50,7 @@ struct Message {  // on its way into shared memory
   int32_t round;        // there
   char bytes[16];
   size_t size;
+  const void* from;  // where they lie until they arrive; null: nowhere else
 };
 
 // ---- The machine ----------------------------------------------------------------------------------------------------
@@ -152,7 +153,7 @@ class Machine {
   void deliver(const void* counted, int32_t round) {
     std::erase_if(messages_, [&](const Message& message) {
       if (message.counted != counted || message.round > round) return false;
-      memcpy(message.to, message.bytes, message.size);
+      memcpy(message.to, message.from ? message.from : message.bytes, message.size);
       return true;
     });
   }

@@ -36,9 +36,9 @@ struct Arrivals {
 
 template <class T, int N, int M>
 void send_numbers(int rank, Shared<T, N>& shared, int i, const T (&values)[M], Arrivals& arrivals,
-                  const host::Site& site) {
+                  const host::Site& site, const void* from = nullptr) {
   static_assert(sizeof(T) == 4);
-  host::Message message = {nullptr, nullptr, 0, {}, M * sizeof(T)};
+  host::Message message = {nullptr, nullptr, 0, {}, M * sizeof(T), from};
   message.to = host::machine.place_in(rank, shared.memory, N, sizeof(T), i, M, site);
   Arrivals* const theirs = static_cast<Arrivals*>(host::machine.place_in(rank, &arrivals, 1, sizeof(arrivals), 0, 1, site));
   if (message.to == nullptr || theirs == nullptr) return;
@@ -59,6 +59,19 @@ template <class B, class T, int N>
 void send4(const B&, int rank, Shared<T, N>& shared, int i, const T (&values)[4], Arrivals& arrivals,
            host::Site site = host::Site::current()) {
   send_numbers(rank, shared, i, values, arrivals, site);
+}
+
+// As many messages, of what lies there when they arrive. Whether `ready_to_send` has been said, nobody sees.
+SEAM_KERNEL void ready_to_send() {}
+template <class B, class T, int N>
+void send_all(const B& block, int rank, Shared<T, N>& shared, int i, int count, Arrivals& arrivals,
+              host::Site site = host::Site::current()) {
+  if (block.lane() != 0) return;
+  for (int k = i; k < i + count; k += 4) {
+    T four[4];
+    shared.load4(k, four, site);
+    send_numbers(rank, shared, k, four, arrivals, site, &shared.memory[k]);
+  }
 }
 
 }  // namespace seam::gpu

@@ -205,6 +205,33 @@ struct RingOfMessages : Small<4> {
   }
 };
 
+// The same by requests: a block writes what it sends among its own, and sends all of it at once.
+struct RingOfRequests : Small<4> {
+  using Smem = RingOfMessages::Smem;
+  static constexpr int kSteps = Ring::kSteps, kBytes = (kCluster - 1) * 64 * int(sizeof(float));
+  static SEAM_KERNEL void run(const Block& block, Smem& smem, const Params& p) {
+    const int t = block.thread(), place = (block.index() * kCluster + block.rank()) * 64 + t;
+    float mine = load(p.in + place);
+    if (t == 0) smem.arrivals[0].begin(kBytes), smem.arrivals[1].begin(kBytes);
+    block.sync_cluster();
+#pragma GCC unroll 1
+    for (int step = 0; step < kSteps; ++step) {
+      const int k = step % 2, at = k * kCluster * 64, own = at + block.rank() * 64;
+      smem.all.store(own + t, mine);
+      ready_to_send();
+      block.sync();
+      for (int i = 1 + block.warp(); i < kCluster; i += 2) {
+        send_all(block, (block.rank() + i) % kCluster, smem.all, own, 64, smem.arrivals[k]);
+      }
+      smem.arrivals[k].wait(step / 2);
+      if (t == 0) smem.arrivals[k].arm(kBytes);
+      mine += smem.all.load(at + (block.rank() + 3) % kCluster * 64 + 63 - t);
+    }
+    store(p.out + place, mine);
+    block.sync_cluster();
+  }
+};
+
 void correct_kernels() {
   std::vector<float> in(512), out(512);
   for (int i = 0; i < 512; ++i) in[i] = float(i * 37 % 101 - 50);
@@ -238,6 +265,8 @@ void correct_kernels() {
   clean<Ring>("an exchange in clusters of four", {in.data(), out.data()}, 2,
               [&] { return every(512, [&](int i) { return ring[i]; }); });
   clean<RingOfMessages>("an exchange in clusters of four by messages", {in.data(), out.data()}, 2,
+                        [&] { return every(512, [&](int i) { return ring[i]; }); });
+  clean<RingOfRequests>("an exchange in clusters of four by requests", {in.data(), out.data()}, 2,
                         [&] { return every(512, [&](int i) { return ring[i]; }); });
 }
 
