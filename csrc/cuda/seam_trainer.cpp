@@ -18,6 +18,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <tuple>
 
 #include "../adam_constants.h"
 #include "../score_update.h"
@@ -51,18 +52,37 @@ class DeviceBuffer {
     }
     return reinterpret_cast<T*>(memory_.mutable_data_ptr());
   }
-  // Copies values from the host, when all that the stream was given before is done; it does not wait for that.
+  // Copies arrays of the host here, when all that the stream was given before is done; it does not wait for that. By one
+  // copy, each from a multiple of 16 bytes on: a copy is several calls of CUDA, in which modules side by side wait for each
+  // other.
+  template <typename... T>
+  std::tuple<T*...> put_all(const at::TensorOptions& options, const std::vector<T>&... values) {
+    const void* const from[] = {values.data()...};
+    const size_t sizes[] = {values.size() * sizeof(T)...};
+    size_t at[sizeof...(T)], bytes = 0;
+    for (size_t i = 0; i < sizeof...(T); ++i) {
+      at[i] = bytes;
+      bytes += (sizes[i] + 15) / 16 * 16;
+    }
+    uint8_t* const to = get<uint8_t>(int64_t(bytes), options);
+    if (bytes > 0) {
+      // From memory that the device can read while the host goes on, which torch keeps until it has.
+      const c10::InferenceMode ordinary(false);
+      const Tensor here =
+          at::empty({int64_t(bytes)}, at::TensorOptions(at::kByte).pinned_memory(options.device().is_cuda()));
+      for (size_t i = 0; i < sizeof...(T); ++i) {
+        if (sizes[i] > 0) std::memcpy(static_cast<uint8_t*>(here.mutable_data_ptr()) + at[i], from[i], sizes[i]);
+      }
+      memory_.narrow(0, 0, int64_t(bytes)).copy_(here, /*non_blocking=*/true);
+    }
+    std::tuple<T*...> found;
+    size_t i = 0;
+    std::apply([&](T*&... there) { ((there = reinterpret_cast<T*>(to + at[i++])), ...); }, found);
+    return found;
+  }
   template <typename T>
   T* put(const std::vector<T>& values, const at::TensorOptions& options) {
-    T* const to = get<T>(int64_t(values.size()), options);
-    const int64_t bytes = int64_t(values.size() * sizeof(T));
-    if (bytes == 0) return to;
-    // From memory that the device can read while the host goes on, which torch keeps until it has.
-    const c10::InferenceMode ordinary(false);
-    const Tensor from = at::empty({bytes}, at::TensorOptions(at::kByte).pinned_memory(options.device().is_cuda()));
-    std::memcpy(from.mutable_data_ptr(), values.data(), size_t(bytes));
-    memory_.narrow(0, 0, bytes).copy_(from, /*non_blocking=*/true);
-    return to;
+    return std::get<0>(put_all(options, values));
   }
   void clear() { memory_.zero_(); }
   // The first so many numbers, as bytes, as they are when all that the stream was given before is done.
@@ -125,6 +145,7 @@ class Trainer final : public TrainerBase {
     rule_ = adam_rule<float>(kBeta1, kBeta2, kEps, options_.penalty[kEmbedding]);
     gaps_.resize(kLongestGap + 1);
     has_gap_.resize(kLongestGap + 1);
+    put_tables();
     take_fresh();
   }
 
@@ -142,9 +163,7 @@ class Trainer final : public TrainerBase {
       step_[i] = adam_step_constants<float>(kBeta1, kBeta2, lr_mask, now_ + i + 1);
       head_step_[i] = adam_step_constants<float>(kBeta1, kBeta2, lr_head, now_ + i + 1);
     }
-    step_there_.put(step_, device_);
-    head_step_there_.put(head_step_, device_);
-    beta2_power_there_.put(beta2_power_, device_);
+    tables_are_new_ = true;
     lr_ = lr_mask;
     lr_head_ = lr_head;
   }
@@ -167,12 +186,12 @@ class Trainer final : public TrainerBase {
     const float* const share = shares.const_data_ptr<float>();
     failed_ = true;  // until it has gone well: from here on the plan takes the steps for taken
     flushed_ = false;
+    if (tables_are_new_) put_tables();
     TrainParams p = params();
     p.T = int32_t(T), p.batch = int32_t(batch);
     p.head = head_params(tensors_.head_together, batch);
-    const float* const shares_there = shares_there_.put(std::vector<float>(share + 2 * begin, share + 2 * end), device_);
-    const float* const fresh = fresh_there_.put(fresh_states(steps), device_);
-    float* const losses = losses_.get<float>(steps, device_);
+    const auto [shares_there, fresh] =
+        documents_there_.put_all(device_, std::vector<float>(share + 2 * begin, share + 2 * end), fresh_states(steps));
     const gpu::Device device = gpu::device_of(tensors_.weights[kEmbedding]);
     // A plan is made while the GPU takes the steps of the one before: the first is short, so that it need not wait for long.
     constexpr int64_t kFirst = 32, kMost = 512;
@@ -181,7 +200,7 @@ class Trainer final : public TrainerBase {
       taken.push_back(std::min(taken.back() + most, steps));
     }
     const size_t launches = taken.size() - 1;
-    Outcome* const outcomes = outcome_.get<Outcome>(int64_t(launches), device_);
+    const auto [outcomes, losses] = room_to_tell(launches, steps);
     for (size_t i = 0; i < launches; ++i) {
       const int64_t first = begin + taken[i] * batch, last = std::min(begin + taken[i + 1] * batch, end);
       p.now = now_ + taken[i];
@@ -218,11 +237,10 @@ class Trainer final : public TrainerBase {
     p.head = head_params(tensors_.head_alone, batch);
     p.documents = int32_t(end - begin), p.batch = int32_t(batch);
     p.features = features.const_data_ptr<float>() + begin * C_;
-    p.shares = shares_there_.put(std::vector<float>(share + 2 * begin, share + 2 * end), device_);
-    p.step = alone_step_there_.put(step, device_);
+    std::tie(p.shares, p.step) =
+        documents_there_.put_all(device_, std::vector<float>(share + 2 * begin, share + 2 * end), step);
     p.bad = bad_.get<int32_t>(kBadFlags, device_);
-    p.losses = losses_.get<float>(steps, device_);
-    p.outcome = outcome_.get<Outcome>(1, device_);
+    std::tie(p.outcome, p.losses) = room_to_tell(1, steps);
     failed_ = true;  // until it has gone well
     gpu::train_head(gpu::device_of(tensors_.weights[kEmbedding]), p);
     const Outcome outcome = finish(1, {0, steps});
@@ -362,8 +380,8 @@ class Trainer final : public TrainerBase {
             all.rule,
             options_.catch_up == "quadrature",
             first_,
-            step_there_.get<AdamStep<float>>(0, device_),
-            beta2_power_there_.get<double>(0, device_),
+            step_there_,
+            beta2_power_there_,
             gaps_there_.get<GapRule<float>>(0, device_),
             float(lr_),
             penalty * penalty};
@@ -393,8 +411,7 @@ class Trainer final : public TrainerBase {
       plan(EpochPlan::by_time);
     }
     TORCH_CHECK_VALUE(plan_.numbers.size() < size_t{1} << 31, "the plan of so many steps is too large; take fewer at once");
-    p.plan = plan_there_.put(plan_.steps, device_);
-    p.numbers = numbers_there_.put(plan_.numbers, device_);
+    std::tie(p.plan, p.numbers) = plan_there_.put_all(device_, plan_.steps, plan_.numbers);
     need_gaps(p.now);
     p.rows = rows_params();
     if (layout.blocks == 0) {
@@ -422,8 +439,7 @@ class Trainer final : public TrainerBase {
     p.weight_ih = scored(kWeightIh), p.weight_hh = scored(kWeightHh);
     p.bias_ih = scored(kBiasIh), p.bias_hh = scored(kBiasHh);
     p.linear = scored(kLinear), p.linear_bias = scored(kLinearBias);
-    p.head_step = head_step_there_.get<AdamStep<float>>(0, device_);
-
+    p.head_step = head_step_there_;
     p.bad = bad_.get<int32_t>(kBadFlags + kReasons, device_);
     p.reasons = p.bad + kBadFlags;
     return p;
@@ -533,16 +549,27 @@ class Trainer final : public TrainerBase {
 
   // ---- What a launch found -----------------------------------------------------------------------------------------------
 
+  static int64_t bytes_of_outcomes(size_t launches) { return (int64_t(launches * sizeof(Outcome)) + 15) / 16 * 16; }
+
+  // Where so many launches of so many steps in all write it, fetched by one copy.
+  std::tuple<Outcome*, float*> room_to_tell(size_t launches, int64_t steps) {
+    const int64_t losses_at = bytes_of_outcomes(launches);
+    uint8_t* const to = told_.get<uint8_t>(losses_at + steps * int64_t(sizeof(float)), device_);
+    return {reinterpret_cast<Outcome*>(to), reinterpret_cast<float*>(to + losses_at)};
+  }
+
   // Of several launches, the i-th of which had the steps from taken[i] on: what became of them all.
   Outcome finish(size_t launches, const std::vector<int64_t>& taken) {
-    const Tensor told = outcome_.fetch<Outcome>(int64_t(launches)), losses = losses_.fetch<float>(taken.back());
+    const int64_t losses_at = bytes_of_outcomes(launches);
+    const Tensor told = told_.fetch<uint8_t>(losses_at + taken.back() * int64_t(sizeof(float)));
     wait_for(gpu::device_of(tensors_.weights[kEmbedding]));
     const auto* const outcomes = static_cast<const Outcome*>(told.const_data_ptr());
     size_t i = 0;
     while (i + 1 < launches && outcomes[i].what < 0) ++i;  // the first that failed, or the last
     Outcome outcome = outcomes[i];
     outcome.steps += int32_t(taken[i]);
-    const auto* const loss = static_cast<const float*>(losses.const_data_ptr());
+    const auto* const loss =
+        reinterpret_cast<const float*>(static_cast<const uint8_t*>(told.const_data_ptr()) + losses_at);
     found_losses_.assign(loss, loss + outcome.steps);
     steps_.fetch_add(outcome.steps, std::memory_order_relaxed);
     failed_ = outcome.what >= 0;
@@ -556,6 +583,12 @@ class Trainer final : public TrainerBase {
   }
 
   // ---- Rows ----------------------------------------------------------------------------------------------------------------
+
+  void put_tables() {
+    std::tie(step_there_, head_step_there_, beta2_power_there_) =
+        tables_there_.put_all(device_, step_, head_step_, beta2_power_);
+    tables_are_new_ = false;
+  }
 
   // The state of rows that never occurred stands behind all rows, the same in each column.
   void take_fresh() {
@@ -630,15 +663,17 @@ class Trainer final : public TrainerBase {
   float fresh_[3];
   std::vector<AdamStep<float>> step_, head_step_;  // of this epoch, from step `first_` on
   std::vector<double> beta2_power_;
+  bool tables_are_new_ = false;  // these three are not on the device yet
   std::vector<float> fresh_states_, found_losses_;
   std::vector<int32_t> due_;
   std::vector<GapRule<float>> gaps_;
   std::vector<bool> has_gap_;
   Mirrored looked_at_, asked_;  // by look, and by class_logits, which epochs of the head alone ask for other documents
   // On the device:
-  DeviceBuffer word_, step_there_, head_step_there_, alone_step_there_, beta2_power_there_, fresh_there_, gaps_there_,
-      due_there_, look_, plan_there_, numbers_there_, shares_there_, scratch_, gate_rows_,
-      head_scratch_, bad_, losses_, outcome_;
+  DeviceBuffer word_, tables_there_, documents_there_, gaps_there_, due_there_, look_, plan_there_, scratch_, gate_rows_,
+      head_scratch_, bad_, told_;
+  AdamStep<float>*step_there_, *head_step_there_;  // among the tables
+  double* beta2_power_there_;
 };
 
 }  // namespace
