@@ -89,6 +89,7 @@ from test_engine import (  # noqa: F401
     test_words_in_any_order_and_shape,
 )
 from test_native import assert_same_bits
+from test_take_epoch import judged_on, make_one, test_it_is_what_single_calls_give  # noqa: F401
 
 from seam_fast import (
     Interrupted,
@@ -119,6 +120,11 @@ def kind():
 @pytest.fixture(params=["cuda-quadrature", "graph"])
 def make(request):
     return functools.partial(world.make_trainer, request.param)
+
+
+@pytest.fixture
+def in_one_call():
+    return "cuda-quadrature"
 
 
 @pytest.fixture

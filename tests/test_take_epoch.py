@@ -37,10 +37,16 @@ def make_trainer(kind, base, sampler, **options):
 
 
 @pytest.fixture(params=["native-quadrature", "cuda-host-quadrature"])
-def make(request):
+def in_one_call(request):
+    """The trainers that can, as `world.make_trainer` calls them; test_cuda_engine.py has another."""
     if request.param.startswith("cuda-host"):
         request.getfixturevalue("unwatched")
-    return functools.partial(make_trainer, request.param)
+    return request.param
+
+
+@pytest.fixture
+def make_one(in_one_call):
+    return functools.partial(make_trainer, in_one_call)
 
 
 @pytest.fixture
@@ -72,9 +78,9 @@ def told(trainer, loss, look, wanted):
 
 
 @pytest.mark.parametrize("looks", ["always", "every other time", "never"])
-def test_it_is_what_single_calls_give(toy, toy_base, make, judged_on, looks):
+def test_it_is_what_single_calls_give(toy, toy_base, make_one, judged_on, looks):
     sampler, stop = make_sampler(toy, word_dropout=0.3), threading.Event()
-    trainers = [make(toy_base, sampler) for _ in range(2)]
+    trainers = [make_one(toy_base, sampler) for _ in range(2)]
     known, kept = [None, None], set()
     for epoch in range(4):
         at = judged_on if looks == "always" or (looks != "never" and epoch % 2) else None
@@ -91,11 +97,11 @@ def test_it_is_what_single_calls_give(toy, toy_base, make, judged_on, looks):
     assert trainers[0].steps == trainers[1].steps
 
 
-def test_a_teacher_and_long_epochs_go_step_by_step(toy, toy_base, make, monkeypatch):
+def test_a_teacher_and_long_epochs_go_step_by_step(toy, toy_base, make_one, monkeypatch):
     """As there is somebody to ask in between."""
     teacher = lambda ids, lengths: torch.full((len(ids),), 0.5)  # noqa: E731
     soft, plain = make_sampler(toy, distill=0.5, teacher=teacher), make_sampler(toy)
-    trainer = make(toy_base, plain)
+    trainer = make_one(toy_base, plain)
     assert trainer._draws_of(soft, 4) == (None, ())
     assert trainer._draws_of(plain, 4)[0] is not None
     monkeypatch.setattr(type(trainer), "_steps_at_once", lambda *sizes: 2)
@@ -104,17 +110,17 @@ def test_a_teacher_and_long_epochs_go_step_by_step(toy, toy_base, make, monkeypa
     assert loss > 0 and look.outputs is None and trainer.steps == -(-plain.size // 4)
 
 
-def test_nothing_is_done_once_stop_is_set(toy, toy_base, make, judged_on):
+def test_nothing_is_done_once_stop_is_set(toy, toy_base, make_one, judged_on):
     sampler, stop = make_sampler(toy), threading.Event()
-    trainer = make(toy_base, sampler)
+    trainer = make_one(toy_base, sampler)
     stop.set()
     loss, look = trainer.take_epoch(sampler, 0, 4, stop=stop, judged_on=judged_on)
     assert loss == 0 and trainer.steps == 0 and look.outputs is None
 
 
-def test_it_says_what_is_not_finite(toy, toy_base, make, judged_on):
+def test_it_says_what_is_not_finite(toy, toy_base, make_one, judged_on):
     sampler = make_sampler(toy)
-    trainer = make(toy_base, sampler)
+    trainer = make_one(toy_base, sampler)
     trainer.scores[world.LSTM[0]][0, 0] = float("inf")
     trainer.adopt(0)
     with pytest.raises(TrainingError, match="not finite"):

@@ -5,6 +5,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include <cstring>
+#include <tuple>
 #include <vector>
 
 #include "documents.h"
@@ -23,18 +24,37 @@ class DeviceBuffer {
     }
     return reinterpret_cast<T*>(memory_.mutable_data_ptr());
   }
-  // Copies values from the host, when all that the stream was given before is done; it does not wait for that.
+  // Copies arrays of the host here, when all that the stream was given before is done; it does not wait for that. By one
+  // copy, each from a multiple of 16 bytes on: a copy is several calls of CUDA, in which modules side by side wait for each
+  // other.
+  template <typename... T>
+  std::tuple<T*...> put_all(const at::TensorOptions& options, const std::vector<T>&... values) {
+    const void* const from[] = {values.data()...};
+    const size_t sizes[] = {values.size() * sizeof(T)...};
+    size_t at[sizeof...(T)], bytes = 0;
+    for (size_t i = 0; i < sizeof...(T); ++i) {
+      at[i] = bytes;
+      bytes += (sizes[i] + 15) / 16 * 16;
+    }
+    uint8_t* const to = get<uint8_t>(int64_t(bytes), options);
+    if (bytes > 0) {
+      // From memory that the device can read while the host goes on, which torch keeps until it has.
+      const c10::InferenceMode ordinary(false);
+      const Tensor here =
+          at::empty({int64_t(bytes)}, at::TensorOptions(at::kByte).pinned_memory(options.device().is_cuda()));
+      for (size_t i = 0; i < sizeof...(T); ++i) {
+        if (sizes[i] > 0) std::memcpy(static_cast<uint8_t*>(here.mutable_data_ptr()) + at[i], from[i], sizes[i]);
+      }
+      memory_.narrow(0, 0, int64_t(bytes)).copy_(here, /*non_blocking=*/true);
+    }
+    std::tuple<T*...> found;
+    size_t i = 0;
+    std::apply([&](T*&... there) { ((there = reinterpret_cast<T*>(to + at[i++])), ...); }, found);
+    return found;
+  }
   template <typename T>
   T* put(const std::vector<T>& values, const at::TensorOptions& options) {
-    T* const to = get<T>(int64_t(values.size()), options);
-    const int64_t bytes = int64_t(values.size() * sizeof(T));
-    if (bytes == 0) return to;
-    // From memory that the device can read while the host goes on, which torch keeps until it has.
-    const c10::InferenceMode ordinary(false);
-    const Tensor from = at::empty({bytes}, at::TensorOptions(at::kByte).pinned_memory(options.device().is_cuda()));
-    std::memcpy(from.mutable_data_ptr(), values.data(), size_t(bytes));
-    memory_.narrow(0, 0, bytes).copy_(from, /*non_blocking=*/true);
-    return to;
+    return std::get<0>(put_all(options, values));
   }
   void clear() { memory_.zero_(); }
   // The first so many numbers, as bytes, as they are when all that the stream was given before is done.

@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <tuple>
 
 #include "../adam_constants.h"
 #include "../score_update.h"
@@ -60,6 +61,7 @@ class Trainer final : public TrainerBase, public TrainerInParts {
     rule_ = adam_rule<float>(kBeta1, kBeta2, kEps, options_.penalty[kEmbedding]);
     gaps_.resize(kLongestGap + 1);
     has_gap_.resize(kLongestGap + 1);
+    put_tables();
     take_fresh();
   }
 
@@ -77,9 +79,7 @@ class Trainer final : public TrainerBase, public TrainerInParts {
       step_[i] = adam_step_constants<float>(kBeta1, kBeta2, lr_mask, now_ + i + 1);
       head_step_[i] = adam_step_constants<float>(kBeta1, kBeta2, lr_head, now_ + i + 1);
     }
-    step_there_.put(step_, device_);
-    head_step_there_.put(head_step_, device_);
-    beta2_power_there_.put(beta2_power_, device_);
+    tables_are_new_ = true;
     lr_ = lr_mask;
     lr_head_ = lr_head;
   }
@@ -299,8 +299,8 @@ class Trainer final : public TrainerBase, public TrainerInParts {
             all.rule,
             options_.catch_up == "quadrature",
             first_,
-            step_there_.get<AdamStep<float>>(0, device_),
-            beta2_power_there_.get<double>(0, device_),
+            step_there_,
+            beta2_power_there_,
             gaps_there_.get<GapRule<float>>(0, device_),
             float(lr_),
             penalty * penalty};
@@ -327,7 +327,7 @@ class Trainer final : public TrainerBase, public TrainerInParts {
     std::vector<int64_t> taken = {0};  // steps before each launch, if all goes well, and after the last
     TrainParams p;                     // all but what differs from launch to launch
     bool wide;
-    Tensor outcomes, losses;           // on their way to the host
+    Tensor told;                       // on its way to the host
   };
 
   void begin_run(const Tensor& slots, const Tensor& lengths, const Tensor& shares, int64_t batch, int64_t begin, int64_t end) {
@@ -349,14 +349,14 @@ class Trainer final : public TrainerBase, public TrainerInParts {
     }
     failed_ = true;  // until it has gone well: from here on the plan takes the steps for taken
     flushed_ = false;
+    if (tables_are_new_) put_tables();
     const float* const share = shares.const_data_ptr<float>();
     TrainParams& p = run_.p = params();
     p.T = int32_t(T), p.batch = int32_t(batch);
     p.head = head_params(tensors_.head_together, batch);
-    p.shares = shares_there_.put(std::vector<float>(share + 2 * begin, share + 2 * end), device_);
-    p.fresh = fresh_there_.put(fresh_states(steps), device_);
-    p.losses = losses_.get<float>(steps, device_);
-    p.outcome = outcome_.get<Outcome>(int64_t(launches()), device_);
+    std::tie(p.shares, p.fresh) =
+        documents_there_.put_all(device_, std::vector<float>(share + 2 * begin, share + 2 * end), fresh_states(steps));
+    std::tie(p.outcome, p.losses) = room_to_tell(launches(), steps);
     run_.wide = takes_wide(gpu::device_of(tensors_.weights[kEmbedding]), batch);
   }
 
@@ -371,8 +371,7 @@ class Trainer final : public TrainerBase, public TrainerInParts {
 
   void put_plan(TrainParams& p) {
     TORCH_CHECK_VALUE(plan_.numbers.size() < size_t{1} << 31, "the plan of so many steps is too large; take fewer at once");
-    p.plan = plan_there_.put(plan_.steps, device_);
-    p.numbers = numbers_there_.put(plan_.numbers, device_);
+    std::tie(p.plan, p.numbers) = plan_there_.put_all(device_, plan_.steps, plan_.numbers);
     need_gaps(p.now);
     p.rows = rows_params();
   }
@@ -381,8 +380,7 @@ class Trainer final : public TrainerBase, public TrainerInParts {
   void end_run() {
     const int64_t steps = run_.taken.back();
     if (steps == 0) return;
-    run_.outcomes = outcome_.fetch<Outcome>(int64_t(launches()));
-    run_.losses = losses_.fetch<float>(steps);
+    run_.told = fetch_told(launches(), steps);
     for (int k = 0; k < 3; ++k) fresh_[k] = fresh_states_[3 * steps + k];
     now_ += steps;
     failed_ = false;
@@ -391,8 +389,7 @@ class Trainer final : public TrainerBase, public TrainerInParts {
   std::tuple<std::vector<double>, SeamFailure> found_by_run() {
     const Run run = std::exchange(run_, {});
     if (run.taken.back() == 0) return {};
-    const auto* const outcomes = static_cast<const Outcome*>(run.outcomes.const_data_ptr());
-    const auto* const loss = static_cast<const float*>(run.losses.const_data_ptr());
+    const auto [outcomes, loss] = told_by(run.told, run.taken.size() - 1);
     const auto [outcome, steps] = first_that_failed(outcomes, run.taken);
     steps_.fetch_add(steps, std::memory_order_relaxed);
     failed_ |= outcome.what >= 0;
@@ -421,8 +418,7 @@ class Trainer final : public TrainerBase, public TrainerInParts {
     p.weight_ih = scored(kWeightIh), p.weight_hh = scored(kWeightHh);
     p.bias_ih = scored(kBiasIh), p.bias_hh = scored(kBiasHh);
     p.linear = scored(kLinear), p.linear_bias = scored(kLinearBias);
-    p.head_step = head_step_there_.get<AdamStep<float>>(0, device_);
-
+    p.head_step = head_step_there_;
     p.bad = bad_.get<int32_t>(kBadFlags + kReasons, device_);
     p.reasons = p.bad + kBadFlags;
     return p;
@@ -566,30 +562,45 @@ class Trainer final : public TrainerBase, public TrainerInParts {
     p.head = head_params(tensors_.head_alone, batch);
     p.documents = int32_t(end - begin), p.batch = int32_t(batch);
     p.features = features.const_data_ptr<float>() + begin * C_;
-    p.shares = shares_there_.put(std::vector<float>(share + 2 * begin, share + 2 * end), device_);
-    p.step = alone_step_there_.put(step, device_);
+    std::tie(p.shares, p.step) =
+        documents_there_.put_all(device_, std::vector<float>(share + 2 * begin, share + 2 * end), step);
     p.bad = bad_.get<int32_t>(kBadFlags, device_);
-    p.losses = losses_.get<float>(steps, device_);
-    p.outcome = outcome_.get<Outcome>(1, device_);
+    std::tie(p.outcome, p.losses) = room_to_tell(1, steps);
     failed_ = true;  // until it has gone well
     return p;
   }
 
   void end_head() {
     if (head_.steps == 0) return;
-    head_.outcomes = outcome_.fetch<Outcome>(1);
-    head_.losses = losses_.fetch<float>(head_.steps);
+    head_.told = fetch_told(1, head_.steps);
     failed_ = false;
   }
 
   std::tuple<std::vector<double>, SeamFailure> found_by_head() {
     const HeadRun run = std::exchange(head_, {});
     if (run.steps == 0) return {};
-    const Outcome outcome = *static_cast<const Outcome*>(run.outcomes.const_data_ptr());
+    const auto [outcomes, losses] = told_by(run.told, 1);
+    const Outcome outcome = *outcomes;
     head_steps_ += outcome.steps;
     steps_.fetch_add(outcome.steps, std::memory_order_relaxed);
     failed_ |= outcome.what >= 0;
-    return found(outcome, static_cast<const float*>(run.losses.const_data_ptr()), outcome.steps);
+    return found(outcome, losses, outcome.steps);
+  }
+
+  static int64_t bytes_of_outcomes(size_t launches) { return (int64_t(launches * sizeof(Outcome)) + 15) / 16 * 16; }
+
+  // Where so many launches of so many steps in all write it; its way to the host, by one copy; and where it is there.
+  std::tuple<Outcome*, float*> room_to_tell(size_t launches, int64_t steps) {
+    const int64_t losses_at = bytes_of_outcomes(launches);
+    uint8_t* const to = told_.get<uint8_t>(losses_at + steps * int64_t(sizeof(float)), device_);
+    return {reinterpret_cast<Outcome*>(to), reinterpret_cast<float*>(to + losses_at)};
+  }
+  Tensor fetch_told(size_t launches, int64_t steps) const {
+    return told_.fetch<uint8_t>(bytes_of_outcomes(launches) + steps * int64_t(sizeof(float)));
+  }
+  static std::tuple<const Outcome*, const float*> told_by(const Tensor& told, size_t launches) {
+    const auto* const from = static_cast<const uint8_t*>(told.const_data_ptr());
+    return {reinterpret_cast<const Outcome*>(from), reinterpret_cast<const float*>(from + bytes_of_outcomes(launches))};
   }
 
   // Of several launches, the i-th of which had the steps from taken[i] on, the first that failed, or the last; and the steps
@@ -607,6 +618,12 @@ class Trainer final : public TrainerBase, public TrainerInParts {
   }
 
   // ---- Rows ----------------------------------------------------------------------------------------------------------------
+
+  void put_tables() {
+    std::tie(step_there_, head_step_there_, beta2_power_there_) =
+        tables_there_.put_all(device_, step_, head_step_, beta2_power_);
+    tables_are_new_ = false;
+  }
 
   // The state of rows that never occurred stands behind all rows, the same in each column.
   void take_fresh() {
@@ -674,7 +691,7 @@ class Trainer final : public TrainerBase, public TrainerInParts {
   struct HeadRun {
     Tensor features;  // which the launch reads
     int64_t steps;
-    Tensor outcomes, losses;  // on their way to the host
+    Tensor told;      // on its way to the host
   };
   HeadRun head_ = {};
   TrainHeadParams of_head_ = {};
@@ -696,15 +713,17 @@ class Trainer final : public TrainerBase, public TrainerInParts {
   float fresh_[3];
   std::vector<AdamStep<float>> step_, head_step_;  // of this epoch, from step `first_` on
   std::vector<double> beta2_power_;
+  bool tables_are_new_ = false;  // these three are not on the device yet
   std::vector<float> fresh_states_;
   std::vector<int32_t> due_;
   std::vector<GapRule<float>> gaps_;
   std::vector<bool> has_gap_;
   Mirrored looked_at_, asked_;  // by look, and by class_logits, which epochs of the head alone ask for other documents
   // On the device:
-  DeviceBuffer word_, step_there_, head_step_there_, alone_step_there_, beta2_power_there_, fresh_there_, gaps_there_,
-      due_there_, look_there_, plan_there_, numbers_there_, shares_there_, scratch_, gate_rows_, wide_, wide_flags_,
-      head_scratch_, bad_, losses_, outcome_;
+  DeviceBuffer word_, tables_there_, documents_there_, gaps_there_, due_there_, look_there_, plan_there_, scratch_, gate_rows_,
+      wide_, wide_flags_, head_scratch_, bad_, told_;
+  AdamStep<float>*step_there_, *head_step_there_;  // among the tables
+  double* beta2_power_there_;
 };
 
 }  // namespace
