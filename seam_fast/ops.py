@@ -91,6 +91,11 @@ def masked_lstm(
         options |= {"lengths": lengths, "dropout": dropout, "training": training, "backend": backend, "clamp": clamp}
         return _recorded(input, masked_lstm, (input, hx, weights, scores), options)
     directions = 2 if bidirectional else 1
+    alone = num_layers == 1 and type(num_layers) is int and dropout == 0.0 and lengths is None
+    if alone and type(input) is Tensor and not _watched(input):
+        found = _at_once(input, hx, weights, scores, directions, batch_first, backend, clamp)
+        if found is not None:
+            return found
     if scores is None and hasattr(weights, "__len__"):
         scores = [None] * len(weights)
     if isinstance(input, Tensor) and not input.is_meta and torch.is_autocast_enabled(input.device.type):
@@ -203,6 +208,43 @@ def masked_linear(
         weight, weight_score = jit_trace.effective(weight, weight_score), None
         bias, bias_score = None if bias is None else jit_trace.effective(bias, bias_score), None
     return reference.masked_linear(input, weight, bias, weight_score, bias_score, clamp)
+
+
+def _watched(input: Tensor) -> bool:
+    """Whether somebody asks for more than numbers and gradients: autocast, a tracer, a transform."""
+    return (
+        input.is_meta
+        or torch.compiler.is_compiling()
+        or transforms.are_active()
+        or forward_ad._current_level >= 0
+        or is_in_torch_dispatch_mode()
+        or torch.is_autocast_enabled(input.device.type)
+        or jit_trace.is_recording()
+    )
+
+
+def _at_once(input, hx, weights, scores, directions, batch_first, backend, clamp):
+    """One layer by compiled kernels, which check what they are given: of a small layer the checks below, tensor by
+    tensor, take longer than its steps. None where these kernels are not to be used, or anything is wrong, which is
+    then found, and said, by the way that all other calls go.
+    """
+    try:
+        kernels = choose_kernels(backend, input)
+        if kernels is lstm_layer or input.dim() != 3:
+            return None
+        h_0, c_0 = (None, None) if hx is None else hx
+        if (h_0 is None) is not (c_0 is None):
+            return None
+        scores = [None] * len(weights) if scores is None else scores
+        clamp = clamps_in_op(clamp, *scores)
+        if batch_first:
+            input = input.transpose(0, 1)
+        output, h_n, c_n = kernels.masked_lstm_layer(input, h_0, c_0, weights, scores, None, batch_first, clamp)
+    except (TypeError, ValueError, RuntimeError, AttributeError):
+        return None
+    if len(h_n) != directions:  # the weights are those of another number of directions
+        return None
+    return output.transpose(0, 1) if batch_first else output, (h_n, c_n)
 
 
 def _recorded(proxy, function, arguments, options):
