@@ -12,6 +12,11 @@
 #include "ops.h"
 #include "parallel.h"
 #include "transforms.h"
+#if defined(SEAM_WITH_CUDA)
+#include <c10/core/DeviceGuard.h>
+
+#include "cuda/calls_together.h"
+#endif
 
 namespace seam {
 
@@ -66,6 +71,20 @@ struct Arguments {
   }
 };
 
+// make(turns), on a GPU by launches of many calls where that can be.
+template <class Make>
+variable_list in_turn(const Calls& calls, const variable_list& tensors, int64_t first, const Make& make) {
+#if defined(SEAM_WITH_CUDA)
+  if (calls.several() && tensors[first + kInput].is_cuda()) {
+    const c10::DeviceGuard guard(tensors[first + kInput].device());
+    gpu::CallsTogether turns(calls, tensors, first);
+    return make(turns);
+  }
+#endif
+  Turns turns;
+  return make(turns);
+}
+
 Tensor stack_of(at::IntArrayRef sizes, int64_t calls, const Tensor& like) {
   std::vector<int64_t> all = {calls};
   all.insert(all.end(), sizes.begin(), sizes.end());
@@ -75,7 +94,9 @@ Tensor stack_of(at::IntArrayRef sizes, int64_t calls, const Tensor& like) {
 }  // namespace
 
 variable_list forward_each(const Calls& calls, const variable_list& tensors) {
-  if (!calls.several() || !tensors[kInput].is_cpu()) return forward_in_turn(calls, tensors);
+  if (!calls.several() || !tensors[kInput].is_cpu()) {
+    return in_turn(calls, tensors, 0, [&](Turns& turns) { return forward_in_turn(calls, tensors, turns); });
+  }
   const Arguments a(calls, tensors, 0, 0);
   const Layer l = check_layer(kOnCpu, a.input, a.h_0, a.c_0, a.weights, a.scores, a.lengths);
   const int64_t saved = calls.save ? saved_size(l) : 0;
@@ -93,7 +114,9 @@ variable_list forward_each(const Calls& calls, const variable_list& tensors) {
 }
 
 variable_list backward_each(const Calls& calls, const std::vector<bool>& needs, const variable_list& tensors) {
-  if (!calls.several() || !tensors[kGrads + kInput].is_cpu()) return backward_in_turn(calls, needs, tensors);
+  if (!calls.several() || !tensors[kGrads + kInput].is_cpu()) {
+    return in_turn(calls, tensors, kGrads, [&](Turns& turns) { return backward_in_turn(calls, needs, tensors, turns); });
+  }
   const int64_t count = calls.count, last = int64_t(tensors.size()) - 1;
   const Arguments a(calls, tensors, kGrads, 0);
   const Layer l = check_layer(kOnCpu, a.input, a.h_0, a.c_0, a.weights, a.scores, a.lengths);

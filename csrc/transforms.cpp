@@ -293,9 +293,10 @@ Calls Calls::of_backward() const {
   return all;
 }
 
-variable_list forward_in_turn(const Calls& calls, const variable_list& tensors) {
+variable_list forward_in_turn(const Calls& calls, const variable_list& tensors, Turns& turns) {
   std::vector<variable_list> results;
   for (int64_t i = 0; i < (calls.several() ? calls.size : 1); ++i) {
+    turns.next_call();
     const variable_list own = of_call(calls, tensors, i);
     const at::TensorList weights = at::TensorList(own).slice(kWeights, calls.count);
     auto [output, h_n, c_n, saved] = masked_lstm_forward(
@@ -303,15 +304,17 @@ variable_list forward_in_turn(const Calls& calls, const variable_list& tensors) 
         optionals(at::TensorList(own).slice(kWeights + calls.count)), optional(own[kLengths]), false, calls.save);
     results.push_back({output, h_n, c_n, saved});
   }
+  turns.end();
   return stacked(calls, results);
 }
 
-variable_list backward_in_turn(const Calls& calls, const std::vector<bool>& needs, const variable_list& tensors) {
+variable_list backward_in_turn(const Calls& calls, const std::vector<bool>& needs, const variable_list& tensors, Turns& turns) {
   const int64_t count = calls.count, first = kGrads + kWeights;
   const std::vector<bool> need_weights(needs.begin() + kWeights, needs.begin() + kWeights + count);
   const std::vector<bool> need_scores(needs.begin() + kWeights + count, needs.end());
   std::vector<variable_list> results;
   for (int64_t i = 0; i < (calls.several() ? calls.size : 1); ++i) {
+    turns.next_call();
     const variable_list own = of_call(calls, tensors, i);
     const at::TensorList all(own);
     auto [input, h_0, c_0, weights, scores] = masked_lstm_backward(
@@ -325,6 +328,7 @@ variable_list backward_in_turn(const Calls& calls, const std::vector<bool>& need
     }
     results.push_back(std::move(found));
   }
+  turns.end();
   return stacked(calls, results);
 }
 

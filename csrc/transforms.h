@@ -25,11 +25,20 @@ struct Calls {
 constexpr int64_t kInput = 0, kH0 = 1, kC0 = 2, kLengths = 3, kWeights = 4;
 constexpr int64_t kGrads = 3;  // which stand before, in the backward pass
 
-// One after the other, on any device.
-variable_list forward_in_turn(const Calls& calls, const variable_list& tensors);
-variable_list backward_in_turn(const Calls& calls, const std::vector<bool>& needs, const variable_list& tensors);
+// Who is told when each call begins, and when all have been made and their results are wanted.
+class Turns {
+ public:
+  virtual ~Turns() = default;
+  virtual void next_call() {}
+  virtual void end() {}
+};
 
-// On the CPU shared among threads as wholes: a short LSTM keeps one thread busy, many of them can keep all.
+// One after the other, on any device.
+variable_list forward_in_turn(const Calls& calls, const variable_list& tensors, Turns& turns);
+variable_list backward_in_turn(const Calls& calls, const std::vector<bool>& needs, const variable_list& tensors, Turns& turns);
+
+// On the CPU shared among threads as wholes: a short LSTM keeps one thread busy, many of them can keep all. On a GPU by the same
+// launches, for the same reason; see cuda/calls_together.h.
 variable_list forward_each(const Calls& calls, const variable_list& tensors);
 variable_list backward_each(const Calls& calls, const std::vector<bool>& needs, const variable_list& tensors);
 

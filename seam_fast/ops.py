@@ -81,7 +81,8 @@ def masked_lstm(
     clamp of a score's gradient comes after the sum over time and batch. A second derivative needs ``backend="torch"``.
 
     ``torch.func`` (grad, vjp, jacrev, vmap, functional_call) works with every backend: plain PyTorch is transformed as
-    it is; of vmap compiled kernels see independent calls, which they share among threads. Forward mode (jvp, jacfwd)
+    it is; of vmap compiled kernels see independent calls, which they share among threads, or on a GPU, float32 and up
+    to 128 units, among the blocks of one launch. Forward mode (jvp, jacfwd)
     needs ``seam_fast.reference.masked_lstm``. ``torch.jit.trace`` records torch's own ops, for inference only.
 
     Raises ValueError or TypeError, in one sentence with the argument's name, what is expected and what came.

@@ -236,7 +236,7 @@ constexpr size_t kBytesOfParameters = 4096;
 #endif
 template <class Params>
 struct Together {
-  static constexpr int kMost = int(kBytesOfParameters / sizeof(Params));
+  static constexpr int kWanted = 16, kRoom = int(kBytesOfParameters / sizeof(Params)), kMost = kRoom < kWanted ? kRoom : kWanted;
   Params each[kMost];
 };
 

@@ -56,13 +56,13 @@ Device device_of(const Tensor& input) {
   const auto [major, multiprocessors] = hardware(index);
   TORCH_CHECK(major >= 8, "seam-fast's CUDA kernels need a GPU of compute capability 8.0 or more, and this one has ", major,
               ".", attribute(cudaDevAttrComputeCapabilityMinor, index));
-  return {index, c10::cuda::getCurrentCUDAStream(index).stream(), multiprocessors, major >= 9, tf32_allowed()};
+  return {index, {c10::cuda::getCurrentCUDAStream(index).stream()}, multiprocessors, major >= 9, tf32_allowed()};
 }
 
 void wait_for(const Device& device) {
   cudaEvent_t done;
   C10_CUDA_CHECK(cudaEventCreateWithFlags(&done, cudaEventBlockingSync | cudaEventDisableTiming));
-  cudaError_t error = cudaEventRecord(done, static_cast<cudaStream_t>(device.stream));
+  cudaError_t error = cudaEventRecord(done, static_cast<cudaStream_t>(device.stream.stream));
   if (error == cudaSuccess) error = cudaEventSynchronize(done);
   cudaEventDestroy(done);
   C10_CUDA_CHECK(error);

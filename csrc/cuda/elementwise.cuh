@@ -11,6 +11,7 @@ namespace seam::gpu {
 // Each thread takes every count-th of `size` tasks.
 struct Elementwise {
   static constexpr int kThreads = 256, kCluster = 1;
+  static constexpr bool kAlsoTogether = true;  // in launches of many calls
   struct Smem {};
 
   template <class Body>

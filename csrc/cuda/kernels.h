@@ -1,6 +1,7 @@
 // The CUDA kernels as the host side calls them. T: float, double, BFloat16 or Half.
 #pragma once
 
+#include "collected.h"
 #include "params.h"
 #include "seam_params.h"
 
@@ -8,10 +9,11 @@ namespace seam::gpu {
 
 struct Device {
   int index;
-  void* stream;         // cudaStream_t
+  Queue stream;         // where its launches go
   int multiprocessors;  // SMs
   bool clusters;        // whether blocks can form clusters (Hopper and newer)
   bool tf32;            // whether torch lets products of float32 round their operands to tf32
+  int64_t calls = 1;    // that go together, and so share the device. No choice by it may change a bit
   int cluster = 0;      // blocks of a cluster where there is a choice, for tests; 0: chosen by what there is to do
 };
 

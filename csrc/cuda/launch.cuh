@@ -9,6 +9,21 @@
 #include <type_traits>
 
 #include "block.cuh"
+#include "collected.h"
+
+namespace seam::gpu {
+
+// Kernels that say so are started for several calls at once: kLaunchedTogether always, kAlsoTogether at times.
+template <class K, class = void>
+struct IsTogether : std::false_type {};
+template <class K>
+struct IsTogether<K, std::enable_if_t<K::kLaunchedTogether>> : std::true_type {};
+template <class K, class = void>
+struct IsAlsoTogether : std::false_type {};
+template <class K>
+struct IsAlsoTogether<K, std::enable_if_t<K::kAlsoTogether>> : std::true_type {};
+
+}  // namespace seam::gpu
 
 #if defined(__CUDACC__)
 
@@ -25,11 +40,6 @@ constexpr size_t shared_bytes() {
   return std::is_empty_v<typename K::Smem> ? 0 : sizeof(typename K::Smem);
 }
 
-// Kernels that say so are started for several calls at once, and have an entry for that alone.
-template <class K, class = void>
-struct IsTogether : std::false_type {};
-template <class K>
-struct IsTogether<K, std::enable_if_t<K::kLaunchedTogether>> : std::true_type {};
 template <class K>
 constexpr auto entry_of() {
   if constexpr (IsTogether<K>::value) return entry_together<K>;
@@ -37,16 +47,24 @@ constexpr auto entry_of() {
 }
 
 // What a kernel needs beyond the ordinary has to be allowed on each device.
-template <class K>
-cudaError_t allow() {
+template <class K, class Entry>
+cudaError_t allow(Entry entry) {
   constexpr size_t kOrdinary = 48 << 10;
   constexpr int kPortableCluster = 8;
   cudaError_t error = cudaSuccess;
   if constexpr (shared_bytes<K>() > kOrdinary) {
-    error = cudaFuncSetAttribute(entry_of<K>(), cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes<K>()));
+    error = cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes<K>()));
   }
   if constexpr (K::kCluster > kPortableCluster) {
-    if (error == cudaSuccess) error = cudaFuncSetAttribute(entry_of<K>(), cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    if (error == cudaSuccess) error = cudaFuncSetAttribute(entry, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  }
+  return error;
+}
+template <class K>
+cudaError_t allow() {
+  cudaError_t error = allow<K>(entry_of<K>());
+  if constexpr (IsAlsoTogether<K>::value) {
+    if (error == cudaSuccess) error = allow<K>(entry_together<K>);
   }
   return error;
 }
@@ -143,3 +161,27 @@ int64_t resident_clusters(int) {
 }  // namespace seam::gpu
 
 #endif
+
+namespace seam::gpu {
+
+// What is common to both meanings: a launch that may have to wait for others.
+template <class K>
+void launch(const Queue& queue, int64_t clusters, const typename K::Params& p) {
+  if (queue.collected) queue.collected->note<K>(clusters, p);
+  else launch<K>(queue.stream, clusters, p);
+}
+template <class K>
+void launch_together(const Queue& queue, int64_t clusters, const typename K::Params* calls, int64_t count) {
+  launch_together<K>(queue.stream, clusters, calls, count);
+}
+
+template <class K>
+void Collected::Launches<K>::start(void* stream) const {
+  if constexpr (IsAlsoTogether<K>::value) {
+    launch_together<K>(stream, clusters, calls.data(), int64_t(calls.size()));
+  } else {
+    for (const typename K::Params& p : calls) launch<K>(stream, clusters, p);
+  }
+}
+
+}  // namespace seam::gpu

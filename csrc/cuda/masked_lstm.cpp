@@ -2,6 +2,8 @@
 // that a CUDA graph can record it.
 #include "masked_lstm.h"
 
+#include "calls_together.h"
+
 #include <ATen/Dispatch.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/addmm.h>
@@ -102,6 +104,7 @@ constexpr double kLibraryFrom = 1e9, kLibraryFromShort = 1e8;
 constexpr int64_t kLibraryTerms = 1024;
 
 bool use_library(double operations, int64_t terms, at::ScalarType type) {
+  if (CallsTogether::collecting()) return false;
   if (choices().products != Choice::automatic) return choices().products == Choice::library;
   return terms > kLibraryTerms || operations > (is_short(type) ? kLibraryFromShort : kLibraryFrom);
 }
@@ -153,8 +156,15 @@ struct Call {
         batch_first(is_batch_first(given)) {
     for (const Tensor& weight : all_weights) weights.push_back(*contiguous(weight));
     for (const OptionalTensor& score : all_scores) scores.push_back(contiguous(score));
+    if (auto* const together = CallsTogether::collecting()) {
+      together->take_part(device);
+      for (const Tensor& weight : weights) together->hold(weight);
+      for (const OptionalTensor& score : scores) hold(score);
+      for (const OptionalTensor& state : {h_0, c_0, lengths}) hold(state);
+      hold(input);
+    }
     if (!lengths) return;
-    ranks = at::empty({2, l.B}, input.options().dtype(at::kInt));
+    ranks = held(at::empty({2, l.B}, input.options().dtype(at::kInt)));
     order(device, {l.T, l.B, lengths->const_data_ptr<int64_t>(), pointer<int32_t>(ranks), pointer<int32_t>(ranks, l.B)});
   }
 
@@ -174,8 +184,17 @@ struct Call {
     return {weights[i].const_data_ptr(), scores[i] ? scores[i]->const_data_ptr() : nullptr, kind_of(weights[i])};
   }
 
-  Tensor empty(int64_t size) const { return at::empty({size}, input.options()); }
-  Tensor empty_wide(int64_t size) const { return at::empty({size}, input.options().dtype(wide(type()))); }
+  // Where launches go out later, what they use is kept until then.
+  static const Tensor& held(const Tensor& t) {
+    if (auto* const together = CallsTogether::collecting()) together->hold(t);
+    return t;
+  }
+  static void hold(const OptionalTensor& t) {
+    if (t) held(*t);
+  }
+
+  Tensor empty(int64_t size) const { return held(at::empty({size}, input.options())); }
+  Tensor empty_wide(int64_t size) const { return held(at::empty({size}, input.options().dtype(wide(type())))); }
   // Memory as (T, B, width), in the order of input's rows; and, for a matrix library, as (rows, width), in whatever order
   // they are.
   template <class T>
@@ -194,7 +213,7 @@ struct Call {
   template <class T>
   Tensor effective_matrix(int64_t d, int64_t which) const {
     const Tensor& weight = weights[d * l.per_direction + which];
-    const Tensor kept = at::empty(weight.sizes(), input.options());
+    const Tensor kept = held(at::empty(weight.sizes(), input.options()));
     effective<T, T>(device, {weight.numel(), masked(d, which), {}, pointer<T>(kept)});
     return kept;
   }
@@ -288,6 +307,7 @@ void forward_direction(const Call& call, int64_t d, const Tensor& output, const 
   if (chosen == Choice::library || !recurrent_forward<T>(call.device, p)) {
     TORCH_CHECK(chosen != Choice::own, "no kernel of seam-fast does a layer of ", l.H, " units of ", call.type(), " for ",
                 l.B, " sequences in one launch on this device");
+    TORCH_INTERNAL_ASSERT(!CallsTogether::collecting());
     forward_by_steps<T>(call, d, p);
   }
   call.zero_padding<T>(p.sequences, p.output, l.H);
@@ -516,6 +536,7 @@ void backward_direction(const Call& call, int64_t d, const OptionalTensor& grad_
   if (chosen == Choice::library || !recurrent_backward<T>(call.device, p)) {
     TORCH_CHECK(chosen != Choice::own, "no kernel of seam-fast does a layer of ", l.H, " units of ", call.type(), " for ",
                 l.B, " sequences in one launch on this device");
+    TORCH_INTERNAL_ASSERT(!CallsTogether::collecting());
     backward_by_steps<T>(call, d, p);
   }
 
@@ -579,7 +600,8 @@ masked_lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& gr
   const Call call(l, input, h_0, c_0, weights, scores, lengths);
   const OptionalTensor grad_rows = grad_output ? OptionalTensor(with_plain_rows(*grad_output)) : std::nullopt;
   const OptionalTensor of_h_n = contiguous(grad_h_n), of_c_n = contiguous(grad_c_n);
-  const Tensor states = with_plain_rows(output), activations = saved.contiguous();
+  const Tensor states = Call::held(with_plain_rows(output)), activations = Call::held(saved.contiguous());
+  for (const OptionalTensor& grad : {grad_rows, of_h_n, of_c_n}) Call::hold(grad);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, input.scalar_type(), "masked_lstm_backward", [&] {
     for (int64_t d = 0; d < l.D; ++d) {
       backward_direction<NativeOf<scalar_t>::type>(call, d, grad_rows, of_h_n, of_c_n, states, activations,
@@ -587,6 +609,52 @@ masked_lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& gr
     }
   });
   return {grads.input, grads.h_0, grads.c_0, grads.weights, grads.scores};
+}
+
+// ---- Calls together -----------------------------------------------------------------------------------------------------
+
+namespace {
+
+thread_local CallsTogether* current = nullptr;
+
+bool suit(const Calls& calls, const variable_list& tensors, int64_t first) {
+  constexpr int64_t kMostUnits = 128;
+  const Choices& chosen = choices();
+  if (calls.size < 2 || chosen.recurrence == Choice::library || chosen.products == Choice::library) return false;
+  const auto of_call = [&](int64_t k) { return calls.leading[size_t(k)] ? tensors[k].select(0, 0) : tensors[k]; };
+  const Tensor input = of_call(first + kInput), weight_hh = of_call(first + kWeights + 1);
+  if (input.dim() != 3 || weight_hh.dim() != 2 || input.scalar_type() != at::kFloat || input.numel() == 0) return false;
+  const int64_t rows = input.size(0) * input.size(1), I = input.size(2), H = weight_hh.size(1);
+  const Device device = gpu::device_of(input);
+  if (H > (device.clusters ? kMostUnits : kMostUnits / 2) || input.size(1) > 96 * device.multiprocessors) return false;
+  const auto operations = [&](int64_t columns) { return 2.0 * double(rows * kGates * H * columns); };
+  return !use_library(operations(I), I, at::kFloat) && !use_library(operations(2 * I + H), rows, at::kFloat);
+}
+
+}  // namespace
+
+CallsTogether::CallsTogether(const Calls& calls, const variable_list& tensors, int64_t first)
+    : suits_(suit(calls, tensors, first)), count_(calls.size) {}
+CallsTogether::~CallsTogether() {
+  if (current == this) current = nullptr;
+}
+CallsTogether* CallsTogether::collecting() { return current; }
+
+void CallsTogether::next_call() {
+  if (!suits_) return;
+  current = this;
+  launches_.next_call();
+}
+void CallsTogether::take_part(Device& device) {
+  stream_ = device.stream.stream;
+  device.stream.collected = &launches_;
+  device.calls = count_;
+}
+void CallsTogether::end() {
+  if (!suits_) return;
+  current = nullptr;
+  launches_.start(stream_);
+  held_.clear();
 }
 
 }  // namespace seam::gpu

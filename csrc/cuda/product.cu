@@ -11,7 +11,7 @@ namespace {
 constexpr int kSmall = 32, kLarge = 64;  // sides of a tile
 
 // Large tiles read less, small ones are more: they are for products that would not fill the device otherwise.
-bool few(const Device& device, int64_t large_tiles) { return large_tiles < device.multiprocessors; }
+bool few(const Device& device, int64_t large_tiles) { return large_tiles * device.calls < device.multiprocessors; }
 
 }  // namespace
 

@@ -277,6 +277,7 @@ struct Tiles {
 
 template <class T, int S>
 struct Projection {
+  static constexpr bool kAlsoTogether = std::is_same_v<T, float>;  // in launches of many calls
   using W = Wide<T>;
   using Product = TileOf<T, S>;
   using Params = ProjectionParams<T>;
@@ -312,6 +313,7 @@ struct Projection {
 
 template <class T, int S>
 struct Gradients {
+  static constexpr bool kAlsoTogether = std::is_same_v<T, float>;  // in launches of many calls
   using W = Wide<T>;
   using Product = TileOf<T, S>;
   using Params = GradientParams<T>;

@@ -130,6 +130,7 @@ SEAM_KERNEL void by_turns(int count, const Step& step) {
 
 template <class T, int HB, int S>
 struct SmallForward : SmallBlock<HB> {
+  static constexpr bool kAlsoTogether = std::is_same_v<T, float>;  // in launches of many calls
   using SmallBlock<HB>::kThreads;
   using SmallBlock<HB>::kUnits;
   static_assert(S == 1 || S == 2);
@@ -327,6 +328,7 @@ SEAM_KERNEL Factors<2> half_of_factors(const SavedStep<T>& saved, int half) {
 // same 16 bytes are neighbours.
 template <class T, int HB, int S>
 struct SmallBackward : SmallBlock<HB> {
+  static constexpr bool kAlsoTogether = std::is_same_v<T, float>;  // in launches of many calls
   using SmallBlock<HB>::kThreads;
   using SmallBlock<HB>::kUnits;
   static_assert(S == 1 || S == 2);

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "cuda/block.cuh"
+#include "cuda/calls_together.h"
 #include "cuda/documents.h"
 #include "cuda/masked_lstm.h"
 #include "cuda/seam_trainer.h"
@@ -42,7 +43,7 @@ namespace gpu {
 
 namespace {
 
-Device pretended = {0, nullptr, 4, true, false, 5};  // few multiprocessors, so that small batches already take several rounds
+Device pretended = {0, {}, 4, true, false, 1, 5};  // few multiprocessors, so that small batches already take several rounds
 
 // Memory of tensors, each piece of it known to the kernels' watch while it lives. Between two pieces lies some that nobody
 // may touch.
@@ -96,9 +97,13 @@ void wait_for(const Device&) {}
 
 }  // namespace gpu
 
-variable_list forward_each(const Calls& calls, const variable_list& tensors) { return forward_in_turn(calls, tensors); }
+variable_list forward_each(const Calls& calls, const variable_list& tensors) {
+  gpu::CallsTogether turns(calls, tensors, 0);
+  return forward_in_turn(calls, tensors, turns);
+}
 variable_list backward_each(const Calls& calls, const std::vector<bool>& needs, const variable_list& tensors) {
-  return backward_in_turn(calls, needs, tensors);
+  gpu::CallsTogether turns(calls, tensors, kGrads);
+  return backward_in_turn(calls, needs, tensors, turns);
 }
 
 }  // namespace seam
@@ -126,7 +131,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def(
       "pretend",
       [](int multiprocessors, bool clusters, bool tf32, int cluster) {
-        seam::gpu::pretended = {0, nullptr, multiprocessors, clusters, tf32, cluster};
+        seam::gpu::pretended = {0, {}, multiprocessors, clusters, tf32, 1, cluster};
       },
       arg("multiprocessors"), arg("clusters"), arg("tf32"), arg("cluster") = 5);
 }
