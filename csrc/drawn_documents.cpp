@@ -1,6 +1,6 @@
 #include "drawn_documents.h"
 
-#include <ATen/ops/empty.h>
+#include <ATen/Functions.h>
 
 #include <algorithm>
 #include <utility>
@@ -90,7 +90,15 @@ DrawnDocuments::Epoch DrawnDocuments::draw(const std::vector<uint64_t>& keys) co
   }
   const auto [slots, shares] =
       documents_to_train(pool_.slot, pool_.absent, ids, lengths, labels, pool_.dtype, pool_.read_last_word);
-  return {ids, slots, lengths, shares};
+  return {ids, slots, lengths, labels, shares};
+}
+
+Tensor DrawnDocuments::soft_shares(const Epoch& epoch, const Tensor& logits) const {
+  const Tensor target = at::tensor(pool_.target, at::kLong);
+  const Tensor probability = at::softmax(logits, 1).index_select(1, target).sum(1);
+  const Tensor wanted = at::add(at::mul(epoch.labels.eq(0).to(probability.scalar_type()), 1 - pool_.distill),
+                                at::mul(probability, pool_.distill));
+  return at::stack({wanted, at::rsub(wanted, 1)}, 1).to(pool_.dtype);
 }
 
 }  // namespace seam

@@ -19,6 +19,8 @@ struct DocumentPool {
   int64_t absent;
   at::ScalarType dtype;           // of shares
   bool read_last_word;
+  double distill = 0;             // share of a label that is what the base gives the target; 0: the base is not asked
+  std::vector<int64_t> target;    // its classes
 };
 
 class DrawnDocuments {
@@ -27,11 +29,15 @@ class DrawnDocuments {
   explicit DrawnDocuments(DocumentPool pool);
 
   struct Epoch {
-    Tensor ids, slots, lengths, shares;
+    Tensor ids, slots, lengths, labels, shares;  // shares: as the labels have it
   };
 
   // keys: of Philox, two numbers for each thing that is drawn: targets, others, their order, dropped words.
   Epoch draw(const std::vector<uint64_t>& keys) const;
+
+  bool asks_the_base() const { return pool_.distill > 0; }
+  // Shares of an epoch's documents of whom the base says these logits (n, C).
+  Tensor soft_shares(const Epoch& epoch, const Tensor& logits) const;
 
  private:
   DocumentPool pool_;

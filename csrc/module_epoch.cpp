@@ -22,7 +22,8 @@ SeamEpoch SeamTrainer::run(const DrawnDocuments& documents, const std::vector<ui
                            double lr_head, int64_t batch, bool head_only, const SeamLookedAt& looked_at) {
   SeamFailure failure;
   std::vector<double> losses;
-  const DrawnDocuments::Epoch drawn = documents.draw(keys);
+  DrawnDocuments::Epoch drawn = documents.draw(keys);
+  if (documents.asks_the_base()) drawn.shares = documents.soft_shares(drawn, base_logits(drawn.ids, drawn.lengths));
   if (head_only) {
     const Tensor features = class_logits(drawn.ids, drawn.slots, drawn.lengths);
     begin_epoch(lr_mask, lr_head, 0);

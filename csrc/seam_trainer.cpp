@@ -118,6 +118,10 @@ class Trainer final : public TrainerBase {
     steps_.store(steps + head_steps, std::memory_order_relaxed);
   }
 
+  Tensor base_logits(const Tensor& ids, const Tensor& lengths) override {
+    return seam::class_logits(tensors_.weights, ids, lengths, options_.read_last_word, std::nullopt);
+  }
+
   Tensor class_logits(const Tensor& ids, const Tensor& slots, const Tensor& lengths) override {
     const Use use(*this);
     return read(ids, slots, lengths);

@@ -107,6 +107,9 @@ class SeamTrainer {
   // What the masked base says: ids (N, T) int64, words; slots (N, T) int32, lengths (N,) int64 -> (N, C).
   virtual Tensor class_logits(const Tensor& ids, const Tensor& slots, const Tensor& lengths) = 0;
 
+  // What the base itself says, without masks: (N, C), on the CPU.
+  virtual Tensor base_logits(const Tensor& ids, const Tensor& lengths) = 0;
+
   // Scores and head as they stand, brought up to date, and what class_logits says of documents, if there are any: together,
   // since on a GPU each question for itself would be a wait of its own.
   virtual SeamLook look(const OptionalTensor& ids, const OptionalTensor& slots, const OptionalTensor& lengths) = 0;

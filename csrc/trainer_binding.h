@@ -82,15 +82,16 @@ inline void bind_trainer(pybind11::module_& m, MakeTrainer make) {
   py::class_<DrawnDocuments, std::shared_ptr<DrawnDocuments>>(m, "DrawnDocuments", py::module_local(), "See csrc/drawn_documents.h.")
       .def(py::init([](Tensor ids, Tensor lengths, Tensor rest, Tensor targets, Tensor others, int64_t some_targets,
                        int64_t some_others, int64_t unknown_id, uint64_t least, Tensor slot, int64_t absent,
-                       py::object dtype, bool read_last_word) {
+                       py::object dtype, bool read_last_word, double distill, std::vector<int64_t> target) {
              return DrawnDocuments({ids, lengths, rest, targets, others, some_targets, some_others, unknown_id, least, slot,
-                                    absent, torch::python::detail::py_object_to_dtype(dtype), read_last_word});
+                                    absent, torch::python::detail::py_object_to_dtype(dtype), read_last_word, distill,
+                                    target});
            }),
            arg("ids"), arg("lengths"), arg("rest"), arg("targets"), arg("others"), arg("some_targets"),
            arg("some_others"), arg("unknown_id"), arg("least"), arg("slot"), arg("absent"), arg("dtype"),
-           arg("read_last_word"))
+           arg("read_last_word"), arg("distill"), arg("target"))
       .def("draw", [](const DrawnDocuments& documents, const std::vector<uint64_t>& keys) {
-        const auto [ids, slots, lengths, shares] = documents.draw(keys);
+        const auto [ids, slots, lengths, labels, shares] = documents.draw(keys);
         return std::tuple(ids, slots, lengths, shares);
       }, arg("keys"), NoGil());
   py::class_<SeamFailure>(m, "SeamFailure", py::module_local())

@@ -30,6 +30,8 @@ class CudaTrainer(NativeTrainer):
     After a step that failed the state stands for nothing; ``adopt`` takes another.
     """
 
+    _asks_the_base = True  # sooner than Python would know what to ask
+
     def __init__(self, weights, head, words, **options):
         super().__init__(weights, head, words, **options)
         self._last_seen = LastSeen()

@@ -56,6 +56,7 @@ class NativeTrainer(Trainer):
         )
 
     _module = staticmethod(lambda: _ext.C)  # whose trainer it is
+    _asks_the_base = False  # what the teacher says, in the same call; else modules that see the same documents share it
 
     @staticmethod
     def _empty(size: int, like: Tensor) -> Tensor:
@@ -138,10 +139,11 @@ class NativeTrainer(Trainer):
 
     def _draws_of(self, sampler, batch_size: int):
         """A sampler's documents as the engine draws them, and what for; None where somebody has to look at `stop`
-        meanwhile, or a teacher has to be asked."""
+        meanwhile, or a teacher has to be asked that the engine does not ask itself."""
         split = sampler.split
         count = -(-sampler.size // batch_size)
-        if sampler.teacher is not None or count > self._steps_at_once(batch_size, split.ids.shape[1]):
+        asks = sampler.teacher is not None
+        if (asks and not self._asks_the_base) or count > self._steps_at_once(batch_size, split.ids.shape[1]):
             return None, ()
         if sampler.fixed is not None:
             pools, counts = (sampler.fixed, sampler.fixed[:0]), (len(sampler.fixed), 0)
@@ -157,6 +159,8 @@ class NativeTrainer(Trainer):
             absent=len(self.rows),
             dtype=self.head[0].dtype,
             read_last_word=self.read == "last_word",
+            distill=sampler.settings.distill if asks else 0.0,
+            target=list(sampler.target),
         )
         return documents, sampler.purposes
 

@@ -9,6 +9,7 @@ import torch
 import world
 
 from seam_fast import TrainingError, _ext, metrics
+from seam_fast.cuda_trainer import CudaTrainer
 from seam_fast.engine import Trainer
 from seam_fast.sampling import Sampler
 from seam_fast.settings import Settings
@@ -98,16 +99,36 @@ def test_it_is_what_single_calls_give(toy, toy_base, make_one, judged_on, looks)
 
 
 def test_a_teacher_and_long_epochs_go_step_by_step(toy, toy_base, make_one, monkeypatch):
-    """As there is somebody to ask in between."""
+    """As there is somebody to ask in between, unless it is the engine of a GPU that asks."""
     teacher = lambda ids, lengths: torch.full((len(ids),), 0.5)  # noqa: E731
     soft, plain = make_sampler(toy, distill=0.5, teacher=teacher), make_sampler(toy)
     trainer = make_one(toy_base, plain)
-    assert trainer._draws_of(soft, 4) == (None, ())
+    assert (trainer._draws_of(soft, 4)[0] is None) is not isinstance(trainer, CudaTrainer)
     assert trainer._draws_of(plain, 4)[0] is not None
     monkeypatch.setattr(type(trainer), "_steps_at_once", lambda *sizes: 2)
     assert trainer._draws_of(plain, 4) == (None, ())
     loss, look = trainer.take_epoch(plain, 0, 4, stop=threading.Event())
     assert loss > 0 and look.outputs is None and trainer.steps == -(-plain.size // 4)
+
+
+@pytest.mark.parametrize("options", [{"word_dropout": 0.4}, {"distill": 0.3, "batch_size": 40}], ids=str)
+@pytest.mark.parametrize("target", [(1,), (0, 3)])
+def test_the_engine_of_a_gpu_asks_the_base_itself(toy, toy_base, host_module, unwatched, judged_on, options, target):
+    weights = list(world.single(toy_base.weights(), [])[0].values())
+
+    def teacher(ids, lengths):
+        logits = host_module.class_logits_on_gpu(weights, ids, lengths, True)
+        return torch.softmax(logits, 1)[:, list(target)].sum(1)
+
+    options = {"distill": 1.0, "sampling": "redraw"} | options
+    sampler, stop = make_sampler(toy, target, teacher, **options), threading.Event()
+    trainers = [make_trainer("cuda-host-quadrature", toy_base, sampler) for _ in range(2)]
+    for epoch in range(2):
+        seen = []
+        for trainer, take in zip(trainers, (type(trainers[0]).take_epoch, Trainer.take_epoch), strict=True):
+            loss, look = take(trainer, sampler, epoch, 40, stop=stop, judged_on=judged_on)
+            seen.append(told(trainer, loss, look, judged_on[2]))
+        assert seen[0] == seen[1], epoch
 
 
 def test_nothing_is_done_once_stop_is_set(toy, toy_base, make_one, judged_on):
@@ -157,7 +178,14 @@ def test_a_pool_that_cannot_be(name, value, error, says):
     numbers = torch.arange(5)
     given = {"ids": numbers[:, None].expand(5, 2).contiguous() % 3, "lengths": numbers * 0 + 1, "rest": numbers % 2}
     given |= {"targets": numbers[:3], "others": numbers[3:], "some_targets": 3, "some_others": 2, "unknown_id": 0}
-    given |= {"least": 0, "slot": torch.zeros(3, dtype=torch.int32), "absent": 3, "dtype": torch.float32}
+    given |= {
+        "distill": 0.0,
+        "target": [],
+        "least": 0,
+        "slot": torch.zeros(3, dtype=torch.int32),
+        "absent": 3,
+        "dtype": torch.float32,
+    }
     with pytest.raises(error, match=says):
         _ext.C.DrawnDocuments(**given | {"read_last_word": True, name: value}).draw([1, 2])
     with pytest.raises(ValueError, match="keys must hold 2 numbers, but holds 1"):

@@ -139,6 +139,10 @@ class Trainer final : public TrainerBase, public TrainerInParts {
     return read(asked_, ids, slots, lengths);
   }
 
+  Tensor base_logits(const Tensor& ids, const Tensor& lengths) override {
+    return gpu::class_logits(tensors_.weights, ids, lengths, options_.read_last_word);
+  }
+
   SeamLook look(const OptionalTensor& ids, const OptionalTensor& slots, const OptionalTensor& lengths) override {
     const Use use(*this);
     const c10::DeviceGuard guard(device_.device());
