@@ -1,4 +1,5 @@
-"""Where the clocks of a training step go on a GPU, by phase and block, in clusters of each size.
+"""Where the time of a training step goes on a GPU, by phase: of small batches in clocks by block, in clusters of each
+size; of the batches of protocol seam, which the whole GPU takes, in microseconds.
 
     bash scripts/gpu_check.sh runs/gpu profile
 
@@ -15,6 +16,7 @@ from seam_fast.keys import WEIGHT_KEYS
 from seam_fast.synthetic import synthetic_r8
 
 BATCH, STEPS = 5, 1000
+LARGE, LARGE_STEPS = 128, 12  # of protocol seam
 SIZES = {"E": 100, "H": 50, "C": 8}  # embedding, hidden units, classes
 OTHERS = (0, 8, 20)  # trainers that are there beside it, by which the size of its cluster is chosen: 16, 8, 5 blocks
 OPTIONS = {"alpha": 0.2, "lr_mask": 0.1, "lr_head": 0.1, "schedule": "joint", "read": "end"}
@@ -48,6 +50,22 @@ def main() -> None:
             print(
                 f"{others} other trainers, {epoch} epoch: {each:.1f} us a step, plans and copies included", flush=True
             )
+
+    train = synthetic_r8("seam").train
+    order = torch.randint(0, len(train.ids), (LARGE * LARGE_STEPS,), generator=generator)
+    ids, lengths, labels = train.ids[order], train.lengths[order], (train.labels[order] != 1).long()
+    dropped = (torch.rand(ids.shape, generator=generator) < 0.3) & (torch.arange(ids.shape[1]) < lengths[:, None])
+    ids = torch.where(dropped, 1, ids)
+    weights[WEIGHT_KEYS[0]] = 0.1 * torch.randn(int(ids.max()) + 1, SIZES["E"], generator=generator).cuda()
+    head = torch.randn(2, SIZES["C"], generator=generator).cuda(), torch.zeros(2).cuda()
+    trainer = CudaTrainer(weights, head, torch.unique(ids), **OPTIONS | {"read": "last_word"})
+    for epoch in ("first", "second", "third"):
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        trainer.run_epoch(ids, lengths, labels, LARGE)
+        torch.cuda.synchronize()
+        each = (time.perf_counter() - begun) / LARGE_STEPS * 1e6
+        print(f"{LARGE} documents, {epoch} epoch: {each:.1f} us a step, plans and copies included", flush=True)
 
 
 if __name__ == "__main__":
