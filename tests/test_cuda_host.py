@@ -299,6 +299,32 @@ def test_a_large_layer_in_16_bits(host, hidden, cluster, order):
         assert_close(case, found(case, dtype), dtype)
 
 
+# -- larger ones: groups of blocks of 16 units for 16 sequences --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("case", "order"),
+    [
+        (Case(T=3, B=18, I=2, H=514, lengths=LENGTHS * 2), ("round_robin", "shuffled")),  # two groups at once
+        (Case(T=2, B=33, I=2, H=520, hx=False, bias=False), ("depth_first",)),  # and a third group after them
+        (Case(T=3, B=3, I=2, H=770, lengths=(3, 0, 2), batch_first=True), ("reversed",)),
+    ],
+    ids=str,
+)
+def test_a_group_of_blocks_in_16_bits(host, case, order):
+    """Right, and where threads take turns in two orders, the same to the bit."""
+    module = host("own", "own")
+    module.watch_memory(True)
+    dtype = SHORT[case.H // 2 % 2]
+    results = []
+    for turns in order:
+        module.set_order(turns, 3)
+        results.append(found(case, dtype))
+        assert_close(case, results[-1], dtype)
+    for name, tensor in flat(results[0]).items():
+        assert torch.equal(tensor, flat(results[-1])[name]), name
+
+
 @pytest.mark.parametrize("choice", ["own", "library"])
 def test_gates_over_the_whole_range(host, choice):
     host(choice, multiprocessors=1000).watch(False)

@@ -147,4 +147,153 @@ struct ForwardCells {
   }
 };
 
+// A warp's cells on their way back, for recurrent_grid.cuh. As forward, units from H on are none. TilesBackward, whose registers
+// are all taken, says the same in its own words: by way of this struct it has spilled some on sm_100.
+template <class T, bool Even>
+struct BackwardCells {
+  using M = ShortGates;
+  using Two = Pair<T, Even>;
+  struct Fetched {
+    Two gates[kGates], grad_output;
+    float c[2];
+  };
+  // Gradients of the last states, of h and of c of both sequences: they lie in shared memory until they are needed.
+  using Ends = float[4];
+
+  const BackwardParams<T>& p;
+  TwoCells cells;
+  Sequence sequence;
+  TwoUnits units;
+  StepWalk<const T> gates, grad_output;
+  StepWalk<T> d_gates;
+  StepWalk<const float> of_c_0, of_c_1;
+  float c_0[2];
+  Fetched fetched[2] = {};  // of the step before the one that is worked on, and of the one before that
+  Factors<kGates> factors[2];
+  float d_h[2] = {}, d_c[2] = {};
+
+  // The eight units from `first_unit` on, of sequences of at most `steps`.
+  template <class B>
+  SEAM_KERNEL BackwardCells(const B& block, const BackwardParams<T>& p, int64_t first_rank, int first_unit, int steps)
+      : p(p),
+        cells(p.sequences, first_rank + block.lane() % 4 * 2, first_unit + block.lane() / 4, int(p.hidden)),
+        sequence(sequence_at(p.sequences, first_rank + block.lane() / 4)),
+        units(sequence, first_unit + block.lane() % 4 * 2, int(p.hidden)),
+        gates(p.gates, sequence, first_unit + block.lane() % 4 * 2, steps - 1, -1),
+        grad_output(p.grad_output, sequence, first_unit + block.lane() % 4 * 2, steps - 1, -1),
+        d_gates(p.d_gates, sequence, first_unit + block.lane() % 4 * 2, steps - 1, -1),
+        of_c_0(p.cells, cells.of[0], cells.unit, steps - 1, -1),
+        of_c_1(p.cells, cells.of[1], cells.unit, steps - 1, -1) {
+#pragma unroll
+    for (int n = 0; n < 2; ++n) c_0[n] = cells.length[n] > 0 && p.c_0 ? widen(load(p.c_0 + cells.state(n))) : 0.0f;
+  }
+  SEAM_KERNEL void load_ends(Ends& ends) const {
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      ends[n] = cells.mine[n] && p.grad_h_n ? widen(load(p.grad_h_n + cells.state(n))) : 0.0f;
+      ends[2 + n] = cells.mine[n] && p.grad_c_n ? widen(load(p.grad_c_n + cells.state(n))) : 0.0f;
+    }
+  }
+  // All that the last step begins with.
+  template <class B>
+  SEAM_KERNEL void begin(const B& block, int steps, const Ends& ends) {
+    fetch(steps - 1, fetched[0]);
+    fetch(steps - 2, fetched[1]);
+    factors_of(block, fetched[0]);
+    more_h(block, fetched[0], d_h);
+    add_ends(ends, steps, d_h, d_c);
+    fetch(steps - 3, fetched[0]);
+  }
+  // The gradients of a step's gates i, f, g, o. before: what has been fetched of the step before it.
+  SEAM_KERNEL void gradients(const Fetched& before, float (&d)[2][kGates]) {
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      d_c[n] = M::fma(d_h[n], factors[n].a, d_c[n]);
+      d[n][0] = d_c[n] * factors[n].gates[0];
+      d[n][1] = d_c[n] * (factors[n].gates[2] * before.c[n]);
+      d[n][2] = d_c[n] * factors[n].gates[1];
+      d[n][3] = d_h[n] * factors[n].gates[3];
+    }
+  }
+  template <class B>
+  SEAM_KERNEL void save(const B& block, int step, const float (&d)[2][kGates]) {
+#pragma unroll
+    for (int gate = 0; gate < kGates; ++gate) {
+      const uint32_t two = block.transpose(narrow_pair<T>(d[0][gate], d[1][gate]));
+      Two::store_if(step < units.length, step < units.length_1, d_gates.at + gate * cells.H, two);
+    }
+    d_gates.go_on();
+  }
+  // All of the step before that does not wait for what its hidden states are passed on, but `more` that is added to it.
+  template <class B>
+  SEAM_KERNEL void prepare(const B& block, int step, Fetched& before, const Ends& ends, float (&more)[2]) {
+    more_h(block, before, more);
+#pragma unroll
+    for (int n = 0; n < 2; ++n) d_c[n] *= factors[n].forget;
+    add_ends(ends, step, more, d_c);
+    factors_of(block, before);
+    fetch(step - 3, before);
+  }
+  SEAM_KERNEL void receive(int step, const float (&passed)[2], const float (&more)[2]) {
+#pragma unroll
+    for (int n = 0; n < 2; ++n) d_h[n] = step < cells.length[n] ? passed[n] + more[n] : more[n];  // whatever the weights are
+  }
+
+ private:
+  // Zeros from before the end of a shorter sequence, and beyond its first step: nothing happens there.
+  SEAM_KERNEL void fetch(int step, Fetched& to) {
+    const auto ran = [&](int of) { return unsigned(step) < unsigned(of); };
+#pragma unroll
+    for (int gate = 0; gate < kGates; ++gate) {
+      to.gates[gate] = Two::load_if(ran(units.length), ran(units.length_1), gates.at + gate * cells.H);
+    }
+    const bool graded = p.grad_output.data != nullptr;
+    to.grad_output = Two::load_if(graded && ran(units.length), graded && ran(units.length_1), grad_output.at);
+    to.c[0] = load_if(ran(cells.length[0]), of_c_0.at, step < 0 ? c_0[0] : 0.0f);
+    to.c[1] = load_if(ran(cells.length[1]), of_c_1.at, step < 0 ? c_0[1] : 0.0f);
+    gates.go_on();
+    grad_output.go_on();
+    of_c_0.go_on();
+    of_c_1.go_on();
+  }
+  template <class B>
+  SEAM_KERNEL void factors_of(const B& block, const Fetched& from) {
+    uint32_t of[kGates];
+#pragma unroll
+    for (int gate = 0; gate < kGates; ++gate) of[gate] = block.transpose(from.gates[gate].word());
+    factors[0] = all_factors<M>(widen(low_half<T>(of[0])), widen(low_half<T>(of[1])), widen(low_half<T>(of[2])),
+                                widen(low_half<T>(of[3])), from.c[0]);
+    factors[1] = all_factors<M>(widen(high_half<T>(of[0])), widen(high_half<T>(of[1])), widen(high_half<T>(of[2])),
+                                widen(high_half<T>(of[3])), from.c[1]);
+  }
+  // What comes to a step's h from elsewhere than the step behind it.
+  template <class B>
+  SEAM_KERNEL void more_h(const B& block, const Fetched& from, float (&more)[2]) const {
+    const uint32_t two = block.transpose(from.grad_output.word());
+    more[0] = widen(low_half<T>(two));
+    more[1] = widen(high_half<T>(two));
+  }
+  // What comes in from behind the last step of sequences that have `steps`.
+  SEAM_KERNEL void add_ends(const Ends& ends, int steps, float (&to_h)[2], float (&to_c)[2]) const {
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      to_h[n] += steps == cells.length[n] ? ends[n] : 0.0f;
+      to_c[n] += steps == cells.length[n] ? ends[2 + n] : 0.0f;
+    }
+  }
+};
+
+// The gradients of the first states. The cells are asked for once more, instead of in registers all the time.
+template <class T, class B>
+SEAM_KERNEL void store_first(const B& block, const BackwardParams<T>& p, int64_t first_rank, int first_unit,
+                             const float (&d_h)[2], const float (&d_c)[2]) {
+  const TwoCells cells(p.sequences, first_rank + block.lane() % 4 * 2, first_unit + block.lane() / 4, int(p.hidden));
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+    if (!cells.mine[n]) continue;
+    if (p.grad_h_0) store(p.grad_h_0 + cells.state(n), narrow<T>(d_h[n]));
+    if (p.grad_c_0) store(p.grad_c_0 + cells.state(n), narrow<T>(d_c[n]));
+  }
+}
+
 }  // namespace seam::gpu

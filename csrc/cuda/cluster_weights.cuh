@@ -14,6 +14,14 @@ struct alignas(16) FourWords {
   uint32_t at[4];
 };
 
+// Two weights of 16 bits where their scores are positive.
+template <class T>
+SEAM_KERNEL uint32_t kept_pair(uint32_t weights, uint32_t scores, bool masked) {
+  const uint32_t low = widen(low_half<T>(scores)) > 0 || !masked ? 0xffffu : 0u;
+  const uint32_t high = widen(high_half<T>(scores)) > 0 || !masked ? 0xffff0000u : 0u;
+  return weights & (low | high);
+}
+
 // Masked weights of a block's gates on their way there: [gate, unit], of each unit's row `Columns` neighbours, two to a word;
 // zeros where there are none.
 template <class T, int Units, int Columns, int Threads>
@@ -70,12 +78,7 @@ struct StagedRows {
         const int i = first + k * Threads;
         uint32_t kept[4];
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const uint32_t of = s[k].at[j];
-          const uint32_t low = widen(low_half<T>(of)) > 0 || !masked ? 0xffffu : 0u;
-          const uint32_t high = widen(high_half<T>(of)) > 0 || !masked ? 0xffff0000u : 0u;
-          kept[j] = w[k].at[j] & (low | high);
-        }
+        for (int j = 0; j < 4; ++j) kept[j] = kept_pair<T>(w[k].at[j], s[k].at[j], masked);
         rows.store4(i / kEach * kPitch + i % kEach * 4, kept);
       }
     }
@@ -107,7 +110,7 @@ struct LeftOperands {
   }
   template <class B>
   SEAM_KERNEL FourWords get(const B& block, const Rest& rest, int tile, int k) const {
-    FourWords words;
+    FourWords words = {};
     if (k < Held) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) words.at[i] = held[tile][k < Held ? k : 0][i];

@@ -125,6 +125,42 @@ void launch_together(void* stream, int64_t clusters, const typename K::Params* c
   }
 }
 
+// Groups of so many blocks, all of which are on the device at once: as many as `resident_blocks` allows.
+template <class K>
+void launch_resident(void* stream, int64_t groups, int64_t blocks, const typename K::Params& p) {
+  static_assert(K::kCluster == 1);
+  allow_once<K>();
+  cudaLaunchAttribute together;
+  cudaLaunchConfig_t config = configuration<K>(static_cast<cudaStream_t>(stream), groups * blocks, together);
+  together.id = cudaLaunchAttributeCooperative;
+  together.val.cooperative = 1;
+  config.attrs = &together;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, entry<K>, p), "starting a kernel");
+}
+
+// How many blocks of a kernel the device can run at once, for `launch_resident`: 0 where it cannot start such a kernel. Asked
+// once of each device.
+template <class K>
+int64_t resident_blocks(int device) {
+  constexpr int kDevices = 64, kUnknown = -1;
+  static std::atomic<int> known[kDevices] = {};  // one more than the count
+  const bool remembers = 0 <= device && device < kDevices;
+  int count = remembers ? known[device].load() - 1 : kUnknown;
+  if (count != kUnknown) return count;
+  int together = 0, multiprocessors = 0, of_each = 0;
+  cudaError_t error = cudaDeviceGetAttribute(&together, cudaDevAttrCooperativeLaunch, device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  if (error == cudaSuccess) error = allow<K>();
+  if (error == cudaSuccess) {
+    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&of_each, entry<K>, K::kThreads, shared_bytes<K>());
+  }
+  count = error == cudaSuccess && together ? of_each * multiprocessors : 0;
+  if (error != cudaSuccess) cudaGetLastError();  // it is no error of anybody's
+  if (remembers && error != cudaErrorMemoryAllocation) known[device] = count + 1;
+  return count;
+}
+
 // How many clusters of a kernel the device can run at once: 0 where it has none so large, or too little shared memory, or
 // only code that was compiled for devices without clusters, which does nothing. Asked once of each device.
 template <class K>
@@ -157,6 +193,10 @@ template <class K>
 int64_t resident_clusters(int) {
   return 4;
 }
+template <class K>
+int64_t resident_blocks(int) {
+  return 80;
+}
 
 }  // namespace seam::gpu
 
@@ -169,6 +209,10 @@ template <class K>
 void launch(const Queue& queue, int64_t clusters, const typename K::Params& p) {
   if (queue.collected) queue.collected->note<K>(clusters, p);
   else launch<K>(queue.stream, clusters, p);
+}
+template <class K>
+void launch_resident(const Queue& queue, int64_t groups, int64_t blocks, const typename K::Params& p) {
+  launch_resident<K>(queue.stream, groups, blocks, p);
 }
 template <class K>
 void launch_together(const Queue& queue, int64_t clusters, const typename K::Params* calls, int64_t count) {

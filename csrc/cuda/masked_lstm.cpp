@@ -195,6 +195,15 @@ struct Call {
 
   Tensor empty(int64_t size) const { return held(at::empty({size}, input.options())); }
   Tensor empty_wide(int64_t size) const { return held(at::empty({size}, input.options().dtype(wide(type())))); }
+  // What recurrent_grid.cuh needs of memory, where it may be asked. `numbers`: of a unit.
+  Exchange exchange(int64_t numbers, Tensor& memory) const {
+    if (!is_short(type()) || l.H <= 512 || l.H > 1024) return {};
+    const ExchangeSize size = ExchangeSize::of(l.H, l.B, numbers);
+    memory = at::empty({size.words + size.flags}, input.options().dtype(at::kInt));
+    memory.narrow(0, size.words, size.flags).zero_();
+    int32_t* const words = pointer<int32_t>(memory);
+    return {reinterpret_cast<uint32_t*>(words), words + size.words};
+  }
   // Memory as (T, B, width), in the order of input's rows; and, for a matrix library, as (rows, width), in whatever order
   // they are.
   template <class T>
@@ -303,6 +312,8 @@ void forward_direction(const Call& call, int64_t d, const Tensor& output, const 
   p.output = rows_of<T>(output, d * l.H);
   p.h_n = pointer<T>(h_n, call.state(d));
   p.c_n = pointer<T>(c_n, call.state(d));
+  Tensor memory;
+  p.exchange = call.exchange(1, memory);
   const Choice chosen = choices().recurrence;
   if (chosen == Choice::library || !recurrent_forward<T>(call.device, p)) {
     TORCH_CHECK(chosen != Choice::own, "no kernel of seam-fast does a layer of ", l.H, " units of ", call.type(), " for ",
@@ -532,6 +543,8 @@ void backward_direction(const Call& call, int64_t d, const OptionalTensor& grad_
   p.d_gates = call.rows_in(overwrite ? given.gates : pointer<T>(own), kGates * l.H);
   if (grads.h_0) p.grad_h_0 = pointer<T>(*grads.h_0, call.state(d));
   if (grads.c_0) p.grad_c_0 = pointer<T>(*grads.c_0, call.state(d));
+  Tensor memory;
+  p.exchange = call.exchange(kGates, memory);
   const Choice chosen = choices().recurrence;
   if (chosen == Choice::library || !recurrent_backward<T>(call.device, p)) {
     TORCH_CHECK(chosen != Choice::own, "no kernel of seam-fast does a layer of ", l.H, " units of ", call.type(), " for ",

@@ -31,6 +31,25 @@ struct Sequences {
 
 // ---- The recurrence -------------------------------------------------------------------------------------------------
 
+// Where blocks that share the units of a large layer leave for each other what a step needs of the last one, see
+// recurrent_grid.cuh. Null where there is nothing of the kind.
+struct Exchange {
+  uint32_t* words = nullptr;
+  int32_t* flags = nullptr;  // of each block of each tile, zero at first
+};
+// `numbers`: of a unit, that is 1 forward and 4 backward.
+struct ExchangeSize {
+  int64_t words, flags;
+
+  static constexpr int64_t kSequences = 16, kUnits = 16;  // of a tile, of a block
+  static constexpr int64_t rounded(int64_t hidden) { return hidden <= 768 ? 768 : 1024; }
+  static constexpr int64_t words_of_tile(int64_t rounded, int64_t numbers) { return 2 * rounded * numbers * kSequences / 2; }
+  static constexpr ExchangeSize of(int64_t hidden, int64_t batch, int64_t numbers) {
+    const int64_t tiles = (batch + kSequences - 1) / kSequences;
+    return {tiles * words_of_tile(rounded(hidden), numbers), tiles * ((hidden + kUnits - 1) / kUnits)};
+  }
+};
+
 template <class T>
 struct ForwardParams {
   Sequences sequences;
@@ -41,6 +60,7 @@ struct ForwardParams {
   Rows<Wide<T>> cells;                     // (T, B, H), or null data: nothing is saved
   Rows<T> output;                          // (T, B, H)
   T *h_n, *c_n;                            // (B, H) by sequence
+  Exchange exchange;
 };
 
 template <class T>
@@ -55,6 +75,7 @@ struct BackwardParams {
   const T *grad_h_n, *grad_c_n;            // (B, H) by sequence, or null for zeros
   Rows<T> d_gates;                         // (T, B, 4H), before activation; may be `gates` themselves
   T *grad_h_0, *grad_c_0;                  // (B, H) by sequence, or null: not wanted
+  Exchange exchange;
 };
 
 // ---- One step of it, between products of the whole batch ------------------------------------------------------------

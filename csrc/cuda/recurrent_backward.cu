@@ -2,6 +2,7 @@
 #include "recurrent.cuh"
 #include "recurrent_cluster.cuh"
 #include "recurrent_cluster_tiles.cuh"
+#include "recurrent_grid.cuh"
 #include "recurrent_plan.cuh"
 #include "recurrent_small.cuh"
 #include "recurrent_tiles.cuh"
@@ -24,6 +25,7 @@ bool recurrent_backward(const Device& device, const BackwardParams<BFloat16>& p)
   if (with_small_sizes<SmallBackward, BFloat16>(p.hidden, StartSmall<Params>{device, p})) return true;
   if (with_cluster_tiles<ClusterTilesBackward, BFloat16>(p.hidden, StartClusterTiles<Params>{device, p})) return true;
   if (start_wide_tiles<WideTilesBackward, BFloat16>(device, p)) return true;
+  if (start_grid<GridBackward, BFloat16>(device, p)) return true;
   return with_tiles<TiledBackward, BFloat16, BFloat16>(p.hidden, StartTiled<Params>{device, p});
 }
 
@@ -33,6 +35,7 @@ bool recurrent_backward(const Device& device, const BackwardParams<Half>& p) {
   if (with_small_sizes<SmallBackward, Half>(p.hidden, StartSmall<Params>{device, p})) return true;
   if (with_cluster_tiles<ClusterTilesBackward, Half>(p.hidden, StartClusterTiles<Params>{device, p})) return true;
   if (start_wide_tiles<WideTilesBackward, Half>(device, p)) return true;
+  if (start_grid<GridBackward, Half>(device, p)) return true;
   return with_tiles<TiledBackward, Half, Half>(p.hidden, StartTiled<Params>{device, p});
 }
 

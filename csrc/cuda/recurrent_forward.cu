@@ -2,6 +2,7 @@
 #include "recurrent.cuh"
 #include "recurrent_cluster.cuh"
 #include "recurrent_cluster_tiles.cuh"
+#include "recurrent_grid.cuh"
 #include "recurrent_plan.cuh"
 #include "recurrent_small.cuh"
 #include "recurrent_tiles.cuh"
@@ -24,6 +25,7 @@ bool recurrent_forward(const Device& device, const ForwardParams<BFloat16>& p) {
   if (with_small_sizes<SmallForward, BFloat16>(p.hidden, StartSmall<Params>{device, p})) return true;
   if (with_cluster_tiles<ClusterTilesForward, BFloat16>(p.hidden, StartClusterTiles<Params>{device, p})) return true;
   if (start_wide_tiles<WideTilesForward, BFloat16>(device, p)) return true;
+  if (start_grid<GridForward, BFloat16>(device, p)) return true;
   return with_tiles<TiledForward, BFloat16, BFloat16>(p.hidden, StartTiled<Params>{device, p});
 }
 
@@ -33,6 +35,7 @@ bool recurrent_forward(const Device& device, const ForwardParams<Half>& p) {
   if (with_small_sizes<SmallForward, Half>(p.hidden, StartSmall<Params>{device, p})) return true;
   if (with_cluster_tiles<ClusterTilesForward, Half>(p.hidden, StartClusterTiles<Params>{device, p})) return true;
   if (start_wide_tiles<WideTilesForward, Half>(device, p)) return true;
+  if (start_grid<GridForward, Half>(device, p)) return true;
   return with_tiles<TiledForward, Half, Half>(p.hidden, StartTiled<Params>{device, p});
 }
 

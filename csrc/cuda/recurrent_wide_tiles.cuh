@@ -103,7 +103,8 @@ struct WideTilesForward : ClusterTiles<T, CL, U, W> {
         block.sync();
         const int at = kTo + block.rank() * kOwnWords;
 #pragma unroll
-        for (int i = 1 + block.warp(); i < 1 + kRequests * W; i += W) {  // the next block first, so each has another first
+        for (int request = 0; request < kRequests; ++request) {
+          const int i = request * W + block.warp() + 1;  // from the next block on, so that each has another first
           if (i < CL) send_all(block, (block.rank() + i) % CL, smem.h, at, kOwnWords, smem.arrivals[1 - kNow]);
         }
       }

@@ -105,8 +105,8 @@ struct BlockOf {
   int lane() const { return int(me->number) & 31; }
   int warp() const { return int(me->number) >> 5; }
   int threads() const { return int(host::machine.shape().threads); }
-  int index() const { return int(host::machine.cluster()); }
-  int count() const { return int(host::machine.shape().clusters); }
+  int index() const { return int((host::machine.cluster() * host::machine.shape().blocks + me->rank) / CL); }
+  int count() const { return int(host::machine.shape().clusters * host::machine.shape().blocks / CL); }
   int rank() const { return CL == 1 ? 0 : int(me->rank); }
 
   void sync(Site site = Site::current()) const { host::machine.barrier(*me, *me->block, host::Doing::sync, site); }
@@ -243,9 +243,9 @@ struct BlockOf {
 
 using Stream = void*;
 
-// Runs `clusters` clusters, each of K::kCluster blocks, and throws std::runtime_error if K breaks a rule.
+// Runs `clusters` clusters, each of so many blocks, and throws std::runtime_error if K breaks a rule.
 template <class K>
-void launch(Stream, int64_t clusters, const typename K::Params& p) {
+void run_clusters(int64_t clusters, int64_t blocks, const typename K::Params& p) {
   using Params = typename K::Params;
   using Smem = typename K::Smem;
   static_assert(K::kThreads % 32 == 0 && K::kThreads > 0 && K::kThreads <= 1024, "whole warps, at most 32");
@@ -259,7 +259,20 @@ void launch(Stream, int64_t clusters, const typename K::Params& p) {
   std::string name = __PRETTY_FUNCTION__;  // "... [with K = Name; ...]"
   name = name.substr(name.find("K = ") + 4);
   name = name.substr(0, name.find_first_of(";]"));
-  host::machine.launch(name, {clusters, uint32_t(K::kCluster), uint32_t(K::kThreads), sizeof(Smem)}, body, &p);
+  host::machine.launch(name, {clusters, uint32_t(blocks), uint32_t(K::kThreads), sizeof(Smem)}, body, &p);
+}
+
+template <class K>
+void launch(Stream, int64_t clusters, const typename K::Params& p) {
+  run_clusters<K>(clusters, K::kCluster, p);
+}
+// Groups of blocks that know nothing of other groups: one runs after the other.
+template <class K>
+void launch_resident(Stream, int64_t groups, int64_t blocks, const typename K::Params& p) {
+  static_assert(K::kCluster == 1);
+  constexpr int64_t kMost = (1 << 14) / K::kThreads;  // the watch tells so many threads apart
+  if (blocks > kMost) throw std::runtime_error("a group of " + std::to_string(blocks) + " blocks: the watch has no room");
+  run_clusters<K>(groups, blocks, p);
 }
 
 // Here one after the other.

@@ -96,6 +96,7 @@ class Machine {
     if (arrive(me, group, doing, site)) {
       alike(group);
       group.time = shadow_.tick();
+      if (doing == Doing::sync) shadow_.share(*me.block);
       wake(group);
     }
     go_on(me);
@@ -157,6 +158,14 @@ class Machine {
       return true;
     });
   }
+
+  // ---- Flags: what a block tells others, in global memory ----
+
+  void post(const Thread& me, int32_t* flag, int32_t value) {
+    shadow_.post(me, flag);
+    *flag = value;
+  }
+  void told(const Thread& me, const int32_t* flag) { shadow_.told(me, flag); }
 
   template <class Text>
   void report(const char* kind, const Site& site, Text&& text) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "../../csrc/cuda/block.cuh"
+#include "../../csrc/cuda/flags.cuh"
 #include "../../csrc/cuda/messages.cuh"
 
 namespace {
@@ -30,7 +31,12 @@ void check(bool good, const std::string& what, const std::string& why = "") {
 template <class K>
 std::string findings(const typename K::Params& p, int64_t clusters = 1) {  // empty if there are none
   try {
-    launch<K>(nullptr, clusters, p);
+    if constexpr (requires { K::kGroup; }) {
+      for (int64_t k = 0; k < clusters * K::kGroup; ++k) p.flags[k] = 0;
+      launch_resident<K>(nullptr, clusters, K::kGroup, p);
+    } else {
+      launch<K>(nullptr, clusters, p);
+    }
     return "";
   } catch (const std::runtime_error& error) {
     return error.what();
@@ -86,6 +92,18 @@ struct Small {
     Shared<float, 64> a;
     Shared<float, 64> b;
   };
+};
+
+// Of kernels whose blocks are not neighbours, and tell each other by flags.
+struct Grouped {
+  static constexpr int kThreads = 64, kCluster = 1, kGroup = 4;
+  using Block = BlockOf<1>;
+  struct Params {
+    const float* in;
+    float *out, *between;
+    int32_t* flags;
+  };
+  struct Smem {};
 };
 
 // ---- Correct kernels ------------------------------------------------------------------------------------------------
@@ -232,6 +250,25 @@ struct RingOfRequests : Small<4> {
   }
 };
 
+// The same by flags, among four of eight blocks.
+struct RingOfFlags : Grouped {
+  static SEAM_KERNEL void run(const Block& block, Smem&, const Params& p) {
+    const int t = block.thread(), rank = block.index() % kGroup, group = block.index() / kGroup;
+    const int place = block.index() * 64 + t;
+    float mine = load(p.in + place);
+#pragma GCC unroll 1
+    for (int step = 0; step < Ring::kSteps; ++step) {
+      float* const between = p.between + (group * 2 + step % 2) * kGroup * 64;
+      store(between + rank * 64 + t, mine);
+      block.sync();
+      if (t == 0) post(block, p.flags + block.index(), step + 1);
+      wait_for(block, p.flags + group * kGroup + block.lane() % kGroup, step + 1);
+      mine += load(between + (rank + 3) % kGroup * 64 + 63 - t);
+    }
+    store(p.out + place, mine);
+  }
+};
+
 void correct_kernels() {
   std::vector<float> in(512), out(512);
   for (int i = 0; i < 512; ++i) in[i] = float(i * 37 % 101 - 50);
@@ -268,6 +305,10 @@ void correct_kernels() {
                         [&] { return every(512, [&](int i) { return ring[i]; }); });
   clean<RingOfRequests>("an exchange in clusters of four by requests", {in.data(), out.data()}, 2,
                         [&] { return every(512, [&](int i) { return ring[i]; }); });
+  std::vector<float> between(1024);
+  std::vector<int32_t> flags(8);
+  clean<RingOfFlags>("an exchange in groups of four by flags", {in.data(), out.data(), between.data(), flags.data()}, 2,
+                     [&] { return every(512, [&](int i) { return ring[i]; }); });
 }
 
 // ---- Tensor tiles ---------------------------------------------------------------------------------------------------
@@ -541,6 +582,39 @@ struct NoSuchPeer : Small<2> {
   }
 };
 
+// What is told of what one block writes and the next one reads.
+struct FlagNever : Grouped {
+  static SEAM_KERNEL void run(const Block& block, Smem&, const Params& p) { wait_for(block, p.flags, 1); }
+};
+struct NotWaited : Grouped {
+  static SEAM_KERNEL void run(const Block& block, Smem&, const Params& p) {
+    const int t = block.thread();
+    store(p.between + block.index() * 64 + t, 1.0f);
+    block.sync();
+    if (t == 0) post(block, p.flags + block.index(), 1);
+    store(p.out + block.index() * 64 + t, load(p.between + (block.index() + 1) % kGroup * 64 + t));
+  }
+};
+struct WaitedForAnother : Grouped {
+  static SEAM_KERNEL void run(const Block& block, Smem&, const Params& p) {
+    const int t = block.thread();
+    store(p.between + block.index() * 64 + t, 1.0f);
+    block.sync();
+    if (t == 0) post(block, p.flags + block.index(), 1);
+    wait_for(block, p.flags + block.index(), 1);
+    store(p.out + block.index() * 64 + t, load(p.between + (block.index() + 1) % kGroup * 64 + t));
+  }
+};
+struct PostTooEarly : Grouped {
+  static SEAM_KERNEL void run(const Block& block, Smem&, const Params& p) {
+    const int t = block.thread();
+    store(p.between + block.index() * 64 + t, 1.0f);
+    if (t == 0) post(block, p.flags + block.index(), 1);  // for others, too, who have not met
+    wait_for(block, p.flags + (block.index() + 1) % kGroup, 1);
+    store(p.out + block.index() * 64 + t, load(p.between + (block.index() + 1) % kGroup * 64 + t));
+  }
+};
+
 struct Messages : Small<2> {
   struct Smem {
     Shared<float, 64> a;
@@ -638,6 +712,13 @@ void planted_faults() {
   found<MessageTooLate>("a message to who does not wait for it", "message to a block that has ended", two);
   found<ArmedTwice>("a round that is armed twice", "a round is armed twice", two);
   found<MessageToNobody>("a message to a peer that there is not", "no such block in the cluster", two);
+  std::vector<float> between(256);
+  std::vector<int32_t> flags(4);
+  const Grouped::Params group{in.data(), out.data(), between.data(), flags.data()};
+  found<FlagNever>("a flag that nobody posts", "wait for what never comes", group);
+  found<NotWaited>("no wait for the flag", "race in global memory", group);
+  found<WaitedForAnother>("a wait for another flag", "race in global memory", group);
+  found<PostTooEarly>("a flag before the barrier", "race in global memory", group);
   found<GlobalCopy>("two clusters write the same", "race in global memory", one, 2);
   found<GlobalSwap>("no barrier between writes and reads of global memory", "race in global memory", one);
 }

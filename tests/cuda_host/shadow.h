@@ -171,6 +171,8 @@ class Shadow {
     cluster_ = cluster;
     cluster_begin_ = ++clock_;
     if (cells_.size() < (bytes + 1) / 2) cells_.resize((bytes + 1) / 2);
+    known_.clear();
+    posted_.clear();
   }
   uint32_t now() const { return clock_; }
   uint32_t tick() { return ++clock_; }
@@ -193,6 +195,25 @@ class Shadow {
     }
   }
 
+  // Whoever is told of this flag knows that all that the block did before its last barrier is over, and what it has been told.
+  void post(const Member& me, const void* flag) {
+    Known known = known_of(me);
+    known[block_of(me)] = me.block->time;
+    posted_[flag] = std::move(known);
+  }
+  void told(const Member& me, const void* flag) {
+    const auto found = posted_.find(flag);
+    if (found != posted_.end()) learn(known_of(me), found->second);
+  }
+  // What its warps know, at a barrier of a block.
+  void share(const Group& block) {
+    if (known_.empty()) return;
+    Known all;
+    all.resize(size_t(blocks_));
+    for (uint32_t k = 0; k < block.size; k += 32) learn(all, known_of(block.first + k));
+    for (uint32_t k = 0; k < block.size; k += 32) known_of(block.first + k) = all;
+  }
+
   std::string name(uint32_t thread, const Group& block) const {
     const std::string text = "thread " + std::to_string(thread % block.size) + " of block ";
     if (blocks_ == 1) return text + std::to_string(cluster_);
@@ -206,10 +227,33 @@ class Shadow {
   void operator=(Shadow&& other) {
     cells_ = std::move(other.cells_);
     clock_ = other.clock_;
+    known_.clear();
+    posted_.clear();
     forget_pages();
   }
 
-  // Whether it was over, and seen, before what `me` does now: whether a group that holds all concerned has met since.
+  // By block: the time before which all that it did is known to be over.
+  using Known = std::vector<uint32_t>;
+  static uint32_t block_of(const Member& me) { return me.block->first / me.block->size; }
+  Known& known_of(uint32_t thread) {
+    Known& known = known_[thread / 32];
+    known.resize(size_t(blocks_));
+    return known;
+  }
+  Known& known_of(const Member& me) { return known_of(me.id); }
+  static void learn(Known& known, const Known& other) {
+    for (size_t k = 0; k < known.size(); ++k) known[k] = std::max(known[k], other[k]);
+  }
+  // Whether flags have told so. Of several threads the record knows the last one alone: of the others it is believed.
+  bool told_of(const Member& me, Record record) const {
+    const auto found = known_.find(me.id / 32);
+    if (found == known_.end() || record.level() > Record::kCluster) return false;
+    const uint32_t block = record.thread() / me.block->size;
+    return record.tick() < (block == block_of(me) ? me.block->time : found->second[block]);
+  }
+
+  // Whether it was over, and seen, before what `me` does now: whether a group that holds all concerned has met since, or flags
+  // have told so.
   bool over(const Member& me, Record record) const {
     const uint32_t tick = record.tick(), level = record.level(), thread = record.thread();
     if (tick < cluster_begin_) return false;  // of another cluster
@@ -220,7 +264,8 @@ class Shadow {
         if (tick < me.warp->time || (level == Record::kThread && thread == me.id)) return true;
       }
     }
-    return level <= Record::kCluster && tick < me.cluster->time;
+    if (level <= Record::kCluster && tick < me.cluster->time) return true;
+    return !known_.empty() && told_of(me, record);
   }
   // What `me` and all that made the record have in common.
   uint32_t common(const Member& me, Record record) const {
@@ -300,6 +345,8 @@ class Shadow {
   uint32_t clock_ = 0, launch_begin_ = 0, cluster_begin_ = 0;
   int blocks_ = 1;
   int64_t cluster_ = 0;
+  std::unordered_map<uint32_t, Known> known_;        // by warp; of those that have been told something
+  std::unordered_map<const void*, Known> posted_;    // by flag
   std::vector<Cell> cells_;
   std::unordered_map<uintptr_t, Page> pages_;
   std::vector<std::pair<uintptr_t, Cell*>> near_ = std::vector<std::pair<uintptr_t, Cell*>>(kNear);
