@@ -1,4 +1,4 @@
-// Calls of the layer on the CPU, side by side, each writing its part of the results.
+// Calls of the layer side by side: on the CPU each writes its part of the results.
 #include <c10/core/InferenceMode.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>

@@ -15,7 +15,7 @@ namespace seam {
 class DrawnDocuments;
 
 // Tensors come in the order of the public checkpoint: embedding (V, E), weight_ih (4H, E), weight_hh (4H, H), bias_ih,
-// bias_hh (4H), linear weight (C, H), linear bias (C). All are contiguous, on the CPU and of one dtype, float32 or float64.
+// bias_hh (4H), linear weight (C, H), linear bias (C). All are contiguous, on one device and of one dtype: float32, or on the CPU float64.
 struct SeamTrainerTensors {
   std::vector<Tensor> weights;                      // frozen; shared by all modules of a base
   Tensor rows;                                      // int64 (R,): the words that have scores of their own

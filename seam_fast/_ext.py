@@ -24,6 +24,7 @@ NEEDED = ("build_info", "isa", "isas", "set_isa", "score_adam_")
 NEEDED += ("masked_lstm_layer", "masked_lstm_layer_transformed", "masked_lstm_forward", "masked_lstm_backward")
 NEEDED += ("SeamTrainer", "empty_scratch", "documents_to_train", "draw_chance", "draw_permutation")
 NEEDED += ("class_logits", "project_words", "DrawnDocuments", "binary_counts")
+NEEDED_WITH_CUDA = ("choose_cuda", "choose_steps", "modules_at_once", "class_logits_on_gpu", "QueuedEpochs")
 
 
 told = False  # whether loading it has warned already
@@ -48,7 +49,8 @@ def load_extension() -> tuple[object | None, str]:
         return None, why_not_built() if error.name == "seam_fast._C" else drop(f"cannot be loaded ({error})")
     except Exception as error:
         return None, drop(f"cannot be loaded ({error})")
-    missing = [name for name in NEEDED if not hasattr(module, name)]
+    needed = NEEDED + NEEDED_WITH_CUDA if hasattr(module, "choose_cuda") else NEEDED
+    missing = [name for name in needed if not hasattr(module, name)]
     if missing:
         return None, drop(f"was built from other sources than these (it lacks {', '.join(missing)})")
     built = module.build_info()["torch"]

@@ -19,6 +19,7 @@ MOST_DOCUMENTS = {True: 2048, False: 256}
 MOST_PRODUCTS = 2_000_000
 CLUSTER_PRODUCTS = 500_000  # beyond, the whole GPU takes a step: kMostProducts of csrc/cuda/seam_trainer.cpp
 _PRODUCTS_AT_ONCE = 2e10  # of a launch: at most a tenth of a second on the blocks of a cluster ...
+_PRODUCTS_OF_ALL_AT_ONCE = 4e11  # of what the whole GPU takes ...
 _STEPS_AT_ONCE = 4096  # ... and no more steps than this
 
 
@@ -66,7 +67,8 @@ class CudaTrainer(NativeTrainer):
 def steps_at_once(weights: dict[str, Tensor], batch_size: int, width: int) -> int:
     """How many steps of documents of so many words are taken between two looks at ``stop``, at most."""
     work = 3 * batch_size * max(1, width) * products(weights)  # forward, and twice as much backward
-    return max(1, min(_STEPS_AT_ONCE, int(_PRODUCTS_AT_ONCE / work)))
+    at_once = _PRODUCTS_AT_ONCE if takes_cluster(weights, batch_size) else _PRODUCTS_OF_ALL_AT_ONCE
+    return max(1, min(_STEPS_AT_ONCE, int(at_once / work)))
 
 
 def products(weights: dict[str, Tensor]) -> int:

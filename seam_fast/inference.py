@@ -6,7 +6,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from . import _ext
-from .backend import is_able, why_not
+from .backend import is_able, resolve, why_not
 from .keys import EMBEDDING, LINEAR_KEYS, WEIGHT_KEYS, is_plain, lstm_keys, lstm_shape
 from .library import FULL_DTYPES, choose_kernels
 from .ops import masked_lstm
@@ -71,7 +71,7 @@ def _reads_documents(weights: dict[str, Tensor], backend: str) -> bool:
 
 def _reads_on_gpu(weights: dict[str, Tensor], ids: Tensor, backend: str) -> bool:
     """Whether they are read on a GPU by one native call, in which Python's lock is free."""
-    if backend not in ("auto", "cuda") or not has_kernels(weights[EMBEDDING].device):
+    if resolve(backend) not in ("auto", "cuda") or not has_kernels(weights[EMBEDDING].device):
         return False
     return is_plain(weights) and weights[EMBEDDING].dtype in FULL_DTYPES and ids.device.type == "cpu"
 

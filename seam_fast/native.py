@@ -139,17 +139,18 @@ class NativeTrainer(Trainer):
 
     def _draws_of(self, sampler, batch_size: int):
         """A sampler's documents as the engine draws them, and what for; None where somebody has to look at `stop`
-        meanwhile, or a teacher has to be asked that the engine does not ask itself."""
+        meanwhile, or a teacher has to be asked that the engine does not ask itself, or only once for all epochs."""
         split = sampler.split
         count = -(-sampler.size // batch_size)
-        asks = sampler.teacher is not None
-        if (asks and not self._asks_the_base) or count > self._steps_at_once(batch_size, split.ids.shape[1]):
+        asks, share = sampler.teacher is not None, sampler.settings.word_dropout
+        if (asks and not (self._asks_the_base and share > 0)) or count > self._steps_at_once(
+            batch_size, split.ids.shape[1]
+        ):
             return None, ()
         if sampler.fixed is not None:
             pools, counts = (sampler.fixed, sampler.fixed[:0]), (len(sampler.fixed), 0)
         else:
             pools, counts = (sampler.targets, sampler.others), (sampler.positives, sampler.negatives)
-        share = sampler.settings.word_dropout
         documents = self._module().DrawnDocuments(
             *(part.long().contiguous() for part in (split.ids, split.lengths, sampler.rest, *pools)),
             *counts,

@@ -27,6 +27,7 @@ from .reference import binarize
 __all__ = ["binarize", "masked_embedding", "masked_linear", "masked_lstm"]
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+_LISTS = (list, tuple)
 
 
 class NoStepsError(ValueError, RuntimeError):
@@ -92,8 +93,8 @@ def masked_lstm(
         options |= {"lengths": lengths, "dropout": dropout, "training": training, "backend": backend, "clamp": clamp}
         return _recorded(input, masked_lstm, (input, hx, weights, scores), options)
     directions = 2 if bidirectional else 1
-    alone = num_layers == 1 and type(num_layers) is int and dropout == 0.0 and lengths is None
-    if alone and type(input) is Tensor and not _watched(input):
+    plain = type(num_layers) is int and type(dropout) in (int, float) and lengths is None and type(input) is Tensor
+    if plain and num_layers == 1 and dropout == 0 and not _watched(input):
         found = _at_once(input, hx, weights, scores, directions, batch_first, backend, clamp)
         if found is not None:
             return found
@@ -233,9 +234,13 @@ def _at_once(input, hx, weights, scores, directions, batch_first, backend, clamp
         kernels = choose_kernels(backend, input)
         if kernels is lstm_layer or input.dim() != 3:
             return None
-        h_0, c_0 = (None, None) if hx is None else hx
-        if (h_0 is None) is not (c_0 is None):
+        if type(weights) not in _LISTS or not (scores is None or type(scores) in _LISTS):
             return None
+        h_0, c_0 = None, None
+        if hx is not None:
+            h_0, c_0 = hx
+            if type(hx) not in _LISTS or h_0 is None or c_0 is None:
+                return None
         scores = [None] * len(weights) if scores is None else scores
         clamp = clamps_in_op(clamp, *scores)
         if batch_first:

@@ -15,7 +15,7 @@ from .keys import EMBEDDING, LSTM_KEYS, lstm_shape
 
 SHARE_OF_FREE_MEMORY = 0.9  # the rest is for what no estimate sees, such as kernels that are loaded later
 BESIDE_A_MODULE = 64 << 20  # bytes: torch takes memory in blocks, of each stream anew, and cuBLAS has some a stream
-LOOKED_AT_ONCE = 1 << 16  # words, by the one-launch engine: kPositionsAtOnce of csrc/cuda/seam_trainer.cpp
+LOOKED_AT_ONCE = 1 << 16  # words, by the one-launch engine: kPositionsAtOnce of csrc/cuda/documents.h
 PRIORITIES = (0, -1, -2, -3)  # torch has a pool of 32 streams for each
 POOL = 32
 
@@ -129,7 +129,7 @@ def module_bytes(weights: dict[str, Tensor], rows: int, batch_size: int, steps: 
     rest = sum(weight.numel() for key, weight in weights.items() if key != EMBEDDING)
     state = 3 * ((rows + 1) * width + rest)  # scores, and Adam's two means of each
     # A step: input and its gradient, gates and theirs, those summed by word, c and h, at every word of the batch.
-    step = 2 * batch_size * steps * (width + 9 * cells) + 4 * rest
+    step = 2 * batch_size * steps * (width + 12 * cells) + 4 * rest
     # A look at the module: the masked base as a whole, and its states over some documents; enough for both trainers.
     look = words * width + rest + max(BATCH * steps, LOOKED_AT_ONCE) * (3 * width + 6 * cells)
     return table.element_size() * (state + step + look) + words * width + BESIDE_A_MODULE

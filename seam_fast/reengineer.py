@@ -606,7 +606,7 @@ class Job:
     @functools.cached_property
     def launched(self) -> bool:
         """Whether its steps can go into the launches of others: those of a cluster, an epoch at a time, without a
-        teacher, who would have to be asked in between."""
+        teacher, whose answers would be waited for module by module."""
         study, settings = self.study, self.study.settings
         if study.engine != "cuda" or not study.catches_up or self.sampler.teacher is not None:
             return False
@@ -747,8 +747,7 @@ def run_jobs(
     if threads is not None and jobs and jobs[0].in_step and not jobs[0].launched:
         places = places[: -(-threads // FEW_IN_STEP)]
     units = units_of(jobs, places, threads)
-    if jobs and jobs[0].launched:
-        places = places[: enough_for(units, len(places))]
+    room = Room(places) if any(len(unit) > 1 and unit[0].launched for unit in units) else None
     places = places[: max(1, len(units))]
     waiting: queue.SimpleQueue[list[Job]] = queue.SimpleQueue()
     for unit in units:
@@ -775,6 +774,8 @@ def run_jobs(
                 unit = waiting.get_nowait()
             except queue.Empty:
                 return
+            if room and not room.take(place, unit, stop):
+                return
             place_of.update(dict.fromkeys(unit, place))
             try:
                 with place.entered():
@@ -789,6 +790,9 @@ def run_jobs(
                 for job in unit:
                     if not job.ended:
                         fail(job, error)
+            finally:
+                if room:
+                    room.give_back(place, unit)
             for job in unit:
                 job.ended = True
                 if job.finished and not job.cut_short and job not in errors:
@@ -869,33 +873,53 @@ def end(workers: list[threading.Thread], stop: threading.Event) -> None:
         worker.join()
 
 
+class Room:
+    """For as many modules on each device as there are places there, whoever trains how many of them together."""
+
+    def __init__(self, places: list[Place]):
+        self._free = collections.Counter(place.device for place in places)
+        self._changed = threading.Condition()
+
+    def take(self, place: Place, unit: list[Job], stop: threading.Event) -> bool:
+        """Waits until there is room for a unit; False once ``stop`` is set."""
+        with self._changed:
+            while self._free[place.device] < len(unit):
+                if stop.is_set():
+                    return False
+                self._changed.wait(0.1)
+            self._free[place.device] -= len(unit)
+        return True
+
+    def give_back(self, place: Place, unit: list[Job]) -> None:
+        with self._changed:
+            self._free[place.device] += len(unit)
+            self._changed.notify_all()
+
+
 def units_of(jobs: list[Job], places: list[Place], threads: int | None) -> list[list[Job]]:
     """The jobs that a worker takes at a time, longest first: one, or those of equally many steps an epoch in step.
 
     At most IN_STEP and, at all places, ``threads``; and not all of them in one, so that one worker's modules are
-    trained while another looks at its own.
+    trained while another looks at its own. Of those whose steps share launches two units at least for each device, and
+    each finds room beside another.
     """
     limits = [IN_STEP, *(place.modules for place in places if place.modules is not None)]
     together = max(1, min(limits if threads is None else [*limits, threads // len(places)]))
+    on_each = collections.Counter(place.device for place in places)
     alike: dict = {}
     for job in jobs:
         alike.setdefault((job.epoch_steps, job.study.settings.batch_size) if job.in_step else job, []).append(job)
     units = []
     for group in alike.values():
         group.sort(key=lambda job: -job.steps)
-        size = min(together, -(-len(group) // 2))
+        size, least = together, 2
+        if group[0].launched:
+            size, least = min(together, max(1, min(on_each.values()) // 2)), 2 * len(on_each)
+        size = min(size, -(-len(group) // least))
         count = -(-len(group) // size)
         bounds = [len(group) * number // count for number in range(count + 1)]
         units += [group[begin:end] for begin, end in itertools.pairwise(bounds)]
     return sorted(units, key=lambda unit: -max(job.steps for job in unit))
-
-
-def enough_for(units: list[list[Job]], modules: int) -> int:
-    """How many of the units must be trained side by side so that there are about as many modules; two at least, since
-    one looks at its modules while others are trained.
-    """
-    counts = itertools.accumulate(map(len, units))
-    return max(2, sum(count < modules for count in counts) + 1)
 
 
 def run_in_step(jobs: list[Job], stop: threading.Event, report, fail, place: Place) -> bool:

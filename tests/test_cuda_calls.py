@@ -56,6 +56,30 @@ def test_they_are_what_each_is_by_itself(host_module, case):
             torch.testing.assert_close(ours[i], theirs, rtol=0, atol=0)
 
 
+def test_batches_that_need_more_than_one_launch_go_one_by_one(host_module, unwatched):
+    """Of 100 units on four multiprocessors, more than 64 sequences."""
+    x, _, weights, scores, _ = make((1, 65, 3, 100, 1, False, False))
+
+    def layer(*scores):
+        return host_module.masked_lstm_layer_transformed(x, None, None, weights, list(scores), None, True)[0]
+
+    assert torch.equal(vmap(layer)(*scores)[1], layer(*(score[1].contiguous() for score in scores)))
+
+
+def test_more_calls_than_a_launch_takes(host_module):
+    host_module.watch_memory(True)
+    x, _, weights, scores, _ = make(CASES[1], calls=35)
+    x, weights, scores = x.clone(), [weight.clone() for weight in weights], [score.clone() for score in scores]
+
+    def value(*scores):
+        return host_module.masked_lstm_layer_transformed(x, None, None, weights, list(scores), None, True)[0].sum()
+
+    found = vmap(grad(value, (0, 1)))(*scores)
+    for i in (0, 15, 16, 34):
+        wanted = grad(value, (0, 1))(*(score[i].contiguous() for score in scores))
+        assert all(torch.equal(ours[i], theirs) for ours, theirs in zip(found, wanted, strict=True))
+
+
 def test_inputs_of_their_own_and_in_other_orders(host_module, unwatched):
     _, _, weights, scores, _ = make(CASES[0])
     xs = torch.randn(5, 3, 3, 7, generator=torch.Generator().manual_seed(0))  # (T, calls, B, I)

@@ -12,6 +12,7 @@ from test_cuda_trainer_use import on_host  # noqa: F401
 from test_native import assert_same_bits
 
 from seam_fast import Settings, TrainingError, cuda_cohort, reengineer_many
+from seam_fast.places import Place
 from seam_fast.sampling import Sampler
 
 loop = importlib.import_module("seam_fast.reengineer")  # the package gives that name to the function
@@ -55,11 +56,11 @@ def assert_same_modules(ours, theirs):
 def test_together_each_is_what_it_is_alone(toy, toy_base, monkeypatch, cohorts, options):
     settings = [Settings(**{"protocol": "seam", "alpha": alpha} | QUICK | options) for alpha in ALPHAS]
     (together,) = zip(*reengineer_many(toy_base, toy, [0], settings, backend="cuda"), strict=True)
-    assert sorted(cohorts) == [2, 3]
+    assert sorted(cohorts) == [2, 2]  # and one by itself
     alone(monkeypatch)
     (by_themselves,) = zip(*reengineer_many(toy_base, toy, [0], settings, backend="cuda"), strict=True)
     assert_same_modules(together, by_themselves)
-    assert sorted(cohorts) == [2, 3]
+    assert sorted(cohorts) == [2, 2]  # and one by itself
 
 
 def test_one_that_fails_lets_the_others_end(toy, toy_base, monkeypatch, cohorts):
@@ -85,9 +86,14 @@ def test_modules_of_other_lengths_and_few_threads_go_alone(toy, toy_base, cohort
 # -- epochs that are queued -------------------------------------------------------------------------------------------
 
 
-def trainers_and_sampler(toy, kind, count):
-    settings = Settings("reference", batch_size=4)
-    sampler = Sampler(toy, torch.arange(len(toy.train.ids)), (0,), settings, 0)
+def teacher(ids, lengths):
+    """Never asked: the engine asks the base itself."""
+    raise AssertionError
+
+
+def trainers_and_sampler(toy, kind, count, **options):
+    settings = Settings("reference", batch_size=4, **options)
+    sampler = Sampler(toy, torch.arange(len(toy.train.ids)), (0,), settings, 0, teacher)
     weights = world.make_weights(torch.float32, sizes=(toy.vocab_size, 6, 5, 4))
     head = world.make_head(torch.float32, classes=4)
     words = torch.from_numpy(sampler.words())
@@ -98,9 +104,10 @@ def trainers_and_sampler(toy, kind, count):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_queued_epochs_are_those_that_are_run(toy, kind, host_module, threads):
-    ours, sampler = trainers_and_sampler(toy, f"{kind}-quadrature", 3)
-    theirs, _ = trainers_and_sampler(toy, f"{kind}-quadrature", 3)
+@pytest.mark.parametrize("options", [{}, {"distill": 0.7, "word_dropout": 0.2}], ids=str)
+def test_queued_epochs_are_those_that_are_run(toy, kind, host_module, threads, options):
+    ours, sampler = trainers_and_sampler(toy, f"{kind}-quadrature", 3, **options)
+    theirs, _ = trainers_and_sampler(toy, f"{kind}-quadrature", 3, **options)
     stop = threading.Event()
     judged_on = toy.test.ids, toy.test.lengths, toy.test.labels == 0
     for epoch in range(3):
@@ -130,3 +137,37 @@ def test_what_cannot_be_queued_is_refused(toy, kind, host_module):
     assert len(queued.take()) == 1
     with pytest.raises(ValueError, match="taken already"):
         queued.take()
+
+
+# -- how many, and where ----------------------------------------------------------------------------------------------
+
+
+def jobs_like(toy, toy_base, count):
+    study = loop.Study(toy_base, toy, Settings("reference", **QUICK), "cuda")
+    return [loop.Job(study, (0,), seed, 1) for seed in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("devices", "each", "count", "sizes"),
+    [(1, 26, 16, [8, 8]), (1, 1, 4, [1] * 4), (1, 3, 4, [1] * 4), (4, 26, 16, [2] * 8), (4, 26, 8, [1] * 8)],
+)
+def test_units_find_room_and_leave_no_device_idle(toy, toy_base, devices, each, count, sizes):
+    jobs = jobs_like(toy, toy_base, count)
+    found = [Place(torch.device("cuda", index)) for index in range(devices)] * each
+    assert [len(unit) for unit in loop.units_of(jobs, found, None)] == sizes
+
+
+def test_no_more_modules_at_once_than_there_is_room_for(toy, toy_base):
+    """A unit waits until others have gone, or until all is to end."""
+    place, jobs, stop = Place(torch.device("cuda", 0)), jobs_like(toy, toy_base, 3), threading.Event()
+    room = loop.Room([place] * 3)
+    assert room.take(place, jobs[:2], stop)
+    waits = threading.Thread(target=lambda: room.take(place, jobs[:2], stop))
+    waits.start()
+    waits.join(0.3)
+    assert waits.is_alive()
+    room.give_back(place, jobs[:2])
+    waits.join(10)
+    assert not waits.is_alive()
+    stop.set()
+    assert not room.take(place, jobs[:2], stop)

@@ -140,6 +140,11 @@ def test_large_batches_are_taken_by_all_and_small_ones_by_a_cluster(kind, host_m
         assert not all(torch.equal(part, theirs[name]) for name, part in ours.items())
 
 
+def test_a_cluster_takes_what_the_recurrence_of_the_op_does_not(kind, unwatched):
+    """Of 100 units on four multiprocessors, more than 64 documents."""
+    check_case(kind, (30, 5, 100, 3), world.make_documents(70, 2, range(30)), 70, read="end", steps=1)
+
+
 def test_who_takes_steps_is_one_of_three(host_module):
     with pytest.raises(ValueError, match="'automatic', 'cluster' or 'wide', but is 'all'"):
         host_module.choose_steps("all")

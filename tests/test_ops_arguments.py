@@ -1,11 +1,13 @@
 """Every bad argument of an op is refused in one sentence: its name, what is expected, what came."""
 
+import copy
 import re
 
+import numpy as np
 import pytest
 import torch
 
-from seam_fast import masked_embedding, masked_linear, masked_lstm
+from seam_fast import masked_embedding, masked_linear, masked_lstm, ops
 
 T, B, I, H = 4, 3, 2, 5  # noqa: E741
 
@@ -244,3 +246,75 @@ X, W, BIAS = torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(4)
 def test_masked_linear_refuses(arguments, error, sentence):
     with pytest.raises(error, match=re.escape(sentence)):
         masked_linear(*arguments)
+
+
+def simple_call(**options):
+    """A call that goes to the compiled kernels at once, or would but for what is changed."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(12, 2), (12, 3), (12,), (12,)]
+    given = {"input": torch.randn(4, 2, 2, generator=generator), "hx": None}
+    given["weights"] = [torch.randn(shape, generator=generator) for shape in shapes]
+    given["scores"] = [torch.randn(shape, generator=generator) for shape in shapes]
+    return given | options
+
+
+STATES = torch.ones(1, 2, 3), torch.zeros(1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"hx": STATES},
+        {"hx": list(STATES)},
+        {"hx": torch.stack(STATES)},
+        {"hx": (None, None)},
+        {"hx": (STATES[0], None)},
+        {"hx": iter(STATES)},
+        {"hx": STATES[:1]},
+        {"weights": iter(simple_call()["weights"])},
+        {"weights": set(simple_call()["weights"])},
+        {"weights": tuple(simple_call()["weights"])},
+        {"weights": simple_call()["weights"][:2], "scores": None},
+        {"weights": simple_call()["weights"][:2] * 2},
+        {"scores": None},
+        {"scores": [None] * 4},
+        {"scores": [None] * 3},
+        {"dropout": torch.tensor(0.0)},
+        {"dropout": torch.zeros(2)},
+        {"dropout": np.float32(0)},
+        {"dropout": False},
+        {"dropout": 0},
+        {"num_layers": np.array([1, 2])},
+        {"num_layers": 1.0},
+        {"num_layers": True},
+        {"bidirectional": True},
+        {"batch_first": True},
+        {"input": torch.randn(4, 2)},
+        {"input": torch.randn(2, 4, 2).transpose(0, 1)},
+        {"input": torch.randn(0, 2, 2)},
+        {"input": torch.randn(4, 0, 2)},
+        {"input": torch.randn(4, 2, 2).double()},
+        {"input": torch.nn.Parameter(torch.randn(4, 2, 2))},
+        {"clamp": False},
+        {"backend": "nobody"},
+    ],
+    ids=lambda options: "-".join(options) or "plain",
+)
+def test_the_short_way_takes_what_the_long_one_takes(monkeypatch, options):
+    """And says the same, in the same error."""
+
+    def outcome():
+        given = simple_call(**{key: copy.copy(value) if key != "hx" else value for key, value in options.items()})
+        for key in ("weights", "hx"):
+            if key in options and not hasattr(options[key], "__len__"):
+                given[key] = iter(simple_call()["weights"] if key == "weights" else STATES)
+        try:
+            output, (h_n, c_n) = masked_lstm(**given)
+            return [part.tolist() for part in (output, h_n, c_n)]
+        except Exception as error:
+            return type(error), str(error)
+
+    short = outcome()
+    monkeypatch.setattr(ops, "_at_once", lambda *given: None)
+    assert outcome() == short

@@ -29,8 +29,10 @@ class CallsTogether final : public Turns {
   }
 
  private:
+  void start();
+
   bool suits_;
-  int64_t count_;
+  int64_t count_, noted_ = 0;
   Collected launches_;
   void* stream_ = nullptr;
   std::vector<Tensor> held_;

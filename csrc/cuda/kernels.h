@@ -29,6 +29,21 @@ bool recurrent_forward(const Device&, const ForwardParams<T>&);
 template <class T>
 bool recurrent_backward(const Device&, const BackwardParams<T>&);
 
+template <>
+bool recurrent_forward(const Device&, const ForwardParams<float>&);
+template <>
+bool recurrent_backward(const Device&, const BackwardParams<float>&);
+
+// Whether both can be done so in float32, by whatever kernels; nothing is started.
+inline bool has_recurrence(Device device, int64_t hidden, int64_t steps, int64_t batch) {
+  Collected notes;  // where launches go meanwhile
+  notes.next_call();
+  device.stream.collected = &notes;
+  ForwardParams<float> forward = {{steps, batch, false}, hidden};
+  BackwardParams<float> backward = {{steps, batch, false}, hidden};
+  return recurrent_forward(device, forward) && recurrent_backward(device, backward);
+}
+
 // One step of it at a time.
 template <class T>
 void forward_start(const Device&, const ForwardStepParams<T>&);

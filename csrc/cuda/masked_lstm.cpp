@@ -639,7 +639,7 @@ bool suit(const Calls& calls, const variable_list& tensors, int64_t first) {
   if (input.dim() != 3 || weight_hh.dim() != 2 || input.scalar_type() != at::kFloat || input.numel() == 0) return false;
   const int64_t rows = input.size(0) * input.size(1), I = input.size(2), H = weight_hh.size(1);
   const Device device = gpu::device_of(input);
-  if (H > (device.clusters ? kMostUnits : kMostUnits / 2) || input.size(1) > 96 * device.multiprocessors) return false;
+  if (H > kMostUnits || !has_recurrence(device, H, input.size(0), input.size(1))) return false;
   const auto operations = [&](int64_t columns) { return 2.0 * double(rows * kGates * H * columns); };
   return !use_library(operations(I), I, at::kFloat) && !use_library(operations(2 * I + H), rows, at::kFloat);
 }
@@ -655,8 +655,19 @@ CallsTogether* CallsTogether::collecting() { return current; }
 
 void CallsTogether::next_call() {
   if (!suits_) return;
+  constexpr int64_t kMost = 16;  // of a launch, see Together in block.cuh: to note more would only take memory
+  if (noted_ == kMost) {
+    start();
+    noted_ = 0;
+  }
+  ++noted_;
   current = this;
   launches_.next_call();
+}
+void CallsTogether::start() {
+  launches_.start(stream_);
+  launches_ = {};
+  held_.clear();
 }
 void CallsTogether::take_part(Device& device) {
   stream_ = device.stream.stream;
@@ -666,8 +677,7 @@ void CallsTogether::take_part(Device& device) {
 void CallsTogether::end() {
   if (!suits_) return;
   current = nullptr;
-  launches_.start(stream_);
-  held_.clear();
+  start();
 }
 
 }  // namespace seam::gpu

@@ -6,7 +6,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/where.h>
-#include <ATen/ops/zeros.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/InferenceMode.h>
 
@@ -336,6 +335,7 @@ class Trainer final : public TrainerBase, public TrainerInParts {
 
   void begin_run(const Tensor& slots, const Tensor& lengths, const Tensor& shares, int64_t batch, int64_t begin, int64_t end) {
     check_documents(slots, at::kInt, "slots", lengths, begin, end, batch);
+    const int64_t whole = batch;  // what is left of an epoch goes the way that all of it goes
     batch = std::min(batch, std::max<int64_t>(end - begin, 1));
     check_shares(shares, slots.size(0));
     check_slots(slots, begin, end, rows_ - 1);
@@ -361,7 +361,7 @@ class Trainer final : public TrainerBase, public TrainerInParts {
     std::tie(p.shares, p.fresh) =
         documents_there_.put_all(device_, std::vector<float>(share + 2 * begin, share + 2 * end), fresh_states(steps));
     std::tie(p.outcome, p.losses) = room_to_tell(launches(), steps);
-    run_.wide = takes_wide(gpu::device_of(tensors_.weights[kEmbedding]), batch);
+    run_.wide = takes_wide(gpu::device_of(tensors_.weights[kEmbedding]), whole);
   }
 
   void plan(size_t i, EpochPlan::Places places) {
@@ -544,8 +544,6 @@ class Trainer final : public TrainerBase, public TrainerInParts {
     for (int64_t i = from; i < to; ++i) sum += share[2 * i] * options_.target_weight + share[2 * i + 1];
     return float(sum);
   }
-
-  // ---- What a launch found -----------------------------------------------------------------------------------------------
 
   // ---- Steps of the head alone in parts -------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <exception>
 #include <map>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -30,7 +31,13 @@ void on_threads(int64_t threads, size_t count, const Body& body) {
     }
   };
   std::vector<std::thread> others;
-  for (int64_t k = 1; k < std::min<int64_t>(threads, int64_t(count)); ++k) others.emplace_back(work);
+  for (int64_t k = 1; k < std::min<int64_t>(threads, int64_t(count)); ++k) {
+    try {
+      others.emplace_back(work);
+    } catch (const std::system_error&) {  // there may be no more threads: those that there are do it all
+      break;
+    }
+  }
   work();
   for (std::thread& other : others) other.join();
   for (const std::exception_ptr& error : errors) {
@@ -57,6 +64,11 @@ QueuedEpochs::QueuedEpochs(std::vector<std::shared_ptr<SeamTrainer>> trainers, s
   device_ = gpu::device_of(there);
   drawn_.resize(parts_.size());
   on_threads(threads, parts_.size(), [&](size_t i) { drawn_[i] = epochs_[i].documents->draw(epochs_[i].keys); });
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    const DrawnDocuments& documents = *epochs_[i].documents;
+    if (!documents.asks_the_base()) continue;
+    drawn_[i].shares = documents.soft_shares(drawn_[i], trainers_[i]->base_logits(drawn_[i].ids, drawn_[i].lengths));
+  }
   size_t launches = 0;
   std::vector<TrainHeadParams> heads;
   for (size_t i = 0; i < parts_.size(); ++i) {
@@ -87,8 +99,16 @@ std::vector<SeamEpoch> QueuedEpochs::take() {
   const c10::DeviceGuard guard(parts_[0]->anything_there().device());
   wait_for(device_);
   std::vector<SeamEpoch> found;
-  for (size_t i = 0; i < parts_.size(); ++i) found.push_back(parts_[i]->take_in_parts(epochs_[i]));
-  parts_.clear();
+  std::exception_ptr error;  // the first: each part is taken, so that none waits for the next epoch with what this one left
+  const std::vector<TrainerInParts*> parts = std::exchange(parts_, {});
+  for (size_t i = 0; i < parts.size(); ++i) {
+    try {
+      found.push_back(parts[i]->take_in_parts(epochs_[i]));
+    } catch (...) {
+      if (!error) error = std::current_exception();
+    }
+  }
+  if (error) std::rethrow_exception(error);
   return found;
 }
 

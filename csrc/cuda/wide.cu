@@ -98,9 +98,8 @@ void take_step(const Device& device, const WideParams& w, Phases& phases) {
 }  // namespace
 
 bool is_wide(const Device& device, int64_t hidden, int64_t batch) {
-  // What the op's recurrence takes in one launch, see recurrent_plan.cuh.
-  if (hidden <= 64) return batch <= 96 * device.multiprocessors;
-  return device.clusters && hidden <= 128 && batch <= 256;
+  constexpr int64_t kSteps = 1;  // which make no difference
+  return hidden <= 128 && has_recurrence(device, hidden, kSteps, batch);
 }
 
 void train_wide(const Device& device, const TrainParams& p, const WideScratch& scratch, const PlanStep* steps) {
