@@ -20,6 +20,6 @@ def test_the_runtime_finds_what_it_should(tmp_path, switch):
     command += ["-DSEAM_UCONTEXT"] if switch == "by ucontext" else []
     built = subprocess.run([*command, FOLDER / "self_test.cpp", "-o", program], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
-    ran = subprocess.run([program], capture_output=True, text=True, timeout=60)
+    ran = subprocess.run([program], capture_output=True, text=True, timeout=180)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.splitlines()[-1].endswith("passed, 0 failed")
