@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import _ext
 from .backend import able_devices, has_clusters
-from .engine import LastSeen, Look
+from .engine import LastSeen
 from .keys import EMBEDDING, LINEAR_KEYS, LSTM_KEYS, is_plain
 from .native import NativeTrainer
 
@@ -50,10 +50,6 @@ class CudaTrainer(NativeTrainer):
         """
         options = {"head_only": head_only, "judged_on": judged_on, "known": known}
         return self._native, self._epoch_of(sampler, epoch, batch_size, **options)
-
-    def taken(self, told) -> tuple[float, Look]:
-        """Loss and look of an epoch that was queued. Raises TrainingError where a step of it failed."""
-        return self._taken(told)
 
     def module(self):
         """The compiled part that trains."""

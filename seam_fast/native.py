@@ -114,7 +114,7 @@ class NativeTrainer(Trainer):
         if drawn is None or stop.is_set():
             return super().take_epoch(sampler, epoch, batch_size, stop=stop, **options)
         # In one call: after each, dozens of threads of a GPU's modules wait for Python's lock.
-        return self._taken(self._native.run(*drawn))
+        return self.taken(self._native.run(*drawn))
 
     def _epoch_of(self, sampler, epoch: int, batch_size: int, *, head_only, judged_on, known) -> tuple | None:
         """All that the engine wants to know of an epoch; None where it can't draw that, as in `_draws_of`."""
@@ -132,7 +132,7 @@ class NativeTrainer(Trainer):
         rates = self.lr_mask * self._factor, self.lr_head * self._factor
         return (documents, sampler.keys(epoch, purposes), *rates, batch_size, head_only, *looked_at)
 
-    def _taken(self, told) -> tuple[float, Look]:
+    def taken(self, told) -> tuple[float, Look]:
         """An epoch of the engine in our terms. Raises TrainingError where it failed."""
         self._raise(told.failure)
         return told.loss, self._look_of(told.look, told.counts)

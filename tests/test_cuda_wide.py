@@ -15,7 +15,7 @@ from test_cuda_trainer import (  # noqa: F401
     assert_near,
     assert_same_run,
     check_case,
-    gradients,
+    check_tf32,
     name_of,
     test_looks_in_the_midst_of_an_epoch,
     test_tf32_in_every_order,
@@ -108,12 +108,7 @@ def test_whose_turn_it_is_changes_nothing_and_memory_is_its_own(kind, host_modul
 @pytest.mark.parametrize("case", [SMALL[1], SMALL[8]], ids=name_of)
 def test_tf32_where_it_is_allowed(kind, tf32, case):
     """In products over all words, not in the recurrence."""
-    true, short, full = gradients(kind, case, tf32)
-    for key, part in true.items():
-        size = part.abs().max()
-        assert short[key].abs().max() <= 2.0**-6 * size, key
-        assert full[key].abs().max() <= 2.0**-16 * size, key
-    assert max(short[key].abs().max() / true[key].abs().max() for key in world.LSTM) > 2.0**-14
+    check_tf32(kind, case, tf32)
 
 
 def test_a_step_that_fails_is_the_first_one_told_of(make):

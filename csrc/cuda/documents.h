@@ -21,16 +21,14 @@ struct Reader {
 
 constexpr int64_t kPositionsAtOnce = int64_t{1} << 16;  // words; places.py reckons with them
 
-// Logits (N, C), on the device; x(first, count): what the LSTM sees of so many documents, (T, count, E); lengths: (N,), there.
-// By pieces of so many documents that memory does.
-template <class Embed>
-Tensor read_documents(const Reader& reader, int64_t N, int64_t T, const Tensor& lengths, const Embed& x);
 Tensor read_piece(const Reader& reader, const Tensor& x, const Tensor& lengths);
 Tensor joined(const std::vector<Tensor>& pieces, const Tensor& like);
 
 // As seam::class_logits, on the GPU that the weights are on; ids, lengths and the logits are on the CPU.
 Tensor class_logits(const std::vector<Tensor>& weights, const Tensor& ids, const Tensor& lengths, bool read_last_word);
 
+// Logits (N, C), on the device; x(first, count): what the LSTM sees of so many documents, (T, count, E); lengths: (N,), there.
+// By pieces of so many documents that memory does.
 template <class Embed>
 Tensor read_documents(const Reader& reader, int64_t N, int64_t T, const Tensor& lengths, const Embed& x) {
   std::vector<Tensor> pieces;

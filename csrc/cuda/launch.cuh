@@ -139,48 +139,56 @@ void launch_resident(void* stream, int64_t groups, int64_t blocks, const typenam
   check(cudaLaunchKernelEx(&config, entry<K>, p), "starting a kernel");
 }
 
+// What ask(count) finds of a device and a kernel, 0 where it gives an error, which is nobody's; asked once of each, but that a
+// want of memory may pass. known: one more than the count.
+constexpr int kDevices = 64;
+template <class Ask>
+int64_t asked_once(std::atomic<int> (&known)[kDevices], int device, const Ask& ask) {
+  const bool remembers = 0 <= device && device < kDevices;
+  if (const int found = remembers ? known[device].load() : 0) return found - 1;
+  int count = 0;
+  const cudaError_t error = ask(count);
+  if (error != cudaSuccess) {
+    count = 0;
+    cudaGetLastError();
+  }
+  if (remembers && error != cudaErrorMemoryAllocation) known[device] = count + 1;
+  return count;
+}
+
 // How many blocks of a kernel the device can run at once, for `launch_resident`: 0 where it cannot start such a kernel. Asked
 // once of each device.
 template <class K>
 int64_t resident_blocks(int device) {
-  constexpr int kDevices = 64, kUnknown = -1;
-  static std::atomic<int> known[kDevices] = {};  // one more than the count
-  const bool remembers = 0 <= device && device < kDevices;
-  int count = remembers ? known[device].load() - 1 : kUnknown;
-  if (count != kUnknown) return count;
-  int together = 0, multiprocessors = 0, of_each = 0;
-  cudaError_t error = cudaDeviceGetAttribute(&together, cudaDevAttrCooperativeLaunch, device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  if (error == cudaSuccess) error = allow<K>();
-  if (error == cudaSuccess) {
-    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&of_each, entry<K>, K::kThreads, shared_bytes<K>());
-  }
-  count = error == cudaSuccess && together ? of_each * multiprocessors : 0;
-  if (error != cudaSuccess) cudaGetLastError();  // it is no error of anybody's
-  if (remembers && error != cudaErrorMemoryAllocation) known[device] = count + 1;
-  return count;
+  static std::atomic<int> known[kDevices] = {};
+  return asked_once(known, device, [device](int& count) {
+    int together = 0, multiprocessors = 0, of_each = 0;
+    cudaError_t error = cudaDeviceGetAttribute(&together, cudaDevAttrCooperativeLaunch, device);
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    if (error == cudaSuccess) error = allow<K>();
+    if (error == cudaSuccess) {
+      error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&of_each, entry<K>, K::kThreads, shared_bytes<K>());
+    }
+    count = together ? of_each * multiprocessors : 0;
+    return error;
+  });
 }
 
 // How many clusters of a kernel the device can run at once: 0 where it has none so large, or too little shared memory, or
 // only code that was compiled for devices without clusters, which does nothing. Asked once of each device.
 template <class K>
 int64_t resident_clusters(int device) {
-  constexpr int kDevices = 64, kUnknown = -1;
-  static std::atomic<int> known[kDevices] = {};  // one more than the count
-  const bool remembers = 0 <= device && device < kDevices;
-  int count = remembers ? known[device].load() - 1 : kUnknown;
-  if (count != kUnknown) return count;
-  cudaLaunchAttribute cluster;
-  const cudaLaunchConfig_t config = configuration<K>(nullptr, 1, cluster);
-  cudaFuncAttributes code;
-  cudaError_t error = cudaFuncGetAttributes(&code, entry_of<K>());
-  if (error == cudaSuccess) error = allow<K>();
-  if (error == cudaSuccess) error = cudaOccupancyMaxActiveClusters(&count, entry_of<K>(), &config);
-  if (error != cudaSuccess || code.ptxVersion < 90) count = 0;
-  if (error != cudaSuccess) cudaGetLastError();  // it is no error of anybody's
-  // A want of memory may pass; that a device has no such clusters, or no shared memory for them, does not.
-  if (remembers && error != cudaErrorMemoryAllocation) known[device] = count + 1;
-  return count;
+  static std::atomic<int> known[kDevices] = {};
+  return asked_once(known, device, [](int& count) {
+    cudaLaunchAttribute cluster;
+    const cudaLaunchConfig_t config = configuration<K>(nullptr, 1, cluster);
+    cudaFuncAttributes code;
+    cudaError_t error = cudaFuncGetAttributes(&code, entry_of<K>());
+    if (error == cudaSuccess) error = allow<K>();
+    if (error == cudaSuccess) error = cudaOccupancyMaxActiveClusters(&count, entry_of<K>(), &config);
+    if (error == cudaSuccess && code.ptxVersion < 90) count = 0;
+    return error;
+  });
 }
 
 }  // namespace seam::gpu

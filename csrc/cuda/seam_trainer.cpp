@@ -104,10 +104,10 @@ class Trainer final : public TrainerBase, public TrainerInParts {
                                                           int64_t begin, int64_t end) override {
     const Use use(*this);
     const c10::DeviceGuard guard(device_.device());
-    const TrainHeadParams p = begin_head(features, shares, batch, begin, end);
-    if (p.documents == 0) return {{}, {}};
+    begin_head(features, shares, batch, begin, end);
+    if (head_.steps == 0) return {{}, {}};
     const gpu::Device device = gpu::device_of(tensors_.weights[kEmbedding]);
-    gpu::train_head(device, &p, 1);
+    gpu::train_head(device, &head_.p, 1);
     end_head();
     wait_for(device);
     return found_by_head();
@@ -158,10 +158,11 @@ class Trainer final : public TrainerBase, public TrainerInParts {
     const Tensor features = e.head_only ? class_logits(drawn.ids, drawn.slots, drawn.lengths) : Tensor();
     begin_epoch(e.lr_mask, e.lr_head, e.head_only ? 0 : (N + e.batch - 1) / e.batch);
     const Use use(*this);
-    if (e.head_only) of_head_ = begin_head(features, drawn.shares, e.batch, 0, N);
+    run_ = {}, head_ = {};  // whatever an epoch that was never taken has left
+    if (e.head_only) begin_head(features, drawn.shares, e.batch, 0, N);
     else begin_run(drawn.slots, drawn.lengths, drawn.shares, e.batch, 0, N);
   }
-  TrainHeadParams put_head() override { return of_head_; }
+  TrainHeadParams put_head() override { return head_.p; }
   size_t launches() const override { return run_.taken.size() - 1; }
   // After that of the launch before.
   void plan(size_t i) override { plan(i, run_.wide ? EpochPlan::by_time : EpochPlan::by_document); }
@@ -547,20 +548,19 @@ class Trainer final : public TrainerBase, public TrainerInParts {
 
   // ---- Steps of the head alone in parts -------------------------------------------------------------------------------------
 
-  // No documents where there is nothing to be done.
-  TrainHeadParams begin_head(const Tensor& features, const Tensor& shares, int64_t batch, int64_t begin, int64_t end) {
+  void begin_head(const Tensor& features, const Tensor& shares, int64_t batch, int64_t begin, int64_t end) {
     check_features(features);
     check_shares(shares, features.size(0));
     check_range(begin, end, features.size(0), batch);
     batch = std::min(batch, std::max<int64_t>(end - begin, 1));
     const int64_t steps = (end - begin + batch - 1) / batch;
     head_ = {features, steps};
-    if (steps == 0) return {};
+    if (steps == 0) return;
     check_whole();
     std::vector<AdamStep<float>> step(steps);
     for (int64_t i = 0; i < steps; ++i) step[i] = adam_step_constants<float>(kBeta1, kBeta2, lr_head_, head_steps_ + i + 1);
     const float* const share = shares.const_data_ptr<float>();
-    TrainHeadParams p = {};
+    TrainHeadParams& p = head_.p;
     p.head = head_params(tensors_.head_alone, batch);
     p.documents = int32_t(end - begin), p.batch = int32_t(batch);
     p.features = features.const_data_ptr<float>() + begin * C_;
@@ -569,7 +569,6 @@ class Trainer final : public TrainerBase, public TrainerInParts {
     p.bad = bad_.get<int32_t>(kBadFlags, device_);
     std::tie(p.outcome, p.losses) = room_to_tell(1, steps);
     failed_ = true;  // until it has gone well
-    return p;
   }
 
   void end_head() {
@@ -691,12 +690,12 @@ class Trainer final : public TrainerBase, public TrainerInParts {
   EpochPlan plan_;
   Run run_ = {};
   struct HeadRun {
-    Tensor features;  // which the launch reads
+    Tensor features;    // which the launch reads
     int64_t steps;
-    Tensor told;      // on its way to the host
+    TrainHeadParams p;  // no documents where there are no steps
+    Tensor told;        // on its way to the host
   };
   HeadRun head_ = {};
-  TrainHeadParams of_head_ = {};
   // What a look has been asked for.
   struct LookQueued {
     LookParams params;

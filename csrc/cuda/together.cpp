@@ -73,14 +73,14 @@ QueuedEpochs::QueuedEpochs(std::vector<std::shared_ptr<SeamTrainer>> trainers, s
   std::vector<TrainHeadParams> heads;
   for (size_t i = 0; i < parts_.size(); ++i) {
     parts_[i]->begin_in_parts(epochs_[i], drawn_[i]);
-    if (!epochs_[i].head_only) launches = std::max(launches, parts_[i]->launches());
-    else if (const TrainHeadParams p = parts_[i]->put_head(); p.documents) heads.push_back(p);
+    launches = std::max(launches, parts_[i]->launches());
+    if (const TrainHeadParams p = parts_[i]->put_head(); p.documents) heads.push_back(p);
   }
   train_head(device_, heads.data(), int64_t(heads.size()));
   for (size_t launch = 0; launch < launches; ++launch) {
     std::vector<TrainerInParts*> running;
-    for (size_t i = 0; i < parts_.size(); ++i) {
-      if (!epochs_[i].head_only && launch < parts_[i]->launches()) running.push_back(parts_[i]);
+    for (TrainerInParts* const part : parts_) {
+      if (launch < part->launches()) running.push_back(part);
     }
     // While the device takes the steps of the launch before.
     on_threads(threads, running.size(), [&](size_t i) { running[i]->plan(launch); });

@@ -21,8 +21,8 @@ struct EpochOf {
   SeamLookedAt looked_at;
 };
 
-// A trainer whose epoch can be taken in parts, in this order: begin; plan and put for each launch, or put_head where the head
-// alone is stepped; end; and when the host has waited, take.
+// A trainer whose epoch can be taken in parts, in this order: begin; plan and put for each launch, of which there are none where
+// the head alone is stepped, and put_head for that; end; and when the host has waited, take.
 class TrainerInParts {
  public:
   virtual ~TrainerInParts() = default;

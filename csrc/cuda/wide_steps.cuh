@@ -31,12 +31,29 @@ struct WideKernel {
   static SEAM_KERNEL AdamStep<float> adam_step_of(const WideParams& w) {
     return load(w.train.rows.step + (w.train.now - w.train.rows.first + w.step));
   }
-  // Each warp of a kernel leaves what it found, as bits: kernel 0, 1 or 2 of those that look.
-  static SEAM_KERNEL void leave(const BlockOf<1>& block, const WideParams& w, int kernel, uint32_t bad) {
+  // What any lane of the warp found, as bits.
+  static SEAM_KERNEL uint32_t of_warp(const BlockOf<1>& block, uint32_t bad) {
 #pragma unroll
     for (int mask = 16; mask > 0; mask /= 2) bad |= block.shuffle_xor(bad, mask);
+    return bad;
+  }
+  // Each warp of a kernel leaves it: kernel 0, 1 or 2 of those that look.
+  static SEAM_KERNEL void leave(const BlockOf<1>& block, const WideParams& w, int kernel, uint32_t bad) {
+    bad = of_warp(block, bad);
     const int at = (kernel * kWideBlocks + int(block.index())) * kWarps + block.warp();
     if (block.lane() == 0) store(w.scratch.flags + at, int32_t(bad));
+  }
+};
+
+// Where sums of a product go that are worked on later: rows `stride` apart.
+struct StoreSums {
+  float* to;
+  int64_t stride;
+  SEAM_KERNEL void operator()(int m, int n, int count, const float (&sum)[4]) const {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (j < count) store(to + m * stride + n + j, sum[j]);
+    }
   }
 };
 
@@ -63,14 +80,8 @@ struct WideProject : WideKernel {
   static SEAM_INLINE int blocks(const WideParams& w) { return Phases::tiles(w.plan.words, kGates * w.train.H); }
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem& smem, const Params& w) {
-    const int G = kGates * w.train.H;
     Phases::project_tile(block.anew(), smem, w.train, w.plan, w.step, int(block.index()),
-                         [&](int u, int n, int count, const float (&sum)[4]) {
-#pragma unroll
-                           for (int j = 0; j < 4; ++j) {
-                             if (j < count) store(w.scratch.projected + int64_t(u) * G + n + j, sum[j]);
-                           }
-                         });
+                         StoreSums{w.scratch.projected, kGates * w.train.H});
   }
 };
 
@@ -157,15 +168,9 @@ struct WideSums : WideKernel {
     const int G = kGates * p.H, H = p.H, first = part * kWidePlaces, left = w.plan.places - first;
     const int32_t* const places = p.numbers + w.plan.place_at + first;
     const auto at = Phases::tile_at(tile, H + 1);
-    float* const to = w.scratch.of_w_hh + int64_t(part) * G * (H + 1);
     Product::template multiply<false, false>(block.anew(), smem, {p.gates, G, places}, {p.output, H, places, H}, at.m, at.n, G,
                                              H + 1, left < kWidePlaces ? left : kWidePlaces,
-                                             [&](int m, int n, int count, const float (&sum)[4]) {
-#pragma unroll
-                                               for (int j = 0; j < 4; ++j) {
-                                                 if (j < count) store(to + int64_t(m) * (H + 1) + n + j, sum[j]);
-                                               }
-                                             });
+                                             StoreSums{w.scratch.of_w_hh + int64_t(part) * G * (H + 1), H + 1});
   }
 
   static SEAM_KERNEL void sum_pieces(const Params& w, int number, int numbers) {
@@ -229,16 +234,10 @@ struct WideLearn : WideKernel {
     const TrainParams& p = w.train;
     const int G = kGates * p.H, E = p.E, first = part * kWideWords, left = w.plan.words - first;
     const auto at = Phases::tile_at(tile, E);
-    float* const to = w.scratch.of_w_ih + int64_t(part) * G * E;
     Product::template multiply<false, false>(block.anew(), smem, {p.d_words + int64_t(first) * G, G},
                                              {p.x + int64_t(first) * E, E}, at.m, at.n, G, E,
                                              left < kWideWords ? left : kWideWords,
-                                             [&](int m, int n, int count, const float (&sum)[4]) {
-#pragma unroll
-                                               for (int j = 0; j < 4; ++j) {
-                                                 if (j < count) store(to + int64_t(m) * E + n + j, sum[j]);
-                                               }
-                                             });
+                                             StoreSums{w.scratch.of_w_ih + int64_t(part) * G * E, E});
   }
 };
 
@@ -349,8 +348,7 @@ struct WideGather : WideKernel {
     uint32_t bad = 0;
 #pragma unroll 4
     for (int i = block.thread(); i < kWideFlags; i += kThreads) bad |= uint32_t(load(w.scratch.flags + i));
-#pragma unroll
-    for (int mask = 16; mask > 0; mask /= 2) bad |= block.shuffle_xor(bad, mask);
+    bad = of_warp(block, bad);
     if (block.lane() == 0) smem.bad.store(block.warp(), int32_t(bad));
     block.sync();
     if (block.thread() == 0) note(w, bad | found_by_others(smem));
