@@ -336,7 +336,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["seam_fast", "seam_fast.*"]),
-    package_data={"seam_fast": ["*.txt.gz"]},
+    package_data={"seam_fast": ["data/*.txt.gz"]},
     ext_modules=[plan.extension()] if plan else [],
     cmdclass={"build": Build, "build_ext": build_command(plan, reason)},
     zip_safe=False,
@@ -346,5 +346,5 @@ setup(
         "build": ["setuptools>=64", "wheel", "ninja"],
         "dev": ["pytest", "pytest-benchmark", "hypothesis", "ruff"],
     },
-    entry_points={"console_scripts": ["seam-fast = seam_fast.cli:main"]},
+    entry_points={"console_scripts": ["seam-fast = seam_fast.cli.main:main"]},
 )

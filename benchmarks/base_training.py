@@ -13,7 +13,7 @@ import time
 import torch
 
 from seam_fast import DataError, evaluate_classifier, load_r8, train
-from seam_fast.synthetic import synthetic_r8
+from seam_fast.data.synthetic import synthetic_r8
 
 
 def main() -> None:

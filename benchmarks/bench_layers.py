@@ -16,7 +16,7 @@ from suite import about, one_thread
 from torch.nn import functional
 
 import seam_fast as sf
-from seam_fast import ops
+from seam_fast.ops import functional as ops
 
 _one_thread = pytest.fixture(autouse=True)(one_thread)
 

@@ -38,16 +38,17 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 import seam_fast as sf
-from seam_fast import places, report
-from seam_fast.classifier import LSTMClassifier
-from seam_fast.cli import run_guarded
-from seam_fast.engine import TorchTrainer
+from seam_fast.classifier.model import LSTMClassifier
+from seam_fast.classifier.training import train
+from seam_fast.cli import report
+from seam_fast.cli.main import run_guarded
+from seam_fast.cli.workflow import corpus_for_base, get_corpus, say, write_json
+from seam_fast.data.synthetic import synthetic_r8
 from seam_fast.errors import DataWarning, SeamFastError
-from seam_fast.sampling import Sampler
-from seam_fast.settings import Settings
-from seam_fast.synthetic import synthetic_r8
-from seam_fast.train_base import train
-from seam_fast.workflow import corpus_for_base, get_corpus, say, write_json
+from seam_fast.search.sampling import Sampler
+from seam_fast.search.settings import Settings
+from seam_fast.training import devices
+from seam_fast.training.base import TorchTrainer
 
 FORMAT = "seam-fast cuda engine 1"
 PIECES = ("step", "scaling", "eight", "study", "kernels")  # the last one may slow down what comes after it
@@ -125,7 +126,7 @@ def main(argv=None) -> int:
 
 def run(arguments, command: str) -> int:
     begin = time.monotonic()
-    places.ask_for_queues()
+    devices.ask_for_queues()
     if arguments.dry:
         warnings.simplefilter("ignore", DataWarning)  # its base has learned nothing
     if arguments.seconds <= 0 or arguments.epochs < 1 or (arguments.minutes is not None and arguments.minutes < 0):
@@ -256,23 +257,23 @@ class Bench(cuda_lstm.Bench):
             return row | {"fault": first_line(error)}
 
     def streams(self, count: int) -> list:
-        return [None] * count if self.dry else places.own_streams(0, count)
+        return [None] * count if self.dry else devices.own_streams(0, count)
 
-    def place(self, stream) -> places.Place:
-        return places.Place(torch.device(self.device, None if self.device == "cpu" else 0), stream)
+    def place(self, stream) -> devices.Place:
+        return devices.Place(torch.device(self.device, None if self.device == "cpu" else 0), stream)
 
     # -- one module ----------------------------------------------------------------------------------------------------
 
     def engine(self, name: str = "engine", tf32: bool = False) -> Way:
         if self.backend != "cuda":
             return Way(name, TorchTrainer, self.device, tf32=tf32)
-        from seam_fast.cuda_trainer import CudaTrainer
+        from seam_fast.training.cuda_trainer import CudaTrainer
 
         return Way(name, CudaTrainer, self.device, tf32=tf32)
 
     def ways(self) -> dict[str, Way]:
         """The ways to train a module by name, ours first."""
-        from seam_fast.graph_trainer import GraphTrainer
+        from seam_fast.training.cuda_graph_trainer import GraphTrainer
 
         graph = Way("graph_trainer", GraphTrainer, self.device, backend=self.backend)
         ours = {"engine": self.engine(), "graph_trainer": graph, "engine_tf32": self.engine("engine_tf32", tf32=True)}
@@ -390,12 +391,12 @@ class Bench(cuda_lstm.Bench):
         """How many modules the GPU trains at once, as reengineer counts them."""
         if self.backend != "cuda":
             return 3
-        from seam_fast.cuda_trainer import places_at_once
+        from seam_fast.training.cuda_trainer import places_at_once
 
         weights = self.base.weights()
-        need = places.module_bytes(weights, len(self.workload.words), BATCH, self.corpus.train.ids.shape[1])
+        need = devices.module_bytes(weights, len(self.workload.words), BATCH, self.corpus.train.ids.shape[1])
         weights = {key: weight.to(self.device) for key, weight in weights.items()}
-        return min(places_at_once(0, weights, BATCH), places.room_in_memory(places.free_bytes(0), need))
+        return min(places_at_once(0, weights, BATCH), devices.room_in_memory(devices.free_bytes(0), need))
 
     def scaling(self, left_out: dict, rows: list[dict]) -> dict:
         most = self.most_beside()

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.backends.cudnn import rnn as cudnn_rnn
 from torch.nn import functional
 
-from seam_fast import reference
-from seam_fast.engine import HEAD_NAMES, TorchTrainer, Trainer
+from seam_fast.classifier import reference_model
+from seam_fast.classifier.state_keys import EMBEDDING, LINEAR_KEYS, LSTM_KEYS
 from seam_fast.errors import SeamFastError
-from seam_fast.graph_trainer import Replayed
-from seam_fast.keys import EMBEDDING, LINEAR_KEYS, LSTM_KEYS
+from seam_fast.ops import reference
+from seam_fast.training.base import HEAD_NAMES, TorchTrainer, Trainer
+from seam_fast.training.cuda_graph_trainer import Replayed
 
 
 @contextlib.contextmanager
@@ -166,7 +167,7 @@ class Captured(Trainer):
         with torch.enable_grad():
             leaves = [embedded.requires_grad_(), *self._kept, *(part.requires_grad_() for part in (*linear, *head))]
             _, h_n, _ = torch._VF.lstm(embedded, (zeros, zeros), self._kept, True, 1, 0.0, True, False, False)
-            logits = reference.head_logits(functional.linear(h_n[-1], *linear), tuple(head))
+            logits = reference_model.head_logits(functional.linear(h_n[-1], *linear), tuple(head))
             loss = functional.cross_entropy(logits, labels)
         of_words, *gradients = torch.autograd.grad(loss, leaves)
         of_rows = torch.ops.aten.embedding_dense_backward(of_words * rows, slots, len(table), -1, False)

@@ -35,11 +35,11 @@ from rivals import SEED
 from shapes import Shape
 
 import seam_fast
-from seam_fast import report
 from seam_fast.backend import choose_backend
-from seam_fast.cli import run_guarded
+from seam_fast.cli import report
+from seam_fast.cli.main import run_guarded
+from seam_fast.cli.workflow import say, write_json
 from seam_fast.errors import SeamFastError
-from seam_fast.workflow import say, write_json
 
 FORMAT = "seam-fast cuda lstm 1"
 METHOD = (

@@ -11,7 +11,7 @@ import rivals
 import torch
 from torch.backends.cudnn import rnn as cudnn_rnn
 
-from seam_fast import reference
+from seam_fast.ops import reference
 
 seam, seam_forward = rivals.seam, rivals.seam_forward
 

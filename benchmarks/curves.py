@@ -18,12 +18,12 @@ import torch
 from reference_step import Truth, Workload, first_steps
 from step import WARM_STEPS, as_record, block_in_own_process, block_of, choose_rivals, is_dense, warm
 
-from seam_fast.classifier import LSTMClassifier
-from seam_fast.cores import usable_cores
-from seam_fast.corpus import CorpusConfig
+from seam_fast.classifier.model import LSTMClassifier
+from seam_fast.cli.workflow import get_corpus, say
+from seam_fast.common.cores import usable_cores
+from seam_fast.data.corpus import CorpusConfig
+from seam_fast.data.synthetic import synthetic_r8
 from seam_fast.errors import NoSourceError, SeamFastError
-from seam_fast.synthetic import synthetic_r8
-from seam_fast.workflow import get_corpus, say
 
 FORMAT = "seam-fast curves 2"
 RIVALS = ("reference", "reference_best", "best_torch", "native")

@@ -15,7 +15,7 @@ import torch
 
 from seam_fast import DataError, LSTMClassifier, Settings, load_r8, reengineer_many
 from seam_fast.backend import choose_engine
-from seam_fast.synthetic import synthetic_r8
+from seam_fast.data.synthetic import synthetic_r8
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import machine
 import schema
 
+from seam_fast.cli.workflow import say
 from seam_fast.errors import SeamFastError
-from seam_fast.workflow import say
 
 RECORDS = Path(__file__).resolve().parent / "records"
 KIND_OF = {

@@ -19,8 +19,8 @@ from step import as_record, choose_parts, choose_rivals, verdict
 
 import seam_fast as sf
 from seam_fast.backend import choose_engine
+from seam_fast.cli.workflow import say
 from seam_fast.errors import SeamFastError
-from seam_fast.workflow import say
 
 FORMAT = "seam-fast job 3"
 PARTS = ("one", "eight", "to_f1")

@@ -6,11 +6,11 @@ import measure
 from reference_step import Workload
 from step import AGAINST
 
+from seam_fast.classifier.metrics import module_metrics
+from seam_fast.cli.workflow import say
 from seam_fast.errors import SeamFastError
-from seam_fast.metrics import module_metrics
-from seam_fast.sampling import is_target
-from seam_fast.seam_module import SeamModule
-from seam_fast.workflow import say
+from seam_fast.modules.seam_module import SeamModule
+from seam_fast.search.sampling import is_target
 
 CLASS = "crude"
 BATCH_SIZE = 5

@@ -8,8 +8,8 @@ from reference_step import is_native
 from step import AGAINST
 
 import seam_fast as sf
+from seam_fast.cli.workflow import say
 from seam_fast.errors import SeamFastError
-from seam_fast.workflow import say
 
 CLASS = "interest"
 RIVALS = ("reference", "reference_best", "best_torch", "native", "native_replay")

@@ -8,8 +8,8 @@ import measure
 import torch
 
 import seam_fast
-from seam_fast import report
 from seam_fast.backend import choose_backend
+from seam_fast.cli import report
 from seam_fast.errors import SeamFastError
 
 # Other libraries must not use wider instructions than seam-fast is told to; they read these when they are loaded, so

@@ -16,8 +16,8 @@ import rivals
 import torch
 from shapes import QUICK, SHAPES, SMOKE
 
+from seam_fast.cli.workflow import say
 from seam_fast.errors import SeamFastError
-from seam_fast.workflow import say
 
 FORMAT = "seam-fast masked lstm 3"
 METHOD = (

@@ -6,7 +6,7 @@ import math
 
 from words import RIVALS, number
 
-from seam_fast.plots import BLUE, GREEN, GREY, ORANGE
+from seam_fast.cli.plots import BLUE, GREEN, GREY, ORANGE
 
 COLOURS = {
     "reference": ORANGE,

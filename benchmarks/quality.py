@@ -22,9 +22,9 @@ import records
 import tables_quality as tables
 
 import seam_fast as sf
-from seam_fast import report
-from seam_fast.cli import run_guarded
-from seam_fast.workflow import corpus_for_base, get_corpus, say, train_base
+from seam_fast.cli import report
+from seam_fast.cli.main import run_guarded
+from seam_fast.cli.workflow import corpus_for_base, get_corpus, say, train_base
 
 BASES = Path("runs/quality")
 

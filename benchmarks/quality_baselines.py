@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seam_fast import draws
-from seam_fast.classifier import LSTMClassifier
-from seam_fast.inference import class_logits
-from seam_fast.keys import EMBEDDING, groups
-from seam_fast.metrics import binary_metrics, module_metrics
-from seam_fast.sampling import Sampler, is_target
-from seam_fast.seam_module import SeamModule
+from seam_fast.classifier.inference import class_logits
+from seam_fast.classifier.metrics import binary_metrics, module_metrics
+from seam_fast.classifier.model import LSTMClassifier
+from seam_fast.classifier.state_keys import EMBEDDING, groups
+from seam_fast.common import rng
+from seam_fast.modules.seam_module import SeamModule
+from seam_fast.search.sampling import Sampler, is_target
 
 SHOWN = ("precision", "recall", "f1", "accuracy")
 HEAD_STEPS, TINY_STEPS, TINY_BATCH, TINY_LR = 300, 800, 32, 5e-3
@@ -85,7 +85,7 @@ def judge_mask(module: SeamModule, scores, corpus, documents, seed: int) -> dict
     ids, lengths, labels = documents
     kept = {key: weight * (scores[key] > 0) for key, weight in module.base.weights().items()}
     features = class_logits(kept, ids, lengths, module.base.read)
-    head = fit_head(features, labels, draws.head(seed, module.target, features.shape[1]))
+    head = fit_head(features, labels, rng.head(seed, module.target, features.shape[1]))
     other = SeamModule(module.base, module.target, scores, head)
     test = corpus.test
     figures = module_metrics(other.logits(test.ids, test.lengths), is_target(test.labels, module.target))

@@ -14,13 +14,13 @@ from quality_baselines import SHOWN, baselines
 from sources import load_base
 
 import seam_fast as sf
-from seam_fast import report
 from seam_fast.backend import why_not_train
-from seam_fast.classifier import LSTMClassifier
+from seam_fast.classifier.model import LSTMClassifier
+from seam_fast.classifier.training import train
+from seam_fast.cli import report
+from seam_fast.cli.workflow import corpus_for_base, get_corpus, say, train_base
+from seam_fast.data.synthetic import synthetic_r8
 from seam_fast.errors import SeamFastError
-from seam_fast.synthetic import synthetic_r8
-from seam_fast.train_base import train
-from seam_fast.workflow import corpus_for_base, get_corpus, say, train_base
 
 FORMAT = "seam-fast quality study 1"
 SEEDS = (100, 101, 102)  # on these no setting was chosen

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import schema
 
+from seam_fast.cli.workflow import say, write_json
 from seam_fast.errors import SeamFastError
-from seam_fast.workflow import say, write_json
 
 
 def check_place(out: Path) -> Path:

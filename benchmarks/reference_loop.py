@@ -10,10 +10,10 @@ import torch
 from reference_step import RIVALS
 from torch.nn import functional
 
-from seam_fast import draws
-from seam_fast.inference import class_logits
-from seam_fast.sampling import Sampler, balanced, is_target
-from seam_fast.settings import Settings
+from seam_fast.classifier.inference import class_logits
+from seam_fast.common import rng
+from seam_fast.search.sampling import Sampler, balanced, is_target
+from seam_fast.search.settings import Settings
 
 
 class ReferenceLoop:
@@ -26,9 +26,7 @@ class ReferenceLoop:
     def __init__(self, base, corpus, target: int, way: str, seed: int = 0):
         settings = Settings.for_protocol("reference")
         self.sampler = Sampler(corpus, torch.arange(len(corpus.train)), (target,), settings, seed)
-        head = tuple(
-            part.to(base.hidden2label.weight.dtype) for part in draws.head(seed, (target,), corpus.num_classes)
-        )
+        head = tuple(part.to(base.hidden2label.weight.dtype) for part in rng.head(seed, (target,), corpus.num_classes))
         options = {"alpha": settings.alpha, "lr_mask": settings.lr_mask, "lr_head": settings.lr_head}
         self.trainer = RIVALS[way](base.weights(), head, None, schedule="port", **options)
         self.batch_size = settings.batch_size

@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seam_fast import _ext, draws, reference
+from seam_fast import _ext
 from seam_fast.backend import why_not_train
-from seam_fast.classifier import LSTMClassifier
-from seam_fast.corpus import Corpus
-from seam_fast.engine import HEAD_NAMES, TorchTrainer
+from seam_fast.classifier.model import LSTMClassifier
+from seam_fast.classifier.state_keys import EMBEDDING, LINEAR_KEYS, LSTM_KEYS, WEIGHT_KEYS
+from seam_fast.common import rng
+from seam_fast.data.corpus import Corpus
 from seam_fast.errors import SeamFastError
-from seam_fast.keys import EMBEDDING, LINEAR_KEYS, LSTM_KEYS, WEIGHT_KEYS
-from seam_fast.sampling import Sampler
-from seam_fast.settings import Settings
+from seam_fast.search.sampling import Sampler
+from seam_fast.search.settings import Settings
+from seam_fast.training.base import HEAD_NAMES, TorchTrainer
+from seam_fast.training.reference_step import Stepper
 
 OPTIONS = {"alpha": 0.2, "lr_mask": 0.1, "lr_head": 0.01, "schedule": "joint"}
 
@@ -157,10 +159,10 @@ class ReferenceBest(Reference):
 
 
 class ByTheBook:
-    """``seam_fast.reference.Stepper`` with the face of the others; arguments as in ``Reference``."""
+    """``seam_fast.training.reference_step.Stepper`` with the face of the others; arguments as in ``Reference``."""
 
     def __init__(self, weights, head, words=None, **options):
-        self.stepper = reference.Stepper(weights, head, **options)
+        self.stepper = Stepper(weights, head, **options)
 
     def run_epoch(self, ids, lengths, labels, batch_size):
         batches = zip(*(part.split(batch_size) for part in (ids, lengths, labels)), strict=True)
@@ -173,7 +175,7 @@ class ByTheBook:
 
 def native(weights, head, words, **options):
     """The compiled engine; looked up when it is wanted, since not every installation has it."""
-    from seam_fast.native import NativeTrainer
+    from seam_fast.training.cpu_trainer import NativeTrainer
 
     return NativeTrainer(weights, head, words, **options)
 
@@ -225,7 +227,7 @@ class Workload:
         fit = torch.arange(len(corpus.train)) if fit is None else fit
         self.sampler = Sampler(corpus, fit, (target,), settings, seed)
         self.weights = base.weights()
-        self.head = draws.head(seed, (target,), corpus.num_classes)
+        self.head = rng.head(seed, (target,), corpus.num_classes)
         self.words = torch.from_numpy(self.sampler.words())
         self.options = dict(OPTIONS)
         before = self.count
@@ -234,7 +236,7 @@ class Workload:
             rest = torch.randn(vocabulary - len(table), table.shape[1], generator=torch.Generator().manual_seed(0))
             self.weights[EMBEDDING] = torch.cat([table, rest.to(table.dtype)])
         if _ext.has_ext():
-            from seam_fast.native import in_large_pages
+            from seam_fast.training.cpu_trainer import in_large_pages
 
             self.weights = in_large_pages(self.weights)  # for every rival
         self.options["alpha"] *= self.count / before

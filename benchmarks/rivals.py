@@ -13,8 +13,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import seam_fast as sf
-from seam_fast import reference
 from seam_fast.errors import SeamFastError
+from seam_fast.ops import reference
 
 WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 SEED = 1  # of all that is drawn

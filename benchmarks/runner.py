@@ -14,9 +14,9 @@ import records
 import step
 import tables
 
-from seam_fast import cli
+from seam_fast.cli import main as cli
+from seam_fast.cli.workflow import say
 from seam_fast.errors import SeamFastError
-from seam_fast.workflow import say
 
 KINDS = {"op": op, "step": step, "job": job, "curves": curves}
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from seam_fast.classifier import LSTMClassifier
+from seam_fast.classifier.model import LSTMClassifier
+from seam_fast.classifier.training import train
+from seam_fast.cli.workflow import corpus_for_base, get_corpus, say, train_base
+from seam_fast.data.synthetic import synthetic_r8
 from seam_fast.errors import NoSourceError
-from seam_fast.synthetic import synthetic_r8
-from seam_fast.train_base import train
-from seam_fast.workflow import corpus_for_base, get_corpus, say, train_base
 
 
 def load_base(arguments):

@@ -17,9 +17,9 @@ from reference_step import RIVALS, Workload, first_steps, is_native, long_run, u
 from shapes import BATCH_SIZES
 from sources import load_base
 
+from seam_fast.classifier.state_keys import EMBEDDING, WEIGHT_KEYS
+from seam_fast.cli.workflow import say
 from seam_fast.errors import SeamFastError
-from seam_fast.keys import EMBEDDING, WEIGHT_KEYS
-from seam_fast.workflow import say
 
 FORMAT = "seam-fast step 3"
 PARTS = ("steps", "memory", "vocabulary")

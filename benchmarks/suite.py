@@ -7,7 +7,8 @@ import torch
 from machine import gpu
 
 import seam_fast as sf
-from seam_fast import _ext, report
+from seam_fast import _ext
+from seam_fast.cli import report
 
 
 def one_thread():

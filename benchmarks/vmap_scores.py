@@ -22,10 +22,11 @@ import torch
 from shapes import SHAPES, Shape
 
 import seam_fast as sf
-from seam_fast import _ext, report
-from seam_fast.cli import run_guarded
+from seam_fast import _ext
+from seam_fast.cli import report
+from seam_fast.cli.main import run_guarded
+from seam_fast.cli.workflow import say
 from seam_fast.errors import SeamFastError
-from seam_fast.workflow import say
 
 OF_128 = Shape("r8_h128", 100, 128, 5, 32, 0.0, 0.0)
 LAYERS = {shape.name: shape for shape in (SHAPES["r8"], OF_128)}

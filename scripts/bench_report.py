@@ -18,9 +18,9 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import readme_blocks as blocks  # noqa: E402
 from pictures import source_of  # noqa: E402
 
-from seam_fast.cli import run_guarded  # noqa: E402
+from seam_fast.cli.main import run_guarded  # noqa: E402
 from seam_fast.errors import SeamFastError  # noqa: E402
-from seam_fast.files import write_atomically  # noqa: E402
+from seam_fast.files.atomic import write_atomically  # noqa: E402
 
 MARKED = re.compile(r"<!-- bench:(\w+) -->(.*?)<!-- /bench -->", re.S)
 

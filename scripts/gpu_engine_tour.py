@@ -10,8 +10,8 @@ import sys
 import torch
 
 from seam_fast.backend import choose_backend
-from seam_fast.cuda_trainer import CudaTrainer, places_at_once
-from seam_fast.graph_trainer import GraphTrainer
+from seam_fast.training.cuda_graph_trainer import GraphTrainer
+from seam_fast.training.cuda_trainer import CudaTrainer, places_at_once
 
 WORDS, WIDTH = 40, 5
 # Hidden units, batch, classes: sequences of their own by two and by four a tile, and units shared by blocks.

@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 import seam_fast
-from seam_fast import library, ops
 from seam_fast.backend import choose_backend
+from seam_fast.ops import custom_op
+from seam_fast.ops import functional as ops
 
 CALLS, BLOCKS = 20, 10  # few enough that the device's queue, some 1,000 launches, never makes the host wait
 SIZES = {"T": 32, "B": 5, "I": 100, "H": 50}  # of R8
@@ -34,7 +35,7 @@ def make_ways(device: str, dtype: torch.dtype, sizes: dict[str, int]) -> dict:
     scores = [torch.randn_like(weight).requires_grad_() for weight in weights]
     input = torch.randn(steps, batch, features, device=device, dtype=dtype, requires_grad=True)
     cotangent = torch.randn(steps, batch, hidden, device=device, dtype=dtype)
-    kernels, few = library.choose_kernels("auto", input), torch.randn(4, device=device, requires_grad=True)
+    kernels, few = custom_op.choose_kernels("auto", input), torch.randn(4, device=device, requires_grad=True)
 
     def forward():
         return ops.masked_lstm(input, None, weights, scores)[0]

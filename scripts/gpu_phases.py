@@ -11,9 +11,9 @@ import time
 
 import torch
 
-from seam_fast.cuda_trainer import CudaTrainer
-from seam_fast.keys import WEIGHT_KEYS
-from seam_fast.synthetic import synthetic_r8
+from seam_fast.classifier.state_keys import WEIGHT_KEYS
+from seam_fast.data.synthetic import synthetic_r8
+from seam_fast.training.cuda_trainer import CudaTrainer
 
 BATCH, STEPS = 5, 1000
 LARGE, LARGE_STEPS = 128, 12  # of protocol seam

@@ -13,7 +13,7 @@ import itertools
 import sys
 from pathlib import Path
 
-from seam_fast.cli import (
+from seam_fast.cli.main import (
     add_base_options,
     add_settings,
     add_text_options,
@@ -49,9 +49,8 @@ def main(argv=None) -> int:
 
 
 def run(arguments) -> int:
-    from seam_fast.arguments import seed_number
     from seam_fast.backend import choose_engine
-    from seam_fast.workflow import (
+    from seam_fast.cli.workflow import (
         check_room,
         check_writable,
         corpus_for_base,
@@ -61,6 +60,7 @@ def run(arguments) -> int:
         reference_file,
         train_base,
     )
+    from seam_fast.common.arguments import seed_number
 
     # What is wrong is said now, not after minutes of training a base.
     choose_engine(arguments.backend)
@@ -124,9 +124,9 @@ def grid(settings, arguments) -> list:
 
 def reengineer_one(base, corpus, target, settings, arguments):
     """One setting's module; what is best so far is saved if Ctrl-C comes, or a failure."""
-    from seam_fast.reengineer import reengineer
-    from seam_fast.report import comparison
-    from seam_fast.workflow import not_in_the_way, reference_file
+    from seam_fast.cli.report import comparison
+    from seam_fast.cli.workflow import not_in_the_way, reference_file
+    from seam_fast.search.reengineer import reengineer
 
     begun = []
 

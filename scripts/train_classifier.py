@@ -5,7 +5,7 @@ python scripts/train_classifier.py --dataset r8 --recipe public --out data/model
 
 import sys
 
-from seam_fast.cli import main
+from seam_fast.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

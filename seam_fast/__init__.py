@@ -7,19 +7,19 @@ target from the rest, found by learning a score for each weight (SeaM) while the
 from ._ext import build_info, has_cuda, has_ext
 from ._version import __version__
 from .backend import backends
-from .classifier import LSTMClassifier, evaluate_classifier
-from .corpus import Corpus, CorpusConfig, load_corpus, load_split
+from .classifier.model import LSTMClassifier, evaluate_classifier
+from .classifier.training import train
+from .data.corpus import Corpus, CorpusConfig, load_corpus, load_split
+from .data.r8 import load_r8
+from .data.tokenizer import Tokenizer
 from .errors import BackendError, CheckpointError, DataError, DataWarning, SeamFastError, TrainingError
-from .evaluate import evaluate_module
+from .modules.seam_module import SeamModule
 from .nn import MaskedEmbedding, MaskedLinear, MaskedLSTM
-from .ops import binarize, masked_embedding, masked_linear, masked_lstm
+from .ops.functional import binarize, masked_embedding, masked_linear, masked_lstm
 from .optim import ScoreAdam
-from .r8 import load_r8
-from .reengineer import Interrupted, reengineer, reengineer_many
-from .seam_module import SeamModule
-from .settings import Settings
-from .tokenizer import Tokenizer
-from .train_base import train
+from .search.evaluate import evaluate_module
+from .search.reengineer import Interrupted, reengineer, reengineer_many
+from .search.settings import Settings
 
 __all__ = [
     "BackendError",

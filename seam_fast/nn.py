@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from . import ops
-from .clamping import leave_to_the_op
-from .keys import MASK_SUFFIX
+from .ops.clamping import leave_to_the_op
+
+MASK_SUFFIX = "_mask"  # SeaM's: the scores of the weight K are called K + "_mask"
 
 
 class _Masked(nn.Module):

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from . import reference
-from .clamping import leave_to_the_step
-from .library import choose_kernels_module
+from .ops import reference
+from .ops.clamping import leave_to_the_step
+from .ops.custom_op import choose_kernels_module
 
 
 class ScoreAdam(torch.optim.Optimizer):

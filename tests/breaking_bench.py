@@ -5,7 +5,7 @@ import time
 
 import cuda_lstm
 
-from seam_fast import report
+from seam_fast.cli import report
 
 WAYS = ("seam", "cudnn", "whole", "seam_eager", "cudnn_eager", "seam_forward", "cudnn_forward")
 FIGURES = {"ms": {}, "ratio": {}, "gflops": {}, "loops": {}, "rounds": 1, "in_one_piece": True}

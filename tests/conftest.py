@@ -49,7 +49,7 @@ def golden_dir(r8_dir) -> Path:
 @pytest.fixture(scope="session")
 def r8_reference(r8_dir):
     """Real R8 as the reference reads it."""
-    from seam_fast.corpus import load_corpus
+    from seam_fast.data.corpus import load_corpus
 
     return load_corpus(r8_dir, "r8", protocol="reference")
 

@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from seam_fast import _ext, library, lstm_layer, masked_lstm, ops, reference
+from seam_fast import _ext, masked_lstm
+from seam_fast.ops import custom_op, eager, reference
+from seam_fast.ops import functional as ops
 
 NAMES = ("output", "h_n", "c_n", "input", "h_0", "c_0", "weights", "scores")
 
@@ -48,8 +50,8 @@ def use_cuda_host(
     module = cuda_host()
     module.choose_cuda(recurrence, products)
     module.pretend(multiprocessors, clusters, tf32, cluster)
-    for place in (ops, library):
-        choose = lambda backend, _: lstm_layer if backend == "torch" else module  # noqa: E731
+    for place in (ops, custom_op):
+        choose = lambda backend, _: eager if backend == "torch" else module  # noqa: E731
         monkeypatch.setattr(place, "choose_kernels", choose)
     return module
 

@@ -25,12 +25,12 @@ from seam_fast import (
     reengineer_many,
     train,
 )
-from seam_fast.arguments import real_number, whole_number
-from seam_fast.cli import in_flags, main, make_parser, settings_from
-from seam_fast.synthetic import synthetic_r8
-from seam_fast.train_base import PublicRecipe, StrongRecipe
+from seam_fast.classifier.training import PublicRecipe, StrongRecipe
+from seam_fast.cli.main import in_flags, main, make_parser, settings_from
+from seam_fast.common.arguments import real_number, whole_number
+from seam_fast.data.synthetic import synthetic_r8
 
-loop = importlib.import_module("seam_fast.reengineer")
+loop = importlib.import_module("seam_fast.search.reengineer")
 QUICK = {"epochs": 2, "batch_size": 8, "backend": "torch", "threads": 1}
 HUGE = 12345678901234567890123  # 23 digits
 
@@ -442,7 +442,7 @@ def test_flags_of_the_reference_are_refused_before_a_base_is_trained(tmp_path):
     ids=lambda value: str(value)[:40],
 )
 def test_refused_by_train(toy, monkeypatch, options, sentence):
-    base = importlib.import_module("seam_fast.train_base")
+    base = importlib.import_module("seam_fast.classifier.training")
     for name in ("_train_strong", "_train_public"):
         monkeypatch.setattr(base, name, lambda *_: pytest.fail("it was trained"))
     with pytest.raises(TrainingError, match=sentence):

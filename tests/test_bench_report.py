@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from seam_fast import cli
+from seam_fast.cli import main as cli
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"

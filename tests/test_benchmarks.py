@@ -14,8 +14,9 @@ import torch
 import world
 
 import seam_fast
-from seam_fast import cli, reference
+from seam_fast.cli import main as cli
 from seam_fast.errors import SeamFastError
+from seam_fast.training.reference_step import Stepper
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
@@ -145,7 +146,7 @@ def test_bench_says_what_is_wrong(bench, arguments, sentence):
 
 
 def test_bench_says_where_the_benchmarks_are_if_they_are_not_here(monkeypatch, tmp_path, capsys):
-    from seam_fast import bench
+    from seam_fast.cli import bench
 
     monkeypatch.setattr(bench, "FOLDER", tmp_path)
     assert cli.main(["bench", "op", "--quick"]) == 1
@@ -313,7 +314,7 @@ def test_the_rivals_take_the_reference_step(name, schedule):
     weights, head = world.make_weights(), world.make_head()
     options = {"alpha": 0.7, "lr_mask": 0.1, "lr_head": 0.02, "schedule": schedule}
     rival = getattr(reference_step, name)(weights, head, **options)
-    stepper = reference.Stepper(weights, head, **options)
+    stepper = Stepper(weights, head, **options)
     results, losses = [], []
     for epoch in range(4):
         documents = world.make_documents(10, seed=epoch)

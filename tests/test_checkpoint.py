@@ -12,11 +12,11 @@ import world
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from seam_fast.classifier import LSTMClassifier
-from seam_fast.cli import main
+from seam_fast.classifier.model import LSTMClassifier
+from seam_fast.classifier.state_keys import WEIGHT_KEYS
+from seam_fast.cli.main import main
 from seam_fast.errors import CheckpointError
-from seam_fast.keys import WEIGHT_KEYS
-from seam_fast.seam_module import SeamModule
+from seam_fast.modules.seam_module import SeamModule
 
 V, E, H, C = SIZES = (11, 4, 3, 5)
 

@@ -10,17 +10,17 @@ import safetensors.torch
 import torch
 import world
 
-import seam_fast.train_base as train_base
-from seam_fast.classifier import (
+from seam_fast.classifier import training as train_base
+from seam_fast.classifier.model import (
     LSTMClassifier,
     confusion_metrics,
     evaluate_classifier,
     predict_logits,
 )
-from seam_fast.corpus import CorpusConfig, load_corpus
+from seam_fast.classifier.state_keys import WEIGHT_KEYS
+from seam_fast.classifier.training import PublicRecipe, StrongRecipe, train
+from seam_fast.data.corpus import CorpusConfig, load_corpus
 from seam_fast.errors import CheckpointError, TrainingError
-from seam_fast.keys import WEIGHT_KEYS
-from seam_fast.train_base import PublicRecipe, StrongRecipe, train
 
 SIZES = (11, 4, 3, 5)  # V, E, H, C
 
@@ -109,7 +109,7 @@ def test_padding_never_changes_what_the_last_word_gives():
 
 
 def test_prediction_in_batches(monkeypatch):
-    monkeypatch.setattr("seam_fast.inference.BATCH", 5)
+    monkeypatch.setattr("seam_fast.classifier.inference.BATCH", 5)
     batch = documents(count=23)
     for read in ("last_word", "end"):
         model = make_model(read=read).train()

@@ -15,9 +15,9 @@ import torch
 
 from seam_fast import LSTMClassifier, SeamModule, TrainingError, backend, load_corpus
 from seam_fast.backend import choose_engine
-from seam_fast.cli import main
-from seam_fast.engine import TorchTrainer
-from seam_fast.workflow import not_in_the_way, parse_targets
+from seam_fast.cli.main import main
+from seam_fast.cli.workflow import not_in_the_way, parse_targets
+from seam_fast.training.base import TorchTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -146,7 +146,7 @@ def test_backend_and_catch_up_reach_the_training(trained, monkeypatch, capsys):
         seen.update(options)
         raise TrainingError("far enough")
 
-    monkeypatch.setattr(importlib.import_module("seam_fast.reengineer"), "reengineer", stop_here)
+    monkeypatch.setattr(importlib.import_module("seam_fast.search.reengineer"), "reengineer", stop_here)
     assert main(["reengineer", *TINY, "--backend", "torch", "--catch-up", "dense"]) == 1
     assert (seen["backend"], seen["catch_up"]) == ("torch", "dense")
     assert main(["reengineer", *TINY]) == 1

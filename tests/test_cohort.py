@@ -14,15 +14,19 @@ from test_cuda_places import QUICK, Stream, assert_same, gpus  # noqa: F401
 from test_graph_trainer import FakeCuda, Watch
 from torch.nn import functional
 
-from seam_fast import Settings, TrainingError, draws, graph_trainer, inference, places, reengineer, reengineer_many
-from seam_fast.cohort import Cohort, Lane
-from seam_fast.engine import TorchTrainer
-from seam_fast.graph_trainer import GraphTrainer, Replayed
-from seam_fast.inference import class_logits, logits_at_once
-from seam_fast.keys import EMBEDDING, WEIGHT_KEYS
-from seam_fast.sampling import Sampler, Taught
+from seam_fast import Settings, TrainingError, reengineer, reengineer_many
+from seam_fast.classifier import inference
+from seam_fast.classifier.inference import class_logits, logits_at_once
+from seam_fast.classifier.state_keys import EMBEDDING, WEIGHT_KEYS
+from seam_fast.common import cuda_graphs, rng
+from seam_fast.common.cuda_graphs import CudaGraphRunner
+from seam_fast.search.cohort import Cohort, Lane
+from seam_fast.search.sampling import Sampler, Taught
+from seam_fast.training import devices
+from seam_fast.training.base import TorchTrainer
+from seam_fast.training.cuda_graph_trainer import GraphTrainer
 
-loop = importlib.import_module("seam_fast.reengineer")  # the package gives that name to the function
+loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
 SHAPES = ((1, False), *world.DEEP)
 ALPHA = {"alpha": 0.2, "lr_mask": 0.1, "lr_head": 0.05, "schedule": "joint"}
 
@@ -66,18 +70,18 @@ def teacher_of(weights, target, read):
 
 @pytest.mark.parametrize("probability", [0.0, 1e-300, 0.1, 0.3, 1 / 3, 0.5, 0.7, 0.999, 1 - 2.0**-53])
 def test_chances_are_those_of_the_uniform_numbers(probability):
-    address = (3, draws.DROPOUT, (1, 2), 7, 20_000)
-    assert np.array_equal(draws.chance(*address, probability), draws.uniform(*address) < probability)
+    address = (3, rng.DROPOUT, (1, 2), 7, 20_000)
+    assert np.array_equal(rng.chance(*address, probability), rng.uniform(*address) < probability)
 
 
 def test_chances_at_the_very_edge(monkeypatch):
     """Numbers just below, at and above the probability, with all the bits that do not count."""
     least = math.ceil(0.3 * 2**53)
     edge = [(least + at) << 11 | low for at in (-1, 0, 1) for low in (0, 1, 2047)]
-    monkeypatch.setattr(draws, "raw", lambda *address: np.array(edge, dtype=np.uint64))
-    monkeypatch.setattr(draws._ext, "has_ext", lambda: False)
-    wanted = draws.uniform(0, "", (), 0, 9) < 0.3
-    assert np.array_equal(draws.chance(0, "", (), 0, 9, 0.3), wanted) and wanted.tolist() == [True] * 3 + [False] * 6
+    monkeypatch.setattr(rng, "raw", lambda *address: np.array(edge, dtype=np.uint64))
+    monkeypatch.setattr(rng._ext, "has_ext", lambda: False)
+    wanted = rng.uniform(0, "", (), 0, 9) < 0.3
+    assert np.array_equal(rng.chance(0, "", (), 0, 9, 0.3), wanted) and wanted.tolist() == [True] * 3 + [False] * 6
 
 
 @pytest.mark.parametrize("sampling", ["redraw", "balanced", "all"])
@@ -171,8 +175,8 @@ def run_epochs(cohort, epochs, looks=True):
 
 def test_what_is_drawn_alike_is_drawn_and_made_once(toy, monkeypatch):
     weights, drawn = make_base(toy), []
-    plain = draws.permutation
-    monkeypatch.setattr(draws, "permutation", lambda *address: drawn.append(address) or plain(*address))
+    plain = rng.permutation
+    monkeypatch.setattr(rng, "permutation", lambda *address: drawn.append(address) or plain(*address))
     at_once, _ = teacher_of(weights, (1,), "last_word")
     asked = []
 
@@ -257,13 +261,13 @@ def test_epochs_are_replayed_on_branches(toy, monkeypatch):
         recorded.append(function)
         return types.SimpleNamespace(replay=function)
 
-    monkeypatch.setattr(graph_trainer, "_record", record)
+    monkeypatch.setattr(cuda_graphs, "_record", record)
     cohort = make_cohort(toy, 3)
     branches = [cuda.stream(f"branch {number}") for number in range(8)]
     cohort = Cohort(cohort.lanes, branches)
     for name in ("_fill", "_step"):
-        setattr(cohort, name, Replayed(torch.device("cuda", 0)))
-    cohort._report = {looks: Replayed(torch.device("cuda", 0)) for looks in (False, True)}
+        setattr(cohort, name, CudaGraphRunner(torch.device("cuda", 0)))
+    cohort._report = {looks: CudaGraphRunner(torch.device("cuda", 0)) for looks in (False, True)}
     for found, expected in zip(run_epochs(cohort, 6), run_epochs(make_cohort(toy, 3), 6), strict=True):
         assert_bits(found, expected)
     for lane, other in zip(cohort.lanes, wanted.lanes, strict=True):
@@ -301,7 +305,9 @@ def stepped(gpus, monkeypatch):  # noqa: F811
         gpus.seen.append((gpus.here.device, gpus.here.stream.cuda_stream, tuple(options.values())))
         return trainer
 
-    monkeypatch.setattr(importlib.import_module("seam_fast.graph_trainer"), "GraphTrainer", make, raising=False)
+    monkeypatch.setattr(
+        importlib.import_module("seam_fast.training.cuda_graph_trainer"), "GraphTrainer", make, raising=False
+    )
     monkeypatch.setattr(Stream, "wait_stream", lambda self, other: None, raising=False)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: gpus.here.stream)
     gpus.why_not = "it has too many units"
@@ -361,7 +367,7 @@ def test_a_target_that_fails_fails_alone(toy, toy_base, stepped, monkeypatch):
 
     def spoiled(study, head, words, device):
         trainer = made(study, head, words, device)
-        if torch.equal(head[0], draws.head(0, (1,), 4)[0]):
+        if torch.equal(head[0], rng.head(0, (1,), 4)[0]):
             trainer.weights = trainer.weights | {world.LINEAR[0]: torch.full((4, 5), math.nan)}
         return trainer
 
@@ -421,7 +427,7 @@ def test_units(toy, toy_base, stepped):
 
     def units(study, count, threads=None):
         jobs = [loop.Job(study, (0,), seed, 1) for seed in range(count)]
-        return [len(unit) for unit in loop.units_of(jobs, [places.CPU] * min(8, threads or count), threads)]
+        return [len(unit) for unit in loop.units_of(jobs, [devices.CPU] * min(8, threads or count), threads)]
 
     assert units(study, 1) == [1] and units(study, 2) == [1, 1] and units(study, 8) == [4, 4]
     assert units(study, 40) == [8] * 5 and units(study, 17) == [5, 6, 6]
@@ -429,15 +435,15 @@ def test_units(toy, toy_base, stepped):
     assert units(seam, 5) == [1] * 5, "epochs of the head alone are not made for it"
     other = dataclasses.replace(study.settings, batch_size=3)
     jobs = [loop.Job(study, (0,), 0, 1), loop.Job(loop.Study(toy_base, toy, other, "cuda"), (0,), 0, 1)]
-    assert [len(unit) for unit in loop.units_of(jobs * 2, [places.CPU] * 4, None)] == [1] * 4
+    assert [len(unit) for unit in loop.units_of(jobs * 2, [devices.CPU] * 4, None)] == [1] * 4
 
 
 def test_no_more_in_step_than_find_room(toy, toy_base, stepped):
     study = loop.Study(toy_base, toy, Settings(**QUICK), "cuda")
     jobs = [loop.Job(study, (0,), seed, 1) for seed in range(80)]
-    need = places.module_bytes(toy_base.weights(), len(jobs[0].sampler.words()), 8, toy.train.ids.shape[1])
+    need = devices.module_bytes(toy_base.weights(), len(jobs[0].sampler.words()), 8, toy.train.ids.shape[1])
     for room, (most, wanted) in {80: (8, 8), 35: (8, 4), 12: (8, 1), 3: (3, 1)}.items():
-        stepped.free = [int(room * need / places.SHARE_OF_FREE_MEMORY) + 9, 0]
+        stepped.free = [int(room * need / devices.SHARE_OF_FREE_MEMORY) + 9, 0]
         found = loop.places_for(jobs, None)
         units = loop.units_of(jobs, found, None)
         assert len(found) == most and max(map(len, units)) == wanted
@@ -464,7 +470,7 @@ def test_no_more_at_once_than_threads(toy, toy_base, stepped, monkeypatch):
 
 
 def test_every_place_has_branches_of_its_own(stepped):
-    found = places.gpu_places({0: 8, 1: 8}, branches=8)
+    found = devices.gpu_places({0: 8, 1: 8}, branches=8)
     for index in (0, 1):
         streams = [s for place in found if place.device.index == index for s in (place.stream, *place.branches)]
         assert len({stream.cuda_stream for stream in streams}) == len(streams) == 72

@@ -10,7 +10,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from seam_fast import MaskedEmbedding, MaskedLinear, MaskedLSTM, masked_lstm, reference
+from seam_fast import MaskedEmbedding, MaskedLinear, MaskedLSTM, masked_lstm
+from seam_fast.ops import reference
 
 BACKENDS = ["torch", *(["cpu"] if CPU_KERNELS else [])]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)

@@ -5,8 +5,9 @@ import os
 import pytest
 import torch
 
-from seam_fast import cores, report
-from seam_fast.cli import main
+from seam_fast.cli import report
+from seam_fast.cli.main import main
+from seam_fast.common import cores
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_where_the_system_tells_nothing(system, monkeypatch, tmp_path):
 
 
 def test_the_command_line_computes_by_no_more_threads(system, monkeypatch):
-    from seam_fast import cli
+    from seam_fast.cli import main as cli
 
     system("0::/\n")
     system.write("cpu.max", "100000 100000")
@@ -102,7 +103,7 @@ def test_the_command_line_computes_by_no_more_threads(system, monkeypatch):
 def test_what_counts_cores_counts_these(system, capsys, monkeypatch):
     from types import SimpleNamespace
 
-    from seam_fast.reengineer import places_for
+    from seam_fast.search.reengineer import places_for
 
     system("0::/\n")
     system.write("cpu.max", "300000 100000")

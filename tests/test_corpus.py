@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from seam_fast.corpus import Corpus, CorpusConfig, load_corpus
+from seam_fast.data.corpus import Corpus, CorpusConfig, load_corpus
+from seam_fast.data.tokenizer import Tokenizer
 from seam_fast.errors import DataError
-from seam_fast.tokenizer import Tokenizer
 
 TRAIN = "b\tone bob two\na\tthree and\nb\ttwo four\na\tfive\n"
 TEST = "a\tone six\nb\t\n"

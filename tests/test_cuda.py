@@ -16,8 +16,10 @@ from test_ops import GRID, torch_lstm
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
-from seam_fast import MaskedLSTM, ScoreAdam, binarize, library, masked_lstm, ops, reference
+from seam_fast import MaskedLSTM, ScoreAdam, binarize, masked_lstm
 from seam_fast.backend import why_not
+from seam_fast.ops import custom_op, reference
+from seam_fast.ops import functional as ops
 
 if why_not("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {why_not('cuda')}", allow_module_level=True)
@@ -553,7 +555,7 @@ def test_opcheck(case, dtype):
     torch.library.opcheck(operator.default, (*arguments, True, "cuda"), **tests)
     with torch.no_grad():
         output, _, _, saved = operator(*arguments, True, "cuda")
-    assert saved.numel() == case.D * case.T * case.B * case.H * library.saved_per_unit("cuda", input)
+    assert saved.numel() == case.D * case.T * case.B * case.H * custom_op.saved_per_unit("cuda", input)
     needs = [True, h_0 is not None, c_0 is not None] + [number % 2 == 0 for number in range(len(rest))]
     states = [None if state is None else state.detach() for state in (h_0, c_0)]
     rest = [tensor.detach() for tensor in rest]
@@ -602,7 +604,7 @@ def test_hardly_more_is_held_than_what_is_saved(dtype, case):
     torch.cuda.synchronize()
     returned = sum(tensor.untyped_storage().nbytes() for tensor in results)
     extra = torch.cuda.max_memory_allocated() - before - returned
-    saved = case.T * case.B * case.H * library.saved_per_unit("cuda", call.input) * call.input.element_size()
+    saved = case.T * case.B * case.H * custom_op.saved_per_unit("cuda", call.input) * call.input.element_size()
     assert extra <= 1.25 * saved, f"{extra / saved:.3f} of what is saved"
 
 

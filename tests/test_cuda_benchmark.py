@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from seam_fast import reference
 from seam_fast.backend import why_not
+from seam_fast.training.reference_step import Stepper
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
@@ -955,7 +955,8 @@ def test_the_engines_branches_of_the_gpu_run_on_a_pretended_one(engine_bench, mo
 def test_a_folder_without_r8_is_an_error_and_nothing_else_is_looked_for(monkeypatch, tmp_path):
     import cuda_engine
 
-    from seam_fast import DataError, r8
+    from seam_fast import DataError
+    from seam_fast.data import r8
 
     monkeypatch.setattr(r8, "_from_mirrors", None)
     monkeypatch.setattr(r8, "_from_npm", None)
@@ -974,7 +975,7 @@ def test_the_captured_rival_takes_whole_batches_only(engine_bench):
     documents = world.make_documents(13)
     with pytest.raises(ValueError, match="whole batches only"):
         rival.run_epoch(*documents, 4)
-    stepper = reference.Stepper(weights, head, **world.OPTIONS)
+    stepper = Stepper(weights, head, **world.OPTIONS)
     for count in (8, 4, 12):  # fewer fit in what is there, more ask for more room
         part = [tensor[:count] for tensor in documents]
         wanted = [stepper.step(*batch).cross_entropy for batch in world.cut(part, 4)]

@@ -10,10 +10,11 @@ from on_gpu import faults_show_where_they_arise  # noqa: F401
 from test_cohort import assert_bits, make_sampler, make_trainer, state, teacher_of
 from test_cuda_places import assert_same
 
-from seam_fast import Interrupted, LSTMClassifier, Settings, TrainingError, places, reengineer, reengineer_many
+from seam_fast import Interrupted, LSTMClassifier, Settings, TrainingError, reengineer, reengineer_many
 from seam_fast.backend import why_not
-from seam_fast.cohort import Cohort, Lane
-from seam_fast.corpus import Split
+from seam_fast.data.corpus import Split
+from seam_fast.search.cohort import Cohort, Lane
+from seam_fast.training import devices
 
 if why_not("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {why_not('cuda')}", allow_module_level=True)
@@ -39,7 +40,7 @@ def test_lanes_have_the_bits_of_trainers_by_themselves(toy, shape, read):
     """Also where steps are replayed on branches, and after the whole epoch's batches have been made by a graph."""
     weights = on_gpu(world.make_deep_weights(*shape, dtype=torch.float32, sizes=(toy.vocab_size, 12, 9, 4)))
     documents = Split(**{name: part.to(DEVICE) for name, part in vars(toy.train).items()})
-    streams = places.own_streams(0, 4)
+    streams = devices.own_streams(0, 4)
     with torch.cuda.stream(streams[0]):
         lanes, alone = [], []
         for target in ((0,), (1,), (0, 1)):

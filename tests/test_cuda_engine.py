@@ -91,19 +91,12 @@ from test_engine import (  # noqa: F401
 from test_native import assert_same_bits
 from test_take_epoch import judged_on, make_one, test_it_is_what_single_calls_give  # noqa: F401
 
-from seam_fast import (
-    Interrupted,
-    LSTMClassifier,
-    Settings,
-    _ext,
-    cuda_trainer,
-    inference,
-    reengineer,
-    reengineer_many,
-)
+from seam_fast import Interrupted, LSTMClassifier, Settings, _ext, reengineer, reengineer_many
 from seam_fast.backend import why_not
+from seam_fast.classifier import inference
+from seam_fast.training import cuda_trainer
 
-loop = importlib.import_module("seam_fast.reengineer")  # the package gives that name to the function
+loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
 
 if why_not("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {why_not('cuda')}", allow_module_level=True)

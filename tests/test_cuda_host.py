@@ -24,7 +24,9 @@ from lstm_cases import (
 from test_ops import GRID
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from seam_fast import BackendError, _ext, backend, library, lstm_layer, masked_lstm, ops
+from seam_fast import BackendError, _ext, backend, masked_lstm
+from seam_fast.ops import custom_op, eager
+from seam_fast.ops import functional as ops
 
 ROOT = Path(__file__).parents[1]
 SHORT = [torch.bfloat16, torch.float16]
@@ -619,7 +621,7 @@ def pretended(monkeypatch):
         pytest.skip(f"needs the compiled kernels: {_ext.reason}")
     monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
     monkeypatch.setattr(_ext, "built_with_cuda", True)
-    monkeypatch.setattr(library, "is_able", lambda index: True)
+    monkeypatch.setattr(custom_op, "is_able", lambda index: True)
     with FakeTensorMode():
         yield monkeypatch
 
@@ -633,25 +635,25 @@ def test_cuda_tensors_go_to_the_cuda_kernels(pretended):
     on_cpu = torch.zeros(1)
     there = on_gpu(on_cpu)
     for dtype in (torch.float32, torch.float64, *SHORT):
-        assert library.choose_kernels("auto", there.to(dtype)) is _ext.C
-        assert library.choose_kernels("cuda", there.to(dtype)) is _ext.C
-    assert library.choose_kernels("torch", there) is lstm_layer
-    assert library.choose_kernels("auto", on_cpu.half()) is lstm_layer
+        assert custom_op.choose_kernels("auto", there.to(dtype)) is _ext.C
+        assert custom_op.choose_kernels("cuda", there.to(dtype)) is _ext.C
+    assert custom_op.choose_kernels("torch", there) is eager
+    assert custom_op.choose_kernels("auto", on_cpu.half()) is eager
     with pytest.raises(ValueError, match=r"backend 'cpu' takes float32 and float64 tensors on the CPU, but .* on cuda"):
-        library.choose_kernels("cpu", there)
+        custom_op.choose_kernels("cpu", there)
     with pytest.raises(BackendError, match=r"backend 'cuda' cannot be used: torch sees no GPU"):
-        library.choose_kernels("cuda", on_cpu)
+        custom_op.choose_kernels("cuda", on_cpu)
     pretended.setattr(backend, "why_not", lambda name: "")
     with pytest.raises(ValueError, match=r"backend 'cuda' takes floating tensors on a GPU, but input is .* on cpu"):
-        library.choose_kernels("cuda", on_cpu)
+        custom_op.choose_kernels("cuda", on_cpu)
     pretended.setenv("SEAM_FAST_BACKEND", "cpu")
-    assert library.choose_kernels("auto", there) is lstm_layer and library.choose_kernels("auto", on_cpu) is _ext.C
+    assert custom_op.choose_kernels("auto", there) is eager and custom_op.choose_kernels("auto", on_cpu) is _ext.C
     pretended.delenv("SEAM_FAST_BACKEND")
-    pretended.setattr(library, "is_able", lambda index: False)  # an older GPU
-    assert library.choose_kernels("auto", there) is lstm_layer
-    pretended.setattr(library, "is_able", lambda index: True)
+    pretended.setattr(custom_op, "is_able", lambda index: False)  # an older GPU
+    assert custom_op.choose_kernels("auto", there) is eager
+    pretended.setattr(custom_op, "is_able", lambda index: True)
     pretended.setattr(_ext, "built_with_cuda", False)
-    assert library.choose_kernels("auto", there) is lstm_layer
+    assert custom_op.choose_kernels("auto", there) is eager
 
 
 @pytest.mark.parametrize("with_kernels", [True, False])
@@ -700,11 +702,11 @@ def test_lengths_on_a_gpu_are_not_looked_at(pretended):
     assert (
         read.device.type == "cuda"
         and read.dtype == torch.int64
-        and library.lengths_for(_ext.C, read, read.device) is read
+        and custom_op.lengths_for(_ext.C, read, read.device) is read
     )
 
 
 def test_a_graph_is_not_let_record_lengths_of_the_cpu(pretended):
     pretended.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(ValueError, match="lengths must be on cuda:0 while a CUDA graph records, but are on cpu"):
-        library.lengths_for(_ext.C, torch.zeros(3, dtype=torch.int64), torch.device("cuda:0"))
+        custom_op.lengths_for(_ext.C, torch.zeros(3, dtype=torch.int64), torch.device("cuda:0"))

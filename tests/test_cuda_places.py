@@ -17,11 +17,13 @@ import pytest
 import torch
 import world
 
-from seam_fast import Interrupted, LSTMClassifier, Settings, TrainingError, backend, inference, places, reengineer
-from seam_fast.cli import main
-from seam_fast.engine import TorchTrainer
+from seam_fast import Interrupted, LSTMClassifier, Settings, TrainingError, backend, reengineer
+from seam_fast.classifier import inference
+from seam_fast.cli.main import main
+from seam_fast.training import devices
+from seam_fast.training.base import TorchTrainer
 
-loop = importlib.import_module("seam_fast.reengineer")  # the package gives that name to the function
+loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
 QUICK = {"epochs": 3, "batch_size": 8, "lr_mask": 0.1, "distill": 0.0}
 GB = 1 << 30
 
@@ -117,7 +119,7 @@ def gpus(monkeypatch):
     gpus = World()
     monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
     monkeypatch.setattr(Stream, "drawn", {})
-    monkeypatch.setattr(places, "_idle", {})
+    monkeypatch.setattr(devices, "_idle", {})
     monkeypatch.setattr(backend, "why_not", lambda name: "")
     monkeypatch.setattr(backend, "is_able", lambda index: True)
     for name, fake in (
@@ -220,7 +222,7 @@ def indices(jobs, threads=None):
 def test_places_are_as_many_as_a_gpu_trains_at_once_and_has_memory_for(toy, toy_base, gpus):
     jobs = make_jobs(toy_base, toy, [0, 1, 2, 3] * 3)
     rows = max(len(job.sampler.words()) for job in jobs)
-    need = places.module_bytes(toy_base.weights(), rows, 8, toy.train.ids.shape[1])
+    need = devices.module_bytes(toy_base.weights(), rows, 8, toy.train.ids.shape[1])
     assert indices(jobs) == [0, 1, 0, 1]
     gpus.at_once = [3, 5]
     assert indices(jobs) == [0, 1, 0, 1, 0, 1, 1, 1]
@@ -267,38 +269,38 @@ def test_no_targets_no_gpus(toy, toy_base, gpus):
 def test_streams_are_others_as_long_as_there_are_any(gpus):
     for count in (1, 32, 33, 128):
         torch.cuda.Stream(1)  # torch's round does not begin with us
-        streams = places.own_streams(1, count)
+        streams = devices.own_streams(1, count)
         assert len(streams) == len({stream.cuda_stream for stream in streams}) == count
-    streams = places.own_streams(0, 200)
+    streams = devices.own_streams(0, 200)
     assert len(streams) == 200 and len({stream.cuda_stream for stream in streams}) == 128
 
 
 def test_streams_of_places_that_are_no_more_come_first(gpus):
     """cuBLAS keeps scratch for each stream that it has ever worked in: many runs are to have no more than one has."""
-    used, held = set(), places.gpu_places({0: 2, 1: 1})
+    used, held = set(), devices.gpu_places({0: 2, 1: 1})
     for _ in range(20):
-        others = places.gpu_places({0: 3, 1: 1})
+        others = devices.gpu_places({0: 3, 1: 1})
         streams = {place.stream.cuda_stream for place in others}
         assert len(streams) == 4 and streams.isdisjoint(place.stream.cuda_stream for place in held)
         used |= streams
         del others[1:], others
     assert len(used) == 4
-    many = places.gpu_places({0: 200})
+    many = devices.gpu_places({0: 200})
     del many[:100]
-    assert len({stream.cuda_stream for stream in places.own_streams(0, 128)}) == 128
-    assert places._idle[0] == [], "some places still hold the streams that all of them have"
+    assert len({stream.cuda_stream for stream in devices.own_streams(0, 128)}) == 128
+    assert devices._idle[0] == [], "some places still hold the streams that all of them have"
 
 
 def test_the_memory_of_a_module():
     """Not less than scores and Adam's means take, and with R8's sizes about a quarter of a gigabyte."""
-    small, long = (places.module_bytes(world.make_weights(torch.float32), rows, 5, 32) for rows in (10, 1000))
+    small, long = (devices.module_bytes(world.make_weights(torch.float32), rows, 5, 32) for rows in (10, 1000))
     assert long - small == 3 * 4 * 990 * world.E
     r8 = world.make_weights(torch.float32, sizes=(23_590, 100, 50, 8))
-    assert 3 * 4 * 11_445 * 100 < places.module_bytes(r8, 11_444, 5, 32) < 300e6
+    assert 3 * 4 * 11_445 * 100 < devices.module_bytes(r8, 11_444, 5, 32) < 300e6
     double = {key: weight.double() for key, weight in r8.items()}
-    assert places.module_bytes(double, 11_444, 5, 32) > places.module_bytes(r8, 11_444, 5, 32)
+    assert devices.module_bytes(double, 11_444, 5, 32) > devices.module_bytes(r8, 11_444, 5, 32)
     deep = world.make_deep_weights(2, True, torch.float32, sizes=(23_590, 100, 50, 8))
-    assert places.module_bytes(deep, 11_444, 128, 64) > places.module_bytes(r8, 11_444, 128, 64)
+    assert devices.module_bytes(deep, 11_444, 128, 64) > devices.module_bytes(r8, 11_444, 128, 64)
 
 
 # -- results ----------------------------------------------------------------------------------------------------------

@@ -11,11 +11,12 @@ import world
 from test_cuda_trainer_use import on_host  # noqa: F401
 from test_native import assert_same_bits
 
-from seam_fast import Settings, TrainingError, cuda_cohort, reengineer_many
-from seam_fast.places import Place
-from seam_fast.sampling import Sampler
+from seam_fast import Settings, TrainingError, reengineer_many
+from seam_fast.search import cuda_cohort
+from seam_fast.search.sampling import Sampler
+from seam_fast.training.devices import Place
 
-loop = importlib.import_module("seam_fast.reengineer")  # the package gives that name to the function
+loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
 QUICK = {"epochs": 4, "batch_size": 8, "lr_mask": 0.05}
 ALPHAS = (0.2, 0.5, 1.0, 2.0, 4.0)
 

@@ -41,7 +41,10 @@ from test_gaps import EPS, ROWS, WIDTH, Rows, draw_states, errors, replay_exactl
 from test_native import SCHEDULES, assert_same_bits, documents_of, take, tensors
 from world import OPTIONS, with_shares
 
-from seam_fast import _ext, cuda_trainer, inference, reference, synthetic
+from seam_fast import _ext
+from seam_fast.classifier import inference
+from seam_fast.data import synthetic
+from seam_fast.training import cuda_trainer, reference_step
 
 ORDERS = ("round_robin", "depth_first", "reversed", "shuffled")
 needs_ext = pytest.mark.skipif(not _ext.has_ext(), reason=f"needs the compiled part: {_ext.reason}")
@@ -76,7 +79,7 @@ def check_case(kind, sizes, documents, batch_size, *, catch_up="quadrature", ste
     beside = None
     if _ext.has_ext():
         beside = world.make_trainer(f"native-{catch_up}", *world.single(weights, head), words, **OPTIONS | options)
-    exact = reference.Stepper(weights, head, **OPTIONS | options)
+    exact = reference_step.Stepper(weights, head, **OPTIONS | options)
     batches = world.cut(documents, batch_size)
     world.follow_in_float32([engine], exact, [*batches[: steps - 1], batches[-1]][-steps:], beside=beside)
 
@@ -356,7 +359,7 @@ def gradients(kind, case, tf32):
     """Those of a first step, as Adam has them, by tensor: of float64, and from it the errors of the engine."""
     sizes, width, batch, _, read = case
     weights, head = weights_and_head(sizes)
-    exact = reference.Stepper(weights, head, **OPTIONS | {"read": read})
+    exact = reference_step.Stepper(weights, head, **OPTIONS | {"read": read})
     documents = world.make_documents(batch, width, range(sizes[0]))
     exact.step(*documents)
     true = {key: exact.adam_together.state[score]["exp_avg"] for key, score in exact.scores.items()}

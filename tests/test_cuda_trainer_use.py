@@ -44,11 +44,12 @@ from test_native import (  # noqa: F401
 )
 from world import OPTIONS
 
-from seam_fast import backend, cuda_trainer, reengineer
+from seam_fast import backend, reengineer
 from seam_fast.errors import TrainingError
-from seam_fast.places import CPU
+from seam_fast.training import cuda_trainer
+from seam_fast.training.devices import CPU
 
-loop = importlib.import_module("seam_fast.reengineer")  # the package gives that name to the function
+loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
 
 
 @pytest.fixture

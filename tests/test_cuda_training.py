@@ -11,9 +11,10 @@ from on_gpu import faults_show_where_they_arise  # noqa: F401
 from test_classifier import QUICK_PUBLIC, QUICK_STRONG
 from test_device_training import RECIPES, SHAPES, corpus_for, folder, losses  # noqa: F401
 
-from seam_fast import MaskedEmbedding, MaskedLinear, MaskedLSTM, ScoreAdam, evaluate_classifier, train, train_base
+from seam_fast import MaskedEmbedding, MaskedLinear, MaskedLSTM, ScoreAdam, evaluate_classifier, train
 from seam_fast.backend import why_not
-from seam_fast.classifier import predict_logits
+from seam_fast.classifier import training
+from seam_fast.classifier.model import predict_logits
 
 if why_not("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {why_not('cuda')}", allow_module_level=True)
@@ -27,7 +28,7 @@ def test_a_gpu_trains_what_the_cpu_trains_and_the_same_each_time(folder, recipe,
     options = {"embedding_dim": 12, "hidden_dim": 7, "num_layers": shape[0], "bidirectional": shape[1], "seed": 3}
     said: list[list[str]] = [[], [], []]
     # Vectors begin with the CPU's counts: of so few texts, rounding would turn them.
-    monkeypatch.setattr(train_base, "count_pairs_on", lambda device, *rest: train_base._count_pairs(*rest))
+    monkeypatch.setattr(training, "count_pairs_on", lambda device, *rest: training._count_pairs(*rest))
     wanted = train(corpus, recipe, log=said[0].append, **options)
     found, again = (train(corpus, recipe, log=lines.append, device="cuda", **options) for lines in said[1:])
     assert losses(said[1]) == pytest.approx(losses(said[0]), abs=2e-3)
@@ -50,8 +51,8 @@ def test_a_base_is_judged_where_it_is(folder, recipe):  # noqa: F811
 
 def test_the_gpu_counts_the_same_pairs_each_time():
     texts = [torch.randint(0, 300, (n,)) for n in (1, 9, 40, 2, 17, 64, 3) * 30]
-    wanted = train_base._count_pairs(texts, 301, 15)
-    found = [train_base.count_pairs_on(torch.device("cuda"), texts, 301, 15) for _ in range(3)]
+    wanted = training._count_pairs(texts, 301, 15)
+    found = [training.count_pairs_on(torch.device("cuda"), texts, 301, 15) for _ in range(3)]
     assert all(torch.equal(found[0].values(), again.values()) for again in found)
     assert torch.equal(found[0].indices(), wanted.indices()) and found[0].device.type == "cpu"
     torch.testing.assert_close(found[0].values(), wanted.values())

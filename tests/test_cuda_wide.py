@@ -29,9 +29,10 @@ from test_engine import (  # noqa: F401
 )
 from test_native import tensors
 
-from seam_fast import TrainingError, _ext, cuda_trainer
-from seam_fast.inference import class_logits
-from seam_fast.keys import WEIGHT_KEYS
+from seam_fast import TrainingError, _ext
+from seam_fast.classifier.inference import class_logits
+from seam_fast.classifier.state_keys import WEIGHT_KEYS
+from seam_fast.training import cuda_trainer
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import torch
 
 import seam_fast as sf
 from seam_fast import CorpusConfig, DataError, DataWarning, load_corpus
-from seam_fast.cli import main
-from seam_fast.data_checks import alike
+from seam_fast.cli.main import main
+from seam_fast.data.checks import alike
 
 TEXTS = {
     "earn": ["profit rose to {} million", "net income was {} dollars", "shares earned {} cents"],

@@ -6,9 +6,10 @@ import pytest
 import torch
 from test_classifier import QUICK_PUBLIC, QUICK_STRONG, write_corpus
 
-from seam_fast import TrainingError, evaluate_classifier, load_corpus, train, train_base
-from seam_fast.corpus import CorpusConfig
-from seam_fast.device_training import EpochSteps, training_device
+from seam_fast import TrainingError, evaluate_classifier, load_corpus, train
+from seam_fast.classifier import training
+from seam_fast.classifier.device_training import EpochSteps, training_device
+from seam_fast.data.corpus import CorpusConfig
 
 RECIPES = pytest.mark.parametrize("recipe", [QUICK_PUBLIC, QUICK_STRONG], ids=["public", "strong"])
 SHAPES = pytest.mark.parametrize("shape", [(1, False), (2, True)], ids=["plain", "deep"])
@@ -30,8 +31,8 @@ def as_on_a_device(monkeypatch):
     """Lets training take the way of a GPU, on the CPU."""
 
     def choose():
-        monkeypatch.setattr(train_base, "_strong_on_cpu", train_base._strong_on_device)
-        monkeypatch.setattr(train_base, "_public_on_cpu", train_base._public_on_device)
+        monkeypatch.setattr(training, "_strong_on_cpu", training._strong_on_device)
+        monkeypatch.setattr(training, "_public_on_cpu", training._public_on_device)
 
     return choose
 
@@ -61,13 +62,13 @@ def test_a_device_trains_what_the_cpu_trains(folder, recipe, shape, as_on_a_devi
 @RECIPES
 def test_a_loss_that_is_not_finite_is_found_at_the_end_of_its_epoch(folder, recipe, as_on_a_device, monkeypatch):
     corpus = corpus_for(folder, recipe)
-    real, calls = train_base.F.cross_entropy, []
+    real, calls = training.F.cross_entropy, []
 
     def poisoned(*arguments, **options):
         calls.append(1)
         return real(*arguments, **options) * (float("nan") if len(calls) > 3 else 1.0)
 
-    monkeypatch.setattr(train_base.F, "cross_entropy", poisoned)
+    monkeypatch.setattr(training.F, "cross_entropy", poisoned)
     as_on_a_device()
     with pytest.raises(TrainingError, match=r"loss is nan in epoch 1, step \d+"):
         train(corpus, recipe, epochs=5)
@@ -94,8 +95,8 @@ def test_a_device_counts_the_same_pairs():
     generator = torch.Generator().manual_seed(0)
     texts = [torch.randint(0, 30, (n,), generator=generator) for n in (1, 9, 40, 2, 17, 64, 3)]
     for part, window in ((texts, 15), (texts, 1), (texts[:1], 4), (texts, 0)):
-        wanted = train_base._count_pairs(part, 31, window)
-        found = train_base.count_pairs_on(CPU, part, 31, window)
+        wanted = training._count_pairs(part, 31, window)
+        found = training.count_pairs_on(CPU, part, 31, window)
         assert torch.equal(found.indices(), wanted.indices())
         torch.testing.assert_close(found.values(), wanted.values())
 

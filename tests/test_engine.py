@@ -11,8 +11,9 @@ import torch
 import world
 from world import OPTIONS, with_shares
 
-from seam_fast import native, reference
+from seam_fast.classifier import reference_model
 from seam_fast.errors import TrainingError
+from seam_fast.training import cpu_trainer, reference_step
 
 
 @pytest.fixture(params=world.TRAINERS)
@@ -28,7 +29,7 @@ def make_pair(make):
     def make_both(weights=None, head=None, words=range(15), **options):
         weights, head = weights or world.make_weights(), head or world.make_head()
         options = OPTIONS | options
-        stepper = reference.Stepper(weights, head, **options)
+        stepper = reference_step.Stepper(weights, head, **options)
         return make(weights, head, torch.tensor(list(words)), **options), stepper
 
     return make_both
@@ -281,7 +282,7 @@ def test_target_weight_is_as_good_as_that_many_copies(make):
     copies = tuple(part.repeat_interleave(times, 0) for part in (ids, lengths, labels))
     weights, head, options = world.make_weights(), world.make_head(), OPTIONS | {"read": "last_word"}
     engine = make(weights, head, torch.arange(15), **options, target_weight=3)
-    stepper = reference.Stepper(weights, head, **options)
+    stepper = reference_step.Stepper(weights, head, **options)
     for _ in range(20):
         loss = engine.run_epoch(ids, lengths, labels, 7)
         assert loss == pytest.approx(stepper.step(*copies).cross_entropy, abs=1e-11)
@@ -419,7 +420,7 @@ def test_stop_ends_an_epoch_between_two_steps(make_pair, monkeypatch, head_only)
             self.asked += 1
             return self.asked > 3
 
-    monkeypatch.setattr(native, "_STEPS_AT_ONCE", 1)
+    monkeypatch.setattr(cpu_trainer, "_STEPS_AT_ONCE", 1)
     engine, stepper = make_pair(schedule="seam")
     documents = world.make_documents(12)
     engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAt())
@@ -445,7 +446,7 @@ def test_what_it_shows_is_what_the_reference_ops_show(make_pair, read):
     for key in world.KEYS:
         assert torch.equal(effective[key], engine.weights[key] * (scores[key] > 0))
     ids, lengths, _ = world.make_documents(20, words=range(1, world.V), seed=9)  # words without rows may be looked at
-    logits = reference.head_logits(reference.class_logits(ids, lengths, engine.weights, scores, read), head)
+    logits = reference_model.head_logits(reference_model.class_logits(ids, lengths, engine.weights, scores, read), head)
     shown = engine.logits(ids, lengths)
     assert not shown.requires_grad
     torch.testing.assert_close(shown, logits.detach(), rtol=0, atol=1e-12)

@@ -12,8 +12,8 @@ from safetensors import safe_open
 
 import seam_fast as sf
 from seam_fast import CheckpointError, DataError, DataWarning, LSTMClassifier, SeamModule, TrainingError
-from seam_fast.cli import main
-from seam_fast.metrics import binary_metrics, undefined_as_none, why_no_better_than_chance
+from seam_fast.classifier.metrics import binary_metrics, undefined_as_none, why_no_better_than_chance
+from seam_fast.cli.main import main
 
 NAMES = ("earn", "grain", "ship")
 
@@ -188,7 +188,7 @@ def test_a_base_at_chance_is_said_when_it_is_trained(here, capsys, monkeypatch):
     base = LSTMClassifier.load("runs/own/base.safetensors")
     with torch.no_grad():
         base.hidden2label.weight.zero_()
-    monkeypatch.setattr("seam_fast.workflow.train", lambda *_, **__: base)
+    monkeypatch.setattr("seam_fast.cli.workflow.train", lambda *_, **__: base)
     assert main(["train", "--dataset", "own", "--data-dir", "corpus", "--out", "blind.safetensors"]) == 0
     assert "no better than chance on the test documents: 33.3 % are right" in capsys.readouterr().err
 

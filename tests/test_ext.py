@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import seam_fast as sf
-from seam_fast import TrainingError, _ext, backend, cli
-from seam_fast.cli import main
+from seam_fast import TrainingError, _ext, backend
+from seam_fast.cli import main as cli
+from seam_fast.cli.main import main
 
 needs_ext = pytest.mark.skipif(not _ext.has_ext(), reason=f"needs the compiled part: {_ext.reason}")
 

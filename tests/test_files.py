@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from seam_fast import files
+from seam_fast.files import atomic
 
 
 def test_writes_and_replaces(tmp_path):
     path = tmp_path / "some" / "folder" / "file.bin"
-    assert files.write_atomically(path, b"first") == path
+    assert atomic.write_atomically(path, b"first") == path
     assert path.read_bytes() == b"first"
-    files.write_atomically(str(path), b"second")
+    atomic.write_atomically(str(path), b"second")
     assert path.read_bytes() == b"second"
     assert [each.name for each in path.parent.iterdir()] == ["file.bin"]
 
@@ -24,7 +24,7 @@ def test_writes_and_replaces(tmp_path):
 def test_others_may_read_it_as_far_as_the_umask_allows(tmp_path):
     before = os.umask(0o027)
     try:
-        path = files.write_atomically(tmp_path / "file", b"")
+        path = atomic.write_atomically(tmp_path / "file", b"")
         assert os.umask(0o027) == 0o027, "the umask is as it was"
     finally:
         os.umask(before)
@@ -34,13 +34,13 @@ def test_others_may_read_it_as_far_as_the_umask_allows(tmp_path):
 def test_the_umask_is_never_touched(tmp_path, monkeypatch):
     """It is the whole process's: a file that another thread made meanwhile would be open to everybody."""
     monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask was changed"))
-    files.write_atomically(tmp_path / "file", b"")
+    atomic.write_atomically(tmp_path / "file", b"")
 
 
 def test_a_name_as_long_as_the_file_system_takes(tmp_path):
     """The name of the unfinished copy must not be longer."""
     for name in ("n" * 255, "語" * 85):
-        assert files.write_atomically(tmp_path / name, b"whole").read_bytes() == b"whole"
+        assert atomic.write_atomically(tmp_path / name, b"whole").read_bytes() == b"whole"
 
 
 def test_json_of_what_numpy_and_torch_hold():
@@ -51,7 +51,7 @@ def test_json_of_what_numpy_and_torch_hold():
         "figures": [torch.tensor([1, 2]), np.arange(2), (torch.tensor(0.25), None)],
         7: {"set": {1}, "path": Path("some") / "file"},
     }
-    assert json.loads(files.to_json(value)) == {
+    assert json.loads(atomic.to_json(value)) == {
         "count": 3,
         "share": 0.5,
         "flag": True,
@@ -61,7 +61,7 @@ def test_json_of_what_numpy_and_torch_hold():
 
 
 def test_json_of_a_file_name_that_is_not_utf8():
-    text = files.to_json({"command": "train --out caf\udce9"}, ensure_ascii=False)
+    text = atomic.to_json({"command": "train --out caf\udce9"}, ensure_ascii=False)
     assert json.loads(text.encode()) == {"command": "train --out caf\udce9"}
 
 
@@ -74,14 +74,14 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch, failing, error):
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(files.os, failing, fail)
+    monkeypatch.setattr(atomic.os, failing, fail)
     with pytest.raises(type(error)):
-        files.write_atomically(path, b"new")
+        atomic.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_failure_while_writing_leaves_nothing(tmp_path):
     with pytest.raises(TypeError):
-        files.write_atomically(tmp_path / "file", "text where bytes belong")
+        atomic.write_atomically(tmp_path / "file", "text where bytes belong")
     assert list(tmp_path.iterdir()) == []

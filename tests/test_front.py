@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seam_fast import LSTMClassifier, SeamModule, TrainingError, backend, reengineer
-from seam_fast.front import Front, pareto
-from seam_fast.metrics import module_metrics
-from seam_fast.sampling import balanced, is_target
+from seam_fast.classifier.metrics import module_metrics
+from seam_fast.modules.pareto import Front, pareto
+from seam_fast.search.sampling import balanced, is_target
 
-loop = importlib.import_module("seam_fast.reengineer")  # the package gives that name to the function
+loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
 ENGINES = ["torch"] if backend.why_not_train(torch.float32) else ["torch", "cpu"]
 QUICK = {"epochs": 14, "batch_size": 8, "lr_mask": 0.03, "threads": 1}
 

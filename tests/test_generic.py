@@ -11,10 +11,12 @@ import world
 from world import OPTIONS, follow, with_shares
 
 import seam_fast
-from seam_fast import LSTMClassifier, SeamModule, reference
-from seam_fast.engine import TorchTrainer
+from seam_fast import LSTMClassifier, SeamModule
+from seam_fast.classifier import reference_model
 from seam_fast.errors import TrainingError
-from seam_fast.generic import GenericTrainer
+from seam_fast.training import reference_step
+from seam_fast.training.base import TorchTrainer
+from seam_fast.training.op_trainer import GenericTrainer
 
 SHAPES = ((1, False), *world.DEEP)
 
@@ -25,7 +27,7 @@ def make_pair(shape, dtype=torch.float64, trainer=GenericTrainer, words=range(15
     head, options = head or world.make_head(dtype), OPTIONS | options
     known = {name: value for name, value in options.items() if name not in ("backend", "target_weight")}
     engine = trainer(weights, head, torch.tensor(list(words)), **options)
-    return engine, reference.Stepper(weights, head, **known)
+    return engine, reference_step.Stepper(weights, head, **known)
 
 
 def epochs(count, documents=13):
@@ -175,7 +177,7 @@ def test_what_it_shows_is_what_the_scores_say(shape, read):
     for key, weight in engine.weights.items():
         assert torch.equal(effective[key], weight * (scores[key] > 0))
     ids, lengths, _ = world.make_documents(20, words=range(1, world.V), seed=9)  # words without rows may be looked at
-    wanted = reference.head_logits(world.deep_logits(effective, ids, lengths, read, *shape), head)
+    wanted = reference_model.head_logits(world.deep_logits(effective, ids, lengths, read, *shape), head)
     shown = engine.logits(ids, lengths)
     assert not shown.requires_grad
     torch.testing.assert_close(shown, wanted, rtol=0, atol=1e-12)

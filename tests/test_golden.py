@@ -8,8 +8,10 @@ import torch
 import world
 from safetensors.torch import load_file, safe_open
 
-from seam_fast import LSTMClassifier, SeamModule, reference
-from seam_fast.keys import EMBEDDING, HEAD_KEYS, WEIGHT_KEYS
+from seam_fast import LSTMClassifier, SeamModule
+from seam_fast.classifier import reference_model
+from seam_fast.classifier.state_keys import EMBEDDING, HEAD_KEYS, WEIGHT_KEYS
+from seam_fast.training import reference_step
 
 
 class Golden:
@@ -34,20 +36,20 @@ class Golden:
 
     def make(self, kind):
         if kind == "stepper":
-            return reference.Stepper(self.weights, self.head, **self.options)
+            return reference_step.Stepper(self.weights, self.head, **self.options)
         return world.make_trainer(kind, self.weights, self.head, self.ids, **self.options)
 
     def advance(self, trainer, step):
         """Runs step number `step` (from 0); returns (cross entropy, kept ratio before the step)."""
         ids, lengths, labels = self.ids[step], self.lengths[step], self.labels[step]
         head_only = step < self.head_only
-        if isinstance(trainer, reference.Stepper):
+        if isinstance(trainer, reference_step.Stepper):
             return trainer.step(ids, lengths, labels, head_only=head_only)
         kept = sum(trainer.kept_counts().values()) / self.total
         return trainer.run_epoch(ids, lengths, labels, len(ids), head_only=head_only), kept
 
     def scores(self, trainer):
-        if isinstance(trainer, reference.Stepper):
+        if isinstance(trainer, reference_step.Stepper):
             return {key: score.detach() for key, score in trainer.scores.items()}, trainer.head
         return trainer.whole_scores()
 
@@ -138,7 +140,7 @@ def test_float32_steps_are_as_good_as_plain_pytorch(golden_dir, schedule, kind):
     exact, eps = golden.make("stepper"), torch.finfo(torch.float32).eps
     weights, head = golden.single()
     for step in range(60):
-        stepper = reference.Stepper(weights, head, **golden.options)
+        stepper = reference_step.Stepper(weights, head, **golden.options)
         engine = world.make_trainer(kind, weights, head, torch.arange(len(golden.rows)), **golden.options)
         for other in (stepper, engine):
             world.put_state(exact, other, step, min(step, golden.head_only))
@@ -169,8 +171,8 @@ def test_the_references_file_loads_predicts_and_saves_the_same(golden_dir, tmp_p
         torch.testing.assert_close(ours, golden.tensors[f"step60.{key}"].float(), rtol=0, atol=0)
 
     ids, lengths = golden.ids.flatten(0, 1), golden.lengths.flatten()
-    logits = reference.class_logits(ids, lengths, base.weights(), module.scores, "end")
-    wanted = torch.softmax(reference.head_logits(logits, module.head), 1)
+    logits = reference_model.class_logits(ids, lengths, base.weights(), module.scores, "end")
+    wanted = torch.softmax(reference_model.head_logits(logits, module.head), 1)
     torch.testing.assert_close(module.predict_proba(ids, lengths), wanted, rtol=0, atol=1e-5)
     assert wanted[golden.labels.flatten() == 0, 0].mean() > wanted[golden.labels.flatten() == 1, 0].mean()
 

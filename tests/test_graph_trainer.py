@@ -57,10 +57,13 @@ from test_engine import (  # noqa: F401
 from torch.utils._python_dispatch import TorchDispatchMode
 from world import OPTIONS, with_shares
 
-from seam_fast import graph_trainer, inference, reference
-from seam_fast.engine import TorchTrainer
+from seam_fast.classifier import inference, reference_model
+from seam_fast.common import cuda_graphs
+from seam_fast.common.cuda_graphs import CudaGraphRunner
 from seam_fast.errors import BackendError, TrainingError
-from seam_fast.graph_trainer import GraphTrainer, Replayed
+from seam_fast.training import cuda_graph_trainer, reference_step
+from seam_fast.training.base import TorchTrainer
+from seam_fast.training.cuda_graph_trainer import GraphTrainer
 
 SHAPES = ((1, False), *world.DEEP)
 
@@ -73,7 +76,7 @@ def make():
 @pytest.fixture(autouse=True)
 def _no_hurry(monkeypatch):
     """How many steps are taken at once must not depend on how busy the machine is."""
-    monkeypatch.setattr(graph_trainer, "_SECONDS_AT_ONCE", 1e9)
+    monkeypatch.setattr(cuda_graph_trainer, "_SECONDS_AT_ONCE", 1e9)
 
 
 def deep(shape, trainer=GraphTrainer, dtype=torch.float64, **options):
@@ -100,7 +103,7 @@ def assert_same(some, others):
 def test_follows_the_reference_step_for_every_shape(shape, read, backend):
     engine = deep(shape, read=read, backend=backend, schedule="seam", penalty="group")
     weights, head = world.make_deep_weights(*shape), world.make_head()
-    stepper = reference.Stepper(weights, head, **OPTIONS | {"read": read, "schedule": "seam", "penalty": "group"})
+    stepper = reference_step.Stepper(weights, head, **OPTIONS | {"read": read, "schedule": "seam", "penalty": "group"})
     world.follow(engine, stepper, [world.make_documents(13, seed=epoch) for epoch in range(7)], 4)
     assert engine.steps == 28
 
@@ -152,10 +155,10 @@ def test_as_good_as_plain_pytorch_in_float32(read):
     weights, head = world.make_weights(sizes=sizes), world.make_head()
     single = {key: weight.float() for key, weight in weights.items()}, tuple(part.float() for part in head)
     options = OPTIONS | {"read": read, "schedule": "seam"}
-    exact, taken = reference.Stepper(weights, head, **options), [0, 0]
+    exact, taken = reference_step.Stepper(weights, head, **options), [0, 0]
     batches = [batch for seed in range(4) for batch in world.cut(world.make_documents(9, seed=seed), 4)]
     for step, batch in enumerate(batches):
-        plain = reference.Stepper(*single, **options)
+        plain = reference_step.Stepper(*single, **options)
         engine = GraphTrainer(*single, torch.arange(sizes[0]), **options)
         for other in (plain, engine):
             world.put_state(exact, other, step, taken[1])
@@ -201,10 +204,10 @@ def run(shape=(2, True), epochs=6, dtype=torch.float32):
 
 def test_bits_depend_neither_on_pieces_nor_on_time(monkeypatch):
     wanted = run()
-    monkeypatch.setattr(graph_trainer, "_STEPS_AT_ONCE", 3)
+    monkeypatch.setattr(cuda_graph_trainer, "_STEPS_AT_ONCE", 3)
     assert_same(run(), wanted)
-    monkeypatch.setattr(graph_trainer, "_SECONDS_AT_ONCE", 0.0)  # one by one
-    monkeypatch.setattr(graph_trainer, "_STEPS_AT_FIRST", 1)
+    monkeypatch.setattr(cuda_graph_trainer, "_SECONDS_AT_ONCE", 0.0)  # one by one
+    monkeypatch.setattr(cuda_graph_trainer, "_STEPS_AT_FIRST", 1)
     assert_same(run(), wanted)
 
 
@@ -236,9 +239,11 @@ def test_stop_ends_an_epoch_between_two_pieces(monkeypatch, head_only):
             self.asked += 1
             return self.asked > 2
 
-    monkeypatch.setattr(graph_trainer, "_STEPS_AT_ONCE", 2)
+    monkeypatch.setattr(cuda_graph_trainer, "_STEPS_AT_ONCE", 2)
     engine = deep((1, True), schedule="seam")
-    stepper = reference.Stepper(world.make_deep_weights(1, True), world.make_head(), **OPTIONS | {"schedule": "seam"})
+    stepper = reference_step.Stepper(
+        world.make_deep_weights(1, True), world.make_head(), **OPTIONS | {"schedule": "seam"}
+    )
     documents = world.make_documents(12)
     loss = engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAt())
     wanted = [stepper.step(*batch, head_only=head_only).cross_entropy for batch in world.cut(documents, 2)[:4]]
@@ -333,7 +338,7 @@ def test_constants_that_change_nothing_do_change_nothing():
         second = second.abs()
         second[:3] = torch.tensor([0.0, math.inf, 1e-45])
         before = [tensor.clone() for tensor in (score, first, second)]
-        graph_trainer._adam(score, first, second, gradient, 0.1, *score.new_tensor([0, 1, 0, 0, 1]))
+        cuda_graph_trainer._adam(score, first, second, gradient, 0.1, *score.new_tensor([0, 1, 0, 0, 1]))
         assert_same((score, first, second), before)
 
 
@@ -389,7 +394,7 @@ def test_documents_that_come_again_are_on_the_device_already(monkeypatch):
         logits = engine.class_logits(ids, lengths)
         assert logits.device.type == "cpu"
         torch.testing.assert_close(
-            engine.logits(ids, lengths), reference.head_logits(logits, engine.head), rtol=0, atol=0
+            engine.logits(ids, lengths), reference_model.head_logits(logits, engine.head), rtol=0, atol=0
         )
         engine.run_epoch(ids, lengths, labels, 4)
     assert len(placed) == 1
@@ -434,7 +439,7 @@ class FakeCuda:
     """Stands in for what is used of torch.cuda, and writes down what is asked of it."""
 
     def __init__(self, monkeypatch):
-        monkeypatch.setattr(graph_trainer, "_own", threading.local())
+        monkeypatch.setattr(cuda_graphs, "_own", threading.local())
         self.log, self.default, self.sides = [], self.stream("default"), []
         self.current = self.stream("mine")
         fakes = {
@@ -474,14 +479,14 @@ def cuda(monkeypatch):
 
 def test_without_a_gpu_it_just_runs():
     calls = []
-    repeat = Replayed(torch.device("cpu"))
+    repeat = CudaGraphRunner(torch.device("cpu"))
     repeat(lambda: calls.append(1), 5)
     repeat(lambda: calls.append(1), 0)
     assert len(calls) == 5
 
 
 def test_a_graph_is_recorded_once_after_the_warm_up(cuda):
-    repeat = Replayed(GPU)
+    repeat = CudaGraphRunner(GPU)
     run = lambda: cuda.log.append("run")  # noqa: E731
     repeat(run, 2)
     assert cuda.log == ["run"] * 2
@@ -492,7 +497,7 @@ def test_a_graph_is_recorded_once_after_the_warm_up(cuda):
 
 
 def test_another_stream_needs_another_graph(cuda):
-    repeat, run = Replayed(GPU), lambda: cuda.log.append("run")
+    repeat, run = CudaGraphRunner(GPU), lambda: cuda.log.append("run")
     repeat(run, 4)
     cuda.log.clear()
     cuda.current = cuda.stream("other")
@@ -502,7 +507,7 @@ def test_another_stream_needs_another_graph(cuda):
 
 def test_the_default_stream_is_left_for_another_and_waits_for_it(cuda):
     cuda.current = cuda.default
-    repeat, run = Replayed(GPU), lambda: cuda.log.append(cuda.current.name)
+    repeat, run = CudaGraphRunner(GPU), lambda: cuda.log.append(cuda.current.name)
     repeat(run, 3)
     assert cuda.log == [("side", "waits for", "default"), *["side"] * 3, ("default", "waits for", "side")]
     cuda.log.clear()
@@ -517,7 +522,7 @@ def test_a_thread_leaves_the_default_stream_for_the_same_one_each_time(cuda):
 
     def work():
         for _ in range(3):
-            Replayed(GPU)(lambda: None, 5)
+            CudaGraphRunner(GPU)(lambda: None, 5)
 
     work()
     assert len(cuda.sides) == 1
@@ -528,11 +533,11 @@ def test_a_thread_leaves_the_default_stream_for_the_same_one_each_time(cuda):
 
 
 def test_one_graph_is_recorded_at_a_time(cuda):
-    repeat = Replayed(GPU)
+    repeat = CudaGraphRunner(GPU)
     repeat(lambda: None, 3)
     held = []
-    repeat(lambda: held.append(graph_trainer._recording.locked()), 1)
-    assert held == [True] and not graph_trainer._recording.locked()
+    repeat(lambda: held.append(cuda_graphs._recording.locked()), 1)
+    assert held == [True] and not cuda_graphs._recording.locked()
 
 
 def test_an_error_while_recording_is_told_as_it_is(cuda, monkeypatch):
@@ -542,13 +547,13 @@ def test_an_error_while_recording_is_told_as_it_is(cuda, monkeypatch):
     def invalid():
         raise RuntimeError("invalid capture")
 
-    repeat = Replayed(GPU)
+    repeat = CudaGraphRunner(GPU)
     repeat(lambda: None, 3)
     graph = types.SimpleNamespace(capture_begin=lambda **options: None, capture_end=invalid)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
     with pytest.raises(torch.OutOfMemoryError):
         repeat(broken, 1)
-    assert not graph_trainer._recording.locked()
+    assert not cuda_graphs._recording.locked()
 
 
 def test_a_trainer_whose_steps_are_replayed(cuda, monkeypatch):
@@ -560,8 +565,8 @@ def test_a_trainer_whose_steps_are_replayed(cuda, monkeypatch):
         recorded.append(function)
         return types.SimpleNamespace(replay=function)
 
-    monkeypatch.setattr(graph_trainer, "_record", record)
-    monkeypatch.setattr(graph_trainer, "Replayed", lambda device: Replayed(GPU))
+    monkeypatch.setattr(cuda_graphs, "_record", record)
+    monkeypatch.setattr(cuda_graph_trainer, "CudaGraphRunner", lambda device: CudaGraphRunner(GPU))
     assert_same(run(), wanted)
     assert len(recorded) == 2, "joint steps, and those of the head alone"
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seam_fast import metrics
+from seam_fast.classifier import metrics
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from seam_fast import _ext, draws, inference, native, reference
-from seam_fast.sampling import balanced
+from seam_fast import _ext
+from seam_fast.classifier import inference
+from seam_fast.common import rng
+from seam_fast.search.sampling import balanced
+from seam_fast.training import cpu_trainer, reference_step
 
 pytestmark = pytest.mark.skipif(not _ext.has_ext(), reason=f"needs the compiled part: {_ext.reason}")
 
@@ -60,10 +63,10 @@ def documents_of(corpus, name, seed=0):
     """A class and as many others, shuffled: (ids, lengths, labels), and the head to begin with."""
     k = corpus.class_names.index(name)
     chosen = balanced(corpus.train.labels, (k,))
-    chosen = chosen[torch.from_numpy(draws.permutation(seed, draws.ORDER, (k,), 0, len(chosen)))]
+    chosen = chosen[torch.from_numpy(rng.permutation(seed, rng.ORDER, (k,), 0, len(chosen)))]
     split = corpus.train
     documents = split.ids[chosen], split.lengths[chosen], (split.labels[chosen] != k).long()
-    return documents, draws.head(seed, (k,), corpus.num_classes)
+    return documents, rng.head(seed, (k,), corpus.num_classes)
 
 
 def take(documents, begin, end):
@@ -147,7 +150,7 @@ def test_replay_is_dense_to_the_last_bit(trained, r8_reference, monkeypatch):
     pieces = [(0, 3192, 5, 1.0), (0, 7, 5, 0.5), (100, 1003, 1, 0.5), (3000, 3192, 16, 0.25), (0, 3192, 5, 0.75)]
     pieces += [(17, 2900, 5, 0.1), (500, 501, 5, 1.0), (0, 700, 2, 1e-3)]
     for number, (begin, end, batch_size, factor) in enumerate(pieces):
-        monkeypatch.setattr(native, "_STEPS_AT_ONCE", (97, 1, 450, 5, 701, 64, 64, 3)[number])
+        monkeypatch.setattr(cpu_trainer, "_STEPS_AT_ONCE", (97, 1, 450, 5, 701, 64, 64, 3)[number])
         outcomes = []
         for trainer in trainers:
             trainer.scale_learning_rates(factor)
@@ -203,7 +206,7 @@ def test_where_an_epoch_is_cut_changes_nothing(wide, monkeypatch, catch_up):
     trainers, event = [], threading.Event()
     documents = world.make_documents(150, width=9, words=range(60))
     for at_once in (64, 7, 1):
-        monkeypatch.setattr(native, "_STEPS_AT_ONCE", at_once)
+        monkeypatch.setattr(cpu_trainer, "_STEPS_AT_ONCE", at_once)
         trainer = make(catch_up, wide, words=range(60), schedule="seam")
         losses = [trainer.run_epoch(*documents, 2, head_only=epoch == 2, stop=event) for epoch in range(5)]
         trainers.append((trainer, losses))
@@ -249,14 +252,14 @@ def check_case(sizes, documents, batch_size, words=None, catch_up="quadrature", 
     weights = world.make_weights(sizes=sizes, scale=min(0.7, 2 / sum(sizes[1:3]) ** 0.5))
     head = world.make_head(classes=classes)
     options = OPTIONS | options
-    stepper = reference.Stepper(weights, head, **options)
+    stepper = reference_step.Stepper(weights, head, **options)
     world.follow(make(catch_up, weights, head, words, **options), stepper, [documents] * epochs, batch_size)
 
-    exact = reference.Stepper(weights, head, **options)
+    exact = reference_step.Stepper(weights, head, **options)
     single = {key: weight.float() for key, weight in weights.items()}, tuple(part.float() for part in head)
     float_labels = documents[2].float() if documents[2].ndim == 2 else documents[2]
     for step, batch in enumerate(world.cut(documents, batch_size)[:4]):
-        plain, engine = reference.Stepper(*single, **options), make(catch_up, *single, range(sizes[0]), **options)
+        plain, engine = reference_step.Stepper(*single, **options), make(catch_up, *single, range(sizes[0]), **options)
         for other in (plain, engine):
             world.put_state(exact, other, step)
         labels = float_labels[step * batch_size :][: len(batch[0])]
@@ -754,8 +757,8 @@ def test_an_epoch_may_begin_before_the_last_was_flushed(bare):
 
 def test_one_thread_at_a_time(monkeypatch):
     """A second thread is refused while the first one trains, and disturbs nothing."""
-    monkeypatch.setattr(native, "_STEPS_AT_ONCE", 10**9)  # the whole epoch is one call
-    monkeypatch.setattr(native, "_WORDS_AT_ONCE", 10**9)
+    monkeypatch.setattr(cpu_trainer, "_STEPS_AT_ONCE", 10**9)  # the whole epoch is one call
+    monkeypatch.setattr(cpu_trainer, "_WORDS_AT_ONCE", 10**9)
     documents = tuple(part.repeat(4000, *[1] * (part.ndim - 1)) for part in world.make_documents())
     alone, engine = make(), make()
     alone.run_epoch(*documents, 2)
@@ -819,7 +822,7 @@ def test_large_batches_are_stopped_between_two_of_them(monkeypatch):
 
     documents = world.make_documents(24)
     for words, looks in ((world.T * 4, 6), (world.T * 8, 3), (1, 6), (10**6, 1)):
-        monkeypatch.setattr(native, "_WORDS_AT_ONCE", words)
+        monkeypatch.setattr(cpu_trainer, "_WORDS_AT_ONCE", words)
         stop = CountsLooks()
         make().run_epoch(*documents, 4, stop=stop)
         assert stop.looks == looks
@@ -838,7 +841,7 @@ def final_figures(kind, weights, corpus, seed, **options):
     ids, lengths = ids[:, :width], lengths.clamp(max=width)
     trainer = world.make_trainer(kind, weights, head, ids, **REFERENCE | {"read": "last_word"} | options)
     for epoch in range(16):
-        order = torch.from_numpy(draws.permutation(seed, draws.ORDER, (k,), epoch, len(ids)))
+        order = torch.from_numpy(rng.permutation(seed, rng.ORDER, (k,), epoch, len(ids)))
         trainer.run_epoch(ids[order], lengths[order], labels[order], 1, head_only=epoch % 5 == 0)
     test = corpus.test
     right = (trainer.logits(test.ids[:, :width], test.lengths.clamp(max=width)).argmax(1) == 1) == (test.labels != k)

@@ -27,19 +27,17 @@ from seam_fast import (
     SeamModule,
     Settings,
     TrainingError,
-    plots,
-    progress,
     reengineer,
     reengineer_many,
-    report,
     train,
-    workflow,
 )
-from seam_fast.cli import main
-from seam_fast.engine import TorchTrainer
-from seam_fast.train_base import PublicRecipe, StrongRecipe
+from seam_fast.classifier.training import PublicRecipe, StrongRecipe
+from seam_fast.cli import plots, report, workflow
+from seam_fast.cli.main import main
+from seam_fast.common import progress
+from seam_fast.training.base import TorchTrainer
 
-loop = importlib.import_module("seam_fast.reengineer")
+loop = importlib.import_module("seam_fast.search.reengineer")
 QUICK = {"epochs": 4, "batch_size": 8, "backend": "torch", "threads": 1}
 RECIPES = {"strong": StrongRecipe(epochs=4, min_steps=3), "public": PublicRecipe(epochs=4, batch_size=8)}
 

@@ -23,7 +23,9 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from seam_fast import BackendError, _ext, lstm_layer, masked_embedding, masked_linear, masked_lstm, ops, reference
+from seam_fast import BackendError, _ext, masked_embedding, masked_linear, masked_lstm
+from seam_fast.ops import eager, reference
+from seam_fast.ops import functional as ops
 
 needs_ext = pytest.mark.skipif(_ext.C is None, reason=f"needs the compiled kernels: {_ext.reason}")
 
@@ -645,17 +647,17 @@ def test_second_derivatives_are_those_of_the_twin():
 
 def test_which_kernels_take_what(monkeypatch):
     double, half = torch.zeros(1).double(), torch.zeros(1).half()
-    native = _ext.C or lstm_layer
+    native = _ext.C or eager
     monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
     assert ops.choose_kernels("auto", double) is native
-    assert ops.choose_kernels("auto", half) is lstm_layer
-    assert ops.choose_kernels("auto", double.to("meta")) is lstm_layer
-    assert ops.choose_kernels("torch", double) is lstm_layer
+    assert ops.choose_kernels("auto", half) is eager
+    assert ops.choose_kernels("auto", double.to("meta")) is eager
+    assert ops.choose_kernels("torch", double) is eager
     monkeypatch.setenv("SEAM_FAST_BACKEND", "torch")
-    assert ops.choose_kernels("auto", double) is lstm_layer
+    assert ops.choose_kernels("auto", double) is eager
     monkeypatch.setattr(_ext, "C", None)
     monkeypatch.setattr(_ext, "reason", "not compiled")
-    assert ops.choose_kernels("torch", double) is lstm_layer
+    assert ops.choose_kernels("torch", double) is eager
     with pytest.raises(BackendError, match="'cpu' cannot be used: not compiled"):
         ops.choose_kernels("cpu", double)
 

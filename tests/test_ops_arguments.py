@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from seam_fast import masked_embedding, masked_linear, masked_lstm, ops
+from seam_fast import masked_embedding, masked_linear, masked_lstm
+from seam_fast.ops import functional as ops
 
 T, B, I, H = 4, 3, 2, 5  # noqa: E741
 

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from seam_fast import ScoreAdam, _ext, reference
+from seam_fast import ScoreAdam, _ext
+from seam_fast.ops import reference
 
 BACKENDS = ["torch", *(["cpu"] if _ext.C else [])]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)

@@ -147,9 +147,9 @@ def test_what_a_wheel_holds(checkout):
     name, files, said = wheel_of(checkout, SEAM_FAST_BUILD="none")
     assert name.endswith("-py3-none-any.whl")
     assert {file.split("/")[0] for file in files} == {"seam_fast", name.split("-py3")[0] + ".dist-info"}
-    wanted = {f"seam_fast/{path.name}" for path in (ROOT / "seam_fast").glob("*.py")}
+    wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "seam_fast").rglob("*.py")}
     assert {file for file in files if file.endswith(".py")} == wanted
-    assert "seam_fast/r8_newids.txt.gz" in files
+    assert "seam_fast/data/r8_newids.txt.gz" in files
     assert files["seam_fast/_build_note.txt"] == b"it was installed with SEAM_FAST_BUILD=none\n"
     assert said.count("without its compiled part") == 1
 

@@ -13,11 +13,12 @@ import pytest
 import torch
 import world
 
-from seam_fast import plots, reengineer, report, train
-from seam_fast.cli import run_guarded
-from seam_fast.engine import TorchTrainer
-from seam_fast.threads import in_new_thread, one_thread, set_own_threads
-from seam_fast.train_base import PublicRecipe, StrongRecipe
+from seam_fast import reengineer, train
+from seam_fast.classifier.training import PublicRecipe, StrongRecipe
+from seam_fast.cli import plots, report
+from seam_fast.cli.main import run_guarded
+from seam_fast.common.threads import in_new_thread, one_thread, set_own_threads
+from seam_fast.training.base import TorchTrainer
 
 QUICK = {"epochs": 3, "batch_size": 8, "backend": "torch"}
 RECIPES = {"strong": StrongRecipe(epochs=2, min_steps=3), "public": PublicRecipe(epochs=2, batch_size=8)}

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from seam_fast import LSTMClassifier, Settings, cli, quicker
-from seam_fast.quicker import Work, cpu_seconds, gpu_seconds, steps_of
-from seam_fast.sampling import Sampler
+from seam_fast import LSTMClassifier, Settings
+from seam_fast.cli import main as cli
+from seam_fast.search import quicker
+from seam_fast.search.quicker import Work, cpu_seconds, gpu_seconds, steps_of
+from seam_fast.search.sampling import Sampler
 
-loop = importlib.import_module("seam_fast.reengineer")  # the package gives that name to the function
+loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
 RECORDS = Path(__file__).parent.parent / "benchmarks" / "records"
 SMALL, LARGE = Work((20,), 160, 30_000), Work((504,) * 8, 128 * 64, 30_000)
 
@@ -65,7 +67,7 @@ def test_a_job_goes_where_it_is_sooner_done(toy, monkeypatch):
     """Unless the caller, or the environment, has named an engine, or there is one only."""
     monkeypatch.setattr(loop, "able_devices", lambda: [0])
     monkeypatch.setattr(loop, "why_not_train", lambda dtype: "")
-    cuda_trainer = importlib.import_module("seam_fast.cuda_trainer")
+    cuda_trainer = importlib.import_module("seam_fast.training.cuda_trainer")
     monkeypatch.setattr(cuda_trainer, "why_not_one_launch", lambda weights, batch_size: "")
     small, large = [Settings(steps=3)], [Settings(steps=100_000)] * 2
 

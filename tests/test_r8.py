@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import torch
 
-from seam_fast import r8
-from seam_fast.corpus import CorpusConfig, load_corpus
+from seam_fast.data import r8
+from seam_fast.data.corpus import CorpusConfig, load_corpus
+from seam_fast.data.r8 import cache_folder, fetch_r8, load_r8
+from seam_fast.data.synthetic import synthetic_r8
 from seam_fast.errors import DataError
-from seam_fast.r8 import cache_folder, fetch_r8, load_r8
-from seam_fast.synthetic import synthetic_r8
 
 # Invented documents in the form of the published files: a space at the end of each text, no newline at the end.
 DOCUMENTS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import seam_fast as sf
-from seam_fast.cli import make_parser
+from seam_fast.cli.main import make_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -77,7 +77,7 @@ def test_the_commands_are_understood():
 
 def test_every_environment_variable_is_in_the_table():
     used = set()
-    for pattern in ("setup.py", "seam_fast/*.py", "scripts/*.sh", "tests/*.py"):
+    for pattern in ("setup.py", "seam_fast/**/*.py", "scripts/*.sh", "tests/*.py"):
         for path in ROOT.glob(pattern):
             used |= set(re.findall(r"SEAM_FAST_[A-Z]+(?:_[A-Z]+)*", path.read_text(encoding="utf-8")))
     listed = set(re.findall(r"^\| `(SEAM_FAST_[A-Z_]+)", README, flags=re.M))

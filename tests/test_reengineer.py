@@ -25,18 +25,17 @@ from seam_fast import (
     TrainingError,
     backend,
     backends,
-    draws,
-    progress,
     reengineer,
     reengineer_many,
-    reference,
 )
-from seam_fast.engine import TorchTrainer
-from seam_fast.metrics import base_metrics, module_metrics
-from seam_fast.sampling import Sampler, is_target
-from seam_fast.selection import F1Selection
+from seam_fast.classifier import reference_model
+from seam_fast.classifier.metrics import base_metrics, module_metrics
+from seam_fast.common import progress, rng
+from seam_fast.search.sampling import Sampler, is_target
+from seam_fast.search.selection import F1Selection
+from seam_fast.training.base import TorchTrainer
 
-loop = importlib.import_module("seam_fast.reengineer")  # the package gives that name to the function
+loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
 ENGINES = [name for name in ("torch", "cpu", "cuda") if not backend.why_not_train(torch.float32, name)]
 QUICK = {"epochs": 3, "batch_size": 8, "lr_mask": 0.1, "threads": 1}
 
@@ -154,7 +153,7 @@ def test_a_whole_run_by_hand(toy, toy_base, schedule):
     (module,) = run(
         base, toy, [2], protocol="reference", selection="last", seed=4, **options | {"epochs": 6, "batch_size": 5}
     )
-    hand = world.HandSeam(base.weights(), draws.head(4, (2,), 4), read="last_word", **options)
+    hand = world.HandSeam(base.weights(), rng.head(4, (2,), 4), read="last_word", **options)
     settings = Settings.for_protocol("reference")
     sampler = Sampler(toy, torch.arange(len(toy.train)), (2,), settings, 4)
     for epoch in range(6):
@@ -178,7 +177,7 @@ def test_a_whole_run_of_protocol_seam_by_hand(toy, toy_base):
 
     sampler = Sampler(toy, toy.validation_indices()[0], (1,), settings, 2, teacher)
     options = {"alpha": settings.alpha, "penalty": "group", "lstm_factor": settings.lstm_factor, "schedule": "joint"}
-    hand = world.HandSeam(base.weights(), draws.head(2, (1,), 4), read="last_word", lr_mask=0, lr_head=0, **options)
+    hand = world.HandSeam(base.weights(), rng.head(2, (1,), 4), read="last_word", lr_mask=0, lr_head=0, **options)
     for epoch in range(5):
         scale = (1 + math.cos(math.pi * epoch / 5)) / 2
         hand.lr_mask, hand.lr_head = 0.05 * scale, 0.01 * scale
@@ -242,11 +241,13 @@ def test_figures_are_those_of_the_documents_they_claim(toy, toy_base):
 
     def figures(split, chosen):
         ids, lengths, labels = split.ids[chosen], split.lengths[chosen], split.labels[chosen]
-        classes = reference.class_logits(ids, lengths, weights, module.scores, "last_word")
+        classes = reference_model.class_logits(ids, lengths, weights, module.scores, "last_word")
         with torch.no_grad():
             base = toy_base(ids, lengths)
         wanted = is_target(labels, (2,))
-        return module_metrics(reference.head_logits(classes, module.head), wanted), base_metrics(base, wanted, (2,))
+        return module_metrics(reference_model.head_logits(classes, module.head), wanted), base_metrics(
+            base, wanted, (2,)
+        )
 
     last, _ = figures(toy.train, toy.validation_indices()[1])
     assert {key: module.history[-1][key] for key in last} == pytest.approx(last)
@@ -301,7 +302,7 @@ def test_evaluate_every_other_epoch_and_always_the_last(toy, toy_base):
 def test_no_epochs_leave_everything_kept(toy, toy_base):
     (module,) = run(toy_base, toy, [1], epochs=0)
     assert module.kept == 1 and module.history == []
-    weight, bias = draws.head(0, (1,), 4)
+    weight, bias = rng.head(0, (1,), 4)
     assert torch.equal(module.head[0], weight) and torch.equal(module.head[1], bias)
     assert module.metrics["test"]["documents"] == len(toy.test)
 

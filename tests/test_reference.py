@@ -8,7 +8,9 @@ import torch
 import world
 from torch import nn
 
-from seam_fast import reference
+from seam_fast.classifier import reference_model
+from seam_fast.ops import reference
+from seam_fast.training import reference_step
 
 NAN, INF = math.nan, math.inf
 BOTH = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -105,7 +107,7 @@ def test_masked_lstm_is_the_lstm_of_the_kept_weights():
     ids, lengths, _ = world.make_documents()
     kept = {key: torch.where(scores[key] > 0, weights[key], 0.0) for key in weights}
     for read in ("end", "last_word"):
-        logits = reference.class_logits(ids, lengths, weights, scores, read)
+        logits = reference_model.class_logits(ids, lengths, weights, scores, read)
         torch.testing.assert_close(logits, world.hand_logits(kept, ids, lengths, read), rtol=0, atol=1e-13)
 
 
@@ -118,7 +120,7 @@ def test_deep_bases_are_those_of_the_kept_weights(shape, read):
     scores = {key: torch.randn(w.shape, generator=generator, dtype=w.dtype) for key, w in weights.items()}
     scores = {key: score.requires_grad_() for key, score in scores.items()}
     ids, lengths, _ = world.make_documents()
-    logits = reference.class_logits(ids, lengths, weights, scores, read)
+    logits = reference_model.class_logits(ids, lengths, weights, scores, read)
     kept = {key: torch.where(scores[key] > 0, weights[key], 0.0).requires_grad_() for key in weights}
     wanted = world.deep_logits(kept, ids, lengths, read, *shape)
     torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-13)
@@ -131,14 +133,14 @@ def test_deep_bases_are_those_of_the_kept_weights(shape, read):
 def test_where_the_state_is_read():
     states = torch.arange(24.0).reshape(4, 3, 2)  # T 4, B 3, H 2
     lengths = torch.tensor([1, 4, 2])
-    assert reference.read_state(states, lengths, "end").tolist() == states[3].tolist()
-    assert reference.read_state(states, None, "end").tolist() == states[3].tolist()
-    assert reference.read_state(states, lengths, "last_word").tolist() == [[0.0, 1.0], [20.0, 21.0], [10.0, 11.0]]
+    assert reference_model.read_state(states, lengths, "end").tolist() == states[3].tolist()
+    assert reference_model.read_state(states, None, "end").tolist() == states[3].tolist()
+    assert reference_model.read_state(states, lengths, "last_word").tolist() == [[0.0, 1.0], [20.0, 21.0], [10.0, 11.0]]
 
 
 def test_head_sees_logits_through_a_relu():
     weight, bias = torch.tensor([[1.0, 10.0], [2.0, -3.0]]), torch.tensor([0.5, -0.5])
-    assert reference.head_logits(torch.tensor([[2.0, -7.0], [-1.0, 1.0]]), (weight, bias)).tolist() == [
+    assert reference_model.head_logits(torch.tensor([[2.0, -7.0], [-1.0, 1.0]]), (weight, bias)).tolist() == [
         [2.5, 3.5],
         [10.5, -3.5],
     ]
@@ -162,19 +164,19 @@ def scores_with(kept: dict[str, int]) -> dict[str, torch.Tensor]:
 
 def test_penalty_by_hand():
     scores = scores_with({"word_embeddings.weight": 3, "lstm.weight_ih_l0": 5, "hidden2label.bias": 1})
-    assert reference.kept_ratio(scores) == 9 / 36
-    assert reference.penalty(scores, 0.2).item() == pytest.approx(0.2 * 9 / 36)
-    assert reference.penalty(scores, 0.2, "group").item() == pytest.approx(0.2 * (3 / 12 + 5 / 20 + 1 / 4))
+    assert reference_model.kept_ratio(scores) == 9 / 36
+    assert reference_step.penalty(scores, 0.2).item() == pytest.approx(0.2 * 9 / 36)
+    assert reference_step.penalty(scores, 0.2, "group").item() == pytest.approx(0.2 * (3 / 12 + 5 / 20 + 1 / 4))
 
 
 def test_the_lstm_term_of_the_group_penalty_may_count_more():
     scores = scores_with({"word_embeddings.weight": 3, "lstm.weight_ih_l0": 5, "hidden2label.bias": 1})
-    cost = reference.penalty(scores, 0.2, "group", 3.0)
+    cost = reference_step.penalty(scores, 0.2, "group", 3.0)
     assert cost.item() == pytest.approx(0.2 * (3 / 12 + 3 * 5 / 20 + 1 / 4))
     cost.backward()
     torch.testing.assert_close(scores["lstm.weight_ih_l0"].grad, torch.full((4, 2), 0.6 / 20, dtype=torch.float64))
     torch.testing.assert_close(scores["hidden2label.bias"].grad, torch.full((2,), 0.2 / 4, dtype=torch.float64))
-    assert reference.penalty(scores, 0.2, "global", 3.0).item() == pytest.approx(0.2 * 9 / 36)
+    assert reference_step.penalty(scores, 0.2, "global", 3.0).item() == pytest.approx(0.2 * 9 / 36)
 
 
 def test_penalty_of_a_deep_base_by_hand():
@@ -182,15 +184,15 @@ def test_penalty_of_a_deep_base_by_hand():
     scores = {key: -torch.ones_like(weight) for key, weight in weights.items()}
     scores["lstm.weight_ih_l1_reverse"][0] = 0.3  # 2 of 80
     scores["hidden2label.weight"][0] = 0.3  # 2 of 6
-    assert reference.kept_ratio(scores) == 4 / 98
-    assert reference.penalty(scores, 0.2).item() == pytest.approx(0.2 * 4 / 98)
-    assert reference.penalty(scores, 0.2, "group", 3.0).item() == pytest.approx(0.2 * (3 * 2 / 80 + 2 / 6))
+    assert reference_model.kept_ratio(scores) == 4 / 98
+    assert reference_step.penalty(scores, 0.2).item() == pytest.approx(0.2 * 4 / 98)
+    assert reference_step.penalty(scores, 0.2, "group", 3.0).item() == pytest.approx(0.2 * (3 * 2 / 80 + 2 / 6))
 
 
 @pytest.mark.parametrize(("kind", "sizes"), [("global", (36, 36, 36)), ("group", (12, 20, 4))])
 def test_penalty_gradient_is_alpha_over_the_size(kind, sizes):
     scores = scores_with({"lstm.bias_hh_l0": 2})
-    reference.penalty(scores, 0.6, kind).backward()
+    reference_step.penalty(scores, 0.6, kind).backward()
     for key, score in scores.items():
         size = sizes[("word_embeddings", "lstm", "hidden2label").index(key.split(".")[0])]
         torch.testing.assert_close(score.grad, torch.full_like(score, 0.6 / size), rtol=1e-14, atol=0)
@@ -198,7 +200,7 @@ def test_penalty_gradient_is_alpha_over_the_size(kind, sizes):
 
 def test_penalty_gradient_is_clamped():
     scores = scores_with({})
-    reference.penalty(scores, 36 * 2.5).backward()
+    reference_step.penalty(scores, 36 * 2.5).backward()
     assert all((score.grad == 1).all() for score in scores.values())
 
 
@@ -207,7 +209,7 @@ def test_penalty_gradient_is_clamped():
 
 def stepper(head=None, weights=None, **options):
     options = {"alpha": 0.2, "lr_mask": 0.1, "lr_head": 0.02} | options
-    return reference.Stepper(weights or world.make_weights(), head or world.make_head(), **options)
+    return reference_step.Stepper(weights or world.make_weights(), head or world.make_head(), **options)
 
 
 def test_a_step_reports_what_was_before_it():
@@ -283,7 +285,7 @@ def test_six_epochs_by_hand(schedule, penalty):
             loss = ours.step(*batch, head_only=head_only).cross_entropy
             assert loss == pytest.approx(hand.step(*batch, head_only=head_only), abs=1e-11)
         assert world.largest_difference(hand, ours.scores, ours.head) < 1e-10, f"epoch {epoch}"
-    kept = reference.kept_ratio(ours.scores)
+    kept = reference_model.kept_ratio(ours.scores)
     assert 0.05 < kept < 0.95, "the run should have dropped some and kept some"
 
 
@@ -309,7 +311,7 @@ def test_head_only_steps_move_the_head_alone_and_port_never_does():
     assert all(torch.equal(score, torch.ones_like(score)) for score in alone.scores.values())
     assert all(not torch.equal(a, b) for a, b in zip(alone.head, head, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(port.head, head, strict=True))
-    assert reference.kept_ratio(alone.scores) == 1.0
+    assert reference_model.kept_ratio(alone.scores) == 1.0
 
 
 def test_the_loss_is_clamped_apart_from_the_penalty_in_a_whole_step():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from seam_fast import LSTMClassifier, SeamModule, plots, report
+from seam_fast import LSTMClassifier, SeamModule
+from seam_fast.cli import plots, report
 
 NAMES = ["oats", "steel", "tin"]
 

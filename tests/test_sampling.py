@@ -9,10 +9,10 @@ import world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seam_fast import draws
+from seam_fast.common import rng
 from seam_fast.errors import TrainingError
-from seam_fast.sampling import Sampler, balanced, is_target, vocabulary_floor
-from seam_fast.settings import Settings
+from seam_fast.search.sampling import Sampler, balanced, is_target, vocabulary_floor
+from seam_fast.search.settings import Settings
 
 R8_TRAIN, R8_TEST = (2840, 1596, 251, 108, 41, 253, 190, 206), (1083, 696, 75, 36, 10, 121, 81, 87)
 R8_STEPS = (1097, 639, 101, 44, 17, 102, 76, 83)  # an epoch, at batch 5
@@ -327,68 +327,68 @@ def test_a_target_without_documents_or_without_others(toy):
 def test_draws_are_pinned():
     """A regression pin of the raw Philox stream under these addresses: another stream would change every result ever
     recorded, and other backends draw the same. The numbers were recorded once; they prove nothing else."""
-    assert draws.raw(0, draws.ORDER, (2,), 0, 3).tolist() == [
+    assert rng.raw(0, rng.ORDER, (2,), 0, 3).tolist() == [
         13069645714500315369,
         5897041757614732209,
         8181745204368528230,
     ]
-    assert draws.raw(1, draws.ORDER, (2,), 0, 1).tolist() == [7405419180370309422]
-    assert draws.raw(0, draws.NEGATIVES, (1, 4), 7, 1).tolist() == [15638320400543111860]
-    assert draws.permutation(0, draws.ORDER, (2,), 0, 8).tolist() == [6, 3, 1, 2, 4, 0, 5, 7]
-    assert draws.uniform(0, draws.DROPOUT, (2,), 3, 2).tolist() == [0.2864123015194764, 0.019423593332306144]
+    assert rng.raw(1, rng.ORDER, (2,), 0, 1).tolist() == [7405419180370309422]
+    assert rng.raw(0, rng.NEGATIVES, (1, 4), 7, 1).tolist() == [15638320400543111860]
+    assert rng.permutation(0, rng.ORDER, (2,), 0, 8).tolist() == [6, 3, 1, 2, 4, 0, 5, 7]
+    assert rng.uniform(0, rng.DROPOUT, (2,), 3, 2).tolist() == [0.2864123015194764, 0.019423593332306144]
 
 
-@pytest.mark.skipif(not draws._ext.has_ext(), reason=f"needs the compiled part: {draws._ext.reason}")
+@pytest.mark.skipif(not rng._ext.has_ext(), reason=f"needs the compiled part: {rng._ext.reason}")
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 7, 8, 9, 100, 4001])
 def test_compiled_draws_are_numpys(count, monkeypatch):
     def drawn(seed):
-        address = (seed, draws.NEGATIVES, (1, 4), 7 * seed, count)
-        found = [draws.permutation(*address, first) for first in (None, 0, count // 3, max(count - 1, 0), count)]
-        return found + [draws.chance(*address, probability) for probability in (0, 0.1, 0.9)]
+        address = (seed, rng.NEGATIVES, (1, 4), 7 * seed, count)
+        found = [rng.permutation(*address, first) for first in (None, 0, count // 3, max(count - 1, 0), count)]
+        return found + [rng.chance(*address, probability) for probability in (0, 0.1, 0.9)]
 
     for seed in range(5):
         compiled = drawn(seed)
         with monkeypatch.context() as patch:
-            patch.setattr(draws._ext, "has_ext", lambda: False)
+            patch.setattr(rng._ext, "has_ext", lambda: False)
             plain = drawn(seed)
         assert all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(compiled, plain, strict=True))
 
 
 def test_every_part_of_the_address_counts():
     addresses = [
-        (0, draws.ORDER, (2,), 0),
-        (1, draws.ORDER, (2,), 0),
-        (0, draws.NEGATIVES, (2,), 0),
-        (0, draws.DROPOUT, (2,), 0),
-        (0, draws.SHOTS, (2,), 0),
-        (0, draws.HEAD, (2,), 0),
-        (0, draws.ORDER, (1,), 0),
-        (0, draws.ORDER, (1, 2), 0),
-        (0, draws.ORDER, (12,), 0),
-        (0, draws.ORDER, (2,), 1),
-        (0, draws.ORDER, (2,), 10),
+        (0, rng.ORDER, (2,), 0),
+        (1, rng.ORDER, (2,), 0),
+        (0, rng.NEGATIVES, (2,), 0),
+        (0, rng.DROPOUT, (2,), 0),
+        (0, rng.SHOTS, (2,), 0),
+        (0, rng.HEAD, (2,), 0),
+        (0, rng.ORDER, (1,), 0),
+        (0, rng.ORDER, (1, 2), 0),
+        (0, rng.ORDER, (12,), 0),
+        (0, rng.ORDER, (2,), 1),
+        (0, rng.ORDER, (2,), 10),
     ]
-    assert len({draws.raw(*address, 4).tobytes() for address in addresses}) == len(addresses)
-    longer = draws.raw(0, draws.ORDER, (2,), 0, 9)
-    assert np.array_equal(longer[:4], draws.raw(0, draws.ORDER, (2,), 0, 4))
+    assert len({rng.raw(*address, 4).tobytes() for address in addresses}) == len(addresses)
+    longer = rng.raw(0, rng.ORDER, (2,), 0, 9)
+    assert np.array_equal(longer[:4], rng.raw(0, rng.ORDER, (2,), 0, 4))
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 2**40), st.integers(0, 300), st.integers(0, 200))
 def test_a_permutation_is_one(seed, epoch, count):
-    order = draws.permutation(seed, draws.ORDER, (0, 3), epoch, count)
+    order = rng.permutation(seed, rng.ORDER, (0, 3), epoch, count)
     assert order.dtype == np.int64
     assert sorted(order.tolist()) == list(range(count))
 
 
 def test_permutations_favour_no_place():
-    places = np.array([draws.permutation(seed, draws.ORDER, (0,), 0, 5) for seed in range(2000)])
+    places = np.array([rng.permutation(seed, rng.ORDER, (0,), 0, 5) for seed in range(2000)])
     counts = np.array([np.bincount(places[:, i], minlength=5) for i in range(5)])
     assert (abs(counts - 400) < 5 * math.sqrt(2000 * 0.2 * 0.8)).all()
 
 
 def test_uniform_numbers():
-    numbers = draws.uniform(3, draws.DROPOUT, (1,), 2, 20_000)
+    numbers = rng.uniform(3, rng.DROPOUT, (1,), 2, 20_000)
     assert numbers.dtype == np.float64 and numbers.min() >= 0 and numbers.max() < 1
     assert numbers.mean() == pytest.approx(0.5, abs=5 / math.sqrt(12 * 20_000))
     assert np.var(numbers) == pytest.approx(1 / 12, abs=0.003)
@@ -397,7 +397,7 @@ def test_uniform_numbers():
 @pytest.mark.parametrize("classes", [1, 8, 52])
 def test_head_is_drawn_as_torch_draws_a_linear_layer(classes):
     """Uniform within 1/sqrt(C), weight and bias; a new one for each seed and target."""
-    heads = [draws.head(seed, (2,), classes) for seed in range(200)]
+    heads = [rng.head(seed, (2,), classes) for seed in range(200)]
     bound = 1 / math.sqrt(classes)
     for weight, bias in heads:
         assert (weight.shape, bias.shape) == ((2, classes), (2,))
@@ -407,6 +407,6 @@ def test_head_is_drawn_as_torch_draws_a_linear_layer(classes):
         assert values.abs().max() <= bound
         assert values.max() > 0.9 * bound and values.min() < -0.9 * bound
         assert len(torch.unique(values)) > 0.99 * len(values)
-    assert not torch.equal(heads[0][0], draws.head(0, (3,), classes)[0])
-    again = draws.head(0, (2,), classes)
+    assert not torch.equal(heads[0][0], rng.head(0, (3,), classes)[0])
+    again = rng.head(0, (2,), classes)
     assert torch.equal(heads[0][0], again[0]) and torch.equal(heads[0][1], again[1])

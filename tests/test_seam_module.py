@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, safe_open, save_file
 
-from seam_fast import CheckpointError, LSTMClassifier, SeamModule, draws, reference
-from seam_fast.seam_module import pack_bits, unpack_bits
+from seam_fast import CheckpointError, LSTMClassifier, SeamModule
+from seam_fast.classifier import reference_model
+from seam_fast.common import rng
+from seam_fast.modules.seam_module import pack_bits, unpack_bits
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")  # torch, of files that are refused
 
@@ -73,8 +75,8 @@ def test_target_is_a_tuple_of_numbers():
 def test_predictions_are_those_of_the_reference_ops(read):
     module = make_module(make_base(read=read))
     ids, lengths = documents()
-    logits = reference.class_logits(ids, lengths, module.base.weights(), module.scores, read)
-    wanted = reference.head_logits(logits, module.head)
+    logits = reference_model.class_logits(ids, lengths, module.base.weights(), module.scores, read)
+    wanted = reference_model.head_logits(logits, module.head)
     torch.testing.assert_close(module.logits(ids, lengths), wanted, rtol=0, atol=1e-6)
     probabilities = module.predict_proba(ids, lengths)
     assert probabilities.shape == (20, 2) and not probabilities.requires_grad
@@ -125,7 +127,7 @@ def test_predictions_over_deep_bases(shape, read):
     effective = module.effective_weights()
     for key, weight in effective.items():
         assert torch.equal(weight, torch.where(module.scores[key] > 0, module.base.weights()[key], 0))
-    wanted = reference.head_logits(world.deep_logits(effective, ids, lengths, read, *shape), module.head)
+    wanted = reference_model.head_logits(world.deep_logits(effective, ids, lengths, read, *shape), module.head)
     torch.testing.assert_close(module.logits(ids, lengths), wanted, rtol=0, atol=1e-6)
 
 
@@ -542,7 +544,7 @@ def test_saving_leaves_the_module_alone(tmp_path):
 def test_a_base_read_elsewhere_is_another_base(tmp_path, toy, toy_base):
     """Its tensors, and so its hash, are the same; what it computes is not."""
     scores = {key: torch.ones_like(weight) for key, weight in toy_base.weights().items()}
-    module = SeamModule(toy_base, (1,), scores, draws.head(0, (1,), toy_base.num_classes))
+    module = SeamModule(toy_base, (1,), scores, rng.head(0, (1,), toy_base.num_classes))
     module.save(tmp_path / "module.safetensors")
     sizes = (toy_base.vocab_size, toy_base.embedding_dim, toy_base.hidden_dim, toy_base.num_classes)
     other = LSTMClassifier(*sizes, read="end")
@@ -555,6 +557,6 @@ def test_a_base_read_elsewhere_is_another_base(tmp_path, toy, toy_base):
 @pytest.mark.parametrize("length", [0, 9])
 def test_lengths_outside_the_documents_are_refused(toy, toy_base, length):
     scores = {key: torch.ones_like(weight) for key, weight in toy_base.weights().items()}
-    module = SeamModule(toy_base, (1,), scores, draws.head(0, (1,), toy_base.num_classes))
+    module = SeamModule(toy_base, (1,), scores, rng.head(0, (1,), toy_base.num_classes))
     with pytest.raises(ValueError, match="lengths must lie between 1 and T = 8"):
         module.predict_proba(toy.test.ids[:2], torch.tensor([3, length]))

@@ -3,7 +3,7 @@
 import pytest
 from world import choose
 
-from seam_fast.selection import F1Selection, ReferenceSelection, is_constant_like
+from seam_fast.search.selection import F1Selection, ReferenceSelection, is_constant_like
 
 BASE = 0.8
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from seam_fast.errors import TrainingError
-from seam_fast.settings import Settings
+from seam_fast.search.settings import Settings
 
 
 def test_protocol_seam():

@@ -8,11 +8,12 @@ import pytest
 import torch
 import world
 
-from seam_fast import TrainingError, _ext, metrics
-from seam_fast.cuda_trainer import CudaTrainer
-from seam_fast.engine import Trainer
-from seam_fast.sampling import Sampler
-from seam_fast.settings import Settings
+from seam_fast import TrainingError, _ext
+from seam_fast.classifier import metrics
+from seam_fast.search.sampling import Sampler
+from seam_fast.search.settings import Settings
+from seam_fast.training.base import Trainer
+from seam_fast.training.cuda_trainer import CudaTrainer
 
 pytestmark = pytest.mark.skipif(not _ext.has_ext(), reason=f"needs the compiled part: {_ext.reason}")
 

@@ -5,9 +5,10 @@ import safetensors
 import safetensors.torch
 import torch
 
-from seam_fast import LSTMClassifier, SeamModule, tensor_files
+from seam_fast import LSTMClassifier, SeamModule
 from seam_fast.errors import CheckpointError
-from seam_fast.tensor_files import MOST_IN_HEADER, read_tensor_file, safetensors_bytes
+from seam_fast.files import tensors
+from seam_fast.files.tensors import MOST_IN_HEADER, read_tensor_file, safetensors_bytes
 
 
 def write(path, tensors, metadata):
@@ -38,7 +39,7 @@ def test_the_longest_text_in_a_header_fits_there(character):
 
 def test_bases_and_modules_with_long_cards(tmp_path, monkeypatch):
     """Their vocabulary and history leave the header, and come back."""
-    monkeypatch.setattr(tensor_files, "MOST_IN_HEADER", 100)
+    monkeypatch.setattr(tensors, "MOST_IN_HEADER", 100)
     words = [f"词{k}" for k in range(11)]
     base = LSTMClassifier(11, 4, 3, 2, vocabulary=words, class_names=["甲", "乙"], info={"seed": 3})
     path = base.save(tmp_path / "base.safetensors")

@@ -11,10 +11,10 @@ from safetensors import safe_open
 
 import seam_fast as sf
 from seam_fast import CheckpointError, CorpusConfig, DataError, DataWarning, LSTMClassifier, Tokenizer, load_corpus
-from seam_fast.cli import main
-from seam_fast.corpus import own_config, read_documents
-from seam_fast.r8 import plain_text
-from seam_fast.tokenizer import RULES, tokenizer_named
+from seam_fast.cli.main import main
+from seam_fast.data.corpus import own_config, read_documents
+from seam_fast.data.r8 import plain_text
+from seam_fast.data.tokenizer import RULES, tokenizer_named
 
 SENTENCE = "Wheat exports: the crop, said (Tonnes)."
 

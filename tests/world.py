@@ -14,13 +14,14 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from seam_fast import _ext, reference
-from seam_fast.classifier import LSTMClassifier
-from seam_fast.corpus import Corpus, CorpusConfig, load_corpus
-from seam_fast.cuda_trainer import CudaTrainer
-from seam_fast.engine import TorchTrainer
-from seam_fast.graph_trainer import GraphTrainer
-from seam_fast.native import NativeTrainer
+from seam_fast import _ext
+from seam_fast.classifier.model import LSTMClassifier
+from seam_fast.data.corpus import Corpus, CorpusConfig, load_corpus
+from seam_fast.training import reference_step
+from seam_fast.training.base import TorchTrainer
+from seam_fast.training.cpu_trainer import NativeTrainer
+from seam_fast.training.cuda_graph_trainer import GraphTrainer
+from seam_fast.training.cuda_trainer import CudaTrainer
 
 EMBEDDING = "word_embeddings.weight"
 LSTM = ("lstm.weight_ih_l0", "lstm.weight_hh_l0", "lstm.bias_ih_l0", "lstm.bias_hh_l0")
@@ -190,7 +191,7 @@ def put_state(exact, other, step=0, head_steps=0):
     """Scores, head and both Adams' state of a float64 Stepper after `step` steps, rounded, into another trainer."""
 
     def fit(key, tensor):  # a trainer's last row stands for all words without one of their own, or for nobody
-        if key != EMBEDDING or tensor.ndim == 0 or isinstance(other, reference.Stepper):
+        if key != EMBEDDING or tensor.ndim == 0 or isinstance(other, reference_step.Stepper):
             return tensor
         shared = torch.nonzero(other.slot == len(other.rows)).flatten()[:1]
         return tensor[torch.cat([other.rows, shared if len(shared) else other.rows[:1]])]
@@ -211,7 +212,7 @@ def put_state(exact, other, step=0, head_steps=0):
                     memory = getattr(other, HEAD_STATES[name])[2 * key + i] if of_head else getattr(other, what)[key]
                     memory.copy_(state[what])
             else:
-                getattr(other, name if isinstance(other, reference.Stepper) else f"_{name}").state[ours] = state
+                getattr(other, name if isinstance(other, reference_step.Stepper) else f"_{name}").state[ours] = state
     adopt(other, step - head_steps, head_steps)
 
 
@@ -289,7 +290,7 @@ def plain_like(exact):
     schedule = "port" if exact.adam_head is None else "joint"
     rates = {"lr_mask": groups[0]["lr"], "lr_head": groups[-1]["lr"]}
     options = {"alpha": alpha, "penalty": penalty, "lstm_factor": lstm_factor, "schedule": schedule, "read": exact.read}
-    return reference.Stepper(*single(exact.weights, exact.head), **options, **rates)
+    return reference_step.Stepper(*single(exact.weights, exact.head), **options, **rates)
 
 
 def follow_in_float32(engines, exact, batches, head_only=False, beside=None):

@@ -1,0 +1,1 @@
+"""The command line, its reports and pictures. The only room that needs matplotlib."""

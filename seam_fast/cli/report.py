@@ -1,0 +1,251 @@
+"""What came of a run: the table people read and the record machines read."""
+
+import datetime
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from .._version import __version__
+from ..common.cores import usable_cores
+from ..modules.pareto import pareto
+from ..modules.seam_module import SeamModule
+
+SYNTHETIC_NOTE = "SYNTHETIC corpus: generated documents, no figure here says anything about R8"
+
+COLUMNS = (
+    ("class", "<"),
+    ("base F1", ">"),
+    ("F1", ">"),
+    ("prec.", ">"),
+    ("recall", ">"),
+    ("accuracy (95 %)", ">"),
+    ("kept %", ">"),
+    ("floor %", ">"),
+    ("emb. %", ">"),
+    ("LSTM %", ">"),
+    ("lin. %", ">"),
+    ("epoch", ">"),
+    ("s", ">"),
+)
+
+
+def module_row(module: SeamModule) -> dict:
+    """One module's figures by name, plain numbers and strings; figures of the test documents where it was evaluated."""
+    card, test = module.card, module.metrics.get("test", {})
+    return {
+        "target": list(module.target),
+        "name": "+".join(card.get("target_names", map(str, module.target))),
+        "synthetic": bool(card.get("synthetic")),
+        "interrupted": bool(card.get("interrupted")),
+        "base_f1": module.metrics.get("base", {}).get("f1"),
+        **{key: test.get(key) for key in ("f1", "precision", "recall", "accuracy", "accuracy_low", "accuracy_high")},
+        "balanced_accuracy": module.metrics.get("test_balanced", {}).get("accuracy"),
+        "base_balanced_accuracy": module.metrics.get("base_balanced", {}).get("accuracy"),
+        "kept": module.kept,
+        "vocabulary_floor": card.get("vocabulary_floor"),
+        "kept_by_group": module.kept_by_group,
+        "targets": test.get("targets"),
+        "qualified": card.get("qualified"),
+        "epochs": card.get("epochs"),
+        "best_epoch": card.get("best_epoch"),
+        "steps": card.get("steps"),
+        "seconds": card.get("seconds"),
+    }
+
+
+def front_rows(module: SeamModule) -> list[dict]:
+    """The Pareto front of the module's run as plain figures, sorted by kept, as far as its history tells of it."""
+    keys = ("epoch", "accuracy", "f1", "kept")
+    return [{key: figures[key] for key in keys} for figures in pareto(module.history)]
+
+
+def mean_row(rows: Sequence[dict]) -> dict:
+    """Means over modules of the figures for which a mean has a meaning."""
+
+    def mean(values):
+        values = [value for value in values if value is not None]
+        return sum(values) / len(values) if values else None
+
+    keys = ("base_f1", "f1", "precision", "recall", "accuracy", "balanced_accuracy", "kept", "vocabulary_floor")
+    row = {key: mean(row[key] for row in rows) for key in keys}
+    row["kept_by_group"] = {g: mean(row["kept_by_group"][g] for row in rows) for g in rows[0]["kept_by_group"]}
+    return row | {"name": "mean"}
+
+
+def table(modules: Sequence[SeamModule]) -> str:
+    """The table at the end of a run: a row a class, a mean, and a line that names the classes below the base."""
+    rows = [module_row(module) for module in modules]
+    synthetic = any(module.card.get("synthetic") for module in modules)
+    cells = [[name for name, _ in COLUMNS]] + [_cells(row) for row in rows]
+    if len(rows) > 1:
+        cells.append(_cells(mean_row(rows)))
+    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
+    mark = "SYNTHETIC  " if synthetic else ""
+    lines = [
+        mark
+        + "  ".join(
+            f"{cell:{side}{width}}" for cell, (_, side), width in zip(line, COLUMNS, widths, strict=True)
+        ).rstrip()
+        for line in cells
+    ]
+    rule = mark + "-" * (sum(widths) + 2 * (len(widths) - 1))
+    lines.insert(1, rule)
+    if len(rows) > 1:
+        lines.insert(-1, rule)
+    below = [r["name"] for r in rows if r["f1"] is not None and r["base_f1"] is not None and r["f1"] < r["base_f1"]]
+    notes = [f"below the base (marked v): {', '.join(below)}"] if below else []
+    unchosen = [r["name"] for r in rows if r["qualified"] is False]
+    if unchosen:
+        notes.append(f"no epoch passed the gate, so the one shown is no choice (marked ?): {', '.join(unchosen)}")
+    unseen = [r["name"] for r in rows if r["targets"] == 0]
+    if unseen:
+        notes.append(f"without test documents, so nothing can be said of their F1 (-): {', '.join(unseen)}")
+    notes.append("F1, precision, recall, accuracy: target against rest on the whole test set; floor: weights left when")
+    notes.append(
+        "only rows of words absent from the target's balanced training documents are dropped, nothing learned."
+    )
+    if synthetic:
+        notes.append("generated documents: no figure here says anything about R8")
+    return "\n".join(lines + [mark + note for note in notes])
+
+
+def _cells(row: dict) -> list[str]:
+    def percent(value, digits=1):
+        return "-" if value is None else f"{100 * value:.{digits}f}"
+
+    def share(value):
+        return "-" if value is None else f"{value:.3f}".removeprefix("0")
+
+    groups = row["kept_by_group"]
+    below = row["f1"] is not None and row["base_f1"] is not None and row["f1"] < row["base_f1"]
+    accuracy = percent(row["accuracy"])
+    if row.get("accuracy_low") is not None:
+        accuracy += f" ({percent(row['accuracy_low'])}-{percent(row['accuracy_high'])})"
+    epoch = "-" if row.get("best_epoch") is None else f"{row['best_epoch'] + 1}/{row['epochs']}"
+    if row.get("qualified") is False:
+        epoch += "?"
+    return [
+        row["name"] + (" (cut short)" if row.get("interrupted") else ""),
+        share(row["base_f1"]),
+        share(row["f1"]) + ("v" if below else " "),
+        share(row["precision"]),
+        share(row["recall"]),
+        accuracy,
+        percent(row["kept"], 2),
+        percent(row["vocabulary_floor"]),
+        percent(groups["embedding"], 2),
+        percent(groups["lstm"]),
+        percent(groups["linear"]),
+        epoch,
+        "-" if row.get("seconds") is None else f"{row['seconds']:.1f}",
+    ]
+
+
+def in_a_line(module: SeamModule) -> str:
+    """The figures that are told of a module as soon as it is ready."""
+    row = module_row(module)
+    f1 = [] if row["f1"] is None else [f"F1 {row['f1']:.3f}"]
+    if f1 and row["base_f1"] is not None:
+        f1 = [f"{f1[0]}, base {row['base_f1']:.3f}"]
+    seconds = [] if row["seconds"] is None else [f"{row['seconds']:.1f} s"]
+    return ", ".join([*f1, f"kept {100 * row['kept']:.2f} %", *seconds])
+
+
+def comparison(module: SeamModule) -> str:
+    """One module beside its base: precision, recall, F1 and accuracy with its 95 % interval, and what is kept."""
+    mark = "SYNTHETIC  " if module.card.get("synthetic") else ""
+    row = module_row(module)
+    source = module.card.get("evaluated_on", {}).get("source")
+    title = f"target {row['name']}" + (f" on {source}" if source else "")
+    lines = [title, f"{'':28}{'prec.':>8}{'recall':>8}{'F1':>8}   accuracy (95 % interval)"]
+    for label, key in (
+        ("module, whole test set", "test"),
+        ("base, whole test set", "base"),
+        ("module, balanced subset", "test_balanced"),
+        ("base, balanced subset", "base_balanced"),
+    ):
+        figures = module.metrics[key]
+        values = [figures[name] for name in ("precision", "recall", "f1")]
+        shares = "".join(f"{'-':>8}" if value is None else f"{value:8.3f}" for value in values)
+        accuracy = "-"
+        if figures["accuracy"] is not None:
+            interval = f"{100 * figures['accuracy_low']:.1f}-{100 * figures['accuracy_high']:.1f}"
+            accuracy = f"{100 * figures['accuracy']:.1f} % ({interval})"
+        lines.append(f"{label:28}{shares}   {accuracy} of {figures['documents']}")
+    if row["targets"] == 0:
+        lines.append("none of these documents is of the target, so nothing can be said of its F1 (-)")
+    if row["interrupted"]:
+        lines.append("its training was cut short")
+    if row["qualified"] is False:
+        lines.append("when it was trained no epoch passed the gate: the one that was kept is no choice")
+    kept = ", ".join(f"{group} {100 * share:.2f} %" for group, share in row["kept_by_group"].items())
+    lines.append(f"kept {100 * row['kept']:.2f} % of all weights: {kept}")
+    if row["vocabulary_floor"] is not None:
+        lines.append(f"vocabulary floor {100 * row['vocabulary_floor']:.1f} %")
+    return "\n".join(mark + line for line in lines)
+
+
+def record(modules: Sequence[SeamModule], command: str, base_metrics: dict | None = None) -> dict:
+    """Everything about a run that can be written as JSON: machine, versions, settings, figures, fronts, histories."""
+    rows = [module_row(module) for module in modules]
+    card = modules[0].card
+    return {
+        "format": "seam-fast record 1",
+        "command": command,
+        "machine": machine(),
+        "corpus": {key: card.get(key) for key in ("corpus", "synthetic", "data_hash")},
+        "base": {"hash": card.get("base_hash")} | (base_metrics or {}),
+        "settings": card.get("settings"),
+        "seed": card.get("seed"),
+        "modules": [
+            row | {"metrics": module.metrics, "front": front_rows(module), "history": module.history}
+            for row, module in zip(rows, modules, strict=True)
+        ],
+        "mean": mean_row(rows),
+    }
+
+
+def machine() -> dict:
+    """What a figure was measured on."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "cpu": cpu_name(),
+        "cores": usable_cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "seam_fast": __version__,
+        "commit": commit(),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's own name, as far as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def commit() -> str | None:
+    """Commit of the checkout this package runs from, with '+' where it was changed since; None outside a checkout."""
+    here = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != here.parent:
+            return None  # installed into some other project's environment
+        paths = (":/", ":(top,exclude)benchmarks/records")  # a run's own record is no change of what ran
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *paths)
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,342 @@
+"""A module: one target's scores and head over a base, in memory and on disk.
+
+Two file formats. The reference's ``.pth``: a state dict of float scores under ``<weight key>_mask`` and the head. The
+native ``.safetensors``: one bit a score, the head, and a card that says what the module is and on which base it stands.
+Neither is ever unpickled with code in it.
+
+A module has no weights of its own: it is the base's weights where they are kept. It remembers the base it was made on
+by hash, and refuses to answer when the base's weights have become others, as they do when it is trained on.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..classifier import reference_model
+from ..classifier.inference import class_logits
+from ..classifier.model import LSTMClassifier
+from ..classifier.state_keys import EMBEDDING, HEAD_KEYS, MASK_SUFFIX, MODULE_FORMAT, group_sizes, groups, weight_keys
+from ..common.default_device import on_the_cpu
+from ..data.checks import few, warn
+from ..errors import CheckpointError
+from ..files.atomic import to_json, write_atomically
+from ..files.tensors import read_tensor_file, safetensors_bytes
+
+
+class SeamModule:
+    """The part of a base that recognises one target.
+
+    base: the frozen ``LSTMClassifier``. target: class numbers that count as the target. scores: by weight key, in the
+    weights' shapes; a weight is kept where its score is > 0. head: weight (2, C) and bias (2,); output 0 is the target.
+    history: one dict of figures an epoch. metrics: figures of this module. card: what is known about how it was made.
+    base_hash: hash of the base that it was made on, from the card where that says it, else the base's own now.
+    front: of a module that was just trained, the ``FrontPoint`` of each epoch on its run's Pareto front; never saved.
+    """
+
+    def __init__(self, base: LSTMClassifier, target, scores, head, *, history=(), metrics=None, card=None):
+        self.base = base
+        self.target = tuple(int(k) for k in target)
+        dtype = base.hidden2label.weight.dtype
+        self.scores: dict[str, Tensor] = dict(scores)
+        self.head: tuple[Tensor, Tensor] = tuple(part.detach().to(dtype) for part in head)
+        self.history = list(history)
+        self.metrics = dict(metrics or {})
+        self.card = dict(card or {})
+        self.read = base.read
+        self.front: list = []
+        self._hash_in_float32 = False  # whether base_hash is an earlier version's, which rounded
+        self._seen: tuple | None = None  # checksum of the base's weights when they were last known to be the right ones
+        self.base_hash: str | None = self.card.get("base_hash")
+        if self.base_hash is None:
+            self.base_hash, self._seen = base.hash, self._look_at_base()
+
+    def __repr__(self):
+        return f"SeamModule(target={list(self.target)}, kept={100 * self.kept:.2f} %)"
+
+    # -- what it keeps -------------------------------------------------------------------------------------------
+
+    @property
+    def kept(self) -> float:
+        """Share of all weights kept."""
+        return reference_model.kept_ratio(self.scores)
+
+    @property
+    def kept_by_group(self) -> dict[str, float]:
+        """Share kept of embedding, lstm and linear."""
+        sizes = group_sizes(self.scores)
+        return {
+            group: sum(int((self.scores[key] > 0).sum()) for key in keys) / sizes[group]
+            for group, keys in groups(self.scores).items()
+        }
+
+    @property
+    def kept_by_weight(self) -> dict[str, float]:
+        """Share kept of each weight, by key."""
+        return {key: float((self.scores[key] > 0).double().mean()) for key in weight_keys(self.scores)}
+
+    # -- using it ------------------------------------------------------------------------------------------------
+
+    def _look_at_base(self) -> tuple:
+        return self.base.read, self.base.checksum()
+
+    def check_base(self) -> None:
+        """Raises CheckpointError where the base is no longer the one that this module was made on.
+
+        That takes one pass over the weights, no more than masking them does.
+        """
+        seen = self._look_at_base()
+        if seen == self._seen:
+            return
+        found = self.base.hash_in_float32 if self._hash_in_float32 else self.base.hash
+        if found != self.base_hash:
+            raise CheckpointError(
+                f"the base of this module ({self.base_hash[:12]}) has been changed since (it is {found[:12]} now), and "
+                "the module has no other weights than the base's; take it on the base as it was: load that, or train "
+                "on a copy (copy.deepcopy(base))"
+            )
+        if self.base.read != self.read:
+            raise CheckpointError(
+                f"the base of this module was read at {self.read!r} and is read at {self.base.read!r} now; set its "
+                "read back"
+            )
+        self._seen = seen
+
+    def effective_weights(self) -> dict[str, Tensor]:
+        """The base's weights where kept, zero elsewhere, by weight key. Raises CheckpointError as `check_base`."""
+        self.check_base()
+        weights = self.base.weights()
+        return {key: weight * (self.scores[key] > 0).to(weight.device) for key, weight in weights.items()}
+
+    @on_the_cpu
+    def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """ids (N, T) int64, lengths (N,), 1..T -> outputs (N, 2), column 0 the target's."""
+        if len(ids) and not 1 <= int(lengths.min()) <= int(lengths.max()) <= ids.shape[1]:
+            raise ValueError(
+                f"lengths must lie between 1 and T = {ids.shape[1]}, got {lengths.min()} to {lengths.max()}"
+            )
+        logits = class_logits(self.effective_weights(), ids, lengths, self.base.read)
+        return reference_model.head_logits(logits, tuple(part.to(logits) for part in self.head))
+
+    def predict_proba(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """ids (N, T) int64, lengths (N,), 1..T -> probabilities (N, 2): column 0 target, column 1 rest."""
+        return torch.softmax(self.logits(ids, lengths), 1)
+
+    def encode(self, texts) -> tuple[Tensor, Tensor]:
+        """New texts as the base had them at training: ``ids (N, T)``, ``lengths (N,)`` for `predict_proba`."""
+        return self.base.encode(texts)
+
+    # -- on disk -------------------------------------------------------------------------------------------------
+
+    @on_the_cpu
+    def save(self, path) -> None:
+        """Writes the module, whole or not at all: ``.pth`` and ``.pt`` as the reference does, ``.safetensors`` native.
+
+        The native format keeps one bit a score; the scores' values are only in the reference's. There, too, they are 1
+        and -1 unless the module is of a run's last epoch: best epochs before it are kept as bits. Its card names the
+        base that the module was made on, whatever has become of that since.
+        """
+        path = Path(path)
+        if path.suffix in (".pth", ".pt"):
+            # Clones: torch would write all of a storage that one of these is a view of.
+            state = {key + MASK_SUFFIX: self.scores[key].detach().float().clone() for key in weight_keys(self.scores)}
+            state |= {key: part.float().clone() for key, part in zip(HEAD_KEYS, self.head, strict=True)}
+            buffer = io.BytesIO()
+            torch.save(OrderedDict(state), buffer)
+            write_atomically(path, buffer.getvalue())
+        elif path.suffix == ".safetensors":
+            write_atomically(path, self._native())
+        else:
+            raise CheckpointError(f"{path}: a module file ends in .safetensors (native) or .pth (the reference's)")
+
+    def _native(self) -> bytes:
+        tensors = {f"{key}.kept_bits": pack_bits(self.scores[key]) for key in weight_keys(self.scores)}
+        tensors |= {key: part.detach().contiguous() for key, part in zip(HEAD_KEYS, self.head, strict=True)}
+        card = self.card | {
+            "target": list(self.target),
+            "base_hash": self.base_hash,
+            "base_dtype": str(self.base.hidden2label.weight.dtype).removeprefix("torch."),
+            "read": self.read,
+            "tokenizer": self.base.tokenizer.as_card() if self.base.states_tokenizer else None,
+            "vocabulary_hash": vocabulary_hash(self.base),
+            "kept": self.kept,
+            "kept_by_group": self.kept_by_group,
+            "metrics": self.metrics,
+            "history": self.history,
+        }
+        return safetensors_bytes(tensors, {"format": MODULE_FORMAT, "card": to_json(card)})
+
+    @classmethod
+    @on_the_cpu
+    def load(cls, path, base: LSTMClassifier, *, target=None) -> "SeamModule":
+        """Reads either format and checks it against the base.
+
+        A native file names its base by hash and is refused on another one. The reference's format names neither base
+        nor target: shapes are checked, and ``target`` says the class numbers (default: the folder's ``tc_<k>``). Scores
+        read from a native file are 1 (kept) or -1 (dropped). Raises CheckpointError.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such module file")
+        if path.suffix == ".safetensors":
+            return cls._load_native(path, base)
+        state, _ = read_tensor_file(path)
+        refuse_base(path, state)
+        if not all(isinstance(value, Tensor) for value in state.values()):
+            raise CheckpointError(f"{path}: holds something other than named tensors")
+        weights = base.weights()
+        shapes = {key + MASK_SUFFIX: tuple(weight.shape) for key, weight in weights.items()}
+        check_tensors(path, state, shapes | head_shapes(base))
+        scores = {key: state[key + MASK_SUFFIX] for key in weights}
+        if target is None:
+            target = target_from_folder(path)
+        target = check_target(path, [target] if isinstance(target, int) else list(target), base)
+        return cls(base, target, scores, [state[key] for key in HEAD_KEYS], card={"source": str(path)})
+
+    @classmethod
+    def _load_native(cls, path: Path, base: LSTMClassifier) -> "SeamModule":
+        tensors, metadata = read_tensor_file(path)
+        try:
+            card = json.loads(metadata.get("card", "{}"))
+        except ValueError as error:
+            raise CheckpointError(f"{path}: not a readable module file ({error})") from None
+        refuse_base(path, tensors)
+        if metadata.get("format") != MODULE_FORMAT or not isinstance(card, dict):
+            raise CheckpointError(f"{path}: not a module of seam-fast (its format is {metadata.get('format')!r})")
+        found, rounded = base.hash, False
+        if card.get("base_hash") != found:
+            rounded = True
+            if "base_dtype" in card or card.get("base_hash") != base.hash_in_float32:
+                raise CheckpointError(
+                    f"{path}: made for the base {str(card.get('base_hash'))[:12]}, not for this one ({found[:12]}); "
+                    "load it with the base it was trained on (on the command line --base)"
+                )
+            warn(
+                f"{path}: an earlier version wrote it, which told bases apart in float32 only; that this is the very "
+                "base it was made for cannot be known."
+            )
+        if card.get("read", base.read) != base.read:
+            raise CheckpointError(
+                f"{path}: made for a base read at {card['read']!r}, this one is read at {base.read!r}; load the base "
+                f"with read={card['read']!r}, on the command line --read {card['read']}"
+            )
+        if base.states_tokenizer and card.get("tokenizer") not in (None, base.tokenizer.as_card()):
+            raise CheckpointError(
+                f"{path}: made for texts split by the tokenizer {card['tokenizer']!r}, those of this base are split by "
+                f"{base.tokenizer.name!r}; load the base with the tokenizer it was trained with, on "
+                "the command line --tokenizer"
+            )
+        names = card.get("class_names")
+        if base.class_names is not None and isinstance(names, list) and names != list(base.class_names):
+            raise CheckpointError(
+                f"{path}: made for a base with the classes {few([*map(str, names)])}, and this one calls them "
+                f"{few(base.class_names)}; give the base that it was made of (on the command line --base)"
+            )
+        words = vocabulary_hash(base)
+        if words is not None and card.get("vocabulary_hash") not in (None, words):
+            raise CheckpointError(
+                f"{path}: made for a base with another vocabulary; give the base that it was made of (on the command "
+                "line --base)"
+            )
+        weights = base.weights()
+        shapes = {f"{key}.kept_bits": ((weight.numel() + 7) // 8,) for key, weight in weights.items()}
+        check_tensors(path, tensors, shapes | head_shapes(base), bits=True)
+        scores = {key: unpack_bits(tensors[f"{key}.kept_bits"], weight) for key, weight in weights.items()}
+        head = [tensors[key] for key in HEAD_KEYS]
+        history, metrics = card.pop("history", []), card.pop("metrics", {})
+        if not isinstance(history, list) or not isinstance(metrics, dict):
+            raise CheckpointError(f"{path}: the history or metrics on its card are damaged")
+        target = check_target(path, card.get("target"), base)
+        module = cls(base, target, scores, head, history=history, metrics=metrics, card=card)
+        module._hash_in_float32 = rounded
+        return module
+
+
+def refuse_base(path: Path, tensors: dict) -> None:
+    """Raises CheckpointError for a base's file where a module's is wanted."""
+    if EMBEDDING in tensors and not any(key in tensors for key in HEAD_KEYS):
+        raise CheckpointError(
+            f"{path}: is a base, not a module; give a module that was made of it (seam-fast reengineer makes them)"
+        )
+
+
+def vocabulary_hash(base: LSTMClassifier) -> str | None:
+    """Hex sha256 of the words in their order; None for a base that does not say them."""
+    if base.vocabulary is None:
+        return None
+    return hashlib.sha256(json.dumps(base.vocabulary).encode()).hexdigest()
+
+
+def pack_bits(scores: Tensor) -> Tensor:
+    """One bit a score, row-major, most significant bit first: any shape -> (ceil(n / 8),) uint8."""
+    return torch.from_numpy(np.packbits((scores > 0).cpu().numpy()))
+
+
+def unpack_bits(bits: Tensor, weight: Tensor) -> Tensor:
+    """The inverse, as scores of 1 and -1 in the weight's shape and dtype."""
+    kept = np.unpackbits(bits.numpy(), count=weight.numel()).astype(bool)
+    return torch.where(torch.from_numpy(kept), 1.0, -1.0).to(weight.dtype).reshape(weight.shape)
+
+
+def head_shapes(base: LSTMClassifier) -> dict[str, tuple[int, ...]]:
+    classes = base.hidden2label.out_features
+    return dict(zip(HEAD_KEYS, ((2, classes), (2,)), strict=True))
+
+
+def check_tensors(
+    path: os.PathLike, state: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], bits: bool = False
+) -> None:
+    """Refuses missing and unknown keys, wrong shapes and types, and a head that is not finite, naming the first few.
+
+    All tensors are dense real numbers; with ``bits`` those outside the head are bytes.
+    """
+    missing, extra = sorted(shapes.keys() - state.keys()), sorted(state.keys() - shapes.keys())
+    wrong = [
+        f"{key} is {tuple(state[key].shape)} instead of {shape}"
+        for key, shape in shapes.items()
+        if key in state and tuple(state[key].shape) != shape
+    ]
+    odd = [
+        f"{key} is {value.dtype}"
+        for key, value in state.items()
+        if value.layout != torch.strided
+        or not (value.dtype == torch.uint8 if bits and key not in HEAD_KEYS else value.is_floating_point())
+    ]
+    for problem, names in (
+        ("missing keys", missing),
+        ("unknown keys", extra),
+        ("wrong shapes", wrong),
+        ("wrong types", odd),
+    ):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise CheckpointError(f"{path}: {problem}: {', '.join(names[:3])}{more}")
+    for key in HEAD_KEYS:
+        if key in state and not torch.isfinite(state[key]).all():
+            raise CheckpointError(f"{path}: {key} holds values that are not finite")
+
+
+def check_target(path: os.PathLike, target, base: LSTMClassifier) -> tuple[int, ...]:
+    """The target as class numbers of this base."""
+    numbers = target if isinstance(target, list | tuple) else []
+    if not numbers or not all(type(k) is int and 0 <= k < base.num_classes for k in numbers):
+        raise CheckpointError(f"{path}: no valid target ({target!r}) for a base with {base.num_classes} classes")
+    return tuple(sorted(set(numbers)))
+
+
+def target_from_folder(path: Path) -> tuple[int, ...]:
+    """The class number in the reference's folder name ``tc_<k>`` (``tc_<k>+<l>`` for a set)."""
+    name = path.absolute().parent.name
+    numbers = name.removeprefix("tc_").split("+")
+    if not name.startswith("tc_") or not all(number.isascii() and number.isdigit() for number in numbers):
+        raise CheckpointError(
+            f"{path}: the file does not say its target and its folder is not tc_<k>; name the target (target=[...], on "
+            "the command line --target)"
+        )
+    return tuple(map(int, numbers))

@@ -1,0 +1,214 @@
+"""One object for everything that can differ between two re-engineering runs."""
+
+import math
+from dataclasses import dataclass, fields, replace
+
+from ..common.arguments import choice, real_number, truth, whole_number
+from ..errors import TrainingError
+
+CHOICES = {
+    "protocol": ("seam", "reference"),
+    "schedule": ("seam", "port", "joint"),
+    "sampling": ("balanced", "redraw", "all"),
+    "penalty": ("global", "group"),
+    "selection": ("reference", "f1", "last"),
+    "evaluation": ("validation", "test"),
+    "lr_decay": ("none", "cosine"),
+    "evaluation_subset": ("all", "sampled"),
+}
+NUMBERS = {  # the least and the most
+    "alpha": (0, math.inf),
+    "lstm_factor": (0, math.inf),
+    "lr_mask": (0, math.inf),
+    "lr_head": (0, math.inf),
+    "negatives_per_target": (0, math.inf),
+    "target_weight": (0, math.inf),
+    "distill": (0, 1),
+    "settle": (0, 1),
+    "word_dropout": (0, 0.999),
+}
+WHOLE_NUMBERS = {  # the least
+    "epochs": 0,
+    "steps": 1,
+    "batch_size": 1,
+    "targets_per_epoch": 0,
+    "shots": -1,
+    "early_stop": -1,
+}
+NEEDS = (  # what has no effect unless another setting has one value, and what may stand there nevertheless
+    ("lstm_factor", "penalty", "group", 1.0),
+    ("negatives_per_target", "sampling", "redraw", None),
+    ("targets_per_epoch", "sampling", "redraw", 0),
+    ("settle", "selection", "f1", 0.0),
+    ("gate", "selection", "reference", True),
+    ("evaluation_subset", "sampling", "balanced", "all"),
+)
+HEAD_ONLY_EVERY = 5  # schedule "seam": epochs 0, 5, 10, ... step the head alone
+
+
+@dataclass(frozen=True, init=False)
+class Settings:
+    """How modules are trained and chosen: the defaults of a protocol, but for what is given.
+
+    protocol: ``"seam"`` or ``"reference"``; the defaults below are those of ``"seam"``, ``Settings("reference")`` has
+        the public port's.
+    alpha: weight of the penalty on kept weights. penalty: ``"global"``, alpha * kept / N over all weights, or
+        ``"group"``, the same for each of embedding, LSTM and linear, summed; ``lstm_factor`` multiplies the LSTM's.
+    lr_mask, lr_head: Adam's learning rates of scores and head. lr_decay: ``"none"``, or ``"cosine"``, by which both
+        fall towards 0 over the epochs (constant within an epoch).
+    schedule: ``"seam"`` (every fifth epoch steps the head only, by an Adam of its own; the others head and scores),
+        ``"port"`` (scores only, the head stays as drawn) or ``"joint"`` (head and scores in every epoch).
+    epochs: passes over the drawn documents; None: as many as ``steps`` needs.
+    steps: budget of one module where ``epochs`` is None, as it is where ``steps`` alone is given.
+    batch_size: documents a step.
+    sampling: ``"balanced"`` (the target's documents and as many others, drawn once, as the reference does),
+        ``"redraw"`` (others drawn anew each epoch, ``negatives_per_target`` for each target document) or ``"all"``.
+    target_weight: weight of target documents in the loss.
+    distill: share of the label that is the base's own probability of the target, on the very words that are fed; the
+        rest is the true label.
+    word_dropout: share of words replaced by the unknown word while training.
+    shots: number of target documents used for training; -1: all.
+    selection: ``"reference"`` (SeaM's rule on accuracy and ratio), ``"f1"`` (best target F1) or ``"last"``.
+    settle: with ``"f1"``, share of the epochs that must have passed before one can be chosen.
+    gate: refuse modules that a constant predictor could equal (``"f1"`` always does).
+    evaluation: documents that choose the epoch, ``"validation"`` (held out of training) or ``"test"`` (the reference).
+    evaluation_subset: ``"all"`` of them, or ``"sampled"``, the balanced part of them where sampling is balanced.
+    early_stop: epochs without progress before stopping (the rule defines progress); -1: never.
+
+    Raises TrainingError for values that cannot be, and for those that exclude each other. Numbers of NumPy and torch
+    are kept as Python's.
+    """
+
+    protocol: str = "seam"
+    alpha: float = 1.0
+    penalty: str = "group"
+    lstm_factor: float = 0.35
+    lr_mask: float = 0.03
+    lr_head: float = 0.01
+    lr_decay: str = "cosine"
+    schedule: str = "joint"
+    epochs: int | None = None
+    steps: int = 500
+    batch_size: int = 128
+    sampling: str = "redraw"
+    negatives_per_target: float = 5.0
+    targets_per_epoch: int = 128
+    target_weight: float = 1.0
+    distill: float = 1.0
+    word_dropout: float = 0.3
+    shots: int = -1
+    selection: str = "f1"
+    settle: float = 0.75
+    gate: bool = True
+    evaluation: str = "validation"
+    evaluation_subset: str = "all"
+    early_stop: int = -1
+
+    def __init__(self, protocol: str = "seam", **options):
+        names = [field.name for field in fields(self)]
+        for name in options:
+            if name not in names:
+                raise TypeError(f"Settings has no field {name!r}; there are {', '.join(names)}")
+        values = defaults(protocol) | options
+        if "steps" in options and "epochs" not in options:
+            values["epochs"] = None
+        for name in names:
+            object.__setattr__(self, name, values[name])
+        self._check()
+
+    @classmethod
+    def for_protocol(cls, protocol: str) -> "Settings":
+        """Defaults of protocol ``"seam"`` (ours) or ``"reference"`` (the public port's, warts included)."""
+        return cls(protocol)
+
+    def with_options(self, **options) -> "Settings":
+        """A copy with the options that are not None; an unknown name is a TypeError.
+
+        ``steps`` takes the place of ``epochs`` and the reverse; both at once are refused with a TrainingError, and so
+        is an option that would have no effect, such as ``lstm_factor`` with the penalty ``"global"``.
+        """
+        options = {name: value for name, value in options.items() if value is not None}
+        if "steps" in options and "epochs" in options:
+            raise TrainingError("epochs and steps cannot both be given; leave one of them out")
+        if options.get("protocol", self.protocol) != self.protocol:
+            raise TrainingError(
+                f"these settings are of protocol {self.protocol!r}; begin with Settings({options['protocol']!r})"
+            )
+        if "steps" in options:
+            options["epochs"] = None
+        made = replace(self, **options)
+        for name, other, wanted, neutral in NEEDS:
+            value, beside = getattr(made, name), getattr(made, other)
+            if name in options and beside != wanted and value != neutral:
+                raise TrainingError(
+                    f"{name} is {value!r}, which has no effect where {other} is {beside!r}; leave it out, or choose "
+                    f"{other} {wanted!r}"
+                )
+        return made
+
+    def _check(self) -> None:
+        for name, allowed in CHOICES.items():
+            self._set(name, choice(name, getattr(self, name), allowed))
+        for name, (low, high) in NUMBERS.items():
+            self._set(name, real_number(name, getattr(self, name), low, high))
+        for name, low in WHOLE_NUMBERS.items():
+            if name != "epochs" or self.epochs is not None:
+                self._set(name, whole_number(name, getattr(self, name), low))
+        self._set("gate", truth("gate", self.gate))
+        for name in ("negatives_per_target", "target_weight"):
+            if getattr(self, name) == 0:
+                raise TrainingError(f"{name} is 0; it must be more than 0")
+        if self.distill > 0 and self.target_weight != 1:
+            raise TrainingError("distill and target_weight cannot be combined; leave one of them at its neutral value")
+        if self.shots == 0:
+            raise TrainingError(f"shots is {self.shots}; it must be -1 (all documents) or at least 1")
+
+    def _set(self, name: str, value) -> None:
+        object.__setattr__(self, name, value)
+
+    def head_only(self, epoch: int) -> bool:
+        """Whether an epoch (from 0) steps the head alone."""
+        return self.schedule == "seam" and epoch % HEAD_ONLY_EVERY == 0
+
+    def lr_scale(self, epoch: int, epochs: int) -> float:
+        """What both learning rates are multiplied with in an epoch (from 0) of a run of ``epochs``."""
+        if self.lr_decay == "none":
+            return 1.0
+        return max(0.5 * (1 + math.cos(math.pi * epoch / epochs)), 1e-3)
+
+    def settled_epoch(self, epochs: int) -> int:
+        """The first epoch (from 0) of a run of ``epochs`` that rule ``"f1"`` may choose freely."""
+        return max(0, min(int(self.settle * epochs), epochs - 1))
+
+    def as_dict(self) -> dict:
+        """Every field by name, for records and module cards."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+DEFAULTS = {field.name: field.default for field in fields(Settings)}
+REFERENCE = {  # what the public port does otherwise
+    "protocol": "reference",
+    "alpha": 0.2,
+    "penalty": "global",
+    "lstm_factor": 1.0,
+    "lr_decay": "none",
+    "targets_per_epoch": 0,
+    "distill": 0.0,
+    "settle": 0.0,
+    "lr_mask": 0.1,
+    "lr_head": 0.1,
+    "schedule": "seam",
+    "epochs": 300,
+    "batch_size": 5,
+    "sampling": "balanced",
+    "word_dropout": 0.0,
+    "selection": "reference",
+    "gate": False,
+    "evaluation": "test",
+    "evaluation_subset": "sampled",
+}
+
+
+def defaults(protocol: str) -> dict:
+    """Every field's value by name, as a protocol has it."""
+    return DEFAULTS | (REFERENCE if choice("protocol", protocol, CHOICES["protocol"]) == "reference" else {})

@@ -1,0 +1,254 @@
+"""Training of one module by the compiled engine: whole epochs in native code, embedding rows touched only when their
+words occur."""
+
+import torch
+from torch import Tensor
+
+from .. import _ext
+from ..classifier.inference import class_logits
+from ..classifier.metrics import metrics_of_counts
+from ..classifier.state_keys import HEAD_NAMES, WEIGHT_KEYS
+from ..common import rng
+from .base import Look, Trainer
+
+CATCH_UPS = ("quadrature", "replay", "dense")
+_STEPS_AT_ONCE = 64  # between two looks at `stop`, at most: some 20 milliseconds at the reference's sizes ...
+_WORDS_AT_ONCE = 64 * 160  # ... and fewer steps where batches hold more words than its own
+
+
+class NativeTrainer(Trainer):
+    """The trainer of the compiled engine on a CPU, float32 or float64.
+
+    catch_up: how rows whose words did not occur make up for the steps they missed, in which their gradient was the
+    penalty alone. ``"replay"`` takes the steps one by one, ``"quadrature"`` all at once: not the same to the last bit,
+    but no less exact in float32. ``"dense"`` never misses one; it is there to be compared with, and ``"replay"`` gives
+    its very bits.
+
+    Scores may be read whenever no epoch is running; whoever sets them, or ``exp_avg`` and ``exp_avg_sq``, calls
+    ``adopt`` afterwards.
+    """
+
+    def __init__(self, weights, head, words, *, catch_up="quadrature", **options):
+        super().__init__({key: weight.contiguous() for key, weight in weights.items()}, head, words, **options)
+        self.catch_up = catch_up
+        self.scores, self.exp_avg, self.exp_avg_sq = _three_like(self.scores, self._empty)
+        self.head = tuple(part.contiguous() for part in self.head)
+        # exp_avg and exp_avg_sq of the weight, then of the bias
+        self.head_together = [torch.zeros_like(self.head[i // 2]) for i in range(4)]
+        self.head_alone = [torch.zeros_like(part) for part in self.head_together]
+        self._slot = self.slot.int()
+        self._factor = 1.0
+        self._drawn: tuple = (None, None, ())  # a sampler, its documents as the engine draws them, and for what
+        self._judged_on: tuple = (None, ())  # documents, as they were given and as the engine takes them
+        self._native = self._module().SeamTrainer(
+            weights=[self.weights[key] for key in WEIGHT_KEYS],
+            rows=self.rows,
+            scores=[self.scores[key] for key in WEIGHT_KEYS],
+            exp_avg=[self.exp_avg[key] for key in WEIGHT_KEYS],
+            exp_avg_sq=[self.exp_avg_sq[key] for key in WEIGHT_KEYS],
+            head=self.head,
+            head_together=self.head_together,
+            head_alone=self.head_alone,
+            penalty=[self.penalty_gradient[key] for key in WEIGHT_KEYS],
+            train_head=self.schedule != "port",
+            read_last_word=self.read == "last_word",
+            target_weight=self.target_weight,
+            catch_up=catch_up,
+        )
+
+    _module = staticmethod(lambda: _ext.C)  # whose trainer it is
+    _asks_the_base = False  # what the teacher says, in the same call; else modules that see the same documents share it
+
+    @staticmethod
+    def _empty(size: int, like: Tensor) -> Tensor:
+        """Uninitialised memory."""
+        return _ext.C.empty_scratch(size, like.dtype)
+
+    @staticmethod
+    def _steps_at_once(batch_size: int, width: int) -> int:
+        """How many steps of documents of so many words are taken between two looks at `stop`."""
+        return max(1, min(_STEPS_AT_ONCE, _WORDS_AT_ONCE // max(1, batch_size * width)))
+
+    @property
+    def steps(self) -> int:
+        """Steps taken in all, head-only ones included; any thread may ask."""
+        return self._native.steps
+
+    def adopt(self, steps: int, head_steps: int = 0) -> None:
+        """Takes scores, ``exp_avg`` and ``exp_avg_sq`` as they now stand, as the state after so many steps."""
+        self._native.adopt(steps, head_steps)
+
+    def scale_learning_rates(self, factor: float) -> None:
+        self._factor = factor
+
+    def run_epoch(self, ids: Tensor, lengths: Tensor, labels: Tensor, batch_size: int, *, head_only=False, stop=None):
+        count = -(-len(ids) // batch_size)
+        if head_only:
+            self._check_labels(labels)
+            features = self._features(ids, lengths)
+            run, documents = self._native.train_head, (features, self._shares(labels))
+        else:
+            run, documents = self._native.train, self._documents_to_train(ids, lengths, labels)
+        rates = self.lr_mask * self._factor, self.lr_head * self._factor
+        at_once = self._steps_at_once(batch_size, ids.shape[1])
+        if not head_only and count <= at_once and not (stop is not None and stop.is_set()):
+            losses, failure = self._native.epoch(*rates, *documents, batch_size)
+            self._raise(failure)
+            return sum(losses) / max(len(losses), 1)
+        self._native.begin_epoch(*rates, 0 if head_only else count)
+        losses = []
+        try:
+            for begin in range(0, count, at_once):
+                if stop is not None and stop.is_set():
+                    break
+                end = min((begin + at_once) * batch_size, len(ids))
+                done, failure = run(*documents, batch_size, begin * batch_size, end)
+                losses += done
+                self._raise(failure)
+        finally:
+            self._native.flush()
+        return sum(losses) / max(len(losses), 1)
+
+    def take_epoch(self, sampler, epoch, batch_size, *, head_only=False, stop, judged_on=None, known=None):
+        options = {"head_only": head_only, "judged_on": judged_on, "known": known}
+        drawn = self._epoch_of(sampler, epoch, batch_size, **options)
+        if drawn is None or stop.is_set():
+            return super().take_epoch(sampler, epoch, batch_size, stop=stop, **options)
+        # In one call: after each, dozens of threads of a GPU's modules wait for Python's lock.
+        return self.taken(self._native.run(*drawn))
+
+    def _epoch_of(self, sampler, epoch: int, batch_size: int, *, head_only, judged_on, known) -> tuple | None:
+        """All that the engine wants to know of an epoch; None where it can't draw that, as in `_draws_of`."""
+        if sampler is not self._drawn[0]:
+            self._drawn = sampler, *self._draws_of(sampler, batch_size)
+        _, documents, purposes = self._drawn
+        if documents is None:
+            return None
+        looked_at = (None,) * 5
+        if judged_on is not None:
+            if judged_on is not self._judged_on[0]:
+                self._judged_on = judged_on, (*self._documents(*judged_on[:2]), judged_on[2].contiguous())
+            *parts, is_target = self._judged_on[1]
+            looked_at = (*parts, is_target, None) if known is None else (*looked_at[:3], is_target, known.class_logits)
+        rates = self.lr_mask * self._factor, self.lr_head * self._factor
+        return (documents, sampler.keys(epoch, purposes), *rates, batch_size, head_only, *looked_at)
+
+    def taken(self, told) -> tuple[float, Look]:
+        """An epoch of the engine in our terms. Raises TrainingError where it failed."""
+        self._raise(told.failure)
+        return told.loss, self._look_of(told.look, told.counts)
+
+    def _draws_of(self, sampler, batch_size: int):
+        """A sampler's documents as the engine draws them, and what for; None where somebody has to look at `stop`
+        meanwhile, or a teacher has to be asked that the engine does not ask itself, or only once for all epochs."""
+        split = sampler.split
+        count = -(-sampler.size // batch_size)
+        asks, share = sampler.teacher is not None, sampler.settings.word_dropout
+        if (asks and not (self._asks_the_base and share > 0)) or count > self._steps_at_once(
+            batch_size, split.ids.shape[1]
+        ):
+            return None, ()
+        if sampler.fixed is not None:
+            pools, counts = (sampler.fixed, sampler.fixed[:0]), (len(sampler.fixed), 0)
+        else:
+            pools, counts = (sampler.targets, sampler.others), (sampler.positives, sampler.negatives)
+        documents = self._module().DrawnDocuments(
+            *(part.long().contiguous() for part in (split.ids, split.lengths, sampler.rest, *pools)),
+            *counts,
+            unknown_id=sampler.unknown_id if share > 0 else 0,
+            least=rng.least(share),
+            slot=self._slot,
+            absent=len(self.rows),
+            dtype=self.head[0].dtype,
+            read_last_word=self.read == "last_word",
+            distill=sampler.settings.distill if asks else 0.0,
+            target=list(sampler.target),
+        )
+        return documents, sampler.purposes
+
+    def _documents_to_train(self, ids: Tensor, lengths: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of scores, lengths and shares, as the engine takes them."""
+        dtype = self.head[0].dtype
+        # Already so, nearly always; and each call of torch's lets other threads go first.
+        ids, lengths = (part if part.dtype == torch.int64 else part.long() for part in (ids, lengths))
+        if labels.dtype != torch.int64 or labels.ndim == 2:
+            self._check_labels(labels)
+            labels = labels.to(dtype if labels.ndim == 2 else torch.int64)
+        ids, lengths, labels = ids.contiguous(), lengths.contiguous(), labels.contiguous()
+        absent, read_last_word = len(self.rows), self.read == "last_word"
+        make = self._module().documents_to_train
+        slots, shares = make(self._slot, absent, ids, lengths, labels, dtype, read_last_word)
+        return slots, lengths, shares
+
+    def look(self, documents=None) -> Look:
+        seen = self._native.look(*((None,) * 3 if documents is None else self._looked_at(*documents)))
+        return self._look_of(seen)
+
+    def _look_of(self, seen, counts=None) -> Look:
+        """The engine's look in our terms; counts: of its outputs, where they are known."""
+        if not seen.finite:
+            self.check_finite()  # which says what
+        return NativeLook(self, seen, counts)
+
+    def class_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        return self._features(ids, lengths).cpu()
+
+    def _logits_of(self, weights: dict[str, Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
+        return class_logits(weights, ids, lengths, self.read, "cpu")
+
+    def _features(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """`class_logits` on the trainer's device."""
+        return self._native.class_logits(*self._looked_at(ids, lengths))
+
+    def _looked_at(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`_documents`, unless they are at hand."""
+        return self._documents(ids, lengths)
+
+    def _documents(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Words, their rows of scores, and lengths, as the engine takes them."""
+        return ids.contiguous(), self._slot[ids], lengths.long().contiguous()
+
+    def _shares(self, labels: Tensor) -> Tensor:
+        """What of each document is target and rest, (N, 2), of the scores' dtype, on the CPU."""
+        dtype = self.head[0].dtype
+        if labels.ndim == 2:
+            return labels.to(dtype).contiguous()
+        return torch.stack([labels == 0, labels == 1], 1).to(dtype)
+
+    def _raise(self, failure) -> None:
+        if failure.what >= 0:
+            self._stop((None, *WEIGHT_KEYS, *HEAD_NAMES)[failure.what], failure.loss)
+
+
+class NativeLook(Look):
+    """Of the engine. Its tensors become Python's where somebody asks for them, which is seldom."""
+
+    def __init__(self, trainer: NativeTrainer, seen, counts):
+        self._seen, self.kept = seen, trainer.kept_of(seen.kept)
+        self.figures = None
+        if counts is not None and counts.documents:
+            right = counts.true_positive, counts.average_precision
+            self.figures = metrics_of_counts(counts.documents, counts.targets, counts.predicted, *right)
+
+    head = property(lambda self: tuple(self._seen.head))
+    class_logits = property(lambda self: self._seen.logits)
+    outputs = property(lambda self: self._seen.outputs)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        return dict(zip((*WEIGHT_KEYS, *HEAD_NAMES), (*self._seen.bits, *self._seen.head), strict=True))
+
+
+def _three_like(scores: dict[str, Tensor], empty) -> list[dict[str, Tensor]]:
+    """The same scores and twice zeros of their shapes, all in one piece of memory. empty: as in ``_empty``."""
+    sizes = [score.numel() for score in scores.values()]
+    whole = empty(3 * sum(sizes), next(iter(scores.values()))).view(3, -1).zero_()
+    found = [dict(zip(scores, row.split(sizes), strict=True)) for row in whole]
+    found = [{key: part.view_as(scores[key]) for key, part in parts.items()} for parts in found]
+    for key, score in scores.items():
+        found[0][key].copy_(score)
+    return found
+
+
+def in_large_pages(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of a base's weights, for all its trainers: rows here and there in a large table are found sooner."""
+    return {key: _ext.C.empty_scratch(w.numel(), w.dtype).view_as(w).copy_(w) for key, w in weights.items()}
