@@ -48,7 +48,7 @@ from seam_fast.errors import DataWarning, SeamFastError
 from seam_fast.search.sampling import Sampler
 from seam_fast.search.settings import Settings
 from seam_fast.training import devices
-from seam_fast.training.base import TorchTrainer
+from seam_fast.training.torch_trainer import TorchTrainer
 
 FORMAT = "seam-fast cuda engine 1"
 PIECES = ("step", "scaling", "eight", "study", "kernels")  # the last one may slow down what comes after it

@@ -10,13 +10,13 @@ import sys
 import torch
 
 from seam_fast.backend import choose_backend
-from seam_fast.training.cuda_graph_trainer import GraphTrainer
+from seam_fast.training.cuda_graph_trainer import CudaGraphTrainer
 from seam_fast.training.cuda_trainer import CudaTrainer, places_at_once
 
 WORDS, WIDTH = 40, 5
 # Hidden units, batch, classes: sequences of their own by two and by four a tile, and units shared by blocks.
 SHAPES = ((5, 3, 3), (50, 5, 8), (64, 8, 40), (33, 9, 4), (64, 20, 2), (65, 1, 3), (100, 5, 8), (128, 9, 256))
-CATCH_UPS = ("quadrature", "replay", "dense")
+LAZY_UPDATES = ("quadrature", "replay", "off")
 OPTIONS = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "schedule": "seam"}
 RANDOM = torch.Generator().manual_seed(0)
 
@@ -56,14 +56,14 @@ def stops():
         if places_at_once(0, weights, batch) == 0:
             print(f"left out, since blocks form no clusters here: {hidden} units")
             continue
-        for catch_up in CATCH_UPS if number < 2 else (CATCH_UPS[number % 3],):
-            read = ("end", "last_word")[number % 2]
-            options = {"catch_up": catch_up, "read": read, "target_weight": 1.0 + number % 2}
-            name = f"{hidden} units, batch of {batch}, {classes} classes, {catch_up}, {read}"
+        for lazy_update in LAZY_UPDATES if number < 2 else (LAZY_UPDATES[number % 3],):
+            readout = ("last_position", "last_word")[number % 2]
+            options = {"lazy_update": lazy_update, "readout": readout, "target_weight": 1.0 + number % 2}
+            name = f"{hidden} units, batch of {batch}, {classes} classes, {lazy_update}, {readout}"
             yield name, CudaTrainer, (weights, batch, options)
     for layers, both in ((1, False), (2, True)):
         name = f"captured graph, {layers} layer{'s' * (layers > 1)}{', both directions' * both}"
-        yield name, GraphTrainer, (base(9, 3, 6, layers, both), 4, {"backend": "cuda", "read": "last_word"})
+        yield name, CudaGraphTrainer, (base(9, 3, 6, layers, both), 4, {"backend": "cuda", "readout": "last_word"})
 
 
 def main() -> int:

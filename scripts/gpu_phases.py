@@ -19,7 +19,7 @@ BATCH, STEPS = 5, 1000
 LARGE, LARGE_STEPS = 128, 12  # of protocol seam
 SIZES = {"E": 100, "H": 50, "C": 8}  # embedding, hidden units, classes
 OTHERS = (0, 8, 20)  # trainers that are there beside it, by which the size of its cluster is chosen: 16, 8, 5 blocks
-OPTIONS = {"alpha": 0.2, "lr_mask": 0.1, "lr_head": 0.1, "schedule": "joint", "read": "end"}
+OPTIONS = {"alpha": 0.2, "lr_mask": 0.1, "lr_head": 0.1, "schedule": "joint", "readout": "last_position"}
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
     ids = torch.where(dropped, 1, ids)
     weights[WEIGHT_KEYS[0]] = 0.1 * torch.randn(int(ids.max()) + 1, SIZES["E"], generator=generator).cuda()
     head = torch.randn(2, SIZES["C"], generator=generator).cuda(), torch.zeros(2).cuda()
-    trainer = CudaTrainer(weights, head, torch.unique(ids), **OPTIONS | {"read": "last_word"})
+    trainer = CudaTrainer(weights, head, torch.unique(ids), **OPTIONS | {"readout": "last_word"})
     for epoch in ("first", "second", "third"):
         torch.cuda.synchronize()
         begun = time.perf_counter()

@@ -73,7 +73,7 @@ def run(arguments) -> int:
         refuse(arguments, ("min_count", "max_length", "smallest_class"), "over a base that is there already")
         base = load_base(arguments, base_path)
     else:
-        refuse(arguments, ("read", "key_map", "ignore_keys"), f"where no base is at {base_path}: it will be trained")
+        refuse(arguments, ("readout", "key_map", "ignore_keys"), f"where no base is at {base_path}: it will be trained")
     if base is None:
         check_writable(base_path, (".pt",))
         place, texts = (arguments.dataset, arguments.data_dir), text_settings(arguments)
@@ -154,7 +154,7 @@ def reengineer_one(base, corpus, target, settings, arguments):
             settings=settings,
             seed=arguments.seed,
             backend=arguments.backend,
-            catch_up=arguments.catch_up,
+            lazy_update=arguments.lazy_update,
             on_epoch=show,
         )
     except BaseException as error:

@@ -4,11 +4,15 @@ A base is a trained classifier; a target is a class of it; a module is the part 
 target from the rest, found by learning a score for each weight (SeaM) while the weights stay frozen.
 """
 
+import importlib as _importlib
+
+from . import _moved
 from ._ext import build_info, has_cuda, has_ext
 from ._version import __version__
 from .backend import backends
 from .classifier.model import LSTMClassifier, evaluate_classifier
-from .classifier.training import train
+from .classifier.training import train_classifier
+from .common import deprecation as _deprecation
 from .data.corpus import Corpus, CorpusConfig, load_corpus, load_split
 from .data.r8 import load_r8
 from .data.tokenizer import Tokenizer
@@ -55,5 +59,17 @@ __all__ = [
     "masked_lstm",
     "reengineer",
     "reengineer_many",
-    "train",
+    "train_classifier",
 ]
+
+
+def __getattr__(name: str):
+    if name == "train":
+        _deprecation.warn_renamed("seam_fast.train", "seam_fast.train_classifier")
+        return train_classifier
+    if name in _moved.MOVED:
+        return _importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+_moved.install()

@@ -107,14 +107,14 @@ def drop(fault: str) -> str:
 
 def obey_isa(module) -> str:
     """Sets the instruction set that SEAM_FAST_ISA names. A wish that cannot be met becomes a warning, also returned."""
-    wish = os.environ.get("SEAM_FAST_ISA") or "auto"
-    if wish == "auto":
+    requested = os.environ.get("SEAM_FAST_ISA") or "auto"
+    if requested == "auto":
         return ""
-    if wish in module.isas():
-        module.set_isa(wish)
+    if requested in module.isas():
+        module.set_isa(requested)
         return ""
-    why = f"this CPU can run {', '.join(module.isas())}" if wish in ISAS else f"it can be auto, {', '.join(ISAS)}"
-    note = f"SEAM_FAST_ISA={wish} is ignored: {why}"
+    why = f"this CPU can run {', '.join(module.isas())}" if requested in ISAS else f"it can be auto, {', '.join(ISAS)}"
+    note = f"SEAM_FAST_ISA={requested} is ignored: {why}"
     warnings.warn(f"seam-fast: {note}; using {module.isa()}", stacklevel=2)
     return note
 

@@ -17,10 +17,10 @@ SILENCE_GPU = "if this is meant, set SEAM_FAST_BACKEND=cpu or torch"
 
 def backends() -> dict[str, str]:
     """Every backend by name, with the reason why it cannot be used; an empty reason means that it can."""
-    return {name: why_not(name) for name in NAMES}
+    return {name: unavailable_reason(name) for name in NAMES}
 
 
-def why_not(name: str) -> str:
+def unavailable_reason(name: str) -> str:
     """The reason why a backend cannot be used, or ""."""
     if name == "torch":
         return ""
@@ -33,16 +33,16 @@ def why_not(name: str) -> str:
         return "the compiled part has no CUDA kernels" + (f": {why}" if why else "")
     if not torch.cuda.is_available():
         return "torch sees no GPU"
-    return "" if able_devices() else "its kernels need a GPU of compute capability 8.0 or more, and torch sees none"
+    return "" if supported_gpus() else "its kernels need a GPU of compute capability 8.0 or more, and torch sees none"
 
 
-def able_devices() -> list[int]:
+def supported_gpus() -> list[int]:
     """The GPUs that the CUDA kernels are written for, of those that torch sees, by index."""
-    return [index for index in range(torch.cuda.device_count()) if is_able(index)]
+    return [index for index in range(torch.cuda.device_count()) if is_supported_gpu(index)]
 
 
 @functools.cache
-def is_able(index: int) -> bool:
+def is_supported_gpu(index: int) -> bool:
     """Whether a GPU is one that the CUDA kernels are written for."""
     return torch.cuda.get_device_capability(index) >= (8, 0)
 
@@ -53,58 +53,58 @@ def has_clusters(index: int) -> bool:
     return torch.cuda.get_device_capability(index) >= (9, 0)
 
 
-def choose_backend(wish: str = "auto") -> str:
+def choose_backend(requested: str = "auto") -> str:
     """The backend of an op for a wish: ``"auto"`` (or SEAM_FAST_BACKEND, where set) takes the first usable one.
 
     Raises BackendError for an unknown or unusable one.
     """
-    wish = resolve(wish)
-    if wish == "auto":
-        chosen = next(name for name in NAMES if not why_not(name))
+    requested = resolve(requested)
+    if requested == "auto":
+        chosen = next(name for name in NAMES if not unavailable_reason(name))
         warn_if_slow()
         return chosen
-    if reason := why_not(wish):
-        raise BackendError(f"backend {wish!r} cannot be used: {reason}")
-    return wish
+    if reason := unavailable_reason(requested):
+        raise BackendError(f"backend {requested!r} cannot be used: {reason}")
+    return requested
 
 
-def choose_engine(wish: str = "auto", dtype: torch.dtype = torch.float32, warn: bool = True) -> str:
+def choose_engine(requested: str = "auto", dtype: torch.dtype = torch.float32, warn: bool = True) -> str:
     """What trains modules over a base of that dtype: ``"cuda"``, NVIDIA GPUs, ``"cpu"``, the CPU's compiled engine, or
     ``"torch"``, plain PyTorch.
 
     ``"auto"`` (or SEAM_FAST_BACKEND, where set) takes the first of them that can be used. Raises BackendError for an
     unknown one and for one that cannot train. warn: whether what makes "auto" slow here is said, once.
     """
-    wish = resolve(wish)
-    if wish == "auto":
-        chosen = next(name for name in NAMES if not why_not_train(dtype, name))
+    requested = resolve(requested)
+    if requested == "auto":
+        chosen = next(name for name in NAMES if not untrainable_reason(dtype, name))
         if warn:
-            warn_if_slow(True, why_not_train(dtype) if chosen == "torch" and _ext.has_ext() else "")
+            warn_if_slow(True, untrainable_reason(dtype) if chosen == "torch" and _ext.has_ext() else "")
         return chosen
-    if reason := why_not_train(dtype, wish):
-        others = [name for name in ("auto", *NAMES) if name == "auto" or not why_not_train(dtype, name)]
+    if reason := untrainable_reason(dtype, requested):
+        others = [name for name in ("auto", *NAMES) if name == "auto" or not untrainable_reason(dtype, name)]
         *first, last = (repr(name) for name in others)
         choice = f"{', '.join(first)} or {last}"
-        raise BackendError(f"backend {wish!r} cannot be used for training: {reason}; choose {choice}")
-    return wish
+        raise BackendError(f"backend {requested!r} cannot be used for training: {reason}; choose {choice}")
+    return requested
 
 
-def why_not_train(dtype: torch.dtype, name: str = "cpu") -> str:
+def untrainable_reason(dtype: torch.dtype, name: str = "cpu") -> str:
     """The reason why a backend cannot train modules over a base of that dtype, or ""."""
-    if reason := why_not(name):
+    if reason := unavailable_reason(name):
         return reason
     if name != "torch" and dtype not in (torch.float32, torch.float64):
         return f"it takes bases of float32 and float64, not {str(dtype).removeprefix('torch.')}"
     return ""
 
 
-def resolve(wish: str) -> str:
+def resolve(requested: str) -> str:
     """A wish with SEAM_FAST_BACKEND in place of ``"auto"``. Raises BackendError for an unknown name."""
-    if wish == "auto":
-        wish = os.environ.get("SEAM_FAST_BACKEND") or "auto"
-    if wish != "auto" and wish not in NAMES:
-        raise BackendError(f"backend {wish!r} is unknown; there are auto, {', '.join(NAMES)}")
-    return wish
+    if requested == "auto":
+        requested = os.environ.get("SEAM_FAST_BACKEND") or "auto"
+    if requested != "auto" and requested not in NAMES:
+        raise BackendError(f"backend {requested!r} is unknown; there are auto, {', '.join(NAMES)}")
+    return requested
 
 
 # Said once each -------------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def why_slow(gpu: bool = False, why_no_engine: str = "") -> str:
         return f"slow, because plain PyTorch computes: {_ext.reason}{_ext.advice()}; {SILENCE}"
     if why_no_engine:
         return f"slow, because plain PyTorch trains: {why_no_engine}; {SILENCE}"
-    if gpu and torch.cuda.is_available() and (reason := why_not("cuda")):
+    if gpu and torch.cuda.is_available() and (reason := unavailable_reason("cuda")):
         return f"slow, because the GPU here is used by plain PyTorch alone: {reason}; {SILENCE_GPU}"
     if "-O0" in _ext.build_info().get("flags", ""):
         return "slow, because the compiled part was built with DEBUG=1; build it again without"

@@ -23,7 +23,7 @@ from seam_fast import (
     load_r8,
     reengineer,
     reengineer_many,
-    train,
+    train_classifier,
 )
 from seam_fast.classifier.training import PublicRecipe, StrongRecipe
 from seam_fast.cli.main import in_flags, main, make_parser, settings_from
@@ -100,7 +100,11 @@ FIELDS = {field.name: type(field.default) for field in dataclasses.fields(Settin
 
 def valid(name):
     """A field's value in a Settings in which it has an effect."""
-    beside = {"lstm_factor": {"penalty": "group"}, "gate": {"protocol": "reference"}, "target_weight": {"distill": 0}}
+    beside = {
+        "lstm_penalty_scale": {"penalty": "group"},
+        "reject_constant": {"protocol": "reference"},
+        "target_weight": {"distill_weight": 0},
+    }
     return beside.get(name, {})
 
 
@@ -157,14 +161,14 @@ def test_steps_and_epochs_replace_each_other():
 @pytest.mark.parametrize(
     ("protocol", "options"),
     [
-        ("seam", {"penalty": "global", "lstm_factor": 0.5}),
+        ("seam", {"penalty": "global", "lstm_penalty_scale": 0.5}),
         ("seam", {"sampling": "all", "negatives_per_target": 3}),
         ("seam", {"sampling": "balanced", "targets_per_epoch": 10}),
-        ("seam", {"selection": "last", "settle": 0.5}),
-        ("seam", {"gate": False}),
+        ("seam", {"selection": "last", "min_epoch_fraction": 0.5}),
+        ("seam", {"reject_constant": False}),
         ("seam", {"evaluation_subset": "sampled"}),
         ("reference", {"negatives_per_target": 3}),
-        ("reference", {"lstm_factor": 0.35}),
+        ("reference", {"lstm_penalty_scale": 0.35}),
     ],
     ids=str,
 )
@@ -179,13 +183,13 @@ def test_an_option_without_effect_is_refused(toy, toy_base, protocol, options):
 def test_an_option_that_says_what_is_done_is_not():
     for options in (
         {"penalty": "global"},
-        {"penalty": "global", "lstm_factor": 1.0},
+        {"penalty": "global", "lstm_penalty_scale": 1.0},
         {"sampling": "all", "targets_per_epoch": 0},
-        {"selection": "last", "settle": 0},
-        {"gate": True},
+        {"selection": "last", "min_epoch_fraction": 0},
+        {"reject_constant": True},
     ):
         Settings().with_options(**options)
-    Settings("reference").with_options(sampling="redraw", negatives_per_target=3, gate=True)
+    Settings("reference").with_options(sampling="redraw", negatives_per_target=3, reject_constant=True)
 
 
 # -- reengineer and reengineer_many -----------------------------------------------------------------------------------
@@ -201,8 +205,8 @@ REFUSED = [
     *[({"seed": v}, "^seed is .*must be") for v in (None, 1.5, True, "0", HUGE, -HUGE, math.nan, [1])],
     *[({"evaluate_every": v}, "^evaluate_every is .*must be") for v in (1.5, -1, True, "1", None, HUGE, math.nan)],
     *[({"threads": v}, "^threads is .*must be .*or None") for v in (1.5, 0, -1, True, "2", math.nan)],
-    ({"catch_up": "sometimes"}, "catch_up is 'sometimes'; it must be one of"),
-    ({"catch_up": None}, "catch_up is None"),
+    ({"lazy_update": "sometimes"}, "lazy_update is 'sometimes'; it must be one of"),
+    ({"lazy_update": None}, "lazy_update is None"),
     ({"backend": None}, "backend None is unknown"),
     ({"on_epoch": "print"}, "on_epoch is 'print'; it must be a function"),
     ({"on_module": 5}, "on_module is 5; it must be a function"),
@@ -227,7 +231,7 @@ def test_refused_by_reengineer(toy, toy_base, never_trained, options, sentence):
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [case for case in REFUSED if case[0].keys() <= {"seed", "evaluate_every", "threads", "catch_up", "on_epoch"}],
+    [case for case in REFUSED if case[0].keys() <= {"seed", "evaluate_every", "threads", "lazy_update", "on_epoch"}],
     ids=lambda value: str(value)[:40],
 )
 def test_refused_by_reengineer_many(toy, toy_base, never_trained, options, sentence):
@@ -291,13 +295,13 @@ def test_the_largest_and_the_smallest_seed_are_obeyed(toy, toy_base):
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"), [({"engine": "gpu"}, "engine is 'gpu'"), ({"catch_up": "no"}, "catch_up")]
+    ("options", "sentence"), [({"engine": "gpu"}, "engine is 'gpu'"), ({"lazy_update": "no"}, "lazy_update")]
 )
 def test_refused_by_a_study(toy, toy_base, options, sentence):
     with pytest.raises(TrainingError, match=sentence):
-        loop.Study(toy_base, toy, Settings(), **options)
+        loop.SearchContext(toy_base, toy, Settings(), **options)
     with pytest.raises(TrainingError, match="settings is 'seam'"):
-        loop.Study(toy_base, toy, "seam")
+        loop.SearchContext(toy_base, toy, "seam")
 
 
 # -- the command line -------------------------------------------------------------------------------------------------
@@ -446,7 +450,7 @@ def test_refused_by_train(toy, monkeypatch, options, sentence):
     for name in ("_train_strong", "_train_public"):
         monkeypatch.setattr(base, name, lambda *_: pytest.fail("it was trained"))
     with pytest.raises(TrainingError, match=sentence):
-        train(toy, **options)
+        train_classifier(toy, **options)
 
 
 @pytest.mark.parametrize("recipe", [StrongRecipe, PublicRecipe])
@@ -463,12 +467,12 @@ def test_every_field_of_a_recipe_is_checked(recipe):
 
 def test_numpy_arguments_of_train_can_be_saved(toy, tmp_path):
     options = {"epochs": 1, "seed": 3, "embedding_dim": 6, "hidden_dim": 5}
-    wanted = train(toy, "strong", **options)
-    made = train(toy, "strong", **{name: np.int64(value) for name, value in options.items()})
+    wanted = train_classifier(toy, "strong", **options)
+    made = train_classifier(toy, "strong", **{name: np.int64(value) for name, value in options.items()})
     assert made.hash == wanted.hash and made.info == wanted.info
     assert LSTMClassifier.load(made.save(tmp_path / "base.safetensors")).info == json.loads(json.dumps(wanted.info))
 
 
 def test_a_corpus_by_its_name_is_no_corpus():
     with pytest.raises(TrainingError, match="corpus is 'r8'; it must be a Corpus"):
-        train("r8")
+        train_classifier("r8")

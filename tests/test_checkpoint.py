@@ -84,7 +84,7 @@ def assert_same(base: LSTMClassifier, theirs: nn.Module) -> None:
 def test_prefixes(file, prefix, names):
     theirs = make(names=names)
     base = LSTMClassifier.load(file({prefix + key: value for key, value in theirs.state_dict().items()}))
-    assert tuple(base.weights()) == WEIGHT_KEYS and base.read == "end"
+    assert tuple(base.weights()) == WEIGHT_KEYS and base.readout == "last_position"
     assert f"lstm = {prefix}lstm" in base.info["adapted"][0]
     assert_same(base, theirs)
 
@@ -365,7 +365,7 @@ def test_the_command_line_takes_another_s_base(file, tmp_path, monkeypatch, caps
     assert main(command) == 1
     said = capsys.readouterr().err
     assert "may be the last linear layer; say which it is" in said and "--key-map hidden2label=NAME" in said
-    options = ["--key-map", "hidden2label=b", "--ignore-keys", "c", "--read", "last_word"]
+    options = ["--key-map", "hidden2label=b", "--ignore-keys", "c", "--readout", "last_word"]
     assert main([*command, *options]) == 0
     assert "theirs.pt: keys: " in capsys.readouterr().err
     (module,) = Path("runs/tiny/modules").iterdir()

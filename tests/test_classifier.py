@@ -18,7 +18,7 @@ from seam_fast.classifier.model import (
     predict_logits,
 )
 from seam_fast.classifier.state_keys import WEIGHT_KEYS
-from seam_fast.classifier.training import PublicRecipe, StrongRecipe, train
+from seam_fast.classifier.training import PublicRecipe, StrongRecipe, train_classifier
 from seam_fast.data.corpus import CorpusConfig, load_corpus
 from seam_fast.errors import CheckpointError, TrainingError
 
@@ -80,12 +80,12 @@ def test_keys_are_those_of_the_public_checkpoint():
     assert model.weights()["hidden2label.bias"].data_ptr() == model.hidden2label.bias.data_ptr()
 
 
-@pytest.mark.parametrize("read", ["last_word", "end"])
-def test_reading_position_against_a_loop(read):
-    model, batch = make_model(read=read).double(), documents()
+@pytest.mark.parametrize("readout", ["last_word", "last_position"])
+def test_reading_position_against_a_loop(readout):
+    model, batch = make_model(readout=readout).double(), documents()
     logits = model(batch.ids, batch.lengths)
     for row, words, length in zip(logits, batch.ids, batch.lengths, strict=True):
-        torch.testing.assert_close(row, by_hand(model, words[:length] if read == "last_word" else words))
+        torch.testing.assert_close(row, by_hand(model, words[:length] if readout == "last_word" else words))
 
 
 def test_without_lengths_rows_are_full():
@@ -96,7 +96,7 @@ def test_without_lengths_rows_are_full():
 
 
 def test_padding_never_changes_what_the_last_word_gives():
-    model, batch = make_model(read="last_word"), documents()
+    model, batch = make_model(readout="last_word"), documents()
     before = model(batch.ids, batch.lengths)
     wider = torch.cat([batch.ids, torch.full((len(batch.ids), 3), 9)], 1)
     wider[:, :6][batch.ids == 0] = 7
@@ -104,15 +104,15 @@ def test_padding_never_changes_what_the_last_word_gives():
     with torch.no_grad():
         model.word_embeddings.weight[0] = 1e3
     torch.testing.assert_close(model(batch.ids, batch.lengths), before, rtol=0, atol=0)
-    model.read = "end"
+    model.readout = "last_position"
     assert not torch.allclose(model(wider, batch.lengths), before)
 
 
 def test_prediction_in_batches(monkeypatch):
     monkeypatch.setattr("seam_fast.classifier.inference.BATCH", 5)
     batch = documents(count=23)
-    for read in ("last_word", "end"):
-        model = make_model(read=read).train()
+    for readout in ("last_word", "last_position"):
+        model = make_model(readout=readout).train()
         logits = predict_logits(model, batch.ids, batch.lengths)
         torch.testing.assert_close(logits, model(batch.ids, batch.lengths))
         assert model.training and not logits.requires_grad
@@ -121,7 +121,7 @@ def test_prediction_in_batches(monkeypatch):
 
 def test_hash_depends_on_values_and_shapes_alone():
     model = make_model()
-    assert model.hash == make_model(read="end", class_names="abcde").hash == make_model().double().hash
+    assert model.hash == make_model(readout="last_position", class_names="abcde").hash == make_model().double().hash
     assert len(model.hash) == 64
     assert model.hash != make_model(seed=1).hash
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_the_hash_of_a_base_that_modules_may_remember():
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="read must be one of last_word, end, got 'middle'"):
-        LSTMClassifier(*SIZES, read="middle")
+        LSTMClassifier(*SIZES, readout="middle")
     with pytest.raises(ValueError, match="hidden_dim must be at least 1"):
         LSTMClassifier(5, 4, 0, 2)
     with pytest.raises(ValueError, match="num_layers must be at least 1, got 0"):
@@ -164,11 +164,11 @@ def test_keys_of_deep_bases_are_torchs(shape):
     assert {key: w.shape for key, w in model.weights().items()} == {key: w.shape for key, w in wanted.items()}
 
 
-@pytest.mark.parametrize("read", ["last_word", "end"])
+@pytest.mark.parametrize("readout", ["last_word", "last_position"])
 @pytest.mark.parametrize("shape", world.DEEP)
-def test_deep_bases_against_documents_read_alone(shape, read):
-    model, batch = make_deep(*shape, read=read).double(), documents(count=23)
-    wanted = world.deep_logits(model.weights(), batch.ids, batch.lengths, read, *shape)
+def test_deep_bases_against_documents_read_alone(shape, readout):
+    model, batch = make_deep(*shape, readout=readout).double(), documents(count=23)
+    wanted = world.deep_logits(model.weights(), batch.ids, batch.lengths, readout, *shape)
     for logits in (model(batch.ids, batch.lengths), predict_logits(model, batch.ids, batch.lengths)):
         torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-13)
     full = torch.full_like(batch.lengths, batch.ids.shape[1])
@@ -178,7 +178,7 @@ def test_deep_bases_against_documents_read_alone(shape, read):
 @pytest.mark.parametrize("shape", world.DEEP)
 def test_padding_of_its_own_is_nothing_to_deep_bases(shape):
     """Not even where it is not a number, and not in the gradient."""
-    model, batch = make_deep(*shape, read="last_word"), documents()
+    model, batch = make_deep(*shape, readout="last_word"), documents()
     results = []
     for padding in (0, 9):
         ids = torch.cat([batch.ids, torch.full((len(batch.ids), 3), padding)], 1)
@@ -204,7 +204,7 @@ def test_deep_round_trip(tmp_path, ending, shape):
     assert (loaded.num_layers, loaded.bidirectional) == shape == (loaded.lstm.num_layers, loaded.lstm.bidirectional)
     assert loaded.hash == model.hash != make_deep(*shape, seed=1).hash
     assert all(torch.equal(tensor, model.weights()[key]) for key, tensor in loaded.weights().items())
-    assert (loaded.read, loaded.class_names, loaded.info) == ("last_word", tuple("abcde"), {"seed": 3})
+    assert (loaded.readout, loaded.class_names, loaded.info) == ("last_word", tuple("abcde"), {"seed": 3})
     batch = documents()
     assert torch.equal(loaded(batch.ids, batch.lengths), model(batch.ids, batch.lengths))
 
@@ -213,7 +213,7 @@ def test_a_deep_state_dict_of_another_origin(tmp_path):
     tensors = world.make_deep_weights(2, True, torch.float32, sizes=SIZES)
     torch.save(dict(reversed(tensors.items())), tmp_path / "base.pt")  # in any order
     loaded = LSTMClassifier.load(tmp_path / "base.pt")
-    assert (loaded.num_layers, loaded.bidirectional, loaded.read) == (2, True, "end")
+    assert (loaded.num_layers, loaded.bidirectional, loaded.readout) == (2, True, "last_position")
     assert all(torch.equal(tensor, tensors[key]) for key, tensor in loaded.weights().items())
 
 
@@ -257,7 +257,7 @@ def test_round_trip(tmp_path, ending, dtype):
     for key, tensor in loaded.weights().items():
         assert tensor.dtype == dtype and torch.equal(tensor, model.weights()[key]), key
     assert all(p.requires_grad and p.device.type == "cpu" for p in loaded.parameters())
-    assert (loaded.read, loaded.class_names) == ("last_word", tuple("abcde"))
+    assert (loaded.readout, loaded.class_names) == ("last_word", tuple("abcde"))
     assert (loaded.vocabulary, loaded.info) == (tuple(words), {"seed": 3})
     again = model.save(tmp_path / f"again{ending}")
     assert again.read_bytes() == path.read_bytes()
@@ -277,9 +277,9 @@ def test_a_bare_state_dict_is_read_at_the_end(tmp_path):
     words = [f"w{k}" for k in range(11)]
     torch.save(state(), tmp_path / "base.pt")
     loaded = LSTMClassifier.load(tmp_path / "base.pt")
-    assert (loaded.read, loaded.class_names, loaded.vocabulary, loaded.info) == ("end", None, None, {})
-    told = LSTMClassifier.load(tmp_path / "base.pt", read="last_word", vocabulary=words)
-    assert (told.read, told.vocabulary) == ("last_word", tuple(words))
+    assert (loaded.readout, loaded.class_names, loaded.vocabulary, loaded.info) == ("last_position", None, None, {})
+    told = LSTMClassifier.load(tmp_path / "base.pt", readout="last_word", vocabulary=words)
+    assert (told.readout, told.vocabulary) == ("last_word", tuple(words))
 
 
 @pytest.mark.parametrize("card", ["[1]", "no json", 5])
@@ -416,7 +416,7 @@ def test_golden_base(golden_dir, r8_dir):
     path = golden_dir / "base_public.safetensors"
     corpus = load_corpus(r8_dir, "r8", protocol="reference")
     model = LSTMClassifier.load(path, class_names=corpus.class_names, vocabulary=corpus.words)
-    assert model.read == "end" and model.info["test_accuracy"] == "0.834"
+    assert model.readout == "last_position" and model.info["test_accuracy"] == "0.834"
     with safetensors.safe_open(path, framework="pt") as file:
         for key, tensor in model.weights().items():
             assert torch.equal(tensor, file.get_tensor(key))
@@ -452,13 +452,13 @@ def tiny(tmp_path_factory):
 def test_training_is_deterministic_and_leaves_the_random_state_alone(tiny, recipe):
     corpus = load_corpus(tiny, "tiny", protocol="reference" if recipe.name == "public" else "seam")
     random_state, lines = torch.get_rng_state(), []
-    first = train(corpus, recipe, seed=1, epochs=3, log=lines.append)
+    first = train_classifier(corpus, recipe, seed=1, epochs=3, log=lines.append)
     assert torch.equal(random_state, torch.get_rng_state())
     torch.manual_seed(5)
     torch.set_num_threads(2)
-    assert train(corpus, recipe, seed=1, epochs=3, progress=True).hash == first.hash
+    assert train_classifier(corpus, recipe, seed=1, epochs=3, progress=True).hash == first.hash
     assert torch.get_num_threads() == 2
-    assert train(corpus, recipe, seed=2, epochs=3).hash != first.hash
+    assert train_classifier(corpus, recipe, seed=2, epochs=3).hash != first.hash
     assert len([line for line in lines if line.startswith("epoch ")]) == 3
     assert first.info["settings"]["epochs"] == 3 and first.info["seed"] == 1 and first.info["recipe"] == recipe.name
     json.dumps(first.info)
@@ -469,8 +469,8 @@ def test_a_tiny_corpus_is_learned(tiny, recipe):
     # Reading behind 24 words of padding takes SGD longer than a test may last, so the rows are short.
     protocol = "reference" if recipe.name == "public" else "seam"
     corpus = load_corpus(tiny, "tiny", config=replace(CorpusConfig.for_protocol(protocol), max_length=8))
-    model = train(corpus, recipe, seed=0)
-    assert model.read == ("end" if recipe.name == "public" else "last_word")
+    model = train_classifier(corpus, recipe, seed=0)
+    assert model.readout == ("last_position" if recipe.name == "public" else "last_word")
     assert model.class_names == corpus.class_names and model.vocabulary == tuple(corpus.words)
     assert (model.embedding_dim, model.hidden_dim) == (100, 50)
     figures = evaluate_classifier(model, corpus.test)
@@ -479,7 +479,7 @@ def test_a_tiny_corpus_is_learned(tiny, recipe):
 
 def test_many_classes_and_other_sizes(tmp_path):
     corpus = load_corpus(write_corpus(tmp_path, classes=52, per_class=2), "many")
-    model = train(corpus, epochs=1, embedding_dim=12, hidden_dim=7)
+    model = train_classifier(corpus, epochs=1, embedding_dim=12, hidden_dim=7)
     assert (model.num_classes, model.embedding_dim, model.hidden_dim) == (52, 12, 7)
     assert evaluate_classifier(model, corpus.test).total == 208
 
@@ -490,7 +490,9 @@ def test_several_layers_and_both_directions(tiny, recipe):
     protocol = "reference" if recipe.name == "public" else "seam"
     corpus = load_corpus(tiny, "tiny", config=replace(CorpusConfig.for_protocol(protocol), max_length=8))
     lines = []
-    model = train(corpus, recipe, embedding_dim=12, hidden_dim=7, num_layers=2, bidirectional=True, log=lines.append)
+    model = train_classifier(
+        corpus, recipe, embedding_dim=12, hidden_dim=7, num_layers=2, bidirectional=True, log=lines.append
+    )
     assert (model.num_layers, model.bidirectional, model.hidden2label.in_features) == (2, True, 14)
     losses = [float(line.split("loss ")[1].split(",")[0]) for line in lines if line.startswith("epoch ")]
     assert losses[-1] < 0.8 * losses[0]
@@ -516,8 +518,8 @@ def test_the_second_reading_sees_no_word_behind_its_prefix(tiny, monkeypatch):
 
 def test_strong_without_an_unknown_word(tiny):
     corpus = load_corpus(tiny, "tiny", protocol="reference")
-    model = train(corpus, QUICK_STRONG, epochs=2)
-    assert model.read == "last_word" and model.vocab_size == corpus.vocab_size
+    model = train_classifier(corpus, QUICK_STRONG, epochs=2)
+    assert model.readout == "last_word" and model.vocab_size == corpus.vocab_size
 
 
 def test_vectors_put_words_of_the_same_company_together():
@@ -545,7 +547,7 @@ def test_strong_never_sees_the_validation_documents(tiny):
     # The split follows the labels, so the changed corpus is told to keep the old one.
     fit = corpus.validation_indices(0.1, seed=0)
     object.__setattr__(changed, "validation_indices", lambda *_, **__: fit)
-    assert train(changed, epochs=2).hash == train(corpus, epochs=2).hash
+    assert train_classifier(changed, epochs=2).hash == train_classifier(corpus, epochs=2).hash
 
 
 @pytest.mark.parametrize("recipe", [QUICK_PUBLIC, QUICK_STRONG], ids=["public", "strong"])
@@ -559,12 +561,12 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_and_step(tiny, recipe, monke
 
     monkeypatch.setattr(train_base.F, "cross_entropy", poisoned)
     with pytest.raises(TrainingError, match=r"loss is nan in epoch \d+, step \d+"):
-        train(corpus, recipe, epochs=5)
+        train_classifier(corpus, recipe, epochs=5)
 
 
 def test_settings_that_make_no_sense(tiny):
     corpus = load_corpus(tiny, "tiny")
     with pytest.raises(TrainingError, match="recipe must be one of public, strong, got 'best'"):
-        train(corpus, "best")
+        train_classifier(corpus, "best")
     with pytest.raises(TrainingError, match="epochs is 0; it must be at least 1"):
-        train(corpus, epochs=0)
+        train_classifier(corpus, epochs=0)

@@ -17,7 +17,7 @@ from seam_fast import LSTMClassifier, SeamModule, TrainingError, backend, load_c
 from seam_fast.backend import choose_engine
 from seam_fast.cli.main import main
 from seam_fast.cli.workflow import not_in_the_way, parse_targets
-from seam_fast.training.base import TorchTrainer
+from seam_fast.training.torch_trainer import TorchTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -147,10 +147,10 @@ def test_backend_and_catch_up_reach_the_training(trained, monkeypatch, capsys):
         raise TrainingError("far enough")
 
     monkeypatch.setattr(importlib.import_module("seam_fast.search.reengineer"), "reengineer", stop_here)
-    assert main(["reengineer", *TINY, "--backend", "torch", "--catch-up", "dense"]) == 1
-    assert (seen["backend"], seen["catch_up"]) == ("torch", "dense")
+    assert main(["reengineer", *TINY, "--backend", "torch", "--lazy-update", "off"]) == 1
+    assert (seen["backend"], seen["lazy_update"]) == ("torch", "off")
     assert main(["reengineer", *TINY]) == 1
-    assert (seen["backend"], seen["catch_up"]) == ("auto", "quadrature")
+    assert (seen["backend"], seen["lazy_update"]) == ("auto", "quadrature")
 
 
 def test_targets_by_name_and_sets(trained, capsys):
@@ -281,7 +281,7 @@ def test_usage_errors_exit_with_2(capsys):
         ["dance"],
         ["train", "--recipe", "secret"],
         ["reengineer", "--threads", "0"],
-        ["reengineer", "--catch-up", "never"],
+        ["reengineer", "--lazy-update", "never"],
         [],
     ):
         with pytest.raises(SystemExit) as left:
@@ -333,7 +333,7 @@ def test_ctrl_c_leaves_the_best_modules_on_disk(trained):
         assert SeamModule.load(path, base).card["interrupted"] is True
 
 
-@pytest.mark.skipif(not backend.why_not("cuda"), reason="a GPU can be used here")
+@pytest.mark.skipif(not backend.unavailable_reason("cuda"), reason="a GPU can be used here")
 def test_backend_cuda_without_a_gpu_is_refused_in_one_sentence(trained, capsys):
     capsys.readouterr()
     assert main(["reengineer", *TINY, "--backend", "cuda"]) == 1
@@ -367,7 +367,7 @@ def test_reference_command_line_over_a_base_of_other_names(here):
     parts = {"rnn": torch.nn.LSTM(4, 3), "e": torch.nn.Embedding(corpus.vocab_size, 4), "fc": torch.nn.Linear(3, 3)}
     state = torch.nn.ModuleDict(parts).state_dict()
     torch.save({"a": state, "b": dict(state)}, "theirs.pt")
-    flags = ["--target_class", "1", "--n_epochs", "1", "--base", "theirs.pt", "--read", "last_word"]
+    flags = ["--target_class", "1", "--n_epochs", "1", "--base", "theirs.pt", "--readout", "last_word"]
     flags += ["--tokenizer", "spaces"]
     for more, sentence in (
         ("", "on the command line --key-map lstm=NAME"),
@@ -413,7 +413,7 @@ def test_reference_command_line_refuses_bad_input(here):
     bad = run_process(SCRIPT, "--target_class", "9", *TINY, "--base", "no.pt", cwd=here)
     assert bad.returncode == 1 and bad.stderr.startswith("model_reengineering: error: no.pt")
     assert run_process(SCRIPT, "--model", "cnn", cwd=here).returncode == 2
-    if backend.why_not("cuda"):
+    if backend.unavailable_reason("cuda"):
         gpu = run_process(SCRIPT, "--target_class", "1", "--backend", "cuda", *TINY, cwd=here)
         assert gpu.returncode == 1 and "backend 'cuda' cannot be used for training" in gpu.stderr
     assert not (here / "data").exists(), "said before a base is trained"

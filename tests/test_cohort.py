@@ -23,8 +23,8 @@ from seam_fast.common.cuda_graphs import CudaGraphRunner
 from seam_fast.search.cohort import Cohort, Lane
 from seam_fast.search.sampling import Sampler, Taught
 from seam_fast.training import devices
-from seam_fast.training.base import TorchTrainer
-from seam_fast.training.cuda_graph_trainer import GraphTrainer
+from seam_fast.training.cuda_graph_trainer import CudaGraphTrainer
+from seam_fast.training.torch_trainer import TorchTrainer
 
 loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
 SHAPES = ((1, False), *world.DEEP)
@@ -40,27 +40,33 @@ def make_sampler(corpus, target=(0,), teacher=None, seed=0, **options):
     return Sampler(corpus, torch.arange(len(corpus.train)), target, settings, seed, teacher)
 
 
-def make_trainer(weights, sampler, trainer=GraphTrainer, read="last_word", **options):
+def make_trainer(weights, sampler, trainer=CudaGraphTrainer, readout="last_word", **options):
     head = world.make_head(weights[world.EMBEDDING].dtype, seed=len(sampler.target), classes=4)
-    return trainer(weights, head, sampler.words(), read=read, **ALPHA | options)
+    return trainer(weights, head, sampler.words(), readout=readout, **ALPHA | options)
 
 
 def state(trainer):
-    scores, head = trainer.whole_scores()
-    return [*scores.values(), *head, *trainer.exp_avg.values(), *trainer.exp_avg_sq.values(), *trainer.head_together]
+    scores, head = trainer.full_scores()
+    return [
+        *scores.values(),
+        *head,
+        *trainer.exp_avg.values(),
+        *trainer.exp_avg_sq.values(),
+        *trainer.head_joint_moments,
+    ]
 
 
 def assert_bits(some, others):
     assert all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
 
 
-def teacher_of(weights, target, read):
+def teacher_of(weights, target, readout):
     """As a lane asks it, words first, and as a sampler does."""
 
     classes = torch.tensor(target, device=next(iter(weights.values())).device)  # before anything is recorded
 
     def at_once(words, lengths):
-        return torch.softmax(logits_at_once(weights, words, lengths, read), 1)[:, classes].sum(1)
+        return torch.softmax(logits_at_once(weights, words, lengths, readout), 1)[:, classes].sum(1)
 
     return at_once, lambda ids, lengths: at_once(ids.T, lengths)
 
@@ -87,7 +93,7 @@ def test_chances_at_the_very_edge(monkeypatch):
 @pytest.mark.parametrize("sampling", ["redraw", "balanced", "all"])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_an_epoch_is_what_its_draws_say(toy, sampling, dropout):
-    sampler = make_sampler(toy, sampling=sampling, word_dropout=dropout, distill=0.0)
+    sampler = make_sampler(toy, sampling=sampling, word_dropout=dropout, distill_weight=0.0)
     for epoch in range(3):
         whole, (order, dropped) = sampler.epoch(epoch), sampler.draw(epoch)
         assert (dropped is None) == (dropout == 0)
@@ -102,7 +108,7 @@ def test_an_epoch_is_what_its_draws_say(toy, sampling, dropout):
 
 def test_an_address_tells_apart_what_is_drawn_otherwise(toy):
     first = make_sampler(toy).address
-    assert make_sampler(toy, alpha=0.7, lr_mask=0.2, distill=0.1).address == first
+    assert make_sampler(toy, alpha=0.7, lr_mask=0.2, distill_weight=0.1).address == first
     for other in ({"target": (1,)}, {"seed": 1}, {"word_dropout": 0.1}, {"negatives_per_target": 1.0}, {"shots": 3}):
         assert make_sampler(toy, **other).address != first
 
@@ -112,19 +118,19 @@ def test_an_address_tells_apart_what_is_drawn_otherwise(toy):
 
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 @pytest.mark.parametrize("labels", ["soft", "half", "hard"])
-@pytest.mark.parametrize("read", ["end", "last_word"])
+@pytest.mark.parametrize("readout", ["last_position", "last_word"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_lanes_have_the_bits_of_trainers_by_themselves(toy, shape, read, labels, backend):
+def test_lanes_have_the_bits_of_trainers_by_themselves(toy, shape, readout, labels, backend):
     weights, lanes, alone = make_base(toy, shape, torch.float32), [], []
-    distill = {"soft": 1.0, "half": 0.5, "hard": 0.0}[labels]
+    distill_weight = {"soft": 1.0, "half": 0.5, "hard": 0.0}[labels]
     for target in ((0,), (1,), (0, 1)):
-        at_once, teacher = teacher_of(weights, target, read)
-        options = {"word_dropout": 0.2, "distill": distill}
+        at_once, teacher = teacher_of(weights, target, readout)
+        options = {"word_dropout": 0.2, "distill_weight": distill_weight}
         heavy = {"target_weight": 3.0} if labels == "hard" else {}
         sampler = make_sampler(toy, target, teacher, **options)
-        alone.append((sampler, make_trainer(weights, sampler, read=read, backend=backend, **heavy)))
-        trainer = make_trainer(weights, sampler, read=read, backend=backend, **heavy)
-        lanes.append(Lane(trainer, sampler, toy.train, 8, at_once if distill else None, toy.test))
+        alone.append((sampler, make_trainer(weights, sampler, readout=readout, backend=backend, **heavy)))
+        trainer = make_trainer(weights, sampler, readout=readout, backend=backend, **heavy)
+        lanes.append(Lane(trainer, sampler, toy.train, 8, at_once if distill_weight else None, toy.test))
     cohort = Cohort(lanes)
     assert cohort.lanes[0].steps == 3, "18 documents, the last batch is smaller"
     for epoch in range(5):
@@ -137,9 +143,9 @@ def test_lanes_have_the_bits_of_trainers_by_themselves(toy, shape, read, labels,
             assert look.loss == trainer.run_epoch(documents.ids, documents.lengths, documents.labels, 8)
             assert_bits(state(lane.trainer), state(trainer))
             assert look.kept == trainer.kept_counts() and lane.trainer.steps == trainer.steps == 3 * (epoch + 1)
-            snapshot = trainer.snapshot()
-            assert list(look.snapshot()) == list(snapshot)
-            assert_bits(look.snapshot().values(), snapshot.values())
+            parts, snapshot = (world.parts_of(one.snapshot()) for one in (look, trainer))
+            assert list(parts) == list(snapshot)
+            assert_bits(parts.values(), snapshot.values())
             assert torch.equal(look.logits, trainer.logits(toy.test.ids, toy.test.lengths))
 
 
@@ -155,21 +161,21 @@ def test_lanes_are_as_plain_pytorch_has_them(toy):
         documents = sampler.epoch(epoch)
         loss = plain.run_epoch(documents.ids, documents.lengths, documents.labels, 8)
         assert look.loss == pytest.approx(loss, abs=1e-11) and look.logits is None
-    ours, theirs = (trainer.whole_scores() for trainer in (lane.trainer, plain))
+    ours, theirs = (trainer.full_scores() for trainer in (lane.trainer, plain))
     for a, b in zip((*ours[0].values(), *ours[1]), (*theirs[0].values(), *theirs[1]), strict=True):
         torch.testing.assert_close(a, b.detach(), rtol=0, atol=1e-10)
 
 
 def make_cohort(toy, count=2, **options):
     weights = make_base(toy, dtype=torch.float32)
-    samplers = [make_sampler(toy, (k,), distill=0.0, **options) for k in range(count)]
+    samplers = [make_sampler(toy, (k,), distill_weight=0.0, **options) for k in range(count)]
     lanes = [Lane(make_trainer(copy.copy(weights), s), s, toy.train, 8, None, toy.test) for s in samplers]
     return Cohort(lanes)
 
 
-def run_epochs(cohort, epochs, looks=True):
+def run_epochs(cohort, epochs, evaluates=True):
     for epoch in range(epochs):
-        told = cohort.run_epoch(epoch, cohort.draw(epoch), looks)()
+        told = cohort.run_epoch(epoch, cohort.draw(epoch), evaluates)()
     return told
 
 
@@ -186,7 +192,7 @@ def test_what_is_drawn_alike_is_drawn_and_made_once(toy, monkeypatch):
 
     samplers = [make_sampler(toy, (1,), teacher, alpha=alpha) for alpha in (0.1, 0.5)]
     lanes = [Lane(make_trainer(weights, s, alpha=s.settings.alpha), s, toy.train, 8, teacher) for s in samplers]
-    run_epochs(Cohort(lanes), 2, looks=False)
+    run_epochs(Cohort(lanes), 2, evaluates=False)
     assert len(asked) == 2 and len(drawn) == len(set(drawn)) == 6
     assert not torch.equal(lanes[0].trainer.scores[world.EMBEDDING], lanes[1].trainer.scores[world.EMBEDDING])
     assert lanes[0].batches is lanes[1].batches
@@ -267,7 +273,7 @@ def test_epochs_are_replayed_on_branches(toy, monkeypatch):
     cohort = Cohort(cohort.lanes, branches)
     for name in ("_fill", "_step"):
         setattr(cohort, name, CudaGraphRunner(torch.device("cuda", 0)))
-    cohort._report = {looks: CudaGraphRunner(torch.device("cuda", 0)) for looks in (False, True)}
+    cohort._report = {evaluates: CudaGraphRunner(torch.device("cuda", 0)) for evaluates in (False, True)}
     for found, expected in zip(run_epochs(cohort, 6), run_epochs(make_cohort(toy, 3), 6), strict=True):
         assert_bits(found, expected)
     for lane, other in zip(cohort.lanes, wanted.lanes, strict=True):
@@ -301,21 +307,21 @@ def stepped(gpus, monkeypatch):  # noqa: F811
 
     def make(weights, head, words, *, backend, **options):
         assert backend == "cuda"
-        trainer = GraphTrainer(dict(weights), head, words, backend="torch", **options)
+        trainer = CudaGraphTrainer(dict(weights), head, words, backend="torch", **options)
         gpus.seen.append((gpus.here.device, gpus.here.stream.cuda_stream, tuple(options.values())))
         return trainer
 
     monkeypatch.setattr(
-        importlib.import_module("seam_fast.training.cuda_graph_trainer"), "GraphTrainer", make, raising=False
+        importlib.import_module("seam_fast.training.cuda_graph_trainer"), "CudaGraphTrainer", make, raising=False
     )
     monkeypatch.setattr(Stream, "wait_stream", lambda self, other: None, raising=False)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: gpus.here.stream)
-    gpus.why_not = "it has too many units"
+    gpus.unavailable_reason = "it has too many units"
     return gpus
 
 
 def run(base, corpus, targets, **options):
-    return reengineer(base, corpus, targets, **QUICK | {"distill": 1.0} | options)
+    return reengineer(base, corpus, targets, **QUICK | {"distill_weight": 1.0} | options)
 
 
 @pytest.mark.parametrize("options", [{}, {"evaluate_every": 2}, {"evaluate_every": 0}, {"selection": "last"}])
@@ -347,7 +353,7 @@ def test_a_whole_run_is_that_of_plain_pytorch(toy, toy_base, stepped):
 def test_runs_of_other_lengths_end_by_themselves(toy, toy_base, stepped):
     ends = ((2, -1), (6, -1), (9, 1))
     settings = [Settings(**QUICK | {"epochs": epochs, "early_stop": stop}) for epochs, stop in ends]
-    settings += [dataclasses.replace(settings[1], lr_mask=0.0, lr_head=0.0, early_stop=2, settle=0.0)]
+    settings += [dataclasses.replace(settings[1], lr_mask=0.0, lr_head=0.0, early_stop=2, min_epoch_fraction=0.0)]
     rows = reengineer_many(toy_base, toy, [0, 1], settings)
     for row, one in zip(rows, settings, strict=True):
         for module, alone in zip(row, reengineer(toy_base, toy, [0, 1], settings=one, threads=1), strict=True):
@@ -422,11 +428,11 @@ def test_ctrl_c_ends_a_cohort_between_epochs(toy, toy_base, stepped):
 
 
 def test_units(toy, toy_base, stepped):
-    study = loop.Study(toy_base, toy, Settings(**QUICK), "cuda")
-    seam = loop.Study(toy_base, toy, Settings(**QUICK | {"schedule": "seam"}), "cuda")
+    study = loop.SearchContext(toy_base, toy, Settings(**QUICK), "cuda")
+    seam = loop.SearchContext(toy_base, toy, Settings(**QUICK | {"schedule": "seam"}), "cuda")
 
     def units(study, count, threads=None):
-        jobs = [loop.Job(study, (0,), seed, 1) for seed in range(count)]
+        jobs = [loop.ModuleRun(study, (0,), seed, 1) for seed in range(count)]
         return [len(unit) for unit in loop.units_of(jobs, [devices.CPU] * min(8, threads or count), threads)]
 
     assert units(study, 1) == [1] and units(study, 2) == [1, 1] and units(study, 8) == [4, 4]
@@ -434,21 +440,24 @@ def test_units(toy, toy_base, stepped):
     assert units(study, 8, threads=1) == [1] * 8
     assert units(seam, 5) == [1] * 5, "epochs of the head alone are not made for it"
     other = dataclasses.replace(study.settings, batch_size=3)
-    jobs = [loop.Job(study, (0,), 0, 1), loop.Job(loop.Study(toy_base, toy, other, "cuda"), (0,), 0, 1)]
+    jobs = [
+        loop.ModuleRun(study, (0,), 0, 1),
+        loop.ModuleRun(loop.SearchContext(toy_base, toy, other, "cuda"), (0,), 0, 1),
+    ]
     assert [len(unit) for unit in loop.units_of(jobs * 2, [devices.CPU] * 4, None)] == [1] * 4
 
 
 def test_no_more_in_step_than_find_room(toy, toy_base, stepped):
-    study = loop.Study(toy_base, toy, Settings(**QUICK), "cuda")
-    jobs = [loop.Job(study, (0,), seed, 1) for seed in range(80)]
+    study = loop.SearchContext(toy_base, toy, Settings(**QUICK), "cuda")
+    jobs = [loop.ModuleRun(study, (0,), seed, 1) for seed in range(80)]
     need = devices.module_bytes(toy_base.weights(), len(jobs[0].sampler.words()), 8, toy.train.ids.shape[1])
     for room, (most, wanted) in {80: (8, 8), 35: (8, 4), 12: (8, 1), 3: (3, 1)}.items():
         stepped.free = [int(room * need / devices.SHARE_OF_FREE_MEMORY) + 9, 0]
-        found = loop.places_for(jobs, None)
+        found = loop.workers_for(jobs, None)
         units = loop.units_of(jobs, found, None)
         assert len(found) == most and max(map(len, units)) == wanted
     stepped.free = [need // 2, 0]
-    assert max(map(len, loop.units_of(jobs, loop.places_for(jobs, None), None))) == 1
+    assert max(map(len, loop.units_of(jobs, loop.workers_for(jobs, None), None))) == 1
 
 
 def test_no_more_at_once_than_threads(toy, toy_base, stepped, monkeypatch):
@@ -470,7 +479,7 @@ def test_no_more_at_once_than_threads(toy, toy_base, stepped, monkeypatch):
 
 
 def test_every_place_has_branches_of_its_own(stepped):
-    found = devices.gpu_places({0: 8, 1: 8}, branches=8)
+    found = devices.gpu_workers({0: 8, 1: 8}, branches=8)
     for index in (0, 1):
         streams = [s for place in found if place.device.index == index for s in (place.stream, *place.branches)]
         assert len({stream.cuda_stream for stream in streams}) == len(streams) == 72
@@ -479,32 +488,32 @@ def test_every_place_has_branches_of_its_own(stepped):
 # -- the engine's forward pass ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("read", ["end", "last_word"])
+@pytest.mark.parametrize("readout", ["last_position", "last_word"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_engine_reads_documents_as_torch_does(read, dtype):
+def test_the_engine_reads_documents_as_torch_does(readout, dtype):
     """By the tolerance rule, for more documents than are projected at once, whatever stands in the padding."""
     pytest.importorskip("seam_fast._C")
     weights = world.make_weights(dtype, sizes=(60, 20, 21, 5))
     ids, lengths, _ = world.make_documents(2300, width=9, words=range(60))
     ids[7], lengths[7] = 3, 1
-    exact = class_logits({key: weight.double() for key, weight in weights.items()}, ids, lengths, read)
-    theirs, ours = (class_logits(weights, ids, lengths, read, backend) for backend in ("torch", "cpu"))
+    exact = class_logits({key: weight.double() for key, weight in weights.items()}, ids, lengths, readout)
+    theirs, ours = (class_logits(weights, ids, lengths, readout, backend) for backend in ("torch", "cpu"))
     floor = 16 * torch.finfo(dtype).eps
     assert (ours.double() - exact).abs().max() <= 2 * (theirs.double() - exact).abs().max() + floor
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1 if threads > 1 else 2)
-        assert torch.equal(class_logits(weights, ids, lengths, read, "cpu"), ours), "whoever reads what"
+        assert torch.equal(class_logits(weights, ids, lengths, readout, "cpu"), ours), "whoever reads what"
     finally:
         torch.set_num_threads(threads)
-    single = torch.cat([class_logits(weights, ids[i : i + 1], lengths[i : i + 1], read, "cpu") for i in range(40)])
+    single = torch.cat([class_logits(weights, ids[i : i + 1], lengths[i : i + 1], readout, "cpu") for i in range(40)])
     assert torch.equal(single, ours[:40]), "no document depends on those beside it"
-    assert class_logits(weights, ids[:0], lengths[:0], read, "cpu").shape == (0, 5)
+    assert class_logits(weights, ids[:0], lengths[:0], readout, "cpu").shape == (0, 5)
 
 
-@pytest.mark.parametrize("read", ["end", "last_word"])
+@pytest.mark.parametrize("readout", ["last_position", "last_word"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_words_projected_beforehand_change_no_bit(read, dtype, monkeypatch):
+def test_words_projected_beforehand_change_no_bit(readout, dtype, monkeypatch):
     compiled = pytest.importorskip("seam_fast._C")
     weights = world.make_weights(dtype, sizes=(60, 20, 21, 5))
     ids, lengths, _ = world.make_documents(1100, width=9, words=range(60))
@@ -512,8 +521,8 @@ def test_words_projected_beforehand_change_no_bit(read, dtype, monkeypatch):
     wanted = functional.linear(weights[EMBEDDING], weights["lstm.weight_ih_l0"])
     wanted += weights["lstm.bias_ih_l0"] + weights["lstm.bias_hh_l0"]
     torch.testing.assert_close(projected, wanted)
-    known = class_logits(weights, ids, lengths, read, "cpu", projected)
-    assert torch.equal(known, class_logits(weights, ids, lengths, read, "cpu"))
+    known = class_logits(weights, ids, lengths, readout, "cpu", projected)
+    assert torch.equal(known, class_logits(weights, ids, lengths, readout, "cpu"))
     parts = [weights[key] for key in WEIGHT_KEYS]
     for bad, words in (
         (projected[:9], "projected must have shape"),
@@ -563,8 +572,10 @@ def test_what_the_engine_cannot_read_is_refused():
 def test_other_shapes_are_read_by_torch(shape):
     weights = world.make_deep_weights(*shape)
     ids, lengths, _ = world.make_documents(30)
-    for read in ("end", "last_word"):
-        assert torch.equal(class_logits(weights, ids, lengths, read, "auto"), class_logits(weights, ids, lengths, read))
+    for readout in ("last_position", "last_word"):
+        assert torch.equal(
+            class_logits(weights, ids, lengths, readout, "auto"), class_logits(weights, ids, lengths, readout)
+        )
 
 
 # -- what the base is asked -------------------------------------------------------------------------------------------

@@ -17,12 +17,12 @@ from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
 from seam_fast import MaskedLSTM, ScoreAdam, binarize, masked_lstm
-from seam_fast.backend import why_not
+from seam_fast.backend import unavailable_reason
 from seam_fast.ops import custom_op, reference
 from seam_fast.ops import functional as ops
 
-if why_not("cuda"):
-    pytest.skip(f"needs a GPU and the CUDA kernels: {why_not('cuda')}", allow_module_level=True)
+if unavailable_reason("cuda"):
+    pytest.skip(f"needs a GPU and the CUDA kernels: {unavailable_reason('cuda')}", allow_module_level=True)
 
 DEVICE = "cuda"
 

@@ -11,13 +11,13 @@ from test_cohort import assert_bits, make_sampler, make_trainer, state, teacher_
 from test_cuda_places import assert_same
 
 from seam_fast import Interrupted, LSTMClassifier, Settings, TrainingError, reengineer, reengineer_many
-from seam_fast.backend import why_not
+from seam_fast.backend import unavailable_reason
 from seam_fast.data.corpus import Split
 from seam_fast.search.cohort import Cohort, Lane
 from seam_fast.training import devices
 
-if why_not("cuda"):
-    pytest.skip(f"needs a GPU and the CUDA kernels: {why_not('cuda')}", allow_module_level=True)
+if unavailable_reason("cuda"):
+    pytest.skip(f"needs a GPU and the CUDA kernels: {unavailable_reason('cuda')}", allow_module_level=True)
 
 DEVICE = torch.device("cuda", 0)
 RUN = {"epochs": 6, "batch_size": 128, "lr_mask": 0.05, "backend": "cuda"}
@@ -27,16 +27,16 @@ RUN = {"epochs": 6, "batch_size": 128, "lr_mask": 0.05, "backend": "cuda"}
 def large(toy):
     """A base of R8's sizes, which with batches of 128 is stepped by ordinary kernels."""
     torch.manual_seed(0)
-    return LSTMClassifier(toy.vocab_size, 100, 50, toy.num_classes, read="last_word")
+    return LSTMClassifier(toy.vocab_size, 100, 50, toy.num_classes, readout="last_word")
 
 
 def on_gpu(weights):
     return {key: weight.to(DEVICE) for key, weight in weights.items()}
 
 
-@pytest.mark.parametrize("read", ["end", "last_word"])
+@pytest.mark.parametrize("readout", ["last_position", "last_word"])
 @pytest.mark.parametrize("shape", [(1, False), (2, True)])
-def test_lanes_have_the_bits_of_trainers_by_themselves(toy, shape, read):
+def test_lanes_have_the_bits_of_trainers_by_themselves(toy, shape, readout):
     """Also where steps are replayed on branches, and after the whole epoch's batches have been made by a graph."""
     weights = on_gpu(world.make_deep_weights(*shape, dtype=torch.float32, sizes=(toy.vocab_size, 12, 9, 4)))
     documents = Split(**{name: part.to(DEVICE) for name, part in vars(toy.train).items()})
@@ -44,12 +44,12 @@ def test_lanes_have_the_bits_of_trainers_by_themselves(toy, shape, read):
     with torch.cuda.stream(streams[0]):
         lanes, alone = [], []
         for target in ((0,), (1,), (0, 1)):
-            at_once, teacher = teacher_of(weights, target, read)
+            at_once, teacher = teacher_of(weights, target, readout)
             sampler = make_sampler(
                 toy, target, lambda ids, lengths, teacher=teacher: teacher(ids.to(DEVICE), lengths.to(DEVICE)).cpu()
             )
-            alone.append((sampler, make_trainer(weights, sampler, read=read, backend="cuda")))
-            trainer = make_trainer(weights, sampler, read=read, backend="cuda")
+            alone.append((sampler, make_trainer(weights, sampler, readout=readout, backend="cuda")))
+            trainer = make_trainer(weights, sampler, readout=readout, backend="cuda")
             lanes.append(Lane(trainer, sampler, documents, 8, at_once, toy.test))
         cohort = Cohort(lanes, streams[1:])
         for epoch in range(7):
@@ -77,7 +77,7 @@ def test_runs_are_near_those_of_the_cpu(toy, large, dtype):
     base = copy.deepcopy(large).to(dtype)
     ours, theirs = (reengineer(base, toy, [0, 1, 2], **RUN | {"backend": name}) for name in ("cuda", "cpu"))
     for one, other in zip(ours, theirs, strict=True):
-        assert one.card["engine"] == "cuda" and "catch_up" not in one.card
+        assert one.card["engine"] == "cuda" and "lazy_update" not in one.card
         for a, b in zip(one.history, other.history, strict=True):
             assert a["cross_entropy"] == pytest.approx(b["cross_entropy"], abs=1e-4)
             assert a["kept"] == pytest.approx(b["kept"], abs=0.01)
@@ -97,7 +97,7 @@ def test_a_base_that_is_not_finite_is_named(toy, large):
     with torch.no_grad():
         broken.hidden2label.weight[0, 0] = float("nan")
     with pytest.raises(TrainingError, match=r"epoch 0: the loss is nan in step 1"):
-        reengineer(broken, toy, [0, 1, 2], **RUN | {"distill": 0.0, "evaluate_every": 0})
+        reengineer(broken, toy, [0, 1, 2], **RUN | {"distill_weight": 0.0, "evaluate_every": 0})
     assert len(reengineer(large, toy, [0], **RUN)) == 1, "the GPU is free again"
 
 

@@ -89,17 +89,17 @@ from test_engine import (  # noqa: F401
     test_words_in_any_order_and_shape,
 )
 from test_native import assert_same_bits
-from test_take_epoch import judged_on, make_one, test_it_is_what_single_calls_give  # noqa: F401
+from test_take_epoch import evaluated_on, make_one, test_it_is_what_single_calls_give  # noqa: F401
 
 from seam_fast import Interrupted, LSTMClassifier, Settings, _ext, reengineer, reengineer_many
-from seam_fast.backend import why_not
+from seam_fast.backend import unavailable_reason
 from seam_fast.classifier import inference
 from seam_fast.training import cuda_trainer
 
 loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
 
-if why_not("cuda"):
-    pytest.skip(f"needs a GPU and the CUDA kernels: {why_not('cuda')}", allow_module_level=True)
+if unavailable_reason("cuda"):
+    pytest.skip(f"needs a GPU and the CUDA kernels: {unavailable_reason('cuda')}", allow_module_level=True)
 
 
 # What is run here again asks these for the trainer.
@@ -145,18 +145,18 @@ def on_host(monkeypatch):
     class Seen(cuda_trainer.CudaTrainer):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
-            trainers.append(self.catch_up)
+            trainers.append(self.lazy_update)
 
     monkeypatch.setattr(cuda_trainer, "CudaTrainer", Seen)
     return trainers
 
 
-KINDS = [*(f"cuda-{catch_up}" for catch_up in world.CATCH_UPS), "graph"]
+KINDS = [*(f"cuda-{lazy_update}" for lazy_update in world.LAZY_UPDATES), "graph"]
 each_kind = pytest.mark.parametrize("name", KINDS)
 
 
 def again(name, **options):
-    return train(name, (80, 50, 50, 8), count=60, batch_size=5, read="last_word", **options)
+    return train(name, (80, 50, 50, 8), count=60, batch_size=5, readout="last_word", **options)
 
 
 # -- the numbers ------------------------------------------------------------------------------------------------------
@@ -173,12 +173,19 @@ def test_gaps_at_once_err_no_more_than_step_by_step(t, gaps, penalty):
     check_gaps("cuda", t, penalty, gaps)
 
 
-@pytest.mark.parametrize("read", ["end", "last_word"])
-def test_an_epoch_of_the_size_of_r8(read):
+@pytest.mark.parametrize("readout", ["last_position", "last_word"])
+def test_an_epoch_of_the_size_of_r8(readout):
     """A thousand steps, rows left alone for hundreds of them: as on the CPU, and replay bit for bit as dense."""
-    options = {"sizes": (4000, 100, 50, 8), "count": 1500, "batch_size": 5, "read": read, "epochs": 3, "lr_mask": 0.001}
+    options = {
+        "sizes": (4000, 100, 50, 8),
+        "count": 1500,
+        "batch_size": 5,
+        "readout": readout,
+        "epochs": 3,
+        "lr_mask": 0.001,
+    }
     runs = {name: train(name, **options) for name in (*KINDS, "native-quadrature")}
-    assert_same_run(runs["cuda-replay"], runs["cuda-dense"])
+    assert_same_run(runs["cuda-replay"], runs["cuda-off"])
     for name in ("cuda-quadrature", "cuda-replay", "graph"):
         assert_near(runs[name], runs["native-quadrature"], most=1e-3)
 
@@ -262,30 +269,30 @@ def wide():
 @pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize("case", [*SMALL, *SHARED], ids=name_of)
 def test_steps_of_the_whole_gpu(kind, case):
-    (sizes, width, batch, count, read), words = case, case[0][0]
-    check_case(kind, sizes, world.make_documents(count, width, range(words)), batch, read=read)
+    (sizes, width, batch, count, readout), words = case, case[0][0]
+    check_case(kind, sizes, world.make_documents(count, width, range(words)), batch, readout=readout)
 
 
 @pytest.mark.usefixtures("wide")
-@pytest.mark.parametrize("read", ["end", "last_word"])
-def test_batches_of_many_words(kind, read):
-    check_case(kind, (700, 20, 16, 4), test_cuda_wide.many_documents(), 40, read=read, steps=2)
-    check_case(kind, (9000, 100, 50, 8), test_cuda_wide.many_documents(256, 64, 9000), 128, read=read, steps=2)
+@pytest.mark.parametrize("readout", ["last_position", "last_word"])
+def test_batches_of_many_words(kind, readout):
+    check_case(kind, (700, 20, 16, 4), test_cuda_wide.many_documents(), 40, readout=readout, steps=2)
+    check_case(kind, (9000, 100, 50, 8), test_cuda_wide.many_documents(256, 64, 9000), 128, readout=readout, steps=2)
 
 
 @pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
 def test_epochs_by_the_whole_gpu_end_where_those_of_the_cpu_end(kind, options):
     assert_near(train(f"{kind}-quadrature", **options), train("native-quadrature", **options))
-    assert_same_run(*(train(f"{kind}-{catch_up}", **options) for catch_up in ("replay", "dense")))
+    assert_same_run(*(train(f"{kind}-{lazy_update}", **options) for lazy_update in ("replay", "off")))
 
 
 @pytest.mark.parametrize("protocol", ["reference", "seam"])
 def test_modules_in_the_same_launches_are_what_they_are_alone(toy, toy_base, monkeypatch, protocol):
-    options = {"protocol": protocol, "epochs": 6, "batch_size": 8, "lr_mask": 0.05, "distill": 0.0}
+    options = {"protocol": protocol, "epochs": 6, "batch_size": 8, "lr_mask": 0.05, "distill_weight": 0.0}
     settings = [Settings(**options, alpha=0.2 * (i + 1)) for i in range(9)]
     rows = reengineer_many(toy_base, toy, [0, 1], settings, backend="cuda")
-    monkeypatch.setattr(loop.Job, "launched", property(lambda job: False))
+    monkeypatch.setattr(loop.ModuleRun, "launched", property(lambda job: False))
     alone = reengineer_many(toy_base, toy, [0, 1], settings, backend="cuda")
     for one, other in zip(itertools.chain(*rows), itertools.chain(*alone), strict=True):
         assert all(torch.equal(one.scores[key], other.scores[key]) for key in world.KEYS)
@@ -296,11 +303,11 @@ def test_what_a_base_says_by_one_call():
     weights = world.make_weights(torch.float32, sizes=(60, 5, 30, 4))
     ids, lengths, _ = world.make_documents(900, 80, range(60))
     on_gpu = {key: weight.to(world.GPU) for key, weight in weights.items()}
-    for read in ("end", "last_word"):
-        exact = inference.class_logits({key: weight.double() for key, weight in weights.items()}, ids, lengths, read)
+    for readout in ("last_position", "last_word"):
+        exact = inference.class_logits({key: weight.double() for key, weight in weights.items()}, ids, lengths, readout)
         ours, theirs = (
-            inference.class_logits(on_gpu, ids, lengths, read, "cuda"),
-            inference.class_logits(weights, ids, lengths, read),
+            inference.class_logits(on_gpu, ids, lengths, readout, "cuda"),
+            inference.class_logits(weights, ids, lengths, readout),
         )
         floor = world.EPS * max(1, exact.abs().max().item())
         assert ours.device.type == "cpu"
@@ -320,10 +327,10 @@ def test_how_many_modules_a_gpu_takes():
 def test_other_shapes_go_by_graphs(toy, num_layers, bidirectional):
     torch.manual_seed(0)
     shape = {"num_layers": num_layers, "bidirectional": bidirectional}
-    base = LSTMClassifier(toy.vocab_size, 6, 5, toy.num_classes, read="last_word", **shape)
+    base = LSTMClassifier(toy.vocab_size, 6, 5, toy.num_classes, readout="last_word", **shape)
     runs = [reengineer(base, toy, [0, (1, 3)], backend=backend, **QUICK) for backend in ("cuda", "cpu")]
     for ours, theirs in zip(*runs, strict=True):
-        assert ours.card["engine"] == "cuda" and "catch_up" not in ours.card
+        assert ours.card["engine"] == "cuda" and "lazy_update" not in ours.card
         for one, other in zip(ours.history, theirs.history, strict=True):
             assert one["cross_entropy"] == pytest.approx(other["cross_entropy"], abs=1e-4)
             assert one["kept"] == pytest.approx(other["kept"], abs=0.01)

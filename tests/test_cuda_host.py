@@ -621,7 +621,7 @@ def pretended(monkeypatch):
         pytest.skip(f"needs the compiled kernels: {_ext.reason}")
     monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
     monkeypatch.setattr(_ext, "built_with_cuda", True)
-    monkeypatch.setattr(custom_op, "is_able", lambda index: True)
+    monkeypatch.setattr(custom_op, "is_supported_gpu", lambda index: True)
     with FakeTensorMode():
         yield monkeypatch
 
@@ -643,15 +643,15 @@ def test_cuda_tensors_go_to_the_cuda_kernels(pretended):
         custom_op.choose_kernels("cpu", there)
     with pytest.raises(BackendError, match=r"backend 'cuda' cannot be used: torch sees no GPU"):
         custom_op.choose_kernels("cuda", on_cpu)
-    pretended.setattr(backend, "why_not", lambda name: "")
+    pretended.setattr(backend, "unavailable_reason", lambda name: "")
     with pytest.raises(ValueError, match=r"backend 'cuda' takes floating tensors on a GPU, but input is .* on cpu"):
         custom_op.choose_kernels("cuda", on_cpu)
     pretended.setenv("SEAM_FAST_BACKEND", "cpu")
     assert custom_op.choose_kernels("auto", there) is eager and custom_op.choose_kernels("auto", on_cpu) is _ext.C
     pretended.delenv("SEAM_FAST_BACKEND")
-    pretended.setattr(custom_op, "is_able", lambda index: False)  # an older GPU
+    pretended.setattr(custom_op, "is_supported_gpu", lambda index: False)  # an older GPU
     assert custom_op.choose_kernels("auto", there) is eager
-    pretended.setattr(custom_op, "is_able", lambda index: True)
+    pretended.setattr(custom_op, "is_supported_gpu", lambda index: True)
     pretended.setattr(_ext, "built_with_cuda", False)
     assert custom_op.choose_kernels("auto", there) is eager
 
@@ -698,11 +698,11 @@ def test_under_autocast_a_gpu_computes_in_its_dtype(pretended, dtype):
 def test_lengths_on_a_gpu_are_not_looked_at(pretended):
     """Values of these tensors cannot be read: whatever tried would fail here, and make the host wait on a GPU."""
     lengths = torch.zeros(3, dtype=torch.int32, device="cuda")
-    read = ops._read_lengths(lengths, torch.zeros(4, 3, 2, device="cuda"), True, False)
+    readout = ops._read_lengths(lengths, torch.zeros(4, 3, 2, device="cuda"), True, False)
     assert (
-        read.device.type == "cuda"
-        and read.dtype == torch.int64
-        and custom_op.lengths_for(_ext.C, read, read.device) is read
+        readout.device.type == "cuda"
+        and readout.dtype == torch.int64
+        and custom_op.lengths_for(_ext.C, readout, readout.device) is readout
     )
 
 

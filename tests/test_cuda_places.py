@@ -21,10 +21,10 @@ from seam_fast import Interrupted, LSTMClassifier, Settings, TrainingError, back
 from seam_fast.classifier import inference
 from seam_fast.cli.main import main
 from seam_fast.training import devices
-from seam_fast.training.base import TorchTrainer
+from seam_fast.training.torch_trainer import TorchTrainer
 
 loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
-QUICK = {"epochs": 3, "batch_size": 8, "lr_mask": 0.1, "distill": 0.0}
+QUICK = {"epochs": 3, "batch_size": 8, "lr_mask": 0.1, "distill_weight": 0.0}
 GB = 1 << 30
 
 
@@ -61,7 +61,7 @@ class World:
         self.copies = []  # indices of devices that got the base's weights
         self.trainers, self.seen = [], []
         self.most = {}  # trainers that were in an epoch at the same time, by device
-        self.why_not = ""  # why the one-launch kernel does not suit
+        self.unavailable_reason = ""  # why the one-launch kernel does not suit
         self.in_epoch = lambda trainer: None
         self._now, self._lock = {}, threading.Lock()
 
@@ -95,14 +95,14 @@ class World:
         gpus = self
 
         class Fake(TorchTrainer):
-            def __init__(self, weights, head, words, *, catch_up=None, backend=None, **options):
+            def __init__(self, weights, head, words, *, lazy_update=None, backend=None, **options):
                 super().__init__(weights, head, words, **options)
-                self.name, self.catch_up, self.backend = name, catch_up, backend
+                self.name, self.lazy_update, self.backend = name, lazy_update, backend
                 self.index, self.stream = gpus.here.device, gpus.here.stream
                 self.thread = threading.get_ident()
                 assert all(weight.on == self.index for weight in weights.values()), "those of another device"
                 gpus.trainers.append(weakref.ref(self))
-                gpus.seen.append((self.index, self.stream.cuda_stream, name, catch_up, backend))
+                gpus.seen.append((self.index, self.stream.cuda_stream, name, lazy_update, backend))
 
             def run_epoch(self, *arguments, **options):
                 assert (gpus.here.device, gpus.here.stream) == (self.index, self.stream)
@@ -120,8 +120,8 @@ def gpus(monkeypatch):
     monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
     monkeypatch.setattr(Stream, "drawn", {})
     monkeypatch.setattr(devices, "_idle", {})
-    monkeypatch.setattr(backend, "why_not", lambda name: "")
-    monkeypatch.setattr(backend, "is_able", lambda index: True)
+    monkeypatch.setattr(backend, "unavailable_reason", lambda name: "")
+    monkeypatch.setattr(backend, "is_supported_gpu", lambda index: True)
     for name, fake in (
         ("is_available", lambda: True),
         ("device_count", lambda: 2),
@@ -136,8 +136,8 @@ def gpus(monkeypatch):
     monkeypatch.setattr(loop, "copied_to", gpus.copied_to)
     monkeypatch.setattr(loop, "quicker_engine", lambda engine, *rest: engine)  # these jobs are small
     engine, graphs = (types.ModuleType(f"seam_fast.{name}") for name in ("cuda_trainer", "graph_trainer"))
-    engine.CudaTrainer, graphs.GraphTrainer = gpus.trainer("CudaTrainer"), gpus.trainer("GraphTrainer")
-    engine.why_not_one_launch = lambda weights, batch_size: gpus.why_not
+    engine.CudaTrainer, graphs.CudaGraphTrainer = gpus.trainer("CudaTrainer"), gpus.trainer("CudaGraphTrainer")
+    engine.unsupported_reason = lambda weights, batch_size: gpus.unavailable_reason
     engine.places_at_once = lambda index, weights, batch_size: gpus.at_once[index]
     engine.takes_cluster = lambda weights, batch_size: False  # whose steps could go together: test_cuda_together.py
     engine.steps_at_once = lambda weights, batch_size, width: 4096
@@ -211,12 +211,12 @@ def test_the_longest_goes_first(toy, toy_base, gpus):
 
 
 def make_jobs(base, corpus, targets, **options):
-    study = loop.Study(base, corpus, Settings(**QUICK | options), "cuda")
-    return [loop.Job(study, loop.normalise_target(target, 4), 0, 1) for target in targets]
+    study = loop.SearchContext(base, corpus, Settings(**QUICK | options), "cuda")
+    return [loop.ModuleRun(study, loop.normalise_target(target, 4), 0, 1) for target in targets]
 
 
 def indices(jobs, threads=None):
-    return [place.device.index for place in loop.places_for(jobs, threads)]
+    return [place.device.index for place in loop.workers_for(jobs, threads)]
 
 
 def test_places_are_as_many_as_a_gpu_trains_at_once_and_has_memory_for(toy, toy_base, gpus):
@@ -249,7 +249,7 @@ def test_a_gpu_that_cannot_do_it_is_left_out(toy, toy_base, gpus, monkeypatch):
     gpus.at_once = [0, 3]
     assert indices(jobs) == [1, 1, 1]
     gpus.at_once = [4, 4]
-    monkeypatch.setattr(backend, "is_able", lambda index: index == 1)
+    monkeypatch.setattr(backend, "is_supported_gpu", lambda index: index == 1)
     assert indices(jobs) == [1] * 4
 
 
@@ -277,15 +277,15 @@ def test_streams_are_others_as_long_as_there_are_any(gpus):
 
 def test_streams_of_places_that_are_no_more_come_first(gpus):
     """cuBLAS keeps scratch for each stream that it has ever worked in: many runs are to have no more than one has."""
-    used, held = set(), devices.gpu_places({0: 2, 1: 1})
+    used, held = set(), devices.gpu_workers({0: 2, 1: 1})
     for _ in range(20):
-        others = devices.gpu_places({0: 3, 1: 1})
+        others = devices.gpu_workers({0: 3, 1: 1})
         streams = {place.stream.cuda_stream for place in others}
         assert len(streams) == 4 and streams.isdisjoint(place.stream.cuda_stream for place in held)
         used |= streams
         del others[1:], others
     assert len(used) == 4
-    many = devices.gpu_places({0: 200})
+    many = devices.gpu_workers({0: 200})
     del many[:100]
     assert len({stream.cuda_stream for stream in devices.own_streams(0, 128)}) == 128
     assert devices._idle[0] == [], "some places still hold the streams that all of them have"
@@ -306,7 +306,7 @@ def test_the_memory_of_a_module():
 # -- results ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"distill": 0.4}, {"protocol": "reference", "schedule": "seam"}])
+@pytest.mark.parametrize("options", [{}, {"distill_weight": 0.4}, {"protocol": "reference", "schedule": "seam"}])
 def test_the_same_modules_at_any_number_of_places(toy, toy_base, gpus, options):
     targets = [0, 1, 2, 3, (0, 1)]
     wanted = run(toy_base, toy, targets, backend="torch", **options)
@@ -319,7 +319,7 @@ def test_the_same_modules_at_any_number_of_places(toy, toy_base, gpus, options):
 def test_the_teacher_looks_at_the_base_where_the_module_is_trained(toy, toy_base, gpus, monkeypatch):
     asked, plain = [], loop.class_logits
     monkeypatch.setattr(loop, "class_logits", lambda weights, *rest: asked.append(weights) or plain(weights, *rest))
-    run(toy_base, toy, [0, 1], distill=0.4, evaluate_every=0)
+    run(toy_base, toy, [0, 1], distill_weight=0.4, evaluate_every=0)
     assert {weights[world.EMBEDDING].on for weights in asked} == {0, 1} and len(asked) == 6
 
 
@@ -327,33 +327,33 @@ def test_auto_takes_the_gpus(toy, toy_base, gpus, monkeypatch):
     (module,) = run(toy_base, toy, [1])
     assert module.card["engine"] == "cuda" and len(gpus.seen) == 1
     run(toy_base, toy, [1], backend="torch")
-    monkeypatch.setattr(backend, "why_not", lambda name: "it rains" if name != "torch" else "")
+    monkeypatch.setattr(backend, "unavailable_reason", lambda name: "it rains" if name != "torch" else "")
     (module,) = run(toy_base, toy, [1])
     assert module.card["engine"] == "torch" and len(gpus.seen) == 1
 
 
 def test_which_trainer_and_what_the_card_says(toy, toy_base, gpus):
-    deep = LSTMClassifier(toy.vocab_size, 6, 5, 4, read="last_word", num_layers=2)
+    deep = LSTMClassifier(toy.vocab_size, 6, 5, 4, readout="last_word", num_layers=2)
     double = copy.deepcopy(toy_base).double()
-    for base, why_not, trainer in (
+    for base, unavailable_reason, trainer in (
         (toy_base, "", ("CudaTrainer", "replay", None)),
-        (toy_base, "it has too many units", ("GraphTrainer", None, "cuda")),
-        (deep, "", ("GraphTrainer", None, "cuda")),
-        (double, "", ("GraphTrainer", None, "cuda")),
+        (toy_base, "it has too many units", ("CudaGraphTrainer", None, "cuda")),
+        (deep, "", ("CudaGraphTrainer", None, "cuda")),
+        (double, "", ("CudaGraphTrainer", None, "cuda")),
     ):
         gpus.seen.clear()
-        gpus.why_not = why_not
-        (module,) = run(base, toy, [1], epochs=1, catch_up="replay")
+        gpus.unavailable_reason = unavailable_reason
+        (module,) = run(base, toy, [1], epochs=1, lazy_update="replay")
         assert [seen[2:] for seen in gpus.seen] == [trainer]
         wanted, other = loop.engines_on_card(base.weights(), "auto", "replay", 8)
-        assert wanted == {"engine": "cuda", "catch_up": trainer[1]} and other["engine"] == "cpu"
+        assert wanted == {"engine": "cuda", "lazy_update": trainer[1]} and other["engine"] == "cpu"
         assert loop.engines_on_card(base.weights(), "cuda", "replay", 8) == [wanted]
         assert {key: module.card.get(key) for key in wanted} == wanted
 
 
 def test_modules_that_are_stepped_share_a_gpu_too(toy, toy_base, gpus):
     """Their number is no matter of resident blocks."""
-    gpus.why_not, gpus.at_once = "it has too many units", [0, 0]
+    gpus.unavailable_reason, gpus.at_once = "it has too many units", [0, 0]
     assert indices(make_jobs(toy_base, toy, [0, 1, 2, 3] * 5)).count(0) == loop.STEPPED_AT_ONCE
 
 
@@ -460,18 +460,18 @@ def test_the_command_line_reuses_what_a_gpu_has_made(gpus, tmp_path, monkeypatch
     assert main([*command, "--backend", "cuda"]) == 0
     assert main(command) == 0
     assert "2 of 2 modules are there already" in capsys.readouterr().err and len(gpus.seen) == 2
-    assert main([*command, "--catch-up", "replay"]) == 0
-    gpus.why_not = "it has too many units"
+    assert main([*command, "--lazy-update", "replay"]) == 0
+    gpus.unavailable_reason = "it has too many units"
     assert main(command) == 0
-    assert [seen[2:4] for seen in gpus.seen[2:]] == [("CudaTrainer", "replay")] * 2 + [("GraphTrainer", None)] * 2
+    assert [seen[2:4] for seen in gpus.seen[2:]] == [("CudaTrainer", "replay")] * 2 + [("CudaGraphTrainer", None)] * 2
 
 
 @pytest.mark.parametrize("shape", [(1, False), (2, False), (1, True), (2, True)])
-@pytest.mark.parametrize("read", ["last_word", "end"])
-def test_the_base_by_the_op_says_what_it_says_by_torch(toy, monkeypatch, shape, read):
+@pytest.mark.parametrize("readout", ["last_word", "last_position"])
+def test_the_base_by_the_op_says_what_it_says_by_torch(toy, monkeypatch, shape, readout):
     """As on a GPU, with the kernels of the CPU."""
     weights = world.make_deep_weights(*shape, sizes=(toy.vocab_size, 6, 5, 4))
-    wanted = inference.class_logits(weights, toy.train.ids, toy.train.lengths, read)
+    wanted = inference.class_logits(weights, toy.train.ids, toy.train.lengths, readout)
     calls, op = [], inference.masked_lstm
 
     def masked_lstm(*arguments, backend, **options):
@@ -480,5 +480,5 @@ def test_the_base_by_the_op_says_what_it_says_by_torch(toy, monkeypatch, shape, 
 
     monkeypatch.setattr(inference, "masked_lstm", masked_lstm)
     monkeypatch.setattr(inference, "has_kernels", lambda device: True)
-    torch.testing.assert_close(inference.class_logits(weights, toy.train.ids, toy.train.lengths, read), wanted)
+    torch.testing.assert_close(inference.class_logits(weights, toy.train.ids, toy.train.lengths, readout), wanted)
     assert calls == ["cuda"]

@@ -14,7 +14,7 @@ from test_native import assert_same_bits
 from seam_fast import Settings, TrainingError, reengineer_many
 from seam_fast.search import cuda_cohort
 from seam_fast.search.sampling import Sampler
-from seam_fast.training.devices import Place
+from seam_fast.training.devices import WorkerDevice
 
 loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
 QUICK = {"epochs": 4, "batch_size": 8, "lr_mask": 0.05}
@@ -37,7 +37,7 @@ def cohorts(monkeypatch):
 
 
 def alone(monkeypatch):
-    monkeypatch.setattr(loop.Job, "launched", property(lambda job: False))
+    monkeypatch.setattr(loop.ModuleRun, "launched", property(lambda job: False))
 
 
 def assert_same_modules(ours, theirs):
@@ -51,7 +51,10 @@ def assert_same_modules(ours, theirs):
 
 @pytest.mark.parametrize(
     "options",
-    [{"protocol": "reference"}, {"distill": 0.0, "early_stop": 1, "word_dropout": 0.2, "selection": "reference"}],
+    [
+        {"protocol": "reference"},
+        {"distill_weight": 0.0, "early_stop": 1, "word_dropout": 0.2, "selection": "reference"},
+    ],
     ids=["reference", "seam"],
 )
 def test_together_each_is_what_it_is_alone(toy, toy_base, monkeypatch, cohorts, options):
@@ -105,21 +108,22 @@ def trainers_and_sampler(toy, kind, count, **options):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("options", [{}, {"distill": 0.7, "word_dropout": 0.2}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"distill_weight": 0.7, "word_dropout": 0.2}], ids=str)
 def test_queued_epochs_are_those_that_are_run(toy, kind, host_module, threads, options):
     ours, sampler = trainers_and_sampler(toy, f"{kind}-quadrature", 3, **options)
     theirs, _ = trainers_and_sampler(toy, f"{kind}-quadrature", 3, **options)
     stop = threading.Event()
-    judged_on = toy.test.ids, toy.test.lengths, toy.test.labels == 0
+    evaluated_on = toy.test.ids, toy.test.lengths, toy.test.labels == 0
     for epoch in range(3):
-        trainers, epochs = zip(*(one.queued(sampler, epoch, 4, judged_on=judged_on) for one in ours), strict=True)
+        trainers, epochs = zip(*(one.queued(sampler, epoch, 4, evaluated_on=evaluated_on) for one in ours), strict=True)
         found = host_module.QueuedEpochs(list(trainers), list(epochs), threads=threads).take()
         for one, told, other in zip(ours, found, theirs, strict=True):
             loss, look = one.taken(told)
-            loss_too, look_too = other.take_epoch(sampler, epoch, 4, stop=stop, judged_on=judged_on)
+            loss_too, look_too = other.take_epoch(sampler, epoch, 4, stop=stop, evaluated_on=evaluated_on)
             assert loss == loss_too and look.kept == look_too.kept and look.figures == look_too.figures
             assert torch.equal(look.outputs, look_too.outputs)
-            assert all(torch.equal(part, look_too.snapshot()[name]) for name, part in look.snapshot().items())
+            parts, parts_too = (world.parts_of(each.snapshot()) for each in (look, look_too))
+            assert all(torch.equal(part, parts_too[name]) for name, part in parts.items())
             assert one.steps == other.steps
     for one, other in zip(ours, theirs, strict=True):
         assert_same_bits(one, other)
@@ -144,8 +148,8 @@ def test_what_cannot_be_queued_is_refused(toy, kind, host_module):
 
 
 def jobs_like(toy, toy_base, count):
-    study = loop.Study(toy_base, toy, Settings("reference", **QUICK), "cuda")
-    return [loop.Job(study, (0,), seed, 1) for seed in range(count)]
+    study = loop.SearchContext(toy_base, toy, Settings("reference", **QUICK), "cuda")
+    return [loop.ModuleRun(study, (0,), seed, 1) for seed in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -154,13 +158,13 @@ def jobs_like(toy, toy_base, count):
 )
 def test_units_find_room_and_leave_no_device_idle(toy, toy_base, devices, each, count, sizes):
     jobs = jobs_like(toy, toy_base, count)
-    found = [Place(torch.device("cuda", index)) for index in range(devices)] * each
+    found = [WorkerDevice(torch.device("cuda", index)) for index in range(devices)] * each
     assert [len(unit) for unit in loop.units_of(jobs, found, None)] == sizes
 
 
 def test_no_more_modules_at_once_than_there_is_room_for(toy, toy_base):
     """A unit waits until others have gone, or until all is to end."""
-    place, jobs, stop = Place(torch.device("cuda", 0)), jobs_like(toy, toy_base, 3), threading.Event()
+    place, jobs, stop = WorkerDevice(torch.device("cuda", 0)), jobs_like(toy, toy_base, 3), threading.Event()
     room = loop.Room([place] * 3)
     assert room.take(place, jobs[:2], stop)
     waits = threading.Thread(target=lambda: room.take(place, jobs[:2], stop))

@@ -71,44 +71,44 @@ def weights_and_head(sizes):
     )
 
 
-def check_case(kind, sizes, documents, batch_size, *, catch_up="quadrature", steps=3, **options):
+def check_case(kind, sizes, documents, batch_size, *, lazy_update="quadrature", steps=3, **options):
     """A step at a time from the state of float64, by the rules: no worse than plain PyTorch and the CPU's engine."""
     weights, head = weights_and_head(sizes)
     words = torch.arange(sizes[0])
-    engine = world.make_trainer(f"{kind}-{catch_up}", weights, head, words, **OPTIONS | options)
+    engine = world.make_trainer(f"{kind}-{lazy_update}", weights, head, words, **OPTIONS | options)
     beside = None
     if _ext.has_ext():
-        beside = world.make_trainer(f"native-{catch_up}", *world.single(weights, head), words, **OPTIONS | options)
+        beside = world.make_trainer(f"native-{lazy_update}", *world.single(weights, head), words, **OPTIONS | options)
     exact = reference_step.Stepper(weights, head, **OPTIONS | options)
     batches = world.cut(documents, batch_size)
     world.follow_in_float32([engine], exact, [*batches[: steps - 1], batches[-1]][-steps:], beside=beside)
 
 
 SMALL = [  # (words, embedding, hidden, classes), time steps, batch, documents, read
-    ((30, 1, 1, 1), 1, 1, 2, "end"),
+    ((30, 1, 1, 1), 1, 1, 2, "last_position"),
     ((30, 19, 21, 6), 9, 4, 10, "last_word"),
-    ((30, 33, 64, 5), 7, 1, 3, "end"),
+    ((30, 33, 64, 5), 7, 1, 3, "last_position"),
     ((30, 130, 64, 40), 3, 2, 5, "last_word"),
-    ((40, 64, 50, 8), 12, 5, 12, "end"),
+    ((40, 64, 50, 8), 12, 5, 12, "last_position"),
     ((30, 65, 63, 33), 5, 7, 16, "last_word"),
-    ((30, 7, 33, 3), 6, 8, 17, "end"),
+    ((30, 7, 33, 3), 6, 8, 17, "last_position"),
     ((30, 5, 17, 32), 40, 9, 11, "last_word"),
-    ((90, 12, 32, 4), 4, 13, 30, "end"),
+    ((90, 12, 32, 4), 4, 13, 30, "last_position"),
     ((200, 16, 16, 2), 20, 20, 41, "last_word"),
     ((30, 3, 5, 256), 2, 3, 4, "last_word"),
-    ((6, 8, 5, 3), 3, 70, 5, "end"),
+    ((6, 8, 5, 3), 3, 70, 5, "last_position"),
 ]
 SHARED = [
-    ((30, 1, 65, 2), 3, 1, 2, "end"),
+    ((30, 1, 65, 2), 3, 1, 2, "last_position"),
     ((40, 50, 100, 8), 8, 5, 7, "last_word"),
-    ((40, 130, 128, 40), 4, 9, 14, "end"),
+    ((40, 130, 128, 40), 4, 9, 14, "last_position"),
     ((30, 17, 97, 256), 2, 4, 5, "last_word"),
 ]
 
 
 def name_of(case):
-    sizes, width, batch, count, read = case
-    return "-".join(["x".join(map(str, sizes)), f"T{width}", f"B{batch}", f"N{count}", read])
+    sizes, width, batch, count, readout = case
+    return "-".join(["x".join(map(str, sizes)), f"T{width}", f"B{batch}", f"N{count}", readout])
 
 
 each_shared = pytest.mark.parametrize("case", SHARED, ids=name_of)
@@ -116,8 +116,8 @@ each_small = pytest.mark.parametrize("case", SMALL, ids=name_of)
 
 
 def check(kind, case, **options):
-    (sizes, width, batch, count, read), words = case, case[0][0]
-    check_case(kind, sizes, world.make_documents(count, width, range(words)), batch, read=read, **options)
+    (sizes, width, batch, count, readout), words = case, case[0][0]
+    check_case(kind, sizes, world.make_documents(count, width, range(words)), batch, readout=readout, **options)
 
 
 @each_small
@@ -133,7 +133,7 @@ def test_units_shared_by_blocks(kind, case):
 @pytest.mark.parametrize("batch", range(1, 10))
 def test_blocks_with_and_without_sequences(kind, batch):
     """Those without bring the next step's rows up to date meanwhile."""
-    check_case(kind, (30, 6, 9, 5), world.make_documents(3 * batch, 5, range(30)), batch, read="last_word")
+    check_case(kind, (30, 6, 9, 5), world.make_documents(3 * batch, 5, range(30)), batch, readout="last_word")
 
 
 @pytest.mark.parametrize("hidden", [9, 70])
@@ -147,9 +147,9 @@ def test_one_word_everywhere(kind, hidden):
 def test_long_and_short_documents(kind, hidden):
     ids, lengths, labels = world.make_documents(12, 40, range(1, 30))
     lengths[:6] = torch.tensor([1, 1, 1, 40, 39, 2])
-    for read in ("end", "last_word"):
-        check_case(kind, (30, 6, hidden, 3), (ids, lengths, labels), 6, read=read, steps=2)
-    check_case(kind, (30, 6, hidden, 3), (ids, lengths.clamp(max=1), labels), 6, read="last_word", steps=2)
+    for readout in ("last_position", "last_word"):
+        check_case(kind, (30, 6, hidden, 3), (ids, lengths, labels), 6, readout=readout, steps=2)
+    check_case(kind, (30, 6, hidden, 3), (ids, lengths.clamp(max=1), labels), 6, readout="last_word", steps=2)
 
 
 @settings(
@@ -169,9 +169,13 @@ def test_any_shape(kind, host_module, data):
     count, width, batch_size = draw(1, 2, 5, 11), draw(1, 2, 7, 20), draw(1, 2, 4, 5, 16, 70)
     words = range(draw(1, 2, 30))
     documents = world.draw_documents(data, count, width, words)
-    options = {"schedule": draw(*SCHEDULES), "read": draw("end", "last_word"), "penalty": draw("global", "group")}
+    options = {
+        "schedule": draw(*SCHEDULES),
+        "readout": draw("last_position", "last_word"),
+        "penalty": draw("global", "group"),
+    }
     sizes = len(words), embedding, hidden, draw(1, 2, 5, 40)
-    check_case(kind, sizes, documents, batch_size, catch_up=draw(*world.CATCH_UPS), steps=2, **options)
+    check_case(kind, sizes, documents, batch_size, lazy_update=draw(*world.LAZY_UPDATES), steps=2, **options)
 
 
 R8_SIZES = (23_590, 100, 50, 8)
@@ -187,7 +191,9 @@ def test_steps_of_the_size_of_r8(kind, request):
     words = torch.unique(documents[0])
     ids = torch.searchsorted(words, documents[0])  # a vocabulary of just these spares time
     sizes = (len(words), *R8_SIZES[1:])
-    check_case(kind, sizes, (ids, *documents[1:]), 5, steps=2, read="end", alpha=0.2 * len(words) / R8_SIZES[0])
+    check_case(
+        kind, sizes, (ids, *documents[1:]), 5, steps=2, readout="last_position", alpha=0.2 * len(words) / R8_SIZES[0]
+    )
 
 
 # -- many steps -------------------------------------------------------------------------------------------------------
@@ -207,7 +213,7 @@ def train(kind, sizes=WIDE, epochs=4, count=30, batch_size=4, adopted=0, **optio
         for key, constant in trainer.penalty_gradient.items():
             trainer.exp_avg[key].fill_(constant)
             trainer.exp_avg_sq[key].fill_(constant**2 * (1 - 0.999**adopted))
-        trainer.adopt(adopted)
+        trainer.load_state(adopted)
     seen = []
     for epoch in range(epochs):
         most = sizes[0] - 5 if epoch % 2 else sizes[0] // 3
@@ -232,7 +238,7 @@ def assert_near(one, other, most=2e-5):
     assert ours.steps == theirs.steps
     for a, b in zip(seen, seen_too, strict=True):
         torch.testing.assert_close(torch.as_tensor(a), torch.as_tensor(b), rtol=1e-4, atol=1e-4)
-    for parts, others in zip(ours.whole_scores(), theirs.whole_scores(), strict=True):
+    for parts, others in zip(ours.full_scores(), theirs.full_scores(), strict=True):
         pairs = zip(parts, others, strict=True) if isinstance(parts, tuple) else [(parts[k], others[k]) for k in parts]
         for a, b in pairs:
             error, share = world.errors(a, b.double())
@@ -241,36 +247,36 @@ def assert_near(one, other, most=2e-5):
 
 SETTINGS = [
     {},
-    {"schedule": "joint", "read": "last_word"},
-    {"schedule": "port", "penalty": "group", "lstm_factor": 3.0},
-    {"target_weight": 3.0, "read": "last_word"},
+    {"schedule": "joint", "readout": "last_word"},
+    {"schedule": "port", "penalty": "group", "lstm_penalty_scale": 3.0},
+    {"target_weight": 3.0, "readout": "last_word"},
     {"batch_size": 1},
     {"batch_size": 7, "adopted": 1500},
     {"batch_size": 50, "target_weight": 0.25},
     {"count": 1},
-    {"sizes": (40, 9, 70, 3), "count": 10, "read": "last_word"},
+    {"sizes": (40, 9, 70, 3), "count": 10, "readout": "last_word"},
 ]
 
 
 @needs_ext
-@pytest.mark.parametrize("catch_up", world.CATCH_UPS)
+@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
-def test_epochs_end_where_the_engine_of_the_cpu_ends(kind, unwatched, options, catch_up):
-    assert_near(train(f"{kind}-{catch_up}", **options), train(f"native-{catch_up}", **options))
+def test_epochs_end_where_the_engine_of_the_cpu_ends(kind, unwatched, options, lazy_update):
+    assert_near(train(f"{kind}-{lazy_update}", **options), train(f"native-{lazy_update}", **options))
 
 
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
 def test_replay_is_dense_to_the_last_bit(kind, unwatched, clusters, options):
-    assert_same_run(*(train(f"{kind}-{catch_up}", **options) for catch_up in ("replay", "dense")))
+    assert_same_run(*(train(f"{kind}-{lazy_update}", **options) for lazy_update in ("replay", "off")))
 
 
-@pytest.mark.parametrize("catch_up", world.CATCH_UPS)
+@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
 @pytest.mark.parametrize("options", [{}, {"adopted": 1500, "batch_size": 3}], ids=str)
-def test_where_an_epoch_is_cut_into_launches_changes_nothing(kind, unwatched, monkeypatch, options, catch_up):
+def test_where_an_epoch_is_cut_into_launches_changes_nothing(kind, unwatched, monkeypatch, options, lazy_update):
     runs = []
     for at_once in (4096, 3, 1):
         monkeypatch.setattr(cuda_trainer, "_STEPS_AT_ONCE", at_once)
-        runs.append(train(f"{kind}-{catch_up}", epochs=4, **options))
+        runs.append(train(f"{kind}-{lazy_update}", epochs=4, **options))
     for run in runs[1:]:
         assert_same_run(run, runs[0])
 
@@ -292,37 +298,37 @@ def test_looks_in_the_midst_of_an_epoch(kind, unwatched, monkeypatch):
         world.make_documents(30, words=range(80), seed=7)[:2],
         world.make_documents(40, words=range(60)),
     )
-    trainers, looks = [], []
-    for catch_up, looking in (("replay", True), ("dense", True), ("replay", False)):
+    trainers, evaluates = [], []
+    for lazy_update, looking in (("replay", True), ("off", True), ("replay", False)):
         options = OPTIONS | {"lr_mask": 0.15}
-        trainers.append(world.make_trainer(f"{kind}-{catch_up}", weights, head, torch.arange(78), **options))
+        trainers.append(world.make_trainer(f"{kind}-{lazy_update}", weights, head, torch.arange(78), **options))
         stop = Looks(trainers[-1])
         trainers[-1].run_epoch(*documents, 4, stop=stop if looking else None)
-        looks.append(stop.seen)
+        evaluates.append(stop.seen)
     for other in trainers[1:]:
         assert_same_bits(trainers[0], other)
-    assert len(looks[0]) == 4 and all(torch.equal(*pair) for pair in zip(*looks[:2], strict=True))
-    assert not torch.equal(looks[0][-1], looks[0][-2])
+    assert len(evaluates[0]) == 4 and all(torch.equal(*pair) for pair in zip(*evaluates[:2], strict=True))
+    assert not torch.equal(evaluates[0][-1], evaluates[0][-2])
 
 
 def test_launches_are_short(kind, monkeypatch):
     """However many steps there are: it is work that takes the time."""
 
     class CountsLooks:
-        looks = 0
+        evaluates = 0
 
         def is_set(self):
-            self.looks += 1
+            self.evaluates += 1
             return False
 
     weights, head = weights_and_head(WIDE)
     products = 3 * 4 * world.T * cuda_trainer.products(weights)
-    for work, looks in ((products, 6), (2.5 * products, 3), (1, 6), (1e12, 1)):
+    for work, evaluates in ((products, 6), (2.5 * products, 3), (1, 6), (1e12, 1)):
         monkeypatch.setattr(cuda_trainer, "_PRODUCTS_AT_ONCE", work)
         stop = CountsLooks()
         engine = world.make_trainer(f"{kind}-quadrature", weights, head, torch.arange(15), **OPTIONS)
         engine.run_epoch(*world.make_documents(24), 4, stop=stop)
-        assert stop.looks == looks and engine.steps == 6
+        assert stop.evaluates == evaluates and engine.steps == 6
 
 
 @pytest.mark.parametrize("batch", [4, 9])
@@ -333,17 +339,17 @@ def test_whose_turn_it_is_changes_nothing_and_memory_is_its_own(kind, host_modul
     for order in ORDERS:
         host_module.set_order(order, 5)
         host_module.watch_memory(True)
-        options = {"count": 2 * batch + 1, "batch_size": batch, "read": "last_word", "epochs": 3, "adopted": 1500}
+        options = {"count": 2 * batch + 1, "batch_size": batch, "readout": "last_word", "epochs": 3, "adopted": 1500}
         runs.append(train(f"{kind}-quadrature", sizes, **options))
         host_module.watch_memory(False)
     for run in runs[1:]:
         assert_same_run(run, runs[0])
 
 
-@pytest.mark.parametrize("catch_up", ["replay", "dense"])
-def test_memory_is_its_own_however_rows_catch_up(kind, host_module, clusters, catch_up):
+@pytest.mark.parametrize("lazy_update", ["replay", "off"])
+def test_memory_is_its_own_however_rows_catch_up(kind, host_module, clusters, lazy_update):
     host_module.watch_memory(True)
-    train(f"{kind}-{catch_up}", (30, 33, 50, 40), epochs=3, count=5, batch_size=2, target_weight=2.0)
+    train(f"{kind}-{lazy_update}", (30, 33, 50, 40), epochs=3, count=5, batch_size=2, target_weight=2.0)
 
 
 # -- tf32 -------------------------------------------------------------------------------------------------------------
@@ -357,16 +363,18 @@ def tf32(host_module):
 
 def gradients(kind, case, tf32):
     """Those of a first step, as Adam has them, by tensor: of float64, and from it the errors of the engine."""
-    sizes, width, batch, _, read = case
+    sizes, width, batch, _, readout = case
     weights, head = weights_and_head(sizes)
-    exact = reference_step.Stepper(weights, head, **OPTIONS | {"read": read})
+    exact = reference_step.Stepper(weights, head, **OPTIONS | {"readout": readout})
     documents = world.make_documents(batch, width, range(sizes[0]))
     exact.step(*documents)
     true = {key: exact.adam_together.state[score]["exp_avg"] for key, score in exact.scores.items()}
     found = []
     for allowed in (True, False):
         tf32(allowed)
-        engine = world.make_trainer(f"{kind}-dense", weights, head, torch.arange(sizes[0]), **OPTIONS | {"read": read})
+        engine = world.make_trainer(
+            f"{kind}-off", weights, head, torch.arange(sizes[0]), **OPTIONS | {"readout": readout}
+        )
         engine.run_epoch(*documents, batch)
         found.append({key: engine.exp_avg[key][: len(part)].cpu() - part for key, part in true.items()})
     return true, *found
@@ -395,7 +403,7 @@ def test_tf32_is_in_vain_where_blocks_share_units(kind, tf32):
 @pytest.mark.parametrize("options", SETTINGS[:-1:2], ids=str)
 def test_tf32_replay_is_dense_to_the_last_bit(kind, tf32, unwatched, options):
     tf32(True)
-    assert_same_run(*(train(f"{kind}-{catch_up}", **options) for catch_up in ("replay", "dense")))
+    assert_same_run(*(train(f"{kind}-{lazy_update}", **options) for lazy_update in ("replay", "off")))
 
 
 @pytest.mark.parametrize("batch", [3, 17])
@@ -405,7 +413,7 @@ def test_tf32_in_every_order(kind, host_module, tf32, batch):
     for order in ORDERS:
         host_module.set_order(order, 7)
         host_module.watch_memory(True)
-        runs.append(train(f"{kind}-quadrature", count=2 * batch + 1, batch_size=batch, read="last_word", epochs=3))
+        runs.append(train(f"{kind}-quadrature", count=2 * batch + 1, batch_size=batch, readout="last_word", epochs=3))
         host_module.watch_memory(False)
     for run in runs[1:]:
         assert_same_run(run, runs[0])
@@ -456,7 +464,9 @@ def test_states_that_no_training_leaves_are_replayed(kind, gap):
     states[2][1, 17] = 0  # one score is enough
     states[2][2, WIDTH - 1] = 0.1 * penalty**2 * (1 - 0.999**t)
     broken, sound = slice(0, 3), slice(3, ROWS)
-    fast, slow = (Rows(catch_up, penalty, kind=kind).after(states, t, gap) for catch_up in ("quadrature", "replay"))
+    fast, slow = (
+        Rows(lazy_update, penalty, kind=kind).after(states, t, gap) for lazy_update in ("quadrature", "replay")
+    )
     assert same([part[broken] for part in fast], [part[broken] for part in slow])
     assert not same([part[sound] for part in fast], [part[sound] for part in slow])
 
@@ -471,10 +481,10 @@ def test_early_and_short_gaps_are_replayed(kind, t, gap):
 
 
 @pytest.mark.usefixtures("unwatched")
-@pytest.mark.parametrize("catch_up", ["quadrature", "replay"])
-def test_what_is_not_a_number_stays_so_and_stays_where_it_is(kind, catch_up):
+@pytest.mark.parametrize("lazy_update", ["quadrature", "replay"])
+def test_what_is_not_a_number_stays_so_and_stays_where_it_is(kind, lazy_update):
     clean = [part.astype(np.float32) for part in draw_states(1000, 4.2e-7)]
-    rows = Rows(catch_up, 4.2e-7, kind=kind)
+    rows = Rows(lazy_update, 4.2e-7, kind=kind)
     wanted = rows.after(clean, 1000, 30)
     for i in range(3):
         states = [part.copy() for part in clean]
@@ -492,21 +502,25 @@ def test_what_is_not_a_number_stays_so_and_stays_where_it_is(kind, catch_up):
 # -- what it shows ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("read", ["end", "last_word"])
-def test_class_logits_are_those_of_the_kept_weights(kind, unwatched, monkeypatch, read):
+@pytest.mark.parametrize("readout", ["last_position", "last_word"])
+def test_class_logits_are_those_of_the_kept_weights(kind, unwatched, monkeypatch, readout):
     """In pieces and in one go, of words with and without a row of their own, before and after these drop out."""
     weights = world.make_weights(torch.float32, sizes=(60, 17, 9, 5))
     engine = world.make_trainer(
-        f"{kind}-quadrature", weights, world.make_head(), torch.arange(15), **OPTIONS | {"read": read, "lr_mask": 0.1}
+        f"{kind}-quadrature",
+        weights,
+        world.make_head(),
+        torch.arange(15),
+        **OPTIONS | {"readout": readout, "lr_mask": 0.1},
     )
     looked_at = world.make_documents(40, 12, range(60), seed=5)[:2]
     dropped = set()
     for epoch in range(5):
         engine.run_epoch(*world.make_documents(9, words=range(15), seed=epoch), 2)
-        dropped.add(bool((engine.whole_scores()[0][world.EMBEDDING][20] > 0).all()))
+        dropped.add(bool((engine.full_scores()[0][world.EMBEDDING][20] > 0).all()))
         kept = {key: weight.cpu() for key, weight in engine.effective_weights().items()}
-        exact = inference.class_logits({key: weight.double() for key, weight in kept.items()}, *looked_at, read)
-        theirs, ours = inference.class_logits(kept, *looked_at, read), engine.class_logits(*looked_at)
+        exact = inference.class_logits({key: weight.double() for key, weight in kept.items()}, *looked_at, readout)
+        theirs, ours = inference.class_logits(kept, *looked_at, readout), engine.class_logits(*looked_at)
         floor = world.EPS * max(1, exact.abs().max().item())
         for q in (0.95, 1):
             error, allowed = (torch.quantile((logits.double() - exact).abs(), q) for logits in (ours, theirs))
@@ -531,7 +545,7 @@ def test_class_logits_follow_what_is_asked_and_what_has_moved(kind):
     def look():
         logits = engine.class_logits(ids, lengths)
         kept = {key: weight.cpu() for key, weight in engine.effective_weights().items()}
-        torch.testing.assert_close(logits, inference.class_logits(kept, ids, lengths, "end"))
+        torch.testing.assert_close(logits, inference.class_logits(kept, ids, lengths, "last_position"))
         return logits
 
     seen = [look()]
@@ -543,7 +557,7 @@ def test_class_logits_follow_what_is_asked_and_what_has_moved(kind):
         engine.run_epoch(*documents, 4)
     seen.append(look())
     engine.scores["hidden2label.weight"].fill_(-1)
-    engine.adopt(engine.steps)
+    engine.load_state(engine.steps)
     seen.append(look())
     assert not any(torch.equal(a, b) for a, b in itertools.pairwise(seen))
 
@@ -557,7 +571,7 @@ def test_adopted_state_goes_on_as_its_own(kind, unwatched):
     mine = tensors(other)
     for name, part in tensors(one).items():
         mine[name].copy_(part)
-    other.adopt(one.steps - 8, 8)  # an epoch of the head alone
+    other.load_state(one.steps - 8, 8)  # an epoch of the head alone
     for trainer in (one, other):
         trainer.scale_learning_rates(0.5)
     for epoch in range(3):
@@ -567,11 +581,12 @@ def test_adopted_state_goes_on_as_its_own(kind, unwatched):
         assert_same_bits(one, other)
 
 
-@pytest.mark.parametrize("catch_up", world.CATCH_UPS)
-def test_counts_snapshot_and_whole_scores_agree(kind, unwatched, catch_up):
-    engine, _ = train(f"{kind}-{catch_up}", lr_mask=0.15)
-    scores, head = engine.whole_scores()
-    signs, head_too = engine.expand(engine.snapshot())
+@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
+def test_counts_snapshot_and_whole_scores_agree(kind, unwatched, lazy_update):
+    engine, _ = train(f"{kind}-{lazy_update}", lr_mask=0.15)
+    scores, head = engine.full_scores()
+    mask, head_too = engine.snapshot()
+    signs = mask.scores()
     counts = engine.kept_counts()
     assert counts == {key: int((score > 0).sum()) for key, score in scores.items()}
     assert all(torch.equal(signs[key] > 0, score > 0) for key, score in scores.items())
@@ -598,7 +613,7 @@ def test_clusters_of_other_sizes(kind, host_module, case, blocks):
 
 @pytest.mark.parametrize("tf32", [False, True])
 @pytest.mark.parametrize(
-    "options", [{}, {"read": "last_word", "batch_size": 9}, {"sizes": (60, 8, 64, 3)}, WIDER], ids=str
+    "options", [{}, {"readout": "last_word", "batch_size": 9}, {"sizes": (60, 8, 64, 3)}, WIDER], ids=str
 )
 def test_the_size_of_a_cluster_changes_no_bit(kind, host_module, unwatched, options, tf32):
     """It is chosen by how many modules are trained at the same time, which must not show."""
@@ -617,7 +632,7 @@ def test_whose_turn_it_is_changes_nothing_in_any_cluster(kind, host_module, bloc
         pretend_cluster(host_module, blocks)
         host_module.set_order(order, 3)
         host_module.watch_memory(True)
-        runs.append(train(f"{kind}-quadrature", count=11, batch_size=5, read="last_word", epochs=2))
+        runs.append(train(f"{kind}-quadrature", count=11, batch_size=5, readout="last_word", epochs=2))
         host_module.watch_memory(False)
     assert_same_run(*runs)
 
@@ -628,4 +643,4 @@ def test_steps_too_large_for_shared_memory_go_by_the_other_kernel(kind, host_mod
     ids, lengths, labels = world.make_documents(4, 200, range(1, 30))
     for most in (200, 3):  # of one launch after the other
         documents = ids, lengths.clamp(max=most), labels
-        check_case(kind, (30, 6, 50, 3), documents, 2, read="last_word", steps=1)
+        check_case(kind, (30, 6, 50, 3), documents, 2, readout="last_word", steps=1)

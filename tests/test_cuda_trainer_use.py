@@ -58,7 +58,7 @@ def bare(host_module):
 
 
 def build(kind, weights=None, head=None, words=15, **options):
-    kind = kind if kind.endswith(world.CATCH_UPS) else f"{kind}-quadrature"
+    kind = kind if kind.endswith(world.LAZY_UPDATES) else f"{kind}-quadrature"
     weights, head = world.single(weights or world.make_weights(), head or world.make_head())
     return world.make_trainer(kind, weights, head, torch.arange(words), **OPTIONS | options)
 
@@ -198,7 +198,7 @@ def test_after_a_failure_it_is_refused_until_adopt(kind):
     for name, part in tensors(fresh).items():
         mine[name].copy_(part)
     for trainer in (engine, fresh):
-        trainer.adopt(0)
+        trainer.load_state(0)
     for head_only in (False, True, False):
         losses = [trainer.run_epoch(*documents, 3, head_only=head_only) for trainer in (engine, fresh)]
         assert losses[0] == losses[1]
@@ -218,13 +218,13 @@ def test_a_score_that_is_not_a_number_is_dropped_and_found(kind, key):
     """As on the CPU: its weight counts as 0, and it stays one."""
     outcomes = []
     for name in (kind, "native"):
-        engine = build(name, read="last_word")
+        engine = build(name, readout="last_word")
         engine.scores[key].view(-1)[1] = math.nan
-        engine.adopt(0)
+        engine.load_state(0)
         loss = engine.run_epoch(*world.make_documents(12, words=[0, *range(2, 15)]), 4)
         with pytest.raises(TrainingError, match=f"{key} .*step 3"):
             engine.check_finite()
-        outcomes.append((loss, engine.whole_scores()[0]))
+        outcomes.append((loss, engine.full_scores()[0]))
     (loss, ours), (wanted, theirs) = outcomes
     assert loss == pytest.approx(wanted, abs=1e-6)
     for name, score in ours.items():
@@ -248,9 +248,11 @@ def test_epochs_of_the_head_alone(kind, batch, classes, target_weight):
         engines.append((engine, losses))
     (ours, losses), (theirs, wanted) = engines
     assert losses == pytest.approx(wanted, abs=1e-6)
-    for part, other in zip((*ours.head, *ours.head_alone), (*theirs.head, *theirs.head_alone), strict=True):
+    for part, other in zip(
+        (*ours.head, *ours.head_only_moments), (*theirs.head, *theirs.head_only_moments), strict=True
+    ):
         torch.testing.assert_close(part.cpu(), other, rtol=1e-4, atol=1e-5)
-    assert not any(part.any() for part in ours.head_together)
+    assert not any(part.any() for part in ours.head_joint_moments)
 
 
 @pytest.mark.parametrize("schedule", ["seam", "joint"])
@@ -296,24 +298,24 @@ def test_bases_that_are_too_large(host_module, sizes, clusters, text):
 
 
 def test_the_same_limits_are_known_before(monkeypatch):
-    monkeypatch.setattr(cuda_trainer, "able_devices", lambda: [0, 1])
+    monkeypatch.setattr(cuda_trainer, "supported_gpus", lambda: [0, 1])
     monkeypatch.setattr(cuda_trainer, "has_clusters", lambda index: index == 1)
     for sizes, why in (
         ((9, 4, 128, 256), ""),
         ((9, 4, 129, 5), "the base has 129 hidden units, more than 128"),
         ((9, 4, 64, 257), "the base has 257 classes, more than 256"),
     ):
-        assert cuda_trainer.why_not_one_launch(world.make_weights(torch.float32, sizes=sizes), 5) == why
-    assert "not float32" in cuda_trainer.why_not_one_launch(world.make_weights(), 5)
-    assert "more than one LSTM layer" in cuda_trainer.why_not_one_launch(world.make_deep_weights(2, False), 5)
+        assert cuda_trainer.unsupported_reason(world.make_weights(torch.float32, sizes=sizes), 5) == why
+    assert "not float32" in cuda_trainer.unsupported_reason(world.make_weights(), 5)
+    assert "more than one LSTM layer" in cuda_trainer.unsupported_reason(world.make_deep_weights(2, False), 5)
     wide = world.make_weights(torch.float32, sizes=(9, 300, 128, 5))
-    assert cuda_trainer.why_not_one_launch(wide, 256) == ""
-    assert "257 documents to a step" in cuda_trainer.why_not_one_launch(wide, 257)
-    assert cuda_trainer.why_not_one_launch(hidden_units(64), 2048) == ""
-    assert "more than the 2048" in cuda_trainer.why_not_one_launch(hidden_units(64), 2049)
+    assert cuda_trainer.unsupported_reason(wide, 256) == ""
+    assert "257 documents to a step" in cuda_trainer.unsupported_reason(wide, 257)
+    assert cuda_trainer.unsupported_reason(hidden_units(64), 2048) == ""
+    assert "more than the 2048" in cuda_trainer.unsupported_reason(hidden_units(64), 2049)
     monkeypatch.setattr(cuda_trainer, "has_clusters", lambda index: False)
-    assert "65 hidden units, more than the 64" in cuda_trainer.why_not_one_launch(hidden_units(65), 5)
-    assert cuda_trainer.why_not_one_launch(hidden_units(64), 5) == ""
+    assert "65 hidden units, more than the 64" in cuda_trainer.unsupported_reason(hidden_units(65), 5)
+    assert cuda_trainer.unsupported_reason(hidden_units(64), 5) == ""
 
 
 def hidden_units(count):
@@ -349,7 +351,7 @@ def test_a_base_of_float64_is_refused(host_module):
 
 
 def test_modules_beside_one_another_are_as_alone(kind, unwatched):
-    settings = [{}, {"batch_size": 1, "schedule": "joint"}, {"read": "last_word", "target_weight": 2.0}, {}]
+    settings = [{}, {"batch_size": 1, "schedule": "joint"}, {"readout": "last_word", "target_weight": 2.0}, {}]
     alone = [train(f"{kind}-quadrature", **options) for options in settings]
     with ThreadPoolExecutor(4) as pool:
         beside = list(pool.map(lambda options: train(f"{kind}-quadrature", **options), settings))
@@ -423,12 +425,12 @@ def on_host(monkeypatch, unwatched):
     class Seen(world.HostTrainer):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
-            trainers.append(self.catch_up)
+            trainers.append(self.lazy_update)
 
     monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
-    why_not = backend.why_not
-    monkeypatch.setattr(backend, "why_not", lambda name: "" if name == "cuda" else why_not(name))
-    monkeypatch.setattr(loop, "places_for", lambda jobs, threads: [CPU] * len(jobs))
+    unavailable_reason = backend.unavailable_reason
+    monkeypatch.setattr(backend, "unavailable_reason", lambda name: "" if name == "cuda" else unavailable_reason(name))
+    monkeypatch.setattr(loop, "workers_for", lambda jobs, threads: [CPU] * len(jobs))
     monkeypatch.setattr(cuda_trainer, "CudaTrainer", Seen)
     return trainers
 
@@ -437,11 +439,13 @@ QUICK = {"epochs": 4, "batch_size": 8, "lr_mask": 0.05}
 
 
 @needs_ext
-@pytest.mark.parametrize("options", [{}, {"protocol": "reference", "schedule": "seam", "catch_up": "replay"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"protocol": "reference", "schedule": "seam", "lazy_update": "replay"}], ids=str
+)
 def test_the_loop_ends_where_it_ends_on_the_cpu(toy, toy_base, on_host, options):
     """For two modules side by side: the same but for rounding, and what was kept in all but a few places."""
     runs = [reengineer(toy_base, toy, [0, (1, 3)], backend=name, **QUICK | options) for name in ("cuda", "cpu")]
-    assert on_host == [options.get("catch_up", "quadrature")] * 2
+    assert on_host == [options.get("lazy_update", "quadrature")] * 2
     total = sum(weight.numel() for weight in toy_base.weights().values())
     for ours, theirs in zip(*runs, strict=True):
         assert ours.card["engine"] == "cuda" and ours.card["steps"] == theirs.card["steps"]
@@ -460,7 +464,7 @@ def test_the_loop_ends_where_it_ends_on_the_cpu(toy, toy_base, on_host, options)
 
 def test_an_error_in_the_loop_names_target_and_epoch(toy, toy_base, on_host, monkeypatch):
     monkeypatch.setattr(loop, "copied_to", lambda device, weights: weights)
-    base = type(toy_base)(toy.vocab_size, 6, 5, toy.num_classes, read=toy_base.read)
+    base = type(toy_base)(toy.vocab_size, 6, 5, toy.num_classes, readout=toy_base.readout)
     with torch.no_grad():
         for weight in base.weights().values():
             weight.fill_(math.nan)

@@ -11,13 +11,13 @@ from on_gpu import faults_show_where_they_arise  # noqa: F401
 from test_classifier import QUICK_PUBLIC, QUICK_STRONG
 from test_device_training import RECIPES, SHAPES, corpus_for, folder, losses  # noqa: F401
 
-from seam_fast import MaskedEmbedding, MaskedLinear, MaskedLSTM, ScoreAdam, evaluate_classifier, train
-from seam_fast.backend import why_not
+from seam_fast import MaskedEmbedding, MaskedLinear, MaskedLSTM, ScoreAdam, evaluate_classifier, train_classifier
+from seam_fast.backend import unavailable_reason
 from seam_fast.classifier import training
 from seam_fast.classifier.model import predict_logits
 
-if why_not("cuda"):
-    pytest.skip(f"needs a GPU and the CUDA kernels: {why_not('cuda')}", allow_module_level=True)
+if unavailable_reason("cuda"):
+    pytest.skip(f"needs a GPU and the CUDA kernels: {unavailable_reason('cuda')}", allow_module_level=True)
 
 
 @SHAPES
@@ -29,8 +29,8 @@ def test_a_gpu_trains_what_the_cpu_trains_and_the_same_each_time(folder, recipe,
     said: list[list[str]] = [[], [], []]
     # Vectors begin with the CPU's counts: of so few texts, rounding would turn them.
     monkeypatch.setattr(training, "count_pairs_on", lambda device, *rest: training._count_pairs(*rest))
-    wanted = train(corpus, recipe, log=said[0].append, **options)
-    found, again = (train(corpus, recipe, log=lines.append, device="cuda", **options) for lines in said[1:])
+    wanted = train_classifier(corpus, recipe, log=said[0].append, **options)
+    found, again = (train_classifier(corpus, recipe, log=lines.append, device="cuda", **options) for lines in said[1:])
     assert losses(said[1]) == pytest.approx(losses(said[0]), abs=2e-3)
     for key, weight in wanted.weights().items():
         torch.testing.assert_close(found.weights()[key], weight, rtol=1e-2, atol=2e-3)
@@ -41,7 +41,7 @@ def test_a_gpu_trains_what_the_cpu_trains_and_the_same_each_time(folder, recipe,
 @pytest.mark.parametrize("recipe", [QUICK_PUBLIC, QUICK_STRONG], ids=["public", "strong"])
 def test_a_base_is_judged_where_it_is(folder, recipe):  # noqa: F811
     corpus = corpus_for(folder, recipe)
-    base = train(corpus, recipe, device="cuda")
+    base = train_classifier(corpus, recipe, device="cuda")
     wanted, logits = evaluate_classifier(base, corpus.test), predict_logits(base, corpus.test.ids, corpus.test.lengths)
     base.cuda()
     assert torch.equal(evaluate_classifier(base, corpus.test).confusion, wanted.confusion)

@@ -54,8 +54,8 @@ def make(unwatched, kind):
 
 @pytest.mark.parametrize("case", [*SMALL, *SHARED[1:3]], ids=name_of)
 def test_single_steps(kind, case):
-    (sizes, width, batch, count, read), words = case, case[0][0]
-    check_case(kind, sizes, world.make_documents(count, width, range(words)), batch, read=read)
+    (sizes, width, batch, count, readout), words = case, case[0][0]
+    check_case(kind, sizes, world.make_documents(count, width, range(words)), batch, readout=readout)
 
 
 def many_documents(count=70, width=30, words=700, seed=0):
@@ -66,21 +66,21 @@ def many_documents(count=70, width=30, words=700, seed=0):
     return ids, lengths, labels
 
 
-@pytest.mark.parametrize("read", ["end", "last_word"])
-def test_batches_of_many_words(kind, unwatched, read):
-    check_case(kind, (700, 20, 16, 4), many_documents(), 40, read=read, steps=2)
+@pytest.mark.parametrize("readout", ["last_position", "last_word"])
+def test_batches_of_many_words(kind, unwatched, readout):
+    check_case(kind, (700, 20, 16, 4), many_documents(), 40, readout=readout, steps=2)
 
 
 @pytest.mark.skipif(not _ext.has_ext(), reason=f"needs the compiled part: {_ext.reason}")
-@pytest.mark.parametrize("catch_up", ["quadrature", "replay"])
+@pytest.mark.parametrize("lazy_update", ["quadrature", "replay"])
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
-def test_epochs_end_where_the_engine_of_the_cpu_ends(kind, unwatched, options, catch_up):
-    assert_near(train(f"{kind}-{catch_up}", **options), train(f"native-{catch_up}", **options))
+def test_epochs_end_where_the_engine_of_the_cpu_ends(kind, unwatched, options, lazy_update):
+    assert_near(train(f"{kind}-{lazy_update}", **options), train(f"native-{lazy_update}", **options))
 
 
 @pytest.mark.parametrize("options", SETTINGS[::2], ids=str)
 def test_replay_is_dense_to_the_last_bit(kind, unwatched, options):
-    assert_same_run(*(train(f"{kind}-{catch_up}", **options) for catch_up in ("replay", "dense")))
+    assert_same_run(*(train(f"{kind}-{lazy_update}", **options) for lazy_update in ("replay", "off")))
 
 
 def test_where_an_epoch_is_cut_into_launches_changes_nothing(kind, unwatched, monkeypatch):
@@ -99,7 +99,7 @@ def test_whose_turn_it_is_changes_nothing_and_memory_is_its_own(kind, host_modul
     for order in ORDERS:
         host_module.set_order(order, 5)
         host_module.watch_memory(True)
-        options = {"count": 2 * batch + 1, "batch_size": batch, "read": "last_word", "epochs": 3, "adopted": 1500}
+        options = {"count": 2 * batch + 1, "batch_size": batch, "readout": "last_word", "epochs": 3, "adopted": 1500}
         runs.append(train(f"{kind}-quadrature", **options))
         host_module.watch_memory(False)
     for run in runs[1:]:
@@ -138,7 +138,7 @@ def test_large_batches_are_taken_by_all_and_small_ones_by_a_cluster(kind, host_m
 
 def test_a_cluster_takes_what_the_recurrence_of_the_op_does_not(kind, unwatched):
     """Of 100 units on four multiprocessors, more than 64 documents."""
-    check_case(kind, (30, 5, 100, 3), world.make_documents(70, 2, range(30)), 70, read="end", steps=1)
+    check_case(kind, (30, 5, 100, 3), world.make_documents(70, 2, range(30)), 70, readout="last_position", steps=1)
 
 
 def test_who_takes_steps_is_one_of_three(host_module):
@@ -149,16 +149,16 @@ def test_who_takes_steps_is_one_of_three(host_module):
 # -- documents read by a base -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("read", ["end", "last_word"])
+@pytest.mark.parametrize("readout", ["last_position", "last_word"])
 @pytest.mark.parametrize("width", [7, 9000], ids=["one piece", "pieces"])
-def test_what_a_base_says_by_one_call(host_module, unwatched, read, width):
+def test_what_a_base_says_by_one_call(host_module, unwatched, readout, width):
     """As right as plain PyTorch, against float64; of many words a piece after the other."""
     weights = world.make_weights(torch.float32, sizes=(60, 5, 3, 4), scale=0.5)
     ids, lengths, _ = world.make_documents(9, width, range(60))
     parts = [weights[key] for key in WEIGHT_KEYS]
-    ours = host_module.class_logits_on_gpu(parts, ids, lengths, read == "last_word")
-    exact = class_logits({key: weight.double() for key, weight in weights.items()}, ids, lengths, read)
-    theirs = class_logits(weights, ids, lengths, read)
+    ours = host_module.class_logits_on_gpu(parts, ids, lengths, readout == "last_word")
+    exact = class_logits({key: weight.double() for key, weight in weights.items()}, ids, lengths, readout)
+    theirs = class_logits(weights, ids, lengths, readout)
     floor = world.EPS * max(1, exact.abs().max().item())
     assert (ours - exact).abs().max() <= 2 * (theirs - exact).abs().max() + floor
     assert host_module.class_logits_on_gpu(parts, ids[:0], lengths[:0], True).shape == (0, 4)

@@ -379,7 +379,7 @@ def train_reversed(tmp_path):
 
 def test_a_base_with_the_classes_in_another_order(tmp_path):
     corpus, other = train_reversed(tmp_path)
-    base = sf.train(corpus, epochs=1)
+    base = sf.train_classifier(corpus, epochs=1)
     assert corpus.class_names == other.class_names[::-1]
     base.vocabulary = None  # numbered alike by chance, or a base that does not say its words
     with pytest.raises(sf.TrainingError, match="load it by the base"):
@@ -391,7 +391,7 @@ def test_a_base_with_the_classes_in_another_order(tmp_path):
 
 def test_a_corpus_loaded_by_a_base(tmp_path):
     corpus, _ = train_reversed(tmp_path)
-    base = sf.train(corpus, epochs=1)
+    base = sf.train_classifier(corpus, epochs=1)
     fitting = load_corpus(tmp_path / "other", "own", base=base)
     assert fitting.class_names == corpus.class_names and fitting.words == corpus.words
     assert torch.equal(fitting.train.ids, corpus.train.ids.flip(0))
@@ -410,7 +410,7 @@ def test_a_corpus_loaded_by_a_base(tmp_path):
 
 def test_accuracy_at_chance_is_said(tmp_path):
     corpus, _ = train_reversed(tmp_path)
-    base = sf.train(corpus, epochs=1)
+    base = sf.train_classifier(corpus, epochs=1)
     with torch.no_grad():
         base.hidden2label.weight.zero_()  # always the same class
     with pytest.warns(DataWarning, match=r"no better than chance on the validation documents: 33\.3 % are right"):
@@ -421,7 +421,7 @@ def test_accuracy_at_chance_is_said(tmp_path):
 
 def test_a_good_base_is_not_warned_of(tmp_path):
     corpus, _ = train_reversed(tmp_path)
-    base = sf.train(corpus, epochs=8)
+    base = sf.train_classifier(corpus, epochs=8)
     with warnings.catch_warnings():
         warnings.simplefilter("error", DataWarning)
         sf.reengineer(base, corpus, [0], steps=2)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_classifier import QUICK_PUBLIC, QUICK_STRONG, write_corpus
 
-from seam_fast import TrainingError, evaluate_classifier, load_corpus, train
+from seam_fast import TrainingError, evaluate_classifier, load_corpus, train_classifier
 from seam_fast.classifier import training
 from seam_fast.classifier.device_training import EpochSteps, training_device
 from seam_fast.data.corpus import CorpusConfig
@@ -49,9 +49,9 @@ def test_a_device_trains_what_the_cpu_trains(folder, recipe, shape, as_on_a_devi
     recipe = dataclasses.replace(recipe, batch_size=7, epochs=3)  # the last batch of recipe public is smaller
     options = {"embedding_dim": 12, "hidden_dim": 7, "num_layers": shape[0], "bidirectional": shape[1], "seed": 3}
     said: list[list[str]] = [[], []]
-    wanted = train(corpus, recipe, log=said[0].append, **options)
+    wanted = train_classifier(corpus, recipe, log=said[0].append, **options)
     as_on_a_device()
-    found = train(corpus, recipe, log=said[1].append, **options)
+    found = train_classifier(corpus, recipe, log=said[1].append, **options)
     assert len(losses(said[0])) == 3 and losses(said[1]) == pytest.approx(losses(said[0]), abs=2e-4)
     for key, weight in wanted.weights().items():
         torch.testing.assert_close(found.weights()[key], weight, rtol=2e-3, atol=2e-4)
@@ -71,7 +71,7 @@ def test_a_loss_that_is_not_finite_is_found_at_the_end_of_its_epoch(folder, reci
     monkeypatch.setattr(training.F, "cross_entropy", poisoned)
     as_on_a_device()
     with pytest.raises(TrainingError, match=r"loss is nan in epoch 1, step \d+"):
-        train(corpus, recipe, epochs=5)
+        train_classifier(corpus, recipe, epochs=5)
 
 
 def test_steps_are_fed_slice_by_slice_and_nothing_is_read_before_the_end():
@@ -105,7 +105,7 @@ def test_devices_that_cannot_train_are_refused(folder, monkeypatch):
     corpus = corpus_for(folder, QUICK_STRONG)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(TrainingError, match="device is 'cuda', but torch sees no GPU here"):
-        train(corpus, QUICK_STRONG, device="cuda")
+        train_classifier(corpus, QUICK_STRONG, device="cuda")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(TrainingError, match="device is 'cuda:2', but torch sees 2 GPUs here"):
         training_device("cuda:2")

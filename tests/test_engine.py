@@ -36,18 +36,18 @@ def make_pair(make):
 
 
 def state(engine):
-    return engine.whole_scores()
+    return engine.full_scores()
 
 
 # -- the same as the Stepper ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("schedule", "penalty", "read"),
-    list(itertools.product(("seam", "port", "joint"), ("global", "group"), ("end", "last_word"))),
+    ("schedule", "penalty", "readout"),
+    list(itertools.product(("seam", "port", "joint"), ("global", "group"), ("last_position", "last_word"))),
 )
-def test_follows_the_reference_step(make_pair, schedule, penalty, read):
-    engine, stepper = make_pair(schedule=schedule, penalty=penalty, read=read)
+def test_follows_the_reference_step(make_pair, schedule, penalty, readout):
+    engine, stepper = make_pair(schedule=schedule, penalty=penalty, readout=readout)
     world.follow(
         engine, stepper, [world.make_documents(25, seed=epoch) for epoch in range(7)], 4
     )  # 7 steps, the last of one
@@ -57,7 +57,7 @@ def test_follows_the_reference_step(make_pair, schedule, penalty, read):
 
 
 def test_one_document_a_step(make_pair):
-    engine, stepper = make_pair(read="last_word")
+    engine, stepper = make_pair(readout="last_word")
     world.follow(engine, stepper, [world.make_documents(5, seed=epoch) for epoch in range(6)], 1)
 
 
@@ -65,8 +65,8 @@ def test_documents_of_one_repeated_word(make_pair):
     ids = torch.full((6, world.T), 3)
     ids[3:] = 9
     documents = ids, torch.tensor([7, 1, 3, 7, 7, 2]), torch.tensor([0, 1, 0, 1, 0, 1])
-    for read in ("end", "last_word"):
-        engine, stepper = make_pair(read=read, words=[3, 9])
+    for readout in ("last_position", "last_word"):
+        engine, stepper = make_pair(readout=readout, words=[3, 9])
         world.follow(engine, stepper, [documents] * 10, 2)
 
 
@@ -78,7 +78,7 @@ def test_documents_of_one_word_only(make_pair):
 
 def test_id_0_as_padding_and_as_a_word(make_pair):
     """The reference's padding: id 0 fills rows up and is a word, so its row gathers gradient from both."""
-    engine, stepper = make_pair(read="end")
+    engine, stepper = make_pair(readout="last_position")
     epochs = [world.make_documents(9, words=range(6), seed=epoch) for epoch in range(6)]
     assert any((ids[torch.arange(world.T) < lengths[:, None]] == 0).any() for ids, lengths, _ in epochs)
     world.follow(engine, stepper, epochs, 3)
@@ -89,7 +89,7 @@ def test_active_clamps(make_pair):
     weights, head = world.make_weights(scale=2.0), tuple(20 * part for part in world.make_head())
     total = sum(weight.numel() for weight in weights.values())
     for alpha in (0.5 * total, 3.0 * total):
-        engine, stepper = make_pair(weights, head, alpha=alpha, lr_mask=0.02, read="last_word")
+        engine, stepper = make_pair(weights, head, alpha=alpha, lr_mask=0.02, readout="last_word")
         clamped = 0
         for epoch in range(5):
             world.follow(engine, stepper, [world.make_documents(6, seed=epoch)], 2)
@@ -118,18 +118,18 @@ def test_six_epochs_by_hand(make):
 
 def test_a_class_that_is_dropped_whole(make_pair):
     """Its logit is exactly 0, where the ReLU's slope is 0."""
-    engine, stepper = make_pair(read="last_word")
+    engine, stepper = make_pair(readout="last_word")
     with torch.no_grad():
         for trainer in (engine, stepper):
             for key in world.LINEAR:
                 trainer.scores[key][1] = -0.01  # a gradient other than the penalty's would soon show
-    world.adopt(engine)
+    world.load_state(engine)
     world.follow(engine, stepper, [world.make_documents(9, seed=epoch) for epoch in range(4)], 4)
 
 
 @pytest.mark.parametrize("schedule", ["seam", "port", "joint"])
 def test_labels_that_are_shares_and_a_heavier_lstm_penalty(make_pair, schedule):
-    engine, stepper = make_pair(schedule=schedule, penalty="group", lstm_factor=3.0, read="last_word")
+    engine, stepper = make_pair(schedule=schedule, penalty="group", lstm_penalty_scale=3.0, readout="last_word")
     world.follow(engine, stepper, [with_shares(world.make_documents(9, seed=epoch)) for epoch in range(6)], 4)
 
 
@@ -151,13 +151,13 @@ def test_learning_rates_that_fall(make):
 @pytest.mark.parametrize("value", [0.0, -0.0])
 def test_a_score_of_exactly_0_is_dropped(make_pair, value):
     """Set in every tensor, rows of fed words among them; the loss, the counts and all that follows tell."""
-    engine, stepper = make_pair(read="last_word")
+    engine, stepper = make_pair(readout="last_word")
     for key in world.KEYS:
         places = slice(3, 6) if key == world.EMBEDDING else slice(0, None, 2)
         with torch.no_grad():
             engine.scores[key][places] = value
             stepper.scores[key][places] = value
-    world.adopt(engine)
+    world.load_state(engine)
     assert engine.kept_counts() == {key: int((score > 0).sum()) for key, score in stepper.scores.items()}
     for key, weight in engine.effective_weights().items():
         assert torch.equal(weight.cpu(), engine.weights[key].cpu() * (stepper.scores[key] > 0))
@@ -167,7 +167,7 @@ def test_a_score_of_exactly_0_is_dropped(make_pair, value):
 def test_float32_stays_near(make_pair):
     """Six steps, before a sign can flip: all that differs is rounding."""
     weights, head = world.make_weights(torch.float32), world.make_head(torch.float32)
-    engine, stepper = make_pair(weights, head, read="last_word")
+    engine, stepper = make_pair(weights, head, readout="last_word")
     documents = world.make_documents(12)
     engine.run_epoch(*documents, 2)
     for batch in world.cut(documents, 2):
@@ -256,9 +256,9 @@ def test_padding_of_its_own_is_never_seen(make_pair):
     wide[:, :5] = ids[:, :5]
     states = []
     for documents in (ids, wide):
-        engine, stepper = make_pair(read="last_word")
+        engine, stepper = make_pair(readout="last_word")
         world.follow(engine, stepper, [(documents, lengths, labels)] * 6, 4)
-        states.append(engine.snapshot())
+        states.append(world.parts_of(engine.snapshot()))
         logits = engine.logits(documents, lengths)
         states[-1]["logits"] = logits
     for key, value in states[0].items():
@@ -266,7 +266,7 @@ def test_padding_of_its_own_is_never_seen(make_pair):
 
 
 def test_rows_of_padding_words_get_the_penalty_alone(make_pair):
-    engine, _ = make_pair(read="last_word")
+    engine, _ = make_pair(readout="last_word")
     engine.run_epoch(*world.make_documents(12), 4)
     rows = state(engine)[0][world.EMBEDDING]
     assert torch.equal(rows[0], rows[20])
@@ -280,7 +280,7 @@ def test_target_weight_is_as_good_as_that_many_copies(make):
     ids, lengths, labels = world.make_documents(7)
     times = torch.where(labels == 0, 3, 1)
     copies = tuple(part.repeat_interleave(times, 0) for part in (ids, lengths, labels))
-    weights, head, options = world.make_weights(), world.make_head(), OPTIONS | {"read": "last_word"}
+    weights, head, options = world.make_weights(), world.make_head(), OPTIONS | {"readout": "last_word"}
     engine = make(weights, head, torch.arange(15), **options, target_weight=3)
     stepper = reference_step.Stepper(weights, head, **options)
     for _ in range(20):
@@ -377,11 +377,11 @@ def test_after_an_error_all_is_as_it_was_before_the_step(make_pair):
 
 @pytest.mark.parametrize("key", world.KEYS)
 def test_a_score_that_is_not_a_number_is_dropped_and_found(make_pair, key):
-    engine, stepper = make_pair(read="last_word")
+    engine, stepper = make_pair(readout="last_word")
     with torch.no_grad():
         for trainer in (engine, stepper):
             trainer.scores[key].view(-1)[1] = math.nan
-    world.adopt(engine)
+    world.load_state(engine)
     documents = world.make_documents(12, words=[0, *range(2, 15)])
     wanted = [stepper.step(*batch).cross_entropy for batch in world.cut(documents, 4)]
     assert engine.run_epoch(*documents, 4) == pytest.approx(sum(wanted) / 3, abs=1e-12)
@@ -400,7 +400,7 @@ def test_check_finite_names_the_tensor(make_pair, key):
     tensor = dict(zip(world.HEAD, engine.head, strict=True)).get(key, engine.scores.get(key))
     with torch.no_grad():
         tensor.view(-1)[0] = math.nan  # not in the row for all other words, which is uniform
-    world.adopt(engine, engine.steps)
+    world.load_state(engine, engine.steps)
     for look in (engine.check_finite, engine.look):
         with pytest.raises(TrainingError, match=f"{key} .*step 2"):
             look()
@@ -435,9 +435,9 @@ def test_stop_ends_an_epoch_between_two_steps(make_pair, monkeypatch, head_only)
     assert engine.steps == 3
 
 
-@pytest.mark.parametrize("read", ["end", "last_word"])
-def test_what_it_shows_is_what_the_reference_ops_show(make_pair, read):
-    engine, _ = make_pair(read=read, lr_mask=0.1)
+@pytest.mark.parametrize("readout", ["last_position", "last_word"])
+def test_what_it_shows_is_what_the_reference_ops_show(make_pair, readout):
+    engine, _ = make_pair(readout=readout, lr_mask=0.1)
     documents = world.make_documents(12)
     for _ in range(4):
         engine.run_epoch(*documents, 4)
@@ -446,7 +446,9 @@ def test_what_it_shows_is_what_the_reference_ops_show(make_pair, read):
     for key in world.KEYS:
         assert torch.equal(effective[key], engine.weights[key] * (scores[key] > 0))
     ids, lengths, _ = world.make_documents(20, words=range(1, world.V), seed=9)  # words without rows may be looked at
-    logits = reference_model.head_logits(reference_model.class_logits(ids, lengths, engine.weights, scores, read), head)
+    logits = reference_model.head_logits(
+        reference_model.class_logits(ids, lengths, engine.weights, scores, readout), head
+    )
     shown = engine.logits(ids, lengths)
     assert not shown.requires_grad
     torch.testing.assert_close(shown, logits.detach(), rtol=0, atol=1e-12)
@@ -458,12 +460,12 @@ def test_a_look_tells_what_single_questions_tell(make_pair):
     for epoch in range(4):
         engine.run_epoch(*world.make_documents(12, seed=epoch), 4)
         ids, lengths, _ = world.make_documents(20, words=range(1, world.V), seed=9)
-        look, snapshot = engine.look((ids, lengths)), engine.snapshot()
+        look, snapshot = engine.look((ids, lengths)), world.parts_of(engine.snapshot())
         assert look.kept == engine.kept_counts() and list(look.kept) == list(world.KEYS)
         assert torch.equal(look.class_logits, engine.class_logits(ids, lengths))
         assert all(torch.equal(part, other.cpu()) for part, other in zip(look.head, engine.head, strict=True))
         assert torch.equal(look.outputs, engine.logits(ids, lengths))
-        found = look.snapshot()
+        found = world.parts_of(look.snapshot())
         assert list(found) == list(snapshot)
         assert all(found[key].dtype == snapshot[key].dtype for key in found)
         assert all(torch.equal(found[key], snapshot[key]) for key in found)
@@ -476,12 +478,13 @@ def test_a_snapshot_stays_as_it_was(make_pair):
     engine, _ = make_pair()
     documents = world.make_documents(12)
     engine.run_epoch(*documents, 4)
-    snapshot, looked = engine.snapshot(), engine.look().snapshot()
+    taken = engine.snapshot()
+    snapshot, looked = world.parts_of(taken), world.parts_of(engine.look().snapshot())
     copy = {key: value.clone() for key, value in snapshot.items()}
     engine.run_epoch(*documents, 4)
     engine.look()
     assert all(torch.equal(snapshot[key], copy[key]) and torch.equal(looked[key], copy[key]) for key in copy)
-    scores, head = engine.expand(snapshot)
+    scores, head = taken.mask.scores(), taken.head
     assert {key: tuple(score.shape) for key, score in scores.items()} == {
         key: tuple(weight.shape) for key, weight in engine.weights.items()
     }
@@ -510,7 +513,7 @@ def test_the_same_twice(make_pair):
         engine, _ = make_pair(world.make_weights(torch.float32), world.make_head(torch.float32), schedule="seam")
         for epoch in range(6):
             engine.run_epoch(*world.make_documents(seed=epoch), 4, head_only=epoch % 5 == 0)
-        states.append(engine.snapshot())
+        states.append(world.parts_of(engine.snapshot()))
     assert all(np.array_equal(states[0][key].numpy(), states[1][key].numpy()) for key in states[0])
 
 

@@ -161,7 +161,7 @@ def test_a_base_that_does_not_say_its_words(here, capsys):
     base = LSTMClassifier.load("runs/own/base.safetensors")
     before = judge(capsys)
     torch.save(base.state_dict(), "bare.pt")
-    bare = LSTMClassifier.load("bare.pt", read="last_word")
+    bare = LSTMClassifier.load("bare.pt", readout="last_word")
     bare.save("bare.safetensors")
     options = ["--base", "bare.safetensors", "--dataset", "own", "--tokenizer", "words"]
     assert judge(capsys, *options)["test"] == before["test"]
@@ -188,7 +188,7 @@ def test_a_base_at_chance_is_said_when_it_is_trained(here, capsys, monkeypatch):
     base = LSTMClassifier.load("runs/own/base.safetensors")
     with torch.no_grad():
         base.hidden2label.weight.zero_()
-    monkeypatch.setattr("seam_fast.cli.workflow.train", lambda *_, **__: base)
+    monkeypatch.setattr("seam_fast.cli.workflow.train_classifier", lambda *_, **__: base)
     assert main(["train", "--dataset", "own", "--data-dir", "corpus", "--out", "blind.safetensors"]) == 0
     assert "no better than chance on the test documents: 33.3 % are right" in capsys.readouterr().err
 
@@ -393,7 +393,7 @@ def test_the_checksum_sees_each_number(pair, dtype):
 
 def test_a_base_read_elsewhere_afterwards(pair):
     base, module, corpus = pair
-    base.read = "end"
+    base.readout = "last_position"
     with pytest.raises(CheckpointError, match="was read at 'last_word' and is read at 'end' now"):
         module.predict_proba(corpus.test.ids, corpus.test.lengths)
 
@@ -445,9 +445,9 @@ def test_a_base_whose_names_were_given_in_another_order(here):
     """Its weights, and so its hash, are the same; what its numbers mean is not."""
     base = LSTMClassifier.load("runs/own/base.safetensors")
     torch.save(base.state_dict(), "bare.pt")
-    told = {"read": "last_word", "class_names": base.class_names, "vocabulary": base.vocabulary}
+    told = {"readout": "last_word", "class_names": base.class_names, "vocabulary": base.vocabulary}
     SeamModule.load(MODULE, LSTMClassifier.load("bare.pt", **told))
-    SeamModule.load(MODULE, LSTMClassifier.load("bare.pt", read="last_word"))
+    SeamModule.load(MODULE, LSTMClassifier.load("bare.pt", readout="last_word"))
     for name, sentence in (
         ("class_names", r"with the classes 'earn', 'grain', 'ship', and this one calls them 'ship', 'grain', 'earn'"),
         ("vocabulary", "made for a base with another vocabulary"),

@@ -151,22 +151,22 @@ def test_the_compiled_part_can_be_disabled():
 # -- the instruction set ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("wish", "used"), [("", "avx2"), ("auto", "avx2"), ("portable", "portable")])
-def test_the_instruction_set_that_is_asked_for(monkeypatch, wish, used):
-    monkeypatch.setenv("SEAM_FAST_ISA", wish)
+@pytest.mark.parametrize(("requested", "used"), [("", "avx2"), ("auto", "avx2"), ("portable", "portable")])
+def test_the_instruction_set_that_is_asked_for(monkeypatch, requested, used):
+    monkeypatch.setenv("SEAM_FAST_ISA", requested)
     module = FakeModule()
     assert _ext.obey_isa(module) == "" and module.used == used
 
 
 @pytest.mark.parametrize(
-    ("wish", "why"),
+    ("requested", "why"),
     [("avx512", "this CPU can run avx2, portable"), ("mmx", "it can be auto, avx512, avx2, portable")],
 )
-def test_an_instruction_set_that_cannot_be_had(monkeypatch, wish, why):
-    monkeypatch.setenv("SEAM_FAST_ISA", wish)
+def test_an_instruction_set_that_cannot_be_had(monkeypatch, requested, why):
+    monkeypatch.setenv("SEAM_FAST_ISA", requested)
     module = FakeModule()
     with pytest.warns(UserWarning, match="using avx2"):
-        assert _ext.obey_isa(module) == f"SEAM_FAST_ISA={wish} is ignored: {why}"
+        assert _ext.obey_isa(module) == f"SEAM_FAST_ISA={requested} is ignored: {why}"
     assert module.used == "avx2"
 
 
@@ -335,9 +335,9 @@ def test_the_best_backend_is_chosen(with_module, monkeypatch):
     assert sf.backends()["cuda"] == "torch sees no GPU" and not sf.has_cuda()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(backend, "is_able", lambda index: False)
+    monkeypatch.setattr(backend, "is_supported_gpu", lambda index: False)
     assert sf.backends()["cuda"] == "its kernels need a GPU of compute capability 8.0 or more, and torch sees none"
-    monkeypatch.setattr(backend, "is_able", lambda index: True)
+    monkeypatch.setattr(backend, "is_supported_gpu", lambda index: True)
     assert backend.choose_backend() == "cuda" and sf.has_cuda()
 
 
@@ -385,7 +385,7 @@ def with_gpus(monkeypatch):
     def use(*able):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(able))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(able))
-        monkeypatch.setattr(backend, "is_able", lambda index: able[index])
+        monkeypatch.setattr(backend, "is_supported_gpu", lambda index: able[index])
         properties = types.SimpleNamespace(name="NVIDIA H100", multi_processor_count=132)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
 
@@ -395,7 +395,7 @@ def with_gpus(monkeypatch):
 def test_a_gpu_trains_where_there_is_one(with_module, with_gpus):
     with_module(FakeModule(with_cuda=True))
     with_gpus(False, True)
-    assert backend.able_devices() == [1]
+    assert backend.supported_gpus() == [1]
     assert backend.choose_engine() == backend.choose_engine("cuda") == "cuda"
     assert backend.choose_engine(dtype=torch.float64) == "cuda"
     assert backend.choose_engine("cpu") == "cpu" and backend.choose_engine("torch") == "torch"

@@ -18,7 +18,7 @@ from seam_fast.modules.pareto import Front, pareto
 from seam_fast.search.sampling import balanced, is_target
 
 loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
-ENGINES = ["torch"] if backend.why_not_train(torch.float32) else ["torch", "cpu"]
+ENGINES = ["torch"] if backend.untrainable_reason(torch.float32) else ["torch", "cpu"]
 QUICK = {"epochs": 14, "batch_size": 8, "lr_mask": 0.03, "threads": 1}
 
 
@@ -61,7 +61,7 @@ def test_the_front_is_what_nobody_beats(history):
 
 @given(histories)
 def test_snapshots_are_taken_on_entering_and_dropped_with_their_epoch(history):
-    front, taken = Front(torch.arange(3)), {}
+    front, taken = Front(), {}
     for figures in history:
         if "accuracy" not in figures:
             continue
@@ -163,9 +163,9 @@ def test_a_front_of_a_float64_base_and_of_a_saved_point(toy, toy_base, tmp_path)
 
 def test_a_base_of_several_layers_has_fronts_too(toy):
     torch.manual_seed(0)
-    base = LSTMClassifier(toy.vocab_size, 6, 5, 4, read="last_word", num_layers=2, bidirectional=True)
+    base = LSTMClassifier(toy.vocab_size, 6, 5, 4, readout="last_word", num_layers=2, bidirectional=True)
     (module,) = run(base, toy, [2], epochs=4, lr_mask=0.3)
-    assert "lstm.weight_hh_l1_reverse" in module.scores and "catch_up" not in module.card
+    assert "lstm.weight_hh_l1_reverse" in module.scores and "lazy_update" not in module.card
     held_out = toy.validation_indices()[1]
     wanted = is_target(toy.train.labels[held_out], (2,))
     for point in module.front:
@@ -197,11 +197,11 @@ def test_a_front_does_not_keep_the_trainer_alive(toy, toy_base, monkeypatch, eng
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_card_says_what_trained(toy, toy_base, engine):
-    (module,) = run(toy_base, toy, [1], epochs=1, backend=engine, catch_up="replay")
+    (module,) = run(toy_base, toy, [1], epochs=1, backend=engine, lazy_update="replay")
     assert module.card["engine"] == engine
-    assert module.card.get("catch_up") == ("replay" if engine == "cpu" else None)
+    assert module.card.get("lazy_update") == ("replay" if engine == "cpu" else None)
 
 
 def test_a_catch_up_that_does_not_exist(toy, toy_base):
-    with pytest.raises(TrainingError, match="catch_up is 'slow'; it must be one of quadrature, replay, dense"):
-        run(toy_base, toy, [1], catch_up="slow")
+    with pytest.raises(TrainingError, match="lazy_update is 'slow'; it must be one of quadrature, replay, off"):
+        run(toy_base, toy, [1], lazy_update="slow")

@@ -54,19 +54,19 @@ def replay_exactly(states, t, penalty, gaps):
 class Rows:
     """A tiny trainer: word 0 is fed, the rows of the words 1 to ROWS wait."""
 
-    def __init__(self, catch_up, penalty, dtype=torch.float32, kind="native"):
+    def __init__(self, lazy_update, penalty, dtype=torch.float32, kind="native"):
         weights = world.make_weights(dtype, sizes=(ROWS + 1, WIDTH, 1, 1))
         total = sum(weight.numel() for weight in weights.values())
         options = {"alpha": penalty * total, "lr_mask": LR, "lr_head": 0.01, "schedule": "port"}
         head = world.make_head(dtype, classes=1)
-        self.trainer = world.make_trainer(f"{kind}-{catch_up}", weights, head, torch.arange(ROWS + 1), **options)
+        self.trainer = world.make_trainer(f"{kind}-{lazy_update}", weights, head, torch.arange(ROWS + 1), **options)
         self.memory = [getattr(self.trainer, name)[world.EMBEDDING] for name in ("scores", "exp_avg", "exp_avg_sq")]
 
     def after(self, states, t, gap):
         """score, exp_avg, exp_avg_sq (ROWS, WIDTH) that the states at step t have become `gap` steps later."""
         for memory, part in zip(self.memory, states, strict=True):
             memory.zero_()[1 : ROWS + 1] = torch.from_numpy(part)
-        self.trainer.adopt(t)
+        self.trainer.load_state(t)
         ids, ones = torch.zeros(gap, 1, dtype=torch.int64), torch.ones(gap, dtype=torch.int64)
         self.trainer.run_epoch(ids, ones, ones, 1)
         assert self.trainer.steps == t + gap
@@ -147,11 +147,11 @@ def test_early_gaps_are_replayed():
             assert same(Rows("quadrature", 1e-3).after(states, t, gap), Rows("replay", 1e-3).after(states, t, gap))
 
 
-@pytest.mark.parametrize("catch_up", ["quadrature", "replay"])
-def test_what_is_not_a_number_stays_so_and_stays_where_it_is(catch_up):
+@pytest.mark.parametrize("lazy_update", ["quadrature", "replay"])
+def test_what_is_not_a_number_stays_so_and_stays_where_it_is(lazy_update):
     """A broken score is for check_finite to find; its neighbours go on as they would."""
     clean = [part.astype(np.float32) for part in draw_states(1000, 4.2e-7)]
-    rows = Rows(catch_up, 4.2e-7)
+    rows = Rows(lazy_update, 4.2e-7)
     for i in range(3):
         states = [part.copy() for part in clean]
         states[i][5, 7] = np.nan

@@ -15,13 +15,13 @@ from seam_fast import LSTMClassifier, SeamModule
 from seam_fast.classifier import reference_model
 from seam_fast.errors import TrainingError
 from seam_fast.training import reference_step
-from seam_fast.training.base import TorchTrainer
-from seam_fast.training.op_trainer import GenericTrainer
+from seam_fast.training.op_trainer import OpTrainer
+from seam_fast.training.torch_trainer import TorchTrainer
 
 SHAPES = ((1, False), *world.DEEP)
 
 
-def make_pair(shape, dtype=torch.float64, trainer=GenericTrainer, words=range(15), weights=None, head=None, **options):
+def make_pair(shape, dtype=torch.float64, trainer=OpTrainer, words=range(15), weights=None, head=None, **options):
     """A trainer and a Stepper that begin alike; what the latter does not know is the trainer's alone."""
     weights = weights or world.make_deep_weights(*shape, dtype=dtype)
     head, options = head or world.make_head(dtype), OPTIONS | options
@@ -37,10 +37,10 @@ def epochs(count, documents=13):
 # -- the same as the Stepper ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("read", ["end", "last_word"])
+@pytest.mark.parametrize("readout", ["last_position", "last_word"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_follows_the_reference_step(shape, read):
-    engine, stepper = make_pair(shape, read=read)
+def test_follows_the_reference_step(shape, readout):
+    engine, stepper = make_pair(shape, readout=readout)
     assert list(engine.scores) == list(stepper.scores)
     follow(engine, stepper, epochs(10), 4)  # 4 steps an epoch, the last of one document
     kept = sum(engine.kept_counts().values()) / sum(weight.numel() for weight in engine.weights.values())
@@ -53,23 +53,23 @@ def test_follows_the_reference_step(shape, read):
 )
 def test_schedules_penalties_and_labels_that_are_shares(schedule, penalty):
     """Epochs 0 and 5 of schedule seam step the head alone."""
-    options = {"schedule": schedule, "penalty": penalty, "lstm_factor": 3.0, "read": "last_word"}
+    options = {"schedule": schedule, "penalty": penalty, "lstm_penalty_scale": 3.0, "readout": "last_word"}
     engine, stepper = make_pair((2, True), **options)
     before = [part.detach().clone() for part in engine.head]
     follow(engine, stepper, [with_shares(documents) for documents in epochs(6)], 4)
     assert all(torch.equal(a, b) == (schedule == "port") for a, b in zip(before, engine.head, strict=True))
 
 
-@pytest.mark.parametrize("read", ["end", "last_word"])
+@pytest.mark.parametrize("readout", ["last_position", "last_word"])
 @pytest.mark.parametrize("shape", world.DEEP)
-@pytest.mark.parametrize("trainer", [functools.partial(GenericTrainer, backend="torch"), TorchTrainer])
-def test_plain_pytorch_follows_as_well(trainer, shape, read):
-    engine, stepper = make_pair(shape, trainer=trainer, read=read, schedule="seam")
+@pytest.mark.parametrize("trainer", [functools.partial(OpTrainer, backend="torch"), TorchTrainer])
+def test_plain_pytorch_follows_as_well(trainer, shape, readout):
+    engine, stepper = make_pair(shape, trainer=trainer, readout=readout, schedule="seam")
     follow(engine, stepper, epochs(4), 4)
 
 
 def test_three_layers():
-    engine, stepper = make_pair((3, True), read="last_word")
+    engine, stepper = make_pair((3, True), readout="last_word")
     assert "lstm.weight_hh_l2_reverse" in engine.scores
     follow(engine, stepper, epochs(3), 4)
 
@@ -80,7 +80,7 @@ def test_active_clamps(shape):
     weights, head = world.make_deep_weights(*shape, scale=2.0), tuple(20 * part for part in world.make_head())
     total = sum(weight.numel() for weight in weights.values())
     for alpha in (0.5 * total, 3.0 * total):
-        engine, stepper = make_pair(shape, weights=weights, head=head, alpha=alpha, lr_mask=0.02, read="last_word")
+        engine, stepper = make_pair(shape, weights=weights, head=head, alpha=alpha, lr_mask=0.02, readout="last_word")
         clamped = 0
         for epoch in range(4):
             follow(engine, stepper, [world.make_documents(6, seed=epoch)], 2)
@@ -101,18 +101,18 @@ def test_learning_rates_that_fall():
         engine.run_epoch(*documents, 4, head_only=head_only)
         for batch in world.cut(documents, 4):
             stepper.step(*batch, head_only=head_only)
-        assert world.largest_difference(stepper, *engine.whole_scores()) < 1e-10, f"epoch {epoch}"
+        assert world.largest_difference(stepper, *engine.full_scores()) < 1e-10, f"epoch {epoch}"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_float32_stays_near(shape):
     """Six steps, before a sign can flip: all that differs is rounding."""
-    engine, stepper = make_pair(shape, dtype=torch.float32, read="last_word")
+    engine, stepper = make_pair(shape, dtype=torch.float32, readout="last_word")
     documents = world.make_documents(12)
     engine.run_epoch(*documents, 2)
     for batch in world.cut(documents, 2):
         stepper.step(*batch)
-    scores, _ = engine.whole_scores()
+    scores, _ = engine.full_scores()
     assert all(score.dtype == torch.float32 for score in scores.values())
     errors = [(scores[key] - score.detach()).abs().mean().item() for key, score in stepper.scores.items()]
     assert max(errors) < 1e-4  # 1000 float32 roundings of a score of 1
@@ -122,16 +122,16 @@ def test_target_weight_is_as_good_as_that_many_copies():
     ids, lengths, labels = world.make_documents(7)
     times = torch.where(labels == 0, 3, 1)
     copies = tuple(part.repeat_interleave(times, 0) for part in (ids, lengths, labels))
-    engine, stepper = make_pair((2, True), read="last_word", target_weight=3)
+    engine, stepper = make_pair((2, True), readout="last_word", target_weight=3)
     for _ in range(10):
         loss = engine.run_epoch(ids, lengths, labels, 7)
         assert loss == pytest.approx(stepper.step(*copies).cross_entropy, abs=1e-11)
-    assert world.largest_difference(stepper, *engine.whole_scores()) < 1e-10
+    assert world.largest_difference(stepper, *engine.full_scores()) < 1e-10
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0])
 def test_a_score_of_exactly_0_is_dropped(value):
-    engine, stepper = make_pair((2, True), read="last_word")
+    engine, stepper = make_pair((2, True), readout="last_word")
     for key in engine.scores:
         places = slice(3, 6) if key == world.EMBEDDING else slice(0, None, 2)
         with torch.no_grad():
@@ -153,9 +153,9 @@ def test_padding_is_never_seen(shape, backend):
     wide[torch.arange(16) >= lengths[:, None]] = 7  # padding that looks like words
     states = []
     for documents in (ids, wide):
-        engine, stepper = make_pair(shape, read="last_word", backend=backend)
+        engine, stepper = make_pair(shape, readout="last_word", backend=backend)
         follow(engine, stepper, [(documents, lengths, labels)] * 4, 4)
-        scores, head = engine.whole_scores()
+        scores, head = engine.full_scores()
         states.append([*scores.values(), *head, engine.logits(documents, lengths)])
         rows = scores[world.EMBEDDING]
         assert torch.equal(rows[7], rows[20]) and torch.equal(rows[0], rows[20])
@@ -165,26 +165,26 @@ def test_padding_is_never_seen(shape, backend):
 # -- looking at it, and what is refused -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("read", ["end", "last_word"])
+@pytest.mark.parametrize("readout", ["last_position", "last_word"])
 @pytest.mark.parametrize("shape", world.DEEP)
-def test_what_it_shows_is_what_the_scores_say(shape, read):
-    engine, _ = make_pair(shape, read=read, lr_mask=0.1)
+def test_what_it_shows_is_what_the_scores_say(shape, readout):
+    engine, _ = make_pair(shape, readout=readout, lr_mask=0.1)
     for documents in epochs(3):
         engine.run_epoch(*documents, 4)
-    scores, head = engine.whole_scores()
+    scores, head = engine.full_scores()
     assert not any(tensor.requires_grad for tensor in (*scores.values(), *head))
     effective = engine.effective_weights()
     for key, weight in engine.weights.items():
         assert torch.equal(effective[key], weight * (scores[key] > 0))
     ids, lengths, _ = world.make_documents(20, words=range(1, world.V), seed=9)  # words without rows may be looked at
-    wanted = reference_model.head_logits(world.deep_logits(effective, ids, lengths, read, *shape), head)
+    wanted = reference_model.head_logits(world.deep_logits(effective, ids, lengths, readout, *shape), head)
     shown = engine.logits(ids, lengths)
     assert not shown.requires_grad
     torch.testing.assert_close(shown, wanted, rtol=0, atol=1e-12)
 
     snapshot = engine.snapshot()
     engine.run_epoch(*world.make_documents(seed=5), 4)
-    signs, kept_head = engine.expand(snapshot)
+    signs, kept_head = snapshot.mask.scores(), snapshot.head
     assert all(torch.equal(signs[key] > 0, score > 0) for key, score in scores.items())
     assert all(torch.equal(a, b) for a, b in zip(kept_head, head, strict=True))
 
@@ -195,7 +195,7 @@ def test_the_same_twice():
         engine, _ = make_pair((2, True), dtype=torch.float32, schedule="seam")
         for epoch, documents in enumerate(epochs(6)):
             engine.run_epoch(*documents, 4, head_only=epoch % 5 == 0)
-        scores, head = engine.whole_scores()
+        scores, head = engine.full_scores()
         states.append([*scores.values(), *head])
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
 

@@ -51,7 +51,7 @@ class Golden:
     def scores(self, trainer):
         if isinstance(trainer, reference_step.Stepper):
             return {key: score.detach() for key, score in trainer.scores.items()}, trainer.head
-        return trainer.whole_scores()
+        return trainer.full_scores()
 
 
 def assert_scores(golden, step, scores, head, tolerance):
@@ -84,12 +84,12 @@ def test_float64_follows_the_reference(golden_dir, schedule, kind):
             assert_scores(golden, step + 1, *golden.scores(trainer), tolerance=1e-9)
 
 
-@pytest.mark.parametrize("catch_up", world.CATCH_UPS)
+@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
 @pytest.mark.parametrize("schedule", ["port", "seam"])
-def test_the_native_engine_in_float32_keeps_the_same_weights(golden_dir, schedule, catch_up):
+def test_the_native_engine_in_float32_keeps_the_same_weights(golden_dir, schedule, lazy_update):
     """Sixty steps in a row: no kept bit differs from the reference's in float64, and no loss by more than 1e-6."""
     golden = Golden(golden_dir, schedule, torch.float32)
-    trainer = golden.make(f"native-{catch_up}")
+    trainer = golden.make(f"native-{lazy_update}")
     for step in range(60):
         cross_entropy, kept = golden.advance(trainer, step)
         assert cross_entropy == pytest.approx(golden.tensors["cross_entropy"][step].item(), abs=1e-6), step
@@ -161,7 +161,7 @@ def test_the_references_file_loads_predicts_and_saves_the_same(golden_dir, tmp_p
     golden = Golden(golden_dir, "port", torch.float64)
     path = golden_dir / "tc_2" / "lr_head_mask_0.1_0.1_alpha_0.2.pth"
     base = LSTMClassifier.load(golden_dir / "base_public.safetensors")
-    assert base.read == "end"
+    assert base.readout == "last_position"
     module = SeamModule.load(path, base)
     assert module.target == (2,)
     for key in WEIGHT_KEYS:
@@ -171,7 +171,7 @@ def test_the_references_file_loads_predicts_and_saves_the_same(golden_dir, tmp_p
         torch.testing.assert_close(ours, golden.tensors[f"step60.{key}"].float(), rtol=0, atol=0)
 
     ids, lengths = golden.ids.flatten(0, 1), golden.lengths.flatten()
-    logits = reference_model.class_logits(ids, lengths, base.weights(), module.scores, "end")
+    logits = reference_model.class_logits(ids, lengths, base.weights(), module.scores, "last_position")
     wanted = torch.softmax(reference_model.head_logits(logits, module.head), 1)
     torch.testing.assert_close(module.predict_proba(ids, lengths), wanted, rtol=0, atol=1e-5)
     assert wanted[golden.labels.flatten() == 0, 0].mean() > wanted[golden.labels.flatten() == 1, 0].mean()

@@ -62,15 +62,15 @@ from seam_fast.common import cuda_graphs
 from seam_fast.common.cuda_graphs import CudaGraphRunner
 from seam_fast.errors import BackendError, TrainingError
 from seam_fast.training import cuda_graph_trainer, reference_step
-from seam_fast.training.base import TorchTrainer
-from seam_fast.training.cuda_graph_trainer import GraphTrainer
+from seam_fast.training.cuda_graph_trainer import CudaGraphTrainer
+from seam_fast.training.torch_trainer import TorchTrainer
 
 SHAPES = ((1, False), *world.DEEP)
 
 
 @pytest.fixture
 def make():
-    return GraphTrainer
+    return CudaGraphTrainer
 
 
 @pytest.fixture(autouse=True)
@@ -79,14 +79,14 @@ def _no_hurry(monkeypatch):
     monkeypatch.setattr(cuda_graph_trainer, "_SECONDS_AT_ONCE", 1e9)
 
 
-def deep(shape, trainer=GraphTrainer, dtype=torch.float64, **options):
+def deep(shape, trainer=CudaGraphTrainer, dtype=torch.float64, **options):
     return trainer(
         world.make_deep_weights(*shape, dtype=dtype), world.make_head(dtype), torch.arange(15), **OPTIONS | options
     )
 
 
 def state(engine):
-    scores, head = engine.whole_scores()
+    scores, head = engine.full_scores()
     return [*scores.values(), *head]
 
 
@@ -98,23 +98,25 @@ def assert_same(some, others):
 
 
 @pytest.mark.parametrize("backend", ["auto", "torch"])
-@pytest.mark.parametrize("read", ["end", "last_word"])
+@pytest.mark.parametrize("readout", ["last_position", "last_word"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_follows_the_reference_step_for_every_shape(shape, read, backend):
-    engine = deep(shape, read=read, backend=backend, schedule="seam", penalty="group")
+def test_follows_the_reference_step_for_every_shape(shape, readout, backend):
+    engine = deep(shape, readout=readout, backend=backend, schedule="seam", penalty="group")
     weights, head = world.make_deep_weights(*shape), world.make_head()
-    stepper = reference_step.Stepper(weights, head, **OPTIONS | {"read": read, "schedule": "seam", "penalty": "group"})
+    stepper = reference_step.Stepper(
+        weights, head, **OPTIONS | {"readout": readout, "schedule": "seam", "penalty": "group"}
+    )
     world.follow(engine, stepper, [world.make_documents(13, seed=epoch) for epoch in range(7)], 4)
     assert engine.steps == 28
 
 
 @pytest.mark.parametrize("labels", ["hard", "weighted", "shares"])
 @pytest.mark.parametrize("schedule", ["seam", "port", "joint"])
-@pytest.mark.parametrize(("shape", "read"), list(itertools.product(SHAPES, ["end", "last_word"])))
-def test_agrees_with_plain_pytorch(shape, read, schedule, labels):
+@pytest.mark.parametrize(("shape", "readout"), list(itertools.product(SHAPES, ["last_position", "last_word"])))
+def test_agrees_with_plain_pytorch(shape, readout, schedule, labels):
     """Epochs of many sizes: the last batch smaller, one batch larger than the documents, none at all, falling rates."""
-    options = {"schedule": schedule, "read": read, "target_weight": 3.0 if labels == "weighted" else 1.0}
-    ours, theirs = (deep(shape, trainer, **options) for trainer in (GraphTrainer, TorchTrainer))
+    options = {"schedule": schedule, "readout": readout, "target_weight": 3.0 if labels == "weighted" else 1.0}
+    ours, theirs = (deep(shape, trainer, **options) for trainer in (CudaGraphTrainer, TorchTrainer))
     for epoch, count in enumerate((13, 9, 3, 0, 8, 13)):
         documents = world.make_documents(count, seed=epoch)
         documents = with_shares(documents) if labels == "shares" else documents
@@ -140,7 +142,7 @@ def test_padding_is_never_seen(shape):
     wide[torch.arange(16) >= lengths[:, None]] = 20
     states = []
     for documents in (ids, wide):
-        engine = deep(shape, read="last_word")
+        engine = deep(shape, readout="last_word")
         for _ in range(4):
             engine.run_epoch(documents, lengths, labels, 5)
         states.append([*state(engine), engine.logits(documents, lengths)])
@@ -148,18 +150,18 @@ def test_padding_is_never_seen(shape):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("read", ["end", "last_word"])
-def test_as_good_as_plain_pytorch_in_float32(read):
+@pytest.mark.parametrize("readout", ["last_position", "last_word"])
+def test_as_good_as_plain_pytorch_in_float32(readout):
     """Single steps from the state of a float64 run, by the tolerance rule; some of the head alone."""
     sizes = (40, 6, 5, 5)
     weights, head = world.make_weights(sizes=sizes), world.make_head()
     single = {key: weight.float() for key, weight in weights.items()}, tuple(part.float() for part in head)
-    options = OPTIONS | {"read": read, "schedule": "seam"}
+    options = OPTIONS | {"readout": readout, "schedule": "seam"}
     exact, taken = reference_step.Stepper(weights, head, **options), [0, 0]
     batches = [batch for seed in range(4) for batch in world.cut(world.make_documents(9, seed=seed), 4)]
     for step, batch in enumerate(batches):
         plain = reference_step.Stepper(*single, **options)
-        engine = GraphTrainer(*single, torch.arange(sizes[0]), **options)
+        engine = CudaGraphTrainer(*single, torch.arange(sizes[0]), **options)
         for other in (plain, engine):
             world.put_state(exact, other, step, taken[1])
         head_only = step % 5 == 0
@@ -170,11 +172,11 @@ def test_as_good_as_plain_pytorch_in_float32(read):
         world.assert_as_good(exact, plain, engine, f"step {step}")
 
 
-@pytest.mark.parametrize(("shape", "read"), [((1, False), "last_word"), ((2, True), "end")])
-def test_with_the_cuda_kernels_in_their_meaning_on_the_cpu(monkeypatch, shape, read):
-    wanted = deep(shape, TorchTrainer, torch.float64, read=read)
+@pytest.mark.parametrize(("shape", "readout"), [((1, False), "last_word"), ((2, True), "last_position")])
+def test_with_the_cuda_kernels_in_their_meaning_on_the_cpu(monkeypatch, shape, readout):
+    wanted = deep(shape, TorchTrainer, torch.float64, readout=readout)
     lstm_cases.use_cuda_host(monkeypatch)
-    engine = deep(shape, read=read)
+    engine = deep(shape, readout=readout)
     documents = world.make_documents(5)
     for _ in range(2):
         assert engine.run_epoch(*documents, 3) == pytest.approx(wanted.run_epoch(*documents, 3), abs=1e-10)
@@ -195,7 +197,7 @@ def test_what_it_does_not_take_is_refused():
 
 
 def run(shape=(2, True), epochs=6, dtype=torch.float32):
-    engine, losses = deep(shape, dtype=dtype, schedule="seam", read="last_word"), []
+    engine, losses = deep(shape, dtype=dtype, schedule="seam", readout="last_word"), []
     for epoch in range(epochs):
         documents = world.make_documents(25, seed=epoch)
         losses.append(engine.run_epoch(*documents, 4, head_only=epoch % 5 == 0))
@@ -248,7 +250,7 @@ def test_stop_ends_an_epoch_between_two_pieces(monkeypatch, head_only):
     loss = engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAt())
     wanted = [stepper.step(*batch, head_only=head_only).cross_entropy for batch in world.cut(documents, 2)[:4]]
     assert loss == pytest.approx(sum(wanted) / 4, abs=1e-12) and engine.steps == 4
-    assert world.largest_difference(stepper, *engine.whole_scores()) < 1e-12
+    assert world.largest_difference(stepper, *engine.full_scores()) < 1e-12
     stop = threading.Event()
     stop.set()
     assert engine.run_epoch(*documents, 2, head_only=head_only, stop=stop) == 0 and engine.steps == 4
@@ -273,7 +275,7 @@ def test_its_memory_is_free_as_soon_as_nobody_holds_it():
 
 def test_steps_after_one_that_failed_change_nothing(monkeypatch):
     """They are on their way when the host learns of it."""
-    engine = deep((2, True), read="last_word")
+    engine = deep((2, True), readout="last_word")
     engine.weights[world.EMBEDDING][7, 0] = math.nan
     ids, lengths, labels = world.make_documents(12, words=range(1, 7))
     ids[6, 0] = 7
@@ -283,12 +285,12 @@ def test_steps_after_one_that_failed_change_nothing(monkeypatch):
     with pytest.raises(TrainingError, match="the loss is nan in step 4"):
         engine.run_epoch(ids, lengths, labels, 2)
     assert len(calls) == 6 and engine.steps == 3
-    wanted = deep((2, True), read="last_word")
+    wanted = deep((2, True), readout="last_word")
     wanted.run_epoch(ids[:6], lengths[:6], labels[:6], 2)
     assert_same(state(engine), state(wanted))
     for ours, theirs in ((engine.exp_avg, wanted.exp_avg), (engine.exp_avg_sq, wanted.exp_avg_sq)):
         assert_same(ours.values(), theirs.values())
-    assert_same(engine.head_together, wanted.head_together)
+    assert_same(engine.head_joint_moments, wanted.head_joint_moments)
     engine.run_epoch(ids[:6], lengths[:6], labels[:6], 2)
     wanted.run_epoch(ids[:6], lengths[:6], labels[:6], 2)
     assert engine.steps == 6
@@ -364,10 +366,10 @@ class Watch(TorchDispatchMode):
 
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 @pytest.mark.parametrize("head_only", [False, True])
-@pytest.mark.parametrize(("shape", "read"), list(itertools.product(SHAPES, ["end", "last_word"])))
-def test_every_step_is_the_same_sequence_and_waits_for_nothing(monkeypatch, shape, read, head_only, backend):
+@pytest.mark.parametrize(("shape", "readout"), list(itertools.product(SHAPES, ["last_position", "last_word"])))
+def test_every_step_is_the_same_sequence_and_waits_for_nothing(monkeypatch, shape, readout, head_only, backend):
     """Also the smaller last one, and one in which something is not finite."""
-    engine = deep(shape, read=read, backend=backend, schedule="seam")
+    engine = deep(shape, readout=readout, backend=backend, schedule="seam")
     name, logs = "_head_step" if head_only else "_joint_step", []
     step = getattr(engine, name)
 
@@ -386,9 +388,11 @@ def test_every_step_is_the_same_sequence_and_waits_for_nothing(monkeypatch, shap
 
 
 def test_documents_that_come_again_are_on_the_device_already(monkeypatch):
-    engine = deep((2, True), read="last_word")
+    engine = deep((2, True), readout="last_word")
     placed = []
-    monkeypatch.setattr(engine, "_place", lambda *parts: placed.append(parts) or GraphTrainer._place(engine, *parts))
+    monkeypatch.setattr(
+        engine, "_place", lambda *parts: placed.append(parts) or CudaGraphTrainer._place(engine, *parts)
+    )
     ids, lengths, labels = world.make_documents(20)
     for _ in range(3):
         logits = engine.class_logits(ids, lengths)
@@ -405,7 +409,7 @@ def test_documents_that_come_again_are_on_the_device_already(monkeypatch):
 def test_documents_are_looked_at_in_chunks(monkeypatch):
     """Those of like length together; none at all gives none."""
     monkeypatch.setattr(inference, "BATCH", 3)
-    engine, theirs = (deep((2, True), trainer, read="last_word") for trainer in (GraphTrainer, TorchTrainer))
+    engine, theirs = (deep((2, True), trainer, readout="last_word") for trainer in (CudaGraphTrainer, TorchTrainer))
     ids, lengths, _ = world.make_documents(20)
     chunks, _ = engine._place(ids, lengths)
     assert [len(words) for words, _ in chunks] == sorted(int(most.max()) for _, most in chunks)
@@ -414,7 +418,7 @@ def test_documents_are_looked_at_in_chunks(monkeypatch):
 
 
 def test_documents_that_have_changed_are_looked_at_anew():
-    engine, theirs = (deep((1, False), trainer) for trainer in (GraphTrainer, TorchTrainer))
+    engine, theirs = (deep((1, False), trainer) for trainer in (CudaGraphTrainer, TorchTrainer))
     ids, lengths, _ = world.make_documents(6)
     before = engine.class_logits(ids, lengths)
     assert torch.equal(engine.class_logits(ids, lengths), before)
@@ -449,7 +453,7 @@ class FakeCuda:
             "Stream": lambda device: self.sides.append(self.stream("side")) or self.sides[-1],
             "CUDAGraph": lambda: types.SimpleNamespace(
                 capture_begin=lambda **options: self.log.append(("begin", self.current.name, options)),
-                capture_end=lambda: self.log.append("end"),
+                capture_end=lambda: self.log.append("last_position"),
                 replay=lambda: self.log.append("replay"),
             ),
         }
@@ -491,7 +495,7 @@ def test_a_graph_is_recorded_once_after_the_warm_up(cuda):
     repeat(run, 2)
     assert cuda.log == ["run"] * 2
     repeat(run, 4)
-    assert cuda.log == ["run"] * 3 + [BEGIN, "run", "end"] + ["replay"] * 3
+    assert cuda.log == ["run"] * 3 + [BEGIN, "run", "last_position"] + ["replay"] * 3
     repeat(run, 2)
     assert cuda.log[-2:] == ["replay"] * 2 and len(cuda.log) == 11
 
@@ -502,7 +506,7 @@ def test_another_stream_needs_another_graph(cuda):
     cuda.log.clear()
     cuda.current = cuda.stream("other")
     repeat(run, 4)
-    assert cuda.log == ["run"] * 3 + [("begin", "other", BEGIN[2]), "run", "end", "replay"]
+    assert cuda.log == ["run"] * 3 + [("begin", "other", BEGIN[2]), "run", "last_position", "replay"]
 
 
 def test_the_default_stream_is_left_for_another_and_waits_for_it(cuda):
@@ -512,7 +516,7 @@ def test_the_default_stream_is_left_for_another_and_waits_for_it(cuda):
     assert cuda.log == [("side", "waits for", "default"), *["side"] * 3, ("default", "waits for", "side")]
     cuda.log.clear()
     repeat(run, 1)
-    assert cuda.log[1:-1] == [("begin", "side", BEGIN[2]), "side", "end", "replay"]
+    assert cuda.log[1:-1] == [("begin", "side", BEGIN[2]), "side", "last_position", "replay"]
     assert cuda.current is cuda.default
 
 

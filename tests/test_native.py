@@ -30,18 +30,18 @@ OPTIONS = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "schedule": "joint"}
 STATES = ("scores", "exp_avg", "exp_avg_sq")
 
 
-def make(catch_up="quadrature", weights=None, head=None, words=range(15), **options):
+def make(lazy_update="quadrature", weights=None, head=None, words=range(15), **options):
     """A native trainer of the small world, in float32 unless weights say otherwise."""
     weights = weights or world.make_weights(torch.float32)
     dtype = weights[world.EMBEDDING].dtype
     head = head or world.make_head(dtype, classes=len(weights[world.LINEAR[1]]))
-    return world.make_trainer(f"native-{catch_up}", weights, head, torch.tensor(list(words)), **OPTIONS | options)
+    return world.make_trainer(f"native-{lazy_update}", weights, head, torch.tensor(list(words)), **OPTIONS | options)
 
 
 def tensors(trainer):
     """All that training moves, by name."""
     found = {(name, key): part for name in STATES for key, part in getattr(trainer, name).items()}
-    for name in ("head", "head_together", "head_alone"):
+    for name in ("head", "head_joint_moments", "head_only_moments"):
         found |= {(name, i): part for i, part in enumerate(getattr(trainer, name))}
     return found
 
@@ -86,13 +86,13 @@ def take_over(engine, exact):
     for i, part in enumerate(exact.head):
         engine.head[i].copy_(part.detach())
         for j, name in enumerate(("exp_avg", "exp_avg_sq")):
-            engine.head_together[2 * i + j].copy_(adam[part][name])
-    engine.adopt(exact.steps)
+            engine.head_joint_moments[2 * i + j].copy_(adam[part][name])
+    engine.load_state(exact.steps)
 
 
-@pytest.mark.parametrize("catch_up", world.CATCH_UPS)
-@pytest.mark.parametrize(("name", "read"), [("acq", "end"), ("trade", "last_word")])
-def test_sixty_steps_keep_what_float64_keeps(trained, r8_reference, name, read, catch_up):
+@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
+@pytest.mark.parametrize(("name", "readout"), [("acq", "last_position"), ("trade", "last_word")])
+def test_sixty_steps_keep_what_float64_keeps(trained, r8_reference, name, readout, lazy_update):
     """Losses within 1e-6, kept weights the same, but where a score of 2.4 million has just come within 1e-3 of 0.
 
     In float32 some such score may always fall to the other side, here and in plain PyTorch. From there the two part, so
@@ -100,10 +100,10 @@ def test_sixty_steps_keep_what_float64_keeps(trained, r8_reference, name, read, 
     """
     documents, head = documents_of(r8_reference, name)
     documents = take(documents, 0, 300)
-    options = REFERENCE | {"read": read, "schedule": "joint"}
+    options = REFERENCE | {"readout": readout, "schedule": "joint"}
     double = {key: weight.double() for key, weight in trained.items()}
     exact = world.make_trainer("torch", double, head, documents[0], **options)
-    engine = world.make_trainer(f"native-{catch_up}", trained, head, documents[0], **options)
+    engine = world.make_trainer(f"native-{lazy_update}", trained, head, documents[0], **options)
     parted, counts = 0, set()
     for step, batch in enumerate(world.cut(documents, 5)):
         loss, wanted = (trainer.run_epoch(*batch, 5) for trainer in (engine, exact))
@@ -128,11 +128,11 @@ class Flushes:
     """Never stops an epoch, but brings all rows up to date in the midst of it; looks at it, too."""
 
     def __init__(self, trainer, documents):
-        self.trainer, self.documents, self.looks = trainer, documents, []
+        self.trainer, self.documents, self.evaluates = trainer, documents, []
 
     def is_set(self):
         self.trainer._native.flush()
-        self.looks.append(self.trainer.class_logits(*self.documents))
+        self.evaluates.append(self.trainer.class_logits(*self.documents))
         return False
 
 
@@ -144,8 +144,8 @@ def test_replay_is_dense_to_the_last_bit(trained, r8_reference, monkeypatch):
     documents, head = documents_of(r8_reference, "acq")
     looked_at = take(documents, 0, 40)[:2]
     trainers = [
-        world.make_trainer(f"native-{catch_up}", trained, head, documents[0], **REFERENCE)
-        for catch_up in ("replay", "dense")
+        world.make_trainer(f"native-{lazy_update}", trained, head, documents[0], **REFERENCE)
+        for lazy_update in ("replay", "off")
     ]
     pieces = [(0, 3192, 5, 1.0), (0, 7, 5, 0.5), (100, 1003, 1, 0.5), (3000, 3192, 16, 0.25), (0, 3192, 5, 0.75)]
     pieces += [(17, 2900, 5, 0.1), (500, 501, 5, 1.0), (0, 700, 2, 1e-3)]
@@ -157,7 +157,7 @@ def test_replay_is_dense_to_the_last_bit(trained, r8_reference, monkeypatch):
             stop = Flushes(trainer, looked_at) if number % 2 == 0 else None
             loss = trainer.run_epoch(*take(documents, begin, end), batch_size, stop=stop)
             head_loss = trainer.run_epoch(*take(documents, 0, 300), 7, head_only=True) if number in (1, 4) else 0
-            outcomes.append((loss, head_loss, stop.looks if stop else []))
+            outcomes.append((loss, head_loss, stop.evaluates if stop else []))
         assert outcomes[0][:2] == outcomes[1][:2]
         assert all(torch.equal(*pair) for pair in zip(outcomes[0][2], outcomes[1][2], strict=True))
         assert_same_bits(*trainers)
@@ -169,10 +169,10 @@ def test_replay_is_dense_to_the_last_bit(trained, r8_reference, monkeypatch):
 SCHEDULES = ("seam", "port", "joint")
 
 
-def train_one(weights, number, catch_up="quadrature"):
+def train_one(weights, number, lazy_update="quadrature"):
     """One of several modules over the same base; returns it trained."""
     options = {"schedule": SCHEDULES[number % 3], "alpha": 0.1 * (number + 1), "lr_mask": 0.02 * (number + 1)}
-    trainer = make(catch_up, weights, world.make_head(torch.float32, seed=number, classes=6), range(60), **options)
+    trainer = make(lazy_update, weights, world.make_head(torch.float32, seed=number, classes=6), range(60), **options)
     for epoch in range(12):
         documents = world.make_documents(150, width=9, words=range(60), seed=100 * number + epoch)
         trainer.run_epoch(*documents, number % 4 + 1, head_only=epoch % 5 == 0 and trainer.schedule == "seam")
@@ -201,13 +201,13 @@ def test_the_number_of_threads_changes_nothing(wide):
     assert_same_bits(one, train_one(wide, 1))
 
 
-@pytest.mark.parametrize("catch_up", world.CATCH_UPS)
-def test_where_an_epoch_is_cut_changes_nothing(wide, monkeypatch, catch_up):
+@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
+def test_where_an_epoch_is_cut_changes_nothing(wide, monkeypatch, lazy_update):
     trainers, event = [], threading.Event()
     documents = world.make_documents(150, width=9, words=range(60))
     for at_once in (64, 7, 1):
         monkeypatch.setattr(cpu_trainer, "_STEPS_AT_ONCE", at_once)
-        trainer = make(catch_up, wide, words=range(60), schedule="seam")
+        trainer = make(lazy_update, wide, words=range(60), schedule="seam")
         losses = [trainer.run_epoch(*documents, 2, head_only=epoch == 2, stop=event) for epoch in range(5)]
         trainers.append((trainer, losses))
     for trainer, losses in trainers[1:]:
@@ -245,7 +245,7 @@ def test_denormal_numbers_are_left_as_they_were(wide):
 # -- the corners of the input -----------------------------------------------------------------------------------------
 
 
-def check_case(sizes, documents, batch_size, words=None, catch_up="quadrature", epochs=3, **options):
+def check_case(sizes, documents, batch_size, words=None, lazy_update="quadrature", epochs=3, **options):
     """Follows the Stepper in float64; then single steps in float32 from the float64 state, by the tolerance rule."""
     classes, words = sizes[3], range(sizes[0]) if words is None else words
     # Not so large that the LSTM is chaotic, where rounding grows from step to step.
@@ -253,13 +253,16 @@ def check_case(sizes, documents, batch_size, words=None, catch_up="quadrature", 
     head = world.make_head(classes=classes)
     options = OPTIONS | options
     stepper = reference_step.Stepper(weights, head, **options)
-    world.follow(make(catch_up, weights, head, words, **options), stepper, [documents] * epochs, batch_size)
+    world.follow(make(lazy_update, weights, head, words, **options), stepper, [documents] * epochs, batch_size)
 
     exact = reference_step.Stepper(weights, head, **options)
     single = {key: weight.float() for key, weight in weights.items()}, tuple(part.float() for part in head)
     float_labels = documents[2].float() if documents[2].ndim == 2 else documents[2]
     for step, batch in enumerate(world.cut(documents, batch_size)[:4]):
-        plain, engine = reference_step.Stepper(*single, **options), make(catch_up, *single, range(sizes[0]), **options)
+        plain, engine = (
+            reference_step.Stepper(*single, **options),
+            make(lazy_update, *single, range(sizes[0]), **options),
+        )
         for other in (plain, engine):
             world.put_state(exact, other, step)
         labels = float_labels[step * batch_size :][: len(batch[0])]
@@ -279,27 +282,31 @@ def test_any_shape(data):
     count, width, batch_size = draw(1, 2, 5, 11), draw(1, 2, 7, 20), draw(1, 2, 4, 5, 16, 70)
     words = range(draw(1, 2, 30))
     documents = world.draw_documents(data, count, width, words)
-    options = {"schedule": draw(*SCHEDULES), "read": draw("end", "last_word"), "penalty": draw("global", "group")}
+    options = {
+        "schedule": draw(*SCHEDULES),
+        "readout": draw("last_position", "last_word"),
+        "penalty": draw("global", "group"),
+    }
     sizes = len(words), embedding, hidden, draw(1, 2, 5, 52)
-    check_case(sizes, documents, batch_size, catch_up=draw(*world.CATCH_UPS), **options)
+    check_case(sizes, documents, batch_size, lazy_update=draw(*world.LAZY_UPDATES), **options)
 
 
 def test_more_hidden_units_than_one_block_of_the_products():
     check_case((20, 97, 300, 3), world.make_documents(7, 4, range(20)), 5, epochs=2)
 
 
-@pytest.mark.parametrize("read", ["end", "last_word"])
-def test_one_long_document(read):
+@pytest.mark.parametrize("readout", ["last_position", "last_word"])
+def test_one_long_document(readout):
     ids, lengths, labels = world.make_documents(1, 946, range(50))
     lengths[:] = 946
-    check_case((50, 17, 5, 3), (ids, lengths, labels), 1, read=read, epochs=2)
+    check_case((50, 17, 5, 3), (ids, lengths, labels), 1, readout=readout, epochs=2)
 
 
 def test_a_long_document_among_short_ones():
     ids, lengths, labels = world.make_documents(6, 300, range(1, 50))
     lengths[1:] = torch.tensor([1, 2, 299, 7, 1])
     lengths[0] = 300
-    check_case((50, 8, 5, 3), (ids, lengths, labels), 3, read="last_word", epochs=2)
+    check_case((50, 8, 5, 3), (ids, lengths, labels), 3, readout="last_word", epochs=2)
 
 
 def test_many_documents_at_once():
@@ -316,8 +323,8 @@ def test_one_word_thirty_two_times():
 def test_a_word_in_every_batch_and_words_that_are_never_fed():
     ids, lengths, labels = world.make_documents(12, 6, range(2, 9))
     ids[:, 0] = 1
-    for read in ("end", "last_word"):  # id 0 fills up and is a word, or is never seen
-        check_case((25, 5, 5, 3), (ids, lengths, labels), 2, words=[0, *range(1, 14)], read=read)
+    for readout in ("last_position", "last_word"):  # id 0 fills up and is a word, or is never seen
+        check_case((25, 5, 5, 3), (ids, lengths, labels), 2, words=[0, *range(1, 14)], readout=readout)
 
 
 def test_a_class_of_one_document():
@@ -337,8 +344,8 @@ def test_an_epoch_of_nothing():
     assert all(torch.equal(part, before[name]) for name, part in tensors(trainer).items())
 
 
-@pytest.mark.parametrize("catch_up", world.CATCH_UPS)
-def test_tensors_that_are_laid_out_otherwise(catch_up):
+@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
+def test_tensors_that_are_laid_out_otherwise(lazy_update):
     """Weights, head and documents may be views with any strides."""
     weights, head, documents = world.make_weights(), world.make_head(), world.make_documents()
 
@@ -348,7 +355,7 @@ def test_tensors_that_are_laid_out_otherwise(catch_up):
     odd = {key: spread(weight) for key, weight in weights.items()}, tuple(spread(part) for part in head)
     documents_too = tuple(spread(part) for part in documents)
     assert not odd[0][world.EMBEDDING].is_contiguous() and not documents_too[0].is_contiguous()
-    one, other = make(catch_up, weights, head, schedule="seam"), make(catch_up, *odd, schedule="seam")
+    one, other = make(lazy_update, weights, head, schedule="seam"), make(lazy_update, *odd, schedule="seam")
     for head_only in (True, False, False):
         losses = [one.run_epoch(*documents, 4, head_only=head_only)]
         losses.append(other.run_epoch(*documents_too, 4, head_only=head_only))
@@ -387,37 +394,37 @@ def isa(request):
     _ext.C.set_isa(before)
 
 
-@pytest.mark.parametrize("catch_up", world.CATCH_UPS)
-def test_every_instruction_set(isa, catch_up):
+@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
+def test_every_instruction_set(isa, lazy_update):
     for sizes in ((30, 17, 33, 5), (30, 50, 3, 8), (30, 97, 16, 2)):
-        check_case(sizes, world.make_documents(11, 7, range(30)), 4, catch_up=catch_up, read="last_word")
+        check_case(sizes, world.make_documents(11, 7, range(30)), 4, lazy_update=lazy_update, readout="last_word")
 
 
 def test_every_instruction_set_replays_like_dense(isa, wide):
-    assert_same_bits(train_one(wide, 2, "replay"), train_one(wide, 2, "dense"))
+    assert_same_bits(train_one(wide, 2, "replay"), train_one(wide, 2, "off"))
 
 
 # -- what it shows ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("read", ["end", "last_word"])
-@pytest.mark.parametrize("catch_up", world.CATCH_UPS)
-def test_class_logits_are_those_of_the_kept_weights(catch_up, read, dtype):
+@pytest.mark.parametrize("readout", ["last_position", "last_word"])
+@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
+def test_class_logits_are_those_of_the_kept_weights(lazy_update, readout, dtype):
     """In batches and in one go, of words with and without a row of their own, before and after these drop out."""
     weights = world.make_weights(dtype, sizes=(60, 17, 9, 5))
-    engine = make(catch_up, weights, read=read, lr_mask=0.1)
+    engine = make(lazy_update, weights, readout=readout, lr_mask=0.1)
     looked_at = world.make_documents(300, 12, range(60), seed=5)[:2]
     dropped = set()
     for epoch in range(5):
         documents = world.make_documents(9, words=range(15), seed=epoch)
         engine.run_epoch(*documents, 2)
-        shared = engine.whole_scores()[0][world.EMBEDDING][20]
+        shared = engine.full_scores()[0][world.EMBEDDING][20]
         dropped.add(bool((shared > 0).all()))
         kept = engine.effective_weights()
         exact = {key: weight.double() for key, weight in kept.items()}
-        true = inference.class_logits(exact, *looked_at, read)
-        theirs, ours = inference.class_logits(kept, *looked_at, read), engine.class_logits(*looked_at)
+        true = inference.class_logits(exact, *looked_at, readout)
+        theirs, ours = inference.class_logits(kept, *looked_at, readout), engine.class_logits(*looked_at)
         assert ours.dtype == dtype and ours.shape == (300, 5)
         floor = world.EPS * max(1, true.abs().max().item()) if dtype == torch.float32 else 1e-12
         for q in (0.95, 1):
@@ -435,7 +442,7 @@ def test_class_logits_follow_what_is_asked_and_what_has_moved():
     ids, lengths = (part.clone() for part in documents[:2])
 
     def fresh():
-        return inference.class_logits(engine.effective_weights(), ids, lengths, "end")
+        return inference.class_logits(engine.effective_weights(), ids, lengths, "last_position")
 
     seen = [engine.class_logits(ids, lengths)]
     engine.run_epoch(*documents, 4, head_only=True)
@@ -448,17 +455,18 @@ def test_class_logits_follow_what_is_asked_and_what_has_moved():
     seen.append(engine.class_logits(ids, lengths))
     torch.testing.assert_close(seen[-1], fresh())
     engine.scores["hidden2label.weight"].fill_(-1)
-    engine.adopt(engine.steps)
+    engine.load_state(engine.steps)
     seen.append(engine.class_logits(ids, lengths))
     torch.testing.assert_close(seen[-1], fresh())
     assert not any(torch.equal(a, b) for a, b in itertools.pairwise(seen))
 
 
-@pytest.mark.parametrize("catch_up", world.CATCH_UPS)
-def test_counts_snapshot_and_whole_scores_agree(catch_up, wide):
-    engine = train_one(wide, 2, catch_up)
-    scores, head = engine.whole_scores()
-    signs, head_too = engine.expand(engine.snapshot())
+@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
+def test_counts_snapshot_and_whole_scores_agree(lazy_update, wide):
+    engine = train_one(wide, 2, lazy_update)
+    scores, head = engine.full_scores()
+    mask, head_too = engine.snapshot()
+    signs = mask.scores()
     assert engine.kept_counts() == {key: int((score > 0).sum()) for key, score in scores.items()}
     for key, score in scores.items():
         assert score.shape == wide[key].shape and torch.equal(signs[key] > 0, score > 0), key
@@ -497,7 +505,7 @@ def test_adopted_state_goes_on_as_its_own(wide):
     for name, part in tensors(one).items():
         mine[name].copy_(part)
     head_steps = 3 * 150  # epochs 0, 5 and 10, of one document a step
-    other.adopt(one.steps - head_steps, head_steps)
+    other.load_state(one.steps - head_steps, head_steps)
     for epoch in range(4):
         documents = world.make_documents(30, words=range(60), seed=epoch)
         for trainer in (one, other):
@@ -522,13 +530,13 @@ def arguments(dtype=torch.float64, **changes):
         "exp_avg": [torch.zeros_like(part) for part in states],
         "exp_avg_sq": [torch.zeros_like(part) for part in states],
         "head": head,
-        "head_together": [torch.zeros_like(head[i // 2]) for i in range(4)],
-        "head_alone": [torch.zeros_like(head[i // 2]) for i in range(4)],
+        "head_joint_moments": [torch.zeros_like(head[i // 2]) for i in range(4)],
+        "head_only_moments": [torch.zeros_like(head[i // 2]) for i in range(4)],
         "penalty": [1e-3] * 7,
         "train_head": True,
         "read_last_word": True,
         "target_weight": 1.0,
-        "catch_up": "quadrature",
+        "lazy_update": "quadrature",
     }
     return fine | {name: change(fine[name]) if callable(change) else change for name, change in changes.items()}
 
@@ -548,7 +556,7 @@ def flipped(tensor):
     return tensor.T.contiguous().T
 
 
-LISTS = ("weights", "scores", "exp_avg", "exp_avg_sq", "head", "head_together", "head_alone")
+LISTS = ("weights", "scores", "exp_avg", "exp_avg_sq", "head", "head_joint_moments", "head_only_moments")
 BAD_TRAINERS = [
     *((name, lambda tensors: tensors[:-1], ValueError, "must hold") for name in LISTS),
     *((name, at(0, otherwise), TypeError, "dtype") for name in LISTS[1:]),
@@ -566,8 +574,8 @@ BAD_TRAINERS = [
     ("rows", lambda rows: rows - 1, ValueError, "but holds -1"),
     ("rows", lambda rows: rows[1:], ValueError, "must have shape"),
     ("penalty", [0.1] * 6, ValueError, "must hold 7"),
-    ("catch_up", "never", ValueError, "quadrature, replay or dense, but is never"),
-    ("catch_up", 3, TypeError, "incompatible"),
+    ("lazy_update", "never", ValueError, "quadrature, replay or dense, but is never"),
+    ("lazy_update", 3, TypeError, "incompatible"),
 ]
 
 
@@ -715,10 +723,10 @@ def test_numbers_of_steps_that_cannot_be_are_refused(bare):
             trainer.begin_epoch(0.1, 0.1, steps)
     for steps in ((-1, 0), (0, -1)):
         with pytest.raises(ValueError, match="steps"):
-            trainer.adopt(*steps)
+            trainer.load_state(*steps)
     trainer.begin_epoch(0.1, 0.1, 5)
     trainer.train(*documents_for(bare.dtype), 1, 0, 4)
-    trainer.adopt(0, 0)  # which ends the epoch
+    trainer.load_state(0, 0)  # which ends the epoch
     with pytest.raises(ValueError, match="more steps"):
         trainer.train(*documents_for(bare.dtype), 1, 0, 4)
 
@@ -739,7 +747,7 @@ def test_an_epoch_may_begin_before_the_last_was_flushed(bare):
     """Nothing is read that is not there; rows are as after a flush."""
     scores = []
     for flushes in (True, False):
-        trainer = bare(catch_up="replay")
+        trainer = bare(lazy_update="replay")
         slots, lengths, shares = documents_for(bare.dtype, count=40)
         slots[1:] = 0
         for _ in range(3):
@@ -801,31 +809,31 @@ def test_the_instruction_set_of_a_trainer_stays():
 
 def test_padding_may_be_anything_where_it_is_never_fed():
     ids, lengths, labels = world.make_documents(padding=20)
-    one, other = make(words=range(1, 15), read="last_word"), make(words=range(1, 15), read="last_word")
+    one, other = make(words=range(1, 15), readout="last_word"), make(words=range(1, 15), readout="last_word")
     assert (ids == 20).any()
     one.run_epoch(ids, lengths, labels, 4)
     other.run_epoch(torch.where(ids == 20, 1, ids), lengths, labels, 4)
     assert_same_bits(one, other)
     with pytest.raises(ValueError, match="word that was not among"):
-        make(words=range(1, 15), read="end").run_epoch(ids, lengths, labels, 4)
+        make(words=range(1, 15), readout="last_position").run_epoch(ids, lengths, labels, 4)
 
 
 def test_large_batches_are_stopped_between_two_of_them(monkeypatch):
     """However many steps are taken between two looks: it is words that take the time."""
 
     class CountsLooks:
-        looks = 0
+        evaluates = 0
 
         def is_set(self):
-            self.looks += 1
+            self.evaluates += 1
             return False
 
     documents = world.make_documents(24)
-    for words, looks in ((world.T * 4, 6), (world.T * 8, 3), (1, 6), (10**6, 1)):
+    for words, evaluates in ((world.T * 4, 6), (world.T * 8, 3), (1, 6), (10**6, 1)):
         monkeypatch.setattr(cpu_trainer, "_WORDS_AT_ONCE", words)
         stop = CountsLooks()
         make().run_epoch(*documents, 4, stop=stop)
-        assert stop.looks == looks
+        assert stop.evaluates == evaluates
 
 
 # -- over seeds -------------------------------------------------------------------------------------------------------
@@ -839,7 +847,7 @@ def final_figures(kind, weights, corpus, seed, **options):
     (ids, lengths, labels), head = documents_of(corpus, "grain", seed)
     k, width = corpus.class_names.index("grain"), 10
     ids, lengths = ids[:, :width], lengths.clamp(max=width)
-    trainer = world.make_trainer(kind, weights, head, ids, **REFERENCE | {"read": "last_word"} | options)
+    trainer = world.make_trainer(kind, weights, head, ids, **REFERENCE | {"readout": "last_word"} | options)
     for epoch in range(16):
         order = torch.from_numpy(rng.permutation(seed, rng.ORDER, (k,), epoch, len(ids)))
         trainer.run_epoch(ids[order], lengths[order], labels[order], 1, head_only=epoch % 5 == 0)
@@ -869,8 +877,8 @@ def test_over_seeds_the_engine_ends_where_plain_pytorch_does(trained, r8_referen
 
     wanted = figures("torch")
     assert wanted.std(0).min() > 0
-    for catch_up in ("quadrature", "replay"):
-        differences = figures(f"native-{catch_up}") - wanted
-        assert [paired_t(part) <= 8.61 for part in differences.T] == [True, True], (catch_up, differences)
+    for lazy_update in ("quadrature", "replay"):
+        differences = figures(f"native-{lazy_update}") - wanted
+        assert [paired_t(part) <= 8.61 for part in differences.T] == [True, True], (lazy_update, differences)
     other = figures("native-quadrature", lr_mask=0.85 * REFERENCE["lr_mask"])
     assert paired_t((other - wanted)[:, 1]) > 8.61

@@ -29,13 +29,13 @@ from seam_fast import (
     TrainingError,
     reengineer,
     reengineer_many,
-    train,
+    train_classifier,
 )
 from seam_fast.classifier.training import PublicRecipe, StrongRecipe
 from seam_fast.cli import plots, report, workflow
 from seam_fast.cli.main import main
 from seam_fast.common import progress
-from seam_fast.training.base import TorchTrainer
+from seam_fast.training.torch_trainer import TorchTrainer
 
 loop = importlib.import_module("seam_fast.search.reengineer")
 QUICK = {"epochs": 4, "batch_size": 8, "backend": "torch", "threads": 1}
@@ -103,12 +103,12 @@ def test_a_base_that_is_cut_short_comes_with_the_exception(toy, recipe, error):
             raise error
 
     with pytest.raises(error) as caught:
-        train(toy, recipe, log=log)
+        train_classifier(toy, recipe, log=log)
     base = caught.value.base
     assert base.info["interrupted"] == 3 and base.info["recipe"] == recipe.name and not base.training
     assert all(bool(weight.isfinite().all()) for weight in base.weights().values())
     with pytest.raises(error) as caught:
-        train(toy, recipe, log=lambda line: (_ for _ in ()).throw(error()))
+        train_classifier(toy, recipe, log=lambda line: (_ for _ in ()).throw(error()))
     assert caught.value.base is None or caught.value.base.info["interrupted"] == 1, "at the first line"
 
 
@@ -218,7 +218,7 @@ RUN = ["reengineer", *TINY, "--epochs", "2", "--batch-size", "16", "--backend", 
 
 def test_each_module_is_on_disk_as_soon_as_it_is_ready(trained, monkeypatch, capsys):  # noqa: F811
     """What comes after the first one may go wrong as it likes."""
-    run, there = loop.Job.run, []
+    run, there = loop.ModuleRun.run, []
 
     def look_and_run(self, *arguments):
         if self.target != (0,):
@@ -229,7 +229,7 @@ def test_each_module_is_on_disk_as_soon_as_it_is_ready(trained, monkeypatch, cap
             raise SystemExit("the end of the world")
         run(self, *arguments)
 
-    monkeypatch.setattr(loop.Job, "run", look_and_run)
+    monkeypatch.setattr(loop.ModuleRun, "run", look_and_run)
     capsys.readouterr()
     with pytest.raises(SystemExit):
         main([*RUN, "--threads", "1"])

@@ -13,12 +13,12 @@ import pytest
 import torch
 import world
 
-from seam_fast import reengineer, train
+from seam_fast import reengineer, train_classifier
 from seam_fast.classifier.training import PublicRecipe, StrongRecipe
 from seam_fast.cli import plots, report
 from seam_fast.cli.main import run_guarded
 from seam_fast.common.threads import in_new_thread, one_thread, set_own_threads
-from seam_fast.training.base import TorchTrainer
+from seam_fast.training.torch_trainer import TorchTrainer
 
 QUICK = {"epochs": 3, "batch_size": 8, "backend": "torch"}
 RECIPES = {"strong": StrongRecipe(epochs=2, min_steps=3), "public": PublicRecipe(epochs=2, batch_size=8)}
@@ -65,12 +65,12 @@ def unusual():
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_training_a_base_leaves_the_process_alone(toy, unusual, recipe):
-    train(toy, recipe)  # torch imports what it needs at its first use
+    train_classifier(toy, recipe)  # torch imports what it needs at its first use
     before = state_of_the_process()
-    train(toy, recipe)
+    train_classifier(toy, recipe)
     assert state_of_the_process() == before
     with pytest.raises(ZeroDivisionError):
-        train(toy, recipe, log=lambda line: 1 / 0)
+        train_classifier(toy, recipe, log=lambda line: 1 / 0)
     assert state_of_the_process() == before
 
 
@@ -140,7 +140,7 @@ def test_two_overlapping_trainings_of_bases(toy, unusual, recipe):
                 begun()
                 may_end()
 
-        train(toy, recipe, log=log)
+        train_classifier(toy, recipe, log=log)
 
     overlapping(call, call)
     assert state_of_the_process() == before
@@ -163,10 +163,10 @@ def test_two_overlapping_calls_of_reengineer(toy, toy_base, unusual):
 def test_results_do_not_depend_on_what_torch_is_set_to(toy, toy_base):
     """Nor on the default device, here one that has no values at all, nor on gradients and autocast."""
     recipe = RECIPES["strong"]
-    base, (module,) = train(toy, recipe), reengineer(toy_base, toy, [1], **QUICK)
+    base, (module,) = train_classifier(toy, recipe), reengineer(toy_base, toy, [1], **QUICK)
 
     def check():
-        assert train(toy, recipe).hash == base.hash
+        assert train_classifier(toy, recipe).hash == base.hash
         (again,) = reengineer(toy_base, toy, [1], **QUICK)
         assert all(torch.equal(again.scores[key], module.scores[key]) for key in world.KEYS)
         assert again.metrics == module.metrics and again.card["vocabulary_floor"] == module.card["vocabulary_floor"]
@@ -198,9 +198,9 @@ def test_where_no_thread_can_be_started_training_goes_on(toy, monkeypatch):
     def start(self):
         raise RuntimeError("can't start new thread")
 
-    wanted = train(toy, RECIPES["strong"]).hash
+    wanted = train_classifier(toy, RECIPES["strong"]).hash
     monkeypatch.setattr(threading.Thread, "start", start)
-    assert train(toy, RECIPES["strong"]).hash == wanted
+    assert train_classifier(toy, RECIPES["strong"]).hash == wanted
 
 
 def test_signals_are_handled_while_a_command_runs_only():

@@ -65,13 +65,13 @@ def test_small_jobs_stay_on_the_cpu(monkeypatch):
 
 def test_a_job_goes_where_it_is_sooner_done(toy, monkeypatch):
     """Unless the caller, or the environment, has named an engine, or there is one only."""
-    monkeypatch.setattr(loop, "able_devices", lambda: [0])
-    monkeypatch.setattr(loop, "why_not_train", lambda dtype: "")
+    monkeypatch.setattr(loop, "supported_gpus", lambda: [0])
+    monkeypatch.setattr(loop, "untrainable_reason", lambda dtype: "")
     cuda_trainer = importlib.import_module("seam_fast.training.cuda_trainer")
-    monkeypatch.setattr(cuda_trainer, "why_not_one_launch", lambda weights, batch_size: "")
+    monkeypatch.setattr(cuda_trainer, "unsupported_reason", lambda weights, batch_size: "")
     small, large = [Settings(steps=3)], [Settings(steps=100_000)] * 2
 
-    base = LSTMClassifier(toy.vocab_size, 100, 50, 4, read="last_word")
+    base = LSTMClassifier(toy.vocab_size, 100, 50, 4, readout="last_word")
 
     def chosen(engine, backend, settings):
         return loop.quicker_engine(engine, backend, base, toy, [(0,), (1,)], settings, None)
@@ -82,7 +82,7 @@ def test_a_job_goes_where_it_is_sooner_done(toy, monkeypatch):
     monkeypatch.setenv("SEAM_FAST_BACKEND", "cuda")
     assert chosen("cuda", "auto", small) == "cuda"
     monkeypatch.delenv("SEAM_FAST_BACKEND")
-    monkeypatch.setattr(loop, "why_not_train", lambda dtype: "it rains")
+    monkeypatch.setattr(loop, "untrainable_reason", lambda dtype: "it rains")
     assert chosen("cuda", "auto", small) == "cuda"
     work, one_launch = loop.work_of(base.weights(), toy, [(0,), (1,)], large)
     assert not one_launch and len(work.steps) == 4 and work.weights == 30_000
@@ -91,7 +91,7 @@ def test_a_job_goes_where_it_is_sooner_done(toy, monkeypatch):
 
 def test_info_says_what_auto_takes_and_why(monkeypatch, capsys):
     monkeypatch.setattr(quicker, "usable_cores", lambda: 2)
-    monkeypatch.setattr(quicker, "why_not_train", lambda dtype, name="cpu": "")
+    monkeypatch.setattr(quicker, "untrainable_reason", lambda dtype, name="cpu": "")
     monkeypatch.setattr(quicker, "has_begun", lambda: False)
     lines = quicker.what_auto_takes("cuda", 1)
     assert lines[1:] == [
@@ -100,7 +100,7 @@ def test_info_says_what_auto_takes_and_why(monkeypatch, capsys):
         "eight modules of R8: cuda, about 5.9 s on the GPU, 37 s on the CPU",
         "the same by protocol reference: cuda, about 17 s on the GPU, 119 s on the CPU",
     ]
-    monkeypatch.setattr(quicker, "why_not_train", lambda dtype, name="cpu": "it rains" if name == "cuda" else "")
+    monkeypatch.setattr(quicker, "untrainable_reason", lambda dtype, name="cpu": "it rains" if name == "cuda" else "")
     assert quicker.what_auto_takes("cpu", 0) == ["auto takes cpu: cuda cannot be used"]
     monkeypatch.setenv("SEAM_FAST_BACKEND", "cpu")
     assert quicker.what_auto_takes("cpu", 0) == []

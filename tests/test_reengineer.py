@@ -33,10 +33,10 @@ from seam_fast.classifier.metrics import base_metrics, module_metrics
 from seam_fast.common import progress, rng
 from seam_fast.search.sampling import Sampler, is_target
 from seam_fast.search.selection import F1Selection
-from seam_fast.training.base import TorchTrainer
+from seam_fast.training.torch_trainer import TorchTrainer
 
 loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
-ENGINES = [name for name in ("torch", "cpu", "cuda") if not backend.why_not_train(torch.float32, name)]
+ENGINES = [name for name in ("torch", "cpu", "cuda") if not backend.untrainable_reason(torch.float32, name)]
 QUICK = {"epochs": 3, "batch_size": 8, "lr_mask": 0.1, "threads": 1}
 
 
@@ -153,7 +153,7 @@ def test_a_whole_run_by_hand(toy, toy_base, schedule):
     (module,) = run(
         base, toy, [2], protocol="reference", selection="last", seed=4, **options | {"epochs": 6, "batch_size": 5}
     )
-    hand = world.HandSeam(base.weights(), rng.head(4, (2,), 4), read="last_word", **options)
+    hand = world.HandSeam(base.weights(), rng.head(4, (2,), 4), readout="last_word", **options)
     settings = Settings.for_protocol("reference")
     sampler = Sampler(toy, torch.arange(len(toy.train)), (2,), settings, 4)
     for epoch in range(6):
@@ -176,8 +176,13 @@ def test_a_whole_run_of_protocol_seam_by_hand(toy, toy_base):
             return torch.softmax(base(ids, lengths), 1)[:, 1]
 
     sampler = Sampler(toy, toy.validation_indices()[0], (1,), settings, 2, teacher)
-    options = {"alpha": settings.alpha, "penalty": "group", "lstm_factor": settings.lstm_factor, "schedule": "joint"}
-    hand = world.HandSeam(base.weights(), rng.head(2, (1,), 4), read="last_word", lr_mask=0, lr_head=0, **options)
+    options = {
+        "alpha": settings.alpha,
+        "penalty": "group",
+        "lstm_penalty_scale": settings.lstm_penalty_scale,
+        "schedule": "joint",
+    }
+    hand = world.HandSeam(base.weights(), rng.head(2, (1,), 4), readout="last_word", lr_mask=0, lr_head=0, **options)
     for epoch in range(5):
         scale = (1 + math.cos(math.pi * epoch / 5)) / 2
         hand.lr_mask, hand.lr_head = 0.05 * scale, 0.01 * scale
@@ -207,7 +212,7 @@ def test_52_classes(many):
 
 
 def test_it_learns(toy, toy_base):
-    (module,) = run(toy_base, toy, [0], epochs=40, lr_mask=0.03, sampling="all", word_dropout=0.0, distill=0.0)
+    (module,) = run(toy_base, toy, [0], epochs=40, lr_mask=0.03, sampling="all", word_dropout=0.0, distill_weight=0.0)
     assert module.history[-1]["cross_entropy"] < 0.5 * module.history[0]["cross_entropy"]
     assert module.metrics["test"]["balanced_accuracy"] > 0.7
     assert module.kept < 0.9
@@ -276,7 +281,7 @@ def test_evaluate_every_0_never_looks(toy, toy_base, monkeypatch):
     def forbidden(*args, **kwargs):
         pytest.fail("evaluated")
 
-    (looked,) = run(toy_base, toy, [1], selection="last", distill=0.0, backend="torch")
+    (looked,) = run(toy_base, toy, [1], selection="last", distill_weight=0.0, backend="torch")
     for owner, name in (
         (loop, "class_logits"),
         (loop, "module_metrics"),
@@ -285,11 +290,14 @@ def test_evaluate_every_0_never_looks(toy, toy_base, monkeypatch):
         (SeamModule, "logits"),
     ):
         monkeypatch.setattr(owner, name, forbidden)
-    for options in ({"distill": 0.0}, {"protocol": "reference"}):  # soft labels need the base's outputs, in training
+    for options in (
+        {"distill_weight": 0.0},
+        {"protocol": "reference"},
+    ):  # soft labels need the base's outputs, in training
         (module,) = run(toy_base, toy, [1], evaluate_every=0, backend="torch", **options)
         assert module.metrics == {} and module.card["best_epoch"] == 2
         assert all("accuracy" not in figures and figures["kept"] <= 1 for figures in module.history)
-    (module,) = run(toy_base, toy, [1], evaluate_every=0, distill=0.0, backend="torch")
+    (module,) = run(toy_base, toy, [1], evaluate_every=0, distill_weight=0.0, backend="torch")
     assert all(torch.equal(module.scores[key], looked.scores[key]) for key in world.KEYS), "the last epoch's"
 
 
@@ -309,7 +317,7 @@ def test_no_epochs_leave_everything_kept(toy, toy_base):
 
 def test_early_stop_ends_early(toy, toy_base):
     """Nothing moves, so no epoch is any progress."""
-    still = {"lr_mask": 0.0, "lr_head": 0.0, "epochs": 10, "settle": 0.0}
+    still = {"lr_mask": 0.0, "lr_head": 0.0, "epochs": 10, "min_epoch_fraction": 0.0}
     assert len(run(toy_base, toy, [0], early_stop=3, **still)[0].history) == 4
     assert len(run(toy_base, toy, [0], early_stop=-1, **still)[0].history) == 10
 
@@ -417,7 +425,14 @@ def test_the_bar_counts_steps_and_modules_of_all(toy, toy_base, bars, threads):
 
 def test_the_bar_expects_less_once_a_module_stopped_early(toy, toy_base, bars):
     """Nothing moves, so each module stops after four of its 50 epochs."""
-    still = {"lr_mask": 0.0, "lr_head": 0.0, "epochs": 50, "settle": 0.0, "early_stop": 3, "sampling": "all"}
+    still = {
+        "lr_mask": 0.0,
+        "lr_head": 0.0,
+        "epochs": 50,
+        "min_epoch_fraction": 0.0,
+        "early_stop": 3,
+        "sampling": "all",
+    }
     run(toy_base, toy, [0, 1], progress=True, **still)
     seen = bars[0].seen[:-1]
     assert bars[0].total == 48 == seen[-1][0], "two modules, four epochs, six steps"
@@ -661,34 +676,34 @@ def test_the_trainer_that_is_made(toy, toy_base, monkeypatch):
 
     def trainer_class(name):
         class Fake(TorchTrainer):
-            def __init__(self, weights, head, words, *, backend=None, catch_up=None, **options):
-                made.append((name, backend, catch_up))
+            def __init__(self, weights, head, words, *, backend=None, lazy_update=None, **options):
+                made.append((name, backend, lazy_update))
                 super().__init__(weights, head, words, **options)
 
         return Fake
 
-    for module, name in (("native", "NativeTrainer"), ("generic", "GenericTrainer")):
+    for module, name in (("native", "CpuTrainer"), ("generic", "OpTrainer")):
         fake = types.ModuleType(f"seam_fast.{module}")
         setattr(fake, name, trainer_class(name))
         monkeypatch.setitem(sys.modules, fake.__name__, fake)
-    deep = LSTMClassifier(toy.vocab_size, 6, 5, 4, read="last_word", num_layers=2)
+    deep = LSTMClassifier(toy.vocab_size, 6, 5, 4, readout="last_word", num_layers=2)
     for base, engine, wanted in (
-        (toy_base, "cpu", ("NativeTrainer", None, "replay")),
+        (toy_base, "cpu", ("CpuTrainer", None, "replay")),
         (toy_base, "torch", None),
-        (deep, "cpu", ("GenericTrainer", "cpu", None)),
+        (deep, "cpu", ("OpTrainer", "cpu", None)),
         (deep, "torch", None),
     ):
-        monkeypatch.setattr(loop, "choose_engine", lambda wish, dtype, engine=engine: engine)
+        monkeypatch.setattr(loop, "choose_engine", lambda requested, dtype, engine=engine: engine)
         made.clear()
-        (module,) = run(base, toy, [1], epochs=0, catch_up="replay")
+        (module,) = run(base, toy, [1], epochs=0, lazy_update="replay")
         assert made == ([wanted] if wanted else [])
         assert module.card["engine"] == engine
-        assert module.card.get("catch_up") == ("replay" if wanted and wanted[0] == "NativeTrainer" else None)
+        assert module.card.get("lazy_update") == ("replay" if wanted and wanted[0] == "CpuTrainer" else None)
 
 
 def test_the_engine_is_chosen_for_the_bases_dtype(toy, toy_base, monkeypatch):
     asked = []
-    monkeypatch.setattr(loop, "choose_engine", lambda wish, dtype: asked.append((wish, dtype)) or "torch")
+    monkeypatch.setattr(loop, "choose_engine", lambda requested, dtype: asked.append((requested, dtype)) or "torch")
     run(copy.deepcopy(toy_base).double(), toy, [1], epochs=0, backend="cpu")
     assert asked == [("cpu", torch.float64)]
 

@@ -106,23 +106,23 @@ def test_masked_lstm_is_the_lstm_of_the_kept_weights():
     scores = {key: torch.randn(w.shape, generator=generator, dtype=w.dtype) for key, w in weights.items()}
     ids, lengths, _ = world.make_documents()
     kept = {key: torch.where(scores[key] > 0, weights[key], 0.0) for key in weights}
-    for read in ("end", "last_word"):
-        logits = reference_model.class_logits(ids, lengths, weights, scores, read)
-        torch.testing.assert_close(logits, world.hand_logits(kept, ids, lengths, read), rtol=0, atol=1e-13)
+    for readout in ("last_position", "last_word"):
+        logits = reference_model.class_logits(ids, lengths, weights, scores, readout)
+        torch.testing.assert_close(logits, world.hand_logits(kept, ids, lengths, readout), rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("read", ["end", "last_word"])
+@pytest.mark.parametrize("readout", ["last_position", "last_word"])
 @pytest.mark.parametrize("shape", world.DEEP)
-def test_deep_bases_are_those_of_the_kept_weights(shape, read):
+def test_deep_bases_are_those_of_the_kept_weights(shape, readout):
     """Values and gradients; read at the last word, no padding takes part."""
     weights = world.make_deep_weights(*shape)
     generator = torch.Generator().manual_seed(3)
     scores = {key: torch.randn(w.shape, generator=generator, dtype=w.dtype) for key, w in weights.items()}
     scores = {key: score.requires_grad_() for key, score in scores.items()}
     ids, lengths, _ = world.make_documents()
-    logits = reference_model.class_logits(ids, lengths, weights, scores, read)
+    logits = reference_model.class_logits(ids, lengths, weights, scores, readout)
     kept = {key: torch.where(scores[key] > 0, weights[key], 0.0).requires_grad_() for key in weights}
-    wanted = world.deep_logits(kept, ids, lengths, read, *shape)
+    wanted = world.deep_logits(kept, ids, lengths, readout, *shape)
     torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-13)
     for part in (logits, wanted):
         (part.square().sum() / 100).backward()
@@ -133,8 +133,8 @@ def test_deep_bases_are_those_of_the_kept_weights(shape, read):
 def test_where_the_state_is_read():
     states = torch.arange(24.0).reshape(4, 3, 2)  # T 4, B 3, H 2
     lengths = torch.tensor([1, 4, 2])
-    assert reference_model.read_state(states, lengths, "end").tolist() == states[3].tolist()
-    assert reference_model.read_state(states, None, "end").tolist() == states[3].tolist()
+    assert reference_model.read_state(states, lengths, "last_position").tolist() == states[3].tolist()
+    assert reference_model.read_state(states, None, "last_position").tolist() == states[3].tolist()
     assert reference_model.read_state(states, lengths, "last_word").tolist() == [[0.0, 1.0], [20.0, 21.0], [10.0, 11.0]]
 
 
@@ -290,7 +290,7 @@ def test_six_epochs_by_hand(schedule, penalty):
 
 
 def test_labels_may_be_shares():
-    options = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "penalty": "group", "lstm_factor": 3.0}
+    options = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "penalty": "group", "lstm_penalty_scale": 3.0}
     weights, head = world.make_weights(), world.make_head()
     ours, hand = stepper(head, weights, **options), world.HandSeam(weights, head, **options)
     for epoch in range(4):
@@ -318,7 +318,7 @@ def test_the_loss_is_clamped_apart_from_the_penalty_in_a_whole_step():
     """Both parts of the gradient are large, and clamping their sum would be another thing."""
     weights, head = world.make_weights(scale=2.0), tuple(20 * part for part in world.make_head())
     total = sum(weight.numel() for weight in weights.values())
-    options = {"alpha": 0.5 * total, "lr_mask": 0.01, "lr_head": 0.02, "schedule": "joint", "read": "last_word"}
+    options = {"alpha": 0.5 * total, "lr_mask": 0.01, "lr_head": 0.02, "schedule": "joint", "readout": "last_word"}
     ours, hand = stepper(head, weights, **options), world.HandSeam(weights, head, **options)
     documents = world.make_documents()
     ours.step(*documents)

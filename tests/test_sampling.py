@@ -225,7 +225,7 @@ def test_labels_partly_from_the_base(toy):
     def teacher(ids, lengths):
         return torch.tensor([by_document[tuple(row)] / 48 for row in ids.tolist()])
 
-    options = Settings(sampling="all", word_dropout=0.0, distill=0.25)
+    options = Settings(sampling="all", word_dropout=0.0, distill_weight=0.25)
     each = Sampler(toy, torch.arange(len(toy.train)), (2,), options, 0, teacher)
     drawn = each.epoch(1)
     assert drawn.labels.shape == (49, 2)
@@ -244,12 +244,12 @@ def test_the_base_is_asked_about_the_words_that_are_fed(toy):
         asked.append((ids, lengths))
         return torch.zeros(len(ids))
 
-    options = Settings(sampling="all", word_dropout=0.5, distill=1.0)
+    options = Settings(sampling="all", word_dropout=0.5, distill_weight=1.0)
     drawn = Sampler(toy, torch.arange(len(toy.train)), (2,), options, 0, teacher).epoch(3)
     ((ids, lengths),) = asked
     assert ids.equal(drawn.ids) and lengths.equal(drawn.lengths) and (ids == toy.unknown_id).sum() > 50
     assert drawn.labels.tolist() == [[0.0, 1.0]] * 49
-    options = Settings(sampling="all", word_dropout=0.5, distill=0.0)
+    options = Settings(sampling="all", word_dropout=0.5, distill_weight=0.0)
     Sampler(toy, torch.arange(len(toy.train)), (2,), options, 0, teacher).epoch(3)
     assert len(asked) == 1
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, safe_open, save_file
 from seam_fast import CheckpointError, LSTMClassifier, SeamModule
 from seam_fast.classifier import reference_model
 from seam_fast.common import rng
-from seam_fast.modules.seam_module import pack_bits, unpack_bits
+from seam_fast.modules.mask import KeepMask, packed, unpacked
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")  # torch, of files that are refused
 
@@ -26,10 +26,10 @@ SIZES = (11, 3, 3, 5)  # V, E, H, C: no tensor's size is a multiple of eight, sa
 HEAD_KEYS = ("module_head.1.weight", "module_head.1.bias")
 
 
-def make_base(seed=0, sizes=SIZES, read="last_word", shape=(1, False)):
+def make_base(seed=0, sizes=SIZES, readout="last_word", shape=(1, False)):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return LSTMClassifier(*sizes, read=read, num_layers=shape[0], bidirectional=shape[1])
+        return LSTMClassifier(*sizes, readout=readout, num_layers=shape[0], bidirectional=shape[1])
 
 
 def make_module(base=None, seed=0, **options):
@@ -71,11 +71,11 @@ def test_target_is_a_tuple_of_numbers():
     assert SeamModule(make_base(), [np.int64(1), 3], make_module().scores, make_module().head).target == (1, 3)
 
 
-@pytest.mark.parametrize("read", ["last_word", "end"])
-def test_predictions_are_those_of_the_reference_ops(read):
-    module = make_module(make_base(read=read))
+@pytest.mark.parametrize("readout", ["last_word", "last_position"])
+def test_predictions_are_those_of_the_reference_ops(readout):
+    module = make_module(make_base(readout=readout))
     ids, lengths = documents()
-    logits = reference_model.class_logits(ids, lengths, module.base.weights(), module.scores, read)
+    logits = reference_model.class_logits(ids, lengths, module.base.weights(), module.scores, readout)
     wanted = reference_model.head_logits(logits, module.head)
     torch.testing.assert_close(module.logits(ids, lengths), wanted, rtol=0, atol=1e-6)
     probabilities = module.predict_proba(ids, lengths)
@@ -119,15 +119,15 @@ def test_kept_of_a_deep_base_by_hand():
     assert list(module.kept_by_weight) == list(world.make_deep_weights(2, True))
 
 
-@pytest.mark.parametrize("read", ["last_word", "end"])
+@pytest.mark.parametrize("readout", ["last_word", "last_position"])
 @pytest.mark.parametrize("shape", world.DEEP)
-def test_predictions_over_deep_bases(shape, read):
-    module = make_module(make_base(read=read, shape=shape))
+def test_predictions_over_deep_bases(shape, readout):
+    module = make_module(make_base(readout=readout, shape=shape))
     ids, lengths = documents()
     effective = module.effective_weights()
     for key, weight in effective.items():
         assert torch.equal(weight, torch.where(module.scores[key] > 0, module.base.weights()[key], 0))
-    wanted = reference_model.head_logits(world.deep_logits(effective, ids, lengths, read, *shape), module.head)
+    wanted = reference_model.head_logits(world.deep_logits(effective, ids, lengths, readout, *shape), module.head)
     torch.testing.assert_close(module.logits(ids, lengths), wanted, rtol=0, atol=1e-6)
 
 
@@ -153,21 +153,66 @@ def test_deep_round_trip(tmp_path, shape, name):
 
 def test_bits_by_hand():
     scores = torch.tensor([[1.0, -1.0, 0.0], [math.nan, 2.0, 1e-40], [0.5, 0.5, 0.5]])
-    assert pack_bits(scores).tolist() == [0b10001111, 0b10000000]
-    back = unpack_bits(
-        torch.tensor([0b10001111, 0b10000000], dtype=torch.uint8), torch.zeros(3, 3, dtype=torch.float64)
-    )
+    mask = KeepMask.of_scores({"hidden2label.weight": scores})
+    assert mask.bits["hidden2label.weight"].tolist() == [0b10001111, 0b10000000]
+    back = mask.scores(torch.float64)["hidden2label.weight"]
     assert back.dtype == torch.float64
     assert back.tolist() == [[1, -1, -1], [-1, 1, 1], [1, 1, 1]]
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.booleans(), max_size=70))
-def test_bits_of_any_number(bits):
-    scores = torch.tensor([0.25 if bit else -0.25 for bit in bits])
-    packed = pack_bits(scores)
-    assert packed.dtype == torch.uint8 and len(packed) == math.ceil(len(bits) / 8)
-    assert (unpack_bits(packed, scores) > 0).tolist() == bits
+def test_bits_of_any_number(flags):
+    bits = packed(torch.tensor(flags, dtype=torch.bool))
+    assert bits.dtype == torch.uint8 and len(bits) == math.ceil(len(flags) / 8)
+    assert unpacked(bits, len(flags)).tolist() == flags
+
+
+def test_a_mask_of_shared_rows_is_the_mask_of_all_rows():
+    """Words 0, 2 and 5 have rows of their own, all others share the last."""
+    scores = {key: torch.randn(weight.shape) for key, weight in world.make_weights().items()}
+    row_of_id = torch.full((world.V,), 3)
+    row_of_id[torch.tensor([0, 2, 5])] = torch.arange(3)
+    rows = torch.randn(4, world.E)
+    scores[world.EMBEDDING] = rows[row_of_id]
+    shapes = {key: tuple(score.shape) for key, score in scores.items()}
+    bits = {key: packed(score > 0) for key, score in scores.items()} | {world.EMBEDDING: packed(rows > 0)}
+    shared, whole = KeepMask(shapes, bits, row_of_id), KeepMask.of_scores(scores)
+    assert shared == whole and shared.counts() == whole.counts() and shared.kept_by_group() == whole.kept_by_group()
+    assert torch.equal(shared.rows(), rows > 0) and torch.equal(whole.rows(), scores[world.EMBEDDING] > 0)
+    weights = world.make_weights()
+    for ours, theirs in zip(shared.apply(weights).values(), whole.apply(weights).values(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert all(torch.equal(shared.dense(key), score > 0) for key, score in scores.items())
+    other = scores | {"hidden2label.bias": -scores["hidden2label.bias"]}
+    assert shared != KeepMask.of_scores(other) and shared != "a mask"
+
+
+def test_a_module_follows_its_scores_and_its_base():
+    """Masked weights are made once, and again where a score or a weight has changed."""
+    module, documents_ = make_module(), documents()
+    before = module.predict_proba(*documents_)
+    folded = module._folded
+    assert torch.equal(module.predict_proba(*documents_), before) and module._folded is folded
+    key = "hidden2label.weight"
+    for change in (
+        lambda: module.scores[key].neg_(),
+        lambda: module.scores.update({key: -module.scores[key]}),
+        lambda: module.scores[key].fill_(-1.0),
+    ):
+        change()
+        kept = {k: s > 0 for k, s in module.scores.items()}
+        assert all(torch.equal(module.mask.dense(k), kept[k]) for k in kept)
+        wanted = SeamModule(module.base, module.target, dict(module.scores), module.head)
+        assert torch.equal(module.predict_proba(*documents_), wanted.predict_proba(*documents_))
+        assert module.kept == wanted.kept
+    with torch.no_grad():
+        module.base.hidden2label.weight[0, 0] += 1
+    with pytest.raises(CheckpointError, match="changed since"):
+        module.predict_proba(*documents_)
+    with torch.no_grad():
+        module.base.hidden2label.weight[0, 0] -= 1
+    module.base.hidden2label.weight.requires_grad_(False)
 
 
 # -- the native format ------------------------------------------------------------------------------------------------
@@ -547,7 +592,7 @@ def test_a_base_read_elsewhere_is_another_base(tmp_path, toy, toy_base):
     module = SeamModule(toy_base, (1,), scores, rng.head(0, (1,), toy_base.num_classes))
     module.save(tmp_path / "module.safetensors")
     sizes = (toy_base.vocab_size, toy_base.embedding_dim, toy_base.hidden_dim, toy_base.num_classes)
-    other = LSTMClassifier(*sizes, read="end")
+    other = LSTMClassifier(*sizes, readout="last_position")
     other.load_state_dict(toy_base.state_dict())
     assert other.hash == toy_base.hash
     with pytest.raises(CheckpointError, match="read at 'last_word', this one is read at 'end'"):

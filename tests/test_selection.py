@@ -140,7 +140,7 @@ def test_the_gate_turns_constant_predictors_away():
         {"accuracy": 0.5, "kept": 0.1, "recall": 1.0, "specificity": 0.0},
     ]
     assert choose(ReferenceSelection(0.5), epochs) == 1
-    assert choose(ReferenceSelection(0.5, gate=True), epochs) == 0
+    assert choose(ReferenceSelection(0.5, reject_constant=True), epochs) == 0
 
 
 # -- F1 ---------------------------------------------------------------------------------------------------------------
@@ -194,9 +194,11 @@ def test_f1_of_settled_epochs_comes_first():
         return {"epoch": epoch, "f1": f1, "recall": recall, "specificity": 0.9}
 
     history = [figures(0, 0.9), figures(1, 0.8), figures(2, 0.6), figures(3, 0.7), figures(4, 0.7), figures(5, 0.5)]
-    assert choose(F1Selection(settle=2), history) == 4
-    assert choose(F1Selection(settle=0), history) == 0
+    assert choose(F1Selection(first_epoch=2), history) == 4
+    assert choose(F1Selection(first_epoch=0), history) == 0
     blind = [figures(0, 0.4), figures(1, 0.0, recall=0.0), figures(2, 0.0, recall=0.0)]
-    assert choose(F1Selection(settle=1), blind) == 0
+    assert choose(F1Selection(first_epoch=1), blind) == 0
     worse = [figures(0, 0.9), figures(1, 0.8), figures(2, 0.6), figures(3, 0.5), figures(4, 0.7)]
-    assert choose(F1Selection(settle=2, early_stop=1), worse) == 2, "3 is the first settled epoch without a new best"
+    assert choose(F1Selection(first_epoch=2, early_stop=1), worse) == 2, (
+        "3 is the first settled epoch without a new best"
+    )

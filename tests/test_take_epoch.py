@@ -27,13 +27,19 @@ DRAWS = [  # how documents are chosen: of a fixed pool, all of it, and anew for 
 
 
 def make_sampler(corpus, target=(1,), teacher=None, **options):
-    given = {"word_dropout": 0.0, "targets_per_epoch": 0, "batch_size": 4, "distill": 0.0, "schedule": "seam"} | options
+    given = {
+        "word_dropout": 0.0,
+        "targets_per_epoch": 0,
+        "batch_size": 4,
+        "distill_weight": 0.0,
+        "schedule": "seam",
+    } | options
     everything = torch.arange(len(corpus.train))
     return Sampler(corpus, everything, target, Settings(epochs=4, **given), seed=2, teacher=teacher)
 
 
 def make_trainer(kind, base, sampler, **options):
-    options = world.OPTIONS | {"lr_mask": 0.3, "schedule": "seam", "read": "last_word"} | options
+    options = world.OPTIONS | {"lr_mask": 0.3, "schedule": "seam", "readout": "last_word"} | options
     head = world.make_head(torch.float32, classes=4)
     return world.make_trainer(kind, base.weights(), head, sampler.words(), **options)
 
@@ -52,15 +58,15 @@ def make_one(in_one_call):
 
 
 @pytest.fixture
-def judged_on(toy):
+def evaluated_on(toy):
     return toy.test.ids, toy.test.lengths, toy.test.labels == 1
 
 
-@pytest.mark.parametrize("read", ["end", "last_word"])
+@pytest.mark.parametrize("readout", ["last_position", "last_word"])
 @pytest.mark.parametrize("options", DRAWS)
-def test_documents_are_those_of_the_sampler(toy, toy_base, options, read):
+def test_documents_are_those_of_the_sampler(toy, toy_base, options, readout):
     sampler = make_sampler(toy, **options)
-    trainer = make_trainer("native-quadrature", toy_base, sampler, read=read)
+    trainer = make_trainer("native-quadrature", toy_base, sampler, readout=readout)
     drawn, purposes = trainer._draws_of(sampler, 4)
     for epoch in range(3):
         split = sampler.epoch(epoch)
@@ -75,24 +81,34 @@ def told(trainer, loss, look, wanted):
     figures = look.figures
     if figures is None and look.outputs is not None:
         figures = metrics.module_metrics(look.outputs, wanted)
-    parts = {**look.snapshot(), "head weight now": look.head[0], "logits": look.class_logits, "outputs": look.outputs}
+    parts = {
+        **world.parts_of(look.snapshot()),
+        "head weight now": look.head[0],
+        "logits": look.class_logits,
+        "outputs": look.outputs,
+    }
     return loss, look.kept, figures, {name: None if part is None else part.tolist() for name, part in parts.items()}
 
 
 @pytest.mark.parametrize("looks", ["always", "every other time", "never"])
-def test_it_is_what_single_calls_give(toy, toy_base, make_one, judged_on, looks):
+def test_it_is_what_single_calls_give(toy, toy_base, make_one, evaluated_on, evaluates):
     sampler, stop = make_sampler(toy, word_dropout=0.3), threading.Event()
     trainers = [make_one(toy_base, sampler) for _ in range(2)]
     known, kept = [None, None], set()
     for epoch in range(4):
-        at = judged_on if looks == "always" or (looks != "never" and epoch % 2) else None
+        at = evaluated_on if evaluates == "always" or (evaluates != "never" and epoch % 2) else None
         seen, head_only = [], epoch in (0, 2)
         for i, take in enumerate((type(trainers[0]).take_epoch, Trainer.take_epoch)):
-            options = {"head_only": head_only, "stop": stop, "judged_on": at, "known": known[i] if head_only else None}
+            options = {
+                "head_only": head_only,
+                "stop": stop,
+                "evaluated_on": at,
+                "known": known[i] if head_only else None,
+            }
             loss, look = take(trainers[i], sampler, epoch, 4, **options)
             assert (look.figures is not None) == (i == 0 and at is not None)
             known[i] = look if at is not None else None
-            seen.append(told(trainers[i], loss, look, judged_on[2]))
+            seen.append(told(trainers[i], loss, look, evaluated_on[2]))
         assert seen[0] == seen[1], epoch
         kept.add(sum(seen[0][1].values()))
     assert len(kept) > 1, "the run should have dropped some"
@@ -102,10 +118,10 @@ def test_it_is_what_single_calls_give(toy, toy_base, make_one, judged_on, looks)
 def test_a_teacher_and_long_epochs_go_step_by_step(toy, toy_base, make_one, monkeypatch):
     """As there is somebody to ask in between, unless it is the engine of a GPU that asks."""
     teacher = lambda ids, lengths: torch.full((len(ids),), 0.5)  # noqa: E731
-    soft, plain = make_sampler(toy, distill=0.5, teacher=teacher, word_dropout=0.1), make_sampler(toy)
+    soft, plain = make_sampler(toy, distill_weight=0.5, teacher=teacher, word_dropout=0.1), make_sampler(toy)
     trainer = make_one(toy_base, plain)
     assert (trainer._draws_of(soft, 4)[0] is None) is not isinstance(trainer, CudaTrainer)
-    once = make_sampler(toy, distill=0.5, teacher=teacher)  # all documents stay as they are: it is asked once
+    once = make_sampler(toy, distill_weight=0.5, teacher=teacher)  # all documents stay as they are: it is asked once
     assert trainer._draws_of(once, 4) == (None, ())
     assert trainer._draws_of(plain, 4)[0] is not None
     monkeypatch.setattr(type(trainer), "_steps_at_once", lambda *sizes: 2)
@@ -114,41 +130,41 @@ def test_a_teacher_and_long_epochs_go_step_by_step(toy, toy_base, make_one, monk
     assert loss > 0 and look.outputs is None and trainer.steps == -(-plain.size // 4)
 
 
-@pytest.mark.parametrize("options", [{"word_dropout": 0.4}, {"distill": 0.3, "word_dropout": 0.1}], ids=str)
+@pytest.mark.parametrize("options", [{"word_dropout": 0.4}, {"distill_weight": 0.3, "word_dropout": 0.1}], ids=str)
 @pytest.mark.parametrize("target", [(1,), (0, 3)])
-def test_the_engine_of_a_gpu_asks_the_base_itself(toy, toy_base, host_module, unwatched, judged_on, options, target):
+def test_the_engine_of_a_gpu_asks_the_base_itself(toy, toy_base, host_module, unwatched, evaluated_on, options, target):
     weights = list(world.single(toy_base.weights(), [])[0].values())
 
     def teacher(ids, lengths):
         logits = host_module.class_logits_on_gpu(weights, ids, lengths, True)
         return torch.softmax(logits, 1)[:, list(target)].sum(1)
 
-    options = {"distill": 1.0, "sampling": "redraw"} | options
+    options = {"distill_weight": 1.0, "sampling": "redraw"} | options
     sampler, stop = make_sampler(toy, target, teacher, **options), threading.Event()
     trainers = [make_trainer("cuda-host-quadrature", toy_base, sampler) for _ in range(2)]
     for epoch in range(2):
         seen = []
         for trainer, take in zip(trainers, (type(trainers[0]).take_epoch, Trainer.take_epoch), strict=True):
-            loss, look = take(trainer, sampler, epoch, 40, stop=stop, judged_on=judged_on)
-            seen.append(told(trainer, loss, look, judged_on[2]))
+            loss, look = take(trainer, sampler, epoch, 40, stop=stop, evaluated_on=evaluated_on)
+            seen.append(told(trainer, loss, look, evaluated_on[2]))
         assert seen[0] == seen[1], epoch
 
 
-def test_nothing_is_done_once_stop_is_set(toy, toy_base, make_one, judged_on):
+def test_nothing_is_done_once_stop_is_set(toy, toy_base, make_one, evaluated_on):
     sampler, stop = make_sampler(toy), threading.Event()
     trainer = make_one(toy_base, sampler)
     stop.set()
-    loss, look = trainer.take_epoch(sampler, 0, 4, stop=stop, judged_on=judged_on)
+    loss, look = trainer.take_epoch(sampler, 0, 4, stop=stop, evaluated_on=evaluated_on)
     assert loss == 0 and trainer.steps == 0 and look.outputs is None
 
 
-def test_it_says_what_is_not_finite(toy, toy_base, make_one, judged_on):
+def test_it_says_what_is_not_finite(toy, toy_base, make_one, evaluated_on):
     sampler = make_sampler(toy)
     trainer = make_one(toy_base, sampler)
     trainer.scores[world.LSTM[0]][0, 0] = float("inf")
-    trainer.adopt(0)
+    trainer.load_state(0)
     with pytest.raises(TrainingError, match="not finite"):
-        trainer.take_epoch(sampler, 0, 4, stop=threading.Event(), judged_on=judged_on)
+        trainer.take_epoch(sampler, 0, 4, stop=threading.Event(), evaluated_on=evaluated_on)
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 100, 129, 700])
@@ -182,7 +198,7 @@ def test_a_pool_that_cannot_be(name, value, error, says):
     given = {"ids": numbers[:, None].expand(5, 2).contiguous() % 3, "lengths": numbers * 0 + 1, "rest": numbers % 2}
     given |= {"targets": numbers[:3], "others": numbers[3:], "some_targets": 3, "some_others": 2, "unknown_id": 0}
     given |= {
-        "distill": 0.0,
+        "distill_weight": 0.0,
         "target": [],
         "least": 0,
         "slot": torch.zeros(3, dtype=torch.int32),

@@ -138,7 +138,7 @@ def test_use_is_encoded_as_training(raw, rule):
     """By the corpus, by the base, and by base and module from their files."""
     corpus = load_corpus(raw, "raw", config=CorpusConfig(tokenizer=rule, max_length=200))
     texts = [line.partition("\t")[2] for line in (raw / "train.txt").read_text(encoding="utf-8").splitlines()]
-    base = sf.train(corpus, epochs=1)
+    base = sf.train_classifier(corpus, epochs=1)
     for encode in (corpus.encode, base.encode):
         ids, lengths = encode(texts)
         assert torch.equal(ids, corpus.train.ids) and torch.equal(lengths, corpus.train.lengths)
@@ -147,7 +147,7 @@ def test_use_is_encoded_as_training(raw, rule):
 @pytest.mark.parametrize("ending", [".safetensors", ".pt"])
 def test_base_and_module_carry_it(raw, tmp_path, ending):
     corpus = load_corpus(raw, "raw", config=CorpusConfig(tokenizer="words", max_length=5, min_count=2))
-    base = sf.train(corpus, epochs=1)
+    base = sf.train_classifier(corpus, epochs=1)
     (module,) = sf.reengineer(base, corpus, [0], steps=2)
     base.save(tmp_path / f"base{ending}")
     module.save(tmp_path / "module.safetensors")
@@ -167,7 +167,7 @@ def test_base_and_module_carry_it(raw, tmp_path, ending):
 
 def test_a_function_is_saved_by_name_and_has_to_be_given_again(raw, tmp_path):
     corpus = load_corpus(raw, "raw", config=CorpusConfig(tokenizer=by_comma))
-    base = sf.train(corpus, epochs=1)
+    base = sf.train_classifier(corpus, epochs=1)
     path = tmp_path / "base.safetensors"
     with pytest.warns(DataWarning, match=r"function .*by_comma, which the file names but does not hold"):
         base.save(path)

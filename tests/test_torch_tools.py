@@ -15,7 +15,16 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
 
-from seam_fast import MaskedEmbedding, MaskedLinear, MaskedLSTM, ScoreAdam, Settings, load_corpus, reengineer, train
+from seam_fast import (
+    MaskedEmbedding,
+    MaskedLinear,
+    MaskedLSTM,
+    ScoreAdam,
+    Settings,
+    load_corpus,
+    reengineer,
+    train_classifier,
+)
 
 BACKENDS = ["torch", *(["cpu"] if CPU_KERNELS else [])]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -316,7 +325,7 @@ def test_training_begins_on_the_cpu_whatever_the_default_device(toy, toy_base, b
         found, same = run()
         found.save(tmp_path / "module.safetensors")
         again = type(found).load(tmp_path / "module.safetensors", toy_base)
-        base = train(toy, recipe="strong", seed=0, epochs=1)
+        base = train_classifier(toy, recipe="strong", seed=0, epochs=1)
     for key, score in wanted.scores.items():
         assert torch.equal(found.scores[key], score)
         assert torch.equal(again.scores[key] > 0, score > 0)

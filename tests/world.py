@@ -16,12 +16,13 @@ from torch import nn
 
 from seam_fast import _ext
 from seam_fast.classifier.model import LSTMClassifier
+from seam_fast.classifier.state_keys import HEAD_NAMES
 from seam_fast.data.corpus import Corpus, CorpusConfig, load_corpus
 from seam_fast.training import reference_step
-from seam_fast.training.base import TorchTrainer
-from seam_fast.training.cpu_trainer import NativeTrainer
-from seam_fast.training.cuda_graph_trainer import GraphTrainer
+from seam_fast.training.cpu_trainer import CpuTrainer
+from seam_fast.training.cuda_graph_trainer import CudaGraphTrainer
 from seam_fast.training.cuda_trainer import CudaTrainer
+from seam_fast.training.torch_trainer import TorchTrainer
 
 EMBEDDING = "word_embeddings.weight"
 LSTM = ("lstm.weight_ih_l0", "lstm.weight_hh_l0", "lstm.bias_ih_l0", "lstm.bias_hh_l0")
@@ -64,14 +65,14 @@ def make_corpus(train=TRAIN_SIZES, test=TEST_SIZES, protocol="seam", config=None
         return load_corpus(folder, "toy", config=config)
 
 
-def make_base(corpus: Corpus, steps=60, read=None, embedding_dim=6, hidden_dim=5, seed=0) -> LSTMClassifier:
+def make_base(corpus: Corpus, steps=60, readout=None, embedding_dim=6, hidden_dim=5, seed=0) -> LSTMClassifier:
     """A classifier that has learned most of the corpus (0 steps: as drawn)."""
-    read = read or ("last_word" if corpus.config.padding == "own" else "end")
+    readout = readout or ("last_word" if corpus.config.padding == "own" else "last_position")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small that a second thread only waits
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        base = LSTMClassifier(corpus.vocab_size, embedding_dim, hidden_dim, corpus.num_classes, read=read)
+        base = LSTMClassifier(corpus.vocab_size, embedding_dim, hidden_dim, corpus.num_classes, readout=readout)
         adam = torch.optim.Adam(base.parameters(), lr=0.05)
         for _ in range(steps):
             adam.zero_grad()
@@ -132,10 +133,12 @@ def cut(documents, size):
 
 # -- trainers ---------------------------------------------------------------------------------------------------------
 
-CATCH_UPS = ("quadrature", "replay", "dense")
+LAZY_UPDATES = ("quadrature", "replay", "off")
 ADAMS = ("adam_together", "adam_head")
-HEAD_STATES = dict(zip(ADAMS, ("head_together", "head_alone"), strict=True))  # what a native trainer calls the head's
-TRAINERS = ("torch", *(f"native-{catch_up}" for catch_up in CATCH_UPS))
+HEAD_STATES = dict(
+    zip(ADAMS, ("head_joint_moments", "head_only_moments"), strict=True)
+)  # what a native trainer calls the head's
+TRAINERS = ("torch", *(f"native-{lazy_update}" for lazy_update in LAZY_UPDATES))
 
 
 class HostTrainer(CudaTrainer):
@@ -167,24 +170,24 @@ def make_trainer(kind, weights, head, words, **options):
     if kind == "torch":
         return TorchTrainer(weights, head, words, **options)
     if kind == "graph":
-        return GraphTrainer(*single(weights, head, GPU), words, backend="cuda", **options)
+        return CudaGraphTrainer(*single(weights, head, GPU), words, backend="cuda", **options)
     if kind.startswith("cuda-"):
         trainer, device = (HostTrainer, "cpu") if kind.startswith("cuda-host-") else (CudaTrainer, GPU)
         try:
-            return trainer(*single(weights, head, device), words, catch_up=kind.rpartition("-")[2], **options)
+            return trainer(*single(weights, head, device), words, lazy_update=kind.rpartition("-")[2], **options)
         except ValueError as error:
             if "form no clusters" not in str(error):
                 raise
             pytest.skip(str(error).splitlines()[0])
     if not _ext.has_ext():
         pytest.skip(f"needs the compiled part: {_ext.reason}")
-    return NativeTrainer(weights, head, words, catch_up=kind.removeprefix("native-"), **options)
+    return CpuTrainer(weights, head, words, lazy_update=kind.removeprefix("native-"), **options)
 
 
-def adopt(trainer, steps=0, head_steps=0):
+def load_state(trainer, steps=0, head_steps=0):
     """Tells a native trainer that its scores or Adam's state were set by hand; others see it by themselves."""
     if hasattr(trainer, "adopt"):
-        trainer.adopt(steps, head_steps)
+        trainer.load_state(steps, head_steps)
 
 
 def put_state(exact, other, step=0, head_steps=0):
@@ -193,7 +196,7 @@ def put_state(exact, other, step=0, head_steps=0):
     def fit(key, tensor):  # a trainer's last row stands for all words without one of their own, or for nobody
         if key != EMBEDDING or tensor.ndim == 0 or isinstance(other, reference_step.Stepper):
             return tensor
-        shared = torch.nonzero(other.slot == len(other.rows)).flatten()[:1]
+        shared = torch.nonzero(other.row_of_id == len(other.rows)).flatten()[:1]
         return tensor[torch.cat([other.rows, shared if len(shared) else other.rows[:1]])]
 
     parts = [(key, score, other.scores[key]) for key, score in exact.scores.items()]
@@ -213,7 +216,7 @@ def put_state(exact, other, step=0, head_steps=0):
                     memory.copy_(state[what])
             else:
                 getattr(other, name if isinstance(other, reference_step.Stepper) else f"_{name}").state[ours] = state
-    adopt(other, step - head_steps, head_steps)
+    load_state(other, step - head_steps, head_steps)
 
 
 def errors(tensor, exact):
@@ -233,7 +236,7 @@ def assert_as_good(exact, plain, engine, where="", least=1):
     exact, plain: Steppers in float64 and float32. To that comes one rounding: eps times the largest score, since none
     is held more exactly. Tensors of fewer than `least` numbers are left out: one number may be right by chance.
     """
-    scores, head = engine.whole_scores()
+    scores, head = engine.full_scores()
     triples = [(key, exact.scores[key], plain.scores[key], scores[key]) for key in KEYS]
     triples += zip(HEAD, exact.head, plain.head, head, strict=True)
     for key, true, theirs, ours in triples:
@@ -278,7 +281,7 @@ def follow(engine, stepper, epochs, batch_size, tolerance=1e-9):
         wanted = [stepper.step(*batch, head_only=head_only).cross_entropy for batch in batches]
         loss = engine.run_epoch(*documents, batch_size, head_only=head_only)
         assert loss == pytest.approx(sum(wanted) / len(wanted), abs=1e-10), f"epoch {epoch}"
-        scores, head = engine.whole_scores()
+        scores, head = engine.full_scores()
         assert largest_difference(stepper, scores, head) < tolerance, f"epoch {epoch}"
         counts = {key: int((score > 0).sum()) for key, score in stepper.scores.items()}
         assert engine.kept_counts() == counts
@@ -286,10 +289,16 @@ def follow(engine, stepper, epochs, batch_size, tolerance=1e-9):
 
 def plain_like(exact):
     """A Stepper in float32 with the settings of one in float64, at its beginning."""
-    (alpha, penalty, lstm_factor), groups = exact.penalty, exact.adam_together.param_groups
+    (alpha, penalty, lstm_penalty_scale), groups = exact.penalty, exact.adam_together.param_groups
     schedule = "port" if exact.adam_head is None else "joint"
     rates = {"lr_mask": groups[0]["lr"], "lr_head": groups[-1]["lr"]}
-    options = {"alpha": alpha, "penalty": penalty, "lstm_factor": lstm_factor, "schedule": schedule, "read": exact.read}
+    options = {
+        "alpha": alpha,
+        "penalty": penalty,
+        "lstm_penalty_scale": lstm_penalty_scale,
+        "schedule": schedule,
+        "readout": exact.readout,
+    }
     return reference_step.Stepper(*single(exact.weights, exact.head), **options, **rates)
 
 
@@ -312,7 +321,7 @@ def follow_in_float32(engines, exact, batches, head_only=False, beside=None):
         ours = [engine.run_epoch(*batch, len(batch[0]), head_only=head_only) for engine in trainers]
         if beside:
             ours.pop()
-            scores, head = beside.whole_scores()
+            scores, head = beside.full_scores()
             yardstick = types.SimpleNamespace(scores=scores, head=head)
         for engine, loss in zip(engines, ours, strict=True):
             where = f"step {step} of {type(engine).__name__}"
@@ -320,7 +329,7 @@ def follow_in_float32(engines, exact, batches, head_only=False, beside=None):
             assert_as_good(exact, plain, engine, where)
             if beside:
                 assert_as_good(exact, yardstick, engine, f"{where}, beside the other", least=50)
-            scores, _ = engine.whole_scores()
+            scores, _ = engine.full_scores()
             assert engine.kept_counts() == {key: int((score > 0).sum()) for key, score in scores.items()}
             assert engine.steps == sum(taken) + 1
 
@@ -328,24 +337,28 @@ def follow_in_float32(engines, exact, batches, head_only=False, beside=None):
 # -- SEAM by hand -----------------------------------------------------------------------------------------------------
 
 
-def hand_logits(weights, ids, lengths, read):
+def hand_logits(weights, ids, lengths, readout):
     """Class logits (B, C) of weights used as they are, by torch.nn.LSTM; differentiable."""
     table = weights[EMBEDDING]
     network = nn.LSTM(table.shape[1], weights[LSTM[1]].shape[1]).to(table.dtype)
     named = {key.removeprefix("lstm."): weights[key] for key in LSTM}
     states = torch.func.functional_call(network, named, (table[ids.T],))[0]
-    state = states[-1] if read == "end" else torch.stack([states[n - 1, b] for b, n in enumerate(lengths.tolist())])
+    state = (
+        states[-1]
+        if readout == "last_position"
+        else torch.stack([states[n - 1, b] for b, n in enumerate(lengths.tolist())])
+    )
     return state @ weights[LINEAR[0]].T + weights[LINEAR[1]]
 
 
-def deep_logits(weights, ids, lengths, read, num_layers, bidirectional):
+def deep_logits(weights, ids, lengths, readout, num_layers, bidirectional):
     """Class logits (B, C) by torch.nn.LSTM, one document at a time, so that there is no padding to be seen."""
     table = weights[EMBEDDING]
     network = nn.LSTM(table.shape[1], weights[LSTM[1]].shape[1], num_layers, bidirectional=bidirectional)
     named = {key.removeprefix("lstm."): weights[key] for key in weights if key.startswith("lstm.")}
     states = []
     for document, length in zip(ids, lengths.tolist(), strict=True):
-        words = document[:length] if read == "last_word" else document
+        words = document[:length] if readout == "last_word" else document
         states.append(torch.func.functional_call(network.to(table.dtype), named, (table[words],))[0][-1])
     return torch.stack(states) @ weights[LINEAR[0]].T + weights[LINEAR[1]]
 
@@ -367,14 +380,24 @@ class HandSeam:
     """One module in float64, its gradients clamped and added and its Adams stepped as SeaM has it."""
 
     def __init__(
-        self, weights, head, *, alpha, lr_mask, lr_head, schedule="seam", penalty="global", read="end", lstm_factor=1.0
+        self,
+        weights,
+        head,
+        *,
+        alpha,
+        lr_mask,
+        lr_head,
+        schedule="seam",
+        penalty="global",
+        readout="last_position",
+        lstm_penalty_scale=1.0,
     ):
-        self.lstm_factor = lstm_factor
+        self.lstm_penalty_scale = lstm_penalty_scale
         self.weights = {key: weights[key].double() for key in KEYS}
         self.scores = {key: np.ones(tuple(weight.shape)) for key, weight in self.weights.items()}
         self.head = [part.double().numpy().copy() for part in head]
         self.alpha, self.lr_mask, self.lr_head = alpha, lr_mask, lr_head
-        self.schedule, self.penalty, self.read = schedule, penalty, read
+        self.schedule, self.penalty, self.readout = schedule, penalty, readout
         self.head_adam, self.joint_adam = HandAdam(), HandAdam()
         self.loss_path = {}  # of the last step: gradient of the loss before its clamp
 
@@ -383,14 +406,14 @@ class HandSeam:
             group = next(group for group in ((EMBEDDING,), LSTM, LINEAR) if key in group)
         else:
             group = KEYS
-        factor = self.lstm_factor if group is LSTM else 1
+        factor = self.lstm_penalty_scale if group is LSTM else 1
         return np.clip(factor * self.alpha / sum(self.scores[k].size for k in group), -1, 1)
 
     def step(self, ids, lengths, labels, head_only=False):
         kept = {key: torch.from_numpy((score > 0).astype(float)) for key, score in self.scores.items()}
         leaves = {key: (self.weights[key] * kept[key]).requires_grad_() for key in KEYS}
         head = [torch.from_numpy(part.copy()).requires_grad_() for part in self.head]
-        logits = torch.relu(hand_logits(leaves, ids, lengths, self.read)) @ head[0].T + head[1]  # slope at 0: 0
+        logits = torch.relu(hand_logits(leaves, ids, lengths, self.readout)) @ head[0].T + head[1]  # slope at 0: 0
         if labels.ndim == 1:
             labels = torch.stack([labels == 0, labels == 1], 1)
         loss = -(torch.log_softmax(logits, 1) * labels).sum(1).mean()
@@ -427,3 +450,8 @@ def choose(rule, history) -> int:
         if rule.stop:
             break
     return best
+
+
+def parts_of(snapshot) -> dict:
+    """All tensors of a trainer's snapshot by name."""
+    return {**snapshot.mask.bits, **dict(zip(HEAD_NAMES, snapshot.head, strict=True))}

@@ -6,7 +6,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from .. import _ext
-from ..backend import is_able, resolve, why_not
+from ..backend import is_supported_gpu, resolve, unavailable_reason
 from ..ops.custom_op import FULL_DTYPES, choose_kernels
 from ..ops.functional import masked_lstm
 from .reference_model import read_state
@@ -20,7 +20,7 @@ def read_lstm(
     embedded: Tensor,
     lengths: Tensor,
     lstm_weights: list[Tensor],
-    read: str,
+    readout: str,
     num_layers: int = 1,
     bidirectional: bool = False,
 ) -> Tensor:
@@ -31,24 +31,24 @@ def read_lstm(
     cells = num_layers * (2 if bidirectional else 1)
     zeros = embedded.new_zeros(cells, embedded.shape[1], lstm_weights[1].shape[1])
     options = (lstm_weights, True, num_layers, 0.0, torch.is_grad_enabled(), bidirectional)
-    if bidirectional and read == "last_word":  # the reverse direction begins at the last word, not in the padding
+    if bidirectional and readout == "last_word":  # the reverse direction begins at the last word, not in the padding
         packed = pack_padded_sequence(embedded, lengths.cpu(), enforce_sorted=False)
         data = torch.lstm(packed.data, packed.batch_sizes, (zeros, zeros), *options)[0]
         states, _ = pad_packed_sequence(PackedSequence(data, *packed[1:]))
     else:
         states = torch.lstm(embedded, (zeros, zeros), *options, False)[0]
-    return read_state(states, lengths, read)
+    return read_state(states, lengths, readout)
 
 
-def by_length(ids: Tensor, lengths: Tensor, read: str):
+def by_length(ids: Tensor, lengths: Tensor, readout: str):
     """Documents in pieces, those of like length together: less padding is computed, and no result depends on it.
 
     Yields the documents' numbers (n,), their words (T', n), T' the longest one's, and lengths (n,).
     """
-    order = torch.argsort(lengths, stable=True) if read == "last_word" else torch.arange(len(ids))
+    order = torch.argsort(lengths, stable=True) if readout == "last_word" else torch.arange(len(ids))
     for chosen in order.split(BATCH) if len(ids) else ():
         words, length = ids[chosen].T, lengths[chosen]
-        yield chosen, words[: int(length.max())] if read == "last_word" else words, length
+        yield chosen, words[: int(length.max())] if readout == "last_word" else words, length
 
 
 @torch.no_grad()
@@ -81,33 +81,33 @@ def class_logits(
     weights: dict[str, Tensor],
     ids: Tensor,
     lengths: Tensor,
-    read: str,
+    readout: str,
     backend: str = "torch",
     projected: Tensor | None = None,
 ) -> Tensor:
     """Logits over the base's classes.
 
-    weights: (effective) weights by key, on the device that computes; ids (N, T) int64; lengths (N,), 1..T; read:
-    ``"last_word"`` or ``"end"``, see ``reference_model.read_state``; backend: ``"torch"``, torch's own LSTM, or for a
-    base of one layer in one direction ``"auto"``, our own kernels where they are installed and take it, by one call for
-    all documents, ``"cpu"`` and ``"cuda"`` likewise on that device; projected: what `project_words` gave for these
-    weights, which spares the CPU a third of its work and changes no bit. Returns (N, C), on the device of ids.
+    weights: (effective) weights by key, on the device that computes; ids (N, T) int64; lengths (N,), 1..T; readout:
+    ``"last_word"`` or ``"last_position"``, see ``reference_model.read_state``; backend: ``"torch"``, torch's own LSTM,
+    or for a base of one layer in one direction ``"auto"``, our own kernels where they are installed and take it, by one
+    call for all documents, ``"cpu"`` and ``"cuda"`` likewise on that device; projected: what `project_words` gave for
+    these weights, which spares the CPU a third of its work and changes no bit. Returns (N, C), on the device of ids.
     """
     device = weights[EMBEDDING].device
     on_gpu = _reads_on_gpu(weights, ids, backend)
     if on_gpu or _reads_documents(weights, backend):
         parts = [weights[key].detach().contiguous() for key in WEIGHT_KEYS]
-        given = parts, ids.contiguous(), lengths.long().contiguous(), read == "last_word"
+        given = parts, ids.contiguous(), lengths.long().contiguous(), readout == "last_word"
         return _ext.C.class_logits_on_gpu(*given) if on_gpu else _ext.C.class_logits(*given, projected)
     linear = weights[LINEAR_KEYS[0]]
     logits = linear.new_empty(len(ids), len(linear))
-    for chosen, batch, length in by_length(ids, lengths, read):
-        logits[chosen.to(device)] = logits_at_once(weights, batch.to(device), length.to(device), read)
+    for chosen, batch, length in by_length(ids, lengths, readout):
+        logits[chosen.to(device)] = logits_at_once(weights, batch.to(device), length.to(device), readout)
     return logits.to(ids.device)
 
 
 @torch.no_grad()
-def logits_at_once(weights: dict[str, Tensor], words: Tensor, lengths: Tensor, read: str) -> Tensor:
+def logits_at_once(weights: dict[str, Tensor], words: Tensor, lengths: Tensor, readout: str) -> Tensor:
     """Logits (n, C) of documents in one piece: words (T, n) and lengths (n,), int64, on the weights' device.
 
     On a GPU nothing is read back, and a CUDA graph can record it. In the weights' dtype, also under autocast.
@@ -115,19 +115,19 @@ def logits_at_once(weights: dict[str, Tensor], words: Tensor, lengths: Tensor, r
     with torch.autocast(words.device.type, enabled=False):
         embedded = functional.embedding(words, weights[EMBEDDING])
         lstm_weights = [weights[key] for key in lstm_keys(weights)]
-        state = read_on_device(embedded, lengths, lstm_weights, read, *lstm_shape(weights))
+        state = read_on_device(embedded, lengths, lstm_weights, readout, *lstm_shape(weights))
         return functional.linear(state, *(weights[key] for key in LINEAR_KEYS))
 
 
 def has_kernels(device: torch.device) -> bool:
     """Whether a device is a GPU that the compiled kernels can be used on."""
-    return device.type == "cuda" and not why_not("cuda") and is_able(device.index)
+    return device.type == "cuda" and not unavailable_reason("cuda") and is_supported_gpu(device.index)
 
 
-def read_on_device(embedded, lengths, lstm_weights, read, num_layers, bidirectional):
+def read_on_device(embedded, lengths, lstm_weights, readout, num_layers, bidirectional):
     """`read_lstm` without gradients, by our own kernels on a GPU."""
     if not has_kernels(embedded.device):
-        return read_lstm(embedded, lengths, lstm_weights, read, num_layers, bidirectional)
+        return read_lstm(embedded, lengths, lstm_weights, readout, num_layers, bidirectional)
     # cuDNN would compute float32 in tf32 by default, and warn of weights that are not one piece of memory.
     states, _ = masked_lstm(
         embedded,
@@ -136,7 +136,7 @@ def read_on_device(embedded, lengths, lstm_weights, read, num_layers, bidirectio
         None,
         num_layers=num_layers,
         bidirectional=bidirectional,
-        lengths=lengths if read == "last_word" else None,
+        lengths=lengths if readout == "last_word" else None,
         backend="cuda",
     )
-    return read_state(states, lengths, read)
+    return read_state(states, lengths, readout)

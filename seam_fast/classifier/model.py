@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..common.default_device import on_the_cpu
+from ..common.deprecation import warn_renamed
 from ..data.checks import warn
 from ..data.corpus import CorpusConfig, encode_texts, index_words
 from ..data.tokenizer import Tokenizer
@@ -37,7 +38,8 @@ from .metrics import wilson
 from .reference_model import read_state
 from .state_keys import EMBEDDING, HEAD_KEYS, LINEAR_KEYS, MODULE_FORMAT, lstm_keys, lstm_shape, weight_keys
 
-READS = ("last_word", "end")
+READOUTS = ("last_word", "last_position")
+FILE_READOUTS = {"last_word": "last_word", "last_position": "end"}  # what files have called them from the first on
 
 FIGURES = ("test", "train_accuracy", "validation_accuracy", "validation_mean_f1")
 """Entries of ``info`` that are true of the weights they were measured on alone."""
@@ -48,12 +50,17 @@ _TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 _LOADABLE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+def readout_of_file(name: str | None) -> str | None:
+    """The readout that a file's name for it stands for."""
+    return {theirs: ours for ours, theirs in FILE_READOUTS.items()}.get(name, name)
+
+
 class LSTMClassifier(nn.Module):
     """Embedding -> LSTM (zero initial state, gate order i, f, g, o) -> linear.
 
-    ``read`` says which LSTM output the linear layer sees: ``"last_word"`` the one at the last real word of each
-    document, so that padding has no influence at all; ``"end"`` the one at the last position of the batch, after
-    the padding, which is then part of the input (what the public checkpoint was trained with).
+    ``readout`` says which LSTM output the linear layer sees: ``"last_word"`` the one at the last real word of each
+    document, so that padding has no influence at all; ``"last_position"`` the one at the last position of the batch,
+    after the padding, which is then part of the input (what the public checkpoint was trained with).
 
     ``num_layers`` and ``bidirectional``: as in ``torch.nn.LSTM``. With both directions the output is 2 * H wide: the
     forward direction's state beside that of the reverse one, which begins at the last word of the document or, where
@@ -73,13 +80,16 @@ class LSTMClassifier(nn.Module):
         *,
         num_layers: int = 1,
         bidirectional: bool = False,
-        read: str = "last_word",
+        readout: str = "last_word",
         class_names: Sequence[str] | None = None,
         vocabulary: Sequence[str] | None = None,
         info: dict[str, Any] | None = None,
         tokenizer: Tokenizer | str | Callable[[str], Iterable[str]] | None = None,
+        read: str | None = None,
     ) -> None:
         super().__init__()
+        if read is not None:  # deprecated
+            warn_renamed(f"read={read!r}", f"readout={(readout := readout_of_file(read))!r}")
         sizes = {
             "vocab_size": vocab_size,
             "embedding_dim": embedding_dim,
@@ -90,15 +100,15 @@ class LSTMClassifier(nn.Module):
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
-        if read not in READS:
-            raise ValueError(f"read must be one of {', '.join(READS)}, got {read!r}")
+        if readout not in READOUTS:
+            raise ValueError(f"readout must be one of {', '.join(READOUTS)}, got {readout!r}")
         self.vocab_size = int(vocab_size)
         self.embedding_dim = int(embedding_dim)
         self.hidden_dim = int(hidden_dim)
         self.num_classes = int(num_classes)
         self.num_layers = int(num_layers)
         self.bidirectional = bool(bidirectional)
-        self.read = read
+        self.readout = readout
         self.class_names = _names_or_none(class_names, self.num_classes, "class_names", "classes")
         self.vocabulary = _names_or_none(vocabulary, self.vocab_size, "vocabulary", "embedding rows")
         self.info = dict(info or {})
@@ -120,7 +130,7 @@ class LSTMClassifier(nn.Module):
 
     def run_lstm(self, vectors: Tensor, lengths: Tensor | None = None) -> Tensor:
         """All LSTM outputs (N, T, D * H) of documents of word vectors (N, T, E); ``lengths`` as in `forward`."""
-        if lengths is None or self.read == "end" or not self.bidirectional:
+        if lengths is None or self.readout == "last_position" or not self.bidirectional:
             return self.lstm(vectors)[0]
         packed = pack_padded_sequence(vectors, lengths.cpu(), batch_first=True, enforce_sorted=False)
         return pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=vectors.shape[1])[0]
@@ -129,12 +139,12 @@ class LSTMClassifier(nn.Module):
         """Pick from all LSTM outputs (N, T, D * H) the one that is read, (N, D * H)."""
         if lengths is None:
             return output[:, -1]
-        return read_state(output.transpose(0, 1), lengths.to(output.device), self.read)
+        return read_state(output.transpose(0, 1), lengths.to(output.device), self.readout)
 
     def forward(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Class scores (N, C) of documents ``ids`` (N, T) int64 with ``lengths`` (N,) int64 real words each.
 
-        ``lengths`` may be left out where every row is full; ``read="end"`` does not look at them.
+        ``lengths`` may be left out where every row is full; ``readout="last_position"`` does not look at them.
         """
         return self.hidden2label(self.features(ids, lengths))
 
@@ -220,7 +230,7 @@ class LSTMClassifier(nn.Module):
         public recipe's. Raises CheckpointError where what the file says is damaged.
         """
         stored = self.info.get("corpus_config")
-        protocol = "seam" if self.read == "last_word" else "reference"
+        protocol = "seam" if self.readout == "last_word" else "reference"
         try:
             config = CorpusConfig(**stored) if stored else CorpusConfig.for_protocol(protocol)
             return replace(config, tokenizer=self.tokenizer)
@@ -266,7 +276,7 @@ class LSTMClassifier(nn.Module):
         """Write the base to ``path`` atomically; the ending decides what is written.
 
         ``.pt`` and ``.pth`` hold a state dict under the public keys, ``.safetensors`` the same tensors; both carry
-        ``read``, ``class_names``, ``vocabulary``, ``tokenizer`` and ``info`` as metadata. A tokenizer that is a
+        ``readout``, ``class_names``, ``vocabulary``, ``tokenizer`` and ``info`` as metadata. A tokenizer that is a
         function is saved by its name only, of which a DataWarning tells. Figures in ``info`` are left out where the
         weights have changed since `train` made them.
         """
@@ -279,7 +289,7 @@ class LSTMClassifier(nn.Module):
             )
         card = to_json(
             {
-                "read": self.read,
+                "read": FILE_READOUTS[self.readout],
                 "class_names": self.class_names,
                 "vocabulary": self.vocabulary,
                 "tokenizer": self.tokenizer.as_card() if self.states_tokenizer else None,
@@ -314,7 +324,7 @@ class LSTMClassifier(nn.Module):
         cls,
         path: str | os.PathLike[str],
         *,
-        read: str | None = None,
+        readout: str | None = None,
         class_names: Sequence[str] | None = None,
         vocabulary: Sequence[str] | None = None,
         key_map: Mapping[str, str] | None = None,
@@ -324,10 +334,10 @@ class LSTMClassifier(nn.Module):
         """Read a base from a torch file (``.pt``, ``.pth``, ``.bin``, ``.ckpt``, ``.tar``) or a safetensors file; no
         code in it is ever run.
 
-        All sizes, layers and directions come from the tensors. ``read`` defaults to the file's own, else ``"end"``
-        (what the public checkpoint was trained with). 16-bit weights become float32, which holds them exactly.
-        ``tokenizer`` is needed where the base was trained with a function, of which files hold the name only; where the
-        file says another one, it is refused.
+        All sizes, layers and directions come from the tensors. ``readout`` defaults to the file's own, else
+        ``"last_position"`` (what the public checkpoint was trained with). 16-bit weights become float32, which holds
+        them exactly. ``tokenizer`` is needed where the base was trained with a function, of which files hold the name
+        only; where the file says another one, it is refused.
 
         A checkpoint of another origin may hold its tensors in a dictionary of others, with a prefix, under other names
         and without biases, as long as it is plain what is meant; ``info["adapted"]`` then says what was done. Where it
@@ -343,9 +353,9 @@ class LSTMClassifier(nn.Module):
         sizes = _check_tensors(path, tensors, adapted)
         names = _merge_names(path, "class_names", class_names, card.get("class_names"), sizes["num_classes"])
         words = _merge_names(path, "vocabulary", vocabulary, card.get("vocabulary"), sizes["vocab_size"])
-        read = read or card.get("read") or "end"
-        if read not in READS:
-            raise CheckpointError(f"{path}: read must be one of {', '.join(READS)}, got {read!r}.")
+        readout = readout or readout_of_file(card.get("read")) or "last_position"
+        if readout not in READOUTS:
+            raise CheckpointError(f"{path}: readout must be one of {', '.join(READOUTS)}, got {readout!r}.")
         info = card.get("info")
         info = dict(info) if isinstance(info, dict) else {}
         if adapted:
@@ -354,7 +364,7 @@ class LSTMClassifier(nn.Module):
         with torch.device("meta"):  # no random numbers drawn for values that are replaced at once
             model = cls(
                 **sizes,
-                read=read,
+                readout=readout,
                 class_names=names,
                 vocabulary=words,
                 info=info,
@@ -365,8 +375,14 @@ class LSTMClassifier(nn.Module):
         model.load_state_dict({key: tensor.to(dtype) for key, tensor in tensors.items()})
         return model
 
+    @property
+    def read(self) -> str:
+        """Deprecated: ``readout`` in its old spelling."""
+        warn_renamed("read", "readout")
+        return FILE_READOUTS[self.readout]
+
     def extra_repr(self) -> str:
-        return f"read={self.read!r}"
+        return f"readout={self.readout!r}"
 
 
 def _names_or_none(names: Sequence[str] | None, count: int, what: str, of: str) -> tuple[str, ...] | None:
@@ -584,7 +600,7 @@ def predict_logits(model: LSTMClassifier, ids: Tensor, lengths: Tensor | None = 
     """Class scores (N, C) of many documents, in batches, without gradients; arguments as in the model's forward."""
     if lengths is None:
         lengths = torch.full((len(ids),), ids.shape[1])
-    return class_logits(model.weights(), ids, lengths, model.read)
+    return class_logits(model.weights(), ids, lengths, model.readout)
 
 
 @on_the_cpu

@@ -11,18 +11,19 @@ from ..ops import reference
 from .state_keys import EMBEDDING, LINEAR_KEYS, lstm_keys, lstm_shape
 
 
-def read_state(states: Tensor, lengths: Tensor | None, read: str) -> Tensor:
+def read_state(states: Tensor, lengths: Tensor | None, readout: str) -> Tensor:
     """The hidden state the classifier looks at: states (T, B, H) -> (B, H), H twice as wide with both directions.
 
-    ``read="last_word"``: at position ``lengths - 1``; ``read="end"``: at the last position, after the padding.
+    ``readout="last_word"``: at position ``lengths - 1``; ``readout="last_position"``: at the last position, after the
+    padding.
     """
-    if read == "end":
+    if readout == "last_position":
         return states[-1]
     return states[lengths - 1, torch.arange(states.shape[1], device=states.device)]
 
 
 def class_logits(
-    ids: Tensor, lengths: Tensor | None, weights: dict[str, Tensor], scores: dict[str, Tensor], read: str
+    ids: Tensor, lengths: Tensor | None, weights: dict[str, Tensor], scores: dict[str, Tensor], readout: str
 ) -> Tensor:
     """The masked base: ids (B, T), lengths (B,) -> logits (B, C)."""
     embedded = reference.masked_embedding(ids.T, weights[EMBEDDING], scores[EMBEDDING])  # (T, B, E)
@@ -34,10 +35,12 @@ def class_logits(
         [scores[key] for key in keys],
         num_layers=num_layers,
         bidirectional=bidirectional,
-        lengths=lengths if bidirectional and read == "last_word" else None,  # its reverse part begins at the last word
+        lengths=lengths
+        if bidirectional and readout == "last_word"
+        else None,  # its reverse part begins at the last word
     )
     weight, bias = LINEAR_KEYS
-    state = read_state(states, lengths, read)
+    state = read_state(states, lengths, readout)
     return reference.masked_linear(state, weights[weight], weights[bias], scores[weight], scores[bias])
 
 

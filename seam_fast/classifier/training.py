@@ -99,7 +99,7 @@ class StrongRecipe(Recipe):
 
 
 @on_the_cpu
-def train(
+def train_classifier(
     corpus: Corpus,
     recipe: str | PublicRecipe | StrongRecipe = "strong",
     seed: int = 0,
@@ -216,14 +216,14 @@ def _no_log(line: str) -> None:
     pass
 
 
-def _new_model(corpus: Corpus, sizes: dict[str, Any], read: str, generator: torch.Generator) -> LSTMClassifier:
+def _new_model(corpus: Corpus, sizes: dict[str, Any], readout: str, generator: torch.Generator) -> LSTMClassifier:
     """A classifier with PyTorch's default initialisation, drawn from ``generator`` instead of the global one."""
     with torch.device("meta"):
         model = LSTMClassifier(
             corpus.vocab_size,
             num_classes=corpus.num_classes,
             **sizes,
-            read=read,
+            readout=readout,
             class_names=corpus.class_names,
             vocabulary=corpus.words,
             tokenizer=corpus.config.tokenizer,
@@ -284,7 +284,7 @@ def _train_public(
     device: torch.device,
 ) -> tuple[LSTMClassifier, dict[str, Any]]:
     generator = torch.Generator().manual_seed(seed)
-    so_far.model = model = _new_model(corpus, sizes, "end", generator).to(device)
+    so_far.model = model = _new_model(corpus, sizes, "last_position", generator).to(device)
     ids = corpus.train.ids
     steps = math.ceil(len(ids) / recipe.batch_size)
     run = (_public_on_cpu if device.type == "cpu" else _public_on_device)(corpus, recipe, model)

@@ -237,7 +237,10 @@ def make_parser() -> argparse.ArgumentParser:
 def add_base_options(sub, where) -> None:
     """Where the base is, and how its file is to be read."""
     sub.add_argument("--base", metavar="FILE", help=f"default: {where}")
-    sub.add_argument("--read", choices=("last_word", "end"), help="where the LSTM is read (default: as saved)")
+    sub.add_argument(
+        "--readout", choices=("last_word", "last_position"), help="where the LSTM is read (default: as saved)"
+    )
+    sub.add_argument("--read", action=OldFlag, new="--readout", values={"end": "last_position"})
     sub.add_argument(
         "--key-map",
         type=key_map,
@@ -252,6 +255,24 @@ def add_base_options(sub, where) -> None:
         metavar="KEY,...",
         help="tensors of the base's file that take no part, or what their names begin with",
     )
+
+
+class OldFlag(argparse.Action):
+    """A flag by its old name, which works for one minor release. values: present spelling by old spelling."""
+
+    def __init__(self, option_strings, dest, *, new, values=None):
+        super().__init__(option_strings, dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        self.new, self.values = new, values or {}
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        value = self.values.get(value, value)
+        print(
+            f"seam-fast: {option_string} is deprecated, it is called {self.new} now: {self.new} {value}",
+            file=sys.stderr,
+        )
+        action = parser._option_string_actions[self.new]
+        parser._check_value(action, value)
+        setattr(namespace, action.dest, value)
 
 
 def add_text_options(sub) -> None:
@@ -312,11 +333,12 @@ def add_settings(sub, protocol: str = "seam") -> None:
         "the first that works (default)",
     )
     sub.add_argument(
-        "--catch-up",
+        "--lazy-update",
         default="quadrature",
-        choices=("quadrature", "replay", "dense"),
+        choices=("quadrature", "replay", "off"),
         help="how the compiled engines treat rows of words that a step does not use (default: quadrature, the fastest)",
     )
+    sub.add_argument("--catch-up", action=OldFlag, new="--lazy-update", values={"dense": "off"})
 
 
 SETTINGS = (
@@ -336,7 +358,7 @@ SETTINGS = (
     "early_stop",
 )
 
-OTHERS = ("evaluate_every", "catch_up", "min_count", "max_length", "smallest_class")  # options as Python names them
+OTHERS = ("evaluate_every", "lazy_update", "min_count", "max_length", "smallest_class")  # options as Python names them
 
 
 def positive(text: str) -> int:
@@ -364,7 +386,7 @@ def load_base(arguments, path):
     from ..data.tokenizer import tokenizer_named
     from .workflow import say
 
-    options = {"read": arguments.read, "key_map": arguments.key_map, "ignore_keys": arguments.ignore_keys}
+    options = {"readout": arguments.readout, "key_map": arguments.key_map, "ignore_keys": arguments.ignore_keys}
     if arguments.tokenizer:
         options["tokenizer"] = tokenizer_named(arguments.tokenizer)
     base = LSTMClassifier.load(path, **options)
@@ -518,7 +540,7 @@ def run_reengineer(arguments) -> int:
     done = {}
     if arguments.reuse:
         wanted = {"settings": settings.as_dict(), "seed": arguments.seed, "evaluate_every": arguments.evaluate_every}
-        engines = engines_on_card(base.weights(), arguments.backend, arguments.catch_up, settings.batch_size)
+        engines = engines_on_card(base.weights(), arguments.backend, arguments.lazy_update, settings.batch_size)
         found = {target: reusable(paths[target], base, corpus, wanted, engines) for target in targets}
         done = {target: module for target, module in found.items() if module is not None}
         if done:
@@ -539,7 +561,7 @@ def run_reengineer(arguments) -> int:
             evaluate_every=arguments.evaluate_every,
             threads=arguments.threads,
             backend=arguments.backend,
-            catch_up=arguments.catch_up,
+            lazy_update=arguments.lazy_update,
             progress=True,
             on_module=lambda job, module: files.save(module),
         )
@@ -626,7 +648,7 @@ def load_module(path: Path, base, target: str | None, classes):
 
 def run_info(arguments) -> int:
     from .. import _ext
-    from ..backend import able_devices, backends, choose_engine
+    from ..backend import backends, choose_engine, supported_gpus
     from ..search.quicker import what_auto_takes
     from ..training.devices import describe
 
@@ -634,7 +656,7 @@ def run_info(arguments) -> int:
         training = choose_engine(warn=False)
     except SeamFastError as error:  # SEAM_FAST_BACKEND asks for what cannot train
         training = f"not possible: {error}"
-    gpus = able_devices() if training == "cuda" else []
+    gpus = supported_gpus() if training == "cuda" else []
     facts = {
         "seam-fast": __version__,
         "python": platform.python_version(),

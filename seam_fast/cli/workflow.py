@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..classifier.model import LSTMClassifier, evaluate_classifier, predict_logits
-from ..classifier.training import train
+from ..classifier.training import train_classifier
 from ..common.progress import is_terminal, say
 from ..data.corpus import Corpus, CorpusConfig, Documents, load_corpus, read_documents
 from ..data.r8 import find_documents, load_r8
@@ -104,7 +104,7 @@ def train_base(corpus: Corpus, recipe: str, seed: int, path: Path, log: Log, **o
     check_room(path.parent, 8 * corpus.vocab_size * options.get("embedding_dim", 100))  # a new file beside the old one
     lines = None if is_terminal(sys.stderr) else say  # on a terminal there is a bar
     try:
-        base = train(corpus, recipe, seed, progress=True, log=lines, **options)
+        base = train_classifier(corpus, recipe, seed, progress=True, log=lines, **options)
     except BaseException as error:
         base = getattr(error, "base", None)
         if base is not None:

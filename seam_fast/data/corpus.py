@@ -561,8 +561,8 @@ def index_words(words: Sequence[str], config: CorpusConfig) -> dict[str, int]:
 
 def _warn_of_little_read(documents: Documents, words: list[list[str]], config: CorpusConfig) -> None:
     total = sum(map(len, words))
-    read = sum(min(len(each), config.max_length) for each in words)
-    if read < FEW_READ * total:
+    heeded = sum(min(len(each), config.max_length) for each in words)
+    if heeded < FEW_READ * total:
         checks.warn(
             f"{documents.path}: only the first {config.max_length} words of each document are read, and that is "
             f"{100 * read / total:.0f} % of the texts (the tokenizer is {config.tokenizer.name}); choose a larger "

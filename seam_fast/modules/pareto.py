@@ -4,11 +4,8 @@ import bisect
 import operator
 from collections.abc import Callable, Iterable
 
-import torch
-from torch import Tensor
-
-from ..classifier.state_keys import EMBEDDING, HEAD_NAMES
-from .seam_module import SeamModule, unpack_bits
+from .mask import KeepMask, Snapshot
+from .seam_module import SeamModule
 
 
 def beats(figures: dict, other: dict) -> bool:
@@ -49,10 +46,11 @@ def pareto(history: Iterable[dict]) -> list[dict]:
 class FrontPoint:
     """One epoch of a front: its number, its dict of figures, and its module, made when asked for."""
 
-    def __init__(self, figures: dict, snapshot: dict[str, Tensor], rows: Tensor, chosen: SeamModule):
+    def __init__(self, figures: dict, snapshot: Snapshot, chosen: SeamModule):
         self.epoch: int = figures["epoch"]
         self.figures = figures
-        self._snapshot, self._rows = snapshot, rows
+        self.mask: KeepMask = snapshot.mask
+        self._head = snapshot.head
         self._base, self._target, self._history, self._card = chosen.base, chosen.target, chosen.history, chosen.card
 
     def __repr__(self):
@@ -61,30 +59,18 @@ class FrontPoint:
 
     def module(self) -> SeamModule:
         """The module as it was after this epoch: scores 1 where kept and -1 elsewhere, no figures of test documents."""
-        weights = self._base.weights()
-        table, own = weights[EMBEDDING], len(self._rows)
-        shaped_like = weights | {EMBEDDING: table.new_empty(own + 1, table.shape[1])}
-        scores = {key: unpack_bits(self._snapshot[key], like) for key, like in shaped_like.items()}
-        slot = torch.full((len(table),), own, dtype=torch.int64)  # words without a row of their own share the last
-        slot[self._rows] = torch.arange(own)
-        scores[EMBEDDING] = scores[EMBEDDING][slot]
-        head = [self._snapshot[name] for name in HEAD_NAMES]
         card = self._card | {"best_epoch": self.epoch}
-        return SeamModule(self._base, self._target, scores, head, history=self._history, card=card)
+        return SeamModule(self._base, self._target, self.mask, self._head, history=self._history, card=card)
 
 
 class Front:
-    """The front of one running module, with a snapshot of each of its epochs and nothing of those that are beaten.
+    """The front of one running module, with a snapshot of each of its epochs and nothing of those that are beaten."""
 
-    rows: the trainer's, words with scores of their own (int64, sorted).
-    """
-
-    def __init__(self, rows: Tensor):
-        self.rows = rows
+    def __init__(self) -> None:
         self.figures: list[dict] = []
-        self._snapshots: dict[int, dict[str, Tensor]] = {}
+        self._snapshots: dict[int, Snapshot] = {}
 
-    def offer(self, figures: dict, snapshot: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor] | None:
+    def offer(self, figures: dict, snapshot: Callable[[], Snapshot]) -> Snapshot | None:
         """One more evaluated epoch; ``snapshot``: gives its ``Trainer.snapshot``, called only if the epoch enters, and
         then returned."""
         front = enter(self.figures, figures)
@@ -99,4 +85,4 @@ class Front:
 
     def points(self, chosen: SeamModule) -> list[FrontPoint]:
         """All points, sorted by kept; ``chosen``: the run's own module, from which they take card and history."""
-        return [FrontPoint(figures, self._snapshots[figures["epoch"]], self.rows, chosen) for figures in self.figures]
+        return [FrontPoint(figures, self._snapshots[figures["epoch"]], chosen) for figures in self.figures]

@@ -14,27 +14,39 @@ import json
 import os
 from collections import OrderedDict
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..classifier import reference_model
 from ..classifier.inference import class_logits
-from ..classifier.model import LSTMClassifier
-from ..classifier.state_keys import EMBEDDING, HEAD_KEYS, MASK_SUFFIX, MODULE_FORMAT, group_sizes, groups, weight_keys
+from ..classifier.model import FILE_READOUTS, LSTMClassifier, readout_of_file
+from ..classifier.state_keys import EMBEDDING, HEAD_KEYS, MASK_SUFFIX, MODULE_FORMAT, weight_keys
 from ..common.default_device import on_the_cpu
+from ..common.seen_tensors import SeenTensors
 from ..data.checks import few, warn
 from ..errors import CheckpointError
 from ..files.atomic import to_json, write_atomically
 from ..files.tensors import read_tensor_file, safetensors_bytes
+from .mask import KeepMask
+
+
+class _Folded(NamedTuple):
+    """The masked weights, and what they were made of."""
+
+    mask: KeepMask
+    readout: str
+    base: SeenTensors
+    weights: dict[str, Tensor]
 
 
 class SeamModule:
     """The part of a base that recognises one target.
 
-    base: the frozen ``LSTMClassifier``. target: class numbers that count as the target. scores: by weight key, in the
-    weights' shapes; a weight is kept where its score is > 0. head: weight (2, C) and bias (2,); output 0 is the target.
+    base: the frozen ``LSTMClassifier``. target: class numbers that count as the target. scores: a ``KeepMask``, or
+    scores by weight key, in the weights' shapes; a weight is kept where its score is > 0. head: weight (2, C) and bias
+    (2,); output 0 is the target.
     history: one dict of figures an epoch. metrics: figures of this module. card: what is known about how it was made.
     base_hash: hash of the base that it was made on, from the card where that says it, else the base's own now.
     front: of a module that was just trained, the ``FrontPoint`` of each epoch on its run's Pareto front; never saved.
@@ -44,12 +56,15 @@ class SeamModule:
         self.base = base
         self.target = tuple(int(k) for k in target)
         dtype = base.hidden2label.weight.dtype
-        self.scores: dict[str, Tensor] = dict(scores)
+        self._mask: KeepMask | None = scores if isinstance(scores, KeepMask) else None
+        self._scores: dict[str, Tensor] | None = None if self._mask else dict(scores)
+        self._masked = SeenTensors()  # the scores that the mask was made of
+        self._folded: _Folded | None = None
         self.head: tuple[Tensor, Tensor] = tuple(part.detach().to(dtype) for part in head)
         self.history = list(history)
         self.metrics = dict(metrics or {})
         self.card = dict(card or {})
-        self.read = base.read
+        self.readout = base.readout
         self.front: list = []
         self._hash_in_float32 = False  # whether base_hash is an earlier version's, which rounded
         self._seen: tuple | None = None  # checksum of the base's weights when they were last known to be the right ones
@@ -63,28 +78,43 @@ class SeamModule:
     # -- what it keeps -------------------------------------------------------------------------------------------
 
     @property
+    def mask(self) -> KeepMask:
+        """Which weights are kept. Follows ``scores`` where these are changed."""
+        if self._scores is not None and not self._masked.are(*self._scores.values()):
+            self._masked = SeenTensors(*self._scores.values())
+            self._mask = KeepMask.of_scores(self._scores)
+        return self._mask
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """Scores in the weights' shapes by weight key, of which the module goes by the signs; 1 and -1 where only those
+        are known. They may be changed, in place or by others under the same key.
+        """
+        if self._scores is None:
+            dtype = self.base.hidden2label.weight.dtype
+            self._scores = self._mask.scores(dtype)
+            self._masked = SeenTensors(*self._scores.values())
+        return self._scores
+
+    @property
     def kept(self) -> float:
         """Share of all weights kept."""
-        return reference_model.kept_ratio(self.scores)
+        return self.mask.kept()
 
     @property
     def kept_by_group(self) -> dict[str, float]:
         """Share kept of embedding, lstm and linear."""
-        sizes = group_sizes(self.scores)
-        return {
-            group: sum(int((self.scores[key] > 0).sum()) for key in keys) / sizes[group]
-            for group, keys in groups(self.scores).items()
-        }
+        return self.mask.kept_by_group()
 
     @property
     def kept_by_weight(self) -> dict[str, float]:
         """Share kept of each weight, by key."""
-        return {key: float((self.scores[key] > 0).double().mean()) for key in weight_keys(self.scores)}
+        return self.mask.kept_by_weight()
 
     # -- using it ------------------------------------------------------------------------------------------------
 
     def _look_at_base(self) -> tuple:
-        return self.base.read, self.base.checksum()
+        return self.base.readout, self.base.checksum()
 
     def check_base(self) -> None:
         """Raises CheckpointError where the base is no longer the one that this module was made on.
@@ -101,7 +131,7 @@ class SeamModule:
                 "the module has no other weights than the base's; take it on the base as it was: load that, or train "
                 "on a copy (copy.deepcopy(base))"
             )
-        if self.base.read != self.read:
+        if self.base.readout != self.readout:
             raise CheckpointError(
                 f"the base of this module was read at {self.read!r} and is read at {self.base.read!r} now; set its "
                 "read back"
@@ -111,8 +141,18 @@ class SeamModule:
     def effective_weights(self) -> dict[str, Tensor]:
         """The base's weights where kept, zero elsewhere, by weight key. Raises CheckpointError as `check_base`."""
         self.check_base()
-        weights = self.base.weights()
-        return {key: weight * (self.scores[key] > 0).to(weight.device) for key, weight in weights.items()}
+        return self.mask.apply(self.base.weights())
+
+    def _folded_weights(self) -> dict[str, Tensor]:
+        """`effective_weights`, made once: again only where scores or base have changed. Not to be changed."""
+        mask, tensors = self.mask, self.base.state_dict(keep_vars=True).values()
+        folded = self._folded
+        if folded and folded.mask is mask and folded.readout == self.base.readout and folded.base.are(*tensors):
+            return folded.weights
+        self._folded = None  # one copy at a time
+        weights = self.effective_weights()
+        self._folded = _Folded(mask, self.base.readout, SeenTensors(*tensors), weights)
+        return weights
 
     @on_the_cpu
     def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
@@ -121,7 +161,7 @@ class SeamModule:
             raise ValueError(
                 f"lengths must lie between 1 and T = {ids.shape[1]}, got {lengths.min()} to {lengths.max()}"
             )
-        logits = class_logits(self.effective_weights(), ids, lengths, self.base.read)
+        logits = class_logits(self._folded_weights(), ids, lengths, self.base.readout)
         return reference_model.head_logits(logits, tuple(part.to(logits) for part in self.head))
 
     def predict_proba(self, ids: Tensor, lengths: Tensor) -> Tensor:
@@ -156,13 +196,13 @@ class SeamModule:
             raise CheckpointError(f"{path}: a module file ends in .safetensors (native) or .pth (the reference's)")
 
     def _native(self) -> bytes:
-        tensors = {f"{key}.kept_bits": pack_bits(self.scores[key]) for key in weight_keys(self.scores)}
+        tensors = {f"{key}.kept_bits": bits for key, bits in self.mask.pack().items()}
         tensors |= {key: part.detach().contiguous() for key, part in zip(HEAD_KEYS, self.head, strict=True)}
         card = self.card | {
             "target": list(self.target),
             "base_hash": self.base_hash,
             "base_dtype": str(self.base.hidden2label.weight.dtype).removeprefix("torch."),
-            "read": self.read,
+            "read": FILE_READOUTS[self.readout],
             "tokenizer": self.base.tokenizer.as_card() if self.base.states_tokenizer else None,
             "vocabulary_hash": vocabulary_hash(self.base),
             "kept": self.kept,
@@ -221,10 +261,11 @@ class SeamModule:
                 f"{path}: an earlier version wrote it, which told bases apart in float32 only; that this is the very "
                 "base it was made for cannot be known."
             )
-        if card.get("read", base.read) != base.read:
+        readout = readout_of_file(card.get("read")) or base.readout
+        if readout != base.readout:
             raise CheckpointError(
-                f"{path}: made for a base read at {card['read']!r}, this one is read at {base.read!r}; load the base "
-                f"with read={card['read']!r}, on the command line --read {card['read']}"
+                f"{path}: made for a base read at {readout!r}, this one is read at {base.readout!r}; load the base "
+                f"with readout={readout!r}, on the command line --readout {readout}"
             )
         if base.states_tokenizer and card.get("tokenizer") not in (None, base.tokenizer.as_card()):
             raise CheckpointError(
@@ -247,13 +288,14 @@ class SeamModule:
         weights = base.weights()
         shapes = {f"{key}.kept_bits": ((weight.numel() + 7) // 8,) for key, weight in weights.items()}
         check_tensors(path, tensors, shapes | head_shapes(base), bits=True)
-        scores = {key: unpack_bits(tensors[f"{key}.kept_bits"], weight) for key, weight in weights.items()}
+        bits = {key: tensors[f"{key}.kept_bits"] for key in weights}
+        mask = KeepMask({key: tuple(weight.shape) for key, weight in weights.items()}, bits)
         head = [tensors[key] for key in HEAD_KEYS]
         history, metrics = card.pop("history", []), card.pop("metrics", {})
         if not isinstance(history, list) or not isinstance(metrics, dict):
             raise CheckpointError(f"{path}: the history or metrics on its card are damaged")
         target = check_target(path, card.get("target"), base)
-        module = cls(base, target, scores, head, history=history, metrics=metrics, card=card)
+        module = cls(base, target, mask, head, history=history, metrics=metrics, card=card)
         module._hash_in_float32 = rounded
         return module
 
@@ -271,17 +313,6 @@ def vocabulary_hash(base: LSTMClassifier) -> str | None:
     if base.vocabulary is None:
         return None
     return hashlib.sha256(json.dumps(base.vocabulary).encode()).hexdigest()
-
-
-def pack_bits(scores: Tensor) -> Tensor:
-    """One bit a score, row-major, most significant bit first: any shape -> (ceil(n / 8),) uint8."""
-    return torch.from_numpy(np.packbits((scores > 0).cpu().numpy()))
-
-
-def unpack_bits(bits: Tensor, weight: Tensor) -> Tensor:
-    """The inverse, as scores of 1 and -1 in the weight's shape and dtype."""
-    kept = np.unpackbits(bits.numpy(), count=weight.numel()).astype(bool)
-    return torch.where(torch.from_numpy(kept), 1.0, -1.0).to(weight.dtype).reshape(weight.shape)
 
 
 def head_shapes(base: LSTMClassifier) -> dict[str, tuple[int, ...]]:

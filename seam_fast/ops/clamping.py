@@ -19,9 +19,9 @@ def leave_to_the_op(score: Tensor) -> None:
     vars(score).pop(_AT_STEP, None)
 
 
-def clamps_in_op(wish: bool | None, *scores: Tensor | None) -> bool:
+def clamps_in_op(requested: bool | None, *scores: Tensor | None) -> bool:
     """Whether an op clamps the gradients of its scores: as wished, or (None) unless an optimizer clamps all of them."""
-    if wish is not None:
-        return wish
+    if requested is not None:
+        return requested
     trained = [score for score in scores if score is not None and score.requires_grad]
     return not (trained and all(getattr(score, _AT_STEP, False) for score in trained))

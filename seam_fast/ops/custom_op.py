@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _ext
-from ..backend import choose_backend, is_able, resolve, warn_if_slow
+from ..backend import choose_backend, is_supported_gpu, resolve, warn_if_slow
 from . import eager
 
 FULL_DTYPES = (torch.float32, torch.float64)
@@ -23,22 +23,22 @@ def choose_kernels(backend: str, input: Tensor):
 
     Raises BackendError (a ValueError) for a backend that is not there and ValueError for one that cannot take input.
     """
-    wish, kind = resolve(backend), input.device.type
-    if wish == "torch":
+    requested, kind = resolve(backend), input.device.type
+    if requested == "torch":
         return eager
     compiled = _ext.C is not None and (kind == "cpu" or (kind == "cuda" and _ext.built_with_cuda))
     if kind == "cuda" and compiled:
-        compiled = is_able(input.device.index or 0)
-    if compiled and input.dtype in NATIVE_DTYPES[kind] and wish in ("auto", kind):
+        compiled = is_supported_gpu(input.device.index or 0)
+    if compiled and input.dtype in NATIVE_DTYPES[kind] and requested in ("auto", kind):
         return _ext.C
-    if wish != "auto":
-        choose_backend(wish)  # which says why it cannot be used at all
+    if requested != "auto":
+        choose_backend(requested)  # which says why it cannot be used at all
     if backend == "auto":
         warn_if_slow(gpu=kind == "cuda")
         return eager
-    takes = {"cpu": "float32 and float64 tensors on the CPU", "cuda": "floating tensors on a GPU"}[wish]
+    takes = {"cpu": "float32 and float64 tensors on the CPU", "cuda": "floating tensors on a GPU"}[requested]
     raise ValueError(
-        f"backend {wish!r} takes {takes}, but input is {input.dtype} on {input.device}; choose 'auto' or 'torch'"
+        f"backend {requested!r} takes {takes}, but input is {input.dtype} on {input.device}; choose 'auto' or 'torch'"
     )
 
 

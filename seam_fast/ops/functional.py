@@ -397,7 +397,7 @@ def _differentiable_backward(grads, tensors, needs, ctx):
         outputs, slots = _twin(tensors, ctx)
     given = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None]
     outputs, cotangents = zip(*given, strict=True)
-    wanted = [slot for slot, need in zip(slots, needs, strict=True) if need]
+    wanted = [row_of_id for row_of_id, need in zip(slots, needs, strict=True) if need]
     # With a graph in any case: without one, autograd adds in place, which batched gradients do not stand.
     found = torch.autograd.grad(outputs, wanted, cotangents, create_graph=True, allow_unused=True)
     found = iter(found if again else [None if grad is None else grad * 1 for grad in found])  # * 1: off the graph

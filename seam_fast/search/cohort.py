@@ -3,7 +3,7 @@
 Three sequences of device operations are recorded, for all modules of a cohort together, each module on a branch of its
 own: what makes batches of an epoch's draws, a step, and a look at the modules. An epoch then is a few small copies, one
 replay of the first, one a step of the second, one of the third, and the only wait, for a row of numbers a module. What
-a module computes is what `GraphTrainer` computes, whoever trains beside it.
+a module computes is what `CudaGraphTrainer` computes, whoever trains beside it.
 
 Letters: N documents of an epoch, T words, B documents of a batch, S steps of an epoch, C classes.
 """
@@ -22,12 +22,13 @@ from ..classifier import reference_model
 from ..common.batches import deal
 from ..common.cuda_graphs import CudaGraphRunner
 from ..data.corpus import Split
-from ..training.cuda_graph_trainer import GraphTrainer
+from ..modules.mask import Snapshot
+from ..training.cuda_graph_trainer import CudaGraphTrainer
 from .sampling import Sampler
 
 
 @dataclass
-class Look:
+class Evaluation:
     """What the host learns of a module after an epoch: the mean cross entropy, the numbers of kept weights by key, the
     outputs (n, 2) for the documents looked at, None where nobody looked, and a function that gives the trainer's
     ``snapshot``; it is to be called before the next epoch. figures: ``metrics.module_metrics`` of the outputs, where
@@ -37,7 +38,7 @@ class Look:
     loss: float
     kept: dict[str, int]
     logits: Tensor | None
-    snapshot: Callable[[], dict[str, Tensor]]
+    snapshot: Callable[[], Snapshot]
     figures: dict[str, float] | None = None
 
 
@@ -50,7 +51,7 @@ class Lane:
 
     def __init__(
         self,
-        trainer: GraphTrainer,
+        trainer: CudaGraphTrainer,
         sampler: Sampler,
         documents: Split,
         batch_size: int,
@@ -76,18 +77,18 @@ class Lane:
         ]
         self.feed = trainer.feed_of(self.batches)
         self._placed = None if looked_at is None else trainer.place(looked_at.ids, looked_at.lengths)
-        self._looked_at = 0 if looked_at is None else len(looked_at)
+        self._documents_at_hand = 0 if looked_at is None else len(looked_at)
         self._head = sum(part.numel() for part in trainer.head)
         # Of a report: numbers and bytes.
         self.width = (
-            self.steps + 3 + self._head + len(trainer.scores) + 1 + 2 * self._looked_at,
+            self.steps + 3 + self._head + len(trainer.scores) + 1 + 2 * self._documents_at_hand,
             len(trainer.bits()),
         )
 
     @property
     def address(self) -> tuple:
         """What the batches follow from, beside the epoch."""
-        return (*self.sampler.address, self.sampler.settings.distill, self.trainer.target_weight)
+        return (*self.sampler.address, self.sampler.settings.distill_weight, self.trainer.target_weight)
 
     def upload(self, epoch: int, drawn: tuple[Tensor, Tensor | None] | None) -> None:
         """Constants of the epoch's steps, and its draws, where they are not another lane's."""
@@ -120,31 +121,31 @@ class Lane:
         self.trainer.joint_step(self.feed)
 
     @torch.no_grad()
-    def report(self, numbers: Tensor, bits: Tensor, looks: bool) -> None:
+    def report(self, numbers: Tensor, bits: Tensor, evaluates: bool) -> None:
         """Writes what the host wants to know into a row of float64 numbers and one of bytes, of ``width``."""
         trainer = self.trainer
         parts = [self.feed.losses, self.feed.at, self.feed.failed, trainer.is_finite().view(1)]
         parts += [*(part.view(-1) for part in trainer.head), trainer.count_kept()]
-        if looks and self._looked_at:
+        if evaluates and self._documents_at_hand:
             parts.append(reference_model.head_logits(trainer.features(self._placed), trainer.head).view(-1))
         told = torch.cat([part.double() for part in parts])
         numbers[: len(told)].copy_(told)
         kept = trainer.bits()
         bits[: len(kept)].copy_(kept)
 
-    def read(self, report: tuple[Tensor, Tensor], looks: bool) -> Look:
+    def read(self, report: tuple[Tensor, Tensor], evaluates: bool) -> Evaluation:
         """What a report says. Raises TrainingError where a value was not finite."""
         row, bits = (part[:size] for part, size in zip(report, self.width, strict=True))  # other lanes' may be longer
-        sizes = [self.steps, 3, self._head, len(row) - self.steps - 3 - self._head - 2 * self._looked_at]
+        sizes = [self.steps, 3, self._head, len(row) - self.steps - 3 - self._head - 2 * self._documents_at_hand]
         losses, (done, failed, finite), head, counts, logits = np.split(row.numpy(), np.cumsum(sizes))
         losses = losses.tolist()
         self.trainer.took(int(done), losses, int(failed))
         if not finite:
             self.trainer.check_finite()  # which says what; unless only a sum has overflowed
-        looked = looks and self._placed is not None
+        looked = evaluates and self._placed is not None
         logits = torch.from_numpy(logits.reshape(-1, 2)).to(self.trainer.head[0].dtype) if looked else None
         snapshot = functools.partial(self.trainer.snapshot_of, bits, torch.from_numpy(head))
-        return Look(sum(losses) / len(losses), self.trainer.kept_of(counts.tolist()), logits, snapshot)
+        return Evaluation(sum(losses) / len(losses), self.trainer.kept_of(counts.tolist()), logits, snapshot)
 
 
 class Cohort:
@@ -169,7 +170,7 @@ class Cohort:
             )
         ]
         self._fill, self._step = CudaGraphRunner(self._device), CudaGraphRunner(self._device)
-        self._report = {looks: CudaGraphRunner(self._device) for looks in (False, True)}
+        self._report = {evaluates: CudaGraphRunner(self._device) for evaluates in (False, True)}
 
     def draw(self, epoch: int) -> dict[tuple, tuple[Tensor, Tensor | None]]:
         """What the epoch's documents are, by the lanes' addresses; on the host."""
@@ -179,13 +180,13 @@ class Cohort:
             if any(other.alive and other.address == address for other in self.lanes)
         }
 
-    def run_epoch(self, epoch: int, drawn: dict, looks: bool) -> Callable[[], list[tuple[Tensor, Tensor]]]:
+    def run_epoch(self, epoch: int, drawn: dict, evaluates: bool) -> Callable[[], list[tuple[Tensor, Tensor]]]:
         """Queues an epoch of all lanes; returns a function that waits for it and gives each lane's report."""
         for lane in self.lanes:
             lane.upload(epoch, drawn.get(lane.address) if lane in self._firsts else None)
         self._fill(self._fill_all, 1)
         self._step(self._step_all, self._steps)
-        self._report[looks](self._report_with if looks else self._report_without, 1)
+        self._report[evaluates](self._report_with if evaluates else self._report_without, 1)
         return lambda: list(zip(*(part.cpu() for part in self._told), strict=True))
 
     def _fill_all(self) -> None:
@@ -202,9 +203,9 @@ class Cohort:
     def _report_without(self) -> None:
         self._report_all(False)
 
-    def _report_all(self, looks: bool) -> None:
+    def _report_all(self, evaluates: bool) -> None:
         def report(lane, numbers, bits):
-            return lambda: lane.report(numbers, bits, looks)
+            return lambda: lane.report(numbers, bits, evaluates)
 
         self._on_branches([report(*each) for each in zip(self.lanes, *self._told, strict=True)])
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..common.cores import usable_cores
 from ..training.cuda_trainer import CudaTrainer
-from .cohort import Look
+from .cohort import Evaluation
 from .sampling import Sampler
 
 
@@ -26,14 +26,14 @@ class LaunchedLane:
         sampler: Sampler,
         batch_size: int,
         head_only: Callable[[int], bool],
-        judged_on: tuple[Tensor, ...],
+        evaluated_on: tuple[Tensor, ...],
     ):
         self.trainer, self.sampler, self.batch_size = trainer, sampler, batch_size
-        self.head_only, self.judged_on = head_only, judged_on
+        self.head_only, self.evaluated_on = head_only, evaluated_on
         self.alive = True
         self._known = None  # the last look at these documents, as long as the scores stand still
 
-    def queue(self, epoch: int, looks: bool) -> tuple:
+    def queue(self, epoch: int, evaluates: bool) -> tuple:
         """As ``CudaTrainer.queued``."""
         if not self.head_only(epoch):
             self._known = None
@@ -42,16 +42,16 @@ class LaunchedLane:
             epoch,
             self.batch_size,
             head_only=self.head_only(epoch),
-            judged_on=self.judged_on if looks else None,
+            evaluated_on=self.evaluated_on if evaluates else None,
             known=self._known,
         )
 
-    def read(self, told, looks: bool) -> Look:
+    def read(self, told, evaluates: bool) -> Evaluation:
         """What an epoch came to. Raises TrainingError where a value was not finite."""
         loss, look = self.trainer.taken(told)
-        if looks and self._known is None:
+        if evaluates and self._known is None:
             self._known = look
-        return Look(loss, look.kept, look.outputs, look.snapshot, look.figures)
+        return Evaluation(loss, look.kept, look.outputs, look.snapshot, look.figures)
 
 
 class LaunchedCohort:
@@ -64,10 +64,10 @@ class LaunchedCohort:
         """The engine draws for itself."""
         return {}
 
-    def run_epoch(self, epoch: int, drawn: dict, looks: bool) -> Callable[[], list]:
+    def run_epoch(self, epoch: int, drawn: dict, evaluates: bool) -> Callable[[], list]:
         """Queues an epoch of all lanes that are alive; returns a function that waits for it and gives each lane's."""
         alive = [lane for lane in self.lanes if lane.alive]
-        trainers, epochs = zip(*(lane.queue(epoch, looks) for lane in alive), strict=True)
+        trainers, epochs = zip(*(lane.queue(epoch, evaluates) for lane in alive), strict=True)
         queued = alive[0].trainer.module().QueuedEpochs(list(trainers), list(epochs), threads=usable_cores())
 
         def wait():

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..classifier.inference import class_logits
 from ..classifier.metrics import base_metrics, module_metrics, undefined_as_none, why_no_better_than_chance
-from ..classifier.model import READS, LSTMClassifier
+from ..classifier.model import READOUTS, LSTMClassifier
 from ..data.checks import warn
 from ..data.corpus import OF_NO_CLASS, Corpus, Split
 from ..errors import DataError, TrainingError
@@ -17,10 +17,10 @@ def check_corpus(base: LSTMClassifier, corpus: Corpus) -> None:
     way_out = "load it by the base: load_corpus(folder, name, base=base), or load_r8(base=base)"
     if base.vocab_size != corpus.vocab_size or base.num_classes != corpus.num_classes:
         if base.vocabulary is None:
-            other = next(read for read in READS if read != base.read)
+            other = next(readout for readout in READOUTS if readout != base.readout)
             way_out = (
                 "the base does not say its words, so its corpus must be given, and its texts be treated as they were "
-                f"then; try read={other!r} (--read {other}), which goes with the other protocol's treatment, or "
+                f"then; try readout={other!r} (--readout {other}), which goes with the other protocol's treatment, or "
                 "another tokenizer (--tokenizer)"
             )
         raise TrainingError(
@@ -62,7 +62,7 @@ def figures_on(
     if logits is None:
         logits = module.logits(split.ids, split.lengths)
     if base_logits is None:
-        base_logits = class_logits(module.base.weights(), split.ids, split.lengths, module.base.read)
+        base_logits = class_logits(module.base.weights(), split.ids, split.lengths, module.base.readout)
     figures = {
         "test": module_metrics(logits, wanted),
         "test_balanced": module_metrics(logits[subset], wanted[subset]),
@@ -101,7 +101,7 @@ def evaluate_module(module: SeamModule, documents: Corpus | Split, source: str |
         card.setdefault("class_names", list(base.class_names))
     if "class_names" in card:
         card.setdefault("target_names", [card["class_names"][k] for k in module.target])
-    logits = class_logits(base.weights(), split.ids, split.lengths, base.read)
+    logits = class_logits(base.weights(), split.ids, split.lengths, base.readout)
     warn_of_chance(logits, split.labels, "these documents")
     module.metrics |= figures_on(module, split, logits)
     card["evaluated_on"] = {"source": source, "documents": len(split)}

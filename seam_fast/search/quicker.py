@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..backend import resolve, why_not_train
+from ..backend import resolve, untrainable_reason
 from ..common.cores import usable_cores
 from .sampling import documents_of_epoch, epochs_of
 from .settings import Settings
@@ -102,12 +102,12 @@ def what_auto_takes(engine: str, gpus: int) -> list[str]:
     """Lines on what ``"auto"`` takes here, and why; engine: the first that can be used."""
     if engine not in ("cuda", "cpu", "torch") or resolve("auto") != "auto":
         return []
-    if engine == "cuda" and not why_not_train(torch.float32):
+    if engine == "cuda" and not untrainable_reason(torch.float32):
         lines = []
         for name, work, one_launch in JOBS:
             chosen, why = quicker(work, one_launch, gpus)
             lines.append(f"{name}: {chosen}, {why}")
         by = "by times measured on an H100 and an AMD EPYC, starting CUDA estimated"
         return [f"auto takes what is sooner done, {by}, for example", *lines]
-    better = [f"{name} cannot be used" for name in ("cuda", "cpu") if why_not_train(torch.float32, name)]
+    better = [f"{name} cannot be used" for name in ("cuda", "cpu") if untrainable_reason(torch.float32, name)]
     return [f"auto takes {engine}: {', '.join(better)}"] if better else []

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .._version import __version__
-from ..backend import NAMES, able_devices, choose_engine, resolve, why_not_train
+from ..backend import NAMES, choose_engine, resolve, supported_gpus, untrainable_reason
 from ..classifier.inference import class_logits, logits_at_once, project_words
 from ..classifier.metrics import base_metrics, module_metrics
 from ..classifier.model import LSTMClassifier
@@ -25,23 +25,34 @@ from ..common import rng
 from ..common.arguments import callback, choice, seed_number, shown, whole_number
 from ..common.cores import usable_cores
 from ..common.default_device import cpu_by_default, on_the_cpu
+from ..common.deprecation import warn_renamed
 from ..common.progress import progress_bar
 from ..common.threads import set_own_threads
 from ..data.corpus import Corpus, Split, check_is_corpus
 from ..errors import SeamFastError, TrainingError
+from ..modules.mask import Snapshot
 from ..modules.pareto import Front
 from ..modules.seam_module import SeamModule
-from ..training.base import TorchTrainer, Trainer
-from ..training.cpu_trainer import CATCH_UPS, in_large_pages
-from ..training.devices import CPU, Place, free_bytes, gpu_places, is_out_of_memory, module_bytes, room_in_memory
+from ..training.base import Trainer
+from ..training.cpu_trainer import LAZY_UPDATES, copy_to_huge_pages
+from ..training.devices import (
+    CPU,
+    WorkerDevice,
+    free_bytes,
+    gpu_workers,
+    is_out_of_memory,
+    module_bytes,
+    room_in_memory,
+)
+from ..training.torch_trainer import TorchTrainer
 from .evaluate import check_corpus, figures_on_test, warn_of_chance
 from .quicker import Work, quicker, steps_of
 from .sampling import Sampler, Taught, balanced, is_target, vocabulary_floor
 from .selection import F1Selection, ReferenceSelection
 from .settings import Settings
 
-OnEpoch = Callable[["Job", dict], None]
-OnModule = Callable[["Job", SeamModule], None]
+OnEpoch = Callable[["ModuleRun", dict], None]
+OnModule = Callable[["ModuleRun", SeamModule], None]
 STEPPED_AT_ONCE = 8  # workers side by side on a GPU whose modules are trained by many small kernels ...
 IN_STEP = 8  # ... and the most modules that one of them trains in step with each other
 FEW_IN_STEP = 4  # where `threads` are given, a worker more for each so many
@@ -73,11 +84,12 @@ def reengineer(
     evaluate_every: int = 1,
     threads: int | None = None,
     backend: str = "auto",
-    catch_up: str = "quadrature",
+    lazy_update: str = "quadrature",
     progress: bool = False,
     on_epoch: OnEpoch | None = None,
     on_module: OnModule | None = None,
     settings: Settings | None = None,
+    catch_up: str | None = None,
     **options,
 ) -> list[SeamModule]:
     """Learns which weights of a trained classifier each target needs; the weights themselves stay as they are.
@@ -101,10 +113,11 @@ def reengineer(
     backend: ``"cuda"``, every NVIDIA GPU of the machine, ``"cpu"``, the compiled engine of the CPU, ``"torch"``, plain
         PyTorch, or ``"auto"``, the first of them that can be used; but the CPU's engine where a job is so small that it
         is done there before a GPU has begun.
-    catch_up: how the compiled engine, that of a GPU as well, brings an embedding row up to date that has not been used
-        for a while: ``"quadrature"``, all its steps in one, no less exact than float32 is step by step, ``"replay"``,
-        step by step, or ``"dense"``, every row in every step. Where bases are trained by the ops (several layers, both
-        directions, or too large for one launch on a GPU) and in plain PyTorch there is nothing to catch up.
+    lazy_update: when the compiled engine, that of a GPU as well, steps an embedding row whose word does not occur:
+        only once the word occurs again, by ``"quadrature"`` (all steps it has skipped at once, no less exact than
+        float32 is step by step) or ``"replay"`` (step by step), or ``"off"``, in every step. Where bases are trained by
+        the ops (several layers, both directions, or too large for one launch on a GPU) and in plain PyTorch every row
+        is stepped in every step.
     progress: say on standard error how it goes: by a bar if that is a terminal, else by a line after some seconds and
         then every half minute; steps a second, time left and modules done, of all.
     on_epoch: called as ``on_epoch(job, figures)`` in the calling thread after each epoch of each module.
@@ -136,7 +149,9 @@ def reengineer(
     }
     settings = settings.with_options(**overrides, **options)
     same = {"seed": seed, "evaluate_every": evaluate_every, "threads": threads, "backend": backend}
-    same |= {"catch_up": catch_up, "progress": progress, "on_epoch": on_epoch, "on_module": on_module}
+    if catch_up is not None:
+        lazy_update = _lazy_update_of(catch_up)
+    same |= {"lazy_update": lazy_update, "progress": progress, "on_epoch": on_epoch, "on_module": on_module}
     return reengineer_many(base, corpus, targets, [settings], **same)[0]
 
 
@@ -151,10 +166,11 @@ def reengineer_many(
     evaluate_every: int = 1,
     threads: int | None = None,
     backend: str = "auto",
-    catch_up: str = "quadrature",
+    lazy_update: str = "quadrature",
     progress: bool = False,
     on_epoch: OnEpoch | None = None,
     on_module: OnModule | None = None,
+    catch_up: str | None = None,
 ) -> list[list[SeamModule]]:
     """``reengineer`` with each of several settings, all modules side by side: on a GPU a whole study costs little more
     than its longest module.
@@ -163,6 +179,8 @@ def reengineer_many(
     there; their ``modules`` come one settings' after the other's. ``job.study.settings`` tells ``on_epoch`` which they
     are.
     """
+    if catch_up is not None:
+        lazy_update = _lazy_update_of(catch_up)
     if isinstance(settings, Settings) or not isinstance(settings, Iterable):
         raise TrainingError(f"settings is {shown(settings)}; give a list of Settings")
     settings = [check_settings(one) for one in settings]
@@ -181,16 +199,25 @@ def reengineer_many(
     callback("on_epoch", on_epoch)
     callback("on_module", on_module)
     engine = quicker_engine(engine, backend, base, corpus, targets, settings, threads)
-    studies: list[Study] = []
+    contexts: list[SearchContext] = []
     with cpu_by_default():
         for one in settings:
-            studies.append(Study(base, corpus, one, engine, catch_up, beside=studies[0] if studies else None))
-        jobs = [[Job(study, target, seed, evaluate_every) for target in targets] for study in studies]
-        if evaluate_every and studies:
-            split, what = studies[0].evaluation, studies[0].settings.evaluation
-            warn_of_chance(studies[0].base_logits(split), split.labels, f"the {what} documents")
+            contexts.append(
+                SearchContext(base, corpus, one, engine, lazy_update, beside=contexts[0] if contexts else None)
+            )
+        jobs = [[ModuleRun(context, target, seed, evaluate_every) for target in targets] for context in contexts]
+        if evaluate_every and contexts:
+            split, what = contexts[0].evaluation, contexts[0].settings.evaluation
+            warn_of_chance(contexts[0].base_logits(split), split.labels, f"the {what} documents")
     run_jobs([job for row in jobs for job in row], threads, progress, on_epoch, on_module)
     return [[job.module() for job in row] for row in jobs]
+
+
+def _lazy_update_of(catch_up: str) -> str:
+    """What the deprecated ``catch_up`` means."""
+    lazy_update = "off" if catch_up == "dense" else catch_up
+    warn_renamed(f"catch_up={catch_up!r}", f"lazy_update={lazy_update!r}", stacklevel=4)
+    return lazy_update
 
 
 def check_settings(settings: Settings) -> Settings:
@@ -232,11 +259,11 @@ def normalise_target(target: int | Sequence[int], num_classes: int) -> tuple[int
     return tuple(classes)
 
 
-class Study:
+class SearchContext:
     """What all modules of one settings share: base, corpus, settings, the splits, and the base's own outputs.
 
-    engine: ``"cuda"``, ``"cpu"`` or ``"torch"``; catch_up: see ``reengineer``. beside: another study of the same base,
-    corpus and engine, with which this one shares what does not depend on settings. The weights are on the CPU;
+    engine: ``"cuda"``, ``"cpu"`` or ``"torch"``; lazy_update: see ``reengineer``. beside: another context of the same
+    base, corpus and engine, with which this one shares what does not depend on settings. The weights are on the CPU;
     ``weights_on`` gives those of a GPU.
     """
 
@@ -246,17 +273,17 @@ class Study:
         corpus: Corpus,
         settings: Settings,
         engine: str = "torch",
-        catch_up: str = CATCH_UPS[0],
-        beside: "Study | None" = None,
+        lazy_update: str = LAZY_UPDATES[0],
+        beside: "SearchContext | None" = None,
     ):
         check_settings(settings)
         choice("engine", engine, NAMES)
-        choice("catch_up", catch_up, CATCH_UPS)
+        choice("lazy_update", lazy_update, LAZY_UPDATES)
         check_corpus(base, corpus)
         weights = {key: weight.to(CPU.device) for key, weight in base.weights().items()}
         self.base_hash = beside.base_hash if beside else base.hash  # now: the base may be trained on meanwhile
         self.base, self.corpus, self.settings, self.weights = base, corpus, settings, weights
-        self.engine, self.catch_up = engine, catch_up
+        self.engine, self.lazy_update = engine, lazy_update
         if beside and beside.settings.evaluation == settings.evaluation:
             self.fit, self.evaluation = beside.fit, beside.evaluation
         elif settings.evaluation == "validation":
@@ -266,11 +293,11 @@ class Study:
             )
         else:
             self.fit, self.evaluation = torch.arange(len(corpus.train)), corpus.test
-        self.catches_up = catches_up(engine, weights, settings.batch_size)
-        if beside and self.catches_up == beside.catches_up:
+        self.uses_fused_engine = uses_fused_engine(engine, weights, settings.batch_size)
+        if beside and self.uses_fused_engine == beside.uses_fused_engine:
             self.weights = beside.weights
-        elif engine == "cpu" and self.catches_up:
-            self.weights = in_large_pages(weights)
+        elif engine == "cpu" and self.uses_fused_engine:
+            self.weights = copy_to_huge_pages(weights)
         self.groups, self.sizes = groups(weights), group_sizes(weights)
         self.total = sum(self.sizes.values())
         self._base_logits: dict[int, Tensor] = {}
@@ -326,7 +353,7 @@ class Study:
 
         def teacher(words, lengths):
             pieces = zip(words.split(TAUGHT_AT_ONCE, 1), lengths.split(TAUGHT_AT_ONCE), strict=True)
-            logits = torch.cat([logits_at_once(weights, *piece, self.base.read) for piece in pieces])
+            logits = torch.cat([logits_at_once(weights, *piece, self.base.readout) for piece in pieces])
             return torch.softmax(logits, 1).index_select(1, wanted).sum(1)
 
         return teacher
@@ -334,11 +361,11 @@ class Study:
     def _class_logits(self, weights: dict[str, Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
         if self.engine != "cpu":
             backend = "cuda" if weights[EMBEDDING].is_cuda else "torch"
-            return class_logits(weights, ids, lengths, self.base.read, backend)
+            return class_logits(weights, ids, lengths, self.base.readout, backend)
         with self._projecting:
             if not self._projected:
                 self._projected["words"] = project_words(weights, "cpu")
-        return class_logits(weights, ids, lengths, self.base.read, "cpu", self._projected["words"])
+        return class_logits(weights, ids, lengths, self.base.readout, "cpu", self._projected["words"])
 
 
 def quicker_engine(engine: str, backend: str, base, corpus, targets, settings, threads: int | None) -> str:
@@ -346,11 +373,11 @@ def quicker_engine(engine: str, backend: str, base, corpus, targets, settings, t
     otherwise, and where the caller has named one, that engine.
     """
     weights = base.weights()
-    if engine != "cuda" or resolve(backend) != "auto" or why_not_train(weights[EMBEDDING].dtype):
+    if engine != "cuda" or resolve(backend) != "auto" or untrainable_reason(weights[EMBEDDING].dtype):
         return engine
     if not settings or not targets or not is_plain(weights):  # the CPU has no engine for several layers, but the op
         return engine
-    return quicker(*work_of(weights, corpus, targets, settings), len(able_devices()), threads)[0]
+    return quicker(*work_of(weights, corpus, targets, settings), len(supported_gpus()), threads)[0]
 
 
 def work_of(weights: dict[str, Tensor], corpus: Corpus, targets, settings: Sequence[Settings]) -> tuple[Work, bool]:
@@ -366,7 +393,8 @@ def work_of(weights: dict[str, Tensor], corpus: Corpus, targets, settings: Seque
     from ..training.cuda_trainer import takes_cluster
 
     one_launch = all(
-        catches_up("cuda", weights, one.batch_size) and takes_cluster(weights, one.batch_size) for one in settings
+        uses_fused_engine("cuda", weights, one.batch_size) and takes_cluster(weights, one.batch_size)
+        for one in settings
     )
     return functools.reduce(operator.add, works), one_launch
 
@@ -376,75 +404,77 @@ def copied_to(device: torch.device, weights: dict[str, Tensor]) -> dict[str, Ten
     return {key: weight.to(device) for key, weight in weights.items()}
 
 
-def catches_up(engine: str, weights: dict[str, Tensor], batch_size: int) -> bool:
+def uses_fused_engine(engine: str, weights: dict[str, Tensor], batch_size: int) -> bool:
     """Whether an engine trains modules over this base in whole epochs of native code, in which the rows of absent words
     wait and catch up; all others go through the ops step by step.
     """
     if engine == "cuda" and is_plain(weights) and weights[EMBEDDING].dtype == torch.float32:
-        from ..training.cuda_trainer import why_not_one_launch
+        from ..training.cuda_trainer import unsupported_reason
 
-        return not why_not_one_launch(weights, batch_size)
+        return not unsupported_reason(weights, batch_size)
     return engine == "cpu" and is_plain(weights)
 
 
 def engines_on_card(
-    weights: dict[str, Tensor], backend: str, catch_up: str, batch_size: int
+    weights: dict[str, Tensor], backend: str, lazy_update: str, batch_size: int
 ) -> list[dict[str, str | None]]:
-    """What the card of a module may say of its engine: ``engine`` and, where rows catch up, ``catch_up``. More than one
+    """What the card of a module may say of its engine: ``engine`` and, where it has one, ``lazy_update``. More than one
     thing where ``"auto"`` takes one engine or the other, as a job is large or small.
     """
     dtype = weights[EMBEDDING].dtype
     engines = [choose_engine(backend, dtype)]
-    if engines == ["cuda"] and resolve(backend) == "auto" and not why_not_train(dtype):
+    if engines == ["cuda"] and resolve(backend) == "auto" and not untrainable_reason(dtype):
         engines.append("cpu")
     return [
-        {"engine": engine, "catch_up": catch_up if catches_up(engine, weights, batch_size) else None}
+        {"engine": engine, "lazy_update": lazy_update if uses_fused_engine(engine, weights, batch_size) else None}
         for engine in engines
     ]
 
 
-def make_trainer(study: Study, head: tuple[Tensor, Tensor], words, device: torch.device = CPU.device) -> Trainer:
+def make_trainer(
+    context: SearchContext, head: tuple[Tensor, Tensor], words, device: torch.device = CPU.device
+) -> Trainer:
     """The trainer for a study's base and engine on a device; head and words as in ``Trainer``."""
-    settings = study.settings
+    settings = context.settings
     options = {
         "alpha": settings.alpha,
         "lr_mask": settings.lr_mask,
         "lr_head": settings.lr_head,
         "schedule": settings.schedule,
         "penalty": settings.penalty,
-        "lstm_factor": settings.lstm_factor,
-        "read": study.base.read,
+        "lstm_penalty_scale": settings.lstm_penalty_scale,
+        "readout": context.base.readout,
         "target_weight": settings.target_weight,
     }
-    weights = study.weights_on(device)
-    if study.engine == "cuda" and study.catches_up:
+    weights = context.weights_on(device)
+    if context.engine == "cuda" and context.uses_fused_engine:
         from ..training.cuda_trainer import CudaTrainer
 
-        return CudaTrainer(weights, head, words, catch_up=study.catch_up, **options)
-    if study.engine == "cuda":  # another shape or dtype
-        from ..training.cuda_graph_trainer import GraphTrainer
+        return CudaTrainer(weights, head, words, lazy_update=context.lazy_update, **options)
+    if context.engine == "cuda":  # another shape or dtype
+        from ..training.cuda_graph_trainer import CudaGraphTrainer
 
-        return GraphTrainer(weights, head, words, backend="cuda", **options)
-    if study.engine == "cpu" and study.catches_up:
-        from ..training.cpu_trainer import NativeTrainer
+        return CudaGraphTrainer(weights, head, words, backend="cuda", **options)
+    if context.engine == "cpu" and context.uses_fused_engine:
+        from ..training.cpu_trainer import CpuTrainer
 
-        return NativeTrainer(weights, head, words, catch_up=study.catch_up, **options)
-    if study.engine == "cpu":  # several layers or both directions
-        from ..training.op_trainer import GenericTrainer
+        return CpuTrainer(weights, head, words, lazy_update=context.lazy_update, **options)
+    if context.engine == "cpu":  # several layers or both directions
+        from ..training.op_trainer import OpTrainer
 
-        return GenericTrainer(weights, head, words, backend="cpu", **options)
+        return OpTrainer(weights, head, words, backend="cpu", **options)
     return TorchTrainer(weights, head, words, **options)
 
 
-class Job:
+class ModuleRun:
     """One target's run: trainer, selection, history, the best state so far and the front."""
 
-    def __init__(self, study: Study, target: tuple[int, ...], seed: int, evaluate_every: int):
-        self.study, self.target, self.seed, self.evaluate_every = study, target, seed, evaluate_every
-        settings = study.settings
+    def __init__(self, context: SearchContext, target: tuple[int, ...], seed: int, evaluate_every: int):
+        self.context, self.target, self.seed, self.evaluate_every = context, target, seed, evaluate_every
+        settings = context.settings
         self.device = CPU.device  # where it is trained; `run` says
-        self.sampler = Sampler(study.corpus, study.fit, target, settings, seed, self._base_probability)
-        self.sampler.taught = study.taught[self.sampler.address, self.sampler.epochs]
+        self.sampler = Sampler(context.corpus, context.fit, target, settings, seed, self._base_probability)
+        self.sampler.taught = context.taught[self.sampler.address, self.sampler.epochs]
         self.sampler.taught.users += 1
         self.epochs = self.sampler.epochs
         self.history: list[dict] = []
@@ -466,7 +496,7 @@ class Job:
     @property
     def name(self) -> str:
         """The target's class names."""
-        return "+".join(self.study.corpus.class_names[k] for k in self.target)
+        return "+".join(self.context.corpus.class_names[k] for k in self.target)
 
     @property
     def steps(self) -> int:
@@ -480,54 +510,56 @@ class Job:
         return trainer.steps if trainer else self._steps
 
     def _base_probability(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        return self.study.base_probability(self.target, ids, lengths, self.device)
+        return self.context.base_probability(self.target, ids, lengths, self.device)
 
     def _evaluation_view(self) -> Tensor:
         """Indices into the evaluation split: the reference's balanced subset where its sampling is used, else all."""
-        labels = self.study.evaluation.labels
-        settings = self.study.settings
+        labels = self.context.evaluation.labels
+        settings = self.context.settings
         if settings.evaluation_subset == "sampled" and settings.sampling == "balanced":
             return balanced(labels, self.target)
         return torch.arange(len(labels))
 
-    def run(self, stop: threading.Event, report: Callable[["Job", dict], None], place: Place = CPU) -> None:
+    def run(
+        self, stop: threading.Event, report: Callable[["ModuleRun", dict], None], place: WorkerDevice = CPU
+    ) -> None:
         """Trains at a place, which the calling thread has entered, to the end or until ``stop`` is set;
         ``report(job, figures)`` follows each epoch.
         """
         self.begin(place)
-        settings, trainer = self.study.settings, self.trainer
+        settings, trainer = self.context.settings, self.trainer
         known = None  # the last look at the evaluation documents, as long as the scores stand still
         for epoch in range(self.epochs):
-            head_only, looks = settings.head_only(epoch), self.looks(epoch)
+            head_only, evaluates = settings.head_only(epoch), self.evaluates(epoch)
             trainer.scale_learning_rates(settings.lr_scale(epoch, self.epochs))
             options = {"head_only": head_only, "stop": stop, "known": known if head_only else None}
             with self.naming(epoch):
-                judged_on = self._judged_on if looks else None
+                evaluated_on = self._evaluated_on if evaluates else None
                 loss, look = trainer.take_epoch(
-                    self.sampler, epoch, settings.batch_size, judged_on=judged_on, **options
+                    self.sampler, epoch, settings.batch_size, evaluated_on=evaluated_on, **options
                 )
             if stop.is_set():
                 self.cut_short = True
                 break
-            if looks or not head_only:
-                known = look if looks else None
+            if evaluates or not head_only:
+                known = look if evaluates else None
             if not self.end_epoch(
                 epoch, loss, look.kept, lambda look=look: look.outputs, look.snapshot, report, look.figures
             ):
                 break
         self.finish()
 
-    def begin(self, place: Place) -> None:
+    def begin(self, place: WorkerDevice) -> None:
         """Makes the trainer at a place, where there is none yet."""
         if self.trainer is not None:
             return
-        study, self.device = self.study, place.device
+        context, self.device = self.context, place.device
         self._begun = time.perf_counter()
-        base_dtype = next(iter(study.weights.values())).dtype
-        head = rng.head(self.seed, self.target, study.corpus.num_classes)
+        base_dtype = next(iter(context.weights.values())).dtype
+        head = rng.head(self.seed, self.target, context.corpus.num_classes)
         head = tuple(part.to(base_dtype) for part in head)
-        self.trainer = make_trainer(study, head, self.sampler.words(), place.device)
-        self.front = Front(self.trainer.rows)
+        self.trainer = make_trainer(context, head, self.sampler.words(), place.device)
+        self.front = Front()
         self._selection = self._rule() if self.evaluate_every else None
 
     @contextlib.contextmanager
@@ -538,7 +570,7 @@ class Job:
         except TrainingError as error:
             raise TrainingError(f"target {self.name}, epoch {epoch}: {error}") from None
 
-    def looks(self, epoch: int) -> bool:
+    def evaluates(self, epoch: int) -> bool:
         """Whether the evaluation documents are looked at after an epoch."""
         if self._selection is None:
             return False
@@ -550,7 +582,7 @@ class Job:
         loss: float,
         kept: dict[str, int],
         outputs: Callable[[], Tensor],
-        snapshot: Callable[[], dict[str, Tensor]],
+        snapshot: Callable[[], Snapshot],
         report,
         judged: dict[str, float] | None = None,
     ) -> bool:
@@ -561,110 +593,112 @@ class Job:
         rule, trainer = self._selection, self.trainer
         figures = {"epoch": epoch, "cross_entropy": loss} | self._kept(kept)
         taken = None  # the choice and the front share one
-        if self.looks(epoch):
+        if self.evaluates(epoch):
             figures |= judged or module_metrics(outputs(), self._evaluation_documents[1])
             figures["best_so_far"] = rule.offer(figures)
             taken = self.front.offer(figures, snapshot)
-        keep_each = rule is None or self.study.settings.selection == "last"  # the last whole epoch is what counts
+        keep_each = rule is None or self.context.settings.selection == "last"  # the last whole epoch is what counts
         if keep_each or self._best is None or figures.get("best_so_far"):
             self.best_epoch, self._best, self._best_steps = epoch, taken or snapshot(), trainer.steps
         self.seconds = figures["seconds"] = time.perf_counter() - self._begun
         self.history.append(figures)
         report(self, figures)
-        if rule and self.study.settings.selection != "last":  # where the last is what counts, none is chosen
+        if rule and self.context.settings.selection != "last":  # where the last is what counts, none is chosen
             self.qualified = rule.qualified
         return epoch + 1 < self.epochs and not (rule and rule.stop)
 
     def _rule(self):
-        settings = self.study.settings
+        settings = self.context.settings
         accuracy_base = self.base_figures()["accuracy"]
         if settings.selection == "reference":
-            return ReferenceSelection(accuracy_base, settings.early_stop, settings.gate)
-        return F1Selection(settings.early_stop, settings.settled_epoch(self.epochs))
+            return ReferenceSelection(accuracy_base, settings.early_stop, settings.reject_constant)
+        return F1Selection(settings.early_stop, settings.first_selectable_epoch(self.epochs))
 
     def base_figures(self) -> dict[str, float]:
         """The base's own figures on the evaluation documents."""
         if self._base_figures is None:
-            logits = self.study.base_logits(self.study.evaluation, self.device)[self._view]
-            wanted = is_target(self.study.evaluation.labels[self._view], self.target)
+            logits = self.context.base_logits(self.context.evaluation, self.device)[self._view]
+            wanted = is_target(self.context.evaluation.labels[self._view], self.target)
             self._base_figures = base_metrics(logits, wanted, self.target)
         return self._base_figures
 
     def _kept(self, counts: dict[str, int]) -> dict[str, float]:
-        sizes, parts = self.study.sizes, self.study.groups
+        sizes, parts = self.context.sizes, self.context.groups
         shares = {group: sum([counts[key] for key in keys]) / sizes[group] for group, keys in parts.items()}
-        return {"kept": sum(counts.values()) / self.study.total, "kept_by_group": shares}
+        return {"kept": sum(counts.values()) / self.context.total, "kept_by_group": shares}
 
     @property
     def in_step(self) -> bool:
         """Whether this module can be trained in step with others; see ``cohort`` and ``cuda_cohort``."""
-        study = self.study
-        if study.engine != "cuda":
+        context = self.context
+        if context.engine != "cuda":
             return False
-        return self.launched if study.catches_up else study.settings.schedule != "seam"
+        return self.launched if context.uses_fused_engine else context.settings.schedule != "seam"
 
     @functools.cached_property
     def launched(self) -> bool:
         """Whether its steps can go into the launches of others: those of a cluster, an epoch at a time, without a
         teacher, whose answers would be waited for module by module."""
-        study, settings = self.study, self.study.settings
-        if study.engine != "cuda" or not study.catches_up or self.sampler.teacher is not None:
+        context, settings = self.context, self.context.settings
+        if context.engine != "cuda" or not context.uses_fused_engine or self.sampler.teacher is not None:
             return False
         from ..training.cuda_trainer import steps_at_once, takes_cluster
 
-        width, weights = study.corpus.train.ids.shape[1], study.weights
+        width, weights = context.corpus.train.ids.shape[1], context.weights
         at_once = steps_at_once(weights, settings.batch_size, width)
         return takes_cluster(weights, settings.batch_size) and self.epoch_steps <= at_once
 
     @property
     def epoch_steps(self) -> int:
         """Steps of an epoch."""
-        return -(-self.sampler.size // self.study.settings.batch_size)
+        return -(-self.sampler.size // self.context.settings.batch_size)
 
     def lane(self):
         """Its place in a cohort, once it has begun."""
-        study, settings = self.study, self.study.settings
+        context, settings = self.context, self.context.settings
         if self.launched:
             from .cuda_cohort import LaunchedLane
 
-            return LaunchedLane(self.trainer, self.sampler, settings.batch_size, settings.head_only, self._judged_on)
+            return LaunchedLane(self.trainer, self.sampler, settings.batch_size, settings.head_only, self._evaluated_on)
         from .cohort import Lane
 
-        teacher = study.teacher_on(self.device, self.target) if settings.distill > 0 else None
+        teacher = context.teacher_on(self.device, self.target) if settings.distill_weight > 0 else None
         looked_at = self._evaluation_documents[0] if self._selection else None
-        documents = study.documents_on(self.device)
+        documents = context.documents_on(self.device)
         return Lane(self.trainer, self.sampler, documents, settings.batch_size, teacher, looked_at)
 
     @functools.cached_property
     def _evaluation_documents(self) -> tuple[Split, Tensor]:
         """The documents of the view, and which of them are the target's, until the run ends."""
-        split, view = self.study.evaluation, self._view
+        split, view = self.context.evaluation, self._view
         if not torch.equal(view, torch.arange(len(split))):
             split = Split(split.ids[view], split.lengths[view], split.labels[view])
         return split, is_target(split.labels, self.target)
 
     @functools.cached_property
-    def _judged_on(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _evaluated_on(self) -> tuple[Tensor, Tensor, Tensor]:
         """The same as words, lengths and which are the target's."""
         split, wanted = self._evaluation_documents
         return split.ids, split.lengths, wanted
 
     def finish(self) -> None:
         """Lets go of the trainer's state; only the chosen scores stay."""
-        trainer, study = self.trainer, self.study
+        trainer, context = self.trainer, self.context
         if self._best is None:  # not one whole epoch
             self._best, self._best_steps = trainer.snapshot(), trainer.steps
         whole = trainer.steps == self._best_steps and not self.cut_short  # else a step may have begun after the best
-        self._scores, self._head = trainer.whole_scores() if whole else trainer.expand(self._best)
-        test, logits = study.corpus.test, None
+        self._scores, self._head = self._best  # their signs; their values only where they still stand
+        if whole:
+            self._scores, self._head = trainer.full_scores()
+        test, logits = context.corpus.test, None
         if self.evaluate_every:
-            logits = trainer.logits_as(self._scores, self._head, test.ids, test.lengths)
-        self.let_go()
+            logits = trainer.logits_as(self._best, test.ids, test.lengths)
+        self.release()
         self.finished = True  # now the module is there, whatever its judgement meets
         if self.evaluate_every:
-            card = {"base_hash": study.base_hash}
-            module = SeamModule(study.base, self.target, self._scores, self._head, card=card)
-            self._metrics = figures_on_test(module, study.corpus, study.base_logits(test, self.device), logits)
+            card = {"base_hash": context.base_hash}
+            module = SeamModule(context.base, self.target, self._scores, self._head, card=card)
+            self._metrics = figures_on_test(module, context.corpus, context.base_logits(test, self.device), logits)
 
     def rescue(self) -> None:
         """After a failure: keeps the best epoch's module, where there is one, and gives back the memory."""
@@ -672,13 +706,13 @@ class Job:
         if self.trainer is not None and self.history:
             with contextlib.suppress(Exception):  # it is the failure before this one that is told
                 self.finish()
-        self.let_go()
+        self.release()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Gives back the memory that only training needs, also after a failure."""
         self._steps, self.trainer, self._best = self.steps_done, None, None
         self.__dict__.pop("_evaluation_documents", None)
-        self.__dict__.pop("_judged_on", None)
+        self.__dict__.pop("_evaluated_on", None)
 
     @property
     def has_module(self) -> bool:
@@ -693,45 +727,45 @@ class Job:
         return self._module
 
     def _make_module(self) -> SeamModule:
-        study = self.study
-        documents = study.fit[balanced(study.corpus.train.labels[study.fit], self.target)]
+        context = self.context
+        documents = context.fit[balanced(context.corpus.train.labels[context.fit], self.target)]
         card = {
-            "class_names": list(study.corpus.class_names),
-            "target_names": [study.corpus.class_names[k] for k in self.target],
-            "corpus": study.corpus.name,
-            "synthetic": study.corpus.synthetic,
-            "data_hash": study.corpus.data_hash,
-            "base_hash": study.base_hash,
-            "settings": study.settings.as_dict(),
+            "class_names": list(context.corpus.class_names),
+            "target_names": [context.corpus.class_names[k] for k in self.target],
+            "corpus": context.corpus.name,
+            "synthetic": context.corpus.synthetic,
+            "data_hash": context.corpus.data_hash,
+            "base_hash": context.base_hash,
+            "settings": context.settings.as_dict(),
             "seed": self.seed,
             "evaluate_every": self.evaluate_every,
             "epochs": len(self.history),
             "best_epoch": self.best_epoch,
             "qualified": self.qualified,
             "steps": self.steps_done,
-            "engine": study.engine,
+            "engine": context.engine,
             "seconds": round(self.seconds, 3),
             "evaluation": {
-                "documents": study.settings.evaluation,
+                "documents": context.settings.evaluation,
                 "count": len(self._view),
                 "base": self._base_figures,
             },
-            "vocabulary_floor": vocabulary_floor(study.corpus, documents, study.total, study.base.embedding_dim),
+            "vocabulary_floor": vocabulary_floor(context.corpus, documents, context.total, context.base.embedding_dim),
             "versions": {"seam_fast": __version__, "torch": torch.__version__, "python": platform.python_version()},
         }
-        if study.catches_up:
-            card["catch_up"] = study.catch_up
+        if context.uses_fused_engine:
+            card["lazy_update"] = context.lazy_update
         if self.cut_short:
             card["interrupted"] = True
         module = SeamModule(
-            study.base, self.target, self._scores, self._head, history=self.history, metrics=self._metrics, card=card
+            context.base, self.target, self._scores, self._head, history=self.history, metrics=self._metrics, card=card
         )
         module.front = self.front.points(module)
         return module
 
 
 def run_jobs(
-    jobs: list[Job],
+    jobs: list[ModuleRun],
     threads: int | None,
     progress: bool,
     on_epoch: OnEpoch | None,
@@ -743,13 +777,13 @@ def run_jobs(
     Callbacks and the progress bar stay in the calling thread. Ctrl-C, and an exception in a callback, let each job end
     the steps that it has begun, at most 64 on the CPU and a launch on a GPU; Ctrl-C raises Interrupted.
     """
-    places = places_for(jobs, threads)
+    places = workers_for(jobs, threads)
     if threads is not None and jobs and jobs[0].in_step and not jobs[0].launched:
         places = places[: -(-threads // FEW_IN_STEP)]
     units = units_of(jobs, places, threads)
     room = Room(places) if any(len(unit) > 1 and unit[0].launched for unit in units) else None
     places = places[: max(1, len(units))]
-    waiting: queue.SimpleQueue[list[Job]] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[list[ModuleRun]] = queue.SimpleQueue()
     for unit in units:
         waiting.put(unit)
     reports: queue.SimpleQueue = queue.SimpleQueue()  # (job, figures), (job, None): it is ready, None: a worker left
@@ -853,7 +887,9 @@ def run_jobs(
             raise error
 
 
-def start_workers(workers: list[threading.Thread], work: Callable[[Place], None], places: list[Place]) -> None:
+def start_workers(
+    workers: list[threading.Thread], work: Callable[[WorkerDevice], None], places: list[WorkerDevice]
+) -> None:
     """Adds a running thread for each place, or for as many as can be started. Raises TrainingError where none can."""
     for place in places:
         worker = threading.Thread(target=work, args=(place,), daemon=True)
@@ -876,11 +912,11 @@ def end(workers: list[threading.Thread], stop: threading.Event) -> None:
 class Room:
     """For as many modules on each device as there are places there, whoever trains how many of them together."""
 
-    def __init__(self, places: list[Place]):
+    def __init__(self, places: list[WorkerDevice]):
         self._free = collections.Counter(place.device for place in places)
         self._changed = threading.Condition()
 
-    def take(self, place: Place, unit: list[Job], stop: threading.Event) -> bool:
+    def take(self, place: WorkerDevice, unit: list[ModuleRun], stop: threading.Event) -> bool:
         """Waits until there is room for a unit; False once ``stop`` is set."""
         with self._changed:
             while self._free[place.device] < len(unit):
@@ -890,13 +926,13 @@ class Room:
             self._free[place.device] -= len(unit)
         return True
 
-    def give_back(self, place: Place, unit: list[Job]) -> None:
+    def give_back(self, place: WorkerDevice, unit: list[ModuleRun]) -> None:
         with self._changed:
             self._free[place.device] += len(unit)
             self._changed.notify_all()
 
 
-def units_of(jobs: list[Job], places: list[Place], threads: int | None) -> list[list[Job]]:
+def units_of(jobs: list[ModuleRun], places: list[WorkerDevice], threads: int | None) -> list[list[ModuleRun]]:
     """The jobs that a worker takes at a time, longest first: one, or those of equally many steps an epoch in step.
 
     At most IN_STEP and, at all places, ``threads``; and not all of them in one, so that one worker's modules are
@@ -908,7 +944,7 @@ def units_of(jobs: list[Job], places: list[Place], threads: int | None) -> list[
     on_each = collections.Counter(place.device for place in places)
     alike: dict = {}
     for job in jobs:
-        alike.setdefault((job.epoch_steps, job.study.settings.batch_size) if job.in_step else job, []).append(job)
+        alike.setdefault((job.epoch_steps, job.context.settings.batch_size) if job.in_step else job, []).append(job)
     units = []
     for group in alike.values():
         group.sort(key=lambda job: -job.steps)
@@ -922,7 +958,7 @@ def units_of(jobs: list[Job], places: list[Place], threads: int | None) -> list[
     return sorted(units, key=lambda unit: -max(job.steps for job in unit))
 
 
-def run_in_step(jobs: list[Job], stop: threading.Event, report, fail, place: Place) -> bool:
+def run_in_step(jobs: list[ModuleRun], stop: threading.Event, report, fail, place: WorkerDevice) -> bool:
     """Trains jobs together as ``Job.run`` would each of them; fail(job, error) is told of those that end in an error
     of their own. False, with nothing done, where their trainers are not made for it.
     """
@@ -938,9 +974,9 @@ def run_in_step(jobs: list[Job], stop: threading.Event, report, fail, place: Pla
         if stop.is_set() or not running:
             break
         for job in running:
-            job.trainer.scale_learning_rates(job.study.settings.lr_scale(epoch, job.epochs))
-        looks = any(job.looks(epoch) for job in running)
-        wait = cohort.run_epoch(epoch, drawn, looks)
+            job.trainer.scale_learning_rates(job.context.settings.lr_scale(epoch, job.epochs))
+        evaluates = any(job.evaluates(epoch) for job in running)
+        wait = cohort.run_epoch(epoch, drawn, evaluates)
         drawn = cohort.draw(epoch + 1) if epoch + 1 < longest else {}  # while the device works
         told = wait()
         if stop.is_set():
@@ -948,7 +984,7 @@ def run_in_step(jobs: list[Job], stop: threading.Event, report, fail, place: Pla
         for job in list(running):
             try:
                 with job.naming(epoch):
-                    look = lanes[job].read(told[rows[job]], looks)
+                    look = lanes[job].read(told[rows[job]], evaluates)
                 outputs = functools.partial(getattr, look, "logits")
                 if job.end_epoch(epoch, look.loss, look.kept, outputs, look.snapshot, report, look.figures):
                     continue
@@ -966,7 +1002,7 @@ def run_in_step(jobs: list[Job], stop: threading.Event, report, fail, place: Pla
     return True
 
 
-def cohort_of(jobs: list[Job], place: Place):
+def cohort_of(jobs: list[ModuleRun], place: WorkerDevice):
     """Jobs that have begun, as a cohort; None where there is nothing to be gained."""
     if all(job.launched and hasattr(job.trainer, "queued") for job in jobs):
         from .cuda_cohort import LaunchedCohort
@@ -979,38 +1015,38 @@ def cohort_of(jobs: list[Job], place: Place):
     return None
 
 
-def split_for_memory(unit: list[Job], error: BaseException) -> list[list[Job]]:
+def split_for_memory(unit: list[ModuleRun], error: BaseException) -> list[list[ModuleRun]]:
     """Two smaller units for another try where a GPU had no memory for all of these at once, and nothing is lost."""
     if len(unit) == 1 or not is_out_of_memory(error) or any(job.history or job.ended for job in unit):
         return []
     for job in unit:
-        job.let_go()
+        job.release()
     return [unit[: len(unit) // 2], unit[len(unit) // 2 :]]
 
 
-def places_for(jobs: list[Job], threads: int | None) -> list[Place]:
+def workers_for(jobs: list[ModuleRun], threads: int | None) -> list[WorkerDevice]:
     """A place for each worker: cores, or streams on all GPUs, on each as many as it can train at once and has memory
     for; at most ``threads``, and no more than there are jobs.
     """
-    if not jobs or jobs[0].study.engine != "cuda":
+    if not jobs or jobs[0].context.engine != "cuda":
         return [CPU] * max(1, min(threads or usable_cores(), len(jobs)))
-    most, studies = min(threads or len(jobs), len(jobs)), list({id(job.study): job.study for job in jobs}.values())
+    most, contexts = min(threads or len(jobs), len(jobs)), list({id(job.context): job.context for job in jobs}.values())
     rows = max(len(job.sampler.words()) for job in jobs)
-    longest = studies[0].corpus.train.ids.shape[1]
-    largest = max(study.settings.batch_size for study in studies)
-    need = module_bytes(studies[0].weights, rows, largest, longest)
+    longest = contexts[0].corpus.train.ids.shape[1]
+    largest = max(context.settings.batch_size for context in contexts)
+    need = module_bytes(contexts[0].weights, rows, largest, longest)
     room, fits, tight, suits = {}, {}, {}, False
-    for index in able_devices():
+    for index in supported_gpus():
         if len(room) == most:  # where there are fewer modules than GPUs, the other GPUs are left alone
             break
         try:
-            weights = studies[0].weights_on(torch.device("cuda", index))
+            weights = contexts[0].weights_on(torch.device("cuda", index))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             suits = True
             continue
-        if at_once := min(modules_at_once(study, index, weights) for study in studies):
+        if at_once := min(modules_at_once(context, index, weights) for context in contexts):
             suits, free = True, free_bytes(index)
             if fitting := room_in_memory(free, need):
                 room[index], fits[index] = min(at_once, fitting), fitting
@@ -1022,23 +1058,23 @@ def places_for(jobs: list[Job], threads: int | None) -> list[Place]:
         room = {max(tight, key=tight.get): 1}
     if not room:
         raise TrainingError("no GPU has room for the base and a module; free its memory, or choose backend 'cpu'")
-    if all(study.catches_up for study in studies):
-        return gpu_places(room, most)
-    places = gpu_places(room, most, IN_STEP)
+    if all(context.uses_fused_engine for context in contexts):
+        return gpu_workers(room, most)
+    places = gpu_workers(room, most, IN_STEP)
     workers = collections.Counter(place.device.index for place in places)
     return [replace(place, modules=fits.get(i := place.device.index, 1) // workers[i]) for place in places]
 
 
-def modules_at_once(study: Study, index: int, weights: dict[str, Tensor]) -> int:
+def modules_at_once(context: SearchContext, index: int, weights: dict[str, Tensor]) -> int:
     """How many modules a GPU can train at the same time, memory apart."""
-    if not study.catches_up:
+    if not context.uses_fused_engine:
         return STEPPED_AT_ONCE
     from ..training.cuda_trainer import places_at_once
 
-    return places_at_once(index, weights, study.settings.batch_size)
+    return places_at_once(index, weights, context.settings.batch_size)
 
 
-def out_of_memory(job: Job, place: Place, places: list[Place]) -> TrainingError:
+def out_of_memory(job: ModuleRun, place: WorkerDevice, places: list[WorkerDevice]) -> TrainingError:
     """What is said of a job for which its GPU had no memory left."""
     beside = sum(other.device == place.device for other in places)
     modules = "one module was" if beside == 1 else f"up to {beside} modules were"

@@ -100,7 +100,7 @@ class Sampler:
         seed: int,
         teacher: Callable[[Tensor, Tensor], Tensor] | None = None,
     ):
-        self.teacher = teacher if settings.distill > 0 else None
+        self.teacher = teacher if settings.distill_weight > 0 else None
         self.split, self.target, self.settings, self.seed = corpus.train, target, settings, seed
         self._words: np.ndarray | None = None
         self._of_all: Tensor | None = None  # what the teacher says of all documents
@@ -205,7 +205,7 @@ class Sampler:
 
     def soft(self, labels: Tensor, probability: Tensor) -> Tensor:
         """Shares of target and rest (n, 2), of labels (n,) and what the base gives the target (n,). On any device."""
-        share = self.settings.distill
+        share = self.settings.distill_weight
         wanted = (1 - share) * (labels == 0).to(probability.dtype) + share * probability
         return torch.stack([wanted, 1 - wanted], 1)
 

@@ -9,11 +9,11 @@ class ReferenceSelection:
     epoch has reached the base's accuracy: the first with the largest accuracy - ratio. ``early_stop``: number of epochs
     below the base's accuracy, counted since the last smaller module was found (as SeaM's code counts), before
     stopping; -1 never.
-    ``gate``: refuse epochs whose figures a constant predictor could have (the reference does not).
+    ``reject_constant``: refuse epochs whose figures a constant predictor could have (the reference does not).
     """
 
-    def __init__(self, accuracy_base: float, early_stop: int = -1, gate: bool = False):
-        self.accuracy_base, self.early_stop, self.gate = accuracy_base, early_stop, gate
+    def __init__(self, accuracy_base: float, early_stop: int = -1, reject_constant: bool = False):
+        self.accuracy_base, self.early_stop, self.reject_constant = accuracy_base, early_stop, reject_constant
         self.qualified = False  # an epoch has reached the base's accuracy
         self._ratio, self._accuracy, self._difference = 1.0, 0.0, float("-inf")
         self._below = 0
@@ -21,7 +21,7 @@ class ReferenceSelection:
     def offer(self, figures: dict[str, float]) -> bool:
         """Whether this epoch's module becomes the best so far. figures: accuracy, kept, recall, specificity."""
         accuracy, ratio = figures["accuracy"], figures["kept"]
-        passes = accuracy >= self.accuracy_base and not (self.gate and is_constant_like(figures))
+        passes = accuracy >= self.accuracy_base and not (self.reject_constant and is_constant_like(figures))
         if not passes:
             self._below += self.qualified
             if self.qualified or accuracy - ratio <= self._difference:
@@ -46,12 +46,12 @@ class F1Selection:
     """The best target F1 on the validation documents, ties to the later epoch.
 
     The later of two equals keeps fewer weights. Epochs that a constant predictor could equal never win over one that
-    it could not. ``settle``: epochs before this number (from 0) win only while no other qualifies; early ones keep many
-    weights still. ``early_stop``: settled epochs without a new best before stopping; -1 never.
+    it could not. ``first_epoch``: epochs before this number (from 0) win only while no other qualifies; early ones keep
+    many weights still. ``early_stop``: settled epochs without a new best before stopping; -1 never.
     """
 
-    def __init__(self, early_stop: int = -1, settle: int = 0):
-        self.early_stop, self.settle = early_stop, settle
+    def __init__(self, early_stop: int = -1, first_epoch: int = 0):
+        self.early_stop, self.first_epoch = early_stop, first_epoch
         self._best = (False, False, -1.0)
         self._since = 0
 
@@ -62,7 +62,7 @@ class F1Selection:
 
     def offer(self, figures: dict[str, float]) -> bool:
         """Whether this epoch's module becomes the best so far. figures: f1, recall, specificity and epoch."""
-        settled = self.settle == 0 or figures["epoch"] >= self.settle
+        settled = self.first_epoch == 0 or figures["epoch"] >= self.first_epoch
         rank = (not is_constant_like(figures), settled, figures["f1"])
         self._since = 0 if rank > self._best else self._since + settled
         if rank < self._best:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, fields, replace
 
 from ..common.arguments import choice, real_number, truth, whole_number
+from ..common.deprecation import modern, warn_renamed
 from ..errors import TrainingError
 
 CHOICES = {
@@ -18,13 +19,13 @@ CHOICES = {
 }
 NUMBERS = {  # the least and the most
     "alpha": (0, math.inf),
-    "lstm_factor": (0, math.inf),
+    "lstm_penalty_scale": (0, math.inf),
     "lr_mask": (0, math.inf),
     "lr_head": (0, math.inf),
     "negatives_per_target": (0, math.inf),
     "target_weight": (0, math.inf),
-    "distill": (0, 1),
-    "settle": (0, 1),
+    "distill_weight": (0, 1),
+    "min_epoch_fraction": (0, 1),
     "word_dropout": (0, 0.999),
 }
 WHOLE_NUMBERS = {  # the least
@@ -36,14 +37,22 @@ WHOLE_NUMBERS = {  # the least
     "early_stop": -1,
 }
 NEEDS = (  # what has no effect unless another setting has one value, and what may stand there nevertheless
-    ("lstm_factor", "penalty", "group", 1.0),
+    ("lstm_penalty_scale", "penalty", "group", 1.0),
     ("negatives_per_target", "sampling", "redraw", None),
     ("targets_per_epoch", "sampling", "redraw", 0),
-    ("settle", "selection", "f1", 0.0),
-    ("gate", "selection", "reference", True),
+    ("min_epoch_fraction", "selection", "f1", 0.0),
+    ("reject_constant", "selection", "reference", True),
     ("evaluation_subset", "sampling", "balanced", "all"),
 )
 HEAD_ONLY_EVERY = 5  # schedule "seam": epochs 0, 5, 10, ... step the head alone
+
+
+RENAMED = {  # old names of fields, accepted for one minor release
+    "lstm_factor": "lstm_penalty_scale",
+    "settle": "min_epoch_fraction",
+    "gate": "reject_constant",
+    "distill": "distill_weight",
+}
 
 
 @dataclass(frozen=True, init=False)
@@ -53,7 +62,8 @@ class Settings:
     protocol: ``"seam"`` or ``"reference"``; the defaults below are those of ``"seam"``, ``Settings("reference")`` has
         the public port's.
     alpha: weight of the penalty on kept weights. penalty: ``"global"``, alpha * kept / N over all weights, or
-        ``"group"``, the same for each of embedding, LSTM and linear, summed; ``lstm_factor`` multiplies the LSTM's.
+        ``"group"``, the same for each of embedding, LSTM and linear, summed; ``lstm_penalty_scale`` multiplies the
+        LSTM's.
     lr_mask, lr_head: Adam's learning rates of scores and head. lr_decay: ``"none"``, or ``"cosine"``, by which both
         fall towards 0 over the epochs (constant within an epoch).
     schedule: ``"seam"`` (every fifth epoch steps the head only, by an Adam of its own; the others head and scores),
@@ -64,13 +74,13 @@ class Settings:
     sampling: ``"balanced"`` (the target's documents and as many others, drawn once, as the reference does),
         ``"redraw"`` (others drawn anew each epoch, ``negatives_per_target`` for each target document) or ``"all"``.
     target_weight: weight of target documents in the loss.
-    distill: share of the label that is the base's own probability of the target, on the very words that are fed; the
-        rest is the true label.
+    distill_weight: share of the label that is the base's own probability of the target, on the very words that are
+        fed; the rest is the true label.
     word_dropout: share of words replaced by the unknown word while training.
     shots: number of target documents used for training; -1: all.
     selection: ``"reference"`` (SeaM's rule on accuracy and ratio), ``"f1"`` (best target F1) or ``"last"``.
-    settle: with ``"f1"``, share of the epochs that must have passed before one can be chosen.
-    gate: refuse modules that a constant predictor could equal (``"f1"`` always does).
+    min_epoch_fraction: with ``"f1"``, share of the epochs that must have passed before one can be chosen.
+    reject_constant: refuse modules that a constant predictor could equal (``"f1"`` always does).
     evaluation: documents that choose the epoch, ``"validation"`` (held out of training) or ``"test"`` (the reference).
     evaluation_subset: ``"all"`` of them, or ``"sampled"``, the balanced part of them where sampling is balanced.
     early_stop: epochs without progress before stopping (the rule defines progress); -1: never.
@@ -82,7 +92,7 @@ class Settings:
     protocol: str = "seam"
     alpha: float = 1.0
     penalty: str = "group"
-    lstm_factor: float = 0.35
+    lstm_penalty_scale: float = 0.35
     lr_mask: float = 0.03
     lr_head: float = 0.01
     lr_decay: str = "cosine"
@@ -94,18 +104,19 @@ class Settings:
     negatives_per_target: float = 5.0
     targets_per_epoch: int = 128
     target_weight: float = 1.0
-    distill: float = 1.0
+    distill_weight: float = 1.0
     word_dropout: float = 0.3
     shots: int = -1
     selection: str = "f1"
-    settle: float = 0.75
-    gate: bool = True
+    min_epoch_fraction: float = 0.75
+    reject_constant: bool = True
     evaluation: str = "validation"
     evaluation_subset: str = "all"
     early_stop: int = -1
 
     def __init__(self, protocol: str = "seam", **options):
         names = [field.name for field in fields(self)]
+        options = modern(options, RENAMED)
         for name in options:
             if name not in names:
                 raise TypeError(f"Settings has no field {name!r}; there are {', '.join(names)}")
@@ -125,9 +136,9 @@ class Settings:
         """A copy with the options that are not None; an unknown name is a TypeError.
 
         ``steps`` takes the place of ``epochs`` and the reverse; both at once are refused with a TrainingError, and so
-        is an option that would have no effect, such as ``lstm_factor`` with the penalty ``"global"``.
+        is an option that would have no effect, such as ``lstm_penalty_scale`` with the penalty ``"global"``.
         """
-        options = {name: value for name, value in options.items() if value is not None}
+        options = {name: value for name, value in modern(options, RENAMED).items() if value is not None}
         if "steps" in options and "epochs" in options:
             raise TrainingError("epochs and steps cannot both be given; leave one of them out")
         if options.get("protocol", self.protocol) != self.protocol:
@@ -154,17 +165,25 @@ class Settings:
         for name, low in WHOLE_NUMBERS.items():
             if name != "epochs" or self.epochs is not None:
                 self._set(name, whole_number(name, getattr(self, name), low))
-        self._set("gate", truth("gate", self.gate))
+        self._set("reject_constant", truth("reject_constant", self.reject_constant))
         for name in ("negatives_per_target", "target_weight"):
             if getattr(self, name) == 0:
                 raise TrainingError(f"{name} is 0; it must be more than 0")
-        if self.distill > 0 and self.target_weight != 1:
-            raise TrainingError("distill and target_weight cannot be combined; leave one of them at its neutral value")
+        if self.distill_weight > 0 and self.target_weight != 1:
+            raise TrainingError(
+                "distill_weight and target_weight cannot be combined; leave one of them at its neutral value"
+            )
         if self.shots == 0:
             raise TrainingError(f"shots is {self.shots}; it must be -1 (all documents) or at least 1")
 
     def _set(self, name: str, value) -> None:
         object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str):
+        if (new := RENAMED.get(name)) is None:
+            raise AttributeError(f"Settings has no field {name!r}")
+        warn_renamed(name, new)
+        return getattr(self, new)
 
     def head_only(self, epoch: int) -> bool:
         """Whether an epoch (from 0) steps the head alone."""
@@ -176,9 +195,9 @@ class Settings:
             return 1.0
         return max(0.5 * (1 + math.cos(math.pi * epoch / epochs)), 1e-3)
 
-    def settled_epoch(self, epochs: int) -> int:
+    def first_selectable_epoch(self, epochs: int) -> int:
         """The first epoch (from 0) of a run of ``epochs`` that rule ``"f1"`` may choose freely."""
-        return max(0, min(int(self.settle * epochs), epochs - 1))
+        return max(0, min(int(self.min_epoch_fraction * epochs), epochs - 1))
 
     def as_dict(self) -> dict:
         """Every field by name, for records and module cards."""
@@ -190,11 +209,11 @@ REFERENCE = {  # what the public port does otherwise
     "protocol": "reference",
     "alpha": 0.2,
     "penalty": "global",
-    "lstm_factor": 1.0,
+    "lstm_penalty_scale": 1.0,
     "lr_decay": "none",
     "targets_per_epoch": 0,
-    "distill": 0.0,
-    "settle": 0.0,
+    "distill_weight": 0.0,
+    "min_epoch_fraction": 0.0,
     "lr_mask": 0.1,
     "lr_head": 0.1,
     "schedule": "seam",
@@ -203,7 +222,7 @@ REFERENCE = {  # what the public port does otherwise
     "sampling": "balanced",
     "word_dropout": 0.0,
     "selection": "reference",
-    "gate": False,
+    "reject_constant": False,
     "evaluation": "test",
     "evaluation_subset": "sampled",
 }

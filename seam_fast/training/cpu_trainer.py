@@ -9,37 +9,38 @@ from ..classifier.inference import class_logits
 from ..classifier.metrics import metrics_of_counts
 from ..classifier.state_keys import HEAD_NAMES, WEIGHT_KEYS
 from ..common import rng
-from .base import Look, Trainer
+from ..modules.mask import Snapshot
+from .base import Evaluation, Trainer
 
-CATCH_UPS = ("quadrature", "replay", "dense")
+LAZY_UPDATES = ("quadrature", "replay", "off")
 _STEPS_AT_ONCE = 64  # between two looks at `stop`, at most: some 20 milliseconds at the reference's sizes ...
 _WORDS_AT_ONCE = 64 * 160  # ... and fewer steps where batches hold more words than its own
 
 
-class NativeTrainer(Trainer):
+class CpuTrainer(Trainer):
     """The trainer of the compiled engine on a CPU, float32 or float64.
 
-    catch_up: how rows whose words did not occur make up for the steps they missed, in which their gradient was the
+    lazy_update: how rows whose words did not occur make up for the steps they missed, in which their gradient was the
     penalty alone. ``"replay"`` takes the steps one by one, ``"quadrature"`` all at once: not the same to the last bit,
-    but no less exact in float32. ``"dense"`` never misses one; it is there to be compared with, and ``"replay"`` gives
+    but no less exact in float32. ``"off"`` never misses one; it is there to be compared with, and ``"replay"`` gives
     its very bits.
 
     Scores may be read whenever no epoch is running; whoever sets them, or ``exp_avg`` and ``exp_avg_sq``, calls
-    ``adopt`` afterwards.
+    ``load_state`` afterwards.
     """
 
-    def __init__(self, weights, head, words, *, catch_up="quadrature", **options):
+    def __init__(self, weights, head, words, *, lazy_update="quadrature", **options):
         super().__init__({key: weight.contiguous() for key, weight in weights.items()}, head, words, **options)
-        self.catch_up = catch_up
+        self.lazy_update = lazy_update
         self.scores, self.exp_avg, self.exp_avg_sq = _three_like(self.scores, self._empty)
         self.head = tuple(part.contiguous() for part in self.head)
         # exp_avg and exp_avg_sq of the weight, then of the bias
-        self.head_together = [torch.zeros_like(self.head[i // 2]) for i in range(4)]
-        self.head_alone = [torch.zeros_like(part) for part in self.head_together]
-        self._slot = self.slot.int()
+        self.head_joint_moments = [torch.zeros_like(self.head[i // 2]) for i in range(4)]
+        self.head_only_moments = [torch.zeros_like(part) for part in self.head_joint_moments]
+        self._row_of_id = self.row_of_id.int()
         self._factor = 1.0
         self._drawn: tuple = (None, None, ())  # a sampler, its documents as the engine draws them, and for what
-        self._judged_on: tuple = (None, ())  # documents, as they were given and as the engine takes them
+        self._evaluated_on: tuple = (None, ())  # documents, as they were given and as the engine takes them
         self._native = self._module().SeamTrainer(
             weights=[self.weights[key] for key in WEIGHT_KEYS],
             rows=self.rows,
@@ -47,13 +48,13 @@ class NativeTrainer(Trainer):
             exp_avg=[self.exp_avg[key] for key in WEIGHT_KEYS],
             exp_avg_sq=[self.exp_avg_sq[key] for key in WEIGHT_KEYS],
             head=self.head,
-            head_together=self.head_together,
-            head_alone=self.head_alone,
+            head_together=self.head_joint_moments,
+            head_alone=self.head_only_moments,
             penalty=[self.penalty_gradient[key] for key in WEIGHT_KEYS],
             train_head=self.schedule != "port",
-            read_last_word=self.read == "last_word",
+            read_last_word=self.readout == "last_word",
             target_weight=self.target_weight,
-            catch_up=catch_up,
+            catch_up="dense" if lazy_update == "off" else lazy_update,
         )
 
     _module = staticmethod(lambda: _ext.C)  # whose trainer it is
@@ -74,7 +75,7 @@ class NativeTrainer(Trainer):
         """Steps taken in all, head-only ones included; any thread may ask."""
         return self._native.steps
 
-    def adopt(self, steps: int, head_steps: int = 0) -> None:
+    def load_state(self, steps: int, head_steps: int = 0) -> None:
         """Takes scores, ``exp_avg`` and ``exp_avg_sq`` as they now stand, as the state after so many steps."""
         self._native.adopt(steps, head_steps)
 
@@ -109,15 +110,15 @@ class NativeTrainer(Trainer):
             self._native.flush()
         return sum(losses) / max(len(losses), 1)
 
-    def take_epoch(self, sampler, epoch, batch_size, *, head_only=False, stop, judged_on=None, known=None):
-        options = {"head_only": head_only, "judged_on": judged_on, "known": known}
+    def take_epoch(self, sampler, epoch, batch_size, *, head_only=False, stop, evaluated_on=None, known=None):
+        options = {"head_only": head_only, "evaluated_on": evaluated_on, "known": known}
         drawn = self._epoch_of(sampler, epoch, batch_size, **options)
         if drawn is None or stop.is_set():
             return super().take_epoch(sampler, epoch, batch_size, stop=stop, **options)
         # In one call: after each, dozens of threads of a GPU's modules wait for Python's lock.
         return self.taken(self._native.run(*drawn))
 
-    def _epoch_of(self, sampler, epoch: int, batch_size: int, *, head_only, judged_on, known) -> tuple | None:
+    def _epoch_of(self, sampler, epoch: int, batch_size: int, *, head_only, evaluated_on, known) -> tuple | None:
         """All that the engine wants to know of an epoch; None where it can't draw that, as in `_draws_of`."""
         if sampler is not self._drawn[0]:
             self._drawn = sampler, *self._draws_of(sampler, batch_size)
@@ -125,18 +126,18 @@ class NativeTrainer(Trainer):
         if documents is None:
             return None
         looked_at = (None,) * 5
-        if judged_on is not None:
-            if judged_on is not self._judged_on[0]:
-                self._judged_on = judged_on, (*self._documents(*judged_on[:2]), judged_on[2].contiguous())
-            *parts, is_target = self._judged_on[1]
+        if evaluated_on is not None:
+            if evaluated_on is not self._evaluated_on[0]:
+                self._evaluated_on = evaluated_on, (*self._documents(*evaluated_on[:2]), evaluated_on[2].contiguous())
+            *parts, is_target = self._evaluated_on[1]
             looked_at = (*parts, is_target, None) if known is None else (*looked_at[:3], is_target, known.class_logits)
         rates = self.lr_mask * self._factor, self.lr_head * self._factor
         return (documents, sampler.keys(epoch, purposes), *rates, batch_size, head_only, *looked_at)
 
-    def taken(self, told) -> tuple[float, Look]:
+    def taken(self, told) -> tuple[float, Evaluation]:
         """An epoch of the engine in our terms. Raises TrainingError where it failed."""
         self._raise(told.failure)
-        return told.loss, self._look_of(told.look, told.counts)
+        return told.loss, self._evaluation_of(told.look, told.counts)
 
     def _draws_of(self, sampler, batch_size: int):
         """A sampler's documents as the engine draws them, and what for; None where somebody has to look at `stop`
@@ -157,11 +158,11 @@ class NativeTrainer(Trainer):
             *counts,
             unknown_id=sampler.unknown_id if share > 0 else 0,
             least=rng.least(share),
-            slot=self._slot,
+            slot=self._row_of_id,
             absent=len(self.rows),
             dtype=self.head[0].dtype,
-            read_last_word=self.read == "last_word",
-            distill=sampler.settings.distill if asks else 0.0,
+            read_last_word=self.readout == "last_word",
+            distill=sampler.settings.distill_weight if asks else 0.0,
             target=list(sampler.target),
         )
         return documents, sampler.purposes
@@ -175,38 +176,38 @@ class NativeTrainer(Trainer):
             self._check_labels(labels)
             labels = labels.to(dtype if labels.ndim == 2 else torch.int64)
         ids, lengths, labels = ids.contiguous(), lengths.contiguous(), labels.contiguous()
-        absent, read_last_word = len(self.rows), self.read == "last_word"
+        absent, read_last_word = len(self.rows), self.readout == "last_word"
         make = self._module().documents_to_train
-        slots, shares = make(self._slot, absent, ids, lengths, labels, dtype, read_last_word)
+        slots, shares = make(self._row_of_id, absent, ids, lengths, labels, dtype, read_last_word)
         return slots, lengths, shares
 
-    def look(self, documents=None) -> Look:
-        seen = self._native.look(*((None,) * 3 if documents is None else self._looked_at(*documents)))
-        return self._look_of(seen)
+    def look(self, documents=None) -> Evaluation:
+        seen = self._native.look(*((None,) * 3 if documents is None else self._documents_at_hand(*documents)))
+        return self._evaluation_of(seen)
 
-    def _look_of(self, seen, counts=None) -> Look:
+    def _evaluation_of(self, seen, counts=None) -> Evaluation:
         """The engine's look in our terms; counts: of its outputs, where they are known."""
         if not seen.finite:
             self.check_finite()  # which says what
-        return NativeLook(self, seen, counts)
+        return EngineEvaluation(self, seen, counts)
 
     def class_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
         return self._features(ids, lengths).cpu()
 
     def _logits_of(self, weights: dict[str, Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
-        return class_logits(weights, ids, lengths, self.read, "cpu")
+        return class_logits(weights, ids, lengths, self.readout, "cpu")
 
     def _features(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """`class_logits` on the trainer's device."""
-        return self._native.class_logits(*self._looked_at(ids, lengths))
+        return self._native.class_logits(*self._documents_at_hand(ids, lengths))
 
-    def _looked_at(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _documents_at_hand(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`_documents`, unless they are at hand."""
         return self._documents(ids, lengths)
 
     def _documents(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Words, their rows of scores, and lengths, as the engine takes them."""
-        return ids.contiguous(), self._slot[ids], lengths.long().contiguous()
+        return ids.contiguous(), self._row_of_id[ids], lengths.long().contiguous()
 
     def _shares(self, labels: Tensor) -> Tensor:
         """What of each document is target and rest, (N, 2), of the scores' dtype, on the CPU."""
@@ -220,10 +221,11 @@ class NativeTrainer(Trainer):
             self._stop((None, *WEIGHT_KEYS, *HEAD_NAMES)[failure.what], failure.loss)
 
 
-class NativeLook(Look):
+class EngineEvaluation(Evaluation):
     """Of the engine. Its tensors become Python's where somebody asks for them, which is seldom."""
 
-    def __init__(self, trainer: NativeTrainer, seen, counts):
+    def __init__(self, trainer: CpuTrainer, seen, counts):
+        self._trainer = trainer
         self._seen, self.kept = seen, trainer.kept_of(seen.kept)
         self.figures = None
         if counts is not None and counts.documents:
@@ -234,8 +236,9 @@ class NativeLook(Look):
     class_logits = property(lambda self: self._seen.logits)
     outputs = property(lambda self: self._seen.outputs)
 
-    def snapshot(self) -> dict[str, Tensor]:
-        return dict(zip((*WEIGHT_KEYS, *HEAD_NAMES), (*self._seen.bits, *self._seen.head), strict=True))
+    def snapshot(self) -> Snapshot:
+        bits = dict(zip(WEIGHT_KEYS, self._seen.bits, strict=True))
+        return self._trainer.snapshot_of_bits(bits, tuple(self._seen.head))
 
 
 def _three_like(scores: dict[str, Tensor], empty) -> list[dict[str, Tensor]]:
@@ -249,6 +252,6 @@ def _three_like(scores: dict[str, Tensor], empty) -> list[dict[str, Tensor]]:
     return found
 
 
-def in_large_pages(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def copy_to_huge_pages(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies of a base's weights, for all its trainers: rows here and there in a large table are found sooner."""
     return {key: _ext.C.empty_scratch(w.numel(), w.dtype).view_as(w).copy_(w) for key, w in weights.items()}

@@ -21,9 +21,10 @@ from ..classifier.inference import by_length
 from ..classifier.state_keys import EMBEDDING, HEAD_NAMES, LINEAR_KEYS, lstm_keys, lstm_shape
 from ..common.batches import deal
 from ..common.cuda_graphs import CudaGraphRunner
+from ..modules.mask import Snapshot, packed
 from ..ops import custom_op, eager, reference
 from ..ops.functional import masked_lstm
-from .base import LastSeen, Trainer, packed
+from .base import LastCallCache, Trainer
 
 _STEPS_AT_ONCE = 256  # between two looks at `stop` and at what has failed, at most ...
 _SECONDS_AT_ONCE = 0.1  # ... and fewer where they take longer than this
@@ -31,7 +32,7 @@ _STEPS_AT_FIRST = 16  # before it is known how long they take
 _FINE = 2**31 - 1  # above every number of something that can fail
 
 
-class _Feed:
+class GraphInputs:
     """Device tensors, at the same addresses in every epoch, from which the steps are fed and which they report to.
 
     like: gives dtype and device; batches: tensors (S, ...) of whole epochs, of which each step takes one slice;
@@ -78,31 +79,31 @@ class _Feed:
         return found[1:], fine, constants.unbind()
 
 
-class GraphTrainer(Trainer):
+class CudaGraphTrainer(Trainer):
     """By ``masked_lstm`` and plain PyTorch for the rest; made for GPUs, float32 or float64.
 
     backend: of the op, as in ``seam_fast.masked_lstm``. All else as in ``TorchTrainer``, whose results it has, but for
     rounding. The calling thread's current stream is used, and on a GPU each thread must have set one of its own.
 
-    Scores, ``exp_avg`` and ``exp_avg_sq`` by weight key, and of the head ``head_together`` (exp_avg and exp_avg_sq of
-    the weight, then of the bias; in joint steps) and ``head_alone`` may be read and set, in place, whenever no epoch is
-    running; ``adopt`` then says how many steps they stand for.
+    Scores, ``exp_avg`` and ``exp_avg_sq`` by weight key, and of the head ``head_joint_moments`` (exp_avg and exp_avg_sq
+    of the weight, then of the bias; in joint steps) and ``head_only_moments`` may be read and set, in place, whenever
+    no epoch is running; ``load_state`` then says how many steps they stand for.
     """
 
     def __init__(self, weights, head, words, *, backend="auto", **options):
         super().__init__({key: weight.contiguous() for key, weight in weights.items()}, head, words, **options)
         table = self.weights[EMBEDDING]
         if table.dtype not in custom_op.FULL_DTYPES:
-            raise ValueError(f"GraphTrainer takes bases of float32 and float64, but this one is {table.dtype}")
+            raise ValueError(f"CudaGraphTrainer takes bases of float32 and float64, but this one is {table.dtype}")
         plain = custom_op.choose_kernels(backend, table) is eager
         # The readable twin reads no lengths on the host, as the faster plain one does.
         self._masked_lstm = reference.masked_lstm if plain else functools.partial(masked_lstm, backend=backend)
         self._lstm, (self._num_layers, self._bidirectional) = lstm_keys(self.weights), lstm_shape(self.weights)
-        self._slot = self.slot.to(self.device)
+        self._row_of_id = self.row_of_id.to(self.device)
         self._steps, self._head_steps = 0, 0
         self._factor = 1.0
-        self._feeds: dict[bool, _Feed] = {}  # by head_only
-        self._last_seen = LastSeen()
+        self._feeds: dict[bool, GraphInputs] = {}  # by head_only
+        self._last_call = LastCallCache()
         self._make_state()
 
     def _make_state(self) -> None:
@@ -119,10 +120,10 @@ class GraphTrainer(Trainer):
             dict(zip(keys, [first, *others[:-2]], strict=True)) for first, others in zip(self._rows, views, strict=True)
         )
         self.head = tuple(views[0][-2:])
-        self.head_together = [whole[place] for place in (-2, -1) for whole in views[1:]]
+        self.head_joint_moments = [whole[place] for place in (-2, -1) for whole in views[1:]]
         both = flat[-sum(part.numel() for part in self.head) :]
         self._alone = both, torch.zeros_like(both), torch.zeros_like(both)
-        self.head_alone = [_views(whole, self.head)[place] for place in (0, 1) for whole in self._alone[1:]]
+        self.head_only_moments = [_views(whole, self.head)[place] for place in (0, 1) for whole in self._alone[1:]]
 
         def spread(values):
             """A value for each tensor -> one for each of its elements."""
@@ -138,7 +139,7 @@ class GraphTrainer(Trainer):
         """Steps taken in all, head-only ones included; any thread may ask."""
         return self._steps + self._head_steps
 
-    def adopt(self, steps: int, head_steps: int = 0) -> None:
+    def load_state(self, steps: int, head_steps: int = 0) -> None:
         """Takes the state as it now stands as that after so many joint steps and steps of the head alone."""
         self._steps, self._head_steps = steps, head_steps
 
@@ -173,12 +174,12 @@ class GraphTrainer(Trainer):
         word. ValueError for a word without a row of its own.
         """
         ids = self.without_padding(ids, lengths)
-        self._check_rows(self.slot[ids].max())
+        self._check_rows(self.row_of_id[ids].max())
         return ids
 
     def without_padding(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Documents (N, T) with their own first word in the place of padding that is not read. On any device."""
-        if self.read == "end":
+        if self.readout == "last_position":
             return ids
         return torch.where(torch.arange(ids.shape[1], device=ids.device) < lengths[:, None], ids, ids[:, :1])
 
@@ -194,7 +195,7 @@ class GraphTrainer(Trainer):
         total = shares.sum((1, 2)) if labels.ndim == 1 else real.sum(1)
         return (shares / total[:, None, None]).to(self.scores[EMBEDDING].dtype)
 
-    def _feed(self, batches, head_only: bool) -> _Feed:
+    def _feed(self, batches, head_only: bool) -> GraphInputs:
         """The feed for batches of such shapes; a new one, with a graph of its own, where the last does not fit."""
         steps = min(len(batches[0]), _STEPS_AT_ONCE)
         feed = self._feeds.get(head_only)
@@ -203,20 +204,20 @@ class GraphTrainer(Trainer):
             self._feeds[head_only] = feed = self._make_feed(batches, steps, head_only)
         return feed
 
-    def _make_feed(self, batches, steps: int, head_only: bool) -> _Feed:
+    def _make_feed(self, batches, steps: int, head_only: bool) -> GraphInputs:
         tensors = [*self.scores.values(), *self.head]
         found = [(number, tensor.numel()) for number, tensor in enumerate(tensors, start=1)]
         found[0] = 1, batches[0][0].numel() * self.scores[EMBEDDING].shape[1]  # the gradient at each word fed
         found = [(0, 1), *(found[-2:] if head_only else found)]
-        return _Feed(self.scores[EMBEDDING], batches, steps, found)
+        return GraphInputs(self.scores[EMBEDDING], batches, steps, found)
 
-    def feed_of(self, batches) -> _Feed:
+    def feed_of(self, batches) -> GraphInputs:
         """A feed of joint steps for whole epochs, whose batches are those tensors themselves."""
         feed = self._make_feed(batches, len(batches[0]), False)
         feed.batches = batches
         return feed
 
-    def _run(self, feed: _Feed, step, batches, head_only: bool) -> list[float]:
+    def _run(self, feed: GraphInputs, step, batches, head_only: bool) -> list[float]:
         """Some steps, without a look at the device before the last one is done; returns their losses."""
         begun, count = time.perf_counter(), len(batches[0])
         for target, part in zip(feed.batches, batches, strict=True):
@@ -252,7 +253,7 @@ class GraphTrainer(Trainer):
     # -- steps: no decision on the host, the same tensors each time -------------------------------------------------
 
     @torch.no_grad()
-    def _joint_step(self, feed: _Feed) -> None:
+    def _joint_step(self, feed: GraphInputs) -> None:
         words, lengths, shares = feed.batch()
         row_weights, slots = self._look_up(words)
         kept = functional.embedding(slots, self.scores[EMBEDDING]) > 0
@@ -280,7 +281,7 @@ class GraphTrainer(Trainer):
         _adam(*self._rest, torch.where(fine, rest, 0), self._rates, *constants)
 
     @torch.no_grad()
-    def _head_step(self, feed: _Feed) -> None:
+    def _head_step(self, feed: GraphInputs) -> None:
         features, shares = feed.batch()
         leaves = [part.detach() for part in self.head]
         with torch.enable_grad():
@@ -290,7 +291,7 @@ class GraphTrainer(Trainer):
 
     def _look_up(self, words: Tensor) -> tuple[Tensor, Tensor]:
         """words (T, B): their rows of the base (T, B, E), and the rows of scores that they have (T, B)."""
-        return functional.embedding(words, self.weights[EMBEDDING]), self._slot[words]
+        return functional.embedding(words, self.weights[EMBEDDING]), self._row_of_id[words]
 
     def _linear(self) -> list[Tensor]:
         return [self.weights[key] * (self.scores[key] > 0) for key in LINEAR_KEYS]
@@ -304,17 +305,17 @@ class GraphTrainer(Trainer):
             scores,
             num_layers=self._num_layers,
             bidirectional=self._bidirectional,
-            lengths=lengths if self.read == "last_word" else None,
+            lengths=lengths if self.readout == "last_word" else None,
         )
         if not self._bidirectional:
             return h_n[-1]  # at the last word, or the end
-        if self.read == "end":
+        if self.readout == "last_position":
             return output[-1]
         # Not by an index, whose gradient would be summed up by a slower way.
         last = torch.arange(len(output), device=output.device)[:, None] == lengths - 1
         return torch.where(last[:, :, None], output, 0).sum(0)
 
-    def joint_step(self, feed: _Feed) -> None:
+    def joint_step(self, feed: GraphInputs) -> None:
         """One joint step, fed by ``feed``; nothing is read back."""
         self._joint_step(feed)
 
@@ -325,28 +326,27 @@ class GraphTrainer(Trainer):
         rest = self._rest[0][: -len(self._alone[0])]
         return torch.cat([packed(self._rows[0] > 0), packed(rest > 0)])
 
-    def snapshot_of(self, bits: Tensor, head: Tensor) -> dict[str, Tensor]:
+    def snapshot_of(self, bits: Tensor, head: Tensor) -> Snapshot:
         """`snapshot` of what `bits` gave and of the head's numbers, both on the CPU."""
         first, *others = self.scores.values()
         at, sizes = -(-first.numel() // 8), [score.numel() for score in others]
         rest = np.unpackbits(bits[at:].numpy(), count=sum(sizes)).astype(bool)
         rest = (torch.from_numpy(np.packbits(part)) for part in np.split(rest, np.cumsum(sizes)[:-1]))
-        heads = (part.clone() for part in _views(head.to(self.head[0].dtype), self.head))
-        return dict(zip((*self.scores, *HEAD_NAMES), (bits[:at].clone(), *rest, *heads), strict=True))
+        heads = tuple(part.clone() for part in _views(head.to(self.head[0].dtype), self.head))
+        return self.snapshot_of_bits(dict(zip(self.scores, (bits[:at].clone(), *rest), strict=True)), heads)
 
-    def snapshot(self) -> dict[str, Tensor]:
+    def snapshot(self) -> Snapshot:
         return self.snapshot_of(self.bits().cpu(), self._alone[0].cpu())
 
     # -- looking at it -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def logits_as(self, scores, head, ids: Tensor, lengths: Tensor) -> Tensor:
-        """As in ``Trainer``; on the device, whose state is that of those scores and that head from then on."""
-        absent = torch.nonzero(self.slot.cpu() == len(self.rows)).flatten()[:1]
-        own = torch.cat([self.rows, absent if len(absent) else self.rows[:1]])
+    def logits_as(self, snapshot: Snapshot, ids: Tensor, lengths: Tensor) -> Tensor:
+        """As in ``Trainer``; on the device, where the scores keep the same as the snapshot's from then on."""
         for key, score in self.scores.items():
-            score.copy_(scores[key][own] if key == EMBEDDING else scores[key])
-        for ours, theirs in zip(self.head, head, strict=True):
+            kept = snapshot.mask.rows() if key == EMBEDDING else snapshot.mask.dense(key)
+            score.copy_(kept).mul_(2).sub_(1)
+        for ours, theirs in zip(self.head, snapshot.head, strict=True):
             ours.copy_(theirs)
         return self.logits(ids, lengths)
 
@@ -361,20 +361,20 @@ class GraphTrainer(Trainer):
     @torch.no_grad()
     def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
         return reference_model.head_logits(
-            self._features(self._last_seen.get(ids, lengths, self._place)), self.head
+            self._features(self._last_call.get(ids, lengths, self._place)), self.head
         ).cpu()
 
     def class_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """As in ``Trainer``. The documents last looked at stay on the device for the case that the same two tensors,
         unchanged, come again.
         """
-        return self._features(self._last_seen.get(ids, lengths, self._place)).cpu()
+        return self._features(self._last_call.get(ids, lengths, self._place)).cpu()
 
     def _place(self, ids: Tensor, lengths: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
         """Documents on the device, those of like length together: chunks of words (T', n) and lengths (n,), and where
         in all of them each document is (N,).
         """
-        parts = list(by_length(ids, lengths, self.read))
+        parts = list(by_length(ids, lengths, self.readout))
         chunks = [(words.to(self.device), length.long().to(self.device)) for _, words, length in parts]
         order = torch.cat([ids.new_empty(0), *(chosen for chosen, _, _ in parts)])
         return chunks, torch.argsort(order).to(self.device)
@@ -399,7 +399,7 @@ def _views(whole: Tensor, like) -> list[Tensor]:
 
 
 def _loss(logits: Tensor, head, shares: Tensor) -> Tensor:
-    """The batch's mean cross entropy: logits (B, C), shares (B, 2) as in `GraphTrainer._shares`."""
+    """The batch's mean cross entropy: logits (B, C), shares (B, 2) as in `CudaGraphTrainer._shares`."""
     return -(shares * functional.log_softmax(reference_model.head_logits(logits, head), 1)).sum()
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from .. import _ext
-from ..backend import able_devices, has_clusters
+from ..backend import has_clusters, supported_gpus
 from ..classifier.state_keys import EMBEDDING, LINEAR_KEYS, LSTM_KEYS, is_plain
-from .base import LastSeen
-from .cpu_trainer import NativeTrainer
+from .base import LastCallCache
+from .cpu_trainer import CpuTrainer
 
 MOST_HIDDEN, MOST_CLASSES = 128, 256  # as in csrc/cuda/seam_trainer.h and seam_params.h
 MOST_ALONE = 64  # hidden units of a block by itself, on GPUs whose blocks form no clusters
@@ -23,19 +23,19 @@ _PRODUCTS_OF_ALL_AT_ONCE = 4e11  # of what the whole GPU takes ...
 _STEPS_AT_ONCE = 4096  # ... and no more steps than this
 
 
-class CudaTrainer(NativeTrainer):
+class CudaTrainer(CpuTrainer):
     """The trainer of the compiled engine on a GPU, float32.
 
-    All as in ``NativeTrainer``, whose results it has but for rounding. Weights, scores, head and Adam's state are on
+    All as in ``CpuTrainer``, whose results it has but for rounding. Weights, scores, head and Adam's state are on
     the GPU; of an epoch only its losses come to the host. Everything goes through the calling thread's current stream.
-    After a step that failed the state stands for nothing; ``adopt`` takes another.
+    After a step that failed the state stands for nothing; ``load_state`` takes another.
     """
 
     _asks_the_base = True  # sooner than Python would know what to ask
 
     def __init__(self, weights, head, words, **options):
         super().__init__(weights, head, words, **options)
-        self._last_seen = LastSeen()
+        self._last_call = LastCallCache()
 
     @staticmethod
     def _empty(size: int, like: Tensor) -> Tensor:
@@ -44,20 +44,20 @@ class CudaTrainer(NativeTrainer):
     def _steps_at_once(self, batch_size: int, width: int) -> int:
         return steps_at_once(self.weights, batch_size, width)
 
-    def queued(self, sampler, epoch: int, batch_size: int, *, head_only=False, judged_on=None, known=None) -> tuple:
+    def queued(self, sampler, epoch: int, batch_size: int, *, head_only=False, evaluated_on=None, known=None) -> tuple:
         """This trainer's part of ``QueuedEpochs`` of csrc/cuda/together.h: the engine's trainer, and its epoch. All as
         in ``take_epoch``.
         """
-        options = {"head_only": head_only, "judged_on": judged_on, "known": known}
+        options = {"head_only": head_only, "evaluated_on": evaluated_on, "known": known}
         return self._native, self._epoch_of(sampler, epoch, batch_size, **options)
 
     def module(self):
         """The compiled part that trains."""
         return self._module()
 
-    def _looked_at(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _documents_at_hand(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # The same documents are looked at after each epoch: given the same tensors, the engine has them already.
-        return self._last_seen.get(ids, lengths, self._documents)
+        return self._last_call.get(ids, lengths, self._documents)
 
 
 def steps_at_once(weights: dict[str, Tensor], batch_size: int, width: int) -> int:
@@ -72,7 +72,7 @@ def products(weights: dict[str, Tensor]) -> int:
     return sum(weights[key].numel() for key in LSTM_KEYS[:2])
 
 
-def why_not_one_launch(weights: dict[str, Tensor], batch_size: int) -> str:
+def unsupported_reason(weights: dict[str, Tensor], batch_size: int) -> str:
     """The reason why modules over a base are not trained by this engine, or "". Looks at shapes and dtype only."""
     if not is_plain(weights):
         return "the base has more than one LSTM layer or direction"
@@ -81,7 +81,7 @@ def why_not_one_launch(weights: dict[str, Tensor], batch_size: int) -> str:
     hidden, classes = weights[LSTM_KEYS[1]].shape[1], len(weights[LINEAR_KEYS[0]])
     if hidden > MOST_HIDDEN:
         return f"the base has {hidden} hidden units, more than {MOST_HIDDEN}"
-    if hidden > MOST_ALONE and not any(has_clusters(index) for index in able_devices()):
+    if hidden > MOST_ALONE and not any(has_clusters(index) for index in supported_gpus()):
         return f"the base has {hidden} hidden units, more than the {MOST_ALONE} that a GPU without clusters takes"
     if classes > MOST_CLASSES:
         return f"the base has {classes} classes, more than {MOST_CLASSES}"

@@ -23,7 +23,7 @@ _idle: dict[int, list] = {}  # streams of places that are no more, by device
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerDevice:
     """One worker trains here, one module at a time, or some in step. device: of the weights and scores; stream: None on
     the CPU; branches: streams that nobody else uses, either, for work that may go side by side; modules: how many in
     step find room in memory, None: any number.
@@ -45,7 +45,7 @@ class Place:
                 yield
 
 
-CPU = Place(torch.device("cpu"))
+CPU = WorkerDevice(torch.device("cpu"))
 
 
 class _Lease:
@@ -55,7 +55,7 @@ class _Lease:
         weakref.finalize(self, _idle.setdefault(index, []).extend, streams)
 
 
-def gpu_places(room: dict[int, int], most: int | None = None, branches: int = 0) -> list[Place]:
+def gpu_workers(room: dict[int, int], most: int | None = None, branches: int = 0) -> list[WorkerDevice]:
     """Places on GPUs, one device after the other in turn, so that few modules are spread over all of them.
 
     room: how many modules each device takes, by index; most: places in all, None: as many as there is room for;
@@ -68,7 +68,7 @@ def gpu_places(room: dict[int, int], most: int | None = None, branches: int = 0)
     places = []
     for index in chosen:
         stream, *others = (streams[index].pop() for _ in range(1 + branches))
-        places.append(Place(torch.device("cuda", index), stream, tuple(others), lease=leases[index]))
+        places.append(WorkerDevice(torch.device("cuda", index), stream, tuple(others), lease=leases[index]))
     return places
 
 

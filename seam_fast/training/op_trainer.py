@@ -9,10 +9,10 @@ from ..classifier.state_keys import EMBEDDING, HEAD_NAMES, LINEAR_KEYS, groups, 
 from ..ops import reference
 from ..ops.functional import masked_lstm
 from ..optim import ScoreAdam
-from .base import TorchTrainer
+from .torch_trainer import TorchTrainer
 
 
-class GenericTrainer(TorchTrainer):
+class OpTrainer(TorchTrainer):
     """By the ops: ``masked_lstm``, and ``ScoreAdam`` for the scores, compiled where they are.
 
     backend: of the ops, as in ``seam_fast.masked_lstm``. All else as in ``TorchTrainer``, whose results it has, but for
@@ -50,10 +50,10 @@ class GenericTrainer(TorchTrainer):
             [self.scores[key] for key in self._lstm],
             num_layers=self._num_layers,
             bidirectional=self._bidirectional,
-            lengths=lengths if self.read == "last_word" else None,
+            lengths=lengths if self.readout == "last_word" else None,
             backend=self.backend,
         )
-        state = reference_model.read_state(output, lengths, self.read)
+        state = reference_model.read_state(output, lengths, self.readout)
         weight, bias = LINEAR_KEYS
         logits = reference.masked_linear(
             state, self.weights[weight], self.weights[bias], self.scores[weight], self.scores[bias]

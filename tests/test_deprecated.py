@@ -1,0 +1,86 @@
+"""Old names work for one minor release, and each says what it is called now."""
+
+import importlib
+import sys
+import warnings
+
+import pytest
+import torch
+
+import seam_fast as sf
+from seam_fast._moved import MOVED
+from seam_fast.cli.main import make_parser
+from seam_fast.search.settings import RENAMED
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_old_names_of_settings(old):
+    new, value = RENAMED[old], {"lstm_factor": 0.5, "settle": 0.25, "distill": 0.5, "gate": True}[old]
+    with pytest.warns(DeprecationWarning, match=f"{old} is deprecated, it is called {new} now") as said:
+        settings = sf.Settings(**{old: value})
+    assert said[0].filename == __file__
+    assert settings == sf.Settings(**{new: value})
+    with pytest.warns(DeprecationWarning, match=new):
+        assert getattr(settings, old) == value
+    with pytest.warns(DeprecationWarning, match=new):
+        assert sf.Settings().with_options(**{old: value}) == settings
+    with pytest.raises(TypeError, match=f"{old} is the old name of {new}; give {new} alone"):
+        sf.Settings(**{old: value, new: value})
+    with pytest.raises(AttributeError, match="no field 'unheard_of'"):
+        settings.unheard_of  # noqa: B018
+
+
+def test_the_old_name_of_the_readout():
+    with pytest.warns(DeprecationWarning, match="read='end' is deprecated, it is called readout='last_position' now"):
+        base = sf.LSTMClassifier(5, 3, 2, 2, read="end")
+    assert base.readout == "last_position"
+    with pytest.warns(DeprecationWarning, match="readout"):
+        assert base.read == "end"
+
+
+def test_the_old_name_of_the_lazy_update(toy, toy_base):
+    options = {"epochs": 1, "backend": "torch", "evaluate_every": 0}
+    for call in (
+        lambda **more: sf.reengineer(toy_base, toy, [1], **options, **more)[0],
+        lambda **more: sf.reengineer_many(
+            toy_base, toy, [1], [sf.Settings(epochs=1)], backend="torch", evaluate_every=0, **more
+        )[0][0],
+    ):
+        with pytest.warns(DeprecationWarning, match="catch_up='dense' is deprecated, .* lazy_update='off'") as said:
+            old = call(catch_up="dense")
+        assert said[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            new = call(lazy_update="off")
+        assert all(torch.equal(old.scores[key], new.scores[key]) for key in old.scores)
+
+
+def test_the_old_name_of_training():
+    with pytest.warns(DeprecationWarning, match=r"seam_fast\.train is deprecated, .* seam_fast\.train_classifier"):
+        assert sf.train is sf.train_classifier
+    with pytest.raises(AttributeError, match="has no attribute 'unheard_of'"):
+        sf.unheard_of  # noqa: B018
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_modules_by_their_old_names(name, monkeypatch):
+    monkeypatch.delitem(sys.modules, f"seam_fast.{name}", raising=False)
+    wanted = importlib.import_module(f"seam_fast.{MOVED[name]}")
+    spec = wanted.__spec__
+    with pytest.warns(DeprecationWarning, match=f"seam_fast.{name} is deprecated, .*{MOVED[name]} now") as said:
+        assert importlib.import_module(f"seam_fast.{name}") is wanted
+    assert said[0].filename == __file__ or "importlib" in said[0].filename
+    assert wanted.__spec__ is spec
+
+
+def test_old_flags(capsys):
+    parser = make_parser()
+    old = parser.parse_args(["reengineer", "--read", "end", "--catch-up", "dense"])
+    said = capsys.readouterr().err
+    assert "--read is deprecated, it is called --readout now: --readout last_position" in said
+    assert "--catch-up is deprecated, it is called --lazy-update now: --lazy-update off" in said
+    new = parser.parse_args(["reengineer", "--readout", "last_position", "--lazy-update", "off"])
+    assert vars(old) == vars(new) and capsys.readouterr().err == ""
+    with pytest.raises(SystemExit):
+        parser.parse_args(["reengineer", "--catch-up", "never"])
+    assert "argument --lazy-update: invalid choice: 'never'" in capsys.readouterr().err
