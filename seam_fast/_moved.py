@@ -43,7 +43,7 @@ class _Loader(importlib.abc.Loader):
     def create_module(self, spec):
         name = spec.name.removeprefix("seam_fast.")
         new = f"seam_fast.{MOVED[name]}"
-        warn_renamed(spec.name, new, stacklevel=5)
+        warn_renamed(spec.name, new, stacklevel=2)
         module = importlib.import_module(new)
         self._own = module.__spec__  # which the import system is about to replace
         return module

@@ -394,7 +394,7 @@ def test_the_checksum_sees_each_number(pair, dtype):
 def test_a_base_read_elsewhere_afterwards(pair):
     base, module, corpus = pair
     base.readout = "last_position"
-    with pytest.raises(CheckpointError, match="was read at 'last_word' and is read at 'end' now"):
+    with pytest.raises(CheckpointError, match="was read at 'last_word' and is read at 'last_position' now"):
         module.predict_proba(corpus.test.ids, corpus.test.lengths)
 
 

@@ -595,7 +595,7 @@ def test_a_base_read_elsewhere_is_another_base(tmp_path, toy, toy_base):
     other = LSTMClassifier(*sizes, readout="last_position")
     other.load_state_dict(toy_base.state_dict())
     assert other.hash == toy_base.hash
-    with pytest.raises(CheckpointError, match="read at 'last_word', this one is read at 'end'"):
+    with pytest.raises(CheckpointError, match="read at 'last_word', this one is read at 'last_position'"):
         SeamModule.load(tmp_path / "module.safetensors", other)
 
 

@@ -153,7 +153,7 @@ def test_values_at_the_edge(options):
 
 
 def test_soft_labels_and_weighted_targets_do_not_go_together():
-    with pytest.raises(TrainingError, match="distill and target_weight"):
+    with pytest.raises(TrainingError, match="distill_weight and target_weight"):
         Settings(distill_weight=0.5, target_weight=20)
 
 

@@ -90,7 +90,7 @@ def told(trainer, loss, look, wanted):
     return loss, look.kept, figures, {name: None if part is None else part.tolist() for name, part in parts.items()}
 
 
-@pytest.mark.parametrize("looks", ["always", "every other time", "never"])
+@pytest.mark.parametrize("evaluates", ["always", "every other time", "never"])
 def test_it_is_what_single_calls_give(toy, toy_base, make_one, evaluated_on, evaluates):
     sampler, stop = make_sampler(toy, word_dropout=0.3), threading.Event()
     trainers = [make_one(toy_base, sampler) for _ in range(2)]

@@ -186,7 +186,7 @@ def make_trainer(kind, weights, head, words, **options):
 
 def load_state(trainer, steps=0, head_steps=0):
     """Tells a native trainer that its scores or Adam's state were set by hand; others see it by themselves."""
-    if hasattr(trainer, "adopt"):
+    if hasattr(trainer, "load_state"):
         trainer.load_state(steps, head_steps)
 
 
@@ -209,7 +209,7 @@ def put_state(exact, other, step=0, head_steps=0):
             if adam is None or theirs not in adam.state:
                 continue
             state = {what: fit(key, value).float().clone() for what, value in adam.state[theirs].items()}
-            if hasattr(other, "adopt"):  # which keeps Adam's memory by key
+            if hasattr(other, "load_state"):  # which keeps Adam's memory by key
                 for i, what in enumerate(("exp_avg", "exp_avg_sq")):
                     of_head = key not in KEYS
                     memory = getattr(other, HEAD_STATES[name])[2 * key + i] if of_head else getattr(other, what)[key]

@@ -13,6 +13,7 @@ import io
 import json
 import os
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,6 +97,10 @@ class SeamModule:
             self._masked = SeenTensors(*self._scores.values())
         return self._scores
 
+    @scores.setter
+    def scores(self, scores: Mapping[str, Tensor]) -> None:
+        self._scores = dict(scores)
+
     @property
     def kept(self) -> float:
         """Share of all weights kept."""
@@ -133,8 +138,8 @@ class SeamModule:
             )
         if self.base.readout != self.readout:
             raise CheckpointError(
-                f"the base of this module was read at {self.read!r} and is read at {self.base.read!r} now; set its "
-                "read back"
+                f"the base of this module was read at {self.readout!r} and is read at {self.base.readout!r} now; set "
+                "its readout back"
             )
         self._seen = seen
 
