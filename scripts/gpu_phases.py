@@ -13,6 +13,7 @@ import torch
 
 from seam_fast.classifier.state_keys import WEIGHT_KEYS
 from seam_fast.data.synthetic import synthetic_r8
+from seam_fast.training.config import StepConfig
 from seam_fast.training.cuda_trainer import CudaTrainer
 
 BATCH, STEPS = 5, 1000
@@ -37,7 +38,7 @@ def main() -> None:
 
     def make() -> CudaTrainer:
         head = torch.randn(2, SIZES["C"], generator=generator).cuda(), torch.zeros(2).cuda()
-        return CudaTrainer(weights, head, torch.unique(ids), **OPTIONS)
+        return CudaTrainer(weights, head, torch.unique(ids), StepConfig(**OPTIONS))
 
     for others in OTHERS:
         trainers = [make() for _ in range(others + 1)]
@@ -58,7 +59,7 @@ def main() -> None:
     ids = torch.where(dropped, 1, ids)
     weights[WEIGHT_KEYS[0]] = 0.1 * torch.randn(int(ids.max()) + 1, SIZES["E"], generator=generator).cuda()
     head = torch.randn(2, SIZES["C"], generator=generator).cuda(), torch.zeros(2).cuda()
-    trainer = CudaTrainer(weights, head, torch.unique(ids), **OPTIONS | {"readout": "last_word"})
+    trainer = CudaTrainer(weights, head, torch.unique(ids), StepConfig(**OPTIONS | {"readout": "last_word"}))
     for epoch in ("first", "second", "third"):
         torch.cuda.synchronize()
         begun = time.perf_counter()

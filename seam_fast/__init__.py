@@ -22,7 +22,8 @@ from .nn import MaskedEmbedding, MaskedLinear, MaskedLSTM
 from .ops.functional import binarize, masked_embedding, masked_linear, masked_lstm
 from .optim import ScoreAdam
 from .search.evaluate import evaluate_module
-from .search.reengineer import Interrupted, reengineer, reengineer_many
+from .search.reengineer import reengineer, reengineer_many
+from .search.scheduler import Interrupted
 from .search.settings import Settings
 
 __all__ = [

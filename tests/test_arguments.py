@@ -29,6 +29,7 @@ from seam_fast.classifier.training import PublicRecipe, StrongRecipe
 from seam_fast.cli.main import in_flags, main, make_parser, settings_from
 from seam_fast.common.arguments import real_number, whole_number
 from seam_fast.data.synthetic import synthetic_r8
+from seam_fast.search import context
 
 loop = importlib.import_module("seam_fast.search.reengineer")
 QUICK = {"epochs": 2, "batch_size": 8, "backend": "torch", "threads": 1}
@@ -198,7 +199,7 @@ def test_an_option_that_says_what_is_done_is_not():
 @pytest.fixture
 def never_trained(monkeypatch):
     """What is refused, is refused before the first step."""
-    monkeypatch.setattr(loop, "run_jobs", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr(loop, "run_all", lambda *_: pytest.fail("it was trained"))
 
 
 REFUSED = [
@@ -299,9 +300,9 @@ def test_the_largest_and_the_smallest_seed_are_obeyed(toy, toy_base):
 )
 def test_refused_by_a_study(toy, toy_base, options, sentence):
     with pytest.raises(TrainingError, match=sentence):
-        loop.SearchContext(toy_base, toy, Settings(), **options)
+        context.SearchContext(toy_base, toy, Settings(), **options)
     with pytest.raises(TrainingError, match="settings is 'seam'"):
-        loop.SearchContext(toy_base, toy, "seam")
+        context.SearchContext(toy_base, toy, "seam")
 
 
 # -- the command line -------------------------------------------------------------------------------------------------
@@ -328,7 +329,7 @@ def test_flags_that_are_refused(tmp_path, monkeypatch, capsys, flags, sentence):
     monkeypatch.chdir(tmp_path)
     corpus = world.load_corpus(".", "tiny")
     world.make_base(corpus, steps=0).save("base.safetensors")
-    monkeypatch.setattr(loop, "run_jobs", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr(loop, "run_all", lambda *_: pytest.fail("it was trained"))
     command = ["reengineer", "--dataset", "tiny", "--data-dir", ".", "--base", "base.safetensors", "--backend", "torch"]
     assert main([*command, *flags.split()]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("seam-fast: error: ")]

@@ -20,9 +20,10 @@ from seam_fast.classifier.inference import class_logits, logits_at_once
 from seam_fast.classifier.state_keys import EMBEDDING, WEIGHT_KEYS
 from seam_fast.common import cuda_graphs, rng
 from seam_fast.common.cuda_graphs import CudaGraphRunner
+from seam_fast.search import context, module_run, scheduler, workers
 from seam_fast.search.cohort import Cohort, Lane
 from seam_fast.search.sampling import Sampler, Taught
-from seam_fast.training import devices
+from seam_fast.training import devices, registry
 from seam_fast.training.cuda_graph_trainer import CudaGraphTrainer
 from seam_fast.training.torch_trainer import TorchTrainer
 
@@ -42,7 +43,7 @@ def make_sampler(corpus, target=(0,), teacher=None, seed=0, **options):
 
 def make_trainer(weights, sampler, trainer=CudaGraphTrainer, readout="last_word", **options):
     head = world.make_head(weights[world.EMBEDDING].dtype, seed=len(sampler.target), classes=4)
-    return trainer(weights, head, sampler.words(), readout=readout, **ALPHA | options)
+    return world.build(trainer, weights, head, sampler.words(), readout=readout, **ALPHA | options)
 
 
 def state(trainer):
@@ -305,15 +306,13 @@ def test_branches_are_joined_where_one_fails(toy, monkeypatch):
 def stepped(gpus, monkeypatch):  # noqa: F811
     """GPUs whose modules are trained by the real trainer of ordinary kernels, on the CPU."""
 
-    def make(weights, head, words, *, backend, **options):
-        assert backend == "cuda"
-        trainer = CudaGraphTrainer(dict(weights), head, words, backend="torch", **options)
-        gpus.seen.append((gpus.here.device, gpus.here.stream.cuda_stream, tuple(options.values())))
-        return trainer
+    class Stepped(CudaGraphTrainer):
+        def __init__(self, weights, head, fed_ids, config, *, backend):
+            assert backend == "cuda"
+            super().__init__(dict(weights), head, fed_ids, config, backend="torch")
+            gpus.seen.append((gpus.here.device, gpus.here.stream.cuda_stream, config))
 
-    monkeypatch.setattr(
-        importlib.import_module("seam_fast.training.cuda_graph_trainer"), "CudaGraphTrainer", make, raising=False
-    )
+    monkeypatch.setattr(registry, "TRAINERS", [registry.TRAINERS[0], Stepped, *registry.TRAINERS[2:]])
     monkeypatch.setattr(Stream, "wait_stream", lambda self, other: None, raising=False)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: gpus.here.stream)
     gpus.unavailable_reason = "it has too many units"
@@ -369,15 +368,15 @@ def test_no_epochs_at_all(toy, toy_base, stepped):
 
 def test_a_target_that_fails_fails_alone(toy, toy_base, stepped, monkeypatch):
     wanted = run(toy_base, toy, [0, 1, 2, 3])
-    made = loop.make_trainer
+    made = context.SearchContext.make_trainer
 
-    def spoiled(study, head, words, device):
-        trainer = made(study, head, words, device)
+    def spoiled(study, head, fed_ids, device):
+        trainer = made(study, head, fed_ids, device)
         if torch.equal(head[0], rng.head(0, (1,), 4)[0]):
             trainer.weights = trainer.weights | {world.LINEAR[0]: torch.full((4, 5), math.nan)}
         return trainer
 
-    monkeypatch.setattr(loop, "make_trainer", spoiled)
+    monkeypatch.setattr(context.SearchContext, "make_trainer", spoiled)
     with pytest.raises(TrainingError, match=r"target k\d, epoch 0: the loss is nan in step 1") as caught:
         run(toy_base, toy, [0, 1, 2, 3])
     failed = [k for k, module in enumerate(caught.value.modules) if module is None]
@@ -388,7 +387,7 @@ def test_a_target_that_fails_fails_alone(toy, toy_base, stepped, monkeypatch):
 
 
 def test_without_memory_for_all_smaller_groups_are_tried(toy, toy_base, stepped, monkeypatch):
-    wanted, plain, sizes = run(toy_base, toy, [0] * 6), loop.run_in_step, []
+    wanted, plain, sizes = run(toy_base, toy, [0] * 6), scheduler.run_in_step, []
 
     def tight(jobs, *rest):
         sizes.append(len(jobs))
@@ -397,7 +396,7 @@ def test_without_memory_for_all_smaller_groups_are_tried(toy, toy_base, stepped,
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return plain(jobs, *rest)
 
-    monkeypatch.setattr(loop, "run_in_step", tight)
+    monkeypatch.setattr(scheduler, "run_in_step", tight)
     for one, other in zip(wanted, run(toy_base, toy, [0] * 6), strict=True):
         assert_same(one, other)
     assert max(sizes) == 3 and sizes.count(1) == 6
@@ -407,7 +406,7 @@ def test_without_memory_for_one_it_says_so(toy, toy_base, stepped, monkeypatch):
     def full(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(loop, "run_in_step", full)
+    monkeypatch.setattr(scheduler, "run_in_step", full)
     with pytest.raises(TrainingError, match="target k0: no memory was left on cuda:"):
         run(toy_base, toy, [0, 1])
 
@@ -420,7 +419,7 @@ def test_ctrl_c_ends_a_cohort_between_epochs(toy, toy_base, stepped):
         if len(seen) == 6:
             raise KeyboardInterrupt
 
-    with pytest.raises(loop.Interrupted) as caught:
+    with pytest.raises(scheduler.Interrupted) as caught:
         run(toy_base, toy, [0, 1, 2], epochs=5000, on_epoch=on_epoch)
     modules = caught.value.modules
     assert {job.target[0] for job in seen} <= {k for k, module in enumerate(modules) if module is not None}
@@ -428,12 +427,12 @@ def test_ctrl_c_ends_a_cohort_between_epochs(toy, toy_base, stepped):
 
 
 def test_units(toy, toy_base, stepped):
-    study = loop.SearchContext(toy_base, toy, Settings(**QUICK), "cuda")
-    seam = loop.SearchContext(toy_base, toy, Settings(**QUICK | {"schedule": "seam"}), "cuda")
+    study = context.SearchContext(toy_base, toy, Settings(**QUICK), "cuda")
+    seam = context.SearchContext(toy_base, toy, Settings(**QUICK | {"schedule": "seam"}), "cuda")
 
     def units(study, count, threads=None):
-        jobs = [loop.ModuleRun(study, (0,), seed, 1) for seed in range(count)]
-        return [len(unit) for unit in loop.units_of(jobs, [devices.CPU] * min(8, threads or count), threads)]
+        jobs = [module_run.ModuleRun(study, (0,), seed, 1) for seed in range(count)]
+        return [len(unit) for unit in scheduler.units_of(jobs, [devices.CPU] * min(8, threads or count), threads)]
 
     assert units(study, 1) == [1] and units(study, 2) == [1, 1] and units(study, 8) == [4, 4]
     assert units(study, 40) == [8] * 5 and units(study, 17) == [5, 6, 6]
@@ -441,27 +440,27 @@ def test_units(toy, toy_base, stepped):
     assert units(seam, 5) == [1] * 5, "epochs of the head alone are not made for it"
     other = dataclasses.replace(study.settings, batch_size=3)
     jobs = [
-        loop.ModuleRun(study, (0,), 0, 1),
-        loop.ModuleRun(loop.SearchContext(toy_base, toy, other, "cuda"), (0,), 0, 1),
+        module_run.ModuleRun(study, (0,), 0, 1),
+        module_run.ModuleRun(context.SearchContext(toy_base, toy, other, "cuda"), (0,), 0, 1),
     ]
-    assert [len(unit) for unit in loop.units_of(jobs * 2, [devices.CPU] * 4, None)] == [1] * 4
+    assert [len(unit) for unit in scheduler.units_of(jobs * 2, [devices.CPU] * 4, None)] == [1] * 4
 
 
 def test_no_more_in_step_than_find_room(toy, toy_base, stepped):
-    study = loop.SearchContext(toy_base, toy, Settings(**QUICK), "cuda")
-    jobs = [loop.ModuleRun(study, (0,), seed, 1) for seed in range(80)]
+    study = context.SearchContext(toy_base, toy, Settings(**QUICK), "cuda")
+    jobs = [module_run.ModuleRun(study, (0,), seed, 1) for seed in range(80)]
     need = devices.module_bytes(toy_base.weights(), len(jobs[0].sampler.words()), 8, toy.train.ids.shape[1])
     for room, (most, wanted) in {80: (8, 8), 35: (8, 4), 12: (8, 1), 3: (3, 1)}.items():
         stepped.free = [int(room * need / devices.SHARE_OF_FREE_MEMORY) + 9, 0]
-        found = loop.workers_for(jobs, None)
-        units = loop.units_of(jobs, found, None)
+        found = workers.workers_for(jobs, None)
+        units = scheduler.units_of(jobs, found, None)
         assert len(found) == most and max(map(len, units)) == wanted
     stepped.free = [need // 2, 0]
-    assert max(map(len, loop.units_of(jobs, loop.workers_for(jobs, None), None))) == 1
+    assert max(map(len, scheduler.units_of(jobs, workers.workers_for(jobs, None), None))) == 1
 
 
 def test_no_more_at_once_than_threads(toy, toy_base, stepped, monkeypatch):
-    plain, sizes, at_once = loop.run_in_step, [], []
+    plain, sizes, at_once = scheduler.run_in_step, [], []
 
     def counted(jobs, *rest):
         sizes.append(len(jobs))
@@ -471,7 +470,7 @@ def test_no_more_at_once_than_threads(toy, toy_base, stepped, monkeypatch):
         finally:
             sizes.remove(len(jobs))
 
-    monkeypatch.setattr(loop, "run_in_step", counted)
+    monkeypatch.setattr(scheduler, "run_in_step", counted)
     for threads in (1, 2, 3, 5, 7):
         at_once.clear()
         run(toy_base, toy, [0] * 9, threads=threads, epochs=1)
@@ -540,9 +539,9 @@ def test_words_projected_beforehand_change_no_bit(readout, dtype, monkeypatch):
 def test_all_modules_share_one_projection_of_the_words(toy, toy_base, monkeypatch):
     pytest.importorskip("seam_fast._C")
     asked, given = [], []
-    project, plain = loop.project_words, loop.class_logits
-    monkeypatch.setattr(loop, "project_words", lambda *rest: asked.append(1) or project(*rest))
-    monkeypatch.setattr(loop, "class_logits", lambda *rest: given.append(rest[-1]) or plain(*rest))
+    project, plain = context.project_words, context.class_logits
+    monkeypatch.setattr(context, "project_words", lambda *rest: asked.append(1) or project(*rest))
+    monkeypatch.setattr(context, "class_logits", lambda *rest: given.append(rest[-1]) or plain(*rest))
     settings = [Settings(epochs=3, batch_size=8, alpha=alpha) for alpha in (0.1, 1.0)]
     reengineer_many(toy_base, toy, [0, 1], settings, threads=2, backend="cpu")
     assert len(asked) == 1 and len(given) >= 2 * 3
@@ -584,13 +583,13 @@ def test_other_shapes_are_read_by_torch(shape):
 @pytest.fixture
 def asked(monkeypatch):
     """Numbers of documents that the base was asked about in training."""
-    found, plain = [], loop.class_logits
+    found, plain = [], context.class_logits
 
     def counted(weights, ids, *rest):
         found.append(len(ids))
         return plain(weights, ids, *rest)
 
-    monkeypatch.setattr(loop, "class_logits", counted)
+    monkeypatch.setattr(context, "class_logits", counted)
     return found
 
 

@@ -94,6 +94,7 @@ from test_take_epoch import evaluated_on, make_one, test_it_is_what_single_calls
 from seam_fast import Interrupted, LSTMClassifier, Settings, _ext, reengineer, reengineer_many
 from seam_fast.backend import unavailable_reason
 from seam_fast.classifier import inference
+from seam_fast.search import module_run
 from seam_fast.training import cuda_trainer
 
 loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
@@ -292,7 +293,7 @@ def test_modules_in_the_same_launches_are_what_they_are_alone(toy, toy_base, mon
     options = {"protocol": protocol, "epochs": 6, "batch_size": 8, "lr_mask": 0.05, "distill_weight": 0.0}
     settings = [Settings(**options, alpha=0.2 * (i + 1)) for i in range(9)]
     rows = reengineer_many(toy_base, toy, [0, 1], settings, backend="cuda")
-    monkeypatch.setattr(loop.ModuleRun, "launched", property(lambda job: False))
+    monkeypatch.setattr(module_run.ModuleRun, "launched", property(lambda job: False))
     alone = reengineer_many(toy_base, toy, [0, 1], settings, backend="cuda")
     for one, other in zip(itertools.chain(*rows), itertools.chain(*alone), strict=True):
         assert all(torch.equal(one.scores[key], other.scores[key]) for key in world.KEYS)

@@ -7,9 +7,7 @@ import contextlib
 import copy
 import gc
 import importlib
-import sys
 import threading
-import types
 import weakref
 from typing import ClassVar
 
@@ -20,7 +18,10 @@ import world
 from seam_fast import Interrupted, LSTMClassifier, Settings, TrainingError, backend, reengineer
 from seam_fast.classifier import inference
 from seam_fast.cli.main import main
-from seam_fast.training import devices
+from seam_fast.search import auto_engine, context, module_run, workers
+from seam_fast.training import cuda_graph_trainer, devices, registry
+from seam_fast.training.cuda_graph_trainer import CudaGraphTrainer
+from seam_fast.training.cuda_trainer import CudaTrainer
 from seam_fast.training.torch_trainer import TorchTrainer
 
 loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
@@ -91,12 +92,23 @@ class World:
             with self._lock:
                 self._now[trainer.index] -= 1
 
-    def trainer(self, name):
-        gpus = self
+    def trainer(self, real):
+        gpus, name = self, real.__name__
 
         class Fake(TorchTrainer):
-            def __init__(self, weights, head, words, *, lazy_update=None, backend=None, **options):
-                super().__init__(weights, head, words, **options)
+            engine, fused = real.engine, real.fused
+            for_engine = classmethod(real.for_engine.__func__)
+
+            @classmethod
+            def unsupported(cls, weights, batch_size):
+                return gpus.unavailable_reason if cls.fused else ""
+
+            @classmethod
+            def capacity(cls, device, weights, batch_size):
+                return gpus.at_once[device.index] if cls.fused else real.capacity(device, weights, batch_size)
+
+            def __init__(self, weights, head, fed_ids, config, *, lazy_update=None, backend=None):
+                super().__init__(weights, head, fed_ids, config)
                 self.name, self.lazy_update, self.backend = name, lazy_update, backend
                 self.index, self.stream = gpus.here.device, gpus.here.stream
                 self.thread = threading.get_ident()
@@ -133,16 +145,11 @@ def gpus(monkeypatch):
         ("memory_allocated", lambda index: 5),
     ):
         monkeypatch.setattr(torch.cuda, name, fake)
-    monkeypatch.setattr(loop, "copied_to", gpus.copied_to)
+    monkeypatch.setattr(context, "copied_to", gpus.copied_to)
     monkeypatch.setattr(loop, "quicker_engine", lambda engine, *rest: engine)  # these jobs are small
-    engine, graphs = (types.ModuleType(f"seam_fast.{name}") for name in ("cuda_trainer", "graph_trainer"))
-    engine.CudaTrainer, graphs.CudaGraphTrainer = gpus.trainer("CudaTrainer"), gpus.trainer("CudaGraphTrainer")
-    engine.unsupported_reason = lambda weights, batch_size: gpus.unavailable_reason
-    engine.places_at_once = lambda index, weights, batch_size: gpus.at_once[index]
-    engine.takes_cluster = lambda weights, batch_size: False  # whose steps could go together: test_cuda_together.py
-    engine.steps_at_once = lambda weights, batch_size, width: 4096
-    for module in (engine, graphs):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    # The steps of fake trainers never go together: test_cuda_together.py.
+    fakes = [gpus.trainer(CudaTrainer), gpus.trainer(CudaGraphTrainer)]
+    monkeypatch.setattr(registry, "TRAINERS", [*fakes, *registry.TRAINERS[2:]])
     return gpus
 
 
@@ -211,12 +218,12 @@ def test_the_longest_goes_first(toy, toy_base, gpus):
 
 
 def make_jobs(base, corpus, targets, **options):
-    study = loop.SearchContext(base, corpus, Settings(**QUICK | options), "cuda")
-    return [loop.ModuleRun(study, loop.normalise_target(target, 4), 0, 1) for target in targets]
+    study = context.SearchContext(base, corpus, Settings(**QUICK | options), "cuda")
+    return [module_run.ModuleRun(study, loop.normalise_target(target, 4), 0, 1) for target in targets]
 
 
 def indices(jobs, threads=None):
-    return [place.device.index for place in loop.workers_for(jobs, threads)]
+    return [place.device.index for place in workers.workers_for(jobs, threads)]
 
 
 def test_places_are_as_many_as_a_gpu_trains_at_once_and_has_memory_for(toy, toy_base, gpus):
@@ -257,7 +264,7 @@ def test_no_room_for_the_base_is_a_sentence(toy, toy_base, gpus, monkeypatch):
     def full(device, weights):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
-    monkeypatch.setattr(loop, "copied_to", full)
+    monkeypatch.setattr(context, "copied_to", full)
     with pytest.raises(TrainingError, match=r"no GPU has room for the base and a module; .* choose backend 'cpu'"):
         run(toy_base, toy, [0])
 
@@ -317,8 +324,8 @@ def test_the_same_modules_at_any_number_of_places(toy, toy_base, gpus, options):
 
 
 def test_the_teacher_looks_at_the_base_where_the_module_is_trained(toy, toy_base, gpus, monkeypatch):
-    asked, plain = [], loop.class_logits
-    monkeypatch.setattr(loop, "class_logits", lambda weights, *rest: asked.append(weights) or plain(weights, *rest))
+    asked, plain = [], context.class_logits
+    monkeypatch.setattr(context, "class_logits", lambda weights, *rest: asked.append(weights) or plain(weights, *rest))
     run(toy_base, toy, [0, 1], distill_weight=0.4, evaluate_every=0)
     assert {weights[world.EMBEDDING].on for weights in asked} == {0, 1} and len(asked) == 6
 
@@ -345,16 +352,16 @@ def test_which_trainer_and_what_the_card_says(toy, toy_base, gpus):
         gpus.unavailable_reason = unavailable_reason
         (module,) = run(base, toy, [1], epochs=1, lazy_update="replay")
         assert [seen[2:] for seen in gpus.seen] == [trainer]
-        wanted, other = loop.engines_on_card(base.weights(), "auto", "replay", 8)
+        wanted, other = auto_engine.engines_on_card(base.weights(), "auto", "replay", 8)
         assert wanted == {"engine": "cuda", "lazy_update": trainer[1]} and other["engine"] == "cpu"
-        assert loop.engines_on_card(base.weights(), "cuda", "replay", 8) == [wanted]
+        assert auto_engine.engines_on_card(base.weights(), "cuda", "replay", 8) == [wanted]
         assert {key: module.card.get(key) for key in wanted} == wanted
 
 
 def test_modules_that_are_stepped_share_a_gpu_too(toy, toy_base, gpus):
     """Their number is no matter of resident blocks."""
     gpus.unavailable_reason, gpus.at_once = "it has too many units", [0, 0]
-    assert indices(make_jobs(toy_base, toy, [0, 1, 2, 3] * 5)).count(0) == loop.STEPPED_AT_ONCE
+    assert indices(make_jobs(toy_base, toy, [0, 1, 2, 3] * 5)).count(0) == cuda_graph_trainer.SIDE_BY_SIDE
 
 
 def test_the_head_may_be_on_the_gpu_and_the_module_is_not(toy, toy_base, gpus):

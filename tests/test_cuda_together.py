@@ -12,7 +12,7 @@ from test_cuda_trainer_use import on_host  # noqa: F401
 from test_native import assert_same_bits
 
 from seam_fast import Settings, TrainingError, reengineer_many
-from seam_fast.search import cuda_cohort
+from seam_fast.search import context, cuda_cohort, module_run, scheduler
 from seam_fast.search.sampling import Sampler
 from seam_fast.training.devices import WorkerDevice
 
@@ -37,7 +37,7 @@ def cohorts(monkeypatch):
 
 
 def alone(monkeypatch):
-    monkeypatch.setattr(loop.ModuleRun, "launched", property(lambda job: False))
+    monkeypatch.setattr(module_run.ModuleRun, "launched", property(lambda job: False))
 
 
 def assert_same_modules(ours, theirs):
@@ -148,8 +148,8 @@ def test_what_cannot_be_queued_is_refused(toy, kind, host_module):
 
 
 def jobs_like(toy, toy_base, count):
-    study = loop.SearchContext(toy_base, toy, Settings("reference", **QUICK), "cuda")
-    return [loop.ModuleRun(study, (0,), seed, 1) for seed in range(count)]
+    study = context.SearchContext(toy_base, toy, Settings("reference", **QUICK), "cuda")
+    return [module_run.ModuleRun(study, (0,), seed, 1) for seed in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -159,13 +159,13 @@ def jobs_like(toy, toy_base, count):
 def test_units_find_room_and_leave_no_device_idle(toy, toy_base, devices, each, count, sizes):
     jobs = jobs_like(toy, toy_base, count)
     found = [WorkerDevice(torch.device("cuda", index)) for index in range(devices)] * each
-    assert [len(unit) for unit in loop.units_of(jobs, found, None)] == sizes
+    assert [len(unit) for unit in scheduler.units_of(jobs, found, None)] == sizes
 
 
 def test_no_more_modules_at_once_than_there_is_room_for(toy, toy_base):
     """A unit waits until others have gone, or until all is to end."""
     place, jobs, stop = WorkerDevice(torch.device("cuda", 0)), jobs_like(toy, toy_base, 3), threading.Event()
-    room = loop.Room([place] * 3)
+    room = scheduler.Room([place] * 3)
     assert room.take(place, jobs[:2], stop)
     waits = threading.Thread(target=lambda: room.take(place, jobs[:2], stop))
     waits.start()

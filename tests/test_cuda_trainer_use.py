@@ -46,7 +46,9 @@ from world import OPTIONS
 
 from seam_fast import backend, reengineer
 from seam_fast.errors import TrainingError
-from seam_fast.training import cuda_trainer
+from seam_fast.search import context, scheduler
+from seam_fast.training import cuda_trainer, registry
+from seam_fast.training.cuda_trainer import CudaTrainer
 from seam_fast.training.devices import CPU
 
 loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
@@ -305,17 +307,17 @@ def test_the_same_limits_are_known_before(monkeypatch):
         ((9, 4, 129, 5), "the base has 129 hidden units, more than 128"),
         ((9, 4, 64, 257), "the base has 257 classes, more than 256"),
     ):
-        assert cuda_trainer.unsupported_reason(world.make_weights(torch.float32, sizes=sizes), 5) == why
-    assert "not float32" in cuda_trainer.unsupported_reason(world.make_weights(), 5)
-    assert "more than one LSTM layer" in cuda_trainer.unsupported_reason(world.make_deep_weights(2, False), 5)
+        assert CudaTrainer.unsupported(world.make_weights(torch.float32, sizes=sizes), 5) == why
+    assert "not float32" in CudaTrainer.unsupported(world.make_weights(), 5)
+    assert "more than one LSTM layer" in CudaTrainer.unsupported(world.make_deep_weights(2, False), 5)
     wide = world.make_weights(torch.float32, sizes=(9, 300, 128, 5))
-    assert cuda_trainer.unsupported_reason(wide, 256) == ""
-    assert "257 documents to a step" in cuda_trainer.unsupported_reason(wide, 257)
-    assert cuda_trainer.unsupported_reason(hidden_units(64), 2048) == ""
-    assert "more than the 2048" in cuda_trainer.unsupported_reason(hidden_units(64), 2049)
+    assert CudaTrainer.unsupported(wide, 256) == ""
+    assert "257 documents to a step" in CudaTrainer.unsupported(wide, 257)
+    assert CudaTrainer.unsupported(hidden_units(64), 2048) == ""
+    assert "more than the 2048" in CudaTrainer.unsupported(hidden_units(64), 2049)
     monkeypatch.setattr(cuda_trainer, "has_clusters", lambda index: False)
-    assert "65 hidden units, more than the 64" in cuda_trainer.unsupported_reason(hidden_units(65), 5)
-    assert cuda_trainer.unsupported_reason(hidden_units(64), 5) == ""
+    assert "65 hidden units, more than the 64" in CudaTrainer.unsupported(hidden_units(65), 5)
+    assert CudaTrainer.unsupported(hidden_units(64), 5) == ""
 
 
 def hidden_units(count):
@@ -430,8 +432,8 @@ def on_host(monkeypatch, unwatched):
     monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
     unavailable_reason = backend.unavailable_reason
     monkeypatch.setattr(backend, "unavailable_reason", lambda name: "" if name == "cuda" else unavailable_reason(name))
-    monkeypatch.setattr(loop, "workers_for", lambda jobs, threads: [CPU] * len(jobs))
-    monkeypatch.setattr(cuda_trainer, "CudaTrainer", Seen)
+    monkeypatch.setattr(scheduler, "workers_for", lambda jobs, threads: [CPU] * len(jobs))
+    monkeypatch.setattr(registry, "TRAINERS", [Seen, *registry.TRAINERS[1:]])
     return trainers
 
 
@@ -463,7 +465,7 @@ def test_the_loop_ends_where_it_ends_on_the_cpu(toy, toy_base, on_host, options)
 
 
 def test_an_error_in_the_loop_names_target_and_epoch(toy, toy_base, on_host, monkeypatch):
-    monkeypatch.setattr(loop, "copied_to", lambda device, weights: weights)
+    monkeypatch.setattr(context, "copied_to", lambda device, weights: weights)
     base = type(toy_base)(toy.vocab_size, 6, 5, toy.num_classes, readout=toy_base.readout)
     with torch.no_grad():
         for weight in base.weights().values():

@@ -396,7 +396,7 @@ def test_check_finite_names_the_tensor(make_pair, key):
     engine, _ = make_pair()
     engine.run_epoch(*world.make_documents(4), 2)
     engine.check_finite()
-    engine.look()
+    engine.evaluate()
     tensor = dict(zip(world.HEAD, engine.head, strict=True)).get(key, engine.scores.get(key))
     with torch.no_grad():
         tensor.view(-1)[0] = math.nan  # not in the row for all other words, which is uniform
@@ -460,7 +460,7 @@ def test_a_look_tells_what_single_questions_tell(make_pair):
     for epoch in range(4):
         engine.run_epoch(*world.make_documents(12, seed=epoch), 4)
         ids, lengths, _ = world.make_documents(20, words=range(1, world.V), seed=9)
-        look, snapshot = engine.look((ids, lengths)), world.parts_of(engine.snapshot())
+        look, snapshot = engine.evaluate((ids, lengths)), world.parts_of(engine.snapshot())
         assert look.kept == engine.kept_counts() and list(look.kept) == list(world.KEYS)
         assert torch.equal(look.class_logits, engine.class_logits(ids, lengths))
         assert all(torch.equal(part, other.cpu()) for part, other in zip(look.head, engine.head, strict=True))
@@ -469,7 +469,7 @@ def test_a_look_tells_what_single_questions_tell(make_pair):
         assert list(found) == list(snapshot)
         assert all(found[key].dtype == snapshot[key].dtype for key in found)
         assert all(torch.equal(found[key], snapshot[key]) for key in found)
-        assert engine.look().class_logits is None
+        assert engine.evaluate().class_logits is None
         seen.add(sum(look.kept.values()))
     assert len(seen) > 1, "the run should have dropped some"
 
@@ -479,10 +479,10 @@ def test_a_snapshot_stays_as_it_was(make_pair):
     documents = world.make_documents(12)
     engine.run_epoch(*documents, 4)
     taken = engine.snapshot()
-    snapshot, looked = world.parts_of(taken), world.parts_of(engine.look().snapshot())
+    snapshot, looked = world.parts_of(taken), world.parts_of(engine.evaluate().snapshot())
     copy = {key: value.clone() for key, value in snapshot.items()}
     engine.run_epoch(*documents, 4)
-    engine.look()
+    engine.evaluate()
     assert all(torch.equal(snapshot[key], copy[key]) and torch.equal(looked[key], copy[key]) for key in copy)
     scores, head = taken.mask.scores(), taken.head
     assert {key: tuple(score.shape) for key, score in scores.items()} == {

@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import importlib
 import itertools
 import weakref
 
@@ -15,9 +14,9 @@ from hypothesis import strategies as st
 from seam_fast import LSTMClassifier, SeamModule, TrainingError, backend, reengineer
 from seam_fast.classifier.metrics import module_metrics
 from seam_fast.modules.pareto import Front, pareto
+from seam_fast.search.context import SearchContext
 from seam_fast.search.sampling import balanced, is_target
 
-loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
 ENGINES = ["torch"] if backend.untrainable_reason(torch.float32) else ["torch", "cpu"]
 QUICK = {"epochs": 14, "batch_size": 8, "lr_mask": 0.03, "threads": 1}
 
@@ -177,7 +176,7 @@ def test_a_base_of_several_layers_has_fronts_too(toy):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_front_does_not_keep_the_trainer_alive(toy, toy_base, monkeypatch, engine):
-    trainers, make = [], loop.make_trainer
+    trainers, make = [], SearchContext.make_trainer
 
     def watched(*arguments):
         trainer = make(*arguments)
@@ -185,7 +184,7 @@ def test_a_front_does_not_keep_the_trainer_alive(toy, toy_base, monkeypatch, eng
         trainers.append(weakref.ref(trainer.scores[world.EMBEDDING]))
         return trainer
 
-    monkeypatch.setattr(loop, "make_trainer", watched)
+    monkeypatch.setattr(SearchContext, "make_trainer", watched)
     modules = run(toy_base, toy, [0, 1], selection="f1", backend=engine)
     gc.collect()
     assert len(trainers) == 4 and all(trainer() is None for trainer in trainers)

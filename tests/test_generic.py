@@ -26,7 +26,7 @@ def make_pair(shape, dtype=torch.float64, trainer=OpTrainer, words=range(15), we
     weights = weights or world.make_deep_weights(*shape, dtype=dtype)
     head, options = head or world.make_head(dtype), OPTIONS | options
     known = {name: value for name, value in options.items() if name not in ("backend", "target_weight")}
-    engine = trainer(weights, head, torch.tensor(list(words)), **options)
+    engine = world.build(trainer, weights, head, torch.tensor(list(words)), **options)
     return engine, reference_step.Stepper(weights, head, **known)
 
 

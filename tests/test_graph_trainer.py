@@ -80,9 +80,8 @@ def _no_hurry(monkeypatch):
 
 
 def deep(shape, trainer=CudaGraphTrainer, dtype=torch.float64, **options):
-    return trainer(
-        world.make_deep_weights(*shape, dtype=dtype), world.make_head(dtype), torch.arange(15), **OPTIONS | options
-    )
+    weights, head = world.make_deep_weights(*shape, dtype=dtype), world.make_head(dtype)
+    return world.build(trainer, weights, head, torch.arange(15), **OPTIONS | options)
 
 
 def state(engine):
@@ -161,7 +160,7 @@ def test_as_good_as_plain_pytorch_in_float32(readout):
     batches = [batch for seed in range(4) for batch in world.cut(world.make_documents(9, seed=seed), 4)]
     for step, batch in enumerate(batches):
         plain = reference_step.Stepper(*single, **options)
-        engine = CudaGraphTrainer(*single, torch.arange(sizes[0]), **options)
+        engine = world.build(CudaGraphTrainer, *single, torch.arange(sizes[0]), **options)
         for other in (plain, engine):
             world.put_state(exact, other, step, taken[1])
         head_only = step % 5 == 0

@@ -35,6 +35,7 @@ from seam_fast.classifier.training import PublicRecipe, StrongRecipe
 from seam_fast.cli import plots, report, workflow
 from seam_fast.cli.main import main
 from seam_fast.common import progress
+from seam_fast.search import module_run
 from seam_fast.training.torch_trainer import TorchTrainer
 
 loop = importlib.import_module("seam_fast.search.reengineer")
@@ -142,7 +143,7 @@ def test_a_module_that_cannot_be_judged_is_there_nevertheless(toy, toy_base, mon
     def broken(*arguments):
         raise MemoryError("invented")
 
-    monkeypatch.setattr(loop, "figures_on_test", broken)
+    monkeypatch.setattr(module_run, "figures_on_test", broken)
     with pytest.raises(RuntimeError, match="k0") as caught:
         reengineer(toy_base, toy, [0], **QUICK)
     (module,) = caught.value.modules
@@ -156,7 +157,7 @@ def test_threads_that_cannot_be_started(toy, toy_base, monkeypatch, most):
     start, started = threading.Thread.start, []
 
     def limited(self):
-        if "run_jobs" in repr(self._target):
+        if "run_all" in repr(self._target):
             if len(started) == most:
                 raise RuntimeError("can't start new thread")
             started.append(self)
@@ -218,7 +219,7 @@ RUN = ["reengineer", *TINY, "--epochs", "2", "--batch-size", "16", "--backend", 
 
 def test_each_module_is_on_disk_as_soon_as_it_is_ready(trained, monkeypatch, capsys):  # noqa: F811
     """What comes after the first one may go wrong as it likes."""
-    run, there = loop.ModuleRun.run, []
+    run, there = module_run.ModuleRun.run, []
 
     def look_and_run(self, *arguments):
         if self.target != (0,):
@@ -229,7 +230,7 @@ def test_each_module_is_on_disk_as_soon_as_it_is_ready(trained, monkeypatch, cap
             raise SystemExit("the end of the world")
         run(self, *arguments)
 
-    monkeypatch.setattr(loop.ModuleRun, "run", look_and_run)
+    monkeypatch.setattr(module_run.ModuleRun, "run", look_and_run)
     capsys.readouterr()
     with pytest.raises(SystemExit):
         main([*RUN, "--threads", "1"])
@@ -276,7 +277,7 @@ def test_too_little_room_is_said_before_the_training(trained, monkeypatch, capsy
 @pytest.mark.parametrize("name", ["modules/1-class1.safetensors", "record.json", "table.txt", "base_confusion.png"])
 def test_a_folder_in_the_way_is_found_before_the_training(trained, monkeypatch, capsys, name):  # noqa: F811
     (trained / "runs/tiny" / name).mkdir(parents=True)
-    monkeypatch.setattr(loop, "run_jobs", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr(loop, "run_all", lambda *_: pytest.fail("it was trained"))
     assert main([argument for argument in RUN if argument != "--no-plots"]) == 1
     assert f"runs/tiny/{name}: a folder is in the way" in capsys.readouterr().err
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from seam_fast.search.quicker import Work, cpu_seconds, gpu_seconds, steps_of
 
 from seam_fast import LSTMClassifier, Settings
 from seam_fast.cli import main as cli
-from seam_fast.search import quicker
-from seam_fast.search.quicker import Work, cpu_seconds, gpu_seconds, steps_of
+from seam_fast.search import auto_engine
 from seam_fast.search.sampling import Sampler
+from seam_fast.training.cuda_trainer import CudaTrainer, quicker
 
 loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
 RECORDS = Path(__file__).parent.parent / "benchmarks" / "records"
@@ -65,16 +66,15 @@ def test_small_jobs_stay_on_the_cpu(monkeypatch):
 
 def test_a_job_goes_where_it_is_sooner_done(toy, monkeypatch):
     """Unless the caller, or the environment, has named an engine, or there is one only."""
-    monkeypatch.setattr(loop, "supported_gpus", lambda: [0])
-    monkeypatch.setattr(loop, "untrainable_reason", lambda dtype: "")
-    cuda_trainer = importlib.import_module("seam_fast.training.cuda_trainer")
-    monkeypatch.setattr(cuda_trainer, "unsupported_reason", lambda weights, batch_size: "")
+    monkeypatch.setattr(auto_engine, "supported_gpus", lambda: [0])
+    monkeypatch.setattr(auto_engine, "untrainable_reason", lambda dtype: "")
+    monkeypatch.setattr(CudaTrainer, "unsupported", lambda weights, batch_size: "")
     small, large = [Settings(steps=3)], [Settings(steps=100_000)] * 2
 
     base = LSTMClassifier(toy.vocab_size, 100, 50, 4, readout="last_word")
 
     def chosen(engine, backend, settings):
-        return loop.quicker_engine(engine, backend, base, toy, [(0,), (1,)], settings, None)
+        return auto_engine.quicker_engine(engine, backend, base, toy, [(0,), (1,)], settings, None)
 
     assert chosen("cuda", "auto", small) == "cpu" and chosen("cuda", "auto", large) == "cuda"
     assert chosen("cuda", "cuda", small) == "cuda" and chosen("torch", "auto", small) == "torch"
@@ -82,11 +82,11 @@ def test_a_job_goes_where_it_is_sooner_done(toy, monkeypatch):
     monkeypatch.setenv("SEAM_FAST_BACKEND", "cuda")
     assert chosen("cuda", "auto", small) == "cuda"
     monkeypatch.delenv("SEAM_FAST_BACKEND")
-    monkeypatch.setattr(loop, "untrainable_reason", lambda dtype: "it rains")
+    monkeypatch.setattr(auto_engine, "untrainable_reason", lambda dtype: "it rains")
     assert chosen("cuda", "auto", small) == "cuda"
-    work, one_launch = loop.work_of(base.weights(), toy, [(0,), (1,)], large)
+    work, one_launch = auto_engine.work_of(base.weights(), toy, [(0,), (1,)], large)
     assert not one_launch and len(work.steps) == 4 and work.weights == 30_000
-    assert loop.work_of(base.weights(), toy, [(0,), (1,)], [Settings("reference")])[1]
+    assert auto_engine.work_of(base.weights(), toy, [(0,), (1,)], [Settings("reference")])[1]
 
 
 def test_info_says_what_auto_takes_and_why(monkeypatch, capsys):

@@ -7,9 +7,7 @@ import io
 import math
 import random
 import re
-import sys
 import threading
-import types
 
 import numpy as np
 import pytest
@@ -31,8 +29,12 @@ from seam_fast import (
 from seam_fast.classifier import reference_model
 from seam_fast.classifier.metrics import base_metrics, module_metrics
 from seam_fast.common import progress, rng
+from seam_fast.search import context, module_run, scheduler
 from seam_fast.search.sampling import Sampler, is_target
 from seam_fast.search.selection import F1Selection
+from seam_fast.training import registry
+from seam_fast.training.cpu_trainer import CpuTrainer
+from seam_fast.training.op_trainer import OpTrainer
 from seam_fast.training.torch_trainer import TorchTrainer
 
 loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
@@ -283,10 +285,10 @@ def test_evaluate_every_0_never_looks(toy, toy_base, monkeypatch):
 
     (looked,) = run(toy_base, toy, [1], selection="last", distill_weight=0.0, backend="torch")
     for owner, name in (
-        (loop, "class_logits"),
-        (loop, "module_metrics"),
-        (loop, "base_metrics"),
-        (loop.TorchTrainer, "logits"),
+        (context, "class_logits"),
+        (module_run, "module_metrics"),
+        (module_run, "base_metrics"),
+        (TorchTrainer, "logits"),
         (SeamModule, "logits"),
     ):
         monkeypatch.setattr(owner, name, forbidden)
@@ -409,7 +411,7 @@ class Bar:
 @pytest.fixture
 def bars(monkeypatch):
     made = []
-    monkeypatch.setattr(loop, "progress_bar", lambda total, what: made.append(Bar(total)) or made[-1])
+    monkeypatch.setattr(scheduler, "progress_bar", lambda total, what: made.append(Bar(total)) or made[-1])
     return made
 
 
@@ -494,7 +496,7 @@ def test_ctrl_c_carries_the_best_modules_so_far(toy, toy_base):
 
 def wait_for_stop_in(monkeypatch, epoch, steps):
     """Lets training go on in this epoch until it has taken a few steps, and there wait for Ctrl-C."""
-    run_epoch, calls = loop.TorchTrainer.run_epoch, []
+    run_epoch, calls = TorchTrainer.run_epoch, []
 
     def waiting(self, ids, lengths, labels, batch_size, *, head_only=False, stop=None):
         calls.append(1)
@@ -505,7 +507,7 @@ def wait_for_stop_in(monkeypatch, epoch, steps):
         assert stop.wait(30)
         return loss
 
-    monkeypatch.setattr(loop.TorchTrainer, "run_epoch", waiting)
+    monkeypatch.setattr(TorchTrainer, "run_epoch", waiting)
 
 
 @pytest.mark.parametrize("options", [{}, {"selection": "last"}, {"evaluate_every": 0}, {"evaluate_every": 5}])
@@ -628,7 +630,7 @@ def test_a_failure_is_raised_when_the_other_modules_have_ended(many, threads, en
 
 def test_ctrl_c_after_a_failure_still_carries_the_others(toy, toy_base, monkeypatch):
     """The first target fails in its second epoch, the second one is interrupted after its first."""
-    check, calls = loop.TorchTrainer.check_finite, []
+    check, calls = TorchTrainer.check_finite, []
 
     def failing(self):
         calls.append(1)
@@ -636,7 +638,7 @@ def test_ctrl_c_after_a_failure_still_carries_the_others(toy, toy_base, monkeypa
             raise TrainingError("invented")
         check(self)
 
-    monkeypatch.setattr(loop.TorchTrainer, "check_finite", failing)
+    monkeypatch.setattr(TorchTrainer, "check_finite", failing)
     with pytest.raises(Interrupted) as caught:
         run(toy_base, toy, [0, 1], sampling="all", epochs=50, backend="torch", on_epoch=interrupt_at((1,), 0))
     assert len(caught.value.modules) == 2
@@ -647,7 +649,7 @@ def test_an_unexpected_error_names_the_target_and_keeps_its_cause(toy, toy_base,
     def broken(self, *args, **kwargs):
         raise MemoryError("invented")
 
-    monkeypatch.setattr(loop.TorchTrainer, "run_epoch", broken)
+    monkeypatch.setattr(TorchTrainer, "run_epoch", broken)
     with pytest.raises(RuntimeError, match="k2") as caught:
         run(toy_base, toy, [2], backend="torch")
     assert isinstance(caught.value.__cause__, MemoryError)
@@ -674,18 +676,20 @@ def test_the_trainer_that_is_made(toy, toy_base, monkeypatch):
     """By engine and base; only the compiled engine is told how to catch up."""
     made = []
 
-    def trainer_class(name):
+    def fake(real):
         class Fake(TorchTrainer):
-            def __init__(self, weights, head, words, *, backend=None, lazy_update=None, **options):
-                made.append((name, backend, lazy_update))
-                super().__init__(weights, head, words, **options)
+            engine, fused = real.engine, real.fused
+            unsupported = real.unsupported
+            for_engine = classmethod(real.for_engine.__func__)
+
+            def __init__(self, weights, head, fed_ids, config, *, backend=None, lazy_update=None):
+                made.append((real.__name__, backend, lazy_update))
+                super().__init__(weights, head, fed_ids, config)
 
         return Fake
 
-    for module, name in (("native", "CpuTrainer"), ("generic", "OpTrainer")):
-        fake = types.ModuleType(f"seam_fast.{module}")
-        setattr(fake, name, trainer_class(name))
-        monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    fakes = [fake(CpuTrainer), fake(OpTrainer), TorchTrainer]
+    monkeypatch.setattr(registry, "TRAINERS", fakes)
     deep = LSTMClassifier(toy.vocab_size, 6, 5, 4, readout="last_word", num_layers=2)
     for base, engine, wanted in (
         (toy_base, "cpu", ("CpuTrainer", None, "replay")),

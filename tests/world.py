@@ -6,6 +6,7 @@ NumPy for everything else.
 
 import tempfile
 import types
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from seam_fast.classifier.model import LSTMClassifier
 from seam_fast.classifier.state_keys import HEAD_NAMES
 from seam_fast.data.corpus import Corpus, CorpusConfig, load_corpus
 from seam_fast.training import reference_step
+from seam_fast.training.config import LAZY_UPDATES, StepConfig
 from seam_fast.training.cpu_trainer import CpuTrainer
 from seam_fast.training.cuda_graph_trainer import CudaGraphTrainer
 from seam_fast.training.cuda_trainer import CudaTrainer
@@ -133,7 +135,6 @@ def cut(documents, size):
 
 # -- trainers ---------------------------------------------------------------------------------------------------------
 
-LAZY_UPDATES = ("quadrature", "replay", "off")
 ADAMS = ("adam_together", "adam_head")
 HEAD_STATES = dict(
     zip(ADAMS, ("head_joint_moments", "head_only_moments"), strict=True)
@@ -161,6 +162,12 @@ def single(weights, head, device="cpu"):
     )
 
 
+def build(trainer, weights, head, fed_ids, **options):
+    """A trainer of a class; of the options those that say how a step is taken become its StepConfig."""
+    config = {field.name: options.pop(field.name) for field in fields(StepConfig) if field.name in options}
+    return trainer(weights, head, fed_ids, StepConfig(**config), **options)
+
+
 def make_trainer(kind, weights, head, words, **options):
     """A trainer of one of the TRAINERS; skips the test where what that needs is not there.
 
@@ -168,20 +175,21 @@ def make_trainer(kind, weights, head, words, **options):
     the CPU; "cuda-...", the same on a GPU; "graph", the trainer of ordinary kernels on a GPU.
     """
     if kind == "torch":
-        return TorchTrainer(weights, head, words, **options)
+        return TorchTrainer(weights, head, words, StepConfig(**options))
     if kind == "graph":
-        return CudaGraphTrainer(*single(weights, head, GPU), words, backend="cuda", **options)
+        return CudaGraphTrainer(*single(weights, head, GPU), words, StepConfig(**options), backend="cuda")
     if kind.startswith("cuda-"):
         trainer, device = (HostTrainer, "cpu") if kind.startswith("cuda-host-") else (CudaTrainer, GPU)
         try:
-            return trainer(*single(weights, head, device), words, lazy_update=kind.rpartition("-")[2], **options)
+            lazy_update = kind.rpartition("-")[2]
+            return trainer(*single(weights, head, device), words, StepConfig(**options), lazy_update=lazy_update)
         except ValueError as error:
             if "form no clusters" not in str(error):
                 raise
             pytest.skip(str(error).splitlines()[0])
     if not _ext.has_ext():
         pytest.skip(f"needs the compiled part: {_ext.reason}")
-    return CpuTrainer(weights, head, words, lazy_update=kind.removeprefix("native-"), **options)
+    return CpuTrainer(weights, head, words, StepConfig(**options), lazy_update=kind.removeprefix("native-"))
 
 
 def load_state(trainer, steps=0, head_steps=0):

@@ -508,7 +508,8 @@ def text_settings(arguments) -> dict:
 
 
 def run_reengineer(arguments) -> int:
-    from ..search.reengineer import engines_on_card, reengineer
+    from ..search.auto_engine import engines_on_card
+    from ..search.reengineer import reengineer
     from ..training.devices import ask_for_queues
     from . import report
     from .workflow import (
@@ -649,7 +650,7 @@ def load_module(path: Path, base, target: str | None, classes):
 def run_info(arguments) -> int:
     from .. import _ext
     from ..backend import backends, choose_engine, supported_gpus
-    from ..search.quicker import what_auto_takes
+    from ..search.auto_engine import what_auto_takes
     from ..training.devices import describe
 
     try:

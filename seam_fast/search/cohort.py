@@ -28,7 +28,7 @@ from .sampling import Sampler
 
 
 @dataclass
-class Evaluation:
+class EpochEvaluation:
     """What the host learns of a module after an epoch: the mean cross entropy, the numbers of kept weights by key, the
     outputs (n, 2) for the documents looked at, None where nobody looked, and a function that gives the trainer's
     ``snapshot``; it is to be called before the next epoch. figures: ``metrics.module_metrics`` of the outputs, where
@@ -133,7 +133,7 @@ class Lane:
         kept = trainer.bits()
         bits[: len(kept)].copy_(kept)
 
-    def read(self, report: tuple[Tensor, Tensor], evaluates: bool) -> Evaluation:
+    def read(self, report: tuple[Tensor, Tensor], evaluates: bool) -> EpochEvaluation:
         """What a report says. Raises TrainingError where a value was not finite."""
         row, bits = (part[:size] for part, size in zip(report, self.width, strict=True))  # other lanes' may be longer
         sizes = [self.steps, 3, self._head, len(row) - self.steps - 3 - self._head - 2 * self._documents_at_hand]
@@ -145,7 +145,7 @@ class Lane:
         looked = evaluates and self._placed is not None
         logits = torch.from_numpy(logits.reshape(-1, 2)).to(self.trainer.head[0].dtype) if looked else None
         snapshot = functools.partial(self.trainer.snapshot_of, bits, torch.from_numpy(head))
-        return Evaluation(sum(losses) / len(losses), self.trainer.kept_of(counts.tolist()), logits, snapshot)
+        return EpochEvaluation(sum(losses) / len(losses), self.trainer.kept_of(counts.tolist()), logits, snapshot)
 
 
 class Cohort:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..common.cores import usable_cores
 from ..training.cuda_trainer import CudaTrainer
-from .cohort import Evaluation
+from .cohort import EpochEvaluation
 from .sampling import Sampler
 
 
@@ -46,12 +46,12 @@ class LaunchedLane:
             known=self._known,
         )
 
-    def read(self, told, evaluates: bool) -> Evaluation:
+    def read(self, told, evaluates: bool) -> EpochEvaluation:
         """What an epoch came to. Raises TrainingError where a value was not finite."""
-        loss, look = self.trainer.taken(told)
+        loss, evaluation = self.trainer.taken(told)
         if evaluates and self._known is None:
-            self._known = look
-        return Evaluation(loss, look.kept, look.outputs, look.snapshot, look.figures)
+            self._known = evaluation
+        return EpochEvaluation(loss, evaluation.kept, evaluation.outputs, evaluation.snapshot, evaluation.figures)
 
 
 class LaunchedCohort:

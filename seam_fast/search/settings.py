@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, fields, replace
 
-from ..common.arguments import choice, real_number, truth, whole_number
+from ..common.arguments import choice, real_number, shown, truth, whole_number
 from ..common.deprecation import modern, warn_renamed
 from ..errors import TrainingError
 
@@ -231,3 +231,10 @@ REFERENCE = {  # what the public port does otherwise
 def defaults(protocol: str) -> dict:
     """Every field's value by name, as a protocol has it."""
     return DEFAULTS | (REFERENCE if choice("protocol", protocol, CHOICES["protocol"]) == "reference" else {})
+
+
+def check_settings(settings: Settings) -> Settings:
+    """The same; TrainingError for anything else."""
+    if not isinstance(settings, Settings):
+        raise TrainingError(f"settings is {shown(settings)}; it must be a Settings object")
+    return settings

@@ -25,6 +25,7 @@ from ..classifier.state_keys import (
 from ..common.seen_tensors import SeenTensors
 from ..errors import TrainingError
 from ..modules.mask import KeepMask, Snapshot, packed
+from .config import StepConfig
 
 
 @dataclass
@@ -49,41 +50,49 @@ class Trainer:
     ----------
     weights: frozen base by weight key, all of one floating dtype and on one device, where the training takes place.
     head: initial weight (2, C) and bias (2,).
-    words: ids (int64, any shape) of every word that training can feed.
-    alpha, lr_mask, lr_head, schedule, penalty, lstm_penalty_scale, read: as in ``reference_step.Stepper``.
-    target_weight: weight of target documents in the cross entropy (1: the reference's).
+    fed_ids: ids (int64, any shape) of every word that training can feed.
+    config: how a step is taken.
 
     Attributes
     ----------
     device: of the weights, scores and head. What a trainer is given and what it gives away is on the CPU.
-    scores: by weight key; of the embedding the rows of ``words``, sorted, and one row more for all other words.
+    scores: by weight key; of the embedding the rows of ``fed_ids``, sorted, and one row more for all other words.
     head: weight and bias as they stand.
     steps: taken in all, head-only ones included.
     """
 
+    engine = "torch"  # what computes: "cuda", "cpu" or "torch"
+    fused = False  # whether whole epochs are native code, in which rows whose words do not occur are updated lazily
     steps = 0
 
-    def __init__(
-        self,
-        weights,
-        head,
-        words,
-        *,
-        alpha,
-        lr_mask,
-        lr_head,
-        schedule,
-        penalty="global",
-        lstm_penalty_scale=1.0,
-        readout="last_position",
-        target_weight=1.0,
-    ):
+    @classmethod
+    def unsupported(cls, weights: dict[str, Tensor], batch_size: int) -> str:
+        """Why modules over a base cannot be trained in this way, or "". Looks at shapes and dtype only."""
+        return ""
+
+    @classmethod
+    def shares_launches(cls, weights: dict[str, Tensor], batch_size: int, width: int, steps: int) -> bool:
+        """Whether an epoch of so many steps, of documents of ``width`` words, can go into the launches of others."""
+        return False
+
+    @classmethod
+    def capacity(cls, device: torch.device, weights: dict[str, Tensor], batch_size: int) -> int:
+        """How many modules a GPU trains side by side, memory apart; 0 where it can train none. weights: on it."""
+        return 1
+
+    @classmethod
+    def for_engine(cls, weights, head, fed_ids, config: StepConfig, lazy_update: str) -> "Trainer":
+        """A trainer by its class's engine; lazy_update is heeded by those that are ``fused``."""
+        return cls(weights, head, fed_ids, config)
+
+    def __init__(self, weights, head, fed_ids, config: StepConfig):
+        self.config = config
         self.weights = {key: weights[key].detach() for key in weight_keys(weights)}
-        self.readout, self.schedule, self.target_weight = readout, schedule, target_weight
-        self.lr_mask, self.lr_head = lr_mask, lr_head
+        self.readout, self.schedule, self.target_weight = config.readout, config.schedule, config.target_weight
+        self.lr_mask, self.lr_head = config.lr_mask, config.lr_head
         table = self.weights[EMBEDDING]
         self.device, dtype = table.device, table.dtype
-        self.rows = torch.unique(torch.as_tensor(words))  # sorted word ids with scores of their own
+        self.rows = torch.unique(torch.as_tensor(fed_ids))  # sorted word ids with scores of their own
         self.row_of_id = torch.full((len(table),), len(self.rows), dtype=torch.int64)  # word id -> row of the scores
         self.row_of_id[self.rows] = torch.arange(len(self.rows))
         self._more_alike = len(table) - len(self.rows) - 1  # words beside one that share the last row
@@ -95,10 +104,10 @@ class Trainer:
         sizes = group_sizes(self.weights)
         self.penalty_gradient = {}
         for group, keys in groups(self.weights).items():
-            factor = lstm_penalty_scale if penalty == "group" and group == "lstm" else 1.0
-            count = sizes[group] if penalty == "group" else sum(sizes.values())
+            factor = config.lstm_penalty_scale if config.penalty == "group" and group == "lstm" else 1.0
+            count = sizes[group] if config.penalty == "group" else sum(sizes.values())
             # Clamped apart from the loss's gradient, as a use of the kept set of its own.
-            self.penalty_gradient.update(dict.fromkeys(keys, max(-1.0, min(factor * alpha / count, 1.0))))
+            self.penalty_gradient.update(dict.fromkeys(keys, max(-1.0, min(factor * config.alpha / count, 1.0))))
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -127,7 +136,7 @@ class Trainer:
         evaluated_on=None,
         known: Evaluation | None = None,
     ) -> tuple[float, Evaluation]:
-        """`run_epoch` of a sampler's documents, and `look` afterwards: its loss and what was seen.
+        """`run_epoch` of a sampler's documents, and `evaluate` afterwards: its loss and what was seen.
 
         evaluated_on: the documents to look at, ids (N, T) and lengths (N,), and which of them are the target's (N,),
         all the same from epoch to epoch; known: the last evaluation, where only the head has been stepped since.
@@ -137,13 +146,12 @@ class Trainer:
         parts = documents.ids, documents.lengths, documents.labels
         loss = self.run_epoch(*parts, batch_size, head_only=head_only, stop=stop)
         if evaluated_on is None or stop.is_set():
-            return loss, self.look()
+            return loss, self.evaluate()
         if known is None:
-            return loss, self.look(evaluated_on[:2])
-        look, logits = self.look(), known.class_logits
-        return loss, Evaluation(
-            look.kept, look.head, logits, reference_model.head_logits(logits, look.head), look.snapshot
-        )
+            return loss, self.evaluate(evaluated_on[:2])
+        now, logits = self.evaluate(), known.class_logits
+        outputs = reference_model.head_logits(logits, now.head)
+        return loss, Evaluation(now.kept, now.head, logits, outputs, now.snapshot)
 
     def _check_labels(self, labels: Tensor) -> None:
         """Raises ValueError for labels that `run_epoch` does not know."""
@@ -155,7 +163,7 @@ class Trainer:
     def _check_rows(self, largest: int) -> None:
         """Raises ValueError where the largest row of scores that documents ask for is that of words without one."""
         if largest == len(self.rows):
-            raise ValueError("a document holds a word that was not among the `words` this trainer was made for")
+            raise ValueError("a document holds a word that was not among the `fed_ids` this trainer was made for")
 
     def _stop(self, name: str | None, loss: float = 0.0) -> None:
         """Raises what is said of the next step, in which the gradient of ``name``, None for the loss, is not finite."""
@@ -166,7 +174,7 @@ class Trainer:
 
     # -- looking at it -------------------------------------------------------------------------------------------
 
-    def look(self, documents: "tuple[Tensor, Tensor] | None" = None) -> Evaluation:
+    def evaluate(self, documents: "tuple[Tensor, Tensor] | None" = None) -> Evaluation:
         """All that is to be known of the module between two epochs. documents: ids (N, T) and lengths (N,).
 
         Raises TrainingError as ``check_finite`` does.

@@ -7,12 +7,12 @@ from torch import Tensor
 from .. import _ext
 from ..classifier.inference import class_logits
 from ..classifier.metrics import metrics_of_counts
-from ..classifier.state_keys import HEAD_NAMES, WEIGHT_KEYS
+from ..classifier.state_keys import HEAD_NAMES, WEIGHT_KEYS, is_plain
 from ..common import rng
 from ..modules.mask import Snapshot
 from .base import Evaluation, Trainer
+from .config import StepConfig
 
-LAZY_UPDATES = ("quadrature", "replay", "off")
 _STEPS_AT_ONCE = 64  # between two looks at `stop`, at most: some 20 milliseconds at the reference's sizes ...
 _WORDS_AT_ONCE = 64 * 160  # ... and fewer steps where batches hold more words than its own
 
@@ -29,8 +29,18 @@ class CpuTrainer(Trainer):
     ``load_state`` afterwards.
     """
 
-    def __init__(self, weights, head, words, *, lazy_update="quadrature", **options):
-        super().__init__({key: weight.contiguous() for key, weight in weights.items()}, head, words, **options)
+    engine, fused = "cpu", True
+
+    @classmethod
+    def unsupported(cls, weights, batch_size):
+        return "" if is_plain(weights) else "the base has more than one LSTM layer or direction"
+
+    @classmethod
+    def for_engine(cls, weights, head, fed_ids, config, lazy_update):
+        return cls(weights, head, fed_ids, config, lazy_update=lazy_update)
+
+    def __init__(self, weights, head, fed_ids, config: StepConfig, *, lazy_update="quadrature"):
+        super().__init__({key: weight.contiguous() for key, weight in weights.items()}, head, fed_ids, config)
         self.lazy_update = lazy_update
         self.scores, self.exp_avg, self.exp_avg_sq = _three_like(self.scores, self._empty)
         self.head = tuple(part.contiguous() for part in self.head)
@@ -181,7 +191,7 @@ class CpuTrainer(Trainer):
         slots, shares = make(self._row_of_id, absent, ids, lengths, labels, dtype, read_last_word)
         return slots, lengths, shares
 
-    def look(self, documents=None) -> Evaluation:
+    def evaluate(self, documents=None) -> Evaluation:
         seen = self._native.look(*((None,) * 3 if documents is None else self._documents_at_hand(*documents)))
         return self._evaluation_of(seen)
 

@@ -25,7 +25,9 @@ from ..modules.mask import Snapshot, packed
 from ..ops import custom_op, eager, reference
 from ..ops.functional import masked_lstm
 from .base import LastCallCache, Trainer
+from .config import StepConfig
 
+SIDE_BY_SIDE = 8  # workers on a GPU whose modules are trained by many small kernels
 _STEPS_AT_ONCE = 256  # between two looks at `stop` and at what has failed, at most ...
 _SECONDS_AT_ONCE = 0.1  # ... and fewer where they take longer than this
 _STEPS_AT_FIRST = 16  # before it is known how long they take
@@ -90,8 +92,18 @@ class CudaGraphTrainer(Trainer):
     no epoch is running; ``load_state`` then says how many steps they stand for.
     """
 
-    def __init__(self, weights, head, words, *, backend="auto", **options):
-        super().__init__({key: weight.contiguous() for key, weight in weights.items()}, head, words, **options)
+    engine = "cuda"
+
+    @classmethod
+    def capacity(cls, device, weights, batch_size):
+        return SIDE_BY_SIDE
+
+    @classmethod
+    def for_engine(cls, weights, head, fed_ids, config, lazy_update):
+        return cls(weights, head, fed_ids, config, backend=cls.engine)
+
+    def __init__(self, weights, head, fed_ids, config: StepConfig, *, backend="auto"):
+        super().__init__({key: weight.contiguous() for key, weight in weights.items()}, head, fed_ids, config)
         table = self.weights[EMBEDDING]
         if table.dtype not in custom_op.FULL_DTYPES:
             raise ValueError(f"CudaGraphTrainer takes bases of float32 and float64, but this one is {table.dtype}")

@@ -9,6 +9,7 @@ from .. import _ext
 from ..backend import has_clusters, supported_gpus
 from ..classifier.state_keys import EMBEDDING, LINEAR_KEYS, LSTM_KEYS, is_plain
 from .base import LastCallCache
+from .config import StepConfig
 from .cpu_trainer import CpuTrainer
 
 MOST_HIDDEN, MOST_CLASSES = 128, 256  # as in csrc/cuda/seam_trainer.h and seam_params.h
@@ -31,10 +32,37 @@ class CudaTrainer(CpuTrainer):
     After a step that failed the state stands for nothing; ``load_state`` takes another.
     """
 
+    engine = "cuda"
     _asks_the_base = True  # sooner than Python would know what to ask
 
-    def __init__(self, weights, head, words, **options):
-        super().__init__(weights, head, words, **options)
+    @classmethod
+    def unsupported(cls, weights, batch_size):
+        if not is_plain(weights):
+            return "the base has more than one LSTM layer or direction"
+        if weights[EMBEDDING].dtype != torch.float32:
+            return "the base is not float32"
+        hidden, classes = weights[LSTM_KEYS[1]].shape[1], len(weights[LINEAR_KEYS[0]])
+        if hidden > MOST_HIDDEN:
+            return f"the base has {hidden} hidden units, more than {MOST_HIDDEN}"
+        if hidden > MOST_ALONE and not any(has_clusters(index) for index in supported_gpus()):
+            return f"the base has {hidden} hidden units, more than the {MOST_ALONE} that a GPU without clusters takes"
+        if classes > MOST_CLASSES:
+            return f"the base has {classes} classes, more than {MOST_CLASSES}"
+        most = MOST_DOCUMENTS[hidden <= MOST_ALONE]
+        if products(weights) * batch_size > MOST_PRODUCTS and batch_size > most:
+            return f"there are {batch_size} documents to a step, more than the {most} that are taken together"
+        return ""
+
+    @classmethod
+    def shares_launches(cls, weights, batch_size, width, steps):
+        return takes_cluster(weights, batch_size) and steps <= steps_at_once(weights, batch_size, width)
+
+    @classmethod
+    def capacity(cls, device, weights, batch_size):
+        return _ext.C.modules_at_once(weights[EMBEDDING], weights[LSTM_KEYS[1]].shape[1], batch_size)
+
+    def __init__(self, weights, head, fed_ids, config: StepConfig, *, lazy_update="quadrature"):
+        super().__init__(weights, head, fed_ids, config, lazy_update=lazy_update)
         self._last_call = LastCallCache()
 
     @staticmethod
@@ -72,32 +100,6 @@ def products(weights: dict[str, Tensor]) -> int:
     return sum(weights[key].numel() for key in LSTM_KEYS[:2])
 
 
-def unsupported_reason(weights: dict[str, Tensor], batch_size: int) -> str:
-    """The reason why modules over a base are not trained by this engine, or "". Looks at shapes and dtype only."""
-    if not is_plain(weights):
-        return "the base has more than one LSTM layer or direction"
-    if weights[EMBEDDING].dtype != torch.float32:
-        return "the base is not float32"
-    hidden, classes = weights[LSTM_KEYS[1]].shape[1], len(weights[LINEAR_KEYS[0]])
-    if hidden > MOST_HIDDEN:
-        return f"the base has {hidden} hidden units, more than {MOST_HIDDEN}"
-    if hidden > MOST_ALONE and not any(has_clusters(index) for index in supported_gpus()):
-        return f"the base has {hidden} hidden units, more than the {MOST_ALONE} that a GPU without clusters takes"
-    if classes > MOST_CLASSES:
-        return f"the base has {classes} classes, more than {MOST_CLASSES}"
-    if products(weights) * batch_size > MOST_PRODUCTS and batch_size > (most := MOST_DOCUMENTS[hidden <= MOST_ALONE]):
-        return f"there are {batch_size} documents to a step, more than the {most} that are taken together"
-    return ""
-
-
 def takes_cluster(weights: dict[str, Tensor], batch_size: int) -> bool:
     """Whether a cluster takes steps of so many documents, many in a launch; otherwise the whole GPU takes each."""
     return products(weights) * batch_size <= CLUSTER_PRODUCTS
-
-
-def places_at_once(device_index: int, weights: dict[str, Tensor], batch_size: int) -> int:
-    """How many modules a GPU can train at the same time; 0 where it cannot train them in one launch.
-
-    weights: of the base, on that GPU.
-    """
-    return _ext.C.modules_at_once(weights[EMBEDDING], weights[LSTM_KEYS[1]].shape[1], batch_size)

@@ -131,8 +131,8 @@ def module_bytes(weights: dict[str, Tensor], rows: int, batch_size: int, steps: 
     # A step: input and its gradient, gates and theirs, those summed by word, c and h, at every word of the batch.
     step = 2 * batch_size * steps * (width + 12 * cells) + 4 * rest
     # A look at the module: the masked base as a whole, and its states over some documents; enough for both trainers.
-    look = words * width + rest + max(BATCH * steps, LOOKED_AT_ONCE) * (3 * width + 6 * cells)
-    return table.element_size() * (state + step + look) + words * width + BESIDE_A_MODULE
+    evaluation = words * width + rest + max(BATCH * steps, LOOKED_AT_ONCE) * (3 * width + 6 * cells)
+    return table.element_size() * (state + step + evaluation) + words * width + BESIDE_A_MODULE
 
 
 def is_out_of_memory(error: BaseException) -> bool:

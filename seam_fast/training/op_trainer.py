@@ -9,6 +9,7 @@ from ..classifier.state_keys import EMBEDDING, HEAD_NAMES, LINEAR_KEYS, groups, 
 from ..ops import reference
 from ..ops.functional import masked_lstm
 from ..optim import ScoreAdam
+from .config import StepConfig
 from .torch_trainer import TorchTrainer
 
 
@@ -19,9 +20,15 @@ class OpTrainer(TorchTrainer):
     rounding.
     """
 
-    def __init__(self, weights, head, words, *, backend="auto", **options):
+    engine = "cpu"
+
+    @classmethod
+    def for_engine(cls, weights, head, fed_ids, config, lazy_update):
+        return cls(weights, head, fed_ids, config, backend=cls.engine)
+
+    def __init__(self, weights, head, fed_ids, config: StepConfig, *, backend="auto"):
         self.backend = backend
-        super().__init__(weights, head, words, **options)
+        super().__init__(weights, head, fed_ids, config)
         self._gradient.zero_()  # of the loss alone: ScoreAdam adds the penalty
         for key in self._rest:
             self.scores[key].requires_grad_()

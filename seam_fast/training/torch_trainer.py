@@ -9,13 +9,14 @@ from ..classifier.inference import read_lstm
 from ..classifier.state_keys import EMBEDDING, HEAD_NAMES, LINEAR_KEYS, lstm_keys, lstm_shape
 from ..ops import reference
 from .base import Trainer
+from .config import StepConfig
 
 
 class TorchTrainer(Trainer):
     """In plain PyTorch: autograd over the rows of a step, torch's fused Adam over the rows that can occur."""
 
-    def __init__(self, weights, head, words, **options):
-        super().__init__(weights, head, words, **options)
+    def __init__(self, weights, head, fed_ids, config: StepConfig):
+        super().__init__(weights, head, fed_ids, config)
         dtype = self.weights[EMBEDDING].dtype
         for part in self.head:
             part.requires_grad_()

@@ -6,14 +6,22 @@ does, since its steps are short and wait for each other. What is chosen only has
 apart; where they are close either will do.
 """
 
+import functools
 import math
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from ..backend import resolve, untrainable_reason
+from ..backend import choose_engine, resolve, supported_gpus, untrainable_reason
+from ..classifier.state_keys import EMBEDDING, LSTM_KEYS, is_plain
 from ..common.cores import usable_cores
-from .sampling import documents_of_epoch, epochs_of
+from ..data.corpus import Corpus
+from ..training.cuda_trainer import CudaTrainer, takes_cluster
+from ..training.registry import trainer_class
+from .sampling import documents_of_epoch, epochs_of, is_target
 from .settings import Settings
 
 # Seconds that a core takes for a word and a weight of the LSTM, forward, backward and all else: 362 us for 5 x 32 words
@@ -111,3 +119,48 @@ def what_auto_takes(engine: str, gpus: int) -> list[str]:
         return [f"auto takes what is sooner done, {by}, for example", *lines]
     better = [f"{name} cannot be used" for name in ("cuda", "cpu") if untrainable_reason(torch.float32, name)]
     return [f"auto takes {engine}: {', '.join(better)}"] if better else []
+
+
+def quicker_engine(engine: str, backend: str, base, corpus, targets, settings, threads: int | None) -> str:
+    """The engine that ``"auto"`` takes for a job: of CPU and GPU, where both can train it, the one that is done sooner;
+    otherwise, and where the caller has named one, that engine.
+    """
+    weights = base.weights()
+    if engine != "cuda" or resolve(backend) != "auto" or untrainable_reason(weights[EMBEDDING].dtype):
+        return engine
+    if not settings or not targets or not is_plain(weights):  # the CPU has no engine for several layers, but the op
+        return engine
+    return quicker(*work_of(weights, corpus, targets, settings), len(supported_gpus()), threads)[0]
+
+
+def work_of(weights: dict[str, Tensor], corpus: Corpus, targets, settings: Sequence[Settings]) -> tuple[Work, bool]:
+    """What a job is, and whether a GPU trains all of it by many steps a launch."""
+    labels = corpus.train.labels
+    size = sum(weights[key].numel() for key in LSTM_KEYS[:2])
+    works = []
+    for one in settings:
+        used = 0.9 if one.evaluation == "validation" else 1.0
+        counts = [int(used * int(is_target(labels, target).sum())) for target in targets]
+        steps = tuple(steps_of(one, count, int(used * len(labels)) - count) for count in counts)
+        works.append(Work(steps, one.batch_size * corpus.train.ids.shape[1], size))
+    one_launch = all(
+        not CudaTrainer.unsupported(weights, one.batch_size) and takes_cluster(weights, one.batch_size)
+        for one in settings
+    )
+    return functools.reduce(operator.add, works), one_launch
+
+
+def engines_on_card(
+    weights: dict[str, Tensor], backend: str, lazy_update: str, batch_size: int
+) -> list[dict[str, str | None]]:
+    """What the card of a module may say of its engine: ``engine`` and, where it has one, ``lazy_update``. More than one
+    thing where ``"auto"`` takes one engine or the other, as a job is large or small.
+    """
+    dtype = weights[EMBEDDING].dtype
+    engines = [choose_engine(backend, dtype)]
+    if engines == ["cuda"] and resolve(backend) == "auto" and not untrainable_reason(dtype):
+        engines.append("cpu")
+    return [
+        {"engine": engine, "lazy_update": lazy_update if trainer_class(engine, weights, batch_size).fused else None}
+        for engine in engines
+    ]

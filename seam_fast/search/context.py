@@ -1,0 +1,145 @@
+"""What all modules of one settings share."""
+
+import collections
+import threading
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..backend import NAMES
+from ..classifier.inference import class_logits, logits_at_once, project_words
+from ..classifier.model import LSTMClassifier
+from ..classifier.state_keys import EMBEDDING, group_sizes, groups
+from ..common.arguments import choice
+from ..data.corpus import Corpus, Split
+from ..training.base import Trainer
+from ..training.config import LAZY_UPDATES, StepConfig
+from ..training.cpu_trainer import copy_to_huge_pages
+from ..training.devices import CPU
+from ..training.registry import trainer_class
+from .evaluate import check_corpus
+from .sampling import Taught
+from .settings import Settings, check_settings
+
+TAUGHT_AT_ONCE = 2048  # documents
+
+
+class SearchContext:
+    """What all modules of one settings share: base, corpus, settings, the splits, and the base's own outputs.
+
+    engine: ``"cuda"``, ``"cpu"`` or ``"torch"``; lazy_update: see ``reengineer``. beside: another context of the same
+    base, corpus and engine, with which this one shares what does not depend on settings. The weights are on the CPU;
+    ``weights_on`` gives those of a GPU.
+    """
+
+    def __init__(
+        self,
+        base: LSTMClassifier,
+        corpus: Corpus,
+        settings: Settings,
+        engine: str = "torch",
+        lazy_update: str = LAZY_UPDATES[0],
+        beside: "SearchContext | None" = None,
+    ):
+        check_settings(settings)
+        choice("engine", engine, NAMES)
+        choice("lazy_update", lazy_update, LAZY_UPDATES)
+        check_corpus(base, corpus)
+        weights = {key: weight.to(CPU.device) for key, weight in base.weights().items()}
+        self.base_hash = beside.base_hash if beside else base.hash  # now: the base may be trained on meanwhile
+        self.base, self.corpus, self.settings, self.weights = base, corpus, settings, weights
+        self.engine, self.lazy_update = engine, lazy_update
+        if beside and beside.settings.evaluation == settings.evaluation:
+            self.fit, self.evaluation = beside.fit, beside.evaluation
+        elif settings.evaluation == "validation":
+            self.fit, held_out = corpus.validation_indices()
+            self.evaluation = Split(
+                *(part[held_out] for part in (corpus.train.ids, corpus.train.lengths, corpus.train.labels))
+            )
+        else:
+            self.fit, self.evaluation = torch.arange(len(corpus.train)), corpus.test
+        self.trainer_class = trainer_class(engine, weights, settings.batch_size)
+        if beside and self.trainer_class.fused == beside.trainer_class.fused:
+            self.weights = beside.weights
+        elif engine == "cpu" and self.trainer_class.fused:
+            self.weights = copy_to_huge_pages(weights)
+        names = ("alpha", "lr_mask", "lr_head", "schedule", "penalty", "lstm_penalty_scale", "target_weight")
+        self.step_config = StepConfig(readout=base.readout, **{name: getattr(settings, name) for name in names})
+        self.groups, self.sizes = groups(weights), group_sizes(weights)
+        self.total = sum(self.sizes.values())
+        self._base_logits: dict[int, Tensor] = {}
+        self._copies: dict[torch.device, dict[str, Tensor]] = {}
+        self._documents: dict[torch.device, Split] = {}
+        self.taught: collections.defaultdict[tuple, Taught] = collections.defaultdict(Taught)  # by what samplers draw
+        self._projected: dict[str, Tensor | None] = {}  # the base's projection of all words, once somebody needs it
+        self._lock, self._projecting = threading.Lock(), threading.Lock()
+        if beside:
+            self._base_logits, self._copies, self._lock = beside._base_logits, beside._copies, beside._lock
+            self._documents, self.taught = beside._documents, beside.taught
+            self._projected, self._projecting = beside._projected, beside._projecting
+
+    def make_trainer(self, head: tuple[Tensor, Tensor], fed_ids: Tensor, device: torch.device = CPU.device) -> Trainer:
+        """A trainer on a device; arguments as in ``Trainer``."""
+        return self.trainer_class.for_engine(self.weights_on(device), head, fed_ids, self.step_config, self.lazy_update)
+
+    def weights_on(self, device: torch.device) -> dict[str, Tensor]:
+        """The base's weights by key on a device, copied there once for all its modules."""
+        if device.type == "cpu":
+            return self.weights
+        with self._lock:
+            if device not in self._copies:
+                self._copies[device] = copied_to(device, self.weights)
+            return self._copies[device]
+
+    def documents_on(self, device: torch.device) -> Split:
+        """The training documents on a device, copied there once for all modules."""
+        train = self.corpus.train
+        if device.type == "cpu":
+            return train
+        with self._lock:
+            if device not in self._documents:
+                self._documents[device] = Split(**copied_to(device, dict(vars(train))))
+            return self._documents[device]
+
+    def base_logits(self, split: Split, device: torch.device = CPU.device) -> Tensor:
+        """The base's logits of a split (N, C), computed once, where somebody first asks for them."""
+        weights = self.weights_on(device)
+        with self._lock:
+            if id(split) not in self._base_logits:
+                self._base_logits[id(split)] = self._class_logits(weights, split.ids, split.lengths)
+            return self._base_logits[id(split)]
+
+    def base_probability(self, target: tuple[int, ...], ids: Tensor, lengths: Tensor, device=CPU.device) -> Tensor:
+        """What the base gives the target: ids (N, T), lengths (N,) -> (N,), computed on that device."""
+        if ids is self.corpus.train.ids:  # the same for all modules
+            logits = self.base_logits(self.corpus.train, device)
+        else:
+            logits = self._class_logits(self.weights_on(device), ids, lengths)
+        return torch.softmax(logits, 1)[:, list(target)].sum(1)
+
+    def teacher_on(self, device: torch.device, target: tuple[int, ...]) -> Callable[[Tensor, Tensor], Tensor]:
+        """`base_probability` as a function of words (T, n) and lengths (n,) on a device that reads nothing back."""
+        weights = self.weights_on(device)
+        wanted = torch.tensor(target).to(weights[EMBEDDING].device)
+
+        def teacher(words, lengths):
+            pieces = zip(words.split(TAUGHT_AT_ONCE, 1), lengths.split(TAUGHT_AT_ONCE), strict=True)
+            logits = torch.cat([logits_at_once(weights, *piece, self.base.readout) for piece in pieces])
+            return torch.softmax(logits, 1).index_select(1, wanted).sum(1)
+
+        return teacher
+
+    def _class_logits(self, weights: dict[str, Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
+        if self.engine != "cpu":
+            backend = "cuda" if weights[EMBEDDING].is_cuda else "torch"
+            return class_logits(weights, ids, lengths, self.base.readout, backend)
+        with self._projecting:
+            if not self._projected:
+                self._projected["words"] = project_words(weights, "cpu")
+        return class_logits(weights, ids, lengths, self.base.readout, "cpu", self._projected["words"])
+
+
+def copied_to(device: torch.device, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A base's weights by key on another device; all are there when this returns, whichever stream reads them."""
+    return {key: weight.to(device) for key, weight in weights.items()}
