@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import importlib
 import math
 import types
 
@@ -27,7 +26,6 @@ from seam_fast.training import devices, registry
 from seam_fast.training.cuda_graph_trainer import CudaGraphTrainer
 from seam_fast.training.torch_trainer import TorchTrainer
 
-loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
 SHAPES = ((1, False), *world.DEEP)
 ALPHA = {"alpha": 0.2, "lr_mask": 0.1, "lr_head": 0.05, "schedule": "joint"}
 

@@ -5,7 +5,6 @@ threads, memory.
 
 import functools
 import gc
-import importlib
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 
@@ -96,8 +95,6 @@ from seam_fast.backend import unavailable_reason
 from seam_fast.classifier import inference
 from seam_fast.search import module_run
 from seam_fast.training import cuda_trainer
-
-loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
 
 if unavailable_reason("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {unavailable_reason('cuda')}", allow_module_level=True)

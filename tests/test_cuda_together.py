@@ -2,7 +2,6 @@
 test_cuda_trainer.py.
 """
 
-import importlib
 import threading
 
 import pytest
@@ -16,7 +15,6 @@ from seam_fast.search import context, cuda_cohort, module_run, scheduler
 from seam_fast.search.sampling import Sampler
 from seam_fast.training.devices import WorkerDevice
 
-loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
 QUICK = {"epochs": 4, "batch_size": 8, "lr_mask": 0.05}
 ALPHAS = (0.2, 0.5, 1.0, 2.0, 4.0)
 

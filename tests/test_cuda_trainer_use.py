@@ -2,7 +2,6 @@
 another, and the whole SEAM loop over it. Its numbers are in test_cuda_trainer.py.
 """
 
-import importlib
 import math
 import threading
 import time
@@ -50,8 +49,6 @@ from seam_fast.search import context, scheduler
 from seam_fast.training import cuda_trainer, registry
 from seam_fast.training.cuda_trainer import CudaTrainer
 from seam_fast.training.devices import CPU
-
-loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from safetensors import safe_open
 import seam_fast as sf
 from seam_fast import CheckpointError, CorpusConfig, DataError, DataWarning, LSTMClassifier, Tokenizer, load_corpus
 from seam_fast.cli.main import main
-from seam_fast.data.corpus import own_config, read_documents
+from seam_fast.data.corpus import own_config
 from seam_fast.data.r8 import plain_text
+from seam_fast.data.read_files import read_documents
 from seam_fast.data.tokenizer import RULES, tokenizer_named
 
 SENTENCE = "Wheat exports: the crop, said (Tonnes)."

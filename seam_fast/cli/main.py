@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from .. import __version__
+from .._version import __version__
 from ..common.cores import usable_cores
 from ..errors import CheckpointError, DataWarning, NoSourceError, SeamFastError, TrainingError
 from ..files.atomic import to_json

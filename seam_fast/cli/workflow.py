@@ -12,8 +12,10 @@ from pathlib import Path
 from ..classifier.model import LSTMClassifier, evaluate_classifier, predict_logits
 from ..classifier.training import train_classifier
 from ..common.progress import is_terminal, say
-from ..data.corpus import Corpus, CorpusConfig, Documents, load_corpus, read_documents
+from ..data.corpus import Corpus, CorpusConfig, load_corpus
+from ..data.documents import Documents
 from ..data.r8 import find_documents, load_r8
+from ..data.read_files import read_documents
 from ..data.synthetic import synthetic_documents, synthetic_r8
 from ..errors import CheckpointError, DataError, TrainingError
 from ..files.atomic import to_json, unfinished, write_atomically

@@ -12,13 +12,10 @@ import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from ..errors import DataError, DataWarning
+from .documents import Documents
 from .tokenizer import JOINERS, Tokenizer
-
-if TYPE_CHECKING:
-    from .corpus import Documents
 
 # What columns are called. A line of such names alone is a header.
 COLUMN_NAMES = frozenset(

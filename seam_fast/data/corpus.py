@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,72 +26,15 @@ from . import checks
 from ..common.arguments import shown, whole_number
 from ..common.default_device import on_the_cpu
 from ..errors import DataError, TrainingError
+from .corpus_config import CorpusConfig
+from .documents import Documents, VocabularyOwner
+from .read_files import read_documents, read_labelled
 from .tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from ..classifier.model import LSTMClassifier
 
 PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
 CHARACTERS_READ = 256  # of each document, where characters are the words and nothing else is asked for
 OF_NO_CLASS = -1  # label of a document whose class the base does not know
 FEW_READ = 0.25  # share of the texts that is read, below which this is said; of R8 it is .46
-
-_CHOICES = {
-    "text": ("whole", "label_stripped"),
-    "vocabulary": ("train", "train_and_test"),
-    "padding": ("own", "word"),
-}
-
-
-@dataclass(frozen=True)
-class CorpusConfig:
-    """How documents become ids.
-
-    text: "whole", or "label_stripped": every occurrence of a document's label string is deleted from its text, inside
-        words too (the public split's treatment: `acquire` of class acq becomes `uire`).
-    vocabulary: "train", or "train_and_test": train's words, then test's, in order of first appearance, with an
-        end mark after each document that takes an id and is never fed (the reference's).
-    padding: "own": id 0 is padding, id 1 the unknown word; "word": rows are filled up with id 0, which is a real word,
-        and words outside the vocabulary are skipped (the reference's).
-    max_length: words kept of each document, from the front.
-    tokenizer: how a text becomes words, a `Tokenizer`, the name of a rule, or a function. The default here is what
-        texts need that were prepared before; without a configuration the loaders choose (see `own_config`).
-    min_count: times that a word has to occur in the texts that the vocabulary is made of.
-
-    Raises DataError for a value outside these.
-    """
-
-    text: str = "whole"
-    vocabulary: str = "train"
-    padding: str = "own"
-    max_length: int = 64
-    tokenizer: Tokenizer | str | Callable[[str], Iterable[str]] = "spaces"
-    min_count: int = 1
-
-    def __post_init__(self) -> None:
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                choices = " or ".join(f'"{value}"' for value in allowed)
-                raise DataError(f"corpus setting {name} must be {choices}, not {getattr(self, name)!r}.")
-        for name in ("max_length", "min_count"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise DataError(f"corpus setting {name} must be a whole number of at least 1, not {value!r}.")
-            object.__setattr__(self, name, int(value))
-        object.__setattr__(self, "tokenizer", Tokenizer.of(self.tokenizer))
-
-    def as_dict(self) -> dict[str, Any]:
-        """What JSON can hold, and ``CorpusConfig(**...)`` takes; of a tokenizer that is a function, its name."""
-        return {each.name: getattr(self, each.name) for each in fields(self)} | {"tokenizer": self.tokenizer.as_card()}
-
-    @classmethod
-    def for_protocol(cls, protocol: str) -> CorpusConfig:
-        """The settings of protocol "seam" (the defaults) or "reference" (the public split's, 32 words)."""
-        if protocol == "seam":
-            return cls()
-        if protocol == "reference":
-            return cls(text="label_stripped", vocabulary="train_and_test", padding="word", max_length=32)
-        raise DataError(f'protocol must be "seam" or "reference", not {protocol!r}.')
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,24 +49,6 @@ class Split:
 
     def __len__(self) -> int:
         return self.labels.shape[0]
-
-
-@dataclass(frozen=True, eq=False)
-class Documents:
-    """Raw documents of one split, and where each came from, for error messages.
-
-    places: what to call document i; None means line i + 1 of `path`.
-    label_stripped: the label string is already gone from the texts.
-    """
-
-    labels: list[str]
-    texts: list[str]
-    path: str
-    places: Sequence[str] | None = None
-    label_stripped: bool = False
-
-    def place(self, i: int) -> str:
-        return self.places[i] if self.places is not None else f"{self.path}, line {i + 1}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +121,7 @@ def load_corpus(
     protocol: str | None = None,
     config: CorpusConfig | None = None,
     smallest_class: int | None = None,
-    base: LSTMClassifier | None = None,
+    base: VocabularyOwner | None = None,
     **options: Any,
 ) -> Corpus:
     """Reads the corpus `name` from a folder.
@@ -226,7 +151,7 @@ def load_corpus(
     return build_corpus(name, train, test, config, source=source, smallest_class=smallest_class, base=base)
 
 
-def refuse_beside_base(base: LSTMClassifier | None, protocol: str | None, smallest_class: int | None = None) -> None:
+def refuse_beside_base(base: VocabularyOwner | None, protocol: str | None, smallest_class: int | None = None) -> None:
     """Raises DataError for arguments that a base leaves no choice in, and for a smallest_class that is no number."""
     if base is not None and protocol is not None:
         raise DataError(
@@ -268,7 +193,7 @@ def with_options(config: CorpusConfig, options: dict[str, Any]) -> CorpusConfig:
     return replace(config, **options)
 
 
-def load_split(path: str | os.PathLike, base: LSTMClassifier) -> Split:
+def load_split(path: str | os.PathLike, base: VocabularyOwner) -> Split:
     """Any file of labelled documents, `label<TAB>text`, as a base sees it, to judge the base or its modules on.
 
     Texts are split and numbered as those that the base was trained on, labels are numbered by its class names. Classes
@@ -279,7 +204,7 @@ def load_split(path: str | os.PathLike, base: LSTMClassifier) -> Split:
     return split_for(base, read_labelled(path))
 
 
-def split_for(base: LSTMClassifier, documents: Documents) -> Split:
+def split_for(base: VocabularyOwner, documents: Documents) -> Split:
     """Documents as a base sees them; see `load_split`."""
     config, index = base.corpus_config, base.word_index()
     if checks.is_header(documents):
@@ -290,7 +215,7 @@ def split_for(base: LSTMClassifier, documents: Documents) -> Split:
     return Split(*_encode(words, index, config), torch.from_numpy(_labels_for(base, documents)))
 
 
-def _labels_for(base: LSTMClassifier, documents: Documents) -> np.ndarray:
+def _labels_for(base: VocabularyOwner, documents: Documents) -> np.ndarray:
     """Each document's class number (N,), `OF_NO_CLASS` where the base does not know the class."""
     names = base.names_or_refuse()
     numbers, foreign = _number(documents, names, "the base")
@@ -307,105 +232,6 @@ def _labels_for(base: LSTMClassifier, documents: Documents) -> np.ndarray:
     return numbers
 
 
-def read_documents(data_dir: str | os.PathLike, name: str) -> tuple[Documents, Documents]:
-    """The raw train and test documents of corpus `name` in a folder, in whichever layout it has (see load_corpus)."""
-    folder = Path(data_dir).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"the data folder {folder} does not exist or is no folder: give the one that holds {name}.")
-    tried = []
-    for pattern in (f"{name}-{{}}-all-terms.txt", "{}.txt"):
-        paths = [folder / pattern.format(split) for split in ("train", "test")]
-        there = [path.is_file() for path in paths]
-        if all(there):
-            return read_labelled(paths[0]), read_labelled(paths[1])
-        if any(there):
-            raise DataError(f"{paths[there.index(False)]} is missing, though {paths[there.index(True)].name} is there.")
-        tried.append(" and ".join(path.name for path in paths))
-    if (folder / "train_txt.txt").is_file() or (folder / "train_label.txt").is_file():
-        return _read_one_file_each(folder, "train"), _read_one_file_each(folder, "test")
-    raise DataError(
-        f"{folder} holds no corpus {name!r}: looked for {', for '.join(tried)}, and for train_txt.txt with "
-        "train_label.txt; put the files there or name another folder."
-    )
-
-
-def read_labelled(path: str | os.PathLike) -> Documents:
-    """Reads a `label<TAB>text` file, one document a line. Raises DataError naming the file and the line."""
-    lines = _read_lines(Path(path))
-    labels, texts = [], []
-    for number, line in enumerate(lines, 1):
-        label, tab, text = line.partition("\t")
-        if not tab:
-            hint = checks.separator_hint(lines)
-            raise DataError(f"{path}, line {number}: no tab; every line must be a label, a tab and the text{hint}.")
-        label = label.strip()
-        if not label:
-            hint = " (is this a header line, or are there row numbers?)" if number == 1 else ""
-            raise DataError(f"{path}, line {number}: the label before the tab is empty{hint}.")
-        labels.append(label)
-        texts.append(text)
-    documents = Documents(labels, texts, str(path))
-    checks.check_labels(documents)
-    return documents
-
-
-def _read_one_file_each(folder: Path, split: str) -> Documents:
-    """The public LSTM repository's layout: a list of file names, a list of labels, and a file for each document."""
-    names_path, labels_path, texts_folder = (
-        folder / f"{split}_txt.txt",
-        folder / f"{split}_label.txt",
-        folder / f"{split}_txt",
-    )
-    names = [line.strip() for line in _read_lines(names_path)]
-    labels = [line.strip() for line in _read_lines(labels_path)]
-    if len(names) != len(labels):
-        raise DataError(f"{names_path} lists {len(names)} documents, but {labels_path} has {len(labels)} labels.")
-    texts = []
-    for number, (name, label) in enumerate(zip(names, labels, strict=True), 1):
-        if not label:
-            raise DataError(f"{labels_path}, line {number}: the label is empty.")
-        if not name or Path(name).name != name:  # a list that points outside its folder is not this layout
-            raise DataError(f"{names_path}, line {number}: {name!r} is no file name in {texts_folder}.")
-        texts.append(_read_text(texts_folder / name, named_by=f"{names_path}, line {number}"))
-    places = [f"{labels_path}, line {number}" for number in range(1, len(labels) + 1)]
-    documents = Documents(labels, texts, str(labels_path), places, label_stripped=True)
-    checks.check_labels(documents)
-    return documents
-
-
-def _read_text(path: Path, named_by: str = "") -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        reason = f", which {named_by} names," if named_by else ""
-        raise DataError(f"{path}{reason} cannot be read: {error.strerror or error}.") from error
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4096]:
-        raise DataError(f"{path}, line 1: this is UTF-16, UTF-32 or no text at all; convert the file to UTF-8.")
-    try:
-        return data.decode("utf-8-sig")  # a byte-order mark would otherwise become part of the first label
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; convert the file to UTF-8."
-        ) from error
-
-
-def _read_lines(path: Path) -> list[str]:
-    text = _read_text(path)
-    lines = text.split("\n")  # not splitlines(): that also splits at characters which are no line ends here
-    while lines and not lines[-1].strip("\r "):
-        lines.pop()
-    if not lines:
-        raise DataError(f"{path}, line 1: the file is empty.")
-    for number, line in enumerate(lines, 1):
-        if "\r" in line and "\t" in line.rstrip("\r").partition("\r")[2]:
-            raise DataError(
-                f"{path}, line {number}: a carriage return stands between two documents; end all lines with a line "
-                "feed (as tr '\\r' '\\n' does)."
-            )
-    return lines
-
-
 def build_corpus(
     name: str,
     train: Documents,
@@ -415,7 +241,7 @@ def build_corpus(
     source: str,
     synthetic: bool = False,
     smallest_class: int | None = None,
-    base: LSTMClassifier | None = None,
+    base: VocabularyOwner | None = None,
 ) -> Corpus:
     """Turns raw documents into a Corpus. Raises DataError as load_corpus does."""
     checks.check_documents(train, test)
@@ -476,7 +302,7 @@ def _class_names(train: Documents, smallest_class: int) -> tuple[str, ...]:
 
 
 def _number_all(
-    documents: Documents, class_names: Sequence[str], train: Documents, base: LSTMClassifier | None
+    documents: Documents, class_names: Sequence[str], train: Documents, base: VocabularyOwner | None
 ) -> np.ndarray:
     """Each document's class number (N,); DataError for a class that is not among the names."""
     by_base = base is not None and base.class_names is not None
@@ -565,7 +391,7 @@ def _warn_of_little_read(documents: Documents, words: list[list[str]], config: C
     if heeded < FEW_READ * total:
         checks.warn(
             f"{documents.path}: only the first {config.max_length} words of each document are read, and that is "
-            f"{100 * read / total:.0f} % of the texts (the tokenizer is {config.tokenizer.name}); choose a larger "
+            f"{100 * heeded / total:.0f} % of the texts (the tokenizer is {config.tokenizer.name}); choose a larger "
             "max_length (--max-length) if the rest matters."
         )
 

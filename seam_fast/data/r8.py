@@ -26,24 +26,15 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .corpus import (
-    Corpus,
-    CorpusConfig,
-    Documents,
-    build_corpus,
-    read_documents,
-    read_labelled,
-    refuse_beside_base,
-    with_options,
-)
+from .corpus import Corpus, CorpusConfig, build_corpus, refuse_beside_base, with_options
+from .documents import Documents
+from .read_files import read_documents, read_labelled
 from ..errors import DataError, NoSourceError
 from ..files.atomic import write_atomically
+from .documents import Documents, VocabularyOwner
 from .tokenizer import letters_only
-
-if TYPE_CHECKING:
-    from ..classifier.model import LSTMClassifier
 
 Log = Callable[[str], object]
 
@@ -80,7 +71,7 @@ def load_r8(
     protocol: str | None = None,
     config: CorpusConfig | None = None,
     log: Log | None = None,
-    base: LSTMClassifier | None = None,
+    base: VocabularyOwner | None = None,
     **options: Any,
 ) -> Corpus:
     """R8 as a Corpus, from the first source that has it (see the top of this file).

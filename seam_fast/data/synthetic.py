@@ -9,15 +9,14 @@ some typical words in common, so that the classes can be learned, but not by one
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .corpus import Corpus, CorpusConfig, Documents, build_corpus, refuse_beside_base, with_options
+from .corpus import Corpus, CorpusConfig, build_corpus, refuse_beside_base, with_options
+from .documents import Documents
+from .documents import Documents, VocabularyOwner
 from .r8 import CLASSES, r8_config
-
-if TYPE_CHECKING:
-    from ..classifier.model import LSTMClassifier
 
 SIZES = {"train": (2840, 1596, 251, 108, 41, 253, 190, 206), "test": (1083, 696, 75, 36, 10, 121, 81, 87)}
 
@@ -32,7 +31,7 @@ def synthetic_r8(
     protocol: str | None = None,
     config: CorpusConfig | None = None,
     seed: int = 0,
-    base: LSTMClassifier | None = None,
+    base: VocabularyOwner | None = None,
     **options: Any,
 ) -> Corpus:
     """A generated corpus of R8's shape (see the top of this file); the same seed gives the same corpus.
