@@ -12,6 +12,7 @@ import tables_job as job
 import tables_op as op
 import tables_quality as quality
 import tables_step as step
+from report.headline import headline
 from tables import curves as curve_tables
 from tables import same_point
 from words import command, joined, number, ratio
@@ -148,6 +149,7 @@ def study_by_class(record: dict) -> str:
 # Blocks --------------------------------------------------------------------------------------------------------------
 
 BLOCKS = {
+    "headline": headline,
     "base": lambda: block("quality_base_strong", quality.bases_sentence, quality.bases),
     "base_public": lambda: quality.bases_sentence(load("quality_base_public")),
     "base_blind": lambda: quality.blind(load("quality_base_public")),

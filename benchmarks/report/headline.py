@@ -1,0 +1,94 @@
+"""The README's one table: a headline of each page in docs/benchmarks/, from the records."""
+
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+from words import number, percent, ratio
+
+RECORDS = Path(__file__).resolve().parents[1] / "records"
+PAGES = "docs/benchmarks"  # from the repository's root, where the README is
+
+Row = tuple[str, str, str, str]  # what was measured, the figure, the page's name and address
+
+
+def headline() -> str:
+    """The block, markers excluded."""
+    rows = [quality(), cpu_step(), whole_run(), cpu_op(), *gpu_op(), gpu_step()]
+    lines = [f"| {what} | {figure} | [{name}]({PAGES}/{page}) |" for what, figure, name, page in rows]
+    return "\n" + "\n".join(["| what | figure | more |", "|---|---|---|", *lines]) + "\n"
+
+
+def load(name: str) -> dict:
+    """A committed record."""
+    return json.loads((RECORDS / f"{name}.json").read_text())
+
+
+def quality() -> Row:
+    """What modules keep and how good they are, with the class that loses most."""
+    record = load("quality_modules")
+    names = [row["name"] for row in record["seeds"][0]["modules"]]
+    changes = {
+        name: 100 * (statistics.fmean(run["modules"][k]["f1"] - run["modules"][k]["base_f1"] for run in record["seeds"]))
+        for k, name in enumerate(names)
+    }
+    worst = min(changes, key=changes.get)
+    figure = (
+        f"{percent(record['kept']['mean'])} % of the weights kept, mean F1 {record['f1']['mean']:.3f} "
+        f"(base {record['base_f1']:.3f}); most lost by {worst}, **{changes[worst]:.1f} points**"
+    )
+    what = f"modules of the {len(names)} classes of R8, {len(record['seeds'])} seeds"
+    return what, figure, "Quality", "quality.md#modules"
+
+
+def cpu_step() -> Row:
+    """The engine beside the reference's step."""
+    row = load("step")["rows"][0]
+    against = row["against"]
+    figure = (
+        f"{number(row['ms']['native']['median'])} ms: {ratio(against['reference']['native'])} times as fast as the "
+        f"reference, {ratio(against['reference_best']['native'])} times as the reference at its best"
+    )
+    what = f"a training step, batch {row['batch_size']}, one CPU core"
+    return what, figure, "A training step", "training-step.md#at-the-references-sizes"
+
+
+def whole_run() -> Row:
+    """All classes by the reference's procedure."""
+    run = load("job")["eight"]
+    figure = f"{run['figures']['seconds']:.0f} s for {run['figures']['steps']:,} steps"
+    what = f"the reference's procedure, {len(run['rows'])} classes, 300 epochs, {run['workers']} CPU cores"
+    return what, figure, "Whole runs", "whole-runs.md"
+
+
+def cpu_op() -> Row:
+    """The op beside torch."""
+    found = [row["ratio"] for row in load("masked_lstm")["rows"]]
+    what = f"the op, forward and backward, beside torch and its masking, one CPU core, {len(found)} shapes"
+    return what, f"{span(found)} times as fast", "The op", "op.md#one-set-of-scores"
+
+
+def gpu_op() -> Iterator[Row]:
+    """The op beside cuDNN, a row for each dtype."""
+    rows = [row for row in load("cuda_lstm")["rows"] if not row["fault"] and not row["tf32"]]
+    for dtype in sorted({row["dtype"] for row in rows}, reverse=True):
+        found = [row["ratio"]["cudnn"] for row in rows if row["dtype"] == dtype and "cudnn" in row["ratio"]]
+        what = f"the op on an H100, {dtype}, beside cuDNN alone, {len(found)} shapes"
+        yield what, f"{span(found)} times as fast", "On a GPU", "gpu.md#the-op"
+
+
+def gpu_step() -> Row:
+    """The engine beside graphs of cuDNN."""
+    step = next(row for row in load("cuda_engine")["rows"] if row["piece"] == "step" and not row["fault"])
+    figure = (
+        f"{number(step['us']['engine']['median'])} us: {ratio(step['ratio']['graph_rows'])} times as fast as a recorded "
+        f"graph of cuDNN and fused Adam, {ratio(step['ratio']['reference'])} times as the reference"
+    )
+    return "the same training step on an H100", figure, "On a GPU", "gpu.md#a-training-step"
+
+
+def span(found: list[dict]) -> str:
+    """The least and the greatest ratio, bold where a loss."""
+    ordered = sorted(found, key=lambda figures: figures["median"])
+    return f"{ratio(ordered[0], False)} to {ratio(ordered[-1], False)}"
