@@ -490,6 +490,7 @@ def run_reengineer(arguments) -> int:
     from .reengineer import engines_on_card, reengineer
     from .workflow import (
         ModuleFiles,
+        can_draw,
         check_run,
         corpus_for_base,
         describe_base,
@@ -523,7 +524,8 @@ def run_reengineer(arguments) -> int:
         if done:
             say(f"{len(done)} of {len(targets)} modules are there already: kept")
     todo = [target for target in targets if target not in done]
-    check_run([paths[target] for target in todo], folder, base, draw=not arguments.no_plots)
+    draw = not arguments.no_plots and can_draw(say)
+    check_run([paths[target] for target in todo], folder, base, draw)
     if todo:
         say(f"re-engineering {len(todo)} targets from a base with {describe_base(base)}")
     mark = "SYNTHETIC: " if corpus.synthetic else ""
@@ -554,7 +556,7 @@ def run_reengineer(arguments) -> int:
     finally:
         files.save_all(made)
     record, metrics, written = save_run(modules, base, corpus, folder, arguments.command_line)
-    if not arguments.no_plots:
+    if draw:
         written += draw_run(modules, metrics, folder, say)
     for path in written:
         say(f"{mark}wrote {path}")
