@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by the scripts: finds or makes a Python environment with torch, and installs this checkout into it.
 # Sourced, not run. Sets PYTHON. SEAM_FAST_TORCH chooses the torch to install where there is none (default 2.13.0).
 

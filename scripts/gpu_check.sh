@@ -18,7 +18,7 @@
 # blocks form clusters), LIMIT (seconds that a part may take; default 580).
 # A part that fails keeps no later one from running; the exit code is then 1.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 folder=""
 parts=()
@@ -213,7 +213,7 @@ for part in "${parts[@]}"; do
     "do_$part" >"$folder/$part.log" 2>&1
     code=$?
     tail -n 40 "$folder/$part.log"
-    line="$part: $([ $code -eq 0 ] && echo done || echo "FAILED with exit code $code") after $((SECONDS - begin)) s"
+    line="$part: $([ $code -eq 0 ] && echo "done" || echo "FAILED with exit code $code") after $((SECONDS - begin)) s"
     [ $code -eq 0 ] || failed+=("$part")
     echo "$line" | tee -a "$folder/summary.txt"
 done
