@@ -15,8 +15,10 @@ copy="$PWD/build/oldest"
 PYTHON="$folder/bin/python"
 if [ ! -x "$PYTHON" ]; then
     echo "making $folder"
-    if command -v "python$python" >/dev/null; then
-        "python$python" -m venv "$folder" || fail "cannot make a virtual environment (on Debian: apt install python3-venv)"
+    # pyenv puts a command on the path that works only where it is told the version.
+    if PYENV_VERSION="$python" "python$python" -c "" 2>/dev/null; then
+        PYENV_VERSION="$python" "python$python" -m venv "$folder" ||
+            fail "cannot make a virtual environment (on Debian: apt install python3-venv)"
     elif command -v uv >/dev/null; then
         uv venv --seed --python "$python" "$folder"
     else
