@@ -21,7 +21,7 @@ import pytest
 import torch
 
 import seam_fast as sf
-from seam_fast.cli import main, make_parser
+from seam_fast.cli.main import main, make_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
