@@ -10,14 +10,17 @@ from words import number, percent, ratio
 RECORDS = Path(__file__).resolve().parents[1] / "records"
 PAGES = "docs/benchmarks"  # from the repository's root, where the README is
 
-Row = tuple[str, str, str, str]  # what was measured, the figure, the page's name and address
+Row = tuple[str, str, str, str, str]  # what was measured, the figure, the page's name and address, the record
 
 
 def headline() -> str:
     """The block, markers excluded."""
     rows = [quality(), cpu_step(), whole_run(), cpu_op(), *gpu_op(), gpu_step()]
-    lines = [f"| {what} | {figure} | [{name}]({PAGES}/{page}) |" for what, figure, name, page in rows]
-    return "\n" + "\n".join(["| what | figure | more |", "|---|---|---|", *lines]) + "\n"
+    lines = ["| what | figure | more | record |", "|---|---|---|---|"]
+    for what, figure, name, page, record in rows:
+        place = f"benchmarks/records/{record}.json"
+        lines.append(f"| {what} | {figure} | [{name}]({PAGES}/{page}) | [{record}]({place}) |")
+    return "\n".join(["", *lines, "", "*Rendered from these records by `python scripts/bench_report.py`.*", ""])
 
 
 def load(name: str) -> dict:
@@ -39,7 +42,7 @@ def quality() -> Row:
         f"(base {record['base_f1']:.3f}); most lost by {worst}, **{changes[worst]:.1f} points**"
     )
     what = f"modules of the {len(names)} classes of R8, {len(record['seeds'])} seeds"
-    return what, figure, "Quality", "quality.md#modules"
+    return what, figure, "Quality", "quality.md#modules", "quality_modules"
 
 
 def cpu_step() -> Row:
@@ -51,7 +54,7 @@ def cpu_step() -> Row:
         f"reference, {ratio(against['reference_best']['native'])} times as the reference at its best"
     )
     what = f"a training step, batch {row['batch_size']}, one CPU core"
-    return what, figure, "A training step", "training-step.md#at-the-references-sizes"
+    return what, figure, "A training step", "training-step.md#at-the-references-sizes", "step"
 
 
 def whole_run() -> Row:
@@ -59,14 +62,14 @@ def whole_run() -> Row:
     run = load("job")["eight"]
     figure = f"{run['figures']['seconds']:.0f} s for {run['figures']['steps']:,} steps"
     what = f"the reference's procedure, {len(run['rows'])} classes, 300 epochs, {run['workers']} CPU cores"
-    return what, figure, "Whole runs", "whole-runs.md"
+    return what, figure, "Whole runs", "whole-runs.md", "job"
 
 
 def cpu_op() -> Row:
     """The op beside torch."""
     found = [row["ratio"] for row in load("masked_lstm")["rows"]]
     what = f"the op, forward and backward, beside torch and its masking, one CPU core, {len(found)} shapes"
-    return what, f"{span(found)} times as fast", "The op", "op.md#one-set-of-scores"
+    return what, f"{span(found)} times as fast", "The op", "op.md#one-set-of-scores", "masked_lstm"
 
 
 def gpu_op() -> Iterator[Row]:
@@ -75,7 +78,7 @@ def gpu_op() -> Iterator[Row]:
     for dtype in sorted({row["dtype"] for row in rows}, reverse=True):
         found = [row["ratio"]["cudnn"] for row in rows if row["dtype"] == dtype and "cudnn" in row["ratio"]]
         what = f"the op on an H100, {dtype}, beside cuDNN alone, {len(found)} shapes"
-        yield what, f"{span(found)} times as fast", "On a GPU", "gpu.md#the-op"
+        yield what, f"{span(found)} times as fast", "On a GPU", "gpu.md#the-op", "cuda_lstm"
 
 
 def gpu_step() -> Row:
@@ -86,7 +89,7 @@ def gpu_step() -> Row:
         f"{number(step['us']['engine']['median'])} us: {ratio(of['graph_rows'])} times as fast as a recorded graph of "
         f"cuDNN and fused Adam, {ratio(of['reference'])} times as the reference"
     )
-    return "the same training step on an H100", figure, "On a GPU", "gpu.md#a-training-step"
+    return "the same training step on an H100", figure, "On a GPU", "gpu.md#a-training-step", "cuda_engine"
 
 
 def span(found: list[dict]) -> str:
