@@ -4,7 +4,7 @@
     python scripts/bench_report.py           # writes what has changed, and says what
     python scripts/bench_report.py --check   # writes nothing; exit code 1 where README or pictures say otherwise
 
-Between `<!-- bench:NAME -->` and `<!-- /bench -->` it puts block NAME of benchmarks/readme_blocks.py.
+Between `<!-- bench:NAME -->` and `<!-- /bench -->` it puts block NAME of benchmarks/report/blocks.py.
 """
 
 import argparse
@@ -13,11 +13,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT))
 
-import readme_blocks as blocks  # noqa: E402
-from pictures import source_of  # noqa: E402
-
+from benchmarks.report import blocks  # noqa: E402
+from benchmarks.report.pictures import source_of  # noqa: E402
 from seam_fast.cli import run_guarded  # noqa: E402
 from seam_fast.errors import SeamFastError  # noqa: E402
 from seam_fast.files import write_atomically  # noqa: E402

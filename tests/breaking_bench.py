@@ -3,8 +3,7 @@
 import os
 import time
 
-import cuda_lstm
-
+from benchmarks.cuda import lstm as cuda_lstm
 from seam_fast import report
 
 WAYS = ("seam", "cudnn", "whole", "seam_eager", "cudnn_eager", "seam_forward", "cudnn_forward")

@@ -1,10 +1,14 @@
 """Where tests find real data, and the small invented world that the others share."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+# `benchmarks`, which is never installed; at the end, so that tests of an installed seam_fast are not of the checkout's.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 
 def pytest_configure(config):

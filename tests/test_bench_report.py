@@ -17,8 +17,7 @@ RECORDS = ROOT / "benchmarks" / "records"
 
 
 @pytest.fixture
-def report(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+def report():
     spec = importlib.util.spec_from_file_location("bench_report", ROOT / "scripts" / "bench_report.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -38,7 +37,7 @@ def test_the_readme_says_what_the_records_say(report, capsys):
 
 
 def test_every_block_is_in_the_readme_and_names_its_command(report):
-    import readme_blocks
+    from benchmarks.report import blocks as readme_blocks
 
     found = dict(report.MARKED.findall((ROOT / "README.md").read_text(encoding="utf-8")))
     assert set(found) == set(readme_blocks.BLOCKS)
@@ -61,7 +60,7 @@ def test_what_was_typed_by_hand_is_found_and_written_over(report, copies, capsys
 
 
 def test_a_picture_of_another_record_is_found(report, copies, monkeypatch, tmp_path, capsys):
-    import readme_blocks
+    from benchmarks.report import blocks as readme_blocks
 
     options, _ = copies
     records = tmp_path / "records"
@@ -89,8 +88,7 @@ def test_it_says_what_is_wrong(report, tmp_path, text, sentence, capsys):
 
 
 def test_a_loss_is_bold_and_named(report):
-    import tables_op
-    import words
+    from benchmarks.report import tables_op, words
 
     record = json.loads((RECORDS / "masked_lstm.json").read_text())
     record["rows"][2]["ratio"] = dict.fromkeys(("median", "min", "max", "q1", "q3"), 0.8)
@@ -101,8 +99,8 @@ def test_a_loss_is_bold_and_named(report):
 
 
 def test_sentences_follow_the_records(report):
-    import readme_blocks
-    import tables_quality
+    from benchmarks.report import blocks as readme_blocks
+    from benchmarks.report import tables_quality
 
     record = json.loads((RECORDS / "step.json").read_text())
     for row, ratio in zip(record["rows"], (3.6, 12.2, 5.0), strict=True):
@@ -127,10 +125,12 @@ def test_sentences_follow_the_records(report):
 
 
 def test_the_command_of_every_rendered_record_is_one_of_today_and_its_commit_clean(report):
-    import readme_blocks
-    import words
+    from benchmarks.report import blocks as readme_blocks
+    from benchmarks.report import words
 
     assert words.command({"command": "a b --out benchmarks/records/x.json --c 1"}) == "a b --c 1"
+    older = {"command": "python benchmarks/quality.py base --records benchmarks/records"}
+    assert words.command(older) == "python -m benchmarks.quality base"
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     names = set(re.findall(r"record `(\w+)\.json`", text))
     assert names >= {"step", "masked_lstm", "curves", "job", "quality_study"}
@@ -143,7 +143,10 @@ def test_the_command_of_every_rendered_record_is_one_of_today_and_its_commit_cle
             parsed = cli.make_parser().parse_args(arguments)
             assert not getattr(parsed, "quick", False) and not record["quick"]
         else:
-            assert program == "python" and (ROOT / arguments[0]).is_file()
+            assert program == "python" and arguments[0] == "-m", name
+            module = importlib.util.find_spec(arguments[1])
+            main = f"{arguments[1]}.__main__"
+            assert module and (not module.submodule_search_locations or importlib.util.find_spec(main)), name
 
 
 def spread(median):
@@ -151,7 +154,7 @@ def spread(median):
 
 
 def test_where_cudnn_is_faster_is_bold_and_named(report):
-    import tables_cuda
+    from benchmarks.report import tables_cuda
 
     record = json.loads((RECORDS / "cuda_lstm.json").read_text())
     record["rows"] = [row for row in record["rows"] if not row["fault"]]
@@ -184,7 +187,7 @@ def test_where_cudnn_is_faster_is_bold_and_named(report):
 
 
 def test_a_gpu_record_of_the_engine_is_rendered_with_and_without_rivals_that_are_less_exact(report):
-    import tables_cuda
+    from benchmarks.report import tables_cuda
 
     record = json.loads((RECORDS / "cuda_engine.json").read_text())
     (step,) = [row for row in record["rows"] if row["piece"] == "step"]
@@ -234,7 +237,7 @@ def test_without_matplotlib_nothing_is_written(report, copies, monkeypatch, caps
 
 
 def test_pictures_are_drawn_from_every_kind_of_record(report, tmp_path):
-    import pictures
+    from benchmarks.report import pictures
 
     for name, function in (("masked_lstm", pictures.op), ("step", pictures.step)):
         record = json.loads((RECORDS / f"{name}.json").read_text())

@@ -22,11 +22,6 @@ RECORDS = ROOT / "benchmarks" / "records"
 SPREAD = {"median", "min", "max", "q1", "q3"}
 
 
-@pytest.fixture(autouse=True)
-def _scripts_are_importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-
-
 def check_spread(figures: dict) -> None:
     assert set(figures) == SPREAD
     assert 0 < figures["min"] <= figures["q1"] <= figures["median"] <= figures["q3"] <= figures["max"]
@@ -47,7 +42,7 @@ def bench(tmp_path, capsys):
 
 def check_op_record(record: dict, shapes: list[str]) -> None:
     """What the schema does not tell: that the figures of a record fit together."""
-    import schema
+    from benchmarks.harness import schema
 
     schema.check(record)
     machine, peak = record["machine"], record["machine"]["peak"]
@@ -75,7 +70,7 @@ def check_op_record(record: dict, shapes: list[str]) -> None:
 
 @pytest.mark.slow
 def test_ops_side_by_side_write_a_whole_record_and_tables(bench):
-    import schema
+    from benchmarks.harness import schema
 
     code, record, said = bench("op", "--smoke")
     assert code == 0
@@ -97,7 +92,7 @@ def test_ops_side_by_side_write_a_whole_record_and_tables(bench):
 
 
 def test_a_rival_with_wrong_results_is_left_out_and_the_others_are_timed(bench, monkeypatch):
-    import rivals
+    from benchmarks.baselines import lstm as rivals
 
     def wrong(problem):
         return [result * 2 for result in rivals.rival(problem)]
@@ -114,7 +109,7 @@ def test_a_rival_with_wrong_results_is_left_out_and_the_others_are_timed(bench, 
 
 @pytest.mark.parametrize("record", sorted(RECORDS.glob("masked_lstm*.json")), ids=lambda p: p.stem)
 def test_the_committed_op_records_are_whole(record):
-    from shapes import SHAPES
+    from benchmarks.harness.shapes import SHAPES
 
     record = json.loads(record.read_text())
     check_op_record(record, list(SHAPES))
@@ -155,7 +150,7 @@ def test_bench_says_where_the_benchmarks_are_if_they_are_not_here(monkeypatch, t
 
 
 def test_without_a_kind_all_are_measured(monkeypatch):
-    import runner
+    from benchmarks.cpu import runner
 
     seen = []
     monkeypatch.setattr(
@@ -167,7 +162,7 @@ def test_without_a_kind_all_are_measured(monkeypatch):
 
 
 def test_instruction_sets_are_limited_for_all_rivals_in_a_fresh_process(monkeypatch):
-    import machine
+    from benchmarks.harness import machine
 
     seen = {}
 
@@ -184,7 +179,14 @@ def test_instruction_sets_are_limited_for_all_rivals_in_a_fresh_process(monkeypa
 def test_the_suite_runs_with_machine_and_backend_in_its_json(tmp_path):
     pytest.importorskip("pytest_benchmark")
     out = tmp_path / "suite.json"
-    command = [sys.executable, "-m", "pytest", "-q", "benchmarks/bench_masked_lstm.py", "benchmarks/bench_layers.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "benchmarks/pytest/bench_masked_lstm.py",
+        "benchmarks/pytest/bench_layers.py",
+    ]
     command += ["-k", "tiny and not compiled"]
     command += ["-p", "no:cacheprovider", f"--benchmark-json={out}", "--benchmark-max-time=0.001"]
     command += ["--benchmark-min-rounds=1", "--benchmark-warmup=off", "--benchmark-calibration-precision=1"]
@@ -206,9 +208,8 @@ def test_the_suites_are_not_collected_with_the_tests():
 
 
 def test_a_wrong_result_voids_the_time():
-    import rivals
-    from shapes import SMOKE
-
+    from benchmarks.baselines import lstm as rivals
+    from benchmarks.harness.shapes import SMOKE
     from seam_fast import SeamFastError
 
     for shape in SMOKE.values():
@@ -227,14 +228,14 @@ def test_a_wrong_result_voids_the_time():
 
 
 def test_clamps_act_in_the_shapes_that_are_timed():
-    import rivals
-    from shapes import SHAPES
+    from benchmarks.baselines import lstm as rivals
+    from benchmarks.harness.shapes import SHAPES
 
     assert rivals.Truth(SHAPES["r8"]).clamped > 0
 
 
 def test_memory_meter_counts_what_is_held_at_once_and_not_what_is_returned():
-    import measure
+    from benchmarks.harness import measure
 
     measure.check_memory_meter()
     source, keep = torch.ones(1000, 100), []
@@ -257,7 +258,7 @@ def test_memory_meter_counts_what_is_held_at_once_and_not_what_is_returned():
 
 
 def test_runs_take_turns():
-    import measure
+    from benchmarks.harness import measure
 
     calls = []
     runs = {name: (lambda name=name: calls.append(name) or name) for name in "ab"}
@@ -268,8 +269,8 @@ def test_runs_take_turns():
 
 
 def test_spread_and_operations():
-    import measure
-    from shapes import SHAPES
+    from benchmarks.harness import measure
+    from benchmarks.harness.shapes import SHAPES
 
     assert measure.spread([3.0, 1.0, 2.0], 10) == {"median": 20, "min": 10, "max": 30, "q1": 15, "q3": 25}
     assert measure.spread([2.0])["q1"] == 2
@@ -284,7 +285,7 @@ def test_spread_and_operations():
 
 
 def test_peak_is_at_least_what_a_matrix_product_reaches():
-    import measure
+    from benchmarks.harness import measure
 
     peak = measure.Peak()
     peak.burst()
@@ -308,7 +309,7 @@ def small():
 @pytest.mark.parametrize("schedule", ["port", "joint"])
 @pytest.mark.parametrize("name", ["Reference", "ReferenceBest"])
 def test_the_rivals_take_the_reference_step(name, schedule):
-    import reference_step
+    from benchmarks.baselines import reference_step
 
     weights, head = world.make_weights(), world.make_head()
     options = {"alpha": 0.7, "lr_mask": 0.1, "lr_head": 0.02, "schedule": schedule}
@@ -335,14 +336,14 @@ def test_the_rivals_take_the_reference_step(name, schedule):
 
 
 def test_the_reference_reads_at_the_end_only():
-    import reference_step
+    from benchmarks.baselines import reference_step
 
     with pytest.raises(ValueError, match="reads documents at the end, not 'last_word'"):
         reference_step.Reference(world.make_weights(), world.make_head(), read="last_word", **reference_step.OPTIONS)
 
 
 def test_rows_that_never_occur_change_nothing(small):
-    from reference_step import Workload
+    from benchmarks.baselines.reference_step import Workload
 
     few = Workload(*small)
     many = Workload(*small, vocabulary=few.weights[world.EMBEDDING].shape[0] + 50)
@@ -358,8 +359,7 @@ def test_rows_that_never_occur_change_nothing(small):
 
 
 def test_a_wrong_step_voids_the_time(small):
-    from reference_step import ReferenceBest, Workload, first_steps, long_run
-
+    from benchmarks.baselines.reference_step import ReferenceBest, Workload, first_steps, long_run
     from seam_fast import SeamFastError
 
     class Loss(ReferenceBest):
@@ -406,7 +406,7 @@ def test_a_wrong_step_voids_the_time(small):
 
 def check_step_record(record: dict) -> None:
     """What the schema does not tell: that the figures of a record fit together."""
-    import schema
+    from benchmarks.harness import schema
 
     schema.check(record)
     assert record["machine"]["threads"] == 1 and record["machine"]["processes"] in ("one", "own")
@@ -443,7 +443,7 @@ def check_step_record(record: dict) -> None:
 
 @pytest.mark.slow
 def test_steps_side_by_side_write_a_whole_record_and_tables(bench):
-    import step
+    from benchmarks.cpu import step
 
     code, record, said = bench("step", "--smoke", "--batch-sizes", "16", "--processes", "one")
     assert code == 0
@@ -483,7 +483,7 @@ def test_the_committed_step_records_are_whole(record):
 
 
 def test_a_native_engine_that_is_not_there_is_left_out_with_the_reason(monkeypatch, bench):
-    import reference_step
+    from benchmarks.baselines import reference_step
 
     monkeypatch.setattr(reference_step, "why_not_train", lambda dtype: "no compiler")
     code, record, said = bench("step", "--smoke", "--rivals", "native")
@@ -495,7 +495,7 @@ def test_a_native_engine_that_is_not_there_is_left_out_with_the_reason(monkeypat
 
 @pytest.mark.slow
 def test_curves_write_a_whole_record(bench):
-    import curves
+    from benchmarks.cpu import curves
 
     code, record, said = bench("step", "--curves", "--smoke", "--axes", "hidden", "modules")
     assert code == 0 and record["synthetic"] and list(record["curves"]) == ["hidden", "modules"]
@@ -513,8 +513,8 @@ def test_curves_write_a_whole_record(bench):
 def test_modules_side_by_side_count_the_steps_of_all(small, name, monkeypatch):
     import contextlib
 
-    import curves
-    from reference_step import Workload
+    from benchmarks.baselines.reference_step import Workload
+    from benchmarks.cpu import curves
 
     monkeypatch.setattr(curves, "usable_cores", lambda: 2)
     workload = Workload(*small)
@@ -526,8 +526,8 @@ def test_modules_side_by_side_count_the_steps_of_all(small, name, monkeypatch):
 
 
 def test_rows_that_change_others_void_the_time(small, monkeypatch):
-    import step
-    from reference_step import Workload
+    from benchmarks.baselines.reference_step import Workload
+    from benchmarks.cpu import step
 
     few, many = Workload(*small), Workload(*small, vocabulary=small[0].vocab_size + 50)
     step.check_same_bits(few, many, "best_torch", 5)
@@ -537,7 +537,7 @@ def test_rows_that_change_others_void_the_time(small, monkeypatch):
 
 
 def test_a_place_for_no_record_is_told_before_the_time_is_spent(tmp_path, capsys):
-    import records
+    from benchmarks.harness import records
 
     (tmp_path / "file").write_text("")
     for place in (tmp_path, tmp_path / "file" / "record.json"):
@@ -549,7 +549,7 @@ def test_a_place_for_no_record_is_told_before_the_time_is_spent(tmp_path, capsys
 
 
 def test_a_process_that_dies_is_an_error_of_one_sentence():
-    import measure
+    from benchmarks.harness import measure
 
     assert measure.in_fresh_process(abs, -3) == 3
     with pytest.raises(SeamFastError, match="ended with code -9: too little memory"):
@@ -567,7 +567,7 @@ def kill_oneself():
 
 
 def test_verdicts():
-    import step
+    from benchmarks.cpu import step
 
     assert [step.verdict(value, 90, 130)["reached"] for value in (89, 90, 130)] == ["below", "must", "aim"]
     assert [step.verdict(value, 20, 8)["reached"] for value in (21, 20, 8)] == ["below", "must", "aim"]
@@ -577,7 +577,17 @@ def test_verdicts():
 def test_the_suite_of_steps_runs(tmp_path):
     pytest.importorskip("pytest_benchmark")
     out = tmp_path / "suite.json"
-    command = [sys.executable, "-m", "pytest", "-q", "benchmarks/bench_step.py", "-k", "b64", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "benchmarks/pytest/bench_step.py",
+        "-k",
+        "b64",
+        "-p",
+        "no:cacheprovider",
+    ]
     command += [f"--benchmark-json={out}", "--benchmark-max-time=0.001", "--benchmark-min-rounds=1"]
     command += ["--benchmark-warmup=off", "--benchmark-calibration-precision=1"]
     environment = os.environ | {"SEAM_FAST_BENCH_BASE": "tiny"}
@@ -595,7 +605,7 @@ def test_the_suite_of_steps_runs(tmp_path):
 
 def check_job_record(record: dict) -> None:
     """What the schema does not tell: that the figures of a record fit together."""
-    import schema
+    from benchmarks.harness import schema
 
     schema.check(record)
     part = record["eight"]
@@ -638,7 +648,7 @@ def test_jobs_are_recorded(bench):
 
 
 def test_a_run_that_was_cut_short_is_told_to_its_end():
-    import job_one
+    from benchmarks.cpu import job_one
 
     one = {"seconds": 10.0, "ends": [3.0, 5.0, 7.0]}  # two seconds before the first epoch and three after the last
     assert job_one.an_epoch(one) == 2 and job_one.whole(one, 3) == 10 and job_one.whole(one, 300) == 10 + 297 * 2
@@ -650,7 +660,7 @@ def test_a_run_that_was_cut_short_is_told_to_its_end():
 def test_a_race_ends_where_all_have_been():
     import types
 
-    import job_f1
+    from benchmarks.cpu import job_f1
 
     def racer(*f1):
         return types.SimpleNamespace(f1=list(f1), seconds=[1.0, 2.0, 3.0])
@@ -663,7 +673,7 @@ def test_a_race_ends_where_all_have_been():
 def test_eight_classes_are_measured_as_they_are_trained(small):
     import argparse
 
-    import job
+    from benchmarks.cpu import job
 
     part = job.measure_eight(*small, argparse.Namespace(epochs=3, threads=1, seed=0, backend="torch"))
     assert [row["class"] for row in part["rows"]] == ["k0", "k1", "k2", "k3"] and part["engine"] == "torch"
@@ -676,9 +686,8 @@ def test_eight_classes_are_measured_as_they_are_trained(small):
 def test_the_loop_of_the_reference_gives_what_reengineer_gives(small, way):
     import copy
 
-    from reference_loop import ReferenceLoop
-
     import seam_fast as sf
+    from benchmarks.baselines.reference_loop import ReferenceLoop
 
     base, corpus = copy.deepcopy(small[0]).double(), small[1]
     for target in range(corpus.num_classes):
@@ -722,7 +731,7 @@ def sleeper(log, name, steps):
 
 @pytest.mark.parametrize("own", [False, True])
 def test_blocks_take_turns_and_times_are_by_the_step(own, tmp_path):
-    import measure
+    from benchmarks.harness import measure
 
     log, runs = tmp_path / "log", {}
     for name, steps in (("a", 1), ("b", 5)):
@@ -743,7 +752,7 @@ def test_blocks_take_turns_and_times_are_by_the_step(own, tmp_path):
 
 
 def test_bytes_of_tensors_counts_every_storage_once():
-    import measure
+    from benchmarks.harness import measure
 
     shared, own = torch.ones(1000), torch.ones(100)
 
@@ -762,7 +771,7 @@ def test_bytes_of_tensors_counts_every_storage_once():
 
 
 def test_the_peak_of_before_can_be_forgotten():
-    import measure
+    from benchmarks.harness import measure
 
     held = torch.ones(50_000_000)
     del held
@@ -774,14 +783,14 @@ def test_the_peak_of_before_can_be_forgotten():
 
 
 def test_other_work_is_counted_by_cores():
-    import measure
+    from benchmarks.harness import measure
 
     busy = measure.busy_cores(0.2)
     assert busy is None or 0 <= busy <= os.cpu_count()
 
 
 def test_resident_memory_follows_what_is_held():
-    import measure
+    from benchmarks.harness import measure
 
     before = measure.resident()
     held = torch.ones(10_000_000)
@@ -796,8 +805,8 @@ def test_resident_memory_follows_what_is_held():
 
 
 def test_vmap_is_compared_before_it_is_timed(monkeypatch):
-    import vmap_scores
-    from shapes import SMOKE
+    from benchmarks.cpu import vmap_scores
+    from benchmarks.harness.shapes import SMOKE
 
     monkeypatch.setattr(vmap_scores.measure, "in_turn", lambda ways, *_: pytest.fail(f"timed: {sorted(ways)}"))
     options = vmap_scores.argparse.Namespace(quick=True, alone=False)

@@ -26,11 +26,6 @@ LENGTHS = {"seam", "seam_eager", "packed_eager", "padded"}
 
 
 @pytest.fixture(autouse=True)
-def _scripts_are_importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-
-
-@pytest.fixture(autouse=True)
 def _settings_stay():
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     yield
@@ -42,7 +37,7 @@ def bench(tmp_path, capsys):
     """Runs the script dry: exit code, record, text, and what it said."""
 
     def run(*arguments, dry=True):
-        import cuda_lstm
+        from benchmarks.cuda import lstm as cuda_lstm
 
         out = tmp_path / "record.json"
         code = cuda_lstm.main([*(["--dry"] if dry else []), *arguments, "--out", str(out)])
@@ -56,13 +51,13 @@ def bench(tmp_path, capsys):
 
 def check_record(record: dict) -> None:
     """Every field that a reader of the record counts on."""
-    import cuda_grid
-    import schema
+    from benchmarks.harness import cuda_grid, schema
+    from benchmarks.report import words
 
     schema.check(record)
     assert record["format"] == "seam-fast cuda lstm 1" and record["method"] and record["left_out"]["flashrnn"]
     for run in record["runs"]:
-        assert run["command"].startswith("python benchmarks/cuda_lstm.py") and run["settings"]["seed"] == 1
+        assert words.command(run).startswith("python -m benchmarks.cuda.lstm") and run["settings"]["seed"] == 1
         for key in ("date", "cpu", "torch", "seam_fast", "commit", "gpu", "cuda", "cudnn", "sources", "load", "build"):
             assert key in run["machine"], key
     assert len({row["key"] for row in record["rows"]}) == len(record["rows"])
@@ -84,7 +79,7 @@ def check_record(record: dict) -> None:
 
 
 def test_a_dry_run_writes_a_whole_record_and_its_tables(bench):
-    import cuda_grid
+    from benchmarks.harness import cuda_grid
 
     code, record, text, said = bench()
     assert code == 0
@@ -102,7 +97,7 @@ def test_a_dry_run_writes_a_whole_record_and_its_tables(bench):
 
 
 def test_rivals_alone(bench, monkeypatch):
-    import cuda_rivals
+    from benchmarks.baselines import cuda_lstm as cuda_rivals
 
     monkeypatch.setattr(cuda_rivals, "seam", None)
     code, record, text, _ = bench("--rivals-only", "--groups", "anchors", "lengths", "--dtypes", "float16")
@@ -114,7 +109,7 @@ def test_rivals_alone(bench, monkeypatch):
 
 
 def test_a_run_may_stop_and_another_go_on(bench, tmp_path, monkeypatch):
-    import cuda_lstm
+    from benchmarks.cuda import lstm as cuda_lstm
 
     part = ["--groups", "anchors", "tf32"]
     code, record, text, said = bench(*part, "--minutes", "1e-9")
@@ -138,7 +133,7 @@ def test_a_run_may_stop_and_another_go_on(bench, tmp_path, monkeypatch):
 
 
 def test_a_wrong_result_has_no_time_and_a_rival_that_fails_no_say(bench, monkeypatch):
-    import cuda_rivals
+    from benchmarks.baselines import cuda_lstm as cuda_rivals
 
     seam = cuda_rivals.seam
 
@@ -179,7 +174,7 @@ def test_without_a_gpu_it_says_so(bench):
 
 
 def test_the_grid_is_what_was_set():
-    import cuda_grid
+    from benchmarks.harness import cuda_grid
 
     rows = {(128, 256): "h128", (129, 1): "h256", (257, 64): "h512", (512, 65): "wide", (513, 64): "h1024"}
     for (hidden, batch), row in (rows | {(384, 128): "between"}).items():
@@ -241,7 +236,7 @@ class FakeCuda:
 
 
 def test_a_call_is_recorded_after_it_was_made(monkeypatch):
-    import cuda_lstm
+    from benchmarks.cuda import lstm as cuda_lstm
 
     fake = FakeCuda(monkeypatch)
     replay, results = cuda_lstm.capture(lambda: fake.log.append("call") or ["results"])
@@ -261,7 +256,7 @@ def test_a_call_is_recorded_after_it_was_made(monkeypatch):
 
 def test_a_recorded_call_holds_what_it_reads(monkeypatch):
     """A graph knows only addresses: an index that was freed would be read as what lies there now."""
-    import cuda_lstm
+    from benchmarks.cuda import lstm as cuda_lstm
 
     FakeCuda(monkeypatch)
 
@@ -281,7 +276,7 @@ def test_a_recorded_call_holds_what_it_reads(monkeypatch):
 
 def test_a_rival_that_goes_wrong_while_it_is_timed_is_left_out_alone(bench, monkeypatch):
     """What is ours keeps its figures; where ours goes wrong, there are none."""
-    import cuda_lstm
+    from benchmarks.cuda import lstm as cuda_lstm
 
     def run(spoilt):
         def prepare(self, name, way, problem):
@@ -304,8 +299,9 @@ def test_a_rival_that_goes_wrong_while_it_is_timed_is_left_out_alone(bench, monk
 @pytest.mark.slow
 def test_a_shape_that_fails_spoils_no_other(bench, monkeypatch):
     import breaking_bench
-    import cuda_grid
-    import cuda_lstm
+
+    from benchmarks.cuda import lstm as cuda_lstm
+    from benchmarks.harness import cuda_grid
 
     anchors, tf32 = cuda_grid.GROUPS["anchors"], cuda_grid.GROUPS["tf32"]
     groups = {"anchors": anchors[:6], "tf32": tf32[:1], "lengths": cuda_grid.GROUPS["lengths"][:1]}
@@ -325,8 +321,9 @@ def test_a_shape_that_fails_spoils_no_other(bench, monkeypatch):
 @pytest.mark.slow
 def test_where_no_process_can_be_begun_the_record_stays(bench, monkeypatch):
     import breaking_bench
-    import cuda_grid
-    import cuda_lstm
+
+    from benchmarks.cuda import lstm as cuda_lstm
+    from benchmarks.harness import cuda_grid
 
     monkeypatch.setattr(cuda_lstm, "GROUPS", {"anchors": cuda_grid.GROUPS["anchors"][:6]})
     monkeypatch.setattr(cuda_lstm, "Bench", breaking_bench.Bench)
@@ -347,7 +344,7 @@ def test_where_no_process_can_be_begun_the_record_stays(bench, monkeypatch):
 
 
 def test_events_time_blocks(monkeypatch):
-    import cuda_lstm
+    from benchmarks.cuda import lstm as cuda_lstm
 
     FakeCuda(monkeypatch)
     calls = []
@@ -357,7 +354,7 @@ def test_events_time_blocks(monkeypatch):
 
 def test_the_branches_of_the_gpu_run_on_a_pretended_one(bench, monkeypatch):
     """All of a run but what a graph and a GPU themselves do."""
-    import cuda_lstm
+    from benchmarks.cuda import lstm as cuda_lstm
 
     FakeCuda(monkeypatch)
     real = cuda_lstm.Bench
@@ -512,9 +509,9 @@ def test_a_compiled_part_that_works_is_not_built_again(pretended_check, tmp_path
 
 
 def test_each_benchmark_has_its_part_and_its_options(pretended_check):
-    commands = ["benchmarks/cuda_lstm.py --out", "benchmarks/cuda_engine.py --out"]
+    commands = ["-m benchmarks.cuda.lstm --out", "-m benchmarks.cuda.engine --out"]
     done, log = pretended_check("bench", "engine", "--", "--groups", "anchors")
-    lines = [line for line in log.splitlines() if "benchmarks/" in line]
+    lines = [line for line in log.splitlines() if "-m benchmarks." in line]
     assert done.returncode == 0 and all(word in line for word, line in zip(commands, lines, strict=True))
     assert lines[0].endswith("--groups anchors") and lines[1].endswith("--minutes 7")
     _, log = pretended_check("engine", "--", "--pieces", "study")
@@ -540,7 +537,7 @@ def engine_bench(tmp_path, capsys):
     """Runs the engine's benchmark dry: exit code, record, text, and what it said."""
 
     def run(*arguments, dry=True):
-        import cuda_engine
+        from benchmarks.cuda import engine as cuda_engine
 
         out = tmp_path / "engine.json"
         code = cuda_engine.main([*(["--dry"] if dry else []), *arguments, "--out", str(out)])
@@ -554,12 +551,13 @@ def engine_bench(tmp_path, capsys):
 
 def check_engine_record(record: dict) -> None:
     """Every field that a reader of the record counts on."""
-    import schema
+    from benchmarks.harness import schema
+    from benchmarks.report import words
 
     schema.check(record)
     assert record["format"] == "seam-fast cuda engine 1" and record["method"]
     for run in record["runs"]:
-        assert run["command"].startswith("python benchmarks/cuda_engine.py")
+        assert words.command(run).startswith("python -m benchmarks.cuda.engine")
         assert run["settings"]["tf32"] == {"matmul": False, "cudnn": False, "but_in": sorted(BY_TF32)}
         for key in ("date", "cpu", "torch", "seam_fast", "commit", "gpu", "cuda", "cudnn", "sources", "load", "build"):
             assert key in run["machine"], key
@@ -624,7 +622,7 @@ def test_the_engines_dry_run_writes_a_whole_record_and_its_table(engine_bench):
 
 
 def test_the_engines_run_may_stop_and_another_go_on(engine_bench, tmp_path, monkeypatch):
-    import cuda_engine
+    from benchmarks.cuda import engine as cuda_engine
 
     monkeypatch.setattr(cuda_engine.cuda_lstm, "hash_of_sources", lambda: "the same")  # whoever edits them meanwhile
     code, record, text, _ = engine_bench("--minutes", "1e-9")
@@ -648,7 +646,7 @@ def test_the_engines_run_may_stop_and_another_go_on(engine_bench, tmp_path, monk
 
 
 def test_a_run_that_takes_too_long_is_cut_and_estimated(engine_bench, monkeypatch):
-    import cuda_engine
+    from benchmarks.cuda import engine as cuda_engine
 
     def over(watch, job, figures):
         watch.jobs[id(job)] = job
@@ -663,8 +661,8 @@ def test_a_run_that_takes_too_long_is_cut_and_estimated(engine_bench, monkeypatc
 
 
 def test_wrong_results_of_the_engine_have_no_times(engine_bench, monkeypatch):
-    import cuda_engine
-    import cuda_engine_rivals
+    from benchmarks.baselines import cuda_engine as cuda_engine_rivals
+    from benchmarks.cuda import engine as cuda_engine
 
     class Spoilt(cuda_engine.TorchTrainer):
         made = 0
@@ -703,7 +701,7 @@ def test_wrong_results_of_the_engine_have_no_times(engine_bench, monkeypatch):
 
 def spoil_rivals(monkeypatch, factor):
     """Adds to all scores of the captured rivals so many times what is allowed to the engine."""
-    import cuda_engine_rivals
+    from benchmarks.baselines import cuda_engine as cuda_engine_rivals
 
     class Spoilt(cuda_engine_rivals.Captured):
         def whole_scores(self):
@@ -742,9 +740,9 @@ def test_a_rival_of_another_algorithm_is_left_out_with_the_reason(engine_bench, 
 
 def test_tf32_is_no_float32_of_less_exactness(monkeypatch):
     """What a rival may be off is between what cuDNN's float32 is (6 times what the engine may) and tf32 (900 times)."""
-    import cuda_engine_rivals
-    from reference_step import Workload, first_steps
-    from sources import smoke_base
+    from benchmarks.baselines import cuda_engine as cuda_engine_rivals
+    from benchmarks.baselines.reference_step import Workload, first_steps
+    from benchmarks.harness.bases import smoke_base
 
     truth = first_steps(Workload(*smoke_base()), 5, 6)
     coarse = cuda_engine_rivals.for_rivals(truth)
@@ -758,7 +756,7 @@ def switches() -> tuple[bool, bool]:
 
 def by_tf32_alone(monkeypatch, scores=None, gradient=None):
     """Spoils the engine's stand-in where tf32 is allowed; returns the switches in each of its epochs."""
-    import cuda_engine
+    from benchmarks.cuda import engine as cuda_engine
 
     seen = []
 
@@ -784,10 +782,10 @@ def by_tf32_alone(monkeypatch, scores=None, gradient=None):
 @pytest.mark.parametrize("factor", [2, 0.5, float("nan")])
 @pytest.mark.parametrize("key", ["lstm.weight_hh_l0", "word_embeddings.weight", "hidden2label.bias", "head weight"])
 def test_a_wrong_gradient_by_tf32_is_refused(monkeypatch, key, factor):
-    import cuda_engine
-    import cuda_engine_rivals
-    from reference_step import Workload
-    from sources import smoke_base
+    from benchmarks.baselines import cuda_engine as cuda_engine_rivals
+    from benchmarks.baselines.reference_step import Workload
+    from benchmarks.cuda import engine as cuda_engine
+    from benchmarks.harness.bases import smoke_base
 
     by_tf32_alone(monkeypatch, gradient=(key, factor))
     gradients = cuda_engine_rivals.Gradients(Workload(*smoke_base()), 5, 6)
@@ -812,7 +810,6 @@ def test_a_fault_by_tf32_costs_its_own_time_and_the_exit_code(engine_bench, monk
     earlier = tmp_path / "earlier.json"
     earlier.write_text(json.dumps(record))
     monkeypatch.undo()
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     by_tf32_alone(monkeypatch, scores=0.05)
     code, record, _, _ = engine_bench("--pieces", "step", "--more", str(earlier))  # what failed is measured again
     check_engine_record(record)
@@ -821,7 +818,7 @@ def test_a_fault_by_tf32_costs_its_own_time_and_the_exit_code(engine_bench, monk
 
 
 def test_the_switch_is_on_for_the_ways_of_tf32_alone(engine_bench, monkeypatch):
-    import cuda_engine_rivals
+    from benchmarks.baselines import cuda_engine as cuda_engine_rivals
 
     real, seen = cuda_engine_rivals.Captured, []
 
@@ -851,7 +848,7 @@ def test_the_switch_is_on_for_the_ways_of_tf32_alone(engine_bench, monkeypatch):
 
 
 def test_an_engine_without_a_kernel_for_tf32_is_left_out(engine_bench, monkeypatch):
-    import cuda_engine
+    from benchmarks.cuda import engine as cuda_engine
 
     way = cuda_engine.Bench.engine
 
@@ -894,7 +891,7 @@ def test_without_a_gpu_the_engines_benchmark_says_so(engine_bench):
 
 def test_the_engines_branches_of_the_gpu_run_on_a_pretended_one(engine_bench, monkeypatch):
     """All of a run but what kernels, graphs and streams do."""
-    import cuda_engine
+    from benchmarks.cuda import engine as cuda_engine
 
     class Fake(FakeCuda):
         class Stream(FakeCuda.Stream):
@@ -953,8 +950,7 @@ def test_the_engines_branches_of_the_gpu_run_on_a_pretended_one(engine_bench, mo
 
 
 def test_a_folder_without_r8_is_an_error_and_nothing_else_is_looked_for(monkeypatch, tmp_path):
-    import cuda_engine
-
+    from benchmarks.cuda import engine as cuda_engine
     from seam_fast import DataError, r8
 
     monkeypatch.setattr(r8, "_from_mirrors", None)
@@ -966,8 +962,9 @@ def test_a_folder_without_r8_is_an_error_and_nothing_else_is_looked_for(monkeypa
 
 
 def test_the_captured_rival_takes_whole_batches_only(engine_bench):
-    import cuda_engine_rivals
     import world
+
+    from benchmarks.baselines import cuda_engine as cuda_engine_rivals
 
     weights, head = world.make_weights(torch.float32), world.make_head(torch.float32)
     rival = cuda_engine_rivals.Captured(weights, head, torch.arange(15), **world.OPTIONS)

@@ -476,10 +476,9 @@ SHORTER = tuple(range(65, 129))
     [{}, {"lengths": SHORTER}, {"batch_first": True, "lengths": SHORTER}, {"I": 300, "H": 40}],
     ids=["all", "lengths", "batch_first", "wide"],
 )
-def test_hardly_more_is_held_than_what_is_saved(host, dtype, changes, monkeypatch):
+def test_hardly_more_is_held_than_what_is_saved(host, dtype, changes):
     """As on a GPU (test_cuda.py), with products of a matrix library, which there takes 16 bits without copies."""
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import measure
+    from benchmarks.harness import measure
 
     module = host("library", "library")
     module.watch(False)

@@ -1,4 +1,4 @@
-"""The ways to train a module on a GPU that are timed against the engine, all as benchmarks/reference_step.py's are:
+"""The ways to train a module on a GPU that are timed against the engine, all as baselines/reference_step.py's are:
 made from weights, head and words on the CPU, with ``run_epoch`` and ``whole_scores``; and how far off they may be.
 """
 
@@ -6,11 +6,11 @@ import contextlib
 import copy
 
 import torch
-from reference_step import Kept, Reference, ReferenceBest, Truth, Workload
 from torch import Tensor
 from torch.backends.cudnn import rnn as cudnn_rnn
 from torch.nn import functional
 
+from benchmarks.baselines.reference_step import Kept, Reference, ReferenceBest, Truth, Workload
 from seam_fast import reference
 from seam_fast.engine import HEAD_NAMES, TorchTrainer, Trainer
 from seam_fast.errors import SeamFastError

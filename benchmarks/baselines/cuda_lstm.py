@@ -1,16 +1,16 @@
 """The ways to compute a masked LSTM that are timed against each other on a GPU, and whether they agree.
 
-As in rivals.py, whose building blocks these are: every way is a function of a Problem that returns a list in the order
-of RESULTS, with None where it cannot give a result.
+As in baselines/lstm.py, whose building blocks these are: every way is a function of a Problem that returns a list in
+the order of RESULTS, with None where it cannot give a result.
 """
 
 import contextlib
 import copy
 
-import rivals
 import torch
 from torch.backends.cudnn import rnn as cudnn_rnn
 
+from benchmarks.baselines import lstm as rivals
 from seam_fast import reference
 
 seam, seam_forward = rivals.seam, rivals.seam_forward

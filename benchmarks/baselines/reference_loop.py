@@ -7,9 +7,9 @@ scores. Written from a description; held against ``seam_fast.reengineer`` by the
 import copy
 
 import torch
-from reference_step import RIVALS
 from torch.nn import functional
 
+from benchmarks.baselines.reference_step import RIVALS
 from seam_fast import draws
 from seam_fast.inference import class_logits
 from seam_fast.sampling import Sampler, balanced, is_target

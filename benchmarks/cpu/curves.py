@@ -13,11 +13,11 @@ import functools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import measure
 import torch
-from reference_step import Truth, Workload, first_steps
-from step import WARM_STEPS, as_record, block_in_own_process, block_of, choose_rivals, is_dense, warm
 
+from benchmarks.baselines.reference_step import Truth, Workload, first_steps
+from benchmarks.cpu.step import WARM_STEPS, as_record, block_in_own_process, block_of, choose_rivals, is_dense, warm
+from benchmarks.harness import measure
 from seam_fast.classifier import LSTMClassifier
 from seam_fast.cores import usable_cores
 from seam_fast.corpus import CorpusConfig

@@ -9,15 +9,14 @@ The base is one of the public recipe (trained if the file is not there); reading
 
 import time
 
-import job_f1
-import job_one
-import measure
 import torch
-from reference_step import Workload, first_steps
-from sources import load_base
-from step import as_record, choose_parts, choose_rivals, verdict
 
 import seam_fast as sf
+from benchmarks.baselines.reference_step import Workload, first_steps
+from benchmarks.cpu import job_f1, job_one
+from benchmarks.cpu.step import as_record, choose_parts, choose_rivals, verdict
+from benchmarks.harness import measure
+from benchmarks.harness.bases import load_base
 from seam_fast.backend import choose_engine
 from seam_fast.errors import SeamFastError
 from seam_fast.workflow import say

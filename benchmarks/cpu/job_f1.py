@@ -2,10 +2,9 @@
 
 import time
 
-import measure
-from reference_step import Workload
-from step import AGAINST
-
+from benchmarks.baselines.reference_step import Workload
+from benchmarks.cpu.step import AGAINST
+from benchmarks.harness import measure
 from seam_fast.errors import SeamFastError
 from seam_fast.metrics import module_metrics
 from seam_fast.sampling import is_target

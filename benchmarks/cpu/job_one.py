@@ -2,12 +2,11 @@
 
 import time
 
-import measure
-from reference_loop import ReferenceLoop
-from reference_step import is_native
-from step import AGAINST
-
 import seam_fast as sf
+from benchmarks.baselines.reference_loop import ReferenceLoop
+from benchmarks.baselines.reference_step import is_native
+from benchmarks.cpu.step import AGAINST
+from benchmarks.harness import measure
 from seam_fast.errors import SeamFastError
 from seam_fast.workflow import say
 

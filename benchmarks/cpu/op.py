@@ -11,11 +11,11 @@ and clamps for the gradients of the scores. Before any time counts, the results 
 
 import statistics
 
-import measure
-import rivals
 import torch
-from shapes import QUICK, SHAPES, SMOKE
 
+from benchmarks.baselines import lstm as rivals
+from benchmarks.harness import measure
+from benchmarks.harness.shapes import QUICK, SHAPES, SMOKE
 from seam_fast.errors import SeamFastError
 from seam_fast.workflow import say
 

@@ -4,16 +4,9 @@ import shlex
 import time
 from pathlib import Path
 
-import curves
-import guard
-import job
-import machine
-import measure
-import op
-import records
-import step
-import tables
-
+from benchmarks.cpu import curves, job, op, step
+from benchmarks.harness import guard, machine, measure, records
+from benchmarks.report import tables
 from seam_fast import cli
 from seam_fast.errors import SeamFastError
 from seam_fast.workflow import say

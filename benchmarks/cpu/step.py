@@ -5,18 +5,18 @@
     seam-fast bench step --isa avx2
 
 Real R8 as the reference treats it, class acq against as many others, weights of a base of the public recipe (trained if
-the file is not there). The rivals are in benchmarks/reference_step.py. Before any time counts, all of them are compared
-with float64. Then memory a module, and what a vocabulary of a million words costs.
+the file is not there). The rivals are in benchmarks/baselines/reference_step.py. Before any time counts, all of them
+are compared with float64. Then memory a module, and what a vocabulary of a million words costs.
 """
 
 import functools
 
-import measure
 import torch
-from reference_step import RIVALS, Workload, first_steps, is_native, long_run, usable
-from shapes import BATCH_SIZES
-from sources import load_base
 
+from benchmarks.baselines.reference_step import RIVALS, Workload, first_steps, is_native, long_run, usable
+from benchmarks.harness import measure
+from benchmarks.harness.bases import load_base
+from benchmarks.harness.shapes import BATCH_SIZES
 from seam_fast.errors import SeamFastError
 from seam_fast.keys import EMBEDDING, WEIGHT_KEYS
 from seam_fast.workflow import say
@@ -54,8 +54,8 @@ METHOD = (
     "seam_fast.reference in float64; allowed is twice the reference's own float32 error and a floor. 'long': the "
     "same of a run longer than the warm-up, at a learning rate at which no score flips, against best_torch in "
     "float64; allowed is twice its float32 error and a floor. Errors and floors: Truth in "
-    "benchmarks/reference_step.py. Memory: growth of the resident memory when modules of the class with the most "
-    "words are added and have trained, in a fresh process, and the bytes of the tensors that a module can reach "
+    "benchmarks/baselines/reference_step.py. Memory: growth of the resident memory when modules of the class with the "
+    "most words are added and have trained, in a fresh process, and the bytes of the tensors that a module can reach "
     "beyond the base. Vocabulary: the same documents, rows added to the table whose words never occur, alpha / N "
     "kept as it is; ratio: step time with them / without, of the same round. Before the clock runs, the scores of "
     "the words that occur must be the same to the bit after an epoch with those rows and without."

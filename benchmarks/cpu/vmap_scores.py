@@ -1,7 +1,7 @@
 """Many sets of scores on one frozen base: torch.func.vmap beside the loop over single calls, forward and backward.
 
-    python benchmarks/vmap_scores.py                 # some minutes
-    python benchmarks/vmap_scores.py --quick --threads 1 2
+    python -m benchmarks.cpu.vmap_scores                 # some minutes
+    python -m benchmarks.cpu.vmap_scores --quick --threads 1 2
 
 The layer is that of R8 (input 100, hidden 50) and one of 128 units on the same batches; its gradients are those of the
 scores. Before any time counts, what each way gives is compared with float64. Writes runs/bench/vmap_scores.json and
@@ -16,12 +16,11 @@ import sys
 import time
 from pathlib import Path
 
-import measure
-import records
 import torch
-from shapes import SHAPES, Shape
 
 import seam_fast as sf
+from benchmarks.harness import measure, records
+from benchmarks.harness.shapes import SHAPES, Shape
 from seam_fast import _ext, report
 from seam_fast.cli import run_guarded
 from seam_fast.errors import SeamFastError
@@ -55,7 +54,7 @@ def main(argv=None) -> int:
     parser.add_argument("--quick", action="store_true", help="8 modules, few rounds")
     parser.add_argument("--out", default="runs/bench/vmap_scores.json")
     arguments = parser.parse_args(argv)
-    command = shlex.join(["python", "benchmarks/vmap_scores.py", *argv])
+    command = shlex.join(["python", "-m", "benchmarks.cpu.vmap_scores", *argv])
     return run_guarded("vmap_scores", lambda: run(arguments, command))
 
 

@@ -1,6 +1,6 @@
 """How long the training of a base takes, on the CPU and on a GPU, and how good what comes out is.
 
-    python benchmarks/base_training.py --devices cuda cpu --recipes strong public
+    python -m benchmarks.cuda.base_training --devices cuda cpu --recipes strong public
 
 R8 where it is at hand, else invented documents of its sizes. On a GPU a run of one epoch goes before; its time is told,
 too, and holds the start of CUDA and the loading of kernels. Prints a line for each run.

@@ -1,6 +1,6 @@
 """How long whole runs of the default protocol take, training, evaluation and choice: eight classes, and a study.
 
-    python benchmarks/default_protocol.py --backend cuda --settings 1 16
+    python -m benchmarks.cuda.default_protocol --backend cuda --settings 1 16
 
 R8 where it is at hand, else invented documents of its sizes. The base is as drawn: no time depends on what it knows. A
 run of some epochs goes before, twice: what the first takes more is the start of libraries and kernels, on a GPU of CUDA

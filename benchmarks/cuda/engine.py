@@ -1,9 +1,9 @@
 """The SEAM engine on a GPU beside the reference and a captured graph of cuDNN, and how many modules it trains at once.
 
-    python benchmarks/cuda_engine.py --minutes 8                   # most telling piece first; says what it left out
-    python benchmarks/cuda_engine.py --more runs/cuda_engine.json  # what that record lacks
-    python benchmarks/cuda_engine.py --pieces study --epochs 30
-    python benchmarks/cuda_engine.py --dry                         # tiny, on the CPU: shows that the script runs
+    python -m benchmarks.cuda.engine --minutes 8                   # most telling piece first; says what it left out
+    python -m benchmarks.cuda.engine --more runs/cuda_engine.json  # what that record lacks
+    python -m benchmarks.cuda.engine --pieces study --epochs 30
+    python -m benchmarks.cuda.engine --dry                         # tiny, on the CPU: shows that the script runs
 
 R8 where SEAM_FAST_DATA or --data-dir says where it is, else invented documents of its sizes. Writes the record after
 every piece and, beside it, a table of the figures that were set as targets. Ends with exit code 1 if a result was wrong
@@ -26,18 +26,18 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cuda_lstm
-import measure
 import torch
-from cuda_engine_rivals import Gradients, Way, by_tf32, for_rivals, rivals
-from cuda_lstm import first_line, rounded, settled_heap
-from reference_step import Workload, first_steps, long_run
-from rivals import absent
-from sources import smoke_base
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 import seam_fast as sf
+from benchmarks.baselines.cuda_engine import Gradients, Way, by_tf32, for_rivals, rivals
+from benchmarks.baselines.lstm import absent
+from benchmarks.baselines.reference_step import Workload, first_steps, long_run
+from benchmarks.cuda import lstm as cuda_lstm
+from benchmarks.cuda.lstm import first_line, rounded, settled_heap
+from benchmarks.harness import measure
+from benchmarks.harness.bases import smoke_base
 from seam_fast import places, report
 from seam_fast.classifier import LSTMClassifier
 from seam_fast.cli import run_guarded
@@ -119,7 +119,7 @@ def main(argv=None) -> int:
     parser.add_argument("--out", default="runs/cuda_engine.json", help="the record (default: %(default)s)")
     arguments = parser.parse_args(argv)
     arguments.rivals_only = False
-    command = shlex.join(["python", "benchmarks/cuda_engine.py", *argv])
+    command = shlex.join(["python", "-m", "benchmarks.cuda.engine", *argv])
     return run_guarded("cuda_engine", lambda: run(arguments, command))
 
 

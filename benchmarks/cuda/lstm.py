@@ -1,10 +1,10 @@
 """The masked LSTM on a GPU beside cuDNN: both in one process, in turn, forward and backward with all gradients.
 
-    python benchmarks/cuda_lstm.py --minutes 8                 # most telling shapes first; says what it left out
-    python benchmarks/cuda_lstm.py --more runs/cuda_lstm.json  # what that record lacks
-    python benchmarks/cuda_lstm.py --groups anchors h512 --dtypes bfloat16
-    python benchmarks/cuda_lstm.py --rivals-only               # cuDNN alone: needs no kernels of ours
-    python benchmarks/cuda_lstm.py --dry                       # tiny shapes on the CPU: shows that the script runs
+    python -m benchmarks.cuda.lstm --minutes 8                 # most telling shapes first; says what it left out
+    python -m benchmarks.cuda.lstm --more runs/cuda_lstm.json  # what that record lacks
+    python -m benchmarks.cuda.lstm --groups anchors h512 --dtypes bfloat16
+    python -m benchmarks.cuda.lstm --rivals-only               # cuDNN alone: needs no kernels of ours
+    python -m benchmarks.cuda.lstm --dry                       # tiny shapes on the CPU: shows that the script runs
 
 Each group of shapes has a process of its own, and a new one after a shape that leaves none to work with. Writes the
 record after every shape and, beside it, a table of the ratios in each row of targets. Ends with exit code 1 if a result
@@ -26,15 +26,16 @@ import sys
 import time
 from pathlib import Path
 
-import cuda_rivals as ways
-import measure
-import rivals
 import torch
-from cuda_grid import DEFAULT, DTYPES, GROUPS, ROWS, Entry
-from rivals import SEED
-from shapes import Shape
 
 import seam_fast
+from benchmarks import ROOT
+from benchmarks.baselines import cuda_lstm as ways
+from benchmarks.baselines import lstm as rivals
+from benchmarks.baselines.lstm import SEED
+from benchmarks.harness import measure
+from benchmarks.harness.cuda_grid import DEFAULT, DTYPES, GROUPS, ROWS, Entry
+from benchmarks.harness.shapes import Shape
 from seam_fast import report
 from seam_fast.backend import choose_backend
 from seam_fast.cli import run_guarded
@@ -90,7 +91,7 @@ def main(argv=None) -> int:
     parser.add_argument("--commit", help="the commit to write down, where the source lies outside of a git checkout")
     parser.add_argument("--out", default="runs/cuda_lstm.json", help="the record (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    command = shlex.join(["python", "benchmarks/cuda_lstm.py", *argv])
+    command = shlex.join(["python", "-m", "benchmarks.cuda.lstm", *argv])
     return run_guarded("cuda_lstm", lambda: run(arguments, command))
 
 
@@ -505,8 +506,8 @@ def event_seconds(run, loops: int) -> tuple[float, None]:
 
 def hash_of_sources() -> str:
     """Of all that a figure of seam-fast depends on; a commit also changes with what it does not."""
-    found, root = hashlib.sha256(), Path(__file__).resolve().parent.parent
-    for path in sorted([root / "setup.py", *root.glob("csrc/**/*.*"), *root.glob("seam_fast/*.py")]):
+    found, root = hashlib.sha256(), ROOT
+    for path in sorted([root / "setup.py", *root.glob("csrc/**/*.*"), *root.glob("seam_fast/**/*.py")]):
         found.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
     return found.hexdigest()[:16]
 

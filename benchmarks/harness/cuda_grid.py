@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from shapes import Shape
+from benchmarks.harness.shapes import Shape
 
 DTYPES = ("bfloat16", "float32", "float16")
 

@@ -11,13 +11,11 @@ takes then depends on the memory that the others have left.
 import json
 from pathlib import Path
 
-import machine
-import schema
-
+from benchmarks import RECORDS
+from benchmarks.harness import machine, schema
 from seam_fast.errors import SeamFastError
 from seam_fast.workflow import say
 
-RECORDS = Path(__file__).resolve().parent / "records"
 KIND_OF = {
     "seam-fast masked lstm": "op",
     "seam-fast step": "step",

@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 
-import measure
 import torch
 
 import seam_fast
+from benchmarks.harness import measure
 from seam_fast import report
 from seam_fast.backend import choose_backend
 from seam_fast.errors import SeamFastError

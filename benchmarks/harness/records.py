@@ -4,8 +4,7 @@ import json
 import os
 from pathlib import Path
 
-import schema
-
+from benchmarks.harness import schema
 from seam_fast.errors import SeamFastError
 from seam_fast.workflow import say, write_json
 

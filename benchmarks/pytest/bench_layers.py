@@ -1,7 +1,7 @@
 """The other ops under pytest-benchmark, a group an op and shape, one thread: masked embedding and linear, ScoreAdam.
 
-    pytest benchmarks/bench_layers.py --benchmark-json=runs/bench_layers.json
-    pytest benchmarks/bench_layers.py -k adam
+    pytest benchmarks/pytest/bench_layers.py --benchmark-json=runs/bench_layers.json
+    pytest benchmarks/pytest/bench_layers.py -k adam
 
 Each beside what torch has for the same: products with a mask and the plain layer, and torch.optim.Adam. Forward and
 backward where there is a gradient; the results are compared before the clock runs.
@@ -11,11 +11,11 @@ import itertools
 
 import pytest
 import torch
-from shapes import ADAMS, EMBEDDINGS, LINEARS
-from suite import about, one_thread
 from torch.nn import functional
 
 import seam_fast as sf
+from benchmarks.harness.shapes import ADAMS, EMBEDDINGS, LINEARS
+from benchmarks.pytest.suite import about, one_thread
 from seam_fast import ops
 
 _one_thread = pytest.fixture(autouse=True)(one_thread)

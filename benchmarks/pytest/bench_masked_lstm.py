@@ -1,7 +1,7 @@
 """Every way to compute a masked LSTM under pytest-benchmark, a group a shape, one thread.
 
-    pytest benchmarks/bench_masked_lstm.py --benchmark-json=runs/bench.json
-    pytest benchmarks/bench_masked_lstm.py -k "r8 and not forward"
+    pytest benchmarks/pytest/bench_masked_lstm.py --benchmark-json=runs/bench.json
+    pytest benchmarks/pytest/bench_masked_lstm.py -k "r8 and not forward"
 
 For ratios use `seam-fast bench op`: it runs the rivals in turn, this suite one after the other.
 """
@@ -10,9 +10,10 @@ import functools
 import os
 
 import pytest
-import rivals
-from shapes import SHAPES, SMOKE
-from suite import about, one_thread
+
+from benchmarks.baselines import lstm as rivals
+from benchmarks.harness.shapes import SHAPES, SMOKE
+from benchmarks.pytest.suite import about, one_thread
 
 _one_thread = pytest.fixture(autouse=True)(one_thread)
 BACKEND = os.environ.get("SEAM_FAST_BACKEND") or "auto"

@@ -1,7 +1,7 @@
 """A SEAM training step of every rival under pytest-benchmark, a group a batch size, one thread.
 
-    pytest benchmarks/bench_step.py --benchmark-json=runs/bench_step.json
-    pytest benchmarks/bench_step.py -k "b5 and native"
+    pytest benchmarks/pytest/bench_step.py --benchmark-json=runs/bench_step.json
+    pytest benchmarks/pytest/bench_step.py -k "b5 and native"
 
 SEAM_FAST_BENCH_BASE names the base's file (default: data/models/LSTM_classifier.pt); without it, or with "tiny", the
 base and the documents are invented, small, and say nothing about speed. For ratios use `seam-fast bench step`: it runs
@@ -14,11 +14,12 @@ import os
 from pathlib import Path
 
 import pytest
-import sources
-import step
-from reference_step import RIVALS, Workload, first_steps, usable
-from shapes import BATCH_SIZES
-from suite import about, one_thread
+
+from benchmarks.baselines.reference_step import RIVALS, Workload, first_steps, usable
+from benchmarks.cpu import step
+from benchmarks.harness import bases as sources
+from benchmarks.harness.shapes import BATCH_SIZES
+from benchmarks.pytest.suite import about, one_thread
 
 _one_thread = pytest.fixture(autouse=True)(one_thread)
 BASE = os.environ.get("SEAM_FAST_BENCH_BASE") or "data/models/LSTM_classifier.pt"

@@ -2,11 +2,11 @@
 
 import functools
 
-import measure
 import torch
-from machine import gpu
 
 import seam_fast as sf
+from benchmarks.harness import measure
+from benchmarks.harness.machine import gpu
 from seam_fast import _ext, report
 
 

@@ -1,11 +1,11 @@
 """How good bases and modules are, on real R8: several seeds, the test set looked at once a seed.
 
-    python benchmarks/quality.py base        # trains the strong recipe with three seeds
-    python benchmarks/quality.py modules     # all eight classes from the first of those bases, three module seeds
-    python benchmarks/quality.py study       # both protocols, engine and plain PyTorch, with baselines; half an hour
-    python benchmarks/quality.py study --minutes 8 --out runs/study.json            # in pieces: first some ...
-    python benchmarks/quality.py study --more runs/study.json --out runs/study.json # ... then the others
-    python benchmarks/quality.py study --quick                                               # two minutes
+    python -m benchmarks.quality base        # trains the strong recipe with three seeds
+    python -m benchmarks.quality modules     # all eight classes from the first of those bases, three module seeds
+    python -m benchmarks.quality study       # both protocols, engine and plain PyTorch, with baselines; half an hour
+    python -m benchmarks.quality study --minutes 8 --out runs/study.json            # in pieces: first some ...
+    python -m benchmarks.quality study --more runs/study.json --out runs/study.json # ... then the others
+    python -m benchmarks.quality study --quick                                               # two minutes
 
 Bases go to runs/quality/, records to runs/bench/quality_base_<recipe>.json, quality_modules.json and
 quality_study.json; each prints a Markdown table. Settings and epochs are chosen on validation documents only.
@@ -17,11 +17,10 @@ import statistics
 import sys
 from pathlib import Path
 
-import quality_study
-import records
-import tables_quality as tables
-
 import seam_fast as sf
+from benchmarks.harness import records
+from benchmarks.quality import study as quality_study
+from benchmarks.report import tables_quality as tables
 from seam_fast import report
 from seam_fast.cli import run_guarded
 from seam_fast.workflow import corpus_for_base, get_corpus, say, train_base
@@ -49,7 +48,7 @@ def main(argv=None) -> int:
     parser.add_argument("--public-base", default="data/models/LSTM_classifier.pt", help="study: trained if not there")
     parser.add_argument("--out", metavar="FILE", help="study: the record (default: quality_study.json in that folder)")
     arguments = parser.parse_args(argv)
-    command = shlex.join(["python", "benchmarks/quality.py", *argv])
+    command = shlex.join(["python", "-m", "benchmarks.quality", *argv])
     arguments.base_of_seam = arguments.base or BASES / "base_0.safetensors"
     run = {"base": run_bases, "modules": run_modules, "study": quality_study.run}[arguments.what]
     return run_guarded("quality", lambda: run(arguments, command))
@@ -118,7 +117,3 @@ def run_modules(arguments, command: str) -> int:
     records.save(record, out)
     print(tables.modules(record), tables.modules_sentence(record), sep="\n\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

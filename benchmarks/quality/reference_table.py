@@ -1,6 +1,6 @@
 """Reproduces the reference's behaviour on R8: three classes, both schedules, three seeds, protocol ``reference``.
 
-    python benchmarks/reference_table.py --base data/models/LSTM_classifier.pt
+    python -m benchmarks.quality.reference_table --base data/models/LSTM_classifier.pt
 
 The base is one of the public recipe (trained if the file is not there). Accuracies are the reference's: on its balanced
 test subset, of the epoch its rule selects; the precision beside them is of the same module on the whole test set.
@@ -12,10 +12,9 @@ import shlex
 import sys
 from pathlib import Path
 
-import records
-from tables_quality import reference_table
-
 import seam_fast as sf
+from benchmarks.harness import records
+from benchmarks.report.tables_quality import reference_table
 from seam_fast import report
 from seam_fast.cli import run_guarded
 from seam_fast.workflow import corpus_for_base, get_corpus, say, train_base
@@ -37,7 +36,7 @@ def main(argv=None) -> int:
     parser.add_argument("--data-dir")
     parser.add_argument("--out", default="runs/bench/reference_table.json")
     arguments = parser.parse_args(argv)
-    command = shlex.join(["python", "benchmarks/reference_table.py", *argv])
+    command = shlex.join(["python", "-m", "benchmarks.quality.reference_table", *argv])
     return run_guarded("reference_table", lambda: run(arguments, command))
 
 

@@ -1,6 +1,7 @@
-"""How good modules are, in pieces: protocol, engine, seed; all classes, with baselines. ``quality.py study`` runs it.
+"""How good modules are, in pieces: protocol, engine, seed; all classes, with baselines.
 
-The engine trains for 300 epochs and, by protocol seam, for its own budget in steps as well; plain PyTorch for a few.
+``python -m benchmarks.quality study`` runs it. The engine trains for 300 epochs and, by protocol seam, for its own
+budget in steps as well; plain PyTorch for a few.
 """
 
 import json
@@ -8,12 +9,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import records
 import torch
-from quality_baselines import SHOWN, baselines
-from sources import load_base
 
 import seam_fast as sf
+from benchmarks.harness import records
+from benchmarks.harness.bases import load_base
+from benchmarks.quality.baselines import SHOWN, baselines
 from seam_fast import report
 from seam_fast.backend import why_not_train
 from seam_fast.classifier import LSTMClassifier
@@ -75,7 +76,7 @@ def run(arguments, command: str) -> int:
     if arguments.more:
         record = json.loads(Path(arguments.more).read_text())
         if record.get("format") != FORMAT:
-            raise SeamFastError(f"{arguments.more} is not a record of quality.py study")
+            raise SeamFastError(f"{arguments.more} is not a record of benchmarks.quality study")
     this = {"command": command, "machine": report.machine(), "stopped": ""}
     record["runs"].append(this)
     known = {piece["key"] for piece in record["pieces"]}
@@ -93,7 +94,7 @@ def run(arguments, command: str) -> int:
         record["unmeasured"] = [piece.key for piece in todo]
         records.save(record, out)
     records.save(record, out)
-    from tables_quality import study
+    from benchmarks.report.tables_quality import study
 
     print(study(record))
     return 0

@@ -4,20 +4,19 @@ import hashlib
 import json
 from pathlib import Path
 
-import machine
-import pictures
-import schema
-import tables_cuda as cuda
-import tables_job as job
-import tables_op as op
-import tables_quality as quality
-import tables_step as step
-from tables import curves as curve_tables
-from tables import same_point
-from words import command, joined, number, ratio
+from benchmarks import RECORDS
+from benchmarks.harness import machine, schema
+from benchmarks.report import pictures
+from benchmarks.report import tables_cuda as cuda
+from benchmarks.report import tables_job as job
+from benchmarks.report import tables_op as op
+from benchmarks.report import tables_quality as quality
+from benchmarks.report import tables_step as step
+from benchmarks.report.tables import curves as curve_tables
+from benchmarks.report.tables import same_point
+from benchmarks.report.words import command, joined, number, ratio
 
 HERE = Path(__file__).resolve().parent
-RECORDS = HERE / "records"
 PICTURES = "benchmarks/pictures"  # as the README names it
 # Of records that are yet to be made: what makes them.
 COMMANDS = {

@@ -4,8 +4,7 @@ import io
 import itertools
 import math
 
-from words import RIVALS, number
-
+from benchmarks.report.words import RIVALS, number
 from seam_fast.plots import BLUE, GREEN, GREY, ORANGE
 
 COLOURS = {
@@ -128,7 +127,7 @@ def to_f1(record: dict):
 
 def study(record: dict):
     """Bars by class: F1 of base, module and baselines, means over seeds; a panel a protocol."""
-    from tables_quality import BASELINES
+    from benchmarks.report.tables_quality import BASELINES
 
     kinds = [kind for kind in (("reference", 300), ("seam", None)) if _pieces(record, *kind)]
     kinds = kinds or [(piece["protocol"], piece["epochs"]) for piece in record["pieces"][:1]]

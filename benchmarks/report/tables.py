@@ -1,11 +1,10 @@
 """All tables of a record, as ``seam-fast bench`` prints them."""
 
-import machine
-import schema
-import tables_job as job
-import tables_op as op
-import tables_step as step
-from words import RIVALS, number, ratio, table
+from benchmarks.harness import machine, schema
+from benchmarks.report import tables_job as job
+from benchmarks.report import tables_op as op
+from benchmarks.report import tables_step as step
+from benchmarks.report.words import RIVALS, number, ratio, table
 
 
 def whole(record: dict) -> str:

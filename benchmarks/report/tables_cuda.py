@@ -2,11 +2,11 @@
 
 import statistics
 
-import cuda_engine
-import cuda_lstm
-from cuda_grid import ROWS
-from tables_op import sizes
-from words import joined, number, ratio, table
+from benchmarks.cuda import engine as cuda_engine
+from benchmarks.cuda import lstm as cuda_lstm
+from benchmarks.harness.cuda_grid import ROWS
+from benchmarks.report.tables_op import sizes
+from benchmarks.report.words import joined, number, ratio, table
 
 DTYPES = ("float32", "float32 by tf32", "bfloat16", "float16")
 # The ways of the engine's benchmark.

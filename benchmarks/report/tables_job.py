@@ -2,7 +2,7 @@
 
 import statistics
 
-from words import RIVALS, number, percent, ratio, table
+from benchmarks.report.words import RIVALS, number, percent, ratio, table
 
 
 def summary(record: dict) -> str:

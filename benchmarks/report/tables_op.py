@@ -1,6 +1,6 @@
 """Tables of a record of the masked LSTM."""
 
-from words import WAYS, joined, number, ratio, table
+from benchmarks.report.words import WAYS, joined, number, ratio, table
 
 
 def sizes(row: dict) -> str:

@@ -2,7 +2,7 @@
 
 import statistics
 
-from words import percent, table
+from benchmarks.report.words import percent, table
 
 BASELINES = {
     "vocabulary_floor": "vocabulary floor",

@@ -1,6 +1,6 @@
 """Tables of a record of training steps."""
 
-from words import RIVALS, number, ratio, table
+from benchmarks.report.words import RIVALS, number, ratio, table
 
 AGAINST = ("reference", "reference_best", "best_torch")
 

@@ -1,4 +1,4 @@
-"""How figures and rivals are written in tables and pictures."""
+"""How figures, rivals and commands are written in tables and pictures."""
 
 # By the rival's name in the records; the second for the head of a column.
 RIVALS = {
@@ -8,6 +8,14 @@ RIVALS = {
     "native": ("seam-fast's engine", "engine"),
     "native_replay": ("the engine, rows replayed", "engine, `replay`"),
     "native_dense": ("the engine, no row waiting", "engine, `dense`"),
+}
+# Scripts by the path that older records name them by, and the module that is the same today: ``python -m MODULE``.
+MOVED = {
+    "benchmarks/quality.py": "benchmarks.quality",
+    "benchmarks/reference_table.py": "benchmarks.quality.reference_table",
+    "benchmarks/vmap_scores.py": "benchmarks.cpu.vmap_scores",
+    "benchmarks/cuda_lstm.py": "benchmarks.cuda.lstm",
+    "benchmarks/cuda_engine.py": "benchmarks.cuda.engine",
 }
 WAYS = {
     "kernel_only": "kernel alone, no score's gradient",
@@ -54,8 +62,10 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def command(record: dict) -> str:
-    """What reproduces a record, without the place where it was put."""
+    """What measures a record's figures again today, without the place where the record was put."""
     words = record["command"].split()
+    if len(words) > 1 and words[1] in MOVED:
+        words[1:2] = ["-m", MOVED[words[1]]]
     for option in ("--out", "--records"):
         if option in words:
             place = words.index(option)
