@@ -17,7 +17,8 @@ import torch
 
 from benchmarks.baselines.reference_step import Truth, Workload, first_steps
 from benchmarks.cpu.step import WARM_STEPS, as_record, block_in_own_process, block_of, choose_rivals, is_dense, warm
-from benchmarks.harness import measure
+from benchmarks.harness import processes, timing
+from benchmarks.harness.peak import Peak
 from seam_fast.classifier import LSTMClassifier
 from seam_fast.cores import usable_cores
 from seam_fast.corpus import CorpusConfig
@@ -54,7 +55,7 @@ METHOD = (
 )
 
 
-def run(arguments, peak: measure.Peak) -> dict:
+def run(arguments, peak: Peak) -> dict:
     """Everything of the record but its header."""
     for option in ("parts", "batch_sizes"):
         if getattr(arguments, option):
@@ -144,12 +145,12 @@ def measure_point(place: Place, axis: str, x: int, names: list[str], arguments) 
         for name in names:
             block = (workload, name, batch_size, warm_steps, state, BLOCK.get(name))
             runs[name] = side_by_side(x if axis == "modules" else 1, block, stack)
-        times, _, _ = measure.blocks_in_turn(runs, arguments.rounds or (few, most), budget, f"{axis} {x:,}")
+        times, _, _ = timing.time_blocks_in_turn(runs, arguments.rounds or (few, most), budget, f"{axis} {x:,}")
     return {
         "x": x,
         "rounds": len(times[names[0]]),
-        "ms": {name: measure.spread(found, 1e3) for name, found in times.items()},
-        "against": {other: measure.paired(times, other, "native") for other in names if other != "native"}
+        "ms": {name: timing.spread(found, 1e3) for name, found in times.items()},
+        "against": {other: timing.paired_ratios(times, other, "native") for other in names if other != "native"}
         if "native" in names
         else {},
         "agreement": agreement,
@@ -171,14 +172,14 @@ def side_by_side(modules: int, block: tuple, stack: contextlib.ExitStack):
     cores = min(modules, usable_cores())
     if is_dense(block[1]):
         shares = [len(range(core, modules, cores)) for core in range(cores)]
-        workers = [measure.Worker(one_after_the_other, share, block) for share in shares]
+        workers = [processes.Worker(one_after_the_other, share, block) for share in shares]
         for worker in workers:
             stack.callback(worker.close)
 
         def run(number):
             for worker in workers:
-                worker.begin(number)
-            found = [worker.answer() for worker in workers]
+                worker.start(number)
+            found = [worker.result() for worker in workers]
             steps = sum(count for _, _, count in found)
             # The time is that of the slowest process.
             seconds = max(one * count for one, _, count in found)
@@ -187,9 +188,9 @@ def side_by_side(modules: int, block: tuple, stack: contextlib.ExitStack):
         return run
     blocks = [block_of(*block) for _ in range(modules)]
     if modules == 1:
-        return functools.partial(measure.time_block, blocks[0])
+        return functools.partial(timing.time_block, blocks[0])
     pool = stack.enter_context(ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)))
-    return functools.partial(measure.time_block, lambda number: sum(pool.map(lambda run: run(number), blocks)))
+    return functools.partial(timing.time_block, lambda number: sum(pool.map(lambda run: run(number), blocks)))
 
 
 def one_after_the_other(modules: int, block: tuple):

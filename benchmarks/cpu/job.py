@@ -15,8 +15,9 @@ import seam_fast as sf
 from benchmarks.baselines.reference_step import Workload, first_steps
 from benchmarks.cpu import job_f1, job_one
 from benchmarks.cpu.step import as_record, choose_parts, choose_rivals, verdict
-from benchmarks.harness import measure
 from benchmarks.harness.bases import load_base
+from benchmarks.harness.memory import peak_resident_bytes, reset_peak_resident, resident_bytes
+from benchmarks.harness.peak import Peak
 from seam_fast.backend import choose_engine
 from seam_fast.errors import SeamFastError
 from seam_fast.workflow import say
@@ -43,7 +44,7 @@ METHOD = (
 )
 
 
-def run(arguments, peak: measure.Peak) -> dict:
+def run(arguments, peak: Peak) -> dict:
     """Everything of the record but its header."""
     parts = choose_parts(arguments.parts, PARTS, PARTS)
     if arguments.epochs is not None and arguments.epochs < 1:
@@ -88,8 +89,8 @@ def finish(record: dict) -> None:
 def measure_eight(base, corpus, arguments) -> dict:
     """Trains a module for every class, and says what it took and what it gave."""
     epochs = arguments.epochs or (2 if arguments.smoke else 20 if arguments.quick else EPOCHS)
-    before = measure.resident()
-    measure.forget_peak()  # other parts of the run may have had more
+    before = resident_bytes()
+    reset_peak_resident()  # other parts of the run may have had more
     begun = time.perf_counter()
     modules = sf.reengineer(
         base,
@@ -109,7 +110,7 @@ def measure_eight(base, corpus, arguments) -> dict:
         "steps": steps,
         "steps_a_second": round(steps / seconds, 1),
         "resident_before": before,
-        "peak_resident": measure.peak_resident(),
+        "peak_resident": peak_resident_bytes(),
     }
     if (epochs, arguments.threads, corpus.synthetic) == (EPOCHS, 2, False):
         figures |= verdict(seconds, *TARGETS)

@@ -4,7 +4,7 @@ import time
 
 from benchmarks.baselines.reference_step import Workload
 from benchmarks.cpu.step import AGAINST
-from benchmarks.harness import measure
+from benchmarks.harness import timing
 from seam_fast.errors import SeamFastError
 from seam_fast.metrics import module_metrics
 from seam_fast.sampling import is_target
@@ -21,7 +21,7 @@ def measure_to_f1(base, corpus, names: list[str], arguments) -> dict:
     epochs, seeds = (2, (0, 1)) if arguments.smoke or arguments.quick else (12, (0, 1, 2, 3, 4))
     fit, held_out = corpus.validation_indices()
     rows, without = [], []
-    with measure.progress(len(seeds) * epochs * len(names), f"to the same F1, {CLASS}") as bar:
+    with timing.progress_bar(len(seeds) * epochs * len(names), f"to the same F1, {CLASS}") as bar:
         for seed in seeds:
             workload = Workload(base, corpus, target, fit=fit, seed=seed)
             racers = {name: Racer(workload, name) for name in names}
@@ -43,7 +43,7 @@ def measure_to_f1(base, corpus, names: list[str], arguments) -> dict:
     times = {name: [row["rivals"][name]["seconds"] for row in rows] for name in names}
     seeds = [row["seed"] for row in rows]
     figures = {"class": CLASS, "epochs": epochs, "seeds": seeds, "seeds_without_f1": without}
-    return figures | {"rows": rows, "against": measure.against(times, AGAINST)}
+    return figures | {"rows": rows, "against": timing.ratios_against(times, AGAINST)}
 
 
 class Racer:

@@ -6,7 +6,8 @@ import seam_fast as sf
 from benchmarks.baselines.reference_loop import ReferenceLoop
 from benchmarks.baselines.reference_step import is_native
 from benchmarks.cpu.step import AGAINST
-from benchmarks.harness import measure
+from benchmarks.harness import processes, timing
+from benchmarks.harness.memory import keep_freed_memory, peak_resident_bytes, reset_peak_resident, resident_bytes
 from seam_fast.errors import SeamFastError
 from seam_fast.workflow import say
 
@@ -22,10 +23,10 @@ def measure_one(base, corpus, names: list[str], arguments) -> dict:
     rounds = arguments.rounds or (2 if arguments.smoke or arguments.quick else 5)
     run = {name: epochs_to_run(name, epochs, arguments.quick) for name in names}
     found = {name: [] for name in names}
-    with measure.progress(rounds * len(names), f"one class, {CLASS}") as bar:
+    with timing.progress_bar(rounds * len(names), f"one class, {CLASS}") as bar:
         for _ in range(rounds):
             for name in names:
-                one = measure.in_fresh_process(whole_run, base, corpus, target, name, run[name], arguments.seed)
+                one = processes.in_fresh_process(whole_run, base, corpus, target, name, run[name], arguments.seed)
                 found[name].append(one)
                 bar.update()
     steps = {name: runs[0]["steps"] / run[name] for name, runs in found.items()}
@@ -41,8 +42,8 @@ def measure_one(base, corpus, names: list[str], arguments) -> dict:
     for name, runs in found.items():
         rivals[name] = {
             "epochs_run": run[name],
-            "ms_a_step": measure.spread([an_epoch(one) / steps_an_epoch for one in runs], 1e3),
-            "seconds": measure.spread(seconds[name]),
+            "ms_a_step": timing.spread([an_epoch(one) / steps_an_epoch for one in runs], 1e3),
+            "seconds": timing.spread(seconds[name]),
             "estimated": run[name] < epochs,
             **{key: most[name][key] for key in ("resident_before", "peak_resident")},
             "then": runs[0]["history"][common - 1] | {"epoch": common},
@@ -53,7 +54,7 @@ def measure_one(base, corpus, names: list[str], arguments) -> dict:
             f"{figures['seconds']['median']:.4g} s"
         )
     sizes = {"class": CLASS, "epochs": epochs, "steps_an_epoch": steps_an_epoch, "rounds": rounds}
-    return sizes | {"rivals": rivals, "against": measure.against(seconds, AGAINST)}
+    return sizes | {"rivals": rivals, "against": timing.ratios_against(seconds, AGAINST)}
 
 
 def epochs_to_run(name: str, epochs: int, quick: bool) -> int:
@@ -77,9 +78,9 @@ def whole(one: dict, epochs: int) -> float:
 def whole_run(base, corpus, target: int, name: str, epochs: int, seed: int) -> dict:
     """Trains one module in this process, which is a fresh one; seconds, their sum after each epoch, steps and bytes."""
     if name == "reference_best":
-        measure.keep_heap()
-    before, ends = measure.resident(), []
-    measure.forget_peak()
+        keep_freed_memory()
+    before, ends = resident_bytes(), []
+    reset_peak_resident()
     begun = time.perf_counter()
 
     def watch(*_):
@@ -101,5 +102,5 @@ def whole_run(base, corpus, target: int, name: str, epochs: int, seed: int) -> d
         "steps": steps,
         "history": [{key: figures[key] for key in ("accuracy", "kept")} for figures in history],
         "resident_before": before,
-        "peak_resident": measure.peak_resident(),
+        "peak_resident": peak_resident_bytes(),
     }

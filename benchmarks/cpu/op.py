@@ -14,7 +14,9 @@ import statistics
 import torch
 
 from benchmarks.baselines import lstm as rivals
-from benchmarks.harness import measure
+from benchmarks.harness import timing
+from benchmarks.harness.memory import check_memory_meter, extra_memory
+from benchmarks.harness.peak import Peak
 from benchmarks.harness.shapes import QUICK, SHAPES, SMOKE
 from seam_fast.errors import SeamFastError
 from seam_fast.workflow import say
@@ -33,7 +35,7 @@ METHOD = (
 )
 
 
-def run(arguments, peak: measure.Peak) -> dict:
+def run(arguments, peak: Peak) -> dict:
     """Everything of the record but its header; ``peak`` is measured before and after each shape."""
     known = SHAPES | SMOKE
     names = arguments.shapes or list(SMOKE if arguments.smoke else QUICK if arguments.quick else SHAPES)
@@ -43,7 +45,7 @@ def run(arguments, peak: measure.Peak) -> dict:
     if arguments.threads < 1:
         raise SeamFastError("--threads must be 1 or more")
     torch.set_num_threads(arguments.threads)
-    measure.check_memory_meter()
+    check_memory_meter()
     prepared, faults = {}, []
     for name in names:  # all before the first clock runs: a wrong result shows in half a minute, with all others
         try:
@@ -73,7 +75,7 @@ def prepare(shape, backend: str) -> tuple[rivals.Problem, rivals.Truth, dict]:
     memory = {"saved_bytes": shape.saved_bytes()}
     for name, way in rivals.PAIR.items():
         problem = rivals.Problem(shape, backend=backend)
-        found = measure.extra_memory(lambda way=way, problem=problem: way(problem))
+        found = extra_memory(lambda way=way, problem=problem: way(problem))
         if name == "seam" and found["peak"] < shape.saved_bytes():  # it saves no less: the meter does not see it all
             raise SeamFastError(
                 f"{shape.name}: {name} took {found['peak']:,} bytes by the memory meter, where gates and cell states "
@@ -93,7 +95,7 @@ def measure_shape(shape, arguments, peak, problem, truth, memory) -> dict:
     peak.burst()
     pair = {name: (lambda way=way: way(problem)) for name, way in rivals.PAIR.items()}
     rounds = arguments.rounds or ((3, 3) if arguments.smoke else (5, 31) if small else (9, 151))
-    times, loops, results = measure.in_turn(pair, rounds, block, 5 if small else 20, label=shape.name)
+    times, loops, results = timing.time_in_turn(pair, rounds, block, 5 if small else 20, label=shape.name)
     errors = {name: truth.check(name, result) for name, result in results.items()}
     peak.burst()
     row = {
@@ -105,8 +107,8 @@ def measure_shape(shape, arguments, peak, problem, truth, memory) -> dict:
         "loops": loops,
         "flop": shape.flop(),
     }
-    row |= {f"{name}_ms": measure.spread(times[name], 1e3) for name in times}
-    row["ratio"] = measure.paired(times, "rival", "seam")
+    row |= {f"{name}_ms": timing.spread(times[name], 1e3) for name in times}
+    row["ratio"] = timing.paired_ratios(times, "rival", "seam")
     row["ratio_of_minima"] = float(f"{min(times['rival']) / min(times['seam']):.5g}")
     row["gflops"] = {name: float(f"{shape.flop() / statistics.median(times[name]) / 1e9:.5g}") for name in times}
     row["verdict"] = verdict(row)
@@ -137,7 +139,7 @@ def measure_others(row: dict, shape, arguments, block: float, problem, truth, er
             left_out[name] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             say(f"{shape.name}: {name} is left out: {left_out[name]}")
     rounds = min(arguments.rounds or 99, 3) if arguments.smoke else (7, 31)
-    times, loops, results = measure.in_turn(runs, rounds, block, 15, label=f"{shape.name}, other ways")
+    times, loops, results = timing.time_in_turn(runs, rounds, block, 15, label=f"{shape.name}, other ways")
     for name in runs:
         try:
             errors[name] = truth.check(name, results[name])
@@ -146,10 +148,10 @@ def measure_others(row: dict, shape, arguments, block: float, problem, truth, er
                 raise
             left_out[name] = str(error)[:200]
             continue
-        figures = {"ms": measure.spread(times[name], 1e3), "rounds": len(times[name]), "loops": loops[name]}
+        figures = {"ms": timing.spread(times[name], 1e3), "rounds": len(times[name]), "loops": loops[name]}
         if not name.startswith("seam"):
             ours = "seam_forward" if name.endswith("_forward") else "seam"
-            figures["ratio"] = measure.paired(times, name, ours)
+            figures["ratio"] = timing.paired_ratios(times, name, ours)
         row["others"][name] = figures
 
 

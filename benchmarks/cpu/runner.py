@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 from benchmarks.cpu import curves, job, op, step
-from benchmarks.harness import guard, machine, measure, records
+from benchmarks.harness import guard, machine, records
+from benchmarks.harness.peak import Peak
 from benchmarks.report import tables
 from seam_fast import cli
 from seam_fast.errors import SeamFastError
@@ -45,13 +46,13 @@ def run_kind(arguments, quick: bool, check: bool) -> int:
     if code is not None:
         return code
     arguments.quick = quick or check
-    peak, load, begun = measure.Peak(), {"before": measure.load(), "busy": measure.busy_cores()}, time.perf_counter()
+    peak, load, begun = Peak(), {"before": machine.load_average(), "busy": machine.busy_cores()}, time.perf_counter()
     if (load["busy"] or 0) > 0.2:
         say(f"other work keeps {load['busy']:.1f} cores of this machine busy, which widens every spread")
     peak.burst()
     body = KINDS[kind].run(arguments, peak)
     peak.burst()
-    about = machine.machine(arguments, load, peak.figures()) | body.pop("machine", {})
+    about = machine.describe(arguments, load, peak.figures()) | body.pop("machine", {})
     small = arguments.quick or arguments.smoke
     record = {"format": KINDS[kind].FORMAT, "command": arguments.command_line, "quick": small, "machine": about, **body}
     KINDS[kind].finish(record)

@@ -14,8 +14,10 @@ import functools
 import torch
 
 from benchmarks.baselines.reference_step import RIVALS, Workload, first_steps, is_native, long_run, usable
-from benchmarks.harness import measure
+from benchmarks.harness import processes, timing
 from benchmarks.harness.bases import load_base
+from benchmarks.harness.memory import bytes_of_tensors, keep_freed_memory, resident_bytes
+from benchmarks.harness.peak import Peak
 from benchmarks.harness.shapes import BATCH_SIZES
 from seam_fast.errors import SeamFastError
 from seam_fast.keys import EMBEDDING, WEIGHT_KEYS
@@ -62,7 +64,7 @@ METHOD = (
 )
 
 
-def run(arguments, peak: measure.Peak) -> dict:
+def run(arguments, peak: Peak) -> dict:
     """Everything of the record but its header; ``peak`` is measured before each batch size."""
     chosen = complete(arguments)
     names, left_out = choose_rivals(arguments.rivals)
@@ -174,9 +176,9 @@ def measure_steps(workload: Workload, batch_size: int, names: list[str], argumen
         "steps_an_epoch": steps_an_epoch(workload, batch_size),
         "rounds": len(times[names[0]]),
         "steps_a_block": {name: found[0] for name, found in steps.items()},
-        "ms": {name: measure.spread(found, 1e3) for name, found in times.items()},
-        "page_faults": {name: measure.spread(found) for name, found in faults.items()},
-        "against": measure.against(times, AGAINST),
+        "ms": {name: timing.spread(found, 1e3) for name, found in times.items()},
+        "page_faults": {name: timing.spread(found) for name, found in faults.items()},
+        "against": timing.ratios_against(times, AGAINST),
         "verdicts": [],
     }
     for (size, name, other), targets in TARGETS.items():
@@ -198,7 +200,7 @@ def steps_an_epoch(workload: Workload, batch_size: int) -> int:
 
 
 def in_turn(rivals: dict, batch_size: int, arguments) -> tuple[dict, dict, dict]:
-    """Times the rivals, given by workload and name, block by block; returns as ``measure.blocks_in_turn``."""
+    """Times the rivals, given by workload and name, block by block; returns as ``timing.time_blocks_in_turn``."""
     few, most, budget = (2, 2, 0) if arguments.smoke else (3, 9, 8) if arguments.quick else (15, 61, 90)
     warm_steps = 20 if arguments.smoke else WARM_STEPS
     runs, workers, states = {}, [], {}
@@ -210,12 +212,13 @@ def in_turn(rivals: dict, batch_size: int, arguments) -> tuple[dict, dict, dict]
                     states[workload] = warm(workload, "best_torch", batch_size, warm_steps).whole_scores()
                 state = states[workload]
             if arguments.processes == "own":
-                workers.append(measure.Worker(block_in_own_process, workload, name, batch_size, warm_steps, state))
+                workers.append(processes.Worker(block_in_own_process, workload, name, batch_size, warm_steps, state))
                 runs[label] = workers[-1]
             else:
                 run = block_of(workload, name, batch_size, warm_steps, state)
-                runs[label] = functools.partial(measure.time_block, run)
-        return measure.blocks_in_turn(runs, arguments.rounds or (few, most), budget, f"steps of {batch_size} documents")
+                runs[label] = functools.partial(timing.time_block, run)
+        label = f"steps of {batch_size} documents"
+        return timing.time_blocks_in_turn(runs, arguments.rounds or (few, most), budget, label)
     finally:
         for worker in workers:
             worker.close()
@@ -259,7 +262,7 @@ def block_of(workload: Workload, name: str, batch_size: int, warm_steps: int, st
 def block_in_own_process(workload: Workload, name: str, *arguments):
     """``block_of``, the reference at its best keeping the memory that it frees."""
     if name == "reference_best":
-        measure.keep_heap()
+        keep_freed_memory()
     return block_of(workload, name, *arguments)
 
 
@@ -277,8 +280,8 @@ def describe(row: dict) -> str:
 def measure_memory(workload: Workload, name: str, arguments) -> dict:
     """What a module takes beyond the base, in a process of its own."""
     modules, steps = (3, 3) if arguments.smoke else (4, 20) if arguments.quick else (9, 50)
-    grown, tensors = measure.in_fresh_process(add_modules, workload, name, modules, steps)
-    figures = {"resident_bytes": measure.spread(grown[1:]), "tensor_bytes": tensors, "modules": modules}
+    grown, tensors = processes.in_fresh_process(add_modules, workload, name, modules, steps)
+    figures = {"resident_bytes": timing.spread(grown[1:]), "tensor_bytes": tensors, "modules": modules}
     if is_native(name):
         figures |= verdict(figures["resident_bytes"]["median"], *MEMORY_TARGETS)
     return figures
@@ -287,14 +290,14 @@ def measure_memory(workload: Workload, name: str, arguments) -> dict:
 def add_modules(workload: Workload, name: str, modules: int, steps: int) -> tuple[list[int], int]:
     """Growth of the resident memory with each module, and bytes of the last one's tensors beyond the base."""
     documents, trainers, grown = workload.first(5 * steps), [], []
-    before = measure.resident()
+    before = resident_bytes()
     for _ in range(modules):
         trainers.append(workload.make(name))
         trainers[-1].run_epoch(*documents, 5)
-        now = measure.resident()
+        now = resident_bytes()
         grown.append(now - before)
         before = now
-    return grown, measure.bytes_of_tensors(trainers[-1], [*workload.weights.values(), *documents])
+    return grown, bytes_of_tensors(trainers[-1], [*workload.weights.values(), *documents])
 
 
 # Vocabulary ----------------------------------------------------------------------------------------------------------
@@ -321,9 +324,9 @@ def measure_vocabulary(small: Workload, large: Workload, names: list[str], argum
         check_same_bits(small, large, name, batch_size)
         pair = {size: (workload, name) for size, workload in sizes.items()}
         times, _, steps = in_turn(pair, batch_size, arguments)
-        ratio = measure.spread([large / small for small, large in zip(times["small"], times["large"], strict=True)])
+        ratio = timing.spread([large / small for small, large in zip(times["small"], times["large"], strict=True)])
         figures["rivals"][name] = {
-            "ms": {size: measure.spread(found, 1e3) for size, found in times.items()},
+            "ms": {size: timing.spread(found, 1e3) for size, found in times.items()},
             "ratio": ratio,
             "rounds": len(times["small"]),
             "steps_a_block": steps["small"][0],

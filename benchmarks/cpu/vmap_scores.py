@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 import seam_fast as sf
-from benchmarks.harness import measure, records
+from benchmarks.harness import machine, records, timing
 from benchmarks.harness.shapes import SHAPES, Shape
 from seam_fast import _ext, report
 from seam_fast.cli import run_guarded
@@ -64,7 +64,7 @@ def run(arguments, command: str) -> int:
     out, rows = records.check_place(Path(arguments.out)), []
     if arguments.alone:
         raise_helpers(max(arguments.threads))
-    load = {"before": measure.load(), "busy": measure.busy_cores()}
+    load = {"before": machine.load_average(), "busy": machine.busy_cores()}
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         for name in arguments.shapes:
@@ -72,8 +72,8 @@ def run(arguments, command: str) -> int:
                 for backend in arguments.backends:
                     rows.append(measure_case(LAYERS[name], modules, threads, backend, arguments))
                     say(describe(rows[-1]))
-    machine = report.machine() | {"load": load | {"after": measure.load()}}
-    record = {"format": FORMAT, "command": command, "quick": arguments.quick, "machine": machine, "method": METHOD}
+    about = report.machine() | {"load": load | {"after": machine.load_average()}}
+    record = {"format": FORMAT, "command": command, "quick": arguments.quick, "machine": about, "method": METHOD}
     record["alone"] = arguments.alone
     records.save(record | {"seeds": {"tensors": SEED}, "rows": rows}, out)
     return 0
@@ -143,7 +143,7 @@ def measure_case(shape, modules: int, threads: int, backend: str, options) -> di
     agreement = compare({name: way() for name, way in ways.items()}, shape, input, weights, scores)
     block = 0.05 if options.quick or options.alone else 0.2
     with before_all_others() if options.alone else contextlib.nullcontext():
-        times, loops, _ = measure.in_turn(ways, 7 if options.quick else 15, block, 0)
+        times, loops, _ = timing.time_in_turn(ways, 7 if options.quick else 15, block, 0)
     return {
         "shape": shape.name,
         "sizes": {"I": shape.I, "H": shape.H, "B": shape.B, "T": shape.T, "lengths": "1..T" if shape.spread else None},
@@ -152,8 +152,8 @@ def measure_case(shape, modules: int, threads: int, backend: str, options) -> di
         "backend": backend,
         "rounds": len(times["loop"]),
         "loops": loops,
-        "ms": {name: measure.spread(seconds, 1e3) for name, seconds in times.items()},
-        "against": {name: measure.paired(times, name, "vmap") for name in ("loop", "func_loop")},
+        "ms": {name: timing.spread(seconds, 1e3) for name, seconds in times.items()},
+        "against": {name: timing.paired_ratios(times, name, "vmap") for name in ("loop", "func_loop")},
         "agreement": agreement,
     }
 

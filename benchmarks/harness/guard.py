@@ -61,7 +61,7 @@ def newest(record: dict, kind: str, folder: Path) -> tuple[Path, dict]:
         if not old["quick"] and likeness(old) == wanted:
             found.append((old["machine"]["date"], path, old))
     if not found:
-        cpu, cores, isa, gpu = machine.kind(record["machine"])
+        cpu, cores, isa, gpu = machine.comparison_key(record["machine"])
         raise SeamFastError(
             f"nothing to compare with: {folder.name}/ has no {kind} record of a machine like this one ({cpu}, {cores} "
             f"cores, {isa or 'no compiled kernels'}, {gpu or 'no GPU'}), such threads and such documents; make one "
@@ -74,7 +74,7 @@ def likeness(record: dict) -> tuple:
     """What two records must share: kind of machine, way of measuring, and whether the documents were invented."""
     about = record["machine"]
     used = about["backend"]["used"]
-    return machine.kind(about), about.get("processes"), about["threads"], used, schema.invented(record)
+    return machine.comparison_key(about), about.get("processes"), about["threads"], used, schema.invented(record)
 
 
 def steady(against: dict, record: dict) -> dict:

@@ -1,19 +1,20 @@
-"""What figures are measured on, and instruction sets to which all rivals can be held."""
+"""The machine that figures are measured on, and limits of the instruction set for all contestants."""
 
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import torch
 
 import seam_fast
-from benchmarks.harness import measure
 from seam_fast import report
 from seam_fast.backend import choose_backend
 from seam_fast.errors import SeamFastError
 
-# Other libraries must not use wider instructions than seam-fast is told to; they read these when they are loaded, so
-# a run with --isa starts itself again.
+# Environment variables that keep other libraries to the instruction set that seam-fast is limited to. A library reads
+# them when it is loaded, so a run with --isa starts itself again.
 LIMITS = {
     "avx512": {},
     "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
@@ -22,9 +23,13 @@ LIMITS = {
 
 
 def run_with_isa(isa: str | None, argv: list[str]) -> int | None:
-    """Runs ``seam-fast`` with these arguments and that instruction set in a fresh process; returns its exit code.
+    """Runs ``seam-fast`` with these arguments, limited to an instruction set, in a fresh process.
 
-    None where this process has the instruction set already, or none was asked for.
+    Returns:
+        Its exit code, or None if this process already has that limit or no limit was asked for.
+
+    Raises:
+        SeamFastError: This processor does not have the instruction set.
     """
     if isa is None:
         return None
@@ -37,8 +42,11 @@ def run_with_isa(isa: str | None, argv: list[str]) -> int | None:
     return None
 
 
-def machine(arguments, load: dict, peak: dict) -> dict:
-    """Processor, GPU, caches, instruction sets, libraries, threads, other work before, load after, and the peak."""
+def describe(arguments, load: dict, peak: dict) -> dict:
+    """The field ``machine`` of a record: processor, GPU, caches, instruction sets, libraries, threads, load and peak.
+
+    load: the load before the run; the load after it is added here.
+    """
     native = seam_fast._ext.C
     isa = {
         "asked": arguments.isa or "auto",
@@ -54,9 +62,9 @@ def machine(arguments, load: dict, peak: dict) -> dict:
         "backends": seam_fast.backends(),
         "build": dict(native.build_info()) if native else None,
         "isa": isa,
-        "caches": measure.caches(),
+        "caches": caches(),
         "threads": torch.get_num_threads(),
-        "load": load | {"after": measure.load()},
+        "load": load | {"after": load_average()},
         "peak": peak,
     }
 
@@ -66,17 +74,53 @@ def gpu() -> str | None:
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
 
 
-def kind(about: dict) -> tuple:
-    """What two machines must share for their ratios to be compared: processor, cores, instruction set and GPU."""
+def comparison_key(about: dict) -> tuple:
+    """What two machines must have in common for their ratios to be comparable: processor, cores, ISA and GPU."""
     isa = about["isa"]["seam"] if isinstance(about["isa"], dict) else about["isa"]
     return about["cpu"], about["cores"], isa, about.get("gpu")
 
 
 def in_words(about: dict) -> str:
-    """One line on the machine of a record, for the end of a table."""
-    cpu, cores, isa, gpu = kind(about)
+    """The machine of a record in one line, for the end of a table."""
+    cpu, cores, isa, gpu = comparison_key(about)
     parts = [f"{cpu} ({cores} cores)", f"{about['threads']} thread{'s' * (about['threads'] != 1)}"]
     parts += [gpu] if gpu else []
     parts += [f"instruction set {isa or 'of torch'}", f"torch {about['torch']}", f"Python {about['python']}"]
     busy = about["load"].get("busy")
     return ", ".join([*parts, *([] if busy is None else [f"{busy:.1f} cores busy with other work before"])])
+
+
+def caches() -> list[str]:
+    """Caches of the first core, such as 'L2 Unified 1024K, shared by cpu 0'; empty if the system does not say."""
+    found = []
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level, kind, size, cores = (
+                (folder / name).read_text().strip() for name in ("level", "type", "size", "shared_cpu_list")
+            )
+        except OSError:
+            continue
+        found.append(f"L{level} {kind} {size}, shared by cpu {cores}")
+    return found
+
+
+def busy_cores(seconds: float = 1.0) -> float | None:
+    """How many cores other processes kept busy while this one slept; None if the system does not say (Linux)."""
+    try:
+        before = _ticks()
+        time.sleep(seconds)
+        idle, total = (now - then for now, then in zip(_ticks(), before, strict=True))
+    except (OSError, ValueError):
+        return None
+    return round((1 - idle / total) * (os.cpu_count() or 1), 2) if total > 0 else None
+
+
+def _ticks() -> tuple[int, int]:
+    """Clock ticks of all cores so far: idle ones, and all."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
+
+
+def load_average() -> list[float]:
+    """The load averages of the machine, where it has any: other work widens every spread."""
+    return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else []

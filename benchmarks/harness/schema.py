@@ -27,7 +27,7 @@ GROUPS = {"embedding": float, "lstm": float, "linear": float}
 # report.machine(), which every record has ...
 MACHINE = {"date": str, "cpu": str, "cores": int, "system": str, "python": str, "torch": str, "seam_fast": str}
 MACHINE |= {"commit": maybe(str)}
-# ... and what machine.machine() adds.
+# ... and what machine.describe() adds.
 BENCH = MACHINE | {
     "gpu": maybe(str),
     "backend": {"asked": str, "used": str},

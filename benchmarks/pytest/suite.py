@@ -5,13 +5,12 @@ import functools
 import torch
 
 import seam_fast as sf
-from benchmarks.harness import measure
-from benchmarks.harness.machine import gpu
+from benchmarks.harness.machine import caches, gpu
 from seam_fast import _ext, report
 
 
 def one_thread():
-    """For a fixture: one torch thread while it lasts."""
+    """Body of a fixture: one torch thread while a test runs."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -19,10 +18,10 @@ def one_thread():
 
 
 def about() -> dict:
-    """For ``extra_info``: machine, backends and threads."""
-    return {"machine": machine(), "backends": sf.backends(), "threads": torch.get_num_threads()}
+    """For ``extra_info`` of a benchmark: machine, backends and threads."""
+    return {"machine": _machine(), "backends": sf.backends(), "threads": torch.get_num_threads()}
 
 
 @functools.lru_cache(maxsize=1)
-def machine() -> dict:
-    return report.machine() | {"gpu": gpu(), "caches": measure.caches(), "isa": _ext.C.isa() if _ext.C else None}
+def _machine() -> dict:
+    return report.machine() | {"gpu": gpu(), "caches": caches(), "isa": _ext.C.isa() if _ext.C else None}

@@ -2,9 +2,9 @@
 
 import statistics
 
-from benchmarks.cuda import engine as cuda_engine
-from benchmarks.cuda import lstm as cuda_lstm
 from benchmarks.harness.cuda_grid import ROWS
+from benchmarks.report import cuda_engine_text as engine_text
+from benchmarks.report.cuda_lstm_text import kind_of, largest
 from benchmarks.report.tables_op import sizes
 from benchmarks.report.words import joined, number, ratio, table
 
@@ -50,14 +50,14 @@ def op(record: dict) -> str:
     rows = []
     every = measured(record)
     shapes = list(dict.fromkeys(map(sizes, every)))
-    for row in sorted(every, key=lambda row: (shapes.index(sizes(row)), DTYPES.index(cuda_lstm.kind_of(row)))):
+    for row in sorted(every, key=lambda row: (shapes.index(sizes(row)), DTYPES.index(kind_of(row)))):
         if row["group"] == "anchors":
             times, found = row["ms"], row["ratio"]
             memory = [row["memory"].get(name) for name in ("seam", "cudnn")]
             shares = [size and f"{size / row['memory']['saved_bytes']:.1f}" for size in memory]
             ours, theirs = (1e3 * times[name]["median"] for name in ("seam", "cudnn"))
             others = [ratio(found[name], False) for name in ("whole", "cudnn_forward", "cudnn_eager")]
-            cells = [sizes(row), cuda_lstm.kind_of(row), number(ours), number(theirs), ratio(found["cudnn"]), *others]
+            cells = [sizes(row), kind_of(row), number(ours), number(theirs), ratio(found["cudnn"]), *others]
             rows.append([*cells, " / ".join(share or "-" for share in shares)])
     head = ["I, H, B, T", "dtype", "seam-fast us", "cuDNN us", "times as fast (quartiles)", "as cuDNN and all masking"]
     head += ["forward only", "called from Python", "extra memory / saved activations, seam-fast / cuDNN"]
@@ -69,7 +69,7 @@ def op_groups(record: dict) -> str:
     rows = []
     for name, row in ROWS.items():
         for dtype in DTYPES:
-            found = [r for r in measured(record) if r["row"] == name and cuda_lstm.kind_of(r) == dtype and rival(r)]
+            found = [r for r in measured(record) if r["row"] == name and kind_of(r) == dtype and rival(r)]
             if found:
                 ratios = [rival(r)["median"] for r in found]
                 shown = [statistics.median(ratios), min(ratios), max(ratios)]
@@ -88,7 +88,7 @@ def op_losses(record: dict) -> str:
     rows = [row for row in measured(record) if rival(row)]
     texts = []
     for dtype in DTYPES:
-        ours = [row for row in rows if cuda_lstm.kind_of(row) == dtype]
+        ours = [row for row in rows if kind_of(row) == dtype]
         below = [f"{sizes(row)} ({rival(row)['median']:.2f})" for row in ours if rival(row)["median"] < 1]
         if below:
             texts.append(f"in {dtype} at {len(below)} of {len(ours)} shapes: {'; '.join(below)}")
@@ -117,10 +117,10 @@ def op_errors(record: dict) -> str:
     """How far off both are, by dtype."""
     texts = []
     for dtype in DTYPES:
-        rows = [row["agreement"]["errors"] for row in measured(record) if cuda_lstm.kind_of(row) == dtype]
+        rows = [row["agreement"]["errors"] for row in measured(record) if kind_of(row) == dtype]
         pairs = [(errors["seam"], errors["whole"]) for errors in rows if {"seam", "whole"} <= errors.keys()]
         if pairs:
-            ours, theirs = (statistics.median(map(cuda_lstm.largest, errors)) for errors in zip(*pairs, strict=True))
+            ours, theirs = (statistics.median(map(largest, errors)) for errors in zip(*pairs, strict=True))
             texts.append(f"{dtype} {ours:.1e}, with cuDNN {theirs:.1e}")
     words = "Largest error of a result against float64, relative to its largest value, median of the shapes"
     return f"{words}: {'; '.join(texts)}." if texts else ""
@@ -156,8 +156,8 @@ def engine(record: dict) -> str:
             us, found = step["us"][name], step["ratio"].get(name)
             times = f"{number(us['median'])} ({number(us['q1'])} to {number(us['q3'])})"
             of = ", both by tf32" if name == "graph_rows_tf32" and found else ""
-            rows.append([title, times, ratio(found) + of if found else "-", cuda_engine.largest_error(step, name)])
-        elif why := step.get("wrong", {}).get(name) or cuda_engine.left_out(step, name):
+            rows.append([title, times, ratio(found) + of if found else "-", engine_text.largest_error(step, name)])
+        elif why := step.get("wrong", {}).get(name) or engine_text.left_out(step, name):
             rows.append([title, why, "-", "-"])
     head = ["way", "us a step (quartiles)", "engine: times as fast", "largest error of a score after 20 steps"]
     return table(head, rows)
@@ -207,13 +207,13 @@ def engine_runs(record: dict) -> str:
     """Whole runs, one sentence each."""
     found = [pieces(record)[name] for name in ("eight", "study") if name in pieces(record)]
     sizes = [f"{row['modules_in_all']} modules, {row['epochs']} epochs" for row in found]
-    return " ".join(f"{size}: {cuda_engine.seconds_in_words(row)}." for size, row in zip(sizes, found, strict=True))
+    return " ".join(f"{size}: {engine_text.seconds_in_words(row)}." for size, row in zip(sizes, found, strict=True))
 
 
 def engine_open(record: dict) -> str:
     failed = [f"Failed: {row['key']}: {row['fault']}." for row in record["rows"] if row["fault"]]
     tried = {row["piece"] for row in record["rows"]}
-    missing = [name for name in cuda_engine.PIECES if name not in tried]
+    missing = [name for name in engine_text.PIECES if name not in tried]
     words = {
         "step": "a step of one module",
         "scaling": "modules side by side",
