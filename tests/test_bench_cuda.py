@@ -281,6 +281,20 @@ def test_wrong_results_of_the_engine_have_no_times(run_script, monkeypatch):
     assert text.count("FAILED: ") == 3
 
 
+def test_a_rival_that_fails_is_left_out_and_the_others_are_timed(run_script, monkeypatch):
+    def failing(self, words):
+        raise RuntimeError("out of order\nand more")
+
+    monkeypatch.setattr(engine_rivals.Captured, "_make_room", failing)
+    code, record, _, said = run_script(engine, "--pieces", "step")
+    check_engine_record(record)
+    without = dict.fromkeys(("graph_rows", "graph_table", "graph_rows_tf32"), "out of order")
+    assert code == 0 and record["rows"][0]["left_out"] == without
+    (line,) = [line for line in said.out.splitlines() if "us a step, tf32" in line]
+    assert line.endswith("| 42 | 26 | - |") and "graph_rows_tf32" not in line
+    assert "without graph_rows (out of order)" in said.err
+
+
 def test_a_run_that_takes_too_long_is_cut_and_estimated(run_script, monkeypatch):
     def over(watch, job, figures):
         watch.jobs[id(job)] = job

@@ -226,9 +226,6 @@ class Bench(DeviceBench):
                 left_out[name] = first_line(error)
         return {"steps": found}
 
-    def alive(self) -> bool:
-        return not self.why_stop()
-
     # Modules side by side ------------------------------------------------------------------------------------
 
     def max_side_by_side(self) -> int:

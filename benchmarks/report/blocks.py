@@ -1,10 +1,10 @@
-"""What stands between the README's markers, by name: text and pictures, all from the records."""
+"""The blocks of README and docs by name: text and pictures, all from the records."""
 
 import hashlib
 import json
 from pathlib import Path
 
-from benchmarks import RECORDS
+from benchmarks import RECORDS, ROOT
 from benchmarks.harness import machine, schema
 from benchmarks.report import pictures
 from benchmarks.report import tables_cuda as cuda
@@ -17,8 +17,9 @@ from benchmarks.report.tables import same_point
 from benchmarks.report.words import command, joined, number, ratio
 
 HERE = Path(__file__).resolve().parent
-PICTURES = "benchmarks/pictures"  # as the README names it
-# Of records that are yet to be made: what makes them.
+PICTURES = ROOT / "benchmarks" / "pictures"
+PICTURE_LINK = "benchmarks/pictures"  # in a block; markdown.py makes it relative to the page
+# What makes the records that may not exist yet.
 COMMANDS = {
     "cuda_lstm": "bash scripts/gpu_check.sh FOLDER build bench",
     "cuda_engine": "bash scripts/gpu_check.sh FOLDER build engine",
@@ -55,9 +56,9 @@ def block(name: str, *parts) -> str:
     return "\n" + "\n\n".join([*filter(None, texts), made_by(name, record)]) + "\n"
 
 
-def picture(name: str, record_name: str | None = None, words: str = ""):
+def picture(name: str, words: str = ""):
     """A part that shows a picture; drawn by ``scripts/bench_report.py``."""
-    return lambda record: f"![{words or name}]({PICTURES}/{name}.png)" if has_picture(name, record) else ""
+    return lambda record: f"![{words or name}]({PICTURE_LINK}/{name}.png)" if has_picture(name, record) else ""
 
 
 def has_picture(name: str, record: dict) -> bool:
