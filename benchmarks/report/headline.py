@@ -3,11 +3,10 @@
 import json
 import statistics
 from collections.abc import Iterator
-from pathlib import Path
 
-from words import number, percent, ratio
+from benchmarks import RECORDS
+from benchmarks.report.words import number, percent, ratio
 
-RECORDS = Path(__file__).resolve().parents[1] / "records"
 PAGES = "docs/benchmarks"  # from the repository's root, where the README is
 
 Row = tuple[str, str, str, str, str]  # what was measured, the figure, the page's name and address, the record
