@@ -29,7 +29,7 @@ def add_kinds(parser: argparse.ArgumentParser) -> None:
     sub = add(
         "step",
         "a training step of every engine beside the reference's",
-        f"docs/benchmarks/gpu.md says what it gave. {ON_GPUS}",
+        f"docs/benchmarks says what it gave. {ON_GPUS}",
     )
     base_options(sub)
     sub.add_argument("--batch-sizes", type=int, nargs="+", metavar="B", help="default: 5 16 64")

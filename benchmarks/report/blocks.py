@@ -149,7 +149,6 @@ def study_by_class(record: dict) -> str:
 # Blocks --------------------------------------------------------------------------------------------------------------
 
 BLOCKS = {
-    "headline": headline,
     "base": lambda: block("quality_base_strong", quality.bases_sentence, quality.bases),
     "base_public": lambda: quality.bases_sentence(load("quality_base_public")),
     "base_blind": lambda: quality.blind(load("quality_base_public")),
@@ -188,6 +187,7 @@ BLOCKS = {
     "study": lambda: block(
         "quality_study", quality.study, quality.study_losses, study_by_class, picture("study", words="F1 by class")
     ),
+    "headline": headline,
 }
 # Picture: the record it is drawn from, and what draws it.
 DRAWN = {
