@@ -7,7 +7,7 @@ import io
 import subprocess
 import sys
 
-from seam_fast.progress import ProgressLines, progress_bar, say
+from seam_fast.common.progress import ProgressLines, progress_bar, say
 
 IMPORT_ALL = """
 import sys, pkgutil, importlib
