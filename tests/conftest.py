@@ -106,11 +106,11 @@ def unwatched(host_module):
 @pytest.fixture
 def run_bench(tmp_path, capsys):
     """Runs `seam-fast bench`; returns exit code, record (or None), and what it printed."""
-    from seam_fast import cli
+    from seam_fast.cli.main import main
 
     def run(*arguments):
         out = tmp_path / "record.json"
-        code = cli.main(["bench", *arguments, "--out", str(out)])
+        code = main(["bench", *arguments, "--out", str(out)])
         record = json.loads(out.read_text()) if out.exists() else None
         return code, record, capsys.readouterr()
 

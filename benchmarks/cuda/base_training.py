@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from seam_fast import DataError, evaluate_classifier, load_r8, train
+from seam_fast import DataError, evaluate_classifier, load_r8, train_classifier
 from seam_fast.data.synthetic import synthetic_r8
 
 
@@ -32,10 +32,10 @@ def main() -> None:
             told = {"recipe": recipe, "device": device, "synthetic": corpus.synthetic}
             if device != "cpu":
                 begun = time.perf_counter()
-                train(corpus, recipe, epochs=1, device=device)
+                train_classifier(corpus, recipe, epochs=1, device=device)
                 told |= {"gpu": torch.cuda.get_device_name(), "first_epoch_seconds": since(begun)}
             begun = time.perf_counter()
-            base = train(corpus, recipe, epochs=arguments.epochs, device=device)
+            base = train_classifier(corpus, recipe, epochs=arguments.epochs, device=device)
             told["seconds"] = since(begun)
             figures = evaluate_classifier(base, corpus.test)
             told |= {"accuracy": round(figures.accuracy, 4), "mean_f1": round(figures.mean_f1, 4)}

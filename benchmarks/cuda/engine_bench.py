@@ -20,7 +20,7 @@ from benchmarks.cuda.device import DeviceBench, first_line, rounded
 from benchmarks.harness import profiler, timing
 from benchmarks.harness.bases import smoke_base
 from seam_fast.classifier.model import LSTMClassifier
-from seam_fast.classifier.training import train
+from seam_fast.classifier.training import train_classifier
 from seam_fast.cli import report
 from seam_fast.cli.workflow import corpus_for_base, get_corpus, say
 from seam_fast.data.synthetic import synthetic_r8
@@ -450,7 +450,7 @@ def load_base(arguments):
     else:
         say(report.SYNTHETIC_NOTE)
         corpus = synthetic_r8("reference")
-    return train(corpus, "public", 0, epochs=BASE_EPOCHS), corpus
+    return train_classifier(corpus, "public", 0, epochs=BASE_EPOCHS), corpus
 
 
 def digest(scores: dict, head) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from seam_fast.classifier.model import LSTMClassifier
-from seam_fast.classifier.training import train
+from seam_fast.classifier.training import train_classifier
 from seam_fast.cli.workflow import corpus_for_base, get_corpus, say, train_base
 from seam_fast.data.synthetic import synthetic_r8
 from seam_fast.errors import NoSourceError
@@ -32,7 +32,7 @@ def load_base(arguments):
         corpus = synthetic_r8("reference")
     if arguments.quick:
         say(f"{path} is not there: two epochs of training give a base that is good enough for a quick run")
-        return train(corpus, "public", 0, epochs=2, progress=True), corpus
+        return train_classifier(corpus, "public", 0, epochs=2, progress=True), corpus
     return train_base(corpus, "public", 0, path, say), corpus
 
 

@@ -17,7 +17,7 @@ from benchmarks.harness.bases import load_base
 from benchmarks.quality.baselines import SHOWN, baselines
 from seam_fast.backend import untrainable_reason
 from seam_fast.classifier.model import LSTMClassifier
-from seam_fast.classifier.training import train
+from seam_fast.classifier.training import train_classifier
 from seam_fast.cli import report
 from seam_fast.cli.workflow import corpus_for_base, get_corpus, say, train_base
 from seam_fast.data.synthetic import synthetic_r8
@@ -133,7 +133,7 @@ class Sources:
             return base, corpus_for_base(base, "r8", arguments.data_dir, say)
         corpus = get_corpus("r8", arguments.data_dir, "seam", None, say)
         if arguments.quick:
-            return train(corpus, "strong", 0, epochs=3, progress=True), corpus
+            return train_classifier(corpus, "strong", 0, epochs=3, progress=True), corpus
         return train_base(corpus, "strong", 0, path, say), corpus
 
 
