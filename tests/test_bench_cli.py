@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import re
 import subprocess
 import sys
 
@@ -105,3 +106,13 @@ def test_every_command_of_the_benchmarks_is_listed_and_starts():
         if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
     }
     assert scripts - {"benchmarks"} == listed
+
+
+def test_imports_between_the_rooms_of_the_benchmarks_go_down_only():
+    below = {"harness": set(), "baselines": {"harness"}, "report": {"harness"}}
+    below |= {room: {"harness", "baselines", "report"} for room in ("cpu", "cuda", "quality")}
+    below["pytest"] = {"harness", "baselines", "cpu"}
+    for path in (ROOT / "benchmarks").glob("*/*.py"):
+        room, text = path.parent.name, path.read_text(encoding="utf-8")
+        imported = set(re.findall(r"^\s*(?:from|import) benchmarks\.(\w+)", text, flags=re.M))
+        assert imported <= below[room] | {room}, path
