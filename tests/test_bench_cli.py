@@ -1,5 +1,8 @@
 """The verb `seam-fast bench`: its arguments, and the way to the benchmarks of a checkout."""
 
+import importlib
+import importlib.util
+import re
 import subprocess
 import sys
 
@@ -71,13 +74,46 @@ def test_a_place_for_no_record_is_told_before_the_time_is_spent(tmp_path, capsys
     (tmp_path / "file").write_text("")
     for place in (tmp_path, tmp_path / "file" / "record.json"):
         with pytest.raises(SeamFastError, match="no record can be written there"):
-            records.check_place(place)
+            records.check_path(place)
     assert cli.main(["bench", "op", "--smoke", "--out", str(tmp_path / "file" / "x.json")]) == 1
     assert "no record can be written there" in capsys.readouterr().err
-    assert records.check_place(tmp_path / "new" / "record.json").parent.is_dir()
+    assert records.check_path(tmp_path / "new" / "record.json").parent.is_dir()
 
 
 def test_the_suites_are_not_collected_with_the_tests():
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "benchmarks", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 5, done.stdout  # pytest's own code for no tests
+
+
+def test_every_command_of_the_benchmarks_is_listed_and_starts():
+    from benchmarks.__main__ import COMMANDS
+
+    for command in COMMANDS:
+        program, *arguments = command.split()
+        if program == "seam-fast":
+            cli.make_parser().parse_args(arguments)
+        elif arguments[0] == "-m":
+            name = arguments[1]
+            assert importlib.util.find_spec(name), command
+            with_main = name if "." in name.removeprefix("benchmarks.") else f"{name}.cli"
+            assert callable(importlib.import_module(with_main).main)
+        else:
+            assert (ROOT / arguments[0]).is_file(), command
+    listed = {command.split()[2] for command in COMMANDS if " -m " in command}
+    scripts = {
+        path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__main__")
+        for path in (ROOT / "benchmarks").rglob("*.py")
+        if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+    }
+    assert scripts - {"benchmarks"} == listed
+
+
+def test_imports_between_the_rooms_of_the_benchmarks_go_down_only():
+    below = {"harness": set(), "baselines": {"harness"}, "report": {"harness"}}
+    below |= {room: {"harness", "baselines", "report"} for room in ("cpu", "cuda", "quality")}
+    below["pytest"] = {"harness", "baselines", "cpu"}
+    for path in (ROOT / "benchmarks").glob("*/*.py"):
+        room, text = path.parent.name, path.read_text(encoding="utf-8")
+        imported = set(re.findall(r"^\s*(?:from|import) benchmarks\.(\w+)", text, flags=re.M))
+        assert imported <= below[room] | {room}, path

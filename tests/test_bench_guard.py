@@ -117,9 +117,12 @@ def test_a_fifth_is_allowed_and_more_where_rounds_differ():
     assert guard.allowed(tight, 25, 4) == pytest.approx(8)
     assert guard.allowed(wide, 25, 4) == pytest.approx(10 - 1.57 * 2 * (1 / 5 + 1 / 2))
     row = {"against": {"reference": {}, "reference_best": {}}}
-    assert list(guard.steady(row["against"], {"machine": {"processes": "one"}})) == ["reference_best"]
-    assert list(guard.steady(row["against"], {"machine": {"processes": "own"}})) == ["reference", "reference_best"]
-    assert list(guard.steady({"reference": {}}, {"machine": {"processes": "one"}})) == ["reference"]
+    assert list(guard.reliable_rivals(row["against"], {"machine": {"processes": "one"}})) == ["reference_best"]
+    assert list(guard.reliable_rivals(row["against"], {"machine": {"processes": "own"}})) == [
+        "reference",
+        "reference_best",
+    ]
+    assert list(guard.reliable_rivals({"reference": {}}, {"machine": {"processes": "one"}})) == ["reference"]
     op = json.loads((RECORDS / "masked_lstm.json").read_text())
     assert "lengths against PackedSequence" in guard.ratios(op) and len(guard.ratios(op)) == 7
 

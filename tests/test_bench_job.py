@@ -60,8 +60,12 @@ def test_jobs_are_recorded(run_bench):
 
 def test_a_run_that_was_cut_short_is_told_to_its_end():
     one = {"seconds": 10.0, "ends": [3.0, 5.0, 7.0]}  # two seconds before the first epoch and three after the last
-    assert job_one.an_epoch(one) == 2 and job_one.whole(one, 3) == 10 and job_one.whole(one, 300) == 10 + 297 * 2
-    assert job_one.an_epoch({"seconds": 4.0, "ends": [3.0]}) == 3
+    assert (
+        job_one.seconds_per_epoch(one) == 2
+        and job_one.total_seconds(one, 3) == 10
+        and job_one.total_seconds(one, 300) == 10 + 297 * 2
+    )
+    assert job_one.seconds_per_epoch({"seconds": 4.0, "ends": [3.0]}) == 3
     counts = [job_one.epochs_to_run(name, 10, quick) for name in ("reference", "native") for quick in (False, True)]
     assert counts == [6, 2, 10, 2] and job_one.epochs_to_run("native", 1, False) == 1
 

@@ -68,7 +68,7 @@ def test_a_rival_with_wrong_results_is_left_out_and_the_others_are_timed(run_ben
 
     others = rivals.others
     monkeypatch.setattr(rivals, "others", lambda problem: others(problem) | {"parametrized": wrong})
-    monkeypatch.setattr(rivals, "compiles", lambda shape: False)
+    monkeypatch.setattr(rivals, "compiles_quickly", lambda shape: False)
     code, record, said = run_bench("op", "--smoke", "--shapes", "tiny")
     (row,) = record["rows"]
     assert code == 0 and "tiny: parametrized is left out: tiny: output of parametrized is" in said.err

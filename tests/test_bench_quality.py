@@ -22,7 +22,7 @@ def test_masks_keep_as_many_weights_of_each_group(module):
     from benchmarks.quality import baselines
 
     values = {key: weight.abs() for key, weight in module.base.weights().items()}
-    scores = baselines.equal_masks(module, values)
+    scores = baselines.masks_of_equal_size(module, values)
     kept = sf.SeamModule(module.base, module.target, scores, module.head).kept_by_group
     assert kept == module.kept_by_group and 0 < kept["lstm"] < 1
     largest = torch.cat([values[key].flatten() for key in world.LSTM])
@@ -43,7 +43,7 @@ def test_the_floor_drops_the_rows_of_absent_words_alone(module, toy):
     assert set(documents[2].tolist()) == {0, 1} and documents[2].ndim == 1
     scores = baselines.floor_mask(module, toy, documents)
     rows = (scores[world.EMBEDDING] > 0).all(1)
-    met = set(baselines.words_of(toy, *documents[:2]).tolist())
+    met = set(baselines.token_ids(toy, *documents[:2]).tolist())
     assert set(torch.nonzero(rows)[:, 0].tolist()) == met and len(met) < toy.vocab_size
     assert all((scores[key] > 0).all() for key in world.KEYS[1:])
 

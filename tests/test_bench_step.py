@@ -91,7 +91,7 @@ def test_a_wrong_step_voids_the_time(small_reference):
         def run_epoch(self, ids, lengths, labels, batch_size):
             loss = super().run_epoch(ids, lengths, labels, batch_size)
             if len(ids) > batch_size:
-                self.put_scores({key: score + 1e-5 for key, score in self.scores.items()}, self.head)
+                self.load_scores({key: score + 1e-5 for key, score in self.scores.items()}, self.head)
             return loss
 
     workload = Workload(*small_reference)
@@ -187,7 +187,7 @@ def test_a_native_engine_that_is_not_there_is_left_out_with_the_reason(monkeypat
     code, record, said = run_bench("step", "--smoke", "--rivals", "native")
     assert code == 1 and record is None
     assert "native is left out: no compiler" in said.err and "none of these rivals can run here" in said.err
-    kept, left_out = reference_step.usable(["reference", "native", "native_dense"])
+    kept, left_out = reference_step.available(["reference", "native", "native_dense"])
     assert kept == ["reference"] and left_out == {"native": "no compiler", "native_dense": "no compiler"}
 
 

@@ -1,5 +1,7 @@
-"""The ways to train a module on a GPU that are timed against the engine, all as baselines/reference_step.py's are:
-made from weights, head and words on the CPU, with ``run_epoch`` and ``full_scores``; and how far off they may be.
+"""The ways to train a module on a GPU that are timed against the engine, and how far off their results may be.
+
+As in baselines/reference_step.py each is made from weights, head and words on the CPU, and has ``run_epoch`` and
+``full_scores``.
 """
 
 import contextlib
@@ -10,7 +12,7 @@ from torch import Tensor
 from torch.backends.cudnn import rnn as cudnn_rnn
 from torch.nn import functional
 
-from benchmarks.baselines.reference_step import Kept, Reference, ReferenceBest, Truth, Workload, build
+from benchmarks.baselines.reference_step import BinaryMask, Reference, ReferenceBest, Truth, Workload, build
 from seam_fast.classifier.reference_model import head_logits
 from seam_fast.classifier.state_keys import EMBEDDING, HEAD_NAMES, LINEAR_KEYS, LSTM_KEYS
 from seam_fast.common.cuda_graphs import CudaGraphRunner
@@ -22,7 +24,7 @@ from seam_fast.training.torch_trainer import TorchTrainer
 
 @contextlib.contextmanager
 def tf32_allowed(allowed: bool = True):
-    """Torch's two switches, as they were again afterwards."""
+    """Sets torch's two switches for tf32 (products, cuDNN) inside; restores them afterwards."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = allowed
@@ -33,8 +35,14 @@ def tf32_allowed(allowed: bool = True):
 
 
 class Way:
-    """What makes a trainer on a device: ``make`` is given weights and head there. tf32: whether it is allowed while the
-    trainer is made and in each of its epochs, and so in what it records; in no other way does it change anything.
+    """A named way to make a trainer on a device.
+
+    Args:
+        name: As in the record.
+        make: Called with weights and head on ``device``, words and options; returns the trainer.
+        device: Where the trainer works.
+        tf32: Allow tf32 while the trainer is made and in each of its epochs, and so in the graphs that it records.
+        options: Passed to ``make``; they take precedence over those of the call.
     """
 
     def __init__(self, name: str, make, device, *, tf32=False, **options):
@@ -58,7 +66,7 @@ class Way:
 
 
 class OnDevice:
-    """The reference where its weights are: each batch goes there, as the port's loop has it."""
+    """Mixin: the reference on the device of its weights, to which each batch is copied, as in the port's loop."""
 
     def step(self, ids: Tensor, labels: Tensor) -> float:
         device = self.head[0].device
@@ -78,12 +86,12 @@ class GpuReferenceBest(OnDevice, ReferenceBest):
 
 
 class _WithoutCopies(Reference):
-    """The same step, but the gradients stay where they are."""
+    """The same step, but the gradients are not copied to the host."""
 
     def step(self, ids: Tensor, labels: Tensor) -> float:
         logits = self.logits(ids)
         cross_entropy = functional.cross_entropy(logits, labels)
-        kept = sum(Kept.apply(score).sum() for score in self.scores.values()) / self.count
+        kept = sum(BinaryMask.apply(score).sum() for score in self.scores.values()) / self.count
         self.optimizer.zero_grad()
         (cross_entropy + self.alpha * kept).backward()
         self.optimizer.step()
@@ -102,12 +110,14 @@ class GpuReferenceWithoutCopies(OnDevice, _WithoutCopies):
 
 
 class Captured(Trainer):
-    """cuDNN's LSTM and torch's fused Adam, a whole step recorded as a CUDA graph and replayed.
+    """cuDNN's LSTM and torch's fused Adam, with a whole step recorded as a CUDA graph and replayed.
 
-    Documents of an epoch go to the GPU at once, and a step finds its own by a number there, so that the host does
-    nothing between two replays. whole_table: every row of the embedding has scores of its own, as in the reference;
-    else those of ``words``, as in this package. Rows of a batch alone are no choice: their number, and so the shape of
-    what is recorded, would change with each batch. Schedule joint, read at the end, whole batches only.
+    All documents of an epoch are copied to the GPU at once, and a step picks its batch by a counter on the GPU, so that
+    the host does nothing between two replays. Supports the joint schedule, reading at the end and whole batches only.
+
+    whole_table: every row of the embedding has scores, as in the reference; otherwise the rows of ``words``, as in this
+    package. The rows of a batch alone are not possible: their number, and so the shapes in the graph, would change with
+    each batch.
     """
 
     def __init__(self, weights, head, words, config, *, whole_table=False):
@@ -116,16 +126,16 @@ class Captured(Trainer):
         if (self.schedule, self.readout, self.target_weight) != ("joint", "last_position", 1):
             raise ValueError("this rival has schedule 'joint', readout 'last_position' and target_weight 1")
         self._row_of_id = self.row_of_id.to(self.device)
-        self._batches = None  # words (S, T, B) and labels (S, B) of the epoch, then a place for each loss
+        self._batches = None  # ids (S, T, B) and labels (S, B) of the epoch, and room for the loss of each step
         self._at = torch.zeros(1, dtype=torch.int64, device=self.device)
         groups = [{"params": list(self.scores.values())}, {"params": list(self.head), "lr": self.lr_head}]
-        on_gpu = self.device.type == "cuda"  # elsewhere there is nothing to record, and torch refuses the option
+        on_gpu = self.device.type == "cuda"  # elsewhere nothing is recorded, and torch refuses capturable
         self._adam = torch.optim.Adam(groups, lr=self.lr_mask, fused=True, capturable=on_gpu, **reference.ADAM)
-        self._kept = [self.weights[key].clone() for key in LSTM_KEYS]  # times the masks, where cuDNN wants them
+        self._kept = [self.weights[key].clone() for key in LSTM_KEYS]  # masked weights, in the layout of cuDNN
         if on_gpu:
             table, recurrent = self.weights[EMBEDDING], self.weights[LSTM_KEYS[1]]
             lstm = cudnn_rnn.get_cudnn_mode("LSTM"), recurrent.shape[1], 0, 1, False, False
-            with torch.no_grad(), contextlib.suppress(RuntimeError):  # without, it copies them in every step
+            with torch.no_grad(), contextlib.suppress(RuntimeError):  # otherwise cuDNN copies them in every step
                 torch._cudnn_rnn_flatten_weight(self._kept, 4, table.shape[1], *lstm)
         self._kept = [weight.requires_grad_() for weight in self._kept]
 
@@ -143,7 +153,7 @@ class Captured(Trainer):
         return self._batches[2][:count].double().mean().item()
 
     def _make_room(self, words: Tensor) -> None:
-        """Memory that holds an epoch; where it is new, the graph that reads it is recorded anew."""
+        """Makes sure that the buffers hold an epoch; with new buffers the graph that reads them is recorded again."""
         if self._batches is not None:
             there = self._batches[0]
             if len(words) <= len(there) and words.shape[1:] == there.shape[1:]:
@@ -160,8 +170,8 @@ class Captured(Trainer):
         slots, table = self._row_of_id[words], self.scores[EMBEDDING]
         rows = functional.embedding(words, self.weights[EMBEDDING])  # (T, B, E)
         embedded = rows * (functional.embedding(slots, table) > 0)
-        for place, key in zip(self._kept, LSTM_KEYS, strict=True):
-            torch.mul(self.weights[key], self.scores[key] > 0, out=place)
+        for masked, key in zip(self._kept, LSTM_KEYS, strict=True):
+            torch.mul(self.weights[key], self.scores[key] > 0, out=masked)
         linear = [self.weights[key] * (self.scores[key] > 0) for key in LINEAR_KEYS]
         head = [part.detach() for part in self.head]
         zeros = embedded.new_zeros(1, words.shape[1], self.weights[LSTM_KEYS[1]].shape[1])
@@ -186,7 +196,7 @@ class Captured(Trainer):
 
 
 def rivals(device) -> dict[str, Way]:
-    """By name, those that torch gives without this package's engines."""
+    """The ways that use none of this package's engines, by name."""
     ways = {
         "graph_rows": (Captured, {}),
         "graph_table": (Captured, {"whole_table": True}),
@@ -200,24 +210,25 @@ def rivals(device) -> dict[str, Way]:
 
 # Agreement by tf32 and of rivals -------------------------------------------------------------------------------------
 
-# tf32 keeps 10 bits of a factor where float32 keeps 23. What a product rounds off, and all that follows from it, is so
-# many times as large, and so are the errors that float32's own, measured, let one expect: losses, scores and flips
-# may be so many times as far off, and a score counts as far off at so many times the distance; how many may be far off
-# stays. Adam hides a wrong factor in a gradient, as it divides by the gradient's size, so the gradients themselves are
-# compared too, by the same rule, but never is a tenth of one allowed: half or double of it is refused at any size.
+# tf32 keeps 10 bits of a factor where float32 keeps 23, so rounding errors of products are 2^13 times as large. By tf32
+# losses, scores and flips may therefore be that many times as far off as in float32, and a score counts as far off at
+# that many times the distance; the share of scores that may be far off stays. Adam divides by the size of a gradient
+# and so hides a wrong factor in it; therefore gradients are compared too, by the same rule, but with a tolerance of at
+# most a tenth, so that half or double a gradient is always refused.
 COARSER = 2.0**13
 MOST_OF_A_GRADIENT = 0.1
 
 
-# A rival in float32 may be less exact than the reference by six of the 24 bits and is timed all the same, since users
-# who take it get just that (cuDNN's LSTM loses two to three); the tables say how far off it is. Beyond stands another
-# algorithm, or tf32 under the name of float32, whose time says nothing.
+# A rival in float32 may be less exact than the reference by six of the 24 bits and is still timed, because its users
+# get the same results (cuDNN's LSTM loses two to three bits); the tables say how far off it is. A larger error means
+# another algorithm, or tf32 in place of float32, whose time cannot be compared.
 LESS_EXACT = 2.0**6
 
 
 def coarser(truth: Truth, times: float) -> Truth:
-    """The same truth with so many times as much allowed. The share of scores that may be far off stays, and far off is
-    what is so many times as far.
+    """The same truth with ``times`` as much allowed, and ``times`` the distance from which a score is far off.
+
+    The share of scores that may be far off stays.
     """
     coarse = copy.copy(truth)
     coarse.far = {name: times * distance for name, distance in truth.far.items()}
@@ -226,17 +237,17 @@ def coarser(truth: Truth, times: float) -> Truth:
 
 
 def by_tf32(truth: Truth) -> Truth:
-    """The same truth with what tf32 may be off."""
+    """The same truth with the tolerance of tf32."""
     return coarser(truth, COARSER)
 
 
 def for_rivals(truth: Truth) -> Truth:
-    """The same truth with what a rival in float32 may be off."""
+    """The same truth with the tolerance of a rival in float32."""
     return coarser(truth, LESS_EXACT)
 
 
-def kept_gradients(trainer) -> dict[str, Tensor]:
-    """Adam's mean of the gradients of scores and head, by tensor, of the engine's trainers and of those by torch."""
+def mean_gradients(trainer) -> dict[str, Tensor]:
+    """Adam's first moments of scores and head by name, for the engine's trainers and for those by torch."""
     if hasattr(trainer, "exp_avg"):
         found = trainer.exp_avg | dict(zip(HEAD_NAMES, trainer.head_joint_moments[::2], strict=True))
     else:
@@ -247,9 +258,10 @@ def kept_gradients(trainer) -> dict[str, Tensor]:
 
 
 class Gradients:
-    """What float64 says of the gradients, by Adam's mean of them after some steps in which no score flips, and how far
-    those by tf32 may be from it: the norm of the difference, by the true one's. Plain PyTorch over the rows that occur
-    is truth and yardstick; allowed is twice the yardstick's and a rounding, both ``COARSER``.
+    """The gradients in float64, by Adam's first moments after some steps without a flip, and the tolerance of tf32.
+
+    The error is the norm of the difference divided by the norm of the true tensor. Plain PyTorch over the rows that
+    occur is truth and yardstick; allowed are twice the yardstick's error and a machine epsilon, both times ``COARSER``.
     """
 
     def __init__(self, workload: Workload, batch_size: int, steps: int):
@@ -263,7 +275,7 @@ class Gradients:
     def _run(self, way, dtype=torch.float32) -> dict[str, Tensor]:
         trainer = self.workload.make(way, dtype, lr_mask=0.5 / self.steps)
         trainer.run_epoch(*self.documents, self.batch_size)
-        return kept_gradients(trainer)
+        return mean_gradients(trainer)
 
     def errors(self, found: dict[str, Tensor]) -> dict[str, float]:
         errors = {}
@@ -272,7 +284,7 @@ class Gradients:
         return errors
 
     def check(self, way) -> dict[str, float]:
-        """The errors of a way. Raises SeamFastError where some are larger than allowed."""
+        """The errors of a way. Raises SeamFastError if some are larger than allowed."""
         found = self.errors(self._run(way))
         faults = [
             f"the gradient of {name} of {way} is off by {error:.2g} of it; allowed is {self.allowed[name]:.2g}"

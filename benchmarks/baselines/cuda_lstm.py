@@ -1,4 +1,4 @@
-"""The ways to compute a masked LSTM that are timed against each other on a GPU, and whether they agree.
+"""The ways to compute a masked LSTM that are timed against each other on a GPU, and their agreement.
 
 As in baselines/lstm.py, whose building blocks these are: every way is a function of a Problem that returns a list in
 the order of RESULTS, with None where it cannot give a result.
@@ -17,11 +17,12 @@ seam, seam_forward = rivals.seam, rivals.seam_forward
 
 
 class Problem(rivals.Problem):
-    """The same as on the CPU, with lengths where the input is.
+    """The problem of the CPU's benchmark on a GPU, with lengths on the device of the input.
 
-    kept: the weights that scores keep, masked beforehand. in_one_piece: whether they lie in memory as cuDNN wants them,
-    which otherwise copies them at each call. packed: the same problem with lengths on the CPU, where torch's packing
-    wants them.
+    Attributes:
+        kept: The weights, masked beforehand.
+        in_one_piece: Whether ``kept`` is contiguous in memory as cuDNN wants it; otherwise cuDNN copies it each call.
+        packed: The same problem with lengths on the CPU, where ``pack_padded_sequence`` needs them.
     """
 
     def __init__(self, shape, dtype, device, backend):
@@ -30,7 +31,7 @@ class Problem(rivals.Problem):
 
     def _arrange(self) -> None:
         self.kept = rivals.masked(self)
-        if self.input.is_cuda:  # by hand, because torch.nn.LSTM does it for no bfloat16
+        if self.input.is_cuda:  # torch.nn.LSTM.flatten_parameters does not do it for bfloat16
             lstm = cudnn_rnn.get_cudnn_mode("LSTM"), self.shape.H, 0, 1, False, False
             with torch.no_grad(), contextlib.suppress(RuntimeError):
                 torch._cudnn_rnn_flatten_weight(self.kept, 4, self.shape.I, *lstm)
@@ -60,23 +61,23 @@ class Problem(rivals.Problem):
 
 
 def states(problem, train=True) -> list:
-    """cuDNN's output, h_n, c_n; with lengths of a PackedSequence."""
+    """cuDNN's output, h_n and c_n; with lengths by a PackedSequence."""
     kernel = rivals.kernel if problem.lengths is None else rivals.packed_kernel
     return kernel(problem.packed, problem.kept, train)
 
 
 def cudnn(problem) -> list:
-    """cuDNN alone on the weights masked beforehand: no gradient of a score comes out."""
+    """cuDNN alone on weights masked beforehand; gives no gradient of a score."""
     results = states(problem)
     grad_input, *_ = problem.gradients(results, problem.kept)
     return [*results, grad_input, None, None, None, None]
 
 
 def whole(problem) -> list:
-    """All that it takes without this package: the products, written where cuDNN wants them, cuDNN, products, clamps."""
+    """Everything that is needed without this package: masking into cuDNN's layout, cuDNN, gradients of the scores."""
     with torch.no_grad():
-        for place, weight, score in zip(problem.kept, problem.weights, problem.scores, strict=True):
-            torch.mul(weight, score > 0, out=place)
+        for masked, weight, score in zip(problem.kept, problem.weights, problem.scores, strict=True):
+            torch.mul(weight, score > 0, out=masked)
     results = states(problem)
     grad_input, *gradients = problem.gradients(results, problem.kept)
     of_scores = torch._foreach_mul(gradients, problem.weights)
@@ -92,7 +93,7 @@ def cudnn_forward(problem) -> list:
 
 
 def make_padded(problem):
-    """Lengths without a PackedSequence: cuDNN on all T steps, states past the end made zero; c_n is lost."""
+    """Lengths without a PackedSequence: cuDNN on all T steps, states past the end set to zero; no c_n."""
     steps = torch.arange(problem.shape.T, device=problem.input.device)[:, None]
     valid = (steps < problem.lengths).unsqueeze(-1).to(problem.dtype)  # (T, B, 1)
     last = (problem.lengths - 1).view(1, -1, 1).expand(1, -1, problem.shape.H)
@@ -107,7 +108,7 @@ def make_padded(problem):
 
 
 def make_compiled(problem):
-    """The loop over steps in plain PyTorch, on the weights masked beforehand, as torch.compile makes it."""
+    """The loop over steps in plain PyTorch by torch.compile, on weights masked beforehand."""
 
     def loop(input, h, c, *weights):
         return reference.lstm_direction(input, h, c, weights)
@@ -128,16 +129,15 @@ def make_compiled(problem):
 
 
 class Truth(rivals.Truth):
-    """What float64 says, and how far a result may be from it.
+    """The results in float64, and how far a result may be from them.
 
-    As there, each dtype beside the whole rival in the same; the rivals, which are not on trial, may be a quarter off at
-    most.
+    The rule is that of the CPU, with the error of ``whole`` in the same dtype; rivals may be off by a quarter at most.
     """
 
     OURS = ("seam", "seam_eager", "seam_forward")
 
     def __init__(self, problem, tf32: bool):
-        self.where = ""  # the caller says it
+        self.where = ""  # the caller names the shape
         self.values = [value.detach() for value in whole(problem.in_float64())]
         shape, unit = problem.shape, 2.0**-10 if tf32 else torch.finfo(problem.dtype).eps
         self.plausible = min(0.25, unit * (shape.T * shape.B + shape.I + shape.H))

@@ -1,7 +1,7 @@
-"""The ways to compute a masked LSTM that are timed against each other, on the same tensors, and whether they agree.
+"""The ways to compute a masked LSTM that are timed against each other, on the same tensors, and their agreement.
 
-Every way is a function of a Problem that returns a list in the order of RESULTS: states, last states, the gradient of
-the input and one of each score. A way leaves None where it cannot give a result.
+Every way is a function of a Problem that returns a list in the order of RESULTS: hidden states, last states, the
+gradient of the input and that of each score. None stands for a result that a way cannot give.
 """
 
 import functools
@@ -17,16 +17,22 @@ from seam_fast.errors import SeamFastError
 from seam_fast.ops import reference
 
 WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-SEED = 1  # of all that is drawn
+SEED = 1  # of all random tensors
 RESULTS = ("output", "h_n", "c_n", "input.grad", *(f"{name} score.grad" for name in WEIGHTS))
 
 
 class Problem:
-    """Input, weights, scores and the gradients that come from above, random but the same for everyone.
+    """Input, weights, scores and cotangents (gradients of the outputs), random but the same for every way.
 
-    Weights are drawn as ``torch.nn.LSTM`` draws them, half of the scores are positive, and the gradients from above are
-    large enough that the clamp of some scores' gradients acts. With lengths no gradient comes to c_n, since one of the
-    rivals cannot give it.
+    Weights are drawn as ``torch.nn.LSTM`` draws them, half of the scores are positive, and the cotangents are so large
+    that some gradients of scores reach the clamp. With lengths there is no cotangent of c_n, because one of the rivals
+    does not compute c_n.
+
+    Args:
+        shape: A ``Shape``.
+        dtype: Of all tensors.
+        backend: The backend that seam-fast's own ways use.
+        device: Where the tensors are; lengths are on the CPU.
     """
 
     def __init__(self, shape, dtype=torch.float32, backend="auto", device="cpu"):
@@ -52,7 +58,7 @@ class Problem:
         ]
 
     def gradients(self, results: list[Tensor], leaves: list[Tensor]) -> tuple[Tensor, ...]:
-        """Gradients of input and leaves; results: output, h_n, c_n."""
+        """Gradients of input and ``leaves``, given output, h_n and c_n of a way."""
         return torch.autograd.grad(results[: len(self.cotangents)], [self.input, *leaves], self.cotangents)
 
 
@@ -60,7 +66,7 @@ class Problem:
 
 
 def kernel(problem, weights, train=True) -> list[Tensor]:
-    """torch.nn.LSTM's own kernel: output, h_n, c_n."""
+    """The kernel behind torch.nn.LSTM: output, h_n, c_n."""
     return list(torch._VF.lstm(problem.input, problem.state, weights, True, 1, 0.0, train, False, False))
 
 
@@ -77,17 +83,18 @@ def packed_kernel(problem, weights, train=True) -> list[Tensor]:
 
 
 def rival_kernel(problem):
+    """torch's kernel for the problem: with or without a PackedSequence."""
     return packed_kernel if problem.shape.spread else kernel
 
 
 def masked(problem) -> list[Tensor]:
-    """The products before the kernel, as leaves: the kernel's gradient of them is all that autograd has to find."""
+    """Masked weights (weight times mask), as leaves, so that autograd stops at the gradient that the kernel gives."""
     with torch.no_grad():
         return [weight * (score > 0) for weight, score in zip(problem.weights, problem.scores, strict=True)]
 
 
 def score_gradients(problem, gradients) -> list[Tensor]:
-    """The products and clamps after the kernel, in place for matrices (the two biases may share one gradient)."""
+    """Gradients of the scores: times weight, clamped; in place for matrices, as the two biases may share a gradient."""
     return [
         (gradient.mul_(weight) if weight.dim() == 2 else gradient * weight).clamp_(-1, 1)
         for gradient, weight in zip(gradients, problem.weights, strict=True)
@@ -107,7 +114,7 @@ def seam(problem):
 
 
 def rival(problem, run=None):
-    """Products, torch's kernel forward and backward, products and clamps. The rival of the table."""
+    """The rival of the table: masked weights, torch's kernel forward and backward, gradients of the scores."""
     weights = [weight.requires_grad_() for weight in masked(problem)]
     results = (run or rival_kernel(problem))(problem, weights)
     grad_input, *gradients = problem.gradients(results, weights)
@@ -115,7 +122,7 @@ def rival(problem, run=None):
 
 
 def make_kernel_only(problem):
-    """Torch's kernel alone, forward and backward, on weights masked before; no gradient of a score comes out."""
+    """torch's kernel alone, forward and backward, on weights masked beforehand; gives no gradient of a score."""
     weights = [weight.requires_grad_() for weight in masked(problem)]
     run = rival_kernel(problem)
 
@@ -127,9 +134,9 @@ def make_kernel_only(problem):
     return kernel_only
 
 
-def other_path(problem):
-    """The rival with oneDNN switched off: torch's own loop over steps. (A PackedSequence goes this way anyway.)"""
-    before = torch._C._get_mkldnn_enabled()  # not the public context manager: it warns of TF32 where there is none
+def rival_without_onednn(problem):
+    """The rival with oneDNN switched off: torch's own loop over steps, which a PackedSequence always uses."""
+    before = torch._C._get_mkldnn_enabled()  # the public context manager warns about TF32 on CPUs that have none
     torch._C._set_mkldnn_enabled(False)
     try:
         return rival(problem)
@@ -138,7 +145,7 @@ def other_path(problem):
 
 
 def make_padded(problem):
-    """Lengths without a PackedSequence: all T steps of every sequence, states past the end made zero; c_n is lost."""
+    """Lengths without a PackedSequence: all T steps of every sequence, states past the end set to zero; no c_n."""
     valid = (torch.arange(problem.shape.T)[:, None] < problem.lengths).unsqueeze(-1).to(problem.dtype)  # (T, B, 1)
     last = (problem.lengths - 1).view(1, -1, 1).expand(1, -1, problem.shape.H)
 
@@ -150,7 +157,7 @@ def make_padded(problem):
 
 
 class _Masked(torch.nn.Module):
-    """The parametrization: the weight, masked by a score of its own."""
+    """A parametrization that masks a weight by a score."""
 
     def __init__(self, score):
         super().__init__()
@@ -161,7 +168,7 @@ class _Masked(torch.nn.Module):
 
 
 def make_parametrized(problem):
-    """A torch.nn.LSTM whose weights are parametrized, each computed once a forward pass."""
+    """A torch.nn.LSTM with parametrized weights, each computed once per forward pass."""
     shape = problem.shape
     lstm = torch.nn.LSTM(shape.I, shape.H, dtype=problem.dtype)
     scores = []
@@ -186,14 +193,13 @@ def make_parametrized(problem):
 
 
 def make_compiled(problem):
-    """The rival with torch.compile instead of the kernel: the loop over steps in plain PyTorch, unrolled and fused."""
+    """The rival with torch.compile in place of the kernel: the loop over steps in plain PyTorch, unrolled and fused."""
 
     def loop(input, h, c, *weights):
         return reference.lstm_direction(input, h, c, weights)
 
-    compiled = functools.cache(
-        lambda: torch.compile(loop, fullgraph=True)
-    )  # which may fail, so not before it is called
+    # Compiled at the first call, where a failure of the compiler counts against this way alone.
+    compiled = functools.cache(lambda: torch.compile(loop, fullgraph=True))
 
     def run(problem, weights):
         h_0, c_0 = problem.state
@@ -203,8 +209,8 @@ def make_compiled(problem):
     return lambda problem: rival(problem, run)
 
 
-def twin(problem):
-    """The plain-PyTorch implementation of this package."""
+def plain_pytorch(problem):
+    """seam-fast with backend="torch": the package's plain PyTorch."""
     output, (h_n, c_n) = sf.masked_lstm(
         problem.input, None, problem.weights, problem.scores, lengths=problem.lengths, backend="torch"
     )
@@ -214,7 +220,7 @@ def twin(problem):
 
 @torch.no_grad()
 def seam_forward(problem):
-    """seam-fast, forward only, nothing saved."""
+    """seam-fast, forward only; nothing is saved for a backward pass."""
     output, state = sf.masked_lstm(
         problem.input, None, problem.weights, problem.scores, lengths=problem.lengths, backend=problem.backend
     )
@@ -223,13 +229,13 @@ def seam_forward(problem):
 
 @torch.no_grad()
 def rival_forward(problem):
-    """The rival, forward only, in inference mode: products and kernel."""
+    """The rival, forward only, in inference mode: masked weights and kernel."""
     return rival_kernel(problem)(problem, masked(problem), train=False) + [None] * 5
 
 
 @torch.no_grad()
 def make_kernel_forward(problem):
-    """Torch's kernel alone, forward only, on weights masked before."""
+    """torch's kernel alone, forward only, on weights masked beforehand."""
     weights = masked(problem)
     return torch.no_grad()(lambda problem: rival_kernel(problem)(problem, weights, train=False) + [None] * 5)
 
@@ -237,8 +243,8 @@ def make_kernel_forward(problem):
 PAIR = {"seam": seam, "rival": rival}
 
 
-def absent(gpu: bool) -> dict[str, str]:
-    """Why the other fused LSTM libraries, which compute a similar layer on GPUs only, are not among the rivals."""
+def unavailable_libraries(gpu: bool) -> dict[str, str]:
+    """Why other fused LSTM libraries, which compute a similar layer on GPUs only, are not among the rivals: by name."""
     reasons = {}
     for name, module in (("flashrnn", "flashrnn"), ("haste", "haste_pytorch")):
         if importlib.util.find_spec(module) is None:
@@ -251,7 +257,7 @@ def absent(gpu: bool) -> dict[str, str]:
 
 
 def others(problem) -> dict:
-    """The ways beside the pair of the table, by name."""
+    """All ways apart from the pair of the table, by name."""
     ways = {
         "seam_forward": seam_forward,
         "rival_forward": rival_forward,
@@ -262,16 +268,16 @@ def others(problem) -> dict:
     if problem.shape.spread:
         ways["padded"] = make_padded(problem)
     else:
-        ways["rival_without_onednn"] = other_path
+        ways["rival_without_onednn"] = rival_without_onednn
     if problem.shape.H <= 50:
-        ways["plain_pytorch"] = twin
-    if compiles(problem.shape):
+        ways["plain_pytorch"] = plain_pytorch
+    if compiles_quickly(problem.shape):
         ways["compiled"] = make_compiled(problem)
     return ways
 
 
-def compiles(shape) -> bool:
-    """Whether torch.compile, which unrolls the loop over steps, is done with a shape in less than some minutes."""
+def compiles_quickly(shape) -> bool:
+    """Whether torch.compile, which unrolls the loop over steps, needs less than a few minutes for a shape."""
     return shape.T <= 32 and shape.H <= 50 and not shape.spread
 
 
@@ -279,18 +285,18 @@ def compiles(shape) -> bool:
 
 
 class Truth:
-    """What float64 says, and how far a float32 result may be from it.
+    """The results in float64, and how far a float32 result may be from them.
 
-    The error of a result is its largest difference, relative to the largest true value. That of this package's ways may
-    be twice the rival's plus 8 roundings; that of torch's, which are not on trial, what rounding every addition of the
-    longest sum can cost.
+    The error of a result is its largest absolute difference divided by the largest true value. For this package's ways
+    twice the rival's error plus 8 machine epsilons is allowed; for torch's ways, which are not what is tested, the
+    error that rounding every addition of the longest sum can cause.
     """
 
     OURS = ("seam", "seam_forward", "plain_pytorch")
 
     def __init__(self, shape):
         exact = Problem(shape, torch.float64)
-        self.where = f"{shape.name}: "  # before what is wrong
+        self.where = f"{shape.name}: "  # prefix of error messages
         self.values = rival(exact)
         clamped = sum(int((value.abs() == 1).sum()) for value in self.values[4:])
         self.clamped = clamped / sum(value.numel() for value in self.values[4:])
@@ -300,7 +306,7 @@ class Truth:
         self.allowed = {name: 2 * error + 8 * eps for name, error in self.of_rival.items()}
 
     def errors(self, results: list) -> dict[str, float]:
-        """Error by name of result, of those that are there."""
+        """Errors by the name of the result, of those that are not None."""
         found = {}
         for name, result, true in zip(RESULTS, results, self.values, strict=True):
             if result is not None:
@@ -312,11 +318,11 @@ class Truth:
         return found
 
     def check(self, way: str, results: list) -> dict[str, float]:
-        """The errors of a way's results. Raises SeamFastError, with all of them, where some are larger than allowed."""
+        """The errors of a way's results. Raises SeamFastError that lists all errors larger than allowed."""
         errors, faults = self.errors(results), []
         for name, error in errors.items():
             allowed = self.allowed[name] if way in self.OURS else self.plausible
-            if not error <= allowed:  # a NaN is not, either
+            if not error <= allowed:  # also true for NaN
                 faults.append(f"{name} of {way} is {error:.1e} from float64, more than the {allowed:.1e} allowed")
         if faults:
             raise SeamFastError(f"{self.where}{', '.join(faults)}, so its time says nothing")

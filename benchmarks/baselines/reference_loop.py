@@ -1,7 +1,7 @@
-"""The public port's whole loop in plain PyTorch, around the steps of ``reference_step.Reference``, in words of its own.
+"""The public port's whole training loop in plain PyTorch, around the steps of ``reference_step.Reference``.
 
-An epoch: all its documents, then the masked network on the test subset, then the rule that may keep a deep copy of all
-scores. Written from a description; held against ``seam_fast.reengineer`` by the tests.
+An epoch trains on all documents, evaluates the masked network on the test subset, and applies the selection rule, which
+may keep a deep copy of all scores. Written from a description; tests compare it with ``seam_fast.reengineer``.
 """
 
 import copy
@@ -17,10 +17,18 @@ from seam_fast.search.settings import Settings
 
 
 class ReferenceLoop:
-    """One class against as many others; scores alone are trained, the head stays as it was drawn.
+    """One class against as many documents of others; only scores are trained, the head stays as it was drawn.
 
-    base: an LSTMClassifier; corpus: its documents; way: a name of RIVALS, "reference" or "reference_best". Afterwards
-    ``history`` has accuracy and share kept by epoch, ``best`` the epoch, scores and head that were kept.
+    Args:
+        base: An LSTMClassifier.
+        corpus: Its documents.
+        target: The class.
+        way: "reference" or "reference_best".
+        seed: Of the head and of the order of documents.
+
+    Attributes:
+        history: Accuracy and kept ratio by epoch.
+        best: Epoch, scores, head and figures of the selected epoch.
     """
 
     def __init__(self, base, corpus, target: int, way: str, seed: int = 0):
@@ -42,7 +50,7 @@ class ReferenceLoop:
         for epoch in range(epochs):
             documents = self.sampler.epoch(epoch)
             self.trainer.run_epoch(documents.ids, documents.lengths, documents.labels, self.batch_size)
-            figures = self.look()
+            figures = self.evaluate()
             self.history.append(figures)
             if self.is_better(figures):
                 state = copy.deepcopy({key: score.detach() for key, score in self.trainer.scores.items()})
@@ -52,8 +60,8 @@ class ReferenceLoop:
         return self.trainer.steps
 
     @torch.no_grad()
-    def look(self) -> dict[str, float]:
-        """Accuracy on the test subset and share of weights kept, of the masks as they stand."""
+    def evaluate(self) -> dict[str, float]:
+        """Accuracy on the test subset and kept ratio of the current masks."""
         scores = self.trainer.scores
         masked = {key: weight * (scores[key] > 0) for key, weight in self.trainer.weights.items()}
         logits = class_logits(masked, self.ids, self.lengths, "last_position")
@@ -64,7 +72,7 @@ class ReferenceLoop:
     def is_better(self, figures: dict[str, float]) -> bool:
         """The published rule: no worse than the base, then the smaller module (in thousandths), then the better one.
 
-        As long as no epoch was as good as the base: the largest difference of accuracy and share kept.
+        While no epoch is as good as the base, the epoch with the largest difference of accuracy and kept ratio.
         """
         accuracy, kept, best = figures["accuracy"], figures["kept"], self.best
         good = best is not None and best["accuracy"] >= self.accuracy_before

@@ -1,10 +1,10 @@
-"""The ways to train a module that are timed against each other, what they train on, and whether they agree.
+"""The ways to train a module that are timed against each other, what they train on, and their agreement.
 
-``Reference`` does in a step what the public LSTM port does in one: plain PyTorch over the whole table.
-``ReferenceBest`` computes the same with the fastest optimizer of torch, and nothing that the result does not need.
-Both are written from a description, in words of their own, and share no code with ``seam_fast.reference``, against
-which they are tested. All rivals have the part of ``seam_fast.engine.Trainer`` that a benchmark needs: ``run_epoch``
-and ``full_scores``.
+``Reference`` does per step what the public LSTM port does: plain PyTorch over the whole embedding table.
+``ReferenceBest`` computes the same with torch's fastest optimizer and without anything that the result does not need.
+Both were written from a description of the procedure and share no code with ``seam_fast.training.reference_step``, against which they
+are tested. All rivals have the part of a trainer's interface that a benchmark needs: ``run_epoch`` and
+``full_scores``.
 """
 
 import functools
@@ -35,8 +35,8 @@ OPTIONS = {"alpha": 0.2, "lr_mask": 0.1, "lr_head": 0.01, "schedule": "joint"}
 # The reference -------------------------------------------------------------------------------------------------------
 
 
-class Kept(torch.autograd.Function):
-    """1 where a score is positive, else 0; its gradient goes on to the score, clamped to [-1, 1]."""
+class BinaryMask(torch.autograd.Function):
+    """1 for a positive score, else 0; straight-through: the score gets the mask's gradient, clamped to [-1, 1]."""
 
     @staticmethod
     def forward(ctx, score):
@@ -48,12 +48,15 @@ class Kept(torch.autograd.Function):
 
 
 class Reference:
-    """One module with dense scores: all weights masked anew in every step, torch's default Adam over all scores.
+    """One module with dense scores: all weights are masked in every step, and torch's default Adam steps all scores.
 
-    weights: frozen base by weight key; head: initial weight (2, C) and bias (2,); all of one floating dtype. words: not
-    looked at. alpha, lr_mask, lr_head: as in ``seam_fast.Settings``, with the global penalty. schedule: ``"port"``
-    steps the scores alone, any other head and scores together. readout: ``"last_position"``, after the padding, and
-    nothing else.
+    Args:
+        weights: The frozen base by weight key, all of one floating dtype.
+        head: Initial weight (2, C) and bias (2,) in the same dtype.
+        words: Ignored; other rivals have scores for these rows only.
+        alpha, lr_mask, lr_head: As in ``seam_fast.Settings``, with the global penalty.
+        schedule: ``"port"`` steps the scores alone; any other steps head and scores together.
+        readout: Must be ``"last_position"``: the state after the padding is the document's.
     """
 
     fused = None  # torch's default: on a CPU neither fused nor foreach
@@ -66,14 +69,14 @@ class Reference:
         self.head = tuple(part.detach().clone().requires_grad_(schedule != "port") for part in head)
         self.alpha, self.steps = alpha, 0
         self.count = sum(score.numel() for score in self.scores.values())
-        self.gradients, self.totals = {}, [0.0, 0.0, 0]  # of the losses, of the shares kept, of the hits
+        self.gradients, self.totals = {}, [0.0, 0.0, 0]  # sums of the losses, kept ratios and hits
         groups = [{"params": list(self.scores.values())}]
         if schedule != "port":
             groups.append({"params": list(self.head), "lr": lr_head})
         self.optimizer = torch.optim.Adam(groups, lr=lr_mask, fused=self.fused)
 
     def run_epoch(self, ids: Tensor, lengths: Tensor, labels: Tensor, batch_size: int) -> float:
-        """Steps over documents in order: ids (N, T), lengths (N,), not looked at, labels (N,) -> mean cross entropy."""
+        """Steps over documents in order: ids (N, T), lengths (N,) (ignored), labels (N,) -> mean cross entropy."""
         losses = [self.step(*batch) for batch in zip(ids.split(batch_size), labels.split(batch_size), strict=True)]
         return sum(losses) / len(losses)
 
@@ -81,11 +84,11 @@ class Reference:
         """One step on one batch; returns its cross entropy before the step."""
         logits = self.logits(ids)
         cross_entropy = functional.cross_entropy(logits, labels)
-        kept = sum(Kept.apply(score).sum() for score in self.scores.values()) / self.count
+        kept = sum(BinaryMask.apply(score).sum() for score in self.scores.values()) / self.count
         self.optimizer.zero_grad()
         (cross_entropy + self.alpha * kept).backward()
-        # The port hands every gradient to NumPy by way of the host's memory. From a GPU that is a copy of ten
-        # megabytes; on a CPU it is a view, and the reference pays next to nothing for it here.
+        # The port turns every gradient into a NumPy array in host memory. From a GPU that is a copy of ten megabytes;
+        # on a CPU it is a view that costs next to nothing.
         parameters = (*self.scores.items(), *enumerate(self.head))
         self.gradients = {name: p.grad.cpu().numpy() for name, p in parameters if p.grad is not None}
         self.optimizer.step()
@@ -98,13 +101,13 @@ class Reference:
     def logits(self, ids: Tensor) -> Tensor:
         """Outputs of the module: ids (B, T) -> (B, 2)."""
         return self.outputs(
-            {key: weight * Kept.apply(self.scores[key]) for key, weight in self.weights.items()}, ids.t()
+            {key: weight * BinaryMask.apply(self.scores[key]) for key, weight in self.weights.items()}, ids.t()
         )
 
-    def outputs(self, masked: dict[str, Tensor], places: Tensor) -> Tensor:
-        """Outputs with masked weights: places (T, B), rows of the embedding -> (B, 2)."""
-        embedded = functional.embedding(places, masked[EMBEDDING])  # (T, B, E)
-        zeros = embedded.new_zeros(1, places.shape[1], masked[LSTM_KEYS[1]].shape[1])
+    def outputs(self, masked: dict[str, Tensor], rows: Tensor) -> Tensor:
+        """Outputs with masked weights: rows (T, B) of the embedding -> (B, 2)."""
+        embedded = functional.embedding(rows, masked[EMBEDDING])  # (T, B, E)
+        zeros = embedded.new_zeros(1, rows.shape[1], masked[LSTM_KEYS[1]].shape[1])
         parameters = [masked[key] for key in LSTM_KEYS]
         states, _, _ = torch.lstm(embedded, (zeros, zeros), parameters, True, 1, 0.0, True, False, False)
         classes = functional.linear(states[-1], *(masked[key] for key in LINEAR_KEYS))
@@ -116,8 +119,8 @@ class Reference:
         return scores, tuple(part.detach().clone() for part in self.head)
 
     @torch.no_grad()
-    def put_scores(self, scores: dict[str, Tensor], head: tuple[Tensor, Tensor]) -> None:
-        """Goes on from another's scores and head; the optimizer's own state stays."""
+    def load_scores(self, scores: dict[str, Tensor], head: tuple[Tensor, Tensor]) -> None:
+        """Copies scores and head from another trainer; the optimizer's state stays as it is."""
         for key, score in self.scores.items():
             score.copy_(scores[key])
         for ours, theirs in zip(self.head, head, strict=True):
@@ -125,10 +128,10 @@ class Reference:
 
 
 class ReferenceBest(Reference):
-    """The same procedure at its best: torch's fused Adam, a batch's rows alone, and no number read but the loss.
+    """The same procedure at its best: torch's fused Adam, only the rows of a batch, and only the loss is read.
 
-    Still every score of the table is stepped, as the procedure has it. The penalty's gradient is the same number for
-    every score, so it lies in the gradients from the beginning, and autograd sees nothing of it.
+    Every score of the table is still stepped, as the procedure says. The gradient of the penalty is the same constant
+    for every score, so it is written into the gradients once and is not part of the autograd graph.
     """
 
     fused = True
@@ -140,31 +143,31 @@ class ReferenceBest(Reference):
             score.grad = torch.full_like(score, self.constant)
 
     def step(self, ids: Tensor, labels: Tensor) -> float:
-        words, places = torch.unique(ids.t(), return_inverse=True)  # (U,), (T, B)
-        weights = self.weights | {EMBEDDING: self.weights[EMBEDDING][words]}
+        unique_rows, index = torch.unique(ids.t(), return_inverse=True)  # (U,), (T, B)
+        weights = self.weights | {EMBEDDING: self.weights[EMBEDDING][unique_rows]}
         with torch.no_grad():
-            kept = {key: score[words] if key == EMBEDDING else score for key, score in self.scores.items()}
-            masked = {key: weight * (kept[key] > 0) for key, weight in weights.items()}
+            scores = {key: s[unique_rows] if key == EMBEDDING else s for key, s in self.scores.items()}
+            masked = {key: weight * (scores[key] > 0) for key, weight in weights.items()}
         head = [part for part in self.head if part.requires_grad]
         leaves = [part.requires_grad_() for part in masked.values()]
-        loss = functional.cross_entropy(self.outputs(masked, places), labels)
+        loss = functional.cross_entropy(self.outputs(masked, index), labels)
         gradients = torch.autograd.grad(loss, [*leaves, *head])
         for key, gradient in zip(masked, gradients, strict=False):
             gradient = gradient.mul_(weights[key]).clamp_(-1, 1).add_(self.constant)
             if key == EMBEDDING:
-                self.scores[key].grad.index_copy_(0, words, gradient)
+                self.scores[key].grad.index_copy_(0, unique_rows, gradient)
             else:
                 self.scores[key].grad = gradient
         for part, gradient in zip(head, gradients[len(masked) :], strict=True):
             part.grad = gradient
         self.optimizer.step()
-        self.scores[EMBEDDING].grad.index_fill_(0, words, self.constant)
+        self.scores[EMBEDDING].grad.index_fill_(0, unique_rows, self.constant)
         self.steps += 1
         return loss.item()
 
 
-class ByTheBook:
-    """``seam_fast.training.reference_step.Stepper`` with the face of the others; arguments as in ``Reference``."""
+class ReferenceStepper:
+    """``seam_fast.training.reference_step.Stepper`` with the interface of the rivals; arguments as in ``Reference``."""
 
     def __init__(self, weights, head, words=None, **options):
         self.stepper = Stepper(weights, head, **options)
@@ -188,7 +191,7 @@ def build(make, weights, head, words, **options):
     return make(weights, head, words, StepConfig(**config), **options)
 
 
-# By name: how it is made. The first is what the others are compared with.
+# What makes each rival, by name. The others are compared with the first.
 RIVALS = {
     "reference": Reference,
     "reference_best": ReferenceBest,
@@ -203,7 +206,7 @@ def is_native(name: str) -> bool:
     return name.startswith("native")
 
 
-def usable(names) -> tuple[list[str], dict[str, str]]:
+def available(names) -> tuple[list[str], dict[str, str]]:
     """The rivals that can run here, and why the others cannot."""
     reason = untrainable_reason(torch.float32)
     left_out = {name: reason for name in names if is_native(name) and reason}
@@ -216,10 +219,14 @@ def usable(names) -> tuple[list[str], dict[str, str]]:
 class Workload:
     """One class against the rest as the reference samples it: weights, head and documents, the same for every rival.
 
-    A base and its corpus; ``target``: the class. ``vocabulary``: rows of the table, of which those past the base's own
-    stand for words that never occur; alpha then grows with the number of weights, so that alpha / N, the gradient of
-    every kept weight, is what it was. fit: indices of the training documents to use (default: all). seed: of head and
-    order of documents.
+    Args:
+        base: The base classifier.
+        corpus: Its corpus.
+        target: The class.
+        vocabulary: Rows of the embedding table; those beyond the base's own stand for words that never occur. alpha
+            then grows with the number N of weights, so that alpha / N, the penalty's gradient of a score, stays.
+        fit: Indices of the training documents to use (default: all).
+        seed: Of the head and of the order of documents.
     """
 
     def __init__(
@@ -246,7 +253,7 @@ class Workload:
         if _ext.has_ext():
             from seam_fast.training.cpu_trainer import copy_to_huge_pages
 
-            self.weights = copy_to_huge_pages(self.weights)  # for every rival
+            self.weights = copy_to_huge_pages(self.weights)  # the same advantage for every rival
         self.options["alpha"] *= self.count / before
 
     @property
@@ -255,17 +262,17 @@ class Workload:
         return sum(weight.numel() for weight in self.weights.values())
 
     def documents(self, begin: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """ids (n, T), lengths and labels (n,) of so many epochs in the sampler's order, from epoch ``begin`` on."""
+        """ids (n, T), lengths and labels (n,) of ``count`` epochs in the sampler's order, from epoch ``begin`` on."""
         epochs = [self.sampler.epoch(begin + n) for n in range(count)]
         return tuple(torch.cat([getattr(epoch, name) for epoch in epochs]) for name in ("ids", "lengths", "labels"))
 
     def first(self, documents: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The first documents of the whole run."""
+        """The first so many documents of the whole run."""
         epochs = -(-documents // self.sampler.size)
         return tuple(part[:documents] for part in self.documents(0, epochs))
 
     def make(self, way, dtype=torch.float32, **options):
-        """A rival at its beginning, by its name in RIVALS or by what makes it; options replace the workload's."""
+        """A new rival, by its name in RIVALS or by what makes it; options replace those of the workload."""
         way = RIVALS[way] if isinstance(way, str) else way
         weights = {key: weight.to(dtype) for key, weight in self.weights.items()}
         head = tuple(part.to(dtype) for part in self.head)
@@ -276,21 +283,21 @@ class Workload:
 
 
 class Truth:
-    """What float64 says of a run of some steps, and how far a float32 result may be from it.
+    """A run of some steps in float64, and how far a float32 run may be from it.
 
-    exact, yardstick: the rivals (names, or what makes them) that give the truth, in float64, and the plain float32
-    error. The error of a tensor is what 95 % of its values stay below; where a gradient all but cancels, its sign is
-    rounding, and Adam makes a whole step of that, so that in any float32 run a few scores are far off, each time
-    others: of these the share is compared (errors above 1e-5 and above ten times the yardstick's). Allowed is twice the
-    yardstick's and a floor: 16 roundings for the loss, one rounding of the largest score, 1 % of the scores far off,
-    and one kept bit in a million.
+    ``exact`` is the rival (a name, or what makes it) that gives the truth, in float64; ``yardstick`` the one that gives
+    the error of plain float32. The error of a tensor is the 95th percentile of its absolute errors. A gradient that
+    almost cancels has a sign that is decided by rounding, and Adam turns it into a whole step; so a few scores, others
+    in each run, are far off in any float32 run. Of these ("far": errors above 1e-5 and above ten times the yardstick's)
+    the share is compared. Allowed are twice the yardstick's error and a floor: 16 machine epsilons for the loss, one
+    rounding of the largest score, 1 % of the scores far off, and one flipped mask bit in a million.
     """
 
     def __init__(self, workload: Workload, batch_size: int, steps: int, exact, yardstick, **options):
         self.workload, self.batch_size, self.steps, self.options = workload, batch_size, steps, options
         self.documents = workload.first(batch_size * steps)
         self.met = torch.unique(self.documents[0])
-        self.far = {}  # by tensor, above which error a score counts as far off
+        self.far = {}  # by tensor: the error above which a score counts as far off
         self.losses, self.state = self._run(workload.make(exact, torch.float64, **options), one_by_one=True)
         found = self._run(workload.make(yardstick, **options), one_by_one=True)
         self.far = {name.removesuffix(" error"): max(1e-5, 10 * error) for name, error in self.errors(*found).items()}
@@ -305,14 +312,14 @@ class Truth:
             self.allowed[name] = 2 * error + floor
 
     def _run(self, trainer, one_by_one: bool) -> tuple[list[float], tuple]:
-        """Losses and the final state: of every step by itself, or of all steps in one call."""
+        """Losses and final state of a run by one call per step, or by one call for all steps."""
         size = self.batch_size if one_by_one else len(self.documents[0])
         parts = zip(*(part.split(size) for part in self.documents), strict=True)
         losses = [trainer.run_epoch(*part, self.batch_size) for part in parts]
         return losses, trainer.full_scores()
 
     def _parts(self, scores, head) -> dict[str, Tensor]:
-        """All tensors by name, the embedding's rows in those that the steps met and the others."""
+        """All tensors by name; the rows of the embedding are split into those that occurred in the steps and others."""
         table = scores[EMBEDDING].detach()
         other = torch.ones(len(table), dtype=torch.bool)
         other[self.met] = False
@@ -321,7 +328,7 @@ class Truth:
         return parts | {name: part.detach() for name, part in zip(HEAD_NAMES, head, strict=True)}
 
     def errors(self, losses: list[float], state) -> dict[str, float]:
-        """Errors by name; losses: of every step, or their mean alone."""
+        """Errors by name. losses: of every step, or only their mean."""
         true = self.losses if len(losses) > 1 else [sum(self.losses) / len(self.losses)]
         found = {"loss": max(abs(ours - theirs) for ours, theirs in zip(losses, true, strict=True)), "flipped": 0}
         theirs = self._parts(*self.state)
@@ -335,9 +342,10 @@ class Truth:
         return found
 
     def check(self, way) -> dict[str, float]:
-        """The errors of a rival: the larger ones of its steps one by one and in one call.
+        """The errors of a rival: the larger of those of its steps one by one and in one call.
 
-        Raises SeamFastError, with all of them, where some are larger than allowed.
+        Raises:
+            SeamFastError: Some are larger than allowed; lists them.
         """
         found = {}
         for one_by_one in (True, False):
@@ -347,7 +355,7 @@ class Truth:
         faults = [
             f"{name} of {way} is off by {error:.2g}, more than the {self.allowed[name]:.2g} allowed"
             for name, error in found.items()
-            if not error <= self.allowed[name]  # a NaN is not, either
+            if not error <= self.allowed[name]  # also true for NaN
         ]
         if faults:
             raise SeamFastError(f"batch {self.batch_size}: {', '.join(faults)}, so its time says nothing")
@@ -355,15 +363,15 @@ class Truth:
 
 
 def first_steps(workload: Workload, batch_size: int, steps: int, **options) -> Truth:
-    """The truth about the first steps of a run, by the book, every word and every weight; options as in ``make``."""
-    return Truth(workload, batch_size, steps, ByTheBook, "reference", **options)
+    """The truth about the first steps of a run, by ``seam_fast.training.reference_step``; options as in ``make``."""
+    return Truth(workload, batch_size, steps, ReferenceStepper, "reference", **options)
 
 
 def long_run(workload: Workload, batch_size: int, steps: int) -> Truth:
-    """The truth about a run long enough for the lazy state to be what it is when times are taken.
+    """The truth about a run so long that the optimizer's lazy state is as it is when times are taken.
 
-    Scores move so slowly that none comes to zero: with a flip runs part for good, without one they can be compared
-    after any number of steps. Plain PyTorch over the rows that occur is truth and yardstick, for the sake of time; it
-    is held against the book by the tests.
+    The learning rate is so small that no score reaches zero: after a flipped mask bit two runs differ for good, without
+    one they can be compared after any number of steps. To save time, plain PyTorch over the rows that occur is truth
+    and yardstick; tests compare it with ``seam_fast.training.reference_step``.
     """
     return Truth(workload, batch_size, steps, "best_torch", "best_torch", lr_mask=0.5 / steps)

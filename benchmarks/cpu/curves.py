@@ -1,11 +1,11 @@
-"""How the time of a training step grows: with batch, hidden size, length, vocabulary and modules side by side.
+"""How the time of a training step grows with batch, hidden size, length, vocabulary and modules side by side.
 
     seam-fast bench step --curves                          # some ten minutes on two cores
     seam-fast bench step --curves --axes batch hidden
     seam-fast bench step --curves --quick
 
-Each curve varies one size of the reference's own (B 5, H 50, T 32, V 23,590, one module) and leaves the others. The
-weights are drawn, not trained, since there is no base of every size: what a step costs does not depend on them.
+Each curve varies one of the reference's sizes (B 5, H 50, T 32, V 23,590, one module). The weights are random, not
+trained, since there is no base of every size; the time of a step does not depend on them.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ AXES = {
 }
 SMOKE = {"batch": (2, 5), "hidden": (4, 8), "length": (4, 8), "vocabulary": (100, 30_000), "modules": (1, 2)}
 QUICK = {"batch": (5, 64), "hidden": (50, 128), "length": (32, 64), "vocabulary": (23_590, 100_000), "modules": (1, 2)}
-MOST_WORDS = {"reference": 300_000, "reference_best": 300_000}  # beyond, a step of theirs takes seconds
+MOST_WORDS = {"reference": 300_000, "reference_best": 300_000}  # with more, a step takes seconds
 BLOCK = {"reference": 3, "reference_best": 10, "best_torch": 40, "native": 300}  # steps a round, at most an epoch's
 METHOD = (
     "Blocks of steps of all rivals in turn, one thread a module; class acq against as many others, joint schedule; "
@@ -56,7 +56,7 @@ METHOD = (
 
 
 def run(arguments, peak: Peak) -> dict:
-    """Everything of the record but its header."""
+    """The record without its header."""
     for option in ("parts", "batch_sizes"):
         if getattr(arguments, option):
             raise SeamFastError(f"--{option.replace('_', '-')} says nothing about --curves; their sizes are --axes")
@@ -67,8 +67,8 @@ def run(arguments, peak: Peak) -> dict:
         if axis not in AXES:
             raise SeamFastError(f"axis {axis!r} is unknown; there are {', '.join(AXES)}")
     torch.set_num_threads(1)
-    place = Place(arguments)
-    corpus = place.corpus(SIZES["T"])
+    workloads = Workloads(arguments)
+    corpus = workloads.corpus(SIZES["T"])
     sizes = SIZES | {"V": corpus.vocab_size, "C": corpus.num_classes}
     curves = {}
     for axis in arguments.axes or AXES:
@@ -76,7 +76,7 @@ def run(arguments, peak: Peak) -> dict:
         values = (SMOKE if arguments.smoke else QUICK if arguments.quick else {axis: values})[axis]
         points = []
         for x in values:
-            points.append(measure_point(place, axis, x, names, arguments))
+            points.append(measure_point(workloads, axis, x, names, arguments))
             times = ", ".join(f"{name} {ms['median']:.3g}" for name, ms in points[-1]["ms"].items())
             say(f"{axis} {x:,}: ms a step: {times}")
         curves[axis] = {"x": label, "points": points}
@@ -98,8 +98,8 @@ def finish(record: dict) -> None:
     """Nothing to add to a record of curves."""
 
 
-class Place:
-    """Corpora and workloads by size, the latest corpus kept."""
+class Workloads:
+    """Makes corpora and workloads by size; the latest corpus is cached."""
 
     def __init__(self, arguments):
         self.data_dir, self.smoke, self.quick = arguments.data_dir, arguments.smoke, arguments.quick
@@ -126,15 +126,15 @@ class Place:
         return Workload(base, corpus, corpus.class_names.index("grain" if self.smoke else "acq"), vocabulary)
 
 
-def measure_point(place: Place, axis: str, x: int, names: list[str], arguments) -> dict:
-    """One point of a curve: times of every rival, and their errors in the first steps."""
+def measure_point(workloads: Workloads, axis: str, x: int, names: list[str], arguments) -> dict:
+    """One point of a curve: the time of every rival, and its errors in the first steps."""
     option = {"hidden": "H", "length": "T", "vocabulary": "vocabulary"}.get(axis)
-    workload = place.workload(**({option: x} if option else {}))
+    workload = workloads.workload(**({option: x} if option else {}))
     batch_size = x if axis == "batch" else SIZES["B"]
     names = [name for name in names if axis != "vocabulary" or x <= MOST_WORDS.get(name, x)]
     agreement = None
     if axis != "modules" or x == 1:
-        agreement = as_record(the_truth(workload, batch_size), names)
+        agreement = as_record(truth_of(workload, batch_size), names)
         del agreement["steps"]
     warm_steps = 5 if arguments.smoke else min(WARM_STEPS, 200)
     runs, state = {}, None
@@ -157,15 +157,15 @@ def measure_point(place: Place, axis: str, x: int, names: list[str], arguments) 
     }
 
 
-def the_truth(workload: Workload, batch_size: int) -> Truth:
-    """Float64's first steps: by the book, where its five tables fit the memory of most machines."""
+def truth_of(workload: Workload, batch_size: int) -> Truth:
+    """The first steps in float64: by ``seam_fast.reference``, if its five tables fit the memory of most machines."""
     if workload.count < 40_000_000:
         return first_steps(workload, batch_size, 4)
     return Truth(workload, batch_size, 4, "best_torch", "best_torch")
 
 
 def side_by_side(modules: int, block: tuple, stack: contextlib.ExitStack):
-    """A block of steps of one module or several at once: a function that takes it, returning what ``time_block`` does.
+    """A function that takes a block of steps of one or several modules at once, and returns what ``time_block`` does.
 
     block: arguments of ``block_of``. stack: ends the processes and threads.
     """
@@ -181,8 +181,7 @@ def side_by_side(modules: int, block: tuple, stack: contextlib.ExitStack):
                 worker.start(number)
             found = [worker.result() for worker in workers]
             steps = sum(count for _, _, count in found)
-            # The time is that of the slowest process.
-            seconds = max(one * count for one, _, count in found)
+            seconds = max(one * count for one, _, count in found)  # of the slowest process
             return seconds / steps, sum(faults * count for _, faults, count in found) / steps, steps
 
         return run
@@ -194,6 +193,6 @@ def side_by_side(modules: int, block: tuple, stack: contextlib.ExitStack):
 
 
 def one_after_the_other(modules: int, block: tuple):
-    """A block of steps of so many modules in a process of their own."""
+    """A block of steps of ``modules`` modules in one process, one module after the other."""
     runs = [block_in_own_process(*block) for _ in range(modules)]
     return lambda number: sum(run(number) for run in runs)

@@ -1,10 +1,10 @@
-"""Whole runs by the reference's procedure: one class by every rival, all eight by the engine, and the way to one F1.
+"""Whole runs by the reference's procedure: one class by every rival, all eight by the engine, time to the same F1.
 
     seam-fast bench job                                  # some ten minutes on two cores
     seam-fast bench job --parts eight --epochs 10 --backend torch
     seam-fast bench job --quick
 
-The base is one of the public recipe (trained if the file is not there); reading the corpus and the base is in no time.
+The base is one of the public recipe (trained if the file does not exist); no time includes reading corpus and base.
 """
 
 import time
@@ -45,7 +45,7 @@ METHOD = (
 
 
 def run(arguments, peak: Peak) -> dict:
-    """Everything of the record but its header."""
+    """The record without its header."""
     parts = choose_parts(arguments.parts, PARTS, PARTS)
     if arguments.epochs is not None and arguments.epochs < 1:
         raise SeamFastError("--epochs must be 1 or more")
@@ -68,7 +68,7 @@ def run(arguments, peak: Peak) -> dict:
         **dict.fromkeys(PARTS),
     }
     for part, name, schedule in (("one", job_one.CLASS, "port"), ("to_f1", job_f1.CLASS, "joint")):
-        if part in parts:  # before any clock runs
+        if part in parts:  # before anything is timed
             workload = Workload(base, corpus, corpus.class_names.index(name))
             truth = first_steps(workload, 5, 6 if arguments.smoke else 20, schedule=schedule)
             record["agreement"][part] = as_record(truth, names)
@@ -87,10 +87,10 @@ def finish(record: dict) -> None:
 
 
 def measure_eight(base, corpus, arguments) -> dict:
-    """Trains a module for every class, and says what it took and what it gave."""
+    """The part ``eight`` of a job's record: trains a module for every class."""
     epochs = arguments.epochs or (2 if arguments.smoke else 20 if arguments.quick else EPOCHS)
     before = resident_bytes()
-    reset_peak_resident()  # other parts of the run may have had more
+    reset_peak_resident()  # other parts of the run may have needed more
     begun = time.perf_counter()
     modules = sf.reengineer(
         base,
@@ -127,7 +127,7 @@ def measure_eight(base, corpus, arguments) -> dict:
 
 
 def row(module) -> dict:
-    """A module in the reference's figures, and in those of the whole test set."""
+    """A module by the figures of the reference, and by those of the whole test set."""
     chosen = module.history[module.card["best_epoch"]]
     return {
         "class": "+".join(module.card["target_names"]),

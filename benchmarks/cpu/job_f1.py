@@ -31,7 +31,7 @@ def measure_to_f1(base, corpus, names: list[str], arguments) -> dict:
                     racer.epoch(documents, base, corpus, held_out, target)
                     bar.update()
             row = race(seed, racers)
-            if row["f1"] == 0:  # every time to nothing is alike
+            if row["f1"] == 0:  # the time to an F1 of 0 says nothing
                 say(f"{CLASS}, seed {seed}: left out, since after {epochs} epochs some rival has found no document")
                 without.append(seed)
                 continue
@@ -47,7 +47,7 @@ def measure_to_f1(base, corpus, names: list[str], arguments) -> dict:
 
 
 class Racer:
-    """A rival on its way: seconds of training and F1 after each epoch."""
+    """A rival in training: seconds so far and F1 after each epoch."""
 
     def __init__(self, workload: Workload, name: str):
         self.trainer = workload.make(name)
@@ -65,7 +65,7 @@ class Racer:
 
 
 def race(seed: int, racers: dict[str, Racer]) -> dict:
-    """The best F1 that every rival reached, and when each did."""
+    """The best F1 that every rival reached, and the time after which each did."""
     goal = min(max(racer.f1) for racer in racers.values())
     found = {}
     for name, racer in racers.items():

@@ -1,4 +1,4 @@
-"""One class by every rival, start to end, each in a process of its own: time and memory of a whole run."""
+"""One class by every rival, from start to end, each in a fresh process: time and memory of a whole run."""
 
 import time
 
@@ -26,15 +26,15 @@ def measure_one(base, corpus, names: list[str], arguments) -> dict:
     with timing.progress_bar(rounds * len(names), f"one class, {CLASS}") as bar:
         for _ in range(rounds):
             for name in names:
-                one = processes.in_fresh_process(whole_run, base, corpus, target, name, run[name], arguments.seed)
+                one = processes.in_fresh_process(train_one, base, corpus, target, name, run[name], arguments.seed)
                 found[name].append(one)
                 bar.update()
     steps = {name: runs[0]["steps"] / run[name] for name, runs in found.items()}
     if len(set(steps.values())) > 1:
         raise SeamFastError(f"the rivals take different numbers of steps an epoch, so their times say nothing: {steps}")
     steps_an_epoch = int(steps[names[0]])
-    common = min(run.values())  # the epoch that all have reached
-    seconds = {name: [whole(one, epochs) for one in runs] for name, runs in found.items()}
+    common = min(run.values())  # the epoch that all rivals have reached
+    seconds = {name: [total_seconds(one, epochs) for one in runs] for name, runs in found.items()}
     most = {
         name: max(runs, key=lambda one: one["peak_resident"] - one["resident_before"]) for name, runs in found.items()
     }
@@ -42,7 +42,7 @@ def measure_one(base, corpus, names: list[str], arguments) -> dict:
     for name, runs in found.items():
         rivals[name] = {
             "epochs_run": run[name],
-            "ms_a_step": timing.spread([an_epoch(one) / steps_an_epoch for one in runs], 1e3),
+            "ms_a_step": timing.spread([seconds_per_epoch(one) / steps_an_epoch for one in runs], 1e3),
             "seconds": timing.spread(seconds[name]),
             "estimated": run[name] < epochs,
             **{key: most[name][key] for key in ("resident_before", "peak_resident")},
@@ -58,25 +58,29 @@ def measure_one(base, corpus, names: list[str], arguments) -> dict:
 
 
 def epochs_to_run(name: str, epochs: int, quick: bool) -> int:
-    """As many as there is time for: two at least, since the first is not like the others."""
+    """As many epochs as there is time for; at least two, since the first one takes longer."""
     few = EPOCHS_RUN.get(name)
     count = (few // 3 if quick else few) if few else (epochs // 6 if quick else epochs)
     return min(epochs, max(2, count))
 
 
-def an_epoch(one: dict) -> float:
-    """Seconds of an epoch after the first, its evaluation included; of the only one where there is no other."""
-    ends = one["ends"]
+def seconds_per_epoch(run: dict) -> float:
+    """Seconds per epoch, with evaluation, over the epochs after the first; of the first if it is the only one."""
+    ends = run["ends"]
     return (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else ends[0]
 
 
-def whole(one: dict, epochs: int) -> float:
-    """Seconds of a run of so many epochs: what was measured, and for each epoch that it lacks the mean of an epoch."""
-    return one["seconds"] + (epochs - len(one["ends"])) * an_epoch(one)
+def total_seconds(run: dict, epochs: int) -> float:
+    """Seconds of a run of ``epochs`` epochs: those measured, plus the mean of an epoch for each that is missing."""
+    return run["seconds"] + (epochs - len(run["ends"])) * seconds_per_epoch(run)
 
 
-def whole_run(base, corpus, target: int, name: str, epochs: int, seed: int) -> dict:
-    """Trains one module in this process, which is a fresh one; seconds, their sum after each epoch, steps and bytes."""
+def train_one(base, corpus, target: int, name: str, epochs: int, seed: int) -> dict:
+    """Trains one module in this (fresh) process.
+
+    Returns:
+        Seconds in all and at the end of each epoch, steps, history, and resident memory before and at its peak.
+    """
     if name == "reference_best":
         keep_freed_memory()
     before, ends = resident_bytes(), []

@@ -1,12 +1,12 @@
-"""The masked LSTM beside torch.nn.LSTM's kernels: in one process, in turn, forward and backward with all gradients.
+"""The masked LSTM beside torch.nn.LSTM's kernels: one process, in turn, forward and backward with all gradients.
 
     seam-fast bench op                          # some five minutes on one core
     seam-fast bench op --quick --shapes r8 b1
     seam-fast bench op --isa avx2
 
-The rival of the table computes what seam_fast.masked_lstm computes with the fastest that torch has: products of
-weights and masks, torch.nn.LSTM's kernel (oneDNN's, or torch's own for a PackedSequence) forward and backward, products
-and clamps for the gradients of the scores. Before any time counts, the results are compared with float64.
+The rival of the table computes the same as seam_fast.masked_lstm with the fastest that torch has: products of weights
+and masks, torch.nn.LSTM's kernel (oneDNN's, or torch's own for a PackedSequence) forward and backward, products and
+clamps for the gradients of the scores. All results are compared with float64 before they are timed.
 """
 
 import statistics
@@ -36,7 +36,7 @@ METHOD = (
 
 
 def run(arguments, peak: Peak) -> dict:
-    """Everything of the record but its header; ``peak`` is measured before and after each shape."""
+    """The record without its header. peak: measured before and after each shape."""
     known = SHAPES | SMOKE
     names = arguments.shapes or list(SMOKE if arguments.smoke else QUICK if arguments.quick else SHAPES)
     for name in names:
@@ -47,7 +47,7 @@ def run(arguments, peak: Peak) -> dict:
     torch.set_num_threads(arguments.threads)
     check_memory_meter()
     prepared, faults = {}, []
-    for name in names:  # all before the first clock runs: a wrong result shows in half a minute, with all others
+    for name in names:  # all before anything is timed, so that wrong results of all shapes are reported at once
         try:
             prepared[name] = prepare(known[name], arguments.backend)
         except SeamFastError as error:
@@ -58,25 +58,25 @@ def run(arguments, peak: Peak) -> dict:
     for name in names:
         rows.append(measure_shape(known[name], arguments, peak, *prepared.pop(name)))
         say(describe(rows[-1]))
-    left_out = rivals.absent(gpu=False)
+    left_out = rivals.unavailable_libraries(gpu=False)
     return {"method": METHOD, "seeds": {"tensors": rivals.SEED}, "left_out": left_out, "rows": rows}
 
 
 def finish(record: dict) -> None:
-    """Adds what can be said only when the peak is known."""
+    """Adds the figures that depend on the peak."""
     about = record["machine"]
     for row in record["rows"]:
         compare_with_peak(row, about["peak"]["gflops"], about["threads"])
 
 
 def prepare(shape, backend: str) -> tuple[rivals.Problem, rivals.Truth, dict]:
-    """Tensors, truth and memory of a shape. Raises SeamFastError where the pair does not agree with the truth."""
-    # Memory in the very first call: what a way keeps for its next calls counts as well.
+    """Tensors, truth and memory of a shape. Raises SeamFastError if one of the pair does not agree with the truth."""
+    # Measured in the very first call, so that memory kept for later calls counts as well.
     memory = {"saved_bytes": shape.saved_bytes()}
     for name, way in rivals.PAIR.items():
         problem = rivals.Problem(shape, backend=backend)
         found = extra_memory(lambda way=way, problem=problem: way(problem))
-        if name == "seam" and found["peak"] < shape.saved_bytes():  # it saves no less: the meter does not see it all
+        if name == "seam" and found["peak"] < shape.saved_bytes():  # it saves that much: the meter misses some
             raise SeamFastError(
                 f"{shape.name}: {name} took {found['peak']:,} bytes by the memory meter, where gates and cell states "
                 f"alone are {shape.saved_bytes():,}"
@@ -89,7 +89,7 @@ def prepare(shape, backend: str) -> tuple[rivals.Problem, rivals.Truth, dict]:
 
 
 def measure_shape(shape, arguments, peak, problem, truth, memory) -> dict:
-    """One row of the record: times of one shape, and whether the timed results are right."""
+    """One row of the record; the results of the timed calls are checked as well."""
     small = arguments.quick or arguments.smoke
     block = 0.001 if arguments.smoke else 0.02
     peak.burst()
@@ -125,7 +125,7 @@ def measure_shape(shape, arguments, peak, problem, truth, memory) -> dict:
 
 
 def measure_others(row: dict, shape, arguments, block: float, problem, truth, errors: dict) -> None:
-    """Adds the times of all other ways, in turn with seam-fast's, and their errors."""
+    """Adds times and errors of all other ways, timed in turn with seam-fast."""
     runs, left_out = {"seam": lambda: rivals.seam(problem)}, row["left_out"]
     for name, way in rivals.others(problem).items():
         if name == "compiled":
@@ -133,7 +133,7 @@ def measure_others(row: dict, shape, arguments, block: float, problem, truth, er
         try:
             truth.check(name, way(problem))
             runs[name] = lambda way=way: way(problem)
-        except Exception as error:  # whatever a compiler says, or a wrong result: no reason to lose the other ways
+        except Exception as error:  # a compiler's failure or a wrong result; the other ways are timed all the same
             if name in truth.OURS:
                 raise
             left_out[name] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
@@ -160,13 +160,13 @@ def rounded(errors: dict[str, float]) -> dict[str, float]:
 
 
 def verdict(row: dict) -> str:
-    """By the median of the paired ratios."""
+    """Which target the median of the paired ratios reaches."""
     ratio = row["ratio"]["median"]
     return "aim" if ratio >= row["aim"] else "must" if ratio >= row["must"] else "below"
 
 
 def compare_with_peak(row: dict, gflops: float | None, threads: int) -> None:
-    """Adds the shares of the multiply-add peak, and the ratio that a way at the peak would have."""
+    """Adds the share of the peak that each side reaches, and the ratio that a kernel at the peak would have."""
     row["of_peak"] = row["ratio_at_peak"] = None
     if gflops:
         row["of_peak"] = {name: float(f"{value / (gflops * threads):.4g}") for name, value in row["gflops"].items()}
@@ -174,7 +174,7 @@ def compare_with_peak(row: dict, gflops: float | None, threads: int) -> None:
 
 
 def describe(row: dict) -> str:
-    """One line as soon as a shape is done."""
+    """One line, printed as soon as a shape is measured."""
     ratio, seam, rival = row["ratio"], row["seam_ms"], row["rival_ms"]
     return (
         f"{row['shape']}: {ratio['median']:.2f}x ({ratio['q1']:.2f}-{ratio['q3']:.2f}; must {row['must']}, "

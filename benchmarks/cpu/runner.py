@@ -1,4 +1,4 @@
-"""Behind ``seam-fast bench``: measures one kind after the other, writes its record, prints its table, checks ratios."""
+"""Behind ``seam-fast bench``: measures the kinds, writes their records, prints their tables, checks their ratios."""
 
 import shlex
 import time
@@ -16,6 +16,7 @@ KINDS = {"op": op, "step": step, "job": job, "curves": curves}
 
 
 def run(arguments) -> int:
+    """Runs the kind that was asked for, or all of op, step and job; returns the exit code."""
     flags = {name: getattr(arguments, name, False) for name in ("quick", "check")}
     if arguments.kind:
         return run_kind(arguments, **flags)
@@ -28,7 +29,7 @@ def run(arguments) -> int:
         every.command_line, every.json = shlex.join(["seam-fast", "bench", kind, *argv]), arguments.json
         try:
             run_kind(every, **flags)
-        except SeamFastError as error:  # no reason not to measure the others
+        except SeamFastError as error:  # the other kinds are measured all the same
             say(f"{kind}: {error}")
             faults.append(kind)
     if faults:
@@ -37,11 +38,11 @@ def run(arguments) -> int:
 
 
 def run_kind(arguments, quick: bool, check: bool) -> int:
-    """One record. ``check``: it is a quick one, and held against the newest committed one."""
+    """Measures one record. check: measure a quick one and compare it with the newest committed one."""
     if arguments.rounds is not None and arguments.rounds < 1:
         raise SeamFastError("--rounds must be 1 or more")
     kind = "curves" if getattr(arguments, "curves", False) else arguments.kind
-    out = records.check_place(Path(getattr(arguments, "out", f"runs/bench/{kind}.json")))
+    out = records.check_path(Path(getattr(arguments, "out", f"runs/bench/{kind}.json")))
     code = machine.run_with_isa(arguments.isa, shlex.split(arguments.command_line)[1:])
     if code is not None:
         return code

@@ -5,15 +5,15 @@
     seam-fast bench step --isa avx2
 
 Real R8 as the reference treats it, class acq against as many others, weights of a base of the public recipe (trained if
-the file is not there). The rivals are in benchmarks/baselines/reference_step.py. Before any time counts, all of them
-are compared with float64. Then memory a module, and what a vocabulary of a million words costs.
+the file is not there). The rivals are in benchmarks/baselines/reference_step.py. All are compared
+with float64 before they are timed. Then memory per module, and the cost of a vocabulary of a million words.
 """
 
 import functools
 
 import torch
 
-from benchmarks.baselines.reference_step import RIVALS, Workload, first_steps, is_native, long_run, usable
+from benchmarks.baselines.reference_step import RIVALS, Workload, available, first_steps, is_native, long_run
 from benchmarks.harness import processes, timing
 from benchmarks.harness.bases import load_base
 from benchmarks.harness.memory import bytes_of_tensors, keep_freed_memory, resident_bytes
@@ -65,8 +65,8 @@ METHOD = (
 
 
 def run(arguments, peak: Peak) -> dict:
-    """Everything of the record but its header; ``peak`` is measured before each batch size."""
-    chosen = complete(arguments)
+    """The record without its header. peak: measured before each batch size."""
+    chosen = fill_in_defaults(arguments)
     names, left_out = choose_rivals(arguments.rivals)
     torch.set_num_threads(1)
     base, corpus = load_base(arguments)
@@ -74,7 +74,7 @@ def run(arguments, peak: Peak) -> dict:
     workload = Workload(base, corpus, target)
     rows, memory, vocabulary = [], None, None
     if "steps" in chosen:
-        # All before the first clock runs: a wrong result shows at once.
+        # All before anything is timed, so that a wrong result is reported at once.
         agreements = [check_agreement(workload, batch_size, names, arguments) for batch_size in arguments.batch_sizes]
         for batch_size, agreement in zip(arguments.batch_sizes, agreements, strict=True):
             peak.burst()
@@ -117,8 +117,8 @@ def finish(record: dict) -> None:
     """Nothing to add to a record of steps."""
 
 
-def complete(arguments) -> tuple[str, ...]:
-    """Fills in what was not asked for; returns the parts to measure. Raises SeamFastError for what cannot be."""
+def fill_in_defaults(arguments) -> tuple[str, ...]:
+    """Fills in the batch sizes; returns the parts to measure. Raises SeamFastError for impossible options."""
     arguments.batch_sizes = arguments.batch_sizes or ([5, 64] if arguments.quick else list(BATCH_SIZES.values()))
     if min(arguments.batch_sizes) < 1:
         raise SeamFastError("--batch-sizes must be 1 or more")
@@ -126,7 +126,7 @@ def complete(arguments) -> tuple[str, ...]:
 
 
 def choose_parts(wanted, known, default) -> tuple[str, ...]:
-    """The parts asked for, or the default. Raises SeamFastError for one that there is not."""
+    """The parts asked for, or the default. Raises SeamFastError for an unknown one."""
     for name in wanted or ():
         if name not in known:
             raise SeamFastError(f"part {name!r} is unknown; there are {', '.join(known)}")
@@ -134,11 +134,11 @@ def choose_parts(wanted, known, default) -> tuple[str, ...]:
 
 
 def choose_rivals(wanted) -> tuple[list[str], dict[str, str]]:
-    """The rivals that can run here, and why others cannot. Raises SeamFastError where there is none, or no such one."""
+    """The rivals that can run here, and why others cannot. Raises SeamFastError if none can, or one is unknown."""
     for name in wanted or ():
         if name not in RIVALS:
             raise SeamFastError(f"rival {name!r} is unknown; there are {', '.join(RIVALS)}")
-    names, left_out = usable(wanted or RIVALS)
+    names, left_out = available(wanted or RIVALS)
     for name, reason in left_out.items():
         say(f"{name} is left out: {reason}")
     if not names:
@@ -150,7 +150,7 @@ def choose_rivals(wanted) -> tuple[list[str], dict[str, str]]:
 
 
 def check_agreement(workload: Workload, batch_size: int, names: list[str], arguments) -> dict:
-    """Errors of all rivals, and what is allowed. Raises SeamFastError where a rival does not agree."""
+    """Errors of all rivals, and the tolerance. Raises SeamFastError if a rival does not agree."""
     truth = first_steps(workload, batch_size, 6 if arguments.smoke else 12 if arguments.quick else 20)
     found = {"first": as_record(truth, names)}
     lazy = [name for name in names if is_native(name)]
@@ -161,6 +161,8 @@ def check_agreement(workload: Workload, batch_size: int, names: list[str], argum
 
 
 def as_record(truth, names: list[str]) -> dict:
+    """Errors of the rivals, rounded, as a record has them. Raises SeamFastError if one does not agree."""
+
     def rounded(errors):
         return {name: float(f"{error:.3g}") for name, error in errors.items()}
 
@@ -170,7 +172,7 @@ def as_record(truth, names: list[str]) -> dict:
 
 def measure_steps(workload: Workload, batch_size: int, names: list[str], arguments) -> dict:
     """One row of the record: times of one batch size."""
-    times, faults, steps = in_turn({name: (workload, name) for name in names}, batch_size, arguments)
+    times, faults, steps = time_rivals({name: (workload, name) for name in names}, batch_size, arguments)
     row = {
         "batch_size": batch_size,
         "steps_an_epoch": steps_an_epoch(workload, batch_size),
@@ -189,7 +191,7 @@ def measure_steps(workload: Workload, batch_size: int, names: list[str], argumen
 
 
 def verdict(value: float, must: float, aim: float) -> dict:
-    """Which of two targets a value reaches; the better ones are on the aim's side."""
+    """Which of two targets a value reaches; whether higher or lower is better follows from their order."""
     sign = 1 if aim > must else -1
     reached = "aim" if sign * value >= sign * aim else "must" if sign * value >= sign * must else "below"
     return {"must": must, "aim": aim, "reached": reached}
@@ -199,8 +201,8 @@ def steps_an_epoch(workload: Workload, batch_size: int) -> int:
     return -(-workload.sampler.size // batch_size)
 
 
-def in_turn(rivals: dict, batch_size: int, arguments) -> tuple[dict, dict, dict]:
-    """Times the rivals, given by workload and name, block by block; returns as ``timing.time_blocks_in_turn``."""
+def time_rivals(rivals: dict, batch_size: int, arguments) -> tuple[dict, dict, dict]:
+    """Times rivals, given as (workload, name), in turn; returns what ``timing.time_blocks_in_turn`` does."""
     few, most, budget = (2, 2, 0) if arguments.smoke else (3, 9, 8) if arguments.quick else (15, 61, 90)
     warm_steps = 20 if arguments.smoke else WARM_STEPS
     runs, workers, states = {}, [], {}
@@ -225,12 +227,12 @@ def in_turn(rivals: dict, batch_size: int, arguments) -> tuple[dict, dict, dict]
 
 
 def is_dense(name: str) -> bool:
-    """Whether a rival is too slow to be warmed up, and costs the same whatever its scores are."""
+    """Whether a rival steps all scores: too slow for a warm-up, and its cost does not depend on the scores."""
     return name.startswith("reference")
 
 
 def warm(workload: Workload, name: str, batch_size: int, steps: int):
-    """A rival that has taken at least so many steps, in whole epochs."""
+    """A rival that has taken at least ``steps`` steps, in whole epochs."""
     trainer = workload.make(name)
     for epoch in range(-(-steps // steps_an_epoch(workload, batch_size))):
         trainer.run_epoch(*workload.documents(epoch, 1), batch_size)
@@ -238,13 +240,14 @@ def warm(workload: Workload, name: str, batch_size: int, steps: int):
 
 
 def block_of(workload: Workload, name: str, batch_size: int, warm_steps: int, state=None, steps: int | None = None):
-    """What is timed: a rival in its usual regime takes a block of steps on the documents of that round.
+    """What is timed: a function that takes a block of steps of a warm rival on the documents of a round.
 
-    state: scores and head at which a dense rival begins. steps: of a block, at most (default: those of BLOCK).
+    state: scores and head that a dense rival starts from, in place of a warm-up. steps: the most steps of a block
+    (default: those of BLOCK).
     """
     if is_dense(name):
         trainer = workload.make(name)
-        trainer.put_scores(*state)
+        trainer.load_scores(*state)
     else:
         trainer = warm(workload, name, batch_size, warm_steps)
     count = steps_an_epoch(workload, batch_size)
@@ -260,14 +263,14 @@ def block_of(workload: Workload, name: str, batch_size: int, warm_steps: int, st
 
 
 def block_in_own_process(workload: Workload, name: str, *arguments):
-    """``block_of``, the reference at its best keeping the memory that it frees."""
+    """``block_of`` in a process of its own, where the reference at its best keeps the memory that it frees."""
     if name == "reference_best":
         keep_freed_memory()
     return block_of(workload, name, *arguments)
 
 
 def describe(row: dict) -> str:
-    """A line as soon as a batch size is done."""
+    """One line, printed as soon as a batch size is measured."""
     times = ", ".join(
         f"{name} {figures['median']:.3g} (min {figures['min']:.3g})" for name, figures in row["ms"].items()
     )
@@ -278,7 +281,7 @@ def describe(row: dict) -> str:
 
 
 def measure_memory(workload: Workload, name: str, arguments) -> dict:
-    """What a module takes beyond the base, in a process of its own."""
+    """Memory of a module beyond the base, in a fresh process."""
     modules, steps = (3, 3) if arguments.smoke else (4, 20) if arguments.quick else (9, 50)
     grown, tensors = processes.in_fresh_process(add_modules, workload, name, modules, steps)
     figures = {"resident_bytes": timing.spread(grown[1:]), "tensor_bytes": tensors, "modules": modules}
@@ -288,7 +291,7 @@ def measure_memory(workload: Workload, name: str, arguments) -> dict:
 
 
 def add_modules(workload: Workload, name: str, modules: int, steps: int) -> tuple[list[int], int]:
-    """Growth of the resident memory with each module, and bytes of the last one's tensors beyond the base."""
+    """Growth of the resident memory by each module, and bytes of the last module's tensors beyond the base."""
     documents, trainers, grown = workload.first(5 * steps), [], []
     before = resident_bytes()
     for _ in range(modules):
@@ -304,7 +307,7 @@ def add_modules(workload: Workload, name: str, modules: int, steps: int) -> tupl
 
 
 def check_same_bits(small: Workload, large: Workload, name: str, batch_size: int) -> None:
-    """Raises SeamFastError where rows that never occur change what a rival makes of those that do."""
+    """Raises SeamFastError if rows that never occur change a rival's scores of rows that do."""
     found = []
     for workload in (small, large):
         trainer = workload.make(name)
@@ -316,14 +319,14 @@ def check_same_bits(small: Workload, large: Workload, name: str, batch_size: int
 
 
 def measure_vocabulary(small: Workload, large: Workload, names: list[str], arguments) -> dict:
-    """Step times at both sizes of the table, and their ratio."""
+    """Step times with both sizes of the embedding table, and their ratio."""
     batch_size = 64 if arguments.smoke else 5
     sizes = {"small": small, "large": large}
     figures = {"V": {size: len(workload.weights[EMBEDDING]) for size, workload in sizes.items()}, "rivals": {}}
     for name in names:
         check_same_bits(small, large, name, batch_size)
         pair = {size: (workload, name) for size, workload in sizes.items()}
-        times, _, steps = in_turn(pair, batch_size, arguments)
+        times, _, steps = time_rivals(pair, batch_size, arguments)
         ratio = timing.spread([large / small for small, large in zip(times["small"], times["large"], strict=True)])
         figures["rivals"][name] = {
             "ms": {size: timing.spread(found, 1e3) for size, found in times.items()},

@@ -4,7 +4,7 @@
     python -m benchmarks.cpu.vmap_scores --quick --threads 1 2
 
 The layer is that of R8 (input 100, hidden 50) and one of 128 units on the same batches; its gradients are those of the
-scores. Before any time counts, what each way gives is compared with float64. Writes runs/bench/vmap_scores.json and
+scores. The results of each way are compared with float64 before they are timed. Writes runs/bench/vmap_scores.json and
 prints a line a case.
 """
 
@@ -44,7 +44,7 @@ METHOD = (
 
 def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser("python -m benchmarks.cpu.vmap_scores", description=__doc__.split("\n")[0])
     parser.add_argument("--shapes", nargs="+", default=list(LAYERS), choices=list(LAYERS))
     parser.add_argument("--modules", nargs="+", type=int, default=[2, 4, 8, 16, 32, 64])
     backends = ["cpu", "torch"] if _ext.has_ext() else ["torch"]
@@ -62,9 +62,9 @@ def main(argv=None) -> int:
 def run(arguments, command: str) -> int:
     if min(*arguments.modules, *arguments.threads, 1) < 1:
         raise SeamFastError("--modules and --threads must be 1 or more")
-    out, rows = records.check_place(Path(arguments.out)), []
+    out, rows = records.check_path(Path(arguments.out)), []
     if arguments.alone:
-        raise_helpers(max(arguments.threads))
+        start_worker_threads(max(arguments.threads))
     load = {"before": machine.load_average(), "busy": machine.busy_cores()}
     for threads in arguments.threads:
         torch.set_num_threads(threads)
@@ -81,8 +81,8 @@ def run(arguments, command: str) -> int:
 
 
 @contextlib.contextmanager
-def before_all_others():
-    """At real-time priority in here; afterwards others have their turn for as long."""
+def realtime_priority():
+    """Real-time priority inside; afterwards sleeps for as long, so that other processes get their share."""
     started = time.perf_counter()
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
@@ -95,10 +95,10 @@ def before_all_others():
     time.sleep(time.perf_counter() - started)
 
 
-def raise_helpers(threads: int) -> None:
-    """Lets the threads that share work begin at real-time priority, which they keep; they work in the cases only."""
+def start_worker_threads(threads: int) -> None:
+    """Starts torch's and seam-fast's worker threads at real-time priority, which they keep."""
     torch.set_num_threads(threads)
-    with before_all_others():
+    with realtime_priority():
         input, weights, scores = tensors(SHAPES["r8"], 2 * threads)
         call = lambda chosen: sf.masked_lstm(input, None, weights, chosen)[0]  # noqa: E731
         torch.func.vmap(call)(scores)
@@ -106,7 +106,7 @@ def raise_helpers(threads: int) -> None:
 
 
 def tensors(shape, modules: int):
-    """input (T, B, I), weights, and as many sets of scores, stacked."""
+    """input (T, B, I), weights, and ``modules`` sets of scores, stacked."""
     generator = torch.Generator().manual_seed(SEED)
     sizes = [(4 * shape.H, shape.I), (4 * shape.H, shape.H), (4 * shape.H,), (4 * shape.H,)]
     weights = [torch.randn(size, generator=generator) / shape.H**0.5 for size in sizes]
@@ -115,7 +115,7 @@ def tensors(shape, modules: int):
 
 
 def make_ways(function, scores) -> dict:
-    """What gives the gradients of all sets, stacked: function takes one set."""
+    """The ways to get the gradients of all sets of scores, stacked; function: of one set."""
     gradients = torch.func.vmap(torch.func.grad(function))
 
     def loop():
@@ -143,7 +143,7 @@ def measure_case(shape, modules: int, threads: int, backend: str, options) -> di
     )
     agreement = compare({name: way() for name, way in ways.items()}, shape, input, weights, scores)
     block = 0.05 if options.quick or options.alone else 0.2
-    with before_all_others() if options.alone else contextlib.nullcontext():
+    with realtime_priority() if options.alone else contextlib.nullcontext():
         times, loops, _ = timing.time_in_turn(ways, 7 if options.quick else 15, block, 0)
     return {
         "shape": shape.name,

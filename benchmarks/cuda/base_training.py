@@ -17,7 +17,7 @@ from seam_fast.data.synthetic import synthetic_r8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m benchmarks.cuda.base_training", description=__doc__.splitlines()[0])
     parser.add_argument("--devices", nargs="+", default=["cpu"], help="cpu, cuda (default: cpu)")
     parser.add_argument("--recipes", nargs="+", default=["strong"], choices=("strong", "public"))
     parser.add_argument("--epochs", type=int, help="default: the recipe's own")

@@ -19,7 +19,7 @@ from seam_fast.data.synthetic import synthetic_r8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m benchmarks.cuda.default_protocol", description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--settings", type=int, nargs="+", default=[1], help="settings of each run (default: 1)")
     parser.add_argument("--targets", type=int, nargs="+", help="default: all classes")

@@ -19,7 +19,7 @@ import time
 import warnings
 from pathlib import Path
 
-from benchmarks.baselines.lstm import absent
+from benchmarks.baselines.lstm import unavailable_libraries
 from benchmarks.cuda import device
 from benchmarks.cuda.engine_bench import BASE_EPOCHS, Bench
 from benchmarks.harness.machine import load_average
@@ -68,7 +68,7 @@ METHOD = (
 
 def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser("python -m benchmarks.cuda.engine", description=__doc__.split("\n")[0])
     parser.add_argument("--pieces", nargs="+", choices=PIECES, default=PIECES, metavar="PIECE", help=", ".join(PIECES))
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of eight and study (default: %(default)s)")
     parser.add_argument("--minutes", type=float, help="begin nothing after so many minutes, and cut runs short then")
@@ -131,7 +131,7 @@ def run(arguments, command: str) -> int:
 
 def earlier_records(arguments) -> dict:
     """A record that holds the complete rows without a fault of the records in ``--more``."""
-    record = {"format": FORMAT, "method": METHOD, "left_out": absent(gpu=True)}
+    record = {"format": FORMAT, "method": METHOD, "left_out": unavailable_libraries(gpu=True)}
     record |= {"runs": [], "unmeasured": [], "rows": []}
     for path in arguments.more or ():
         earlier = json.loads(Path(path).read_text())

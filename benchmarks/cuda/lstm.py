@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.baselines.lstm import SEED, absent
+from benchmarks.baselines.lstm import SEED, unavailable_libraries
 from benchmarks.cuda import bench_process
 from benchmarks.cuda.device import check_comparable, first_line
 from benchmarks.harness.cuda_grid import DEFAULT, DTYPES, GROUPS
@@ -52,7 +52,7 @@ METHOD = (
 
 def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser("python -m benchmarks.cuda.lstm", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--groups", nargs="+", metavar="GROUP", help=f"of {', '.join(GROUPS)} (default: all but the last)"
     )
@@ -117,7 +117,7 @@ def run(arguments, command: str) -> int:
 
 def earlier_records(arguments) -> dict:
     """A record that holds the rows without a fault of the records in ``--more``."""
-    left_out = absent(gpu=True)
+    left_out = unavailable_libraries(gpu=True)
     if "compiled" not in (arguments.groups or ()):
         left_out["compiled"] = "it takes minutes to compile; ask for it by --groups compiled"
     record = {"format": FORMAT, "method": METHOD, "rivals_only": arguments.rivals_only, "left_out": left_out}

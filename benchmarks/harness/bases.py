@@ -1,4 +1,4 @@
-"""The bases and documents that the benchmarks train on: R8's as the reference treats it, or invented ones."""
+"""The bases and documents that the benchmarks train on: R8 as the reference treats it, or invented documents."""
 
 from pathlib import Path
 
@@ -12,10 +12,11 @@ from seam_fast.errors import NoSourceError
 
 
 def load_base(arguments):
-    """A base of the public recipe and its corpus: the one in ``arguments.base``, trained if it is not there.
+    """A base of the public recipe and its corpus: the one in ``arguments.base``, which is trained if it does not exist.
 
-    A quick run trains two epochs only and saves nothing: how long a step takes does not depend on what the weights
-    know. Without any source of R8 the documents are invented, and the record says so. ``arguments.smoke``: tiny.
+    A quick run trains two epochs only and saves nothing, since the time of a step does not depend on what the weights
+    have learned. Without any source of R8 a quick run invents documents, and its record says so. With
+    ``arguments.smoke`` both are tiny.
     """
     if arguments.smoke:
         return smoke_base()
@@ -37,7 +38,7 @@ def load_base(arguments):
 
 
 def smoke_base():
-    """A base that has learned nothing, and invented documents."""
+    """A tiny base that has learned nothing, and invented documents."""
     corpus = synthetic_r8("reference")
     with torch.random.fork_rng():
         torch.manual_seed(0)

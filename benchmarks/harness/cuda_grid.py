@@ -1,4 +1,4 @@
-"""The shapes on which the masked LSTM is timed on a GPU, by group, and the rows of targets that they belong to."""
+"""The shapes on which the masked LSTM is timed on a GPU, by group, and the targets that they have."""
 
 from dataclasses import dataclass, replace
 
@@ -9,14 +9,15 @@ DTYPES = ("bfloat16", "float32", "float16")
 
 @dataclass(frozen=True)
 class Row:
-    """A row of targets: how many times as fast as the rival, (must, aim) or None where nothing was set.
+    """A row of the table of targets.
 
-    short: for float16, for which cuDNN has a kernel of its own that keeps the weights on the chip.
+    target: how many times as fast as the rival, (must, aim), or None without a target. float16: the same for float16,
+    for which cuDNN has a special kernel that keeps the weights on the chip.
     """
 
     words: str
     target: tuple[float, float] | None
-    short: tuple[float, float] | None
+    float16: tuple[float, float] | None
 
 
 ROWS = {
@@ -32,7 +33,7 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """What one row of the record measures. tf32: whether products of float32 may round their operands to it."""
+    """What a row of the record measures. tf32: whether float32 products may round their operands to tf32."""
 
     group: str
     row: str
@@ -46,10 +47,10 @@ class Entry:
         return f"{self.group}: {self.shape.words()}, {kind}"
 
     def target(self) -> tuple[float, float] | None:
-        return ROWS[self.row].short if self.dtype == "float16" else ROWS[self.row].target
+        return ROWS[self.row].float16 if self.dtype == "float16" else ROWS[self.row].target
 
     def shrunk(self) -> "Entry":
-        """The same with sizes that say nothing about speed, in the same row."""
+        """The same row with tiny sizes, for a dry run."""
         shape = self.shape
         sizes = {"I": max(2, shape.I // 64), "H": max(2, shape.H // 64), "B": min(shape.B, 3), "T": 4}
         return replace(self, shape=replace(shape, **sizes))
@@ -67,9 +68,9 @@ def _shape(I, H, B, T=128, spread=False) -> Shape:  # noqa: E741
     return Shape(f"i{I}_h{H}_b{B}_t{T}" + "_lengths" * spread, I, H, B, T, 0.0, 0.0, spread)
 
 
-# R8's, and a small, a middle and a large one.
+# The layer of R8, and a small, a middle and a large one.
 ANCHORS = (_shape(100, 50, 5, 32), _shape(256, 128, 32), _shape(512, 512, 64, 64), _shape(1024, 1024, 32))
-# Of each the most telling first.
+# The most informative first.
 HIDDEN = (128, 256, 512, 1024, 64, 384, 768, 192, 50, 160, 96)
 BATCHES = (32, 64, 8, 1, 128, 256)
 LENGTHS = (
@@ -92,7 +93,7 @@ def _groups() -> dict[str, list[Entry]]:
     groups["lengths"] = _every("lengths", "lengths", LENGTHS)
     groups["tf32"] = [Entry("tf32", row_of(shape.H, shape.B), shape, "float32", tf32=True) for shape in TF32]
     groups["between"] = _every("between", None, [shape for shape in grid if row_of(shape.H, shape.B) == "between"])
-    # Compiling an unrolled loop takes minutes, so this one is measured only where it is asked for.
+    # Compiling an unrolled loop takes minutes, so this group is measured only on request.
     groups["compiled"] = _every("compiled", None, ANCHORS[:1])
     return groups
 

@@ -1,11 +1,11 @@
 """The regression guard: paired ratios of a new record against the newest committed one of the same kind of machine.
 
-Ratios, not seconds: a busy or slower machine changes both sides. A median of n rounds is uncertain by about 1.57 times
-the distance of the quartiles by the root of n (the notch of a box plot). A ratio is too low where the notches of both
-records, taken from the older one's spread, do not meet; but not before it is a fifth below the older median: by so much
-two records of much the same kernels differed on a shared machine (h256 against torch: 1.01 and 1.20; lengths: 4.88 and
-5.77). The plain reference is left out of steps where its best form is there and all share a process: how long its step
-takes then depends on the memory that the others have left.
+It compares ratios, not seconds, because a busy or slower machine changes both sides of a ratio. A median of n rounds is
+uncertain by about 1.57 times the interquartile range divided by the square root of n (the notch of a box plot). A ratio
+is too low if the notches of both records, computed from the older one's spread, do not overlap and it is at least a
+fifth below the older median: two records of almost the same kernels differed by so much on a shared machine (h256
+against torch: 1.01 and 1.20; lengths: 4.88 and 5.77). The plain reference is left out of steps if its best form was
+timed and all rivals shared a process, because the time of its step then depends on the memory that others have left.
 """
 
 import json
@@ -25,7 +25,14 @@ KIND_OF = {
 
 
 def check(record: dict, kind: str, folder: Path = RECORDS) -> int:
-    """Says in one sentence how the ratios stand; 0 where none is too low. Raises SeamFastError where one is."""
+    """Compares the ratios of a record with the newest committed one and prints a sentence.
+
+    Returns:
+        0, an exit code.
+
+    Raises:
+        SeamFastError: A ratio is too low, or there is nothing to compare with.
+    """
     path, old = newest(record, kind, folder)
     before, now = ratios(old), ratios(record)
     both = [name for name in now if name in before]
@@ -45,20 +52,20 @@ def check(record: dict, kind: str, folder: Path = RECORDS) -> int:
 
 
 def allowed(old: dict, rounds: int, rounds_now: int) -> float:
-    """The lowest median of so many rounds that is no regression, by the spread of an older record and its rounds."""
+    """The lowest median of ``rounds_now`` rounds that is no regression, given an older spread and its rounds."""
     notches = 1.57 * (old["q3"] - old["q1"]) * (rounds**-0.5 + rounds_now**-0.5)
     return old["median"] - max(notches, 0.2 * old["median"])
 
 
 def newest(record: dict, kind: str, folder: Path) -> tuple[Path, dict]:
-    """The latest committed record of that kind from such a machine; a quick one serves as no measure."""
-    wanted = likeness(record)
+    """The latest committed record of that kind from such a machine; quick ones do not count."""
+    wanted = comparison_key(record)
     found = []
     for path in sorted(folder.glob("*.json")):
         old = json.loads(path.read_text())
         if KIND_OF.get(old["format"].rstrip("0123456789 ")) != kind:
             continue
-        if not old["quick"] and likeness(old) == wanted:
+        if not old["quick"] and comparison_key(old) == wanted:
             found.append((old["machine"]["date"], path, old))
     if not found:
         cpu, cores, isa, gpu = machine.comparison_key(record["machine"])
@@ -70,15 +77,15 @@ def newest(record: dict, kind: str, folder: Path) -> tuple[Path, dict]:
     return max(found, key=lambda entry: entry[0])[1:]
 
 
-def likeness(record: dict) -> tuple:
-    """What two records must share: kind of machine, way of measuring, and whether the documents were invented."""
+def comparison_key(record: dict) -> tuple:
+    """What two records must have in common: machine, way of measuring, and whether documents were invented."""
     about = record["machine"]
     used = about["backend"]["used"]
     return machine.comparison_key(about), about.get("processes"), about["threads"], used, schema.invented(record)
 
 
-def steady(against: dict, record: dict) -> dict:
-    """The rivals whose time does not depend on what others have left in memory."""
+def reliable_rivals(against: dict, record: dict) -> dict:
+    """The ratios against rivals whose time does not depend on the memory that others have left."""
     own = record["machine"].get("processes") == "own"
     return {
         name: found for name, found in against.items() if own or name != "reference" or "reference_best" not in against
@@ -86,13 +93,13 @@ def steady(against: dict, record: dict) -> dict:
 
 
 def ratios(record: dict) -> dict[str, tuple[dict, int]]:
-    """Paired ratios by name and their rounds, of what is seam-fast's own against a rival; above 1 it is faster."""
+    """Ratios of seam-fast against rivals, and their rounds, by name; above 1 seam-fast is faster."""
     found = {}
     for row in record.get("rows", ()):
         if "ratio" in row:
             rival = "PackedSequence" if row["sizes"]["lengths"] else "torch"
             found[f"{row['shape']} against {rival}"] = row["ratio"], row["rounds"]
-        for other, ours in steady(row.get("against", {}), record).items():
+        for other, ours in reliable_rivals(row.get("against", {}), record).items():
             for name, figures in ours.items():
                 if name.startswith("native"):
                     found[f"{name} against {other} at batch {row['batch_size']}"] = figures, row["rounds"]
@@ -100,7 +107,7 @@ def ratios(record: dict) -> dict[str, tuple[dict, int]]:
         for point in curve["points"]:
             for other, figures in point["against"].items():
                 found[f"native against {other} at {axis} {point['x']}"] = figures, point["rounds"]
-    one = record.get("one") or {"against": {}}  # to_f1 is left out: its few seeds do not tell how far runs differ
+    one = record.get("one") or {"against": {}}  # to_f1 is left out: its few seeds do not show how much runs differ
     for other, ours in one["against"].items():
         for name, figures in ours.items():
             if name.startswith("native"):

@@ -1,4 +1,4 @@
-"""Where records are put: looked at before the time is spent, and checked before they are written."""
+"""Writing records: the path is checked before anything is measured, the record before it is written."""
 
 import json
 import os
@@ -9,20 +9,20 @@ from seam_fast.cli.workflow import say, write_json
 from seam_fast.errors import SeamFastError
 
 
-def check_place(out: Path) -> Path:
-    """Raises SeamFastError where no record could be written; makes the folder."""
+def check_path(out: Path) -> Path:
+    """Makes the folder of a record. Raises SeamFastError if no record can be written there."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        usable = os.access(out.parent, os.W_OK) and not out.is_dir()
+        writable = os.access(out.parent, os.W_OK) and not out.is_dir()
     except OSError:
-        usable = False
-    if not usable:
+        writable = False
+    if not writable:
         raise SeamFastError(f"{out}: no record can be written there; choose another place")
     return out
 
 
 def save(record: dict, out: Path, words: str = "") -> dict:
-    """Writes a record, checked as it comes back from the file; returns it as such. words: to add to what is said."""
+    """Checks and writes a record; returns it as it will be read. words: added to the message."""
     record = schema.check(json.loads(json.dumps(record)))
     write_json(out, record)
     say(f"{out} written{words}")

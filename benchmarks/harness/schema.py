@@ -1,4 +1,6 @@
-"""What the records hold: the shape of every format, in one place, and the check of a record against it.
+"""The schema of the records: the shape of every format, and the check of a record against it.
+
+The file is long because it is one table.
 
 A shape is a type (``float`` also takes whole numbers), a list of one shape (of every item), or a dict of shapes by key;
 a key that ends in "?" may be absent. ``each`` and ``maybe`` make the others.
@@ -330,7 +332,7 @@ FORMATS = {
 
 
 def check(record: dict) -> dict:
-    """Returns the record. Raises SeamFastError, naming the place, where it is not of the shape that its format has."""
+    """Returns the record. Raises SeamFastError, which names the field, if it does not have the shape of its format."""
     shape = FORMATS.get(record.get("format"))
     if shape is None:
         raise SeamFastError(f"no record has the format {record.get('format')!r}")
@@ -339,7 +341,7 @@ def check(record: dict) -> dict:
 
 
 def invented(record: dict) -> bool:
-    """Whether a record's documents were invented, as far as it has any."""
+    """Whether the documents of a record, if it has any, were invented."""
     return record.get("synthetic", record.get("workload", {}).get("synthetic", False))
 
 

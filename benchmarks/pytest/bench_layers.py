@@ -1,10 +1,10 @@
-"""The other ops under pytest-benchmark, a group an op and shape, one thread: masked embedding and linear, ScoreAdam.
+"""The other ops under pytest-benchmark, one group per op and shape, one thread: masked embedding and linear, ScoreAdam.
 
     pytest benchmarks/pytest/bench_layers.py --benchmark-json=runs/bench_layers.json
     pytest benchmarks/pytest/bench_layers.py -k adam
 
-Each beside what torch has for the same: products with a mask and the plain layer, and torch.optim.Adam. Forward and
-backward where there is a gradient; the results are compared before the clock runs.
+Each beside torch's own: the plain layer with masked weights, and torch.optim.Adam. Forward and backward where there is
+a gradient; the results are compared before they are timed.
 """
 
 import itertools
@@ -87,7 +87,7 @@ def test_adam(benchmark, shape, way):
         turns = itertools.cycle([gradient.clamp_(-1, 1) for gradient in gradients])
 
         def step():
-            score.grad = next(turns)  # others in each step, so that Adam's averages count
+            score.grad = next(turns)  # different ones in each step, so that Adam's moments matter
             adam.step()
             return [score.detach()]
 

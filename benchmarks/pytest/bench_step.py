@@ -1,4 +1,4 @@
-"""A SEAM training step of every rival under pytest-benchmark, a group a batch size, one thread.
+"""A SEAM training step of every rival under pytest-benchmark, one group per batch size, one thread.
 
     pytest benchmarks/pytest/bench_step.py --benchmark-json=runs/bench_step.json
     pytest benchmarks/pytest/bench_step.py -k "b5 and native"
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.baselines.reference_step import RIVALS, Workload, first_steps, usable
+from benchmarks.baselines.reference_step import RIVALS, Workload, available, first_steps
 from benchmarks.cpu import step
 from benchmarks.harness import bases as sources
 from benchmarks.harness.shapes import BATCH_SIZES
@@ -49,7 +49,7 @@ def cases():
 
 @pytest.mark.parametrize(("name", "batch_size"), list(cases()))
 def test_step(benchmark, name, batch_size):
-    reason = usable([name])[1].get(name)
+    reason = available([name])[1].get(name)
     if reason:
         pytest.skip(reason)
     truth(batch_size).check(name)

@@ -1,7 +1,7 @@
-"""What a module has to be better than: masks that nobody learned, and a small LSTM that learns from nothing.
+"""What a module has to be better than: masks that were not learned, and a small LSTM trained from scratch.
 
-All get the training documents of the module, its target, and, where they are masks, a head of their own. None is chosen
-by what it does on the test documents, and none has more weights than the module (the vocabulary floor apart).
+All get the module's training documents and target; masks get a head that is trained for them. None is selected by its
+results on the test documents, and none has more weights than the module (apart from the vocabulary floor).
 """
 
 import torch
@@ -21,22 +21,22 @@ HEAD_STEPS, TINY_STEPS, TINY_BATCH, TINY_LR = 300, 800, 32, 5e-3
 
 
 def baselines(module: SeamModule, corpus, fit: Tensor, settings, seed: int) -> dict[str, dict]:
-    """Figures on the test documents and weights kept, by baseline.
+    """Figures on the test documents and kept ratio of each baseline, by name.
 
     fit: indices of the training documents that the module had; settings: its own.
     """
     documents = training_documents(corpus, fit, module.target, settings, seed)
     masks = {
         "vocabulary_floor": floor_mask(module, corpus, documents),
-        "random_mask": equal_masks(module, random_values(module, seed)),
-        "magnitude_mask": equal_masks(module, {key: w.abs() for key, w in module.base.weights().items()}),
+        "random_mask": masks_of_equal_size(module, random_values(module, seed)),
+        "magnitude_mask": masks_of_equal_size(module, {key: w.abs() for key, w in module.base.weights().items()}),
     }
-    found = {name: judge_mask(module, scores, corpus, documents, seed) for name, scores in masks.items()}
-    return found | {"tiny_lstm": judge_tiny(module, corpus, documents, seed)}
+    found = {name: evaluate_mask(module, scores, corpus, documents, seed) for name, scores in masks.items()}
+    return found | {"tiny_lstm": evaluate_tiny_lstm(module, corpus, documents, seed)}
 
 
 def training_documents(corpus, fit, target, settings, seed: int):
-    """ids (N, T), lengths (N,), labels (N,), 0 target and 1 rest: of the module's first epochs, no word dropped."""
+    """The documents of the module's first epochs, no word dropped: ids (N, T), lengths (N,), labels (N,), 0 target."""
     plain = settings.with_options(word_dropout=0.0, distill=0.0)
     sampler = Sampler(corpus, fit, target, plain, seed)
     epochs = [sampler.epoch(number) for number in range(1 if sampler.fixed is not None else 5)]
@@ -46,29 +46,30 @@ def training_documents(corpus, fit, target, settings, seed: int):
 # Masks ---------------------------------------------------------------------------------------------------------------
 
 
-def words_of(corpus, ids: Tensor, lengths: Tensor) -> Tensor:
-    """All ids (any number of them) that these documents hold, padding only where it is a word."""
+def token_ids(corpus, ids: Tensor, lengths: Tensor) -> Tensor:
+    """All token ids in these documents, repeated; padding only if it is a word of the vocabulary."""
     if corpus.config.padding == "own":
         return ids[torch.arange(ids.shape[1]) < lengths[:, None]]
     return ids.flatten()
 
 
 def floor_mask(module: SeamModule, corpus, documents) -> dict[str, Tensor]:
-    """Everything but the rows of words that the documents do not hold."""
+    """Keeps everything but the rows of words that do not occur in the documents."""
     scores = {key: torch.ones_like(weight) for key, weight in module.base.weights().items()}
     absent = torch.ones(len(scores[EMBEDDING]), dtype=torch.bool)
-    absent[words_of(corpus, *documents[:2])] = False
+    absent[token_ids(corpus, *documents[:2])] = False
     scores[EMBEDDING][absent] = -1
     return scores
 
 
 def random_values(module: SeamModule, seed: int) -> dict[str, Tensor]:
+    """Uniform values by weight key, for a random mask."""
     generator = torch.Generator().manual_seed(seed)
     return {key: torch.rand(weight.shape, generator=generator) for key, weight in module.base.weights().items()}
 
 
-def equal_masks(module: SeamModule, values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The largest values of each group, as many as the module keeps of it."""
+def masks_of_equal_size(module: SeamModule, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Scores that keep the weights with the largest values, as many of each group as the module keeps."""
     scores = {}
     for keys in groups(module.scores).values():
         count = sum(int((module.scores[key] > 0).sum()) for key in keys)
@@ -80,8 +81,8 @@ def equal_masks(module: SeamModule, values: dict[str, Tensor]) -> dict[str, Tens
     return scores
 
 
-def judge_mask(module: SeamModule, scores, corpus, documents, seed: int) -> dict:
-    """A mask with a head of its own, trained on the module's documents."""
+def evaluate_mask(module: SeamModule, scores, corpus, documents, seed: int) -> dict:
+    """Figures of a mask with a head that is trained for it on the module's documents."""
     ids, lengths, labels = documents
     kept = {key: weight * (scores[key] > 0) for key, weight in module.base.weights().items()}
     features = class_logits(kept, ids, lengths, module.base.readout)
@@ -97,7 +98,7 @@ def judge_mask(module: SeamModule, scores, corpus, documents, seed: int) -> dict
 
 
 def fit_head(features: Tensor, labels: Tensor, head) -> tuple[Tensor, Tensor]:
-    """The head after some hundred steps of Adam on all documents at once: features (N, C), labels (N,)."""
+    """The head after HEAD_STEPS steps of Adam on all documents at once: features (N, C), labels (N,)."""
     head = tuple(part.clone().requires_grad_() for part in head)
     adam, seen = torch.optim.Adam(head, lr=0.05, fused=True), functional.relu(features)
     for _ in range(HEAD_STEPS):
@@ -107,13 +108,13 @@ def fit_head(features: Tensor, labels: Tensor, head) -> tuple[Tensor, Tensor]:
     return tuple(part.detach() for part in head)
 
 
-# A small LSTM from nothing -------------------------------------------------------------------------------------------
+# A small LSTM from scratch -------------------------------------------------------------------------------------------
 
 
 def tiny_sizes(module: SeamModule) -> tuple[int, int]:
-    """Words and units of an LSTM with no more weights than the module keeps, in the embedding and in the rest.
+    """Rows and units of an LSTM with no more weights than the module, in the embedding and in the rest.
 
-    Embedding and state are equally wide; the words are the most frequent ones, and one row stands for all others.
+    Embedding and state have the same width; the rows are the most frequent words, and one for all others.
     """
     counts = {key: int((score > 0).sum()) for key, score in module.scores.items()}
     rest = sum(count for key, count in counts.items() if key != EMBEDDING)
@@ -123,11 +124,11 @@ def tiny_sizes(module: SeamModule) -> tuple[int, int]:
     return max(2, counts[EMBEDDING] // units), units
 
 
-def judge_tiny(module: SeamModule, corpus, documents, seed: int) -> dict:
-    """Trains it on the module's documents, target against rest, for a fixed number of steps."""
+def evaluate_tiny_lstm(module: SeamModule, corpus, documents, seed: int) -> dict:
+    """Figures of a small LSTM, trained on the module's documents, target against rest, for TINY_STEPS steps."""
     ids, lengths, labels = documents
     rows, units = tiny_sizes(module)
-    frequent = torch.bincount(words_of(corpus, ids, lengths), minlength=corpus.vocab_size).argsort(descending=True)
+    frequent = torch.bincount(token_ids(corpus, ids, lengths), minlength=corpus.vocab_size).argsort(descending=True)
     row_of_id = torch.zeros(corpus.vocab_size, dtype=torch.int64)
     row_of_id[frequent[: rows - 1]] = torch.arange(1, min(rows, corpus.vocab_size + 1))
     with torch.random.fork_rng():

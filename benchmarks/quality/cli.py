@@ -1,10 +1,10 @@
-"""How good bases and modules are, on real R8: several seeds, the test set looked at once a seed.
+"""How good bases and modules are on R8: several seeds, each evaluated once on the test set.
 
     python -m benchmarks.quality base        # trains the strong recipe with three seeds
     python -m benchmarks.quality modules     # all eight classes from the first of those bases, three module seeds
     python -m benchmarks.quality study       # both protocols, engine and plain PyTorch, with baselines; half an hour
     python -m benchmarks.quality study --minutes 8 --out runs/study.json            # in pieces: first some ...
-    python -m benchmarks.quality study --more runs/study.json --out runs/study.json # ... then the others
+    python -m benchmarks.quality study --more runs/study.json --out runs/study.json # ... then the rest
     python -m benchmarks.quality study --quick                                               # two minutes
 
 Bases go to runs/quality/, records to runs/bench/quality_base_<recipe>.json, quality_modules.json and
@@ -30,7 +30,7 @@ BASES = Path("runs/quality")
 
 def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser("python -m benchmarks.quality", description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("base", "modules", "study"))
     parser.add_argument("--data-dir")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2 for bases, 100 101 102 else")
@@ -55,12 +55,12 @@ def main(argv=None) -> int:
 
 
 def spread(values: list[float]) -> dict:
-    """Mean, smallest and largest of a figure over seeds."""
+    """Mean, least and greatest of a figure over seeds."""
     return {"mean": statistics.fmean(values), "min": min(values), "max": max(values)}
 
 
 def run_bases(arguments, command: str) -> int:
-    out = records.check_place(Path(arguments.records) / f"quality_base_{arguments.recipe}.json")
+    out = records.check_path(Path(arguments.records) / f"quality_base_{arguments.recipe}.json")
     protocol = "seam" if arguments.recipe == "strong" else "reference"
     corpus = get_corpus("r8", arguments.data_dir, protocol, None, say)
     rows = []
@@ -85,7 +85,7 @@ def run_bases(arguments, command: str) -> int:
 
 
 def run_modules(arguments, command: str) -> int:
-    out = records.check_place(Path(arguments.records) / "quality_modules.json")
+    out = records.check_path(Path(arguments.records) / "quality_modules.json")
     path = Path(arguments.base_of_seam)
     if path.exists() or arguments.base:
         base = sf.LSTMClassifier.load(path)

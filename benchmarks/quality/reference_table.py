@@ -31,7 +31,7 @@ SEEDS = (0, 1, 2)
 
 def main(argv=None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser("python -m benchmarks.quality.reference_table", description=__doc__.split("\n")[0])
     parser.add_argument("--base", default="data/models/LSTM_classifier.pt")
     parser.add_argument("--data-dir")
     parser.add_argument("--out", default="runs/bench/reference_table.json")
@@ -41,7 +41,7 @@ def main(argv=None) -> int:
 
 
 def run(arguments, command: str) -> int:
-    out, path = records.check_place(Path(arguments.out)), Path(arguments.base)
+    out, path = records.check_path(Path(arguments.out)), Path(arguments.base)
     if path.exists():
         base = sf.LSTMClassifier.load(path)
         corpus = corpus_for_base(base, "r8", arguments.data_dir, say)

@@ -1,4 +1,4 @@
-"""How good modules are, in pieces: protocol, engine, seed; all classes, with baselines.
+"""How good modules are: all classes by protocol, engine and seed, with baselines, measured in pieces.
 
 ``python -m benchmarks.quality study`` runs it. The engine trains for 300 epochs and, by protocol seam, for its own
 budget in steps as well; plain PyTorch for a few.
@@ -15,6 +15,7 @@ import seam_fast as sf
 from benchmarks.harness import records
 from benchmarks.harness.bases import load_base
 from benchmarks.quality.baselines import SHOWN, baselines
+from benchmarks.report.tables_quality import study as study_table
 from seam_fast.backend import untrainable_reason
 from seam_fast.classifier.model import LSTMClassifier
 from seam_fast.classifier.training import train_classifier
@@ -24,7 +25,7 @@ from seam_fast.data.synthetic import synthetic_r8
 from seam_fast.errors import SeamFastError
 
 FORMAT = "seam-fast quality study 1"
-SEEDS = (100, 101, 102)  # on these no setting was chosen
+SEEDS = (100, 101, 102)  # no setting was chosen with these
 METHOD = (
     "Modules of every class by seam_fast.reengineer; figures of the target on the whole test set, natural class "
     "shares, looked at once a module, beside the base's own. Protocol reference: the base of the public recipe; its "
@@ -41,7 +42,7 @@ METHOD = (
 
 @dataclass(frozen=True)
 class Piece:
-    """What is measured in one go. epochs: None for the protocol's own budget."""
+    """The modules of all classes that are trained in one go. epochs: None for the protocol's own budget."""
 
     protocol: str
     engine: str
@@ -55,7 +56,7 @@ class Piece:
 
 
 def plan(arguments) -> list[Piece]:
-    """All pieces, a seed after the other."""
+    """All pieces, seed by seed."""
     epochs, few = (2, 1) if arguments.smoke else (20, 2) if arguments.quick else (300, 10)
     seeds = arguments.seeds or (SEEDS[:1] if arguments.smoke or arguments.quick else SEEDS)
     engine = "torch" if untrainable_reason(torch.float32) else "cpu"
@@ -68,10 +69,10 @@ def plan(arguments) -> list[Piece]:
 
 
 def run(arguments, command: str) -> int:
-    """Measures what ``--more`` has not, writing the record after each piece."""
+    """Measures the pieces that the record in ``--more`` lacks; writes the record after each."""
     torch.set_num_threads(1)
     begun = time.monotonic()
-    out = records.check_place(Path(arguments.out or f"{arguments.records}/quality_study.json"))
+    out = records.check_path(Path(arguments.out or f"{arguments.records}/quality_study.json"))
     record = {"format": FORMAT, "method": METHOD, "runs": [], "bases": {}, "unmeasured": [], "pieces": []}
     if arguments.more:
         record = json.loads(Path(arguments.more).read_text())
@@ -89,19 +90,17 @@ def run(arguments, command: str) -> int:
             break
         piece = todo.pop(0)
         say(f"{piece.key}: {len(todo)} to go")
-        found = measure(piece, *sources.get(piece.protocol), sources.targets)
+        found = measure_piece(piece, *sources.get(piece.protocol), sources.targets)
         record["pieces"].append(found | {"run": len(record["runs"]) - 1})
         record["unmeasured"] = [piece.key for piece in todo]
         records.save(record, out)
     records.save(record, out)
-    from benchmarks.report.tables_quality import study
-
-    print(study(record))
+    print(study_table(record))
     return 0
 
 
 class Sources:
-    """Base and corpus of each protocol; what a record says of them, and whether they are those it knows."""
+    """Base and corpus of each protocol, noted in the record, or compared with what it already says of them."""
 
     def __init__(self, arguments, record: dict):
         self.arguments, self.record, self.known = arguments, record, {}
@@ -137,8 +136,8 @@ class Sources:
         return train_base(corpus, "strong", 0, path, say), corpus
 
 
-def measure(piece: Piece, base, corpus, targets=None) -> dict:
-    """One piece of the record: modules of all classes (or of ``targets``), each with its baselines."""
+def measure_piece(piece: Piece, base, corpus, targets=None) -> dict:
+    """Trains a piece: modules of all classes (or of ``targets``), each with its baselines."""
     begun = time.perf_counter()
     options = {"protocol": piece.protocol, "seed": piece.seed, "backend": piece.engine, "progress": True}
     options |= {} if piece.epochs is None else {"epochs": piece.epochs}

@@ -28,13 +28,13 @@ COMMANDS = {
 
 
 def load(name: str) -> dict | None:
-    """The record of that name, checked, or None where there is none."""
+    """The record of that name, checked, or None if it does not exist."""
     path = RECORDS / f"{name}.json"
     return schema.check(json.loads(path.read_text())) if path.exists() else None
 
 
-def made_by(name: str, record: dict) -> str:
-    """The command that makes such a record, and what this one was made on."""
+def provenance(name: str, record: dict) -> str:
+    """The line under a table: the command that measures it today, and machine, date and commit of this record."""
     run = record["runs"][0] if "runs" in record else record
     about = run["machine"]
     if "isa" in about:
@@ -49,12 +49,12 @@ def made_by(name: str, record: dict) -> str:
 
 
 def block(name: str, *parts) -> str:
-    """Parts of a block (texts, or functions of the record), and where they come from."""
+    """A block of parts (texts, or functions of the record) and a line on where they come from."""
     record = load(name)
     if record is None:
         return f"\n*Not measured yet: `{COMMANDS[name]}`.*\n"
     texts = [part if isinstance(part, str) else part(record) for part in parts]
-    return "\n" + "\n\n".join([*filter(None, texts), made_by(name, record)]) + "\n"
+    return "\n" + "\n\n".join([*filter(None, texts), provenance(name, record)]) + "\n"
 
 
 def picture(name: str, words: str = ""):
@@ -63,6 +63,7 @@ def picture(name: str, words: str = ""):
 
 
 def has_picture(name: str, record: dict) -> bool:
+    """Whether the record has the figures that the picture shows."""
     return name != "to_f1" or bool(record.get("to_f1"))
 
 
@@ -76,31 +77,33 @@ def floors(record: dict) -> str:
 
 
 def plain(record: dict) -> str:
-    """How many times as long a step takes in plain PyTorch, from the best to the worst batch size."""
+    """How many times as long a step takes in plain PyTorch: least to greatest over the batch sizes."""
     return low_to_high([row["against"]["best_torch"]["native"]["median"] for row in record["rows"]])
 
 
 def large(record: dict) -> list[dict]:
-    """The rows of large batches of full length."""
+    """The rows with large batches and without lengths."""
     return [row for row in record["rows"] if row["sizes"]["B"] >= 32 and not row["sizes"]["lengths"]]
 
 
 def memory_share(record: dict) -> str:
-    """The op's extra memory beside torch's, with large batches."""
+    """The op's extra memory as a share of torch's, with large batches."""
     shares = [row["memory"]["seam"]["peak"] / row["memory"]["rival"]["peak"] for row in large(record)]
     return f"{low_to_high([100 * share for share in shares])} %"
 
 
 def peak_share(record: dict) -> str:
-    """How much of the core's peak torch's kernel reaches with large batches."""
+    """The share of the core's peak that torch's kernel reaches with large batches."""
     return f"{low_to_high([100 * row['of_peak']['rival'] for row in large(record)])} %"
 
 
 def low_to_high(values: list[float]) -> str:
+    """Least to greatest, rounded to integers."""
     return f"{min(values):.0f} to {max(values):.0f}"
 
 
 def peak(record: dict) -> str:
+    """A sentence on the peak of a core, if it was measured."""
     found = record["machine"]["peak"]["gflops"]
     return f"One core's peak of multiply-adds, measured: {found:.0f} GFLOP/s." if found else ""
 
@@ -113,13 +116,13 @@ def ratios_only(record: dict) -> str:
 
 
 def vmap_range(record: dict) -> str:
-    """How many times as fast vmap is as the loop with more threads than one."""
+    """How many times as fast vmap is as the loop, with several threads: least to greatest."""
     ratios = [row["against"]["loop"]["median"] for row in record["rows"] if row["threads"] > 1]
     return f"{min(ratios):.2g} to {max(ratios):.2g} times"
 
 
 def own_processes(record: dict) -> str:
-    """How the step times of processes of their own differ: the reference's, and the ratios against it."""
+    """Sentences on the reference's step in a process of its own, and the ratios against it."""
     rows = record["rows"]
     times = [number(row["ms"]["reference"]["median"]) for row in rows]
     against = [ratio(row["against"]["reference"]["native"]) for row in rows]
@@ -134,7 +137,7 @@ def own_processes(record: dict) -> str:
 
 
 def study_by_class(record: dict) -> str:
-    """By class, of the two kinds of pieces that users have."""
+    """F1 by class: the reference's protocol, and the default protocol with its own budget."""
     texts = []
     for protocol, epochs in (("reference", 300), ("seam", None)):
         found = quality.by_class(record, protocol, epochs)
@@ -189,7 +192,7 @@ BLOCKS = {
     ),
     "headline": headline,
 }
-# Picture: the record it is drawn from, and what draws it.
+# By picture: the record it is drawn from, and the function that draws it.
 DRAWN = {
     "op": ("masked_lstm", pictures.op),
     "step": ("step", pictures.step),
@@ -200,7 +203,7 @@ DRAWN = {
 
 
 def source(name: str) -> str | None:
-    """What a picture is drawn from, as a hash of record and drawing code; None where it cannot be drawn."""
+    """Hash of the record and the code that a picture is drawn from; None if it cannot be drawn."""
     record_name, _ = DRAWN[name]
     record = load(record_name)
     if record is None or not has_picture(name, record):
@@ -210,5 +213,6 @@ def source(name: str) -> str | None:
 
 
 def draw(name: str) -> bytes:
+    """The picture as a PNG file, with its ``source`` inside."""
     record_name, function = DRAWN[name]
     return pictures.png(function(load(record_name)), source(name))

@@ -1,4 +1,4 @@
-"""The pictures of the records. Matplotlib is imported when one is drawn, and never opens a window."""
+"""Pictures of the records. Matplotlib is imported when one is drawn, and never opens a window."""
 
 import io
 import itertools
@@ -19,16 +19,16 @@ MARKS = {"reference": "s", "reference_best": "D", "best_torch": "^", "native": "
 
 
 def op(record: dict):
-    """Bars: how many times as fast as torch, by shape; left of 1 torch is faster."""
+    """Bars by shape: how many times as fast as torch; left of 1 torch is faster."""
     figure, (axis,) = canvas(8.2, 0.5 * len(record["rows"]) + 1.4, 1)
     rows = record["rows"][::-1]
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         ratio = row["ratio"]
         colour = BLUE if ratio["median"] >= 1 else ORANGE
         low, high = ratio["median"] - ratio["q1"], ratio["q3"] - ratio["median"]
-        axis.barh(place, ratio["median"] - 1, left=1, color=colour, height=0.62)
-        axis.errorbar(ratio["median"], place, xerr=[[low], [high]], color="black", linewidth=0.9, capsize=2)
-        axis.annotate(f" {ratio['median']:.2f}", (max(ratio["q3"], 1), place), va="center", fontsize=9)
+        axis.barh(position, ratio["median"] - 1, left=1, color=colour, height=0.62)
+        axis.errorbar(ratio["median"], position, xerr=[[low], [high]], color="black", linewidth=0.9, capsize=2)
+        axis.annotate(f" {ratio['median']:.2f}", (max(ratio["q3"], 1), position), va="center", fontsize=9)
     axis.axvline(1, color="black", linewidth=0.9)
     axis.set_yticks(range(len(rows)), [_sizes(row) for row in rows], fontsize=9)
     axis.set_xscale("log")
@@ -43,15 +43,15 @@ def op(record: dict):
 
 
 def step(record: dict):
-    """Bars: milliseconds a step of every rival, a group a batch size."""
+    """Bars by batch size: milliseconds per step of every rival."""
     names = [name for name in record["rivals"] if name != "native_dense"]
     figure, (axis,) = canvas(8.2, 4.0, 1)
     width = 0.82 / len(names)
     for offset, name in enumerate(names):
-        for place, row in enumerate(record["rows"]):
+        for position, row in enumerate(record["rows"]):
             ms = row["ms"][name]
-            x = place + width * (offset - (len(names) - 1) / 2)
-            label = RIVALS[name][0] if place == 0 else None
+            x = position + width * (offset - (len(names) - 1) / 2)
+            label = RIVALS[name][0] if position == 0 else None
             axis.bar(x, ms["median"], 0.92 * width, color=COLOURS[name], label=label)
             axis.annotate(number(ms["median"]), (x, ms["median"]), ha="center", va="bottom", fontsize=7.5)
     axis.set_yscale("log")
@@ -68,7 +68,7 @@ def step(record: dict):
 
 
 def curves(record: dict):
-    """A panel a size that grows: milliseconds a step of every rival, both axes logarithmic."""
+    """A panel per size: milliseconds per step of every rival, both axes logarithmic."""
     shown = record["curves"]
     columns = min(3, len(shown))
     figure, axes = canvas(3.7 * columns, 3.1 * math.ceil(len(shown) / columns) + 0.7, len(shown), columns)
@@ -101,16 +101,16 @@ def curves(record: dict):
 
 
 def to_f1(record: dict):
-    """Best F1 so far on documents held out against seconds of training, a line a rival and seed."""
+    """Best F1 so far on held-out documents over seconds of training, a line per rival and seed."""
     part = record["to_f1"]
     figure, (axis,) = canvas(7.8, 4.6, 1)
     ends = []
     for name in part["rows"][0]["rivals"]:
-        for place, row in enumerate(part["rows"]):
+        for position, row in enumerate(part["rows"]):
             found = row["rivals"][name]
             best = list(itertools.accumulate(found["f1_by_epoch"], max))
             seconds, colour = found["seconds_by_epoch"], COLOURS[name]
-            label = RIVALS[name][0] if place == 0 else None
+            label = RIVALS[name][0] if position == 0 else None
             axis.step(seconds, best, where="post", color=colour, linewidth=1.2, alpha=0.85, label=label)
             axis.plot(found["seconds"], best[found["epoch"]], "o", color=colour, markersize=5)
             ends += [seconds[0], seconds[-1]]
@@ -126,7 +126,7 @@ def to_f1(record: dict):
 
 
 def study(record: dict):
-    """Bars by class: F1 of base, module and baselines, means over seeds; a panel a protocol."""
+    """Bars by class: F1 of base, module and baselines, means over seeds; a panel per protocol."""
     from benchmarks.report.tables_quality import BASELINES
 
     kinds = [kind for kind in (("reference", 300), ("seam", None)) if _pieces(record, *kind)]
@@ -139,8 +139,8 @@ def study(record: dict):
         found = list(zip(*(piece["modules"] for piece in _pieces(record, *kind)), strict=True))
         for offset, name in enumerate(colours):
             heights = [sum(_f1(module, name) for module in seeds) / len(seeds) for seeds in found]
-            places = [place + 0.14 * (offset - 2.5) for place in range(len(found))]
-            axis.bar(places, heights, 0.13, color=colours[name], label=words[name])
+            positions = [position + 0.14 * (offset - 2.5) for position in range(len(found))]
+            axis.bar(positions, heights, 0.13, color=colours[name], label=words[name])
         axis.set_xticks(range(len(found)), [seeds[0]["class"].replace("$", r"\$") for seeds in found])
         axis.set_ylim(0, 1.05)
         axis.set_ylabel("F1, whole test set")
@@ -174,7 +174,7 @@ def _short(value: int) -> str:
 
 
 def plain_log(axis, ticks, labels=None) -> None:
-    """Ticks of a logarithmic axis as plain numbers, and no others."""
+    """Sets the ticks of a logarithmic axis to plain numbers."""
     from matplotlib.ticker import NullLocator
 
     axis.set_ticks(list(ticks), labels or [f"{tick:g}" for tick in ticks])
@@ -192,18 +192,18 @@ def canvas(width: float, height: float, panels: int, columns: int = 1):
 
 
 def png(figure, source: str) -> bytes:
-    """The picture, with what it was drawn from noted in it."""
+    """The picture as a PNG file, with a note of what it was drawn from."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Source": source, "Software": None})
     return buffer.getvalue()
 
 
 def source_of(data: bytes) -> str | None:
-    """What ``png`` noted in a picture."""
-    place = 8  # after the signature: chunks of length, kind, data and checksum
-    while place < len(data):
-        length, kind = int.from_bytes(data[place : place + 4]), data[place + 4 : place + 8]
-        if kind == b"tEXt" and data[place + 8 :].startswith(b"Source\0"):
-            return data[place + 15 : place + 8 + length].decode("latin-1")
-        place += 12 + length
+    """The note that ``png`` has put into a picture."""
+    offset = 8  # after the signature: chunks of length, kind, data and checksum
+    while offset < len(data):
+        length, kind = int.from_bytes(data[offset : offset + 4]), data[offset + 4 : offset + 8]
+        if kind == b"tEXt" and data[offset + 8 :].startswith(b"Source\0"):
+            return data[offset + 15 : offset + 8 + length].decode("latin-1")
+        offset += 12 + length
     return None

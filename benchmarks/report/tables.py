@@ -8,7 +8,7 @@ from benchmarks.report.words import RIVALS, number, ratio, table
 
 
 def whole(record: dict) -> str:
-    """Every table that a record of any kind of ``seam-fast bench`` gives, and a line on the machine."""
+    """All tables of a record of any kind of ``seam-fast bench``, and a line on the machine."""
     kind = record["format"].removeprefix("seam-fast ").rstrip("0123456789 ")
     if kind == "masked lstm":
         parts = [op.pair(record), op.others(record), op.losses(record)]
@@ -23,7 +23,7 @@ def whole(record: dict) -> str:
 
 
 def same_point(record: dict) -> str:
-    """How far the times of one point lie apart that all curves have in common: that of the reference's own sizes."""
+    """A sentence on how much the times of the point that all curves share, the reference's sizes, differ."""
     sizes, keys = record["workload"], {"batch": "B", "hidden": "H", "length": "T", "vocabulary": "V"}
     points = [
         point
@@ -44,7 +44,7 @@ def same_point(record: dict) -> str:
 
 
 def curves(record: dict) -> list[str]:
-    """A table a curve."""
+    """One table per curve."""
     found = []
     for curve in record["curves"].values():
         names = record["rivals"]

@@ -1,4 +1,4 @@
-"""What the README shows of a GPU's records: the op beside cuDNN, and the engine beside graphs of cuDNN."""
+"""Tables of the GPU records: the op beside cuDNN, and the engine beside recorded graphs of cuDNN."""
 
 import statistics
 
@@ -41,12 +41,12 @@ def measured(record: dict) -> list[dict]:
 
 
 def rival(row: dict) -> dict | None:
-    """The row's ratio to the rival of its kind: cuDNN, or with lengths cuDNN on a PackedSequence."""
+    """The row's ratio to its rival: cuDNN, or with lengths cuDNN on a PackedSequence."""
     return row["ratio"].get("packed" if row["row"] == "lengths" else "cudnn")
 
 
 def op(record: dict) -> str:
-    """The sizes of R8 and of a small, a middle and a large layer, one by one."""
+    """Each of the layer of R8 and a small, a middle and a large layer."""
     rows = []
     every = measured(record)
     shapes = list(dict.fromkeys(map(sizes, every)))
@@ -65,7 +65,7 @@ def op(record: dict) -> str:
 
 
 def op_groups(record: dict) -> str:
-    """All shapes by kind of layer and dtype."""
+    """All shapes, by kind of layer and dtype."""
     rows = []
     for name, row in ROWS.items():
         for dtype in DTYPES:
@@ -84,7 +84,7 @@ def bold(value: float) -> str:
 
 
 def op_losses(record: dict) -> str:
-    """Where cuDNN is faster, by dtype."""
+    """Sentences on where cuDNN is faster, by dtype."""
     rows = [row for row in measured(record) if rival(row)]
     texts = []
     for dtype in DTYPES:
@@ -99,7 +99,7 @@ def op_losses(record: dict) -> str:
 
 
 def op_precision(record: dict) -> str:
-    """How much of a 16-bit ratio is cuDNN's own doing."""
+    """A sentence if cuDNN itself is much faster in float16 than in bfloat16."""
     rows = [row for row in measured(record) if "cudnn" in row["ms"]]
     times = {(sizes(row), row["dtype"]): row["ms"]["cudnn"]["median"] for row in rows}
     shapes = [shape for shape, dtype in times if dtype == "bfloat16" and (shape, "float16") in times]
@@ -114,7 +114,7 @@ def op_precision(record: dict) -> str:
 
 
 def op_errors(record: dict) -> str:
-    """How far off both are, by dtype."""
+    """A sentence on the errors of both sides, by dtype."""
     texts = []
     for dtype in DTYPES:
         rows = [row["agreement"]["errors"] for row in measured(record) if kind_of(row) == dtype]
@@ -164,7 +164,7 @@ def engine(record: dict) -> str:
 
 
 def engine_exactness(record: dict) -> str:
-    """How far rivals may be off, where that is not what the benchmark does today."""
+    """A note for records whose rule for inexact rivals is not that of today."""
     step = pieces(record).get("step")
     if step is None or "first_rivals" in step["agreement"] or not step["left_out"]:
         return ""
@@ -175,7 +175,7 @@ def engine_exactness(record: dict) -> str:
 
 
 def engine_losses(record: dict) -> str:
-    """Which ways are as fast or faster, and whether tf32 pays."""
+    """Sentences on the ways that are faster, and on whether tf32 pays."""
     step = pieces(record).get("step")
     if step is None:
         return ""

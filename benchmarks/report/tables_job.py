@@ -21,7 +21,7 @@ def summary(record: dict) -> str:
 
 
 def eight(record: dict) -> str:
-    """All classes in the reference's figures and in those of the whole test set."""
+    """All classes by the reference's figures and by those of the whole test set."""
     part = record["eight"]
     if not part:
         return ""
@@ -33,17 +33,17 @@ def eight(record: dict) -> str:
         kept = [percent(get("kept"), 2), percent(get("kept_by_group", "lstm")), percent(get("vocabulary_floor"))]
         return [name, percent(get("acc_pre")), selected, *kept, f1, f"{get('base_f1'):.3f}", steps, seconds]
 
-    def look(row, *keys):
+    def field(row, *keys):
         for key in keys:
             row = row[key]
         return row
 
     rows = part["rows"]
     lines = [
-        cells(row["class"], lambda *keys, row=row: look(row, *keys), f"{row['steps']:,}", f"{row['seconds']:.1f}")
+        cells(row["class"], lambda *keys, row=row: field(row, *keys), f"{row['steps']:,}", f"{row['seconds']:.1f}")
         for row in rows
     ]
-    lines.append(cells("mean", lambda *keys: statistics.fmean(look(row, *keys) for row in rows), "", ""))
+    lines.append(cells("mean", lambda *keys: statistics.fmean(field(row, *keys) for row in rows), "", ""))
     head = ["class", "acc_pre", "selected accuracy (best)", "kept %", "LSTM kept %", "vocabulary floor %"]
     head += ["F1 on the whole test set (precision, recall)", "base F1", "steps", "s"]
     return table(head, lines)
@@ -72,7 +72,7 @@ def one(record: dict) -> str:
 
 
 def to_f1(record: dict) -> str:
-    """The way of every rival to the same F1."""
+    """Seconds and epochs of every rival to the same F1."""
     part = record.get("to_f1")
     if not part:
         return ""

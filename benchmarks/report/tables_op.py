@@ -9,7 +9,7 @@ def sizes(row: dict) -> str:
 
 
 def pair(record: dict) -> str:
-    """The op beside the whole of what torch needs for the same."""
+    """The op beside everything that torch needs for the same result."""
     rows = []
     for row in record["rows"]:
         rates = [row["gflops"][name] for name in ("seam", "rival")]
@@ -31,7 +31,7 @@ def pair(record: dict) -> str:
 
 
 def others(record: dict) -> str:
-    """All other ways beside seam-fast; nothing where none was timed. Bold: faster than seam-fast."""
+    """All other ways beside seam-fast, bold if faster; empty if none was timed."""
     names = [name for name in WAYS if any(name in row["others"] for row in record["rows"])]
     if not names:
         return ""
@@ -47,14 +47,14 @@ def others(record: dict) -> str:
 
 
 def other(row: dict, name: str) -> str:
-    """A way's milliseconds and its paired ratio to seam-fast, forward to forward."""
+    """A way's milliseconds and its ratio to seam-fast, forward only to forward only."""
     found = row["others"][name]
     ms = number(found["ms"]["median"])
     return f"{ms} ({ratio(found['ratio'], False)})" if "ratio" in found else ms
 
 
 def vmap(record: dict) -> str:
-    """Many sets of scores by vmap beside the loops over them: a row a layer and number of sets."""
+    """Many sets of scores: vmap beside loops over the sets; a row per layer and number of sets."""
     threads = list(dict.fromkeys(row["threads"] for row in record["rows"]))
     head = ["I, H, B, T", "sets"]
     for count in threads:
@@ -70,7 +70,7 @@ def vmap(record: dict) -> str:
 
 
 def losses(record: dict) -> str:
-    """Sentences on the shapes at which torch is faster."""
+    """Sentences on the shapes where torch is faster."""
 
     def below(ratios):
         return [f"{sizes(row)} ({ratio['median']:.2f})" for row, ratio in ratios if ratio["median"] < 1]

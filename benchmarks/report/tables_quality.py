@@ -13,7 +13,7 @@ BASELINES = {
 
 
 def bases(record: dict) -> str:
-    """A row a seed: accuracy and F1 on the test set."""
+    """A row per seed: accuracy and F1 on the test set."""
     names = [entry["name"] for entry in record["seeds"][0]["info"]["test"]["classes"]]
     rows = []
     for row in record["seeds"]:
@@ -40,7 +40,7 @@ def blind(record: dict) -> str:
 
 
 def modules(record: dict) -> str:
-    """A row a class, seeds side by side."""
+    """A row per class, seeds side by side."""
     names = [row["name"] for row in record["seeds"][0]["modules"]]
     lines = []
     for k, name in enumerate((*names, "mean")):
@@ -61,7 +61,7 @@ def modules(record: dict) -> str:
 
 
 def modules_sentence(record: dict) -> str:
-    """What a module keeps, and what it gains and loses."""
+    """What modules keep, and what they gain and lose."""
     runs = record["seeds"]
     changes = []
     for k, row in enumerate(runs[0]["modules"]):
@@ -79,7 +79,7 @@ def modules_sentence(record: dict) -> str:
 
 
 def reference_table(rows: list[dict]) -> str:
-    """The reference's procedure: a row a class and schedule, seeds side by side."""
+    """The reference's procedure: a row per class and schedule, seeds side by side."""
     keys = dict.fromkeys((row["class"], row["schedule"]) for row in rows)
     seeds = " / ".join(str(seed) for seed in dict.fromkeys(row["seed"] for row in rows))
     head = ["class", "schedule", "epochs", "acc_pre", f"selected accuracy (best), seeds {seeds}"]
@@ -107,7 +107,7 @@ def reference_table(rows: list[dict]) -> str:
 
 
 def kinds(record: dict):
-    """The kinds of pieces of a study: protocol, engine, epochs, and their pieces, a piece a seed."""
+    """The pieces of a study by protocol, engine and epochs, one per seed."""
     keys = dict.fromkeys((piece["protocol"], piece["engine"], piece["epochs"]) for piece in record["pieces"])
     for key in keys:
         yield *key, [p for p in record["pieces"] if (p["protocol"], p["engine"], p["epochs"]) == key]
@@ -118,14 +118,14 @@ def length(epochs: int | None) -> str:
 
 
 def baseline_f1(modules: list[dict], name: str) -> float | None:
-    """A baseline's F1, mean over modules; None where it was not taken."""
+    """A baseline's F1, mean over modules; None if it was not measured."""
     if not all(name in module["baselines"] for module in modules):
         return None
     return statistics.fmean(module["baselines"][name]["test"]["f1"] for module in modules)
 
 
 def study(record: dict) -> str:
-    """A row a kind of piece, means over classes and seeds; the baselines beside the modules."""
+    """A row per kind of piece, means over classes and seeds; baselines beside modules."""
     rows = []
     for protocol, engine, epochs, pieces in kinds(record):
         found = [module for piece in pieces for module in piece["modules"]]
@@ -150,7 +150,7 @@ def study(record: dict) -> str:
 
 
 def study_losses(record: dict) -> str:
-    """A sentence on the baselines that do better than the modules."""
+    """A sentence on the baselines that are better than the modules."""
     found = []
     for protocol, _, epochs, pieces in kinds(record):
         modules = [module for piece in pieces for module in piece["modules"]]
@@ -165,7 +165,7 @@ def study_losses(record: dict) -> str:
 
 
 def by_class(record: dict, protocol: str, epochs: int | None) -> str:
-    """A row a class of one kind of the engine's pieces: modules and baselines, means over seeds."""
+    """A row per class for one kind of piece of the engine: modules and baselines, means over seeds."""
     pieces = [
         p
         for p in record["pieces"]

@@ -6,7 +6,7 @@ AGAINST = ("reference", "reference_best", "best_torch")
 
 
 def steps(record: dict) -> str:
-    """Milliseconds a step of every rival, and how many times as fast the engine is."""
+    """Milliseconds per step of every rival, and how many times as fast the engine is."""
     names = record["rivals"]
     others = [name for name in AGAINST if name in names and name != "native"]
     rows = []
@@ -21,7 +21,7 @@ def steps(record: dict) -> str:
 
 
 def memory(record: dict) -> str:
-    """What a module takes beyond the base."""
+    """Memory of a module beyond the base."""
     rows = []
     for name, found in (record["memory"] or {}).items():
         taken = {key: f"{value / 1e6:.1f}" for key, value in found["resident_bytes"].items()}
@@ -31,7 +31,7 @@ def memory(record: dict) -> str:
 
 
 def vocabulary(record: dict) -> str:
-    """Step times at both sizes of the table."""
+    """Step times with both sizes of the vocabulary."""
     found = record["vocabulary"]
     if not found:
         return ""

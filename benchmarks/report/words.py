@@ -1,6 +1,6 @@
 """How figures, rivals and commands are written in tables and pictures."""
 
-# By the rival's name in the records; the second for the head of a column.
+# By the name of the rival in the records: in a sentence, and at the head of a column.
 RIVALS = {
     "reference": ("the reference", "reference"),
     "reference_best": ("the reference at its best", "reference at its best"),
@@ -31,15 +31,14 @@ WAYS = {
 
 
 def number(value: float) -> str:
-    """Three figures, no exponent: 0.355, 26.6, 1,240."""
+    """Three significant digits, no exponent: 0.355, 26.6, 1,240."""
     if abs(value) >= 1000:
         return f"{float(f'{value:.3g}'):,.0f}"
     return f"{value:.3g}"
 
 
 def ratio(figures: dict, quartiles: bool = True) -> str:
-    """A ratio, bold where it is a loss: 70 (66 to 77), **0.96** (0.94 to 1.00)."""
-
+    """A ratio with quartiles, bold if it is a loss: 70 (66 to 77), **0.96** (0.94 to 1.00)."""
     digits = 0 if figures["median"] >= 10 else 1 if figures["median"] >= 5 else 2
 
     def short(value):
@@ -62,14 +61,14 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def command(record: dict) -> str:
-    """What measures a record's figures again today, without the place where the record was put."""
+    """The command that measures a record's figures today, without the options that say where the record goes."""
     words = record["command"].split()
     if len(words) > 1 and words[1] in MOVED:
         words[1:2] = ["-m", MOVED[words[1]]]
     for option in ("--out", "--records"):
         if option in words:
-            place = words.index(option)
-            del words[place : place + 2]
+            at = words.index(option)
+            del words[at : at + 2]
     return " ".join(words)
 
 
