@@ -958,8 +958,8 @@ def test_a_folder_without_r8_is_an_error_and_nothing_else_is_looked_for(monkeypa
     from seam_fast import DataError
     from seam_fast.data import r8
 
-    monkeypatch.setattr(r8, "_from_mirrors", None)
-    monkeypatch.setattr(r8, "_from_npm", None)
+    monkeypatch.setattr(r8, "from_mirrors", None)
+    monkeypatch.setattr(r8, "from_npm", None)
     for data_dir, environment in ((str(tmp_path), ""), (None, str(tmp_path))):
         monkeypatch.setenv("SEAM_FAST_DATA", environment)
         with pytest.raises(DataError, match="holds no R8"):

@@ -27,7 +27,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from ..common.default_device import on_the_cpu
 from ..common.deprecation import warn_renamed
 from ..data.checks import warn
-from ..data.corpus import CorpusConfig, encode_texts, index_words
+from ..data.corpus_config import CorpusConfig
+from ..data.encoding import encode_texts, index_words
 from ..data.tokenizer import Tokenizer
 from ..errors import CheckpointError, DataError
 from ..files.atomic import to_json, write_atomically
