@@ -475,7 +475,7 @@ def reusable_base(path: Path, corpus, arguments):
 
     from ..classifier.device_training import device_name
     from ..classifier.model import LSTMClassifier
-    from ..classifier.training import RECIPES
+    from ..classifier.recipes import RECIPES
 
     if not path.is_file():
         return None

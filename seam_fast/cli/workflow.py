@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from ..classifier.model import LSTMClassifier, evaluate_classifier, predict_logits
+from ..classifier.evaluate import evaluate_classifier, predict_logits
+from ..classifier.model import LSTMClassifier
 from ..classifier.training import train_classifier
 from ..common.progress import is_terminal, say
 from ..data.corpus import Corpus, CorpusConfig, load_corpus
