@@ -146,7 +146,7 @@ def test_bench_says_what_is_wrong(bench, arguments, sentence):
 
 
 def test_bench_says_where_the_benchmarks_are_if_they_are_not_here(monkeypatch, tmp_path, capsys):
-    from seam_fast.cli import bench
+    from seam_fast.cli.verbs import bench
 
     monkeypatch.setattr(bench, "FOLDER", tmp_path)
     assert cli.main(["bench", "op", "--quick"]) == 1

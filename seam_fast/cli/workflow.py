@@ -1,0 +1,45 @@
+"""Old place of what the commands share: each name still works for one minor release, with a DeprecationWarning."""
+
+import importlib
+from typing import Any
+
+from ..common.deprecation import warn_renamed
+
+# The module, within the package, that holds each name now.
+MOVED = {
+    "RECIPE_PROTOCOL": "cli.bases",
+    "describe_base": "cli.bases",
+    "train_base": "cli.bases",
+    "Log": "cli.corpora",
+    "SYNTHETIC": "cli.corpora",
+    "corpus_for_base": "cli.corpora",
+    "get_corpus": "cli.corpora",
+    "raw_test_documents": "cli.corpora",
+    "check_room": "cli.disk",
+    "check_writable": "cli.disk",
+    "write_json": "cli.json_output",
+    "find_base_beside": "cli.paths",
+    "module_file": "cli.paths",
+    "not_in_the_way": "cli.paths",
+    "reference_base": "cli.paths",
+    "reference_file": "cli.paths",
+    "run_folder": "cli.paths",
+    "shortened": "cli.paths",
+    "ModuleFiles": "cli.run_files",
+    "check_run": "cli.run_files",
+    "draw_run": "cli.run_files",
+    "reusable": "cli.run_files",
+    "save_run": "cli.run_files",
+    "parse_targets": "cli.targets",
+    "with_documents": "cli.targets",
+    "say": "common.progress",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The object of that name, from the module that holds it now."""
+    if name not in MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    new = f"seam_fast.{MOVED[name]}"
+    warn_renamed(f"{__name__}.{name}", f"{new}.{name}")
+    return getattr(importlib.import_module(new), name)
