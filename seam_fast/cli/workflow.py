@@ -41,5 +41,5 @@ def __getattr__(name: str) -> Any:
     if name not in MOVED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     new = f"seam_fast.{MOVED[name]}"
-    warn_renamed(f"{__name__}.{name}", f"{new}.{name}")
+    warn_renamed(f"{__name__}.{name}", f"{new}.{name}", stacklevel=2)
     return getattr(importlib.import_module(new), name)
