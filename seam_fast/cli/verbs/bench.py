@@ -1,28 +1,30 @@
-"""The ``bench`` verb: its options, and the way to the benchmarks, which lie in a checkout of the source, not here."""
+"""``seam-fast bench``: its options. The benchmarks themselves are in the source's checkout, not in the package."""
 
 import argparse
 import importlib
 import sys
 from pathlib import Path
 
-from ..errors import SeamFastError
+from ...errors import SeamFastError
+from ..options import OptionGroup, Subparsers, add_verb
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+FOLDER = Path(__file__).resolve().parents[3] / "benchmarks"
 ON_GPUS = "All on the CPU; for GPUs there is scripts/gpu_check.sh."
 ISAS = ("avx512", "avx2", "portable")
 
 
-def add_kinds(parser: argparse.ArgumentParser) -> None:
-    """Adds what can be measured and its options to the parser of ``seam-fast bench``."""
+def add_to(verbs: Subparsers) -> None:
+    """Adds the verb's parser, with a parser for each kind of measurement."""
+    parser = add_verb(verbs, "bench", run, "measure seam-fast and its rivals in turn, on this machine")
     add_common(parser)
     kinds = parser.add_subparsers(dest="kind", metavar="{step,op,job}")
 
-    def add(name, help, epilog):
+    def add(name: str, help: str, epilog: str) -> argparse.ArgumentParser:
         sub = kinds.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", epilog=epilog)
         add_common(sub)
         sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print the record itself")
         sub.add_argument("--rounds", type=int, metavar="N", help="rounds (default: as many as fit some seconds)")
-        sub.add_argument("--smoke", action="store_true", help=argparse.SUPPRESS)  # tiny: shows that it runs
+        sub.add_argument("--smoke", action="store_true", help=argparse.SUPPRESS)  # tiny sizes, for tests
         sub.add_argument("--isa", choices=ISAS, help="instruction set of all rivals, in a process of its own")
         return sub
 
@@ -62,8 +64,8 @@ def add_kinds(parser: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=int, default=0)
 
 
-def add_common(parser) -> None:
-    """Options before and after the kind; without a default, so that the one does not undo the other."""
+def add_common(parser: OptionGroup) -> None:
+    """Adds options that stand before or after the kind; a default after it would overwrite a value given before it."""
     for name, help in (
         ("--quick", "fewer cases and rounds: at most two minutes a kind"),
         ("--check", "quick, and fail where a ratio is a fifth below the newest record's of such a machine, or more"),
@@ -72,7 +74,8 @@ def add_common(parser) -> None:
     parser.add_argument("--out", metavar="FILE", default=argparse.SUPPRESS, help="default: runs/bench/KIND.json")
 
 
-def base_options(sub) -> None:
+def base_options(sub: OptionGroup) -> None:
+    """Adds the options that name the base and its data."""
     sub.add_argument("--base", metavar="FILE", default="data/models/LSTM_classifier.pt", help="trained if not there")
     sub.add_argument("--data-dir", metavar="DIR", help="folder with R8 (see also SEAM_FAST_DATA)")
 
