@@ -8,15 +8,15 @@
 #include <vector>
 
 #include "cpu/kernels.h"
-#include "draws.h"
-#include "memory.h"
-#include "ops.h"
+#include "host/rng.h"
+#include "cpu/huge_pages.h"
+#include "host/ops.h"
 #include "trainer_binding.h"
 #ifdef SEAM_WITH_CUDA
-#include "cuda/documents.h"
-#include "cuda/masked_lstm.h"
-#include "cuda/seam_trainer.h"
-#include "cuda/together_binding.h"
+#include "cuda/class_logits_cuda.h"
+#include "cuda/masked_lstm_cuda.h"
+#include "cuda/seam_trainer_cuda.h"
+#include "queued_epochs_binding.h"
 #endif
 
 namespace py = pybind11;

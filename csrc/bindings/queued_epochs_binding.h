@@ -7,7 +7,7 @@
 #include <tuple>
 #include <vector>
 
-#include "together.h"
+#include "cuda/queued_epochs.h"
 
 namespace seam::gpu {
 

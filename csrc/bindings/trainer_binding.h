@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "drawn_documents.h"
-#include "seam_trainer.h"
+#include "host/drawn_documents.h"
+#include "host/seam_trainer.h"
 
 namespace seam {
 

@@ -3,7 +3,7 @@
 // ratio on it. Gates come in the order i, f, g, o of torch.nn.LSTM.
 #pragma once
 
-#include "seam.h"
+#include "inline.h"
 
 namespace {
 

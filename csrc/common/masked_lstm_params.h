@@ -5,7 +5,7 @@
 // in the order of lengths. Steps count in reading order: for the reverse direction step 0 reads the last real position.
 #pragma once
 
-#include "seam.h"
+#include "inline.h"
 
 namespace seam {
 

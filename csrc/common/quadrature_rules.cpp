@@ -1,4 +1,4 @@
-#include "gap_rules.h"
+#include "quadrature_rules.h"
 
 #include <atomic>
 #include <cmath>

@@ -1,7 +1,7 @@
 // One Adam step of a tensor of scores, as its kernels see it.
 #pragma once
 
-#include "seam.h"
+#include "inline.h"
 
 namespace seam {
 

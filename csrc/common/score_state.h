@@ -2,7 +2,7 @@
 // score_update.h, compiled for each instruction set.
 #pragma once
 
-#include "seam.h"
+#include "inline.h"
 
 namespace seam {
 

@@ -4,9 +4,9 @@
 
 #include "document_reader.h"
 #include "flush_denormals.h"
-#include "ops.h"
+#include "host/ops.h"
 #include "parallel.h"
-#include "trainer_base.h"
+#include "host/trainer_base.h"
 
 namespace seam {
 

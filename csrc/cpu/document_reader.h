@@ -7,9 +7,9 @@
 #include <numeric>
 #include <vector>
 
-#include "cpu/kernels.h"
-#include "memory.h"
-#include "plan.h"
+#include "kernels.h"
+#include "huge_pages.h"
+#include "sequence_plan.h"
 
 namespace seam {
 

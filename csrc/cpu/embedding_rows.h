@@ -9,9 +9,9 @@
 #include <cstring>
 #include <vector>
 
-#include "adam_constants.h"
-#include "cpu/kernels.h"
-#include "gap_rules.h"
+#include "common/adam_constants.h"
+#include "kernels.h"
+#include "common/quadrature_rules.h"
 
 namespace seam {
 

@@ -2,7 +2,7 @@
 // of it; they differ in where the left rows lie, in how the right panel was packed, and in what follows the loop.
 #pragma once
 
-#include "../masked_lstm.h"
+#include "common/masked_lstm_params.h"
 #include "simd.h"
 
 namespace {

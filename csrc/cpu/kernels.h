@@ -2,9 +2,9 @@
 // tasks, so that any number of threads may share them without changing a result; scratch belongs to the thread.
 #pragma once
 
-#include "../masked_lstm.h"
-#include "../score_adam.h"
-#include "../score_state.h"
+#include "common/masked_lstm_params.h"
+#include "common/score_adam_params.h"
+#include "common/score_state.h"
 
 namespace seam {
 

@@ -1,6 +1,6 @@
 // The masked LSTM op: checks its tensors, allocates, and hands pointers to the kernels stage by stage. A stage is shared
 // among threads as a whole; within it a thread runs all its time steps without waiting for the others.
-#include "masked_lstm.h"
+#include "common/masked_lstm_params.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
@@ -10,14 +10,14 @@
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/kernels.h"
-#include "layer.h"
-#include "memory.h"
-#include "ops.h"
+#include "kernels.h"
+#include "host/layer.h"
+#include "huge_pages.h"
+#include "host/ops.h"
 #include "parallel.h"
-#include "plan.h"
+#include "sequence_plan.h"
 #ifdef SEAM_WITH_CUDA
-#include "cuda/masked_lstm.h"
+#include "cuda/masked_lstm_cuda.h"
 #endif
 
 namespace seam {

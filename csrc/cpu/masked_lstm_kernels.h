@@ -2,8 +2,8 @@
 // formed in the last pass over the sum that becomes it.
 #pragma once
 
-#include "../lstm_cell.h"
-#include "../score_update.h"
+#include "common/lstm_cell.h"
+#include "common/score_update.h"
 #include "gemm_tile.h"
 #include "kernels.h"
 

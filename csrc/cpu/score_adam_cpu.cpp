@@ -1,13 +1,13 @@
 // The score update: checks its tensors and shares them among threads. And what scores come to: which weights are kept.
-#include "score_adam.h"
+#include "common/score_adam_params.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 
 #include <atomic>
 
-#include "cpu/kernels.h"
-#include "ops.h"
+#include "kernels.h"
+#include "host/ops.h"
 #include "parallel.h"
 
 namespace seam {

@@ -1,8 +1,8 @@
 // What a training step needs beside the LSTM itself, on one instruction set: scores, embedding rows, the linear layers.
 #pragma once
 
-#include "../score_state.h"
-#include "../score_update.h"
+#include "common/score_state.h"
+#include "common/score_update.h"
 #include "gemm_tile.h"
 #include "kernels.h"
 

@@ -1,7 +1,7 @@
 // One step is: the batch's distinct words; their rows brought up to date and gathered; the input projection, once a word;
 // the LSTM by the op's kernels; linear layer, head, loss; all of it backwards, gradients of rows summed once a word; and
 // one pass over each tensor of scores.
-#include "seam_trainer.h"
+#include "host/seam_trainer.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
@@ -11,14 +11,14 @@
 #include <limits>
 #include <utility>
 
-#include "cpu/kernels.h"
+#include "kernels.h"
 #include "document_reader.h"
 #include "embedding_rows.h"
 #include "flush_denormals.h"
-#include "ops.h"
-#include "trainer_base.h"
+#include "host/ops.h"
+#include "host/trainer_base.h"
 #if defined(SEAM_WITH_CUDA)
-#include "cuda/seam_trainer.h"
+#include "cuda/seam_trainer_cuda.h"
 #endif
 
 namespace seam {

@@ -5,7 +5,7 @@
 #include <numeric>
 #include <vector>
 
-#include "masked_lstm.h"
+#include "common/masked_lstm_params.h"
 
 namespace seam {
 

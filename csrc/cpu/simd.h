@@ -7,7 +7,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "../seam.h"
+#include "common/inline.h"
 
 namespace {
 

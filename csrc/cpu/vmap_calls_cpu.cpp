@@ -7,15 +7,15 @@
 #include <atomic>
 #include <cstring>
 
-#include "layer.h"
-#include "memory.h"
-#include "ops.h"
+#include "host/layer.h"
+#include "huge_pages.h"
+#include "host/ops.h"
 #include "parallel.h"
-#include "transforms.h"
+#include "host/transforms.h"
 #if defined(SEAM_WITH_CUDA)
 #include <c10/core/DeviceGuard.h>
 
-#include "cuda/calls_together.h"
+#include "cuda/vmap_calls_cuda.h"
 #endif
 
 namespace seam {

@@ -18,7 +18,7 @@
 
 #include <cstdint>
 
-#include "../seam.h"
+#include "common/inline.h"
 #include "real.cuh"
 
 #if defined(__CUDACC__)

@@ -1,7 +1,7 @@
 // What the backward pass of a cell reads, loaded a step before it is needed.
 #pragma once
 
-#include "../lstm_cell.h"
+#include "common/lstm_cell.h"
 #include "sequences.cuh"
 
 namespace seam::gpu {

@@ -1,4 +1,4 @@
-#include "documents.h"
+#include "class_logits_cuda.h"
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/embedding.h>
@@ -8,8 +8,8 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
-#include "../trainer_base.h"
-#include "masked_lstm.h"
+#include "host/trainer_base.h"
+#include "masked_lstm_cuda.h"
 
 namespace seam::gpu {
 

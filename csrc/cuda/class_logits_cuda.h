@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "../ops.h"
+#include "host/ops.h"
 
 namespace seam::gpu {
 

@@ -6,7 +6,7 @@
 // of units 2t and 2t + 1, which lie side by side. `transpose` changes one into the other.
 #pragma once
 
-#include "../lstm_cell.h"
+#include "common/lstm_cell.h"
 #include "predicated.cuh"
 #include "recurrent_small.cuh"
 #include "sequences.cuh"

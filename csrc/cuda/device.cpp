@@ -9,7 +9,7 @@
 #include <array>
 #include <atomic>
 
-#include "masked_lstm.h"
+#include "masked_lstm_cuda.h"
 
 namespace seam::gpu {
 

@@ -8,7 +8,7 @@
 #include <tuple>
 #include <vector>
 
-#include "documents.h"
+#include "class_logits_cuda.h"
 
 namespace seam::gpu {
 

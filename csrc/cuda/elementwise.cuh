@@ -1,7 +1,7 @@
 // Kernels that touch each number once: what stands between products of the whole batch, and around them.
 #pragma once
 
-#include "../lstm_cell.h"
+#include "common/lstm_cell.h"
 #include "block.cuh"
 #include "sequences.cuh"
 #include "weights.cuh"

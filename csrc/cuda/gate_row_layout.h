@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "../seam.h"
+#include "common/inline.h"
 
 namespace seam::gpu {
 

@@ -1,7 +1,7 @@
 // The CUDA kernels as the host side calls them. T: float, double, BFloat16 or Half.
 #pragma once
 
-#include "collected.h"
+#include "collected_launches.h"
 #include "params.h"
 #include "seam_params.h"
 

@@ -9,7 +9,7 @@
 #include <type_traits>
 
 #include "block.cuh"
-#include "collected.h"
+#include "collected_launches.h"
 
 namespace seam::gpu {
 

@@ -1,8 +1,8 @@
 // The host side of the op: memory, and the order of launches. Nothing here waits for the device or asks it anything, so
 // that a CUDA graph can record it.
-#include "masked_lstm.h"
+#include "masked_lstm_cuda.h"
 
-#include "calls_together.h"
+#include "vmap_calls_cuda.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -19,7 +19,7 @@
 #include <tuple>
 #include <utility>
 
-#include "../layer.h"
+#include "host/layer.h"
 
 namespace seam::gpu {
 

@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "../ops.h"
+#include "host/ops.h"
 #include "kernels.h"
 
 namespace seam::gpu {

@@ -5,7 +5,7 @@
 // run at a step are the first ones; without lengths rank and sequence are the same.
 #pragma once
 
-#include "../masked_lstm.h"
+#include "common/masked_lstm_params.h"
 #include "real.cuh"
 
 namespace seam::gpu {

@@ -1,4 +1,4 @@
-#include "together.h"
+#include "queued_epochs.h"
 
 #include <c10/core/DeviceGuard.h>
 
@@ -10,7 +10,7 @@
 #include <thread>
 #include <utility>
 
-#include "masked_lstm.h"
+#include "masked_lstm_cuda.h"
 
 namespace seam::gpu {
 

@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
-#include "../drawn_documents.h"
-#include "../seam_trainer.h"
+#include "host/drawn_documents.h"
+#include "host/seam_trainer.h"
 #include "kernels.h"
 
 namespace seam::gpu {

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "../seam.h"
+#include "common/inline.h"
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>

@@ -7,7 +7,7 @@
 // NB: sequences of a tile. All are constants, because registers have no index.
 #pragma once
 
-#include "../lstm_cell.h"
+#include "common/lstm_cell.h"
 #include "block.cuh"
 #include "cell_before.cuh"
 #include "sequences.cuh"

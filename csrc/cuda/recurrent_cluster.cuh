@@ -9,7 +9,7 @@
 // S: sequences of a cluster. Four lanes have a unit; with two sequences each pair of them keeps the cell of one.
 #pragma once
 
-#include "../lstm_cell.h"
+#include "common/lstm_cell.h"
 #include "messages.cuh"
 #include "predicated.cuh"
 #include "recurrent_small.cuh"

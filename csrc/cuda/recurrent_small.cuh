@@ -12,7 +12,7 @@
 
 #include <type_traits>
 
-#include "../lstm_cell.h"
+#include "common/lstm_cell.h"
 #include "block.cuh"
 #include "predicated.cuh"
 #include "sequences.cuh"

@@ -9,7 +9,7 @@
 // HB: hidden units, rounded up. CL: blocks of a cluster. KS: warps that share the sums of eight units.
 #pragma once
 
-#include "../lstm_cell.h"
+#include "common/lstm_cell.h"
 #include "block.cuh"
 #include "cell_before.cuh"
 #include "sequences.cuh"

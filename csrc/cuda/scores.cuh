@@ -1,7 +1,7 @@
 // Scores on a GPU: a step of each, and what the rows of the embedding have missed while their words did not occur.
 #pragma once
 
-#include "../score_update.h"
+#include "common/score_update.h"
 #include "block.cuh"
 #include "seam_params.h"
 

@@ -4,7 +4,7 @@
 
 #include "kernels.h"
 #include "launch.cuh"
-#include "look.cuh"
+#include "keep_bits.cuh"
 #include "seam_steps.cuh"
 
 namespace seam::gpu {

@@ -5,8 +5,8 @@
 // time * batch + document, where `batch` is the size of a whole batch; the last one may have fewer documents.
 #pragma once
 
-#include "../gap_rules.h"
-#include "../score_state.h"
+#include "common/quadrature_rules.h"
+#include "common/score_state.h"
 #include "gate_row_layout.h"
 #include "params.h"
 

@@ -1,6 +1,6 @@
 // The host side of the engine: plans of some hundred steps each, memory, and a launch for each plan. Everything goes through the current
 // stream; `train` and `train_head` wait for their launch, since what they return is what it found.
-#include "seam_trainer.h"
+#include "seam_trainer_cuda.h"
 
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
@@ -16,14 +16,14 @@
 #include <cstring>
 #include <tuple>
 
-#include "../adam_constants.h"
-#include "../score_update.h"
-#include "../trainer_base.h"
+#include "common/adam_constants.h"
+#include "common/score_update.h"
+#include "host/trainer_base.h"
 #include "device_memory.h"
-#include "documents.h"
+#include "class_logits_cuda.h"
 #include "epoch_plan.h"
-#include "masked_lstm.h"
-#include "together.h"
+#include "masked_lstm_cuda.h"
+#include "queued_epochs.h"
 
 namespace seam::gpu {
 

@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "../seam_trainer.h"
+#include "host/seam_trainer.h"
 
 namespace seam::gpu {
 

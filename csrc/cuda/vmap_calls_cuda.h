@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "../transforms.h"
+#include "host/transforms.h"
 #include "kernels.h"
 
 namespace seam::gpu {

@@ -1,4 +1,4 @@
-#include "binary_figures.h"
+#include "binary_counts.h"
 
 #include <ATen/Dispatch.h>
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "draws.h"
+#include "rng.h"
 #include "seam_trainer.h"
 
 namespace seam {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "checks.h"
-#include "masked_lstm.h"
+#include "common/masked_lstm_params.h"
 
 namespace seam {
 

@@ -1,4 +1,4 @@
-#include "draws.h"
+#include "rng.h"
 
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>

@@ -7,7 +7,7 @@
 #include <tuple>
 #include <vector>
 
-#include "binary_figures.h"
+#include "binary_counts.h"
 #include "checks.h"
 
 namespace seam {

@@ -9,7 +9,7 @@
 #include <cmath>
 #include <limits>
 
-#include "masked_lstm.h"
+#include "common/masked_lstm_params.h"
 
 namespace seam {
 

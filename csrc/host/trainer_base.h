@@ -4,7 +4,7 @@
 #include <mutex>
 #include <utility>
 
-#include "score_state.h"
+#include "common/score_state.h"
 #include "seam_trainer.h"
 
 namespace seam {

@@ -5,13 +5,13 @@
 #include <cstdlib>
 
 #include "cuda/block.cuh"
-#include "cuda/calls_together.h"
-#include "cuda/documents.h"
-#include "cuda/masked_lstm.h"
-#include "cuda/seam_trainer.h"
-#include "cuda/together_binding.h"
-#include "trainer_binding.h"
-#include "transforms.h"
+#include "cuda/vmap_calls_cuda.h"
+#include "cuda/class_logits_cuda.h"
+#include "cuda/masked_lstm_cuda.h"
+#include "cuda/seam_trainer_cuda.h"
+#include "bindings/queued_epochs_binding.h"
+#include "bindings/trainer_binding.h"
+#include "host/transforms.h"
 
 namespace py = pybind11;
 

@@ -11,9 +11,9 @@
 #include <type_traits>
 #include <vector>
 
-#include "../../csrc/cuda/block.cuh"
-#include "../../csrc/cuda/flags.cuh"
-#include "../../csrc/cuda/messages.cuh"
+#include "cuda/block.cuh"
+#include "cuda/flags.cuh"
+#include "cuda/messages.cuh"
 
 namespace {
 
