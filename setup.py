@@ -31,6 +31,7 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "seam_fast" / "_version.
 # Lists, not globs: a forgotten file shall be an error.
 CPU_SOURCES = [
     "csrc/bindings/bindings.cpp",
+    "csrc/bindings/device_dispatch.cpp",
     "csrc/common/quadrature_rules.cpp",
     "csrc/host/autograd.cpp",
     "csrc/host/binary_counts.cpp",
@@ -63,6 +64,10 @@ CUDA_SOURCES = [
     "csrc/cuda/recurrent_forward.cu",
     "csrc/cuda/seam.cu",
     "csrc/cuda/seam_trainer_cuda.cpp",
+    "csrc/cuda/seam_trainer_cuda_evaluate.cpp",
+    "csrc/cuda/seam_trainer_cuda_params.cpp",
+    "csrc/cuda/seam_trainer_cuda_stages.cpp",
+    "csrc/cuda/vmap_calls_cuda.cpp",
     "csrc/cuda/wide.cu",
 ]
 

@@ -41,18 +41,18 @@ class NativeTrainer(Trainer):
         self._judged_on: tuple = (None, ())  # documents, as they were given and as the engine takes them
         self._native = self._module().SeamTrainer(
             weights=[self.weights[key] for key in WEIGHT_KEYS],
-            rows=self.rows,
+            fed_ids=self.rows,
             scores=[self.scores[key] for key in WEIGHT_KEYS],
             exp_avg=[self.exp_avg[key] for key in WEIGHT_KEYS],
             exp_avg_sq=[self.exp_avg_sq[key] for key in WEIGHT_KEYS],
             head=self.head,
-            head_together=self.head_together,
-            head_alone=self.head_alone,
+            head_joint_moments=self.head_together,
+            head_only_moments=self.head_alone,
             penalty=[self.penalty_gradient[key] for key in WEIGHT_KEYS],
             train_head=self.schedule != "port",
             read_last_word=self.read == "last_word",
             target_weight=self.target_weight,
-            catch_up=catch_up,
+            lazy_update="off" if catch_up == "dense" else catch_up,
         )
 
     _module = staticmethod(lambda: _ext.C)  # whose trainer it is
@@ -75,7 +75,7 @@ class NativeTrainer(Trainer):
 
     def adopt(self, steps: int, head_steps: int = 0) -> None:
         """Takes scores, ``exp_avg`` and ``exp_avg_sq`` as they now stand, as the state after so many steps."""
-        self._native.adopt(steps, head_steps)
+        self._native.load_state(steps, head_steps)
 
     def scale_learning_rates(self, factor: float) -> None:
         self._factor = factor
@@ -135,7 +135,7 @@ class NativeTrainer(Trainer):
     def taken(self, told) -> tuple[float, Look]:
         """An epoch of the engine in our terms. Raises TrainingError where it failed."""
         self._raise(told.failure)
-        return told.loss, self._look_of(told.look, told.counts)
+        return told.loss, self._look_of(told.evaluation, told.counts)
 
     def _draws_of(self, sampler, batch_size: int):
         """A sampler's documents as the engine draws them, and what for; None where somebody has to look at `stop`
@@ -155,13 +155,13 @@ class NativeTrainer(Trainer):
             *(part.long().contiguous() for part in (split.ids, split.lengths, sampler.rest, *pools)),
             *counts,
             unknown_id=sampler.unknown_id if share > 0 else 0,
-            least=draws.least(share),
-            slot=self._slot,
-            absent=len(self.rows),
+            threshold=draws.least(share),
+            row_of_id=self._slot,
+            absent_row=len(self.rows),
             dtype=self.head[0].dtype,
             read_last_word=self.read == "last_word",
-            distill=sampler.settings.distill if asks else 0.0,
-            target=list(sampler.target),
+            distill_weight=sampler.settings.distill if asks else 0.0,
+            target_classes=list(sampler.target),
         )
         return documents, sampler.purposes
 
@@ -180,7 +180,7 @@ class NativeTrainer(Trainer):
         return slots, lengths, shares
 
     def look(self, documents=None) -> Look:
-        seen = self._native.look(*((None,) * 3 if documents is None else self._looked_at(*documents)))
+        seen = self._native.evaluate(*((None,) * 3 if documents is None else self._looked_at(*documents)))
         return self._look_of(seen)
 
     def _look_of(self, seen, counts=None) -> Look:
@@ -223,7 +223,7 @@ class NativeLook(Look):
     """Of the engine. Its tensors become Python's where somebody asks for them, which is seldom."""
 
     def __init__(self, trainer: NativeTrainer, seen, counts):
-        self._seen, self.kept = seen, trainer.kept_of(seen.kept)
+        self._seen, self.kept = seen, trainer.kept_of(seen.kept_counts)
         self.figures = None
         if counts is not None and counts.documents:
             right = counts.true_positive, counts.average_precision
@@ -234,7 +234,7 @@ class NativeLook(Look):
     outputs = property(lambda self: self._seen.outputs)
 
     def snapshot(self) -> dict[str, Tensor]:
-        return dict(zip((*WEIGHT_KEYS, *HEAD_NAMES), (*self._seen.bits, *self._seen.head), strict=True))
+        return dict(zip((*WEIGHT_KEYS, *HEAD_NAMES), (*self._seen.keep_bits, *self._seen.head), strict=True))
 
 
 def _three_like(scores: dict[str, Tensor], empty) -> list[dict[str, Tensor]]:

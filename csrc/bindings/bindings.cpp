@@ -1,5 +1,5 @@
-// The Python face of the compiled part, and the only file that sees pybind11 and torch/extension.h: both are slow to
-// compile, and everything behind them is easier to move when it does not know them.
+// The Python bindings of the compiled part. Only this room includes pybind11 and torch/extension.h: both are slow to compile,
+// and everything behind them is easier to change when it does not depend on them.
 
 #include <torch/extension.h>
 #include <torch/version.h>
@@ -7,10 +7,11 @@
 #include <string>
 #include <vector>
 
-#include "cpu/kernels.h"
-#include "host/rng.h"
 #include "cpu/huge_pages.h"
+#include "cpu/kernels.h"
 #include "host/ops.h"
+#include "host/rng.h"
+#include "op_binding.h"
 #include "trainer_binding.h"
 #ifdef SEAM_WITH_CUDA
 #include "cuda/class_logits_cuda.h"
@@ -90,45 +91,42 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("isa", [] { return std::string(seam::isa().name); }, "The instruction set that the CPU kernels use.");
   m.def("isas", &isas, "The instruction sets that this CPU can run, best first.");
   m.def("set_isa", &set_isa, arg("name"), "Use another instruction set from now on.");
-  m.def("masked_lstm_forward", &seam::masked_lstm_forward, arg("input"), arg("h_0"), arg("c_0"), arg("weights"),
-        arg("scores"), arg("lengths"), arg("batch_first_output"), arg("save"), NoGil(), "See csrc/ops.h.");
-  m.def("masked_lstm_layer", &seam::masked_lstm_layer, arg("input"), arg("h_0"), arg("c_0"), arg("weights"),
-        arg("scores"), arg("lengths"), arg("batch_first_output"), arg("clamp") = true, NoGil(), "See csrc/ops.h.");
-  m.def("masked_lstm_backward", &seam::masked_lstm_backward, arg("grad_output"), arg("grad_h_n"), arg("grad_c_n"),
-        arg("input"), arg("output"), arg("h_0"), arg("c_0"), arg("saved"), arg("weights"), arg("scores"),
-        arg("lengths"), arg("need_input"), arg("need_h_0"), arg("need_c_0"), arg("need_weights"), arg("need_scores"),
-        arg("overwrite_saved") = false, arg("clamp") = true, NoGil(), "See csrc/ops.h.");
-  m.def("masked_lstm_layer_transformed", &seam::masked_lstm_layer_transformed, arg("input"), arg("h_0"), arg("c_0"),
-        arg("weights"), arg("scores"), arg("lengths"), arg("clamp") = true, NoGil(), "See csrc/ops.h.");
-  m.def("score_adam_", &seam::score_adam, arg("score"), arg("grad"), arg("exp_avg"), arg("exp_avg_sq"),
-        arg("weight"), arg("effective"), arg("lr"), arg("beta1"), arg("beta2"), arg("eps"), arg("step"),
-        arg("penalty"), NoGil(), "See csrc/ops.h.");
-
+  seam::bind_masked_lstm(m);
+  m.def(
+      "score_adam_",
+      [](const seam::Tensor& score, const seam::OptionalTensor& grad, const seam::Tensor& exp_avg,
+         const seam::Tensor& exp_avg_sq, const seam::OptionalTensor& weight, const seam::OptionalTensor& effective,
+         double lr, double beta1, double beta2, double eps, int64_t step, double penalty) {
+        return seam::score_adam(score, grad, exp_avg, exp_avg_sq, weight, effective,
+                                {lr, beta1, beta2, eps, step, penalty});
+      },
+      arg("score"), arg("grad"), arg("exp_avg"), arg("exp_avg_sq"), arg("weight"), arg("effective"), arg("lr"),
+      arg("beta1"), arg("beta2"), arg("eps"), arg("step"), arg("penalty"), NoGil(), "See csrc/host/ops.h.");
   m.def("class_logits", &seam::class_logits, arg("weights"), arg("ids"), arg("lengths"), arg("read_last_word"),
-        arg("projected") = py::none(), NoGil(), "See csrc/ops.h.");
-  m.def("project_words", &seam::project_words, arg("weights"), NoGil(), "See csrc/ops.h.");
-  m.def("pack_kept", &seam::pack_kept, arg("scores"), NoGil(), "See csrc/ops.h.");
+        arg("projected") = py::none(), NoGil(), "See csrc/host/ops.h.");
+  m.def("project_words", &seam::project_words, arg("weights"), NoGil(), "See csrc/host/ops.h.");
+  m.def("pack_keep_bits", &seam::pack_keep_bits, arg("scores"), NoGil(), "See csrc/host/ops.h.");
 
-  m.def("draw_chance", &seam::draw_chance, arg("key_0"), arg("key_1"), arg("count"), arg("least"), NoGil(),
-        "See csrc/draws.h.");
+  m.def("draw_chance", &seam::draw_chance, arg("key_0"), arg("key_1"), arg("count"), arg("threshold"), NoGil(),
+        "See csrc/host/rng.h.");
   m.def("draw_permutation", &seam::draw_permutation, arg("key_0"), arg("key_1"), arg("count"), arg("first"), NoGil(),
-        "See csrc/draws.h.");
+        "See csrc/host/rng.h.");
 
 #ifdef SEAM_WITH_CUDA
-  m.def("choose_cuda", &seam::gpu::choose, arg("recurrence"), arg("products"), "See csrc/cuda/masked_lstm.h.");
+  m.def("choose_cuda", &seam::gpu::choose, arg("recurrence"), arg("products"), "See csrc/cuda/masked_lstm_cuda.h.");
   m.def("class_logits_on_gpu", &seam::gpu::class_logits, arg("weights"), arg("ids"), arg("lengths"), arg("read_last_word"),
-        NoGil(), "See csrc/cuda/documents.h.");
-  m.def("choose_steps", &seam::gpu::choose_steps, arg("steps"), "See csrc/cuda/seam_trainer.h.");
+        NoGil(), "See csrc/cuda/class_logits_cuda.h.");
+  m.def("choose_steps", &seam::gpu::choose_steps, arg("steps"), "See csrc/cuda/seam_trainer_cuda.h.");
   m.def("modules_at_once", py::overload_cast<const at::Tensor&, int64_t, int64_t>(&seam::gpu::modules_at_once), arg("like"),
-        arg("hidden"), arg("batch"), "See csrc/cuda/seam_trainer.h.");
+        arg("hidden"), arg("batch"), "See csrc/cuda/seam_trainer_cuda.h.");
 #endif
 
   m.def("empty_scratch", [](int64_t size, py::object dtype) {
     return seam::empty_scratch(size, at::TensorOptions(torch::python::detail::py_object_to_dtype(dtype)));
-  }, arg("size"), arg("dtype"), "An uninitialised tensor (size,), in large pages where it is large; see csrc/memory.h.");
+  }, arg("size"), arg("dtype"), "An uninitialised tensor (size,), in huge pages where it is large; see csrc/cpu/huge_pages.h.");
 
   seam::bind_trainer(m, &seam::SeamTrainer::make);
 #ifdef SEAM_WITH_CUDA
-  seam::gpu::bind_together(m);
+  seam::gpu::bind_queued_epochs(m);
 #endif
 }

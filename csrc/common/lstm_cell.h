@@ -1,4 +1,4 @@
-// The LSTM cell, forward and backward: the gate equations of the whole project, written once for host and device.
+// The LSTM cell, forward and backward: the only gate equations of the compiled part, written once for host and device.
 // `M` supplies the arithmetic: a value type V (a scalar on the GPU, a SIMD vector on the CPU) and sigmoid, tanh, fma and
 // ratio on it. Gates come in the order i, f, g, o of torch.nn.LSTM.
 #pragma once
@@ -7,7 +7,8 @@
 
 namespace {
 
-// In two parts, because a caller with several cells should do the first for all of them: the second waits for the first.
+// The forward pass in two parts: a caller with several cells activates the gates of all of them first, so that the second
+// part does not wait for the first.
 template <class M>
 SEAM_INLINE void activate(typename M::V (&gates)[4]) {
   gates[0] = M::sigmoid(gates[0]);
@@ -25,12 +26,12 @@ SEAM_INLINE void cell_forward(const typename M::V (&gates)[4], typename M::V c_p
 
 template <class M>
 struct CellGradient {
-  typename M::V gates[4], c_prev;  // of the gates before activation, and of the cell state handed in
+  typename M::V gates[4], c_prev;  // gradients of the gates before activation, and of the previous cell state
 };
 
-// gates: activated; dh: gradient of h; dc: gradient of c from the step after. c is not needed: with tanh(c) = h / o,
+// gates: activated; dh: gradient of h; dc: gradient of c from the next step. c is not needed: with tanh(c) = h / o,
 //   d o = dh tanh(c) o (1 - o) = dh h (1 - o)        dh/dc = o (1 - tanh(c)^2) = o - h (h / o)
-// so tanh(c) is neither stored nor computed again. ratio(h, o) is 0 where o is 0.
+// so tanh(c) is neither stored nor recomputed. ratio(h, o) is 0 where o is 0.
 template <class M>
 SEAM_INLINE CellGradient<M> cell_backward(const typename M::V (&gates)[4], typename M::V h, typename M::V c_prev,
                                           typename M::V dh, typename M::V dc) {
@@ -45,10 +46,10 @@ SEAM_INLINE CellGradient<M> cell_backward(const typename M::V (&gates)[4], typen
   return d;
 }
 
-// The same for callers that keep the cell state, in two parts: first, without the gradients, what these will be multiplied by.
+// The same for callers that have the cell state, in two parts: first the factors of the gradients, before these are known.
 template <class M>
 struct CellFactors {
-  typename M::V gates[4], c, c_prev;  // of dh for gate o and c, of dc for the others
+  typename M::V gates[4], c, c_prev;  // factors of dh for gate o and for c, of dc for the others
 };
 
 template <class M>

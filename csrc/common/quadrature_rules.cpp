@@ -8,12 +8,12 @@ namespace seam {
 
 namespace {
 
-constexpr int kMost = 6;
-constexpr int64_t kDying = 180;  // kBeta1^180 < 1e-8: what comes later adds nothing
+constexpr int kMost = 6;  // nodes of a part
+constexpr int64_t kTransientSteps = 180;  // kBeta1^180 < 1e-8: later terms of the transient part are negligible
 
-// Eigenvalues of a symmetric matrix of size n, and the squared first components of its eigenvectors (Jacobi's rotations).
+// Eigenvalues of a symmetric n x n matrix, and the squared first components of its eigenvectors, by Jacobi rotations.
 void eigen(int n, double (&a)[kMost][kMost], double* value, double* first_squared) {
-  double vector[kMost] = {1};  // first row of the matrix of eigenvectors
+  double vector[kMost] = {1};  // the first row of the matrix of eigenvectors
   for (int sweep = 0; sweep < 30; ++sweep) {
     for (int p = 0; p < n; ++p) {
       for (int q = p + 1; q < n; ++q) {
@@ -37,18 +37,18 @@ void eigen(int n, double (&a)[kMost][kMost], double* value, double* first_square
   for (int i = 0; i < n; ++i) value[i] = a[i][i], first_squared[i] = vector[i] * vector[i];
 }
 
-// Gauss' rule of n places for the sum over j = 1 .. count of ratio^j f(j): exact for polynomials of degree 2 n - 1. The
-// orthogonal polynomials of the sum are built by Stieltjes' recurrence, the places are the roots of the n-th (Golub, Welsch).
-void gauss(int64_t count, double ratio, int n, double* place, double* weight) {
+// Gaussian quadrature with n nodes for the sum over j = 1 .. count of ratio^j f(j), exact for polynomials of degree 2 n - 1. The
+// orthogonal polynomials of the sum come from Stieltjes' recurrence, nodes and weights from Golub and Welsch's algorithm.
+void gauss(int64_t count, double ratio, int n, double* node, double* weight) {
   double matrix[kMost][kMost] = {}, total = 0, norm_before = 0, off = 0;
   double alpha[kMost], beta[kMost];
-  const double middle = 0.5 * double(count + 1);  // places around 0 keep the numbers small
+  const double middle = 0.5 * double(count + 1);  // centred, which keeps the numbers small
   for (int i = 0; i < n; ++i) {
     double norm = 0, moment = 0, power = 1;
     for (int64_t j = 1; j <= count; ++j) {
       power *= ratio;
       const double x = double(j) - middle;
-      double before = 0, p = 1;  // the i-th polynomial at x, from the first
+      double before = 0, p = 1;  // the i-th polynomial at x, by the three-term recurrence
       for (int m = 0; m < i; ++m) {
         const double next = (x - alpha[m]) * p - (m > 0 ? beta[m] : 0) * before;
         before = p, p = next;
@@ -61,26 +61,27 @@ void gauss(int64_t count, double ratio, int n, double* place, double* weight) {
     matrix[i][i] = alpha[i];
     norm_before = norm;
   }
-  eigen(n, matrix, place, weight);
-  for (int i = 0; i < n; ++i) place[i] += middle, weight[i] *= total;
+  eigen(n, matrix, node, weight);
+  for (int i = 0; i < n; ++i) node[i] += middle, weight[i] *= total;
 }
 
-// Places for the constant part: enough for an error well below that of replaying in float32 (measured; tests/test_gaps.py).
-int constant_places(int64_t count) {
+// Nodes for the constant part: enough for an error well below that of replaying in float32 (measured, and held by
+// tests/test_gaps.py).
+int constant_nodes(int64_t count) {
   const int wanted = count <= 200 ? 2 : count <= 700 ? 3 : count <= 1200 ? 4 : count <= 1800 ? 5 : 6;
   return count < wanted ? int(count) : wanted;
 }
 
 template <typename T>
-GapRule<T> make_rule(int64_t count) {
-  GapRule<T> rule{};
-  double place[kMaxPlaces], weight[kMaxPlaces];
+QuadratureRule<T> make_rule(int64_t count) {
+  QuadratureRule<T> rule{};
+  double node[kMaxNodes], weight[kMaxNodes];
   rule.transient = count < 2 ? 1 : 2;
-  rule.places = rule.transient + constant_places(count);
-  gauss(count < kDying ? count : kDying, kBeta1, rule.transient, place, weight);
-  gauss(count, 1, rule.places - rule.transient, place + rule.transient, weight + rule.transient);
-  for (int i = 0; i < rule.places; ++i) {
-    rule.beta2_power[i] = std::pow(kBeta2, place[i]);
+  rule.nodes = rule.transient + constant_nodes(count);
+  gauss(count < kTransientSteps ? count : kTransientSteps, kBeta1, rule.transient, node, weight);
+  gauss(count, 1, rule.nodes - rule.transient, node + rule.transient, weight + rule.transient);
+  for (int i = 0; i < rule.nodes; ++i) {
+    rule.beta2_power[i] = std::pow(kBeta2, node[i]);
     rule.weight[i] = T(weight[i]);
   }
   rule.exp_avg_decay = T(std::pow(kBeta1, double(count)));
@@ -91,17 +92,17 @@ GapRule<T> make_rule(int64_t count) {
 }  // namespace
 
 template <typename T>
-const GapRule<T>& gap_rule(int64_t count) {
-  static std::atomic<const GapRule<T>*> rules[kLongestGap + 1];
-  const GapRule<T>* known = rules[count].load(std::memory_order_acquire);
+const QuadratureRule<T>& quadrature_rule(int64_t count) {
+  static std::atomic<const QuadratureRule<T>*> rules[kMaxSkippedSteps + 1];
+  const QuadratureRule<T>* known = rules[count].load(std::memory_order_acquire);
   if (known) return *known;
-  auto made = std::make_unique<const GapRule<T>>(make_rule<T>(count));
-  // Two threads may have made the same one: the first is kept.
+  auto made = std::make_unique<const QuadratureRule<T>>(make_rule<T>(count));
+  // Where two threads have made the same rule, the first one stays.
   if (rules[count].compare_exchange_strong(known, made.get(), std::memory_order_acq_rel)) return *made.release();
   return *known;
 }
 
-template const GapRule<float>& gap_rule<float>(int64_t);
-template const GapRule<double>& gap_rule<double>(int64_t);
+template const QuadratureRule<float>& quadrature_rule<float>(int64_t);
+template const QuadratureRule<double>& quadrature_rule<double>(int64_t);
 
 }  // namespace seam

@@ -1,4 +1,4 @@
-// One Adam step of a tensor of scores, as its kernels see it.
+// One Adam step of a tensor of scores, as its kernels are given it.
 #pragma once
 
 #include "inline.h"

@@ -1,35 +1,35 @@
-// Scores, their training state and Adam's constants as kernels see them. Data only: what is done with it is in
-// score_update.h, compiled for each instruction set.
+// Scores, their training state and Adam's constants, as kernels are given them. Data only: the arithmetic is in
+// score_update.h, which is compiled once for each instruction set.
 #pragma once
 
 #include "inline.h"
 
 namespace seam {
 
-// What is the same for all scores of a group. The rounding to T is the caller's, from double.
+// What all scores of a weight have in common. The caller rounds it from double to T.
 template <typename T>
 struct AdamRule {
   T one_minus_beta1;  // torch's lerp weight
   T beta2, one_minus_beta2;
   T eps;
-  T penalty;  // clamp(alpha / N, -1, 1), the constant gradient of what is kept
+  T penalty;  // clamp(alpha / N, -1, 1), the constant gradient of SeaM's penalty
 };
 
-// What is the same for all scores in a step; t counts from 1.
+// What all scores have in common in step t, from 1.
 template <typename T>
 struct AdamStep {
   T inverse;    // 1 / sqrt(1 - beta2^t)
   T step_size;  // lr / (1 - beta1^t)
 };
 
-// A gap of many steps under the penalty alone, see `jump`.
-constexpr int kMaxPlaces = 8;
+// A quadrature rule that stands for a number of skipped steps, see `closed_form_update` in score_update.h.
+constexpr int kMaxNodes = 8;
 template <typename T>
-struct GapRule {
-  int transient, places;           // places [0, transient) serve the part that dies out, the others the constant part
-  double beta2_power[kMaxPlaces];  // beta2^x at place x
-  T weight[kMaxPlaces];
-  T exp_avg_decay, exp_avg_sq_decay;  // over the whole gap
+struct QuadratureRule {
+  int transient, nodes;            // nodes [0, transient) are for the transient part of the sum, the others for the constant part
+  double beta2_power[kMaxNodes];  // beta2^x, x a node
+  T weight[kMaxNodes];
+  T exp_avg_decay, exp_avg_sq_decay;  // beta1^count and beta2^count
 };
 
 template <typename T>
@@ -49,25 +49,25 @@ struct ScoreUpdate {  // one step of `size` scores
 };
 
 template <typename T>
-struct ScoreGap {  // `count` steps of `size` scores, under the penalty alone
+struct ReplayParams {  // `count` steps of `size` scores with the penalty as their only gradient, one by one
   int64_t size, count;
   ScoreState<T> state;
   AdamRule<T> rule;
-  const AdamStep<T>* step;  // [count], the first missed one first
+  const AdamStep<T>* step;  // [count]
 };
 
 template <typename T>
-struct ScoreJump {  // the same at once
+struct ClosedFormParams {  // the same steps at once, by a quadrature rule
   int64_t size;
   ScoreState<T> state;
   AdamRule<T> rule;
-  const GapRule<T>* gap;
-  T at[kMaxPlaces], slope[kMaxPlaces];
-  T rest, lr;
-  T least;  // below it no exp_avg_sq may lie: the rule would not hold
+  const QuadratureRule<T>* quadrature;
+  T offset[kMaxNodes], slope[kMaxNodes];
+  T penalty_sq, lr;
+  T min_exp_avg_sq;  // if any exp_avg_sq is smaller, the rule is not accurate
 };
 
-// A product with an effective weight that is too small for tiles: the linear layer and the head, B x C x H numbers.
+// A product with an effective weight that is too small for matrix tiles: of the linear layer or the head.
 template <typename T>
 struct LinearParams {
   int64_t rows, in, out;
@@ -80,8 +80,8 @@ template <typename T>
 struct LinearGradientParams {
   int64_t rows, in, out;
   const T *weight, *input, *d_output;
-  T *sum_weight, *sum_bias;  // [out, in], [out]; set
-  T* d_input;                // [rows, in] or null; set
+  T *sum_weight, *sum_bias;  // [out, in], [out]; overwritten
+  T* d_input;                // [rows, in] or null; overwritten
 };
 
 }  // namespace seam

@@ -1,4 +1,4 @@
-// A classifier as it is, over documents: each distinct word is projected once, padding is not computed.
+// Class logits of a classifier without masks: each distinct word is projected once, padding is not computed.
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 
@@ -30,14 +30,14 @@ void read_all(const std::vector<Tensor>& weights, const Documents& d, int64_t co
   const ClassifierWeights<T> w = unmasked(weights, zeros.data());
   const int64_t E = w.input_size, H = w.hidden_size;
   const T* const table = weights[kEmbedding].const_data_ptr<T>();
-  auto gather = [&](int64_t place, T* out) {
-    std::memcpy(out, table + d.word[place] * E, E * sizeof(T));
+  auto gather = [&](int64_t position, T* out) {
+    std::memcpy(out, table + d.word[position] * E, E * sizeof(T));
     return true;
   };
   const std::vector<int64_t> order = order_by_length(d, count);
   const int64_t threads = threads_for(2.0 * count * d.width * kGates * H * (E + H));
-  // Each takes every so manieth document, and so as many long ones as the others.
-  share(threads, threads, [&](int64_t first, int64_t last, int64_t) {
+  // Each thread takes every threads-th document in order of length, so that all have as many long ones.
+  parallel_ranges(threads, threads, [&](int64_t first, int64_t last, int64_t) {
     const FlushDenormals guard;
     DocumentReader<T> reader(cpu_kernels<T>());
     for (int64_t thread = first; thread < last; ++thread) {

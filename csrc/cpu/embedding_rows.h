@@ -1,8 +1,9 @@
 // The scores of a module's embedding rows, each brought up to date only when its word occurs.
 //
-// Where a word does not occur its row's gradient is the penalty, step after step. A row remembers the step until which it
-// is up to date; what it has missed is made up for when its word comes, or when somebody wants to look (`flush`): step by
-// step (replay), or at once (jump). Rows that never occurred all share one trajectory, kept as a single vector.
+// In a step in which a word does not occur, the gradient of its row is the penalty alone. So its update is lazy, as in sparse
+// Adam, but exact: a row remembers the last step that it has taken, and makes up for the steps it has skipped when its word
+// occurs again or when scores are read (`flush`), one by one (replay) or in closed form (quadrature). All rows that have never
+// occurred have the same state, which is kept as a single vector.
 #pragma once
 
 #include <algorithm>
@@ -15,26 +16,26 @@
 
 namespace seam {
 
-enum class CatchUp { quadrature, replay, dense };
+enum class LazyUpdate { quadrature, replay, off };
 
 template <typename T>
 class EmbeddingRows {
  public:
   // rows: number of rows with scores of their own; state: [rows + 1, width], the last row for all other words.
-  // word: [rows] the row of `weight` that each belongs to.
+  // word: [rows] the id of each row's word, its row of `weight`.
   EmbeddingRows(int64_t rows, int64_t width, const T* weight, const int64_t* word, ScoreState<T> state, double penalty,
-                CatchUp mode, const CpuKernels<T>& kernels)
+                LazyUpdate mode, const CpuKernels<T>& kernels)
       : kernels_(kernels), rows_(rows), width_(width), weight_(weight), state_(state), mode_(mode), row_(rows) {
-    for (int64_t row = 0; row < rows; ++row) row_[row] = {kFresh, int32_t(word[row])};
+    for (int64_t row = 0; row < rows; ++row) row_[row] = {kUntouched, int32_t(word[row])};
     rule_ = adam_rule<T>(kBeta1, kBeta2, kEps, penalty);
-    rest_ = double(rule_.penalty) * double(rule_.penalty);
-    if (mode == CatchUp::dense) adopt(0);
-    else take_shared();
+    penalty_sq_ = double(rule_.penalty) * double(rule_.penalty);
+    if (mode == LazyUpdate::off) load_state(0);
+    else read_untouched_state();
   }
 
-  // The next `steps` steps have this learning rate.
+  // Sets the learning rate of the next `steps` steps.
   void begin_epoch(double lr, int64_t steps) {
-    flush();  // what was missed so far was missed at another rate
+    flush();  // steps skipped so far had another learning rate
     std::vector<AdamStep<T>> step(steps);
     std::vector<double> beta2_power(steps + 1);
     for (int64_t i = 0; i <= steps; ++i) beta2_power[i] = std::pow(kBeta2, double(now_ + i));
@@ -50,18 +51,18 @@ class EmbeddingRows {
   const AdamStep<T>& next_step() const { return step_[now_ - first_]; }
 
   void bring_up_to_date(int64_t row) {
-    if (row_[row].reached == kFresh) {
+    if (row_[row].last_step == kUntouched) {
       const int64_t at = row * width_;
-      std::fill_n(state_.score + at, width_, shared_[0][0]);
-      std::fill_n(state_.exp_avg + at, width_, shared_[1][0]);
-      std::fill_n(state_.exp_avg_sq + at, width_, shared_[2][0]);
-    } else if (row_[row].reached < now_) {
-      catch_up(state_.at(row * width_), row_[row].reached);
+      std::fill_n(state_.score + at, width_, untouched_state_[0][0]);
+      std::fill_n(state_.exp_avg + at, width_, untouched_state_[1][0]);
+      std::fill_n(state_.exp_avg_sq + at, width_, untouched_state_[2][0]);
+    } else if (row_[row].last_step < now_) {
+      apply_skipped_steps(state_.at(row * width_), row_[row].last_step);
     }
-    row_[row].reached = int32_t(now_);
+    row_[row].last_step = int32_t(now_);
   }
 
-  // Asks for what is known of a row, and for the row itself, which will be needed soon.
+  // Prefetch what is known about a row, and the row itself.
   void prefetch_info(int64_t row) const { __builtin_prefetch(&row_[row], 1); }
   void prefetch(int64_t row) const {
     constexpr int64_t line = 64 / sizeof(T);
@@ -75,28 +76,28 @@ class EmbeddingRows {
     }
   }
 
-  // Kept weights of a row that is up to date; false where none is.
+  // Writes the effective embedding of a row that is up to date; false if it is all 0.
   bool gather(int64_t row, T* out) const {
     return kernels_.effective(weight_ + int64_t{row_[row].word} * width_, state_.score + row * width_, out, width_);
   }
 
-  // Kept weights of any word: row = rows() for one without a row of its own. All rows must be up to date.
+  // That of any word: row = rows() for one without a row of its own. All rows must be up to date.
   bool gather_word(int64_t row, int64_t word, T* out) const {
     return kernels_.effective(weight_ + word * width_, state_.score + row * width_, out, width_);
   }
 
-  // One step of a row that is up to date; `take_step` ends it for all rows.
+  // One step of a row that is up to date; `take_step` then ends the step for all rows.
   void update(int64_t row, const T* sum) {
     ScoreUpdate<T> p{width_, state_.at(row * width_), weight_ + int64_t{row_[row].word} * width_, sum, rule_, next_step()};
     kernels_.update_scores(p);
-    row_[row].reached = int32_t(now_ + 1);
+    row_[row].last_step = int32_t(now_ + 1);
   }
 
   void take_step() {
-    ScoreGap<T> p{kShared, 1, {shared_[0], shared_[1], shared_[2]}, rule_, &next_step()};
-    kernels_.replay_gap(p);
+    ReplayParams<T> p{kUntouchedWidth, 1, {untouched_state_[0], untouched_state_[1], untouched_state_[2]}, rule_, &next_step()};
+    kernels_.replay_steps(p);
     ++now_;
-    if (mode_ == CatchUp::dense) flush();
+    if (mode_ == LazyUpdate::off) flush();
   }
 
   // Brings all rows up to date.
@@ -104,60 +105,60 @@ class EmbeddingRows {
     if (flushed_ == now_) return;
     flushed_ = now_;
     for (int64_t row = 0; row < rows_; ++row) {
-      const bool fresh = row_[row].reached == kFresh;
+      const bool untouched = row_[row].last_step == kUntouched;
       bring_up_to_date(row);
-      if (fresh) row_[row].reached = kFresh;  // it goes on following the others
+      if (untouched) row_[row].last_step = kUntouched;  // it still has the state of all untouched rows
     }
     const int64_t at = rows_ * width_;
-    std::fill_n(state_.score + at, width_, shared_[0][0]);
-    std::fill_n(state_.exp_avg + at, width_, shared_[1][0]);
-    std::fill_n(state_.exp_avg_sq + at, width_, shared_[2][0]);
+    std::fill_n(state_.score + at, width_, untouched_state_[0][0]);
+    std::fill_n(state_.exp_avg + at, width_, untouched_state_[1][0]);
+    std::fill_n(state_.exp_avg_sq + at, width_, untouched_state_[2][0]);
   }
 
-  // From now on every row goes by what stands in its own memory, which the caller may have set, as after `steps` steps.
-  void adopt(int64_t steps) {
+  // Takes every row's state from its own memory, which the caller may have set, as that after `steps` steps.
+  void load_state(int64_t steps) {
     now_ = first_ = steps;
     step_.clear();
-    for (Row& row : row_) row.reached = int32_t(now_);
+    for (Row& row : row_) row.last_step = int32_t(now_);
     flushed_ = now_;
-    take_shared();
+    read_untouched_state();
   }
 
   int64_t rows() const { return rows_; }
 
  private:
   struct Row {
-    int32_t reached;  // steps until which it is up to date, or kFresh: it never occurred and follows `shared_`
-    int32_t word;     // its row of `weight_`
+    int32_t last_step;  // steps it has taken, or kUntouched: it never occurred and has `untouched_state_`
+    int32_t word;       // its row of `weight_`
   };
-  static constexpr int32_t kFresh = -1;
-  static constexpr int64_t kShared = 16;  // a whole vector, so that it goes through the same instructions
+  static constexpr int32_t kUntouched = -1;
+  static constexpr int64_t kUntouchedWidth = 16;  // a whole SIMD vector, so that it goes through the same instructions as other rows
 
-  void take_shared() {
+  void read_untouched_state() {
     const int64_t at = rows_ * width_;
-    std::fill_n(shared_[0], kShared, state_.score[at]);
-    std::fill_n(shared_[1], kShared, state_.exp_avg[at]);
-    std::fill_n(shared_[2], kShared, state_.exp_avg_sq[at]);
+    std::fill_n(untouched_state_[0], kUntouchedWidth, state_.score[at]);
+    std::fill_n(untouched_state_[1], kUntouchedWidth, state_.exp_avg[at]);
+    std::fill_n(untouched_state_[2], kUntouchedWidth, state_.exp_avg_sq[at]);
   }
 
-  void catch_up(ScoreState<T> state, int64_t from) {
+  void apply_skipped_steps(ScoreState<T> state, int64_t from) {
     while (from < now_) {
-      const int64_t count = std::min(now_ - from, mode_ == CatchUp::quadrature ? kLongestGap : now_ - from);
-      const bool jumps = mode_ == CatchUp::quadrature && gap_is_jumped(from, count);
-      if (!jumps || !kernels_.jump_gap(make_jump(state, from, count))) {
-        kernels_.replay_gap({width_, count, state, rule_, &step_[from - first_]});
+      const int64_t count = std::min(now_ - from, mode_ == LazyUpdate::quadrature ? kMaxSkippedSteps : now_ - from);
+      const bool closed_form = mode_ == LazyUpdate::quadrature && uses_closed_form(from, count);
+      if (!closed_form || !kernels_.closed_form_steps(closed_form_params(state, from, count))) {
+        kernels_.replay_steps({width_, count, state, rule_, &step_[from - first_]});
       }
       from += count;
     }
   }
 
-  ScoreJump<T> make_jump(ScoreState<T> state, int64_t from, int64_t count) const {
-    const GapRule<T>& gap = gap_rule<T>(count);
+  ClosedFormParams<T> closed_form_params(ScoreState<T> state, int64_t from, int64_t count) const {
+    const QuadratureRule<T>& quadrature = quadrature_rule<T>(count);
     const double power = beta2_power_[from - first_];
-    ScoreJump<T> p{width_, state, rule_, &gap, {}, {}, T(rest_), T(lr_), T(least_exp_avg_sq(power, rest_))};
-    for (int i = 0; i < gap.places; ++i) {
-      const GapPlace<T> place(power, gap.beta2_power[i], rest_);
-      p.at[i] = place.at, p.slope[i] = place.slope;
+    ClosedFormParams<T> p{width_, state, rule_, &quadrature, {}, {}, T(penalty_sq_), T(lr_), T(min_exp_avg_sq(power, penalty_sq_))};
+    for (int i = 0; i < quadrature.nodes; ++i) {
+      const QuadratureNode<T> node(power, quadrature.beta2_power[i], penalty_sq_);
+      p.offset[i] = node.offset, p.slope[i] = node.slope;
     }
     return p;
   }
@@ -166,15 +167,15 @@ class EmbeddingRows {
   int64_t rows_, width_;
   const T* weight_;
   ScoreState<T> state_;
-  CatchUp mode_;
+  LazyUpdate mode_;
   AdamRule<T> rule_;
-  double rest_, lr_ = 0;              // the square of the penalty, at which exp_avg_sq comes to rest
+  double penalty_sq_, lr_ = 0;              // the square of the penalty, the limit of exp_avg_sq
   int64_t now_ = 0, first_ = 0;
-  int64_t flushed_ = -1;              // steps taken at the last flush
+  int64_t flushed_ = -1;              // steps taken before the last flush
   std::vector<Row> row_;
   std::vector<AdamStep<T>> step_;     // of this epoch, from step `first_` on
   std::vector<double> beta2_power_;   // kBeta2^t, likewise
-  T shared_[3][kShared];              // score, exp_avg, exp_avg_sq of rows that never occurred
+  T untouched_state_[3][kUntouchedWidth];              // score, exp_avg, exp_avg_sq of rows that never occurred
 };
 
 }  // namespace seam

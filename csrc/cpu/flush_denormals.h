@@ -1,4 +1,4 @@
-// Denormal numbers count as zero while this lives, in this thread: gradients that die out would slow everything down.
+// Treats denormal numbers as zero in this thread while it lives: vanishing gradients would otherwise slow everything down.
 #pragma once
 
 #if defined(__SSE2__)

@@ -1,5 +1,5 @@
-// Large memory in large pages, where the system has them on request: steps of a few kilobytes through 4 KiB pages would
-// spend as much time looking up addresses as computing.
+// Large tensors in huge pages, where the system gives them on request: strides of a few kilobytes through 4 KiB pages would
+// spend as much time on TLB misses as on computing.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -24,13 +24,13 @@ inline at::Tensor empty_scratch(int64_t size, at::TensorOptions options) {
   constexpr size_t page = size_t{1} << 21;
   const size_t bytes = size_t(size) * options.dtype().itemsize();
   if (bytes >= page / 2) {
-    const size_t rest = bytes % page;  // up to half a page it goes without: the other half would be wasted
+    const size_t rest = bytes % page;  // a rest of up to half a page is not rounded up: more than half would be wasted
     const size_t whole = rest > page / 2 ? bytes - rest + page : bytes;
     void* memory = nullptr;
     if (posix_memalign(&memory, page, whole) == 0) {
       std::unique_ptr<void, void (*)(void*)> owned(memory, std::free);
-      madvise(memory, whole / page * page, MADV_HUGEPAGE);  // a wish: failing is no harm
-      auto& reporter = c10::profiledCPUMemoryReporter();  // torch's profiler sees what its own allocator gives, and this
+      madvise(memory, whole / page * page, MADV_HUGEPAGE);  // only a request: if it fails, ordinary pages do
+      auto& reporter = c10::profiledCPUMemoryReporter();  // so that torch's profiler counts this memory, too
       reporter.New(memory, whole);
       const auto give_back = [&reporter](void* taken) {
         reporter.Delete(taken);

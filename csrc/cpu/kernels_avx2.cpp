@@ -24,7 +24,8 @@
 #include "masked_lstm_kernels.h"
 #include "score_adam_kernel.h"
 #include "seam_kernels.h"
-#include "kernel_table.h"
+
+#include "kernel_table.h"  // after the kernels
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -1,4 +1,4 @@
-// The score update on one instruction set: one pass over score, gradient and Adam's state.
+// The score update as an op, for one instruction set: one pass over score, gradient and Adam's state.
 #pragma once
 
 #include "common/adam_constants.h"

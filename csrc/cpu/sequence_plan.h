@@ -1,4 +1,4 @@
-// The order in which the rows of a batch are worked on; see masked_lstm.h for what a row is.
+// The order in which the packed rows of a batch are worked on; see common/masked_lstm_params.h.
 #pragma once
 
 #include <algorithm>
@@ -10,14 +10,14 @@
 namespace seam {
 
 // Sequences longest first, and their rows step by step.
-struct Plan {
+struct SequencePlan {
   int64_t steps = 0;                                  // of the longest sequence
   std::vector<int64_t> sequence, length, first_row;  // of each rank; of each step
-  std::vector<Place> place[2];                        // of each row, in each direction
+  std::vector<TimeIndex> time_index[2];                        // of each row, in each direction
 
-  Plan() = default;
-  // steps: T; lengths: of each sequence, 0 to T, or null where all are T long.
-  Plan(int64_t T, int64_t B, int64_t directions, const int64_t* lengths) { make(T, B, directions, lengths); }
+  SequencePlan() = default;
+  // lengths: of each sequence, 0 to T, or null if all are T long.
+  SequencePlan(int64_t T, int64_t B, int64_t directions, const int64_t* lengths) { make(T, B, directions, lengths); }
 
   void make(int64_t T, int64_t B, int64_t directions, const int64_t* lengths) {
     sequence.resize(B);
@@ -36,12 +36,12 @@ struct Plan {
       first_row[step + 1] = first_row[step] + running;
     }
     for (int64_t d = 0; d < directions; ++d) {
-      place[d].clear();
-      place[d].reserve(rows());
+      time_index[d].clear();
+      time_index[d].reserve(rows());
       for (int64_t step = 0; step < steps; ++step) {
         for (int64_t rank = 0; rank < running_at(step); ++rank) {
           const int64_t time = d == 0 ? step : length[rank] - 1 - step;
-          place[d].push_back({int32_t(time), int32_t(sequence[rank])});
+          time_index[d].push_back({int32_t(time), int32_t(sequence[rank])});
         }
       }
     }

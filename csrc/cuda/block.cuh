@@ -104,7 +104,7 @@ struct ThreadNumber<true> {
   SEAM_KERNEL int thread() const { return held; }
 };
 
-// CL: blocks of a cluster. Clusters are numbered along the grid, blocks of one are neighbours in it. Held: see `anew`.
+// CL: blocks of a cluster. Clusters are numbered along the grid, blocks of one are neighbours in it. Held: see `opaque`.
 template <int CL, bool Held = false>
 struct BlockOf : ThreadNumber<Held> {
   using ThreadNumber<Held>::thread;
@@ -132,13 +132,13 @@ struct BlockOf : ThreadNumber<Held> {
   }
 
   // The same thread in its block alone, for what a block does by itself.
-  SEAM_KERNEL BlockOf<1, Held> alone() const {
+  SEAM_KERNEL BlockOf<1, Held> single() const {
     if constexpr (Held) return {{thread()}};
     else return {};
   }
   // The same thread for a part of a long kernel, to the compiler another one, so that nothing derived from its number stays
   // in registers from part to part.
-  SEAM_KERNEL BlockOf<CL, true> anew() const {
+  SEAM_KERNEL BlockOf<CL, true> opaque() const {
     int same = thread();
     asm volatile("" : "+r"(same));
     return {{same}};
@@ -235,13 +235,13 @@ constexpr size_t kBytesOfParameters = 32764;
 constexpr size_t kBytesOfParameters = 4096;
 #endif
 template <class Params>
-struct Together {
+struct BatchedParams {
   static constexpr int kWanted = 16, kRoom = int(kBytesOfParameters / sizeof(Params)), kMost = kRoom < kWanted ? kRoom : kWanted;
   Params each[kMost];
 };
 
 template <class K>
-__global__ void __launch_bounds__(K::kThreads, 1) entry_together(const __grid_constant__ Together<typename K::Params> p) {
+__global__ void __launch_bounds__(K::kThreads, 1) entry_batched(const __grid_constant__ BatchedParams<typename K::Params> p) {
 #if __CUDA_ARCH__ >= 900
   constexpr bool kRuns = true;
 #else

@@ -13,14 +13,14 @@ struct CellBefore {
 
 template <class T>
 SEAM_KERNEL CellBefore load_cell(const BackwardParams<T>& p, const Sequence& sequence, int step, int unit) {
-  const Place place = sequence.at(step);
+  const TimeIndex index = sequence.at(step);
   CellBefore cell;
 #pragma unroll
-  for (int g = 0; g < kGates; ++g) cell.gates[g] = widen(load(p.gates.at(place) + g * p.hidden + unit));
-  cell.c = widen(load(p.cells.at(place) + unit));
+  for (int g = 0; g < kGates; ++g) cell.gates[g] = widen(load(p.gates.at(index) + g * p.hidden + unit));
+  cell.c = widen(load(p.cells.at(index) + unit));
   if (step > 0) cell.c_prev = widen(load(p.cells.at(sequence.at(step - 1)) + unit));
   else cell.c_prev = p.c_0 ? widen(load(p.c_0 + sequence.index * p.hidden + unit)) : 0.0f;
-  cell.grad_output = p.grad_output.data ? widen(load(p.grad_output.at(place) + unit)) : 0.0f;
+  cell.grad_output = p.grad_output.data ? widen(load(p.grad_output.at(index) + unit)) : 0.0f;
   return cell;
 }
 

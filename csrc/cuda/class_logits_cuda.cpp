@@ -13,7 +13,7 @@
 
 namespace seam::gpu {
 
-Tensor fetched(const Tensor& from) {
+Tensor copy_to_host(const Tensor& from) {
   const c10::InferenceMode ordinary(false);
   const Tensor to = at::empty(from.sizes(), at::TensorOptions(from.scalar_type()).pinned_memory(from.is_cuda()));
   to.copy_(from, /*non_blocking=*/true);
@@ -23,8 +23,8 @@ Tensor fetched(const Tensor& from) {
 Tensor read_piece(const Reader& reader, const Tensor& x, const Tensor& lengths) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const OptionalTensor length = reader.read_last_word ? OptionalTensor(lengths) : std::nullopt;
-  const Tensor state = std::get<1>(
-      masked_lstm_forward(x, std::nullopt, std::nullopt, reader.lstm, reader.scores, length, false, false));
+  const OptionalTensor zeros;
+  const Tensor state = masked_lstm_forward({x, zeros, zeros, reader.lstm, reader.scores, length}, false, false).h_n;
   return at::linear(state.squeeze(0), reader.linear, reader.bias);
 }
 
@@ -44,7 +44,7 @@ Tensor class_logits(const std::vector<Tensor>& weights, const Tensor& ids, const
                          weights[kLinear],
                          weights[kLinearBias],
                          read_last_word};
-  const Tensor logits = fetched(read_documents(reader, ids.size(0), ids.size(1), ends, [&](int64_t at, int64_t count) {
+  const Tensor logits = copy_to_host(read_documents(reader, ids.size(0), ids.size(1), ends, [&](int64_t at, int64_t count) {
     return at::embedding(weights[kEmbedding], words.narrow(0, at, count).t());
   }));
   wait_for(gpu::device_of(weights[kEmbedding]));

@@ -9,7 +9,7 @@
 namespace seam::gpu {
 
 // A copy in memory of the host that the device can write while the host goes on; to be read after a wait.
-Tensor fetched(const Tensor& from);
+Tensor copy_to_host(const Tensor& from);
 
 // The LSTM and the linear layer behind it, all on the device; scores: as many as lstm, or none.
 struct Reader {

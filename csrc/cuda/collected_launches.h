@@ -10,7 +10,7 @@
 
 namespace seam::gpu {
 
-class Collected {
+class CollectedLaunches {
  public:
   // Before each call.
   void next_call() {
@@ -19,7 +19,7 @@ class Collected {
   }
 
   template <class K>
-  void note(int64_t clusters, const typename K::Params& p) {
+  void record(int64_t clusters, const typename K::Params& p) {
     if (calls_ == 1) entries_.push_back(std::make_unique<Launches<K>>(clusters));
     auto* const same = at_ < entries_.size() ? dynamic_cast<Launches<K>*>(entries_[at_].get()) : nullptr;
     if (!same || same->clusters != clusters) throw std::logic_error("seam-fast: calls that go together differ in their launches");
@@ -52,7 +52,7 @@ class Collected {
 // Where launches go: to a stream, or to be noted.
 struct Queue {
   void* stream = nullptr;  // cudaStream_t
-  Collected* collected = nullptr;
+  CollectedLaunches* collected = nullptr;
 };
 
 }  // namespace seam::gpu

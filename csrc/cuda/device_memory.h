@@ -60,7 +60,7 @@ class DeviceBuffer {
   // The first so many numbers, as bytes, as they are when all that the stream was given before is done.
   template <typename T>
   Tensor fetch(int64_t count) const {
-    return fetched(memory_.narrow(0, 0, count * int64_t(sizeof(T))));
+    return copy_to_host(memory_.narrow(0, 0, count * int64_t(sizeof(T))));
   }
 
  private:
@@ -68,12 +68,12 @@ class DeviceBuffer {
 };
 
 // Tensors of the host and their copies on the device, as long as they stay the same.
-struct Mirrored {
+struct DeviceCopies {
   std::vector<Tensor> here, there;
   std::vector<uint32_t> version;
 
-  Mirrored() = default;
-  Mirrored(const Tensor& a, const Tensor& b, const Tensor& c, const c10::Device& device) : here{a, b, c} {
+  DeviceCopies() = default;
+  DeviceCopies(const Tensor& a, const Tensor& b, const Tensor& c, const c10::Device& device) : here{a, b, c} {
     for (const Tensor& t : here) {
       there.push_back(t.to(device));
       version.push_back(t.is_inference() ? 0 : t._version());

@@ -11,7 +11,7 @@ namespace seam::gpu {
 // Each thread takes every count-th of `size` tasks.
 struct Elementwise {
   static constexpr int kThreads = 256, kCluster = 1;
-  static constexpr bool kAlsoTogether = true;  // in launches of many calls
+  static constexpr bool kMayBeBatched = true;  // in launches of many calls
   struct Smem {};
 
   template <class Body>
@@ -105,8 +105,8 @@ struct ForwardStep : Elementwise {
       const int64_t rank = i / p.hidden, unit = i % p.hidden;
       const Sequence sequence = sequence_at(p.sequences, rank);
       if (p.step >= sequence.length) return;
-      const Place place = sequence.at(int(p.step));
-      T* const row = p.gates.at(place) + unit;
+      const TimeIndex index = sequence.at(int(p.step));
+      T* const row = p.gates.at(index) + unit;
       Wide<T> gates[kGates], c = load(p.c + i), h;
 #pragma unroll
       for (int g = 0; g < kGates; ++g) {
@@ -118,9 +118,9 @@ struct ForwardStep : Elementwise {
       const T narrow_h = narrow<T>(h);
       store(p.h + i, narrow_h);
       store(p.c + i, c);
-      store(p.output.at(place) + unit, narrow_h);
+      store(p.output.at(index) + unit, narrow_h);
       if (p.cells.data) {
-        store(p.cells.at(place) + unit, c);
+        store(p.cells.at(index) + unit, c);
 #pragma unroll
         for (int g = 0; g < kGates; ++g) store(row + g * p.hidden, narrow<T>(gates[g]));
       }
@@ -145,21 +145,21 @@ struct BackwardStep : Elementwise {
       CellGradient<M> d = {};
       const int64_t state = sequence.index * p.hidden + unit;
       if (runs) {
-        const Place place = sequence.at(int(p.step));
+        const TimeIndex index = sequence.at(int(p.step));
         W gates[kGates];
 #pragma unroll
-        for (int g = 0; g < kGates; ++g) gates[g] = widen(load(p.gates.at(place) + g * p.hidden + unit));
+        for (int g = 0; g < kGates; ++g) gates[g] = widen(load(p.gates.at(index) + g * p.hidden + unit));
         W c_prev = 0, d_h = 0, d_c = 0;
         if (p.step > 0) c_prev = load(p.cells.at(sequence.at(int(p.step) - 1)) + unit);
         else if (p.c_0) c_prev = widen(load(p.c_0 + state));
         if (!ends) d_h = widen(load(p.product + i)), d_c = load(p.d_c + i);
         else if (p.grad_h_n) d_h = widen(load(p.grad_h_n + state));
         if (ends && p.grad_c_n) d_c = widen(load(p.grad_c_n + state));
-        if (p.grad_output.data) d_h += widen(load(p.grad_output.at(place) + unit));
-        d = cell_backward<M>(cell_factors<M>(gates, load(p.cells.at(place) + unit), c_prev), d_h, d_c);
+        if (p.grad_output.data) d_h += widen(load(p.grad_output.at(index) + unit));
+        d = cell_backward<M>(cell_factors<M>(gates, load(p.cells.at(index) + unit), c_prev), d_h, d_c);
         store(p.d_c + i, d.c_prev);
 #pragma unroll
-        for (int g = 0; g < kGates; ++g) store(p.d_gates.at(place) + g * p.hidden + unit, narrow<T>(d.gates[g]));
+        for (int g = 0; g < kGates; ++g) store(p.d_gates.at(index) + g * p.hidden + unit, narrow<T>(d.gates[g]));
       }
 #pragma unroll
       for (int g = 0; g < kGates; ++g) store(p.d_step + (rank * kGates + g) * p.hidden + unit, narrow<T>(d.gates[g]));

@@ -10,7 +10,7 @@
 namespace seam::gpu {
 
 constexpr int kMostGateRowUnits = 64;    // hidden units
-constexpr int kUnitPlaces = 64;          // of a sequence, see small_recurrence.cuh
+constexpr int kUnitStride = 64;          // of a sequence, see small_recurrence.cuh
 constexpr int kLayoutFloats = 54784;     // of a block's shared memory, where the layout has them; the rest of 227 KB
 constexpr int kListNumbers = 2560;       // int32 of a step's plan that lie there
 
@@ -30,7 +30,7 @@ SEAM_INLINE constexpr int32_t padded_units(int32_t hidden) { return hidden <= 56
 struct GateRowLayout {
   int32_t blocks;                          // of the cluster
   int32_t units, rows;                     // most that a block owns
-  int32_t words, places;                   // most of a step
+  int32_t words, positions;                   // most of a step
   int32_t owned;                           // words of a step whose scores a block steps
   int32_t pitch_e, pitch_h, pitch_r, pitch_g;  // of rows of E; of hidden states; of a block's gate rows; of all 4H
   int32_t weight_ih, bias, linear, x, d_words, own, late;  // where they begin, see gate_row_steps.cuh
@@ -50,17 +50,17 @@ struct GateRowLayout {
 // What a step of a training run needs to be known of, at most.
 struct GateRowSizes {
   int32_t E, H, C;  // of the base
-  int32_t T, words, places, lists;  // T: words of the longest document
+  int32_t T, words, positions, lists;  // T: words of the longest document
 };
 
 // `size` may be more than kLayoutFloats: then it does not fit.
 inline GateRowLayout gate_row_layout(int32_t blocks, const GateRowSizes& sizes) {
-  const int32_t H = sizes.H, words = sizes.words, places = sizes.places;
+  const int32_t H = sizes.H, words = sizes.words, positions = sizes.positions;
   GateRowLayout l = {};
   l.blocks = blocks;
   l.units = (H + blocks - 1) / blocks;
   l.rows = 4 * l.units;
-  l.words = words, l.places = places;
+  l.words = words, l.positions = positions;
   l.owned = (words + blocks - 1) / blocks;
   const int32_t HB = padded_units(H);
   l.pitch_e = column_pitch(sizes.E);
@@ -80,12 +80,12 @@ inline GateRowLayout gate_row_layout(int32_t blocks, const GateRowSizes& sizes) 
   l.d_words = take(std::max(eights(words) * l.pitch_r, l.owned * l.pitch_e));
   l.own = take(l.owned * l.pitch_g);
   l.late = at;
-  l.factors = l.late + sizes.T * 4 * kUnitPlaces;
-  l.hidden = l.factors + sizes.T * 2 * kUnitPlaces;
-  l.states = l.late + eights(places) * l.pitch_r;
-  const int32_t end = l.hidden + (sizes.T + 1) * l.pitch_h, weights = HB * kUnitPlaces * 4;
+  l.factors = l.late + sizes.T * 4 * kUnitStride;
+  l.hidden = l.factors + sizes.T * 2 * kUnitStride;
+  l.states = l.late + eights(positions) * l.pitch_r;
+  const int32_t end = l.hidden + (sizes.T + 1) * l.pitch_h, weights = HB * kUnitStride * 4;
   if (end + weights <= kLayoutFloats) l.weight_hh = end;
-  const int32_t most = std::max(l.weight_hh ? end + weights : end, l.states + eights(places) * l.pitch_h);
+  const int32_t most = std::max(l.weight_hh ? end + weights : end, l.states + eights(positions) * l.pitch_h);
   // All of weight_ih at once if there is room, else as much as there is, but some.
   const int32_t all = 4 * H, room = (kLayoutFloats - l.late) / l.pitch_e / 8 * 8;
   l.chunk = std::max(8, std::min(eights(all), room));

@@ -50,7 +50,7 @@ struct Profile {
 template <class Number, int HB, int CL>
 struct GateRowSteps {
   static constexpr int kCluster = CL, kThreads = 256, kWarps = kThreads / 32;
-  static constexpr bool kLaunchedTogether = true;  // a launch takes steps of several modules, see block.cuh
+  static constexpr bool kBatched = true;  // a launch takes steps of several modules, see block.cuh
   static constexpr int kUnits = (HB + CL - 1) / CL;      // most that a block owns
   static constexpr int kTilesM = (4 * kUnits + 15) / 16;  // of its rows: 16 each
   static constexpr int kTilesN = (4 * kUnits + 7) / 8;    // 8 each
@@ -68,50 +68,50 @@ struct GateRowSteps {
     Shared<PlanStep, kPlans> plans;          // of this step and the next two, [step % kPlans]
     BulkCopy rows, weights;                  // x or hidden states; W_hh or W_ih
   };
-  struct Odd {  // a thread's bits of these
+  struct BarrierParity {  // a thread's bits of these
     bool rows = false, weights = false;
   };
   static_assert(sizeof(Smem) <= 227 * 1024);
 
   static SEAM_KERNEL void run(const BlockOf<CL>& block, Smem& smem, const Params& p) {
     Outcome outcome = {0, -1, 0.0f};
-    Odd odd;
+    BarrierParity parity;
     if (block.thread() < 2) smem.plans.store(block.thread(), load(p.plan + block.thread()));
     if (block.thread() == 0) smem.rows.begin(), smem.weights.begin();
     block.sync();
-    prepare(block.anew(), smem, p);
+    prepare(block.opaque(), smem, p);
     block.sync_cluster();
-    gather(block.anew(), smem, p);
+    gather(block.opaque(), smem, p);
     block.sync_cluster();
     uint32_t bad = 0;  // bit k: what SeamFailure calls k was not finite in the last step
     Profile profile(block, p);
 #pragma unroll 1
     for (int s = 0; s < p.steps; ++s) {
-      project(block.anew(), smem, p, s, odd, profile);
-      if (s > 0 && any_bad(block.anew(), p, s - 1)) {  // all see the same
-        if (has_weight_hh(block.anew(), smem, p, s)) smem.weights.wait(odd.weights);
+      project(block.opaque(), smem, p, s, parity, profile);
+      if (s > 0 && any_bad(block.opaque(), p, s - 1)) {  // all see the same
+        if (has_weight_hh(block.opaque(), smem, p, s)) smem.weights.wait(parity.weights);
         break;
       }
       outcome.steps = s;
       block.sync_cluster();
       profile.mark(block, p, 2);
       bad = 0;
-      recur(block.anew(), smem, p, s, bad, odd, profile);
+      recur(block.opaque(), smem, p, s, bad, parity, profile);
       block.sync_cluster();
       profile.mark(block, p, 9);
-      learn(block.anew(), smem, p, s, bad, odd, profile);
+      learn(block.opaque(), smem, p, s, bad, parity, profile);
       const bool warp_is_bad = block.any(bad != 0);
       if (block.lane() == 0) store(flags(p, s) + block.rank() * kWarps + block.warp(), int32_t(warp_is_bad));
       block.sync_cluster();
       profile.mark(block, p, 17);
     }
     const int last = outcome.steps;  // the last step taken, by number, as it may turn out
-    if (p.steps > 0 && any_bad(block.anew(), p, last)) {
-      outcome = {last, reason(block.anew(), p, bad, number(block.anew()), kNumbers), load(p.losses + last)};
+    if (p.steps > 0 && any_bad(block.opaque(), p, last)) {
+      outcome = {last, reason(block.opaque(), p, bad, number(block.opaque()), kNumbers), load(p.losses + last)};
     } else {
       outcome.steps = p.steps;
     }
-    restore(block.anew(), p);
+    restore(block.opaque(), p);
     if (block.rank() == 0 && block.thread() == 0) store(p.outcome, outcome);
   }
 
@@ -152,7 +152,7 @@ struct GateRowSteps {
 
   // Calls body(where the number is kept, tensor, index in it) for each number of the block's rows that exists, of W_ih or of
   // W_hh with the biases behind it; and elsewhere(where) for those that only fill tiles.
-  struct Kept {
+  struct TiledScore {
     float* state;   // (4, numbers): weight, score, exp_avg, exp_avg_sq
     int numbers, i;  // and which of them
     int row, column;
@@ -160,20 +160,20 @@ struct GateRowSteps {
     SEAM_KERNEL void set(int what, float value) const { store(state + what * numbers + i, value); }
   };
   template <class Body, class Elsewhere>
-  static SEAM_KERNEL void each_ih(const Block& block, const TrainParams& p, const Body& body, const Elsewhere& elsewhere) {
+  static SEAM_KERNEL void for_each_ih(const Block& block, const TrainParams& p, const Body& body, const Elsewhere& elsewhere) {
     const int numbers = p.layout.numbers_ih(), tiles = p.layout.pitch_e / 8;
     const int unit = first_unit(p, block.rank()), rows = kGates * units(p, block.rank());
 #pragma unroll 1
     for (int i = block.thread(); i < numbers; i += kThreads) {
       const int tile = i / 128, lane = i % 128 / 4, r = row_in_tile(tile / tiles, lane, i % 4);
       const int n = column_in_tile(tile % tiles, lane, i % 4);
-      const Kept kept = {p.rows_of_gates.state_ih + int64_t(block.rank()) * 4 * numbers, numbers, i, r, n};
-      if (r < rows && n < p.E) body(kept, p.weight_ih, int64_t(r % kGates * p.H + unit + r / kGates) * p.E + n);
-      else elsewhere(kept);
+      const TiledScore at = {p.rows_of_gates.state_ih + int64_t(block.rank()) * 4 * numbers, numbers, i, r, n};
+      if (r < rows && n < p.E) body(at, p.weight_ih, int64_t(r % kGates * p.H + unit + r / kGates) * p.E + n);
+      else elsewhere(at);
     }
   }
   template <class Body, class Elsewhere>
-  static SEAM_KERNEL void each_hh(const Block& block, const TrainParams& p, const Body& body, const Elsewhere& elsewhere) {
+  static SEAM_KERNEL void for_each_hh(const Block& block, const TrainParams& p, const Body& body, const Elsewhere& elsewhere) {
     const int numbers = p.layout.numbers_hh(p.H), tiles = (p.H + 9) / 8;
     const int unit = first_unit(p, block.rank()), rows = kGates * units(p, block.rank());
 #pragma unroll 1
@@ -181,57 +181,57 @@ struct GateRowSteps {
       const int tile = i / 128, lane = i % 128 / 4, r = row_in_tile(tile / tiles, lane, i % 4);
       const int n = column_in_tile(tile % tiles, lane, i % 4);
       const int64_t row = r % kGates * p.H + unit + r / kGates;
-      const Kept kept = {p.rows_of_gates.state_hh + int64_t(block.rank()) * 4 * numbers, numbers, i, r, n};
-      if (r >= rows || n > p.H + 1) elsewhere(kept);
-      else if (n < p.H) body(kept, p.weight_hh, row * p.H + n);
-      else body(kept, n == p.H ? p.bias_ih : p.bias_hh, row);
+      const TiledScore at = {p.rows_of_gates.state_hh + int64_t(block.rank()) * 4 * numbers, numbers, i, r, n};
+      if (r >= rows || n > p.H + 1) elsewhere(at);
+      else if (n < p.H) body(at, p.weight_hh, row * p.H + n);
+      else body(at, n == p.H ? p.bias_ih : p.bias_hh, row);
     }
   }
 
   static SEAM_KERNEL void prepare(const Block& block, Smem& smem, const TrainParams& p) {
     const GateRowLayout& l = p.layout;
     const int first_row = kGates * first_unit(p, block.rank());
-    const auto take = [](const Kept& kept, const Scored& from, int64_t i) {
-      kept.set(0, load(from.weight + i));
-      kept.set(1, load(from.state.score + i));
-      kept.set(2, load(from.state.exp_avg + i));
-      kept.set(3, load(from.state.exp_avg_sq + i));
+    const auto take = [](const TiledScore& at, const Scored& from, int64_t i) {
+      at.set(0, load(from.weight + i));
+      at.set(1, load(from.state.score + i));
+      at.set(2, load(from.state.exp_avg + i));
+      at.set(3, load(from.state.exp_avg_sq + i));
       return effective(from, i);
     };
-    const auto clear = [](const Kept& kept) {
-      for (int what = 0; what < 4; ++what) kept.set(what, 0.0f);
+    const auto clear = [](const TiledScore& at) {
+      for (int what = 0; what < 4; ++what) at.set(what, 0.0f);
     };
-    each_ih(
+    for_each_ih(
         block, p,
-        [&](const Kept& kept, const Scored& from, int64_t i) {
-          const float w = take(kept, from, i);
-          smem.memory.store(l.weight_ih + kept.row * l.pitch_e + kept.column, w);
-          store(w_ih(p, 0) + int64_t(first_row + kept.row) * l.pitch_e + kept.column, w);
+        [&](const TiledScore& at, const Scored& from, int64_t i) {
+          const float w = take(at, from, i);
+          smem.memory.store(l.weight_ih + at.row * l.pitch_e + at.column, w);
+          store(w_ih(p, 0) + int64_t(first_row + at.row) * l.pitch_e + at.column, w);
         },
-        [&](const Kept& kept) {
-          clear(kept);
-          if (kept.row < l.rows) smem.memory.store(l.weight_ih + kept.row * l.pitch_e + kept.column, 0.0f);
+        [&](const TiledScore& at) {
+          clear(at);
+          if (at.row < l.rows) smem.memory.store(l.weight_ih + at.row * l.pitch_e + at.column, 0.0f);
         });
-    each_hh(
+    for_each_hh(
         block, p,
-        [&](const Kept& kept, const Scored& from, int64_t i) {
-          const float w = take(kept, from, i);
-          if (kept.column < p.H) store(p.rows_of_gates.w_hh + kept.column * Lstm::kGatesPitch + first_row + kept.row, w);
-          else smem.memory.store(l.bias + 2 * kept.row + kept.column - p.H, w);
+        [&](const TiledScore& at, const Scored& from, int64_t i) {
+          const float w = take(at, from, i);
+          if (at.column < p.H) store(p.rows_of_gates.w_hh + at.column * Lstm::kGatesPitch + first_row + at.row, w);
+          else smem.memory.store(l.bias + 2 * at.row + at.column - p.H, w);
         },
         clear);
-    catch_up_rows(block, smem, p, 0, block.rank() * kWarps + block.warp(), CL * kWarps);
+    update_stale_rows_for(block, smem, p, 0, block.rank() * kWarps + block.warp(), CL * kWarps);
   }
 
   static SEAM_KERNEL void restore(const Block& block, const TrainParams& p) {
-    const auto give = [](const Kept& kept, const Scored& to, int64_t i) {
-      store(to.state.score + i, kept.get(1));
-      store(to.state.exp_avg + i, kept.get(2));
-      store(to.state.exp_avg_sq + i, kept.get(3));
+    const auto give = [](const TiledScore& at, const Scored& to, int64_t i) {
+      store(to.state.score + i, at.get(1));
+      store(to.state.exp_avg + i, at.get(2));
+      store(to.state.exp_avg_sq + i, at.get(3));
     };
-    const auto nothing = [](const Kept&) {};
-    each_ih(block, p, give, nothing);
-    each_hh(block, p, give, nothing);
+    const auto nothing = [](const TiledScore&) {};
+    for_each_ih(block, p, give, nothing);
+    for_each_hh(block, p, give, nothing);
   }
 
   // What the words of the first step keep.
@@ -242,7 +242,7 @@ struct GateRowSteps {
       const int u = i / p.E, e = i - u * p.E;
       const int64_t row = load(p.numbers + plan.word_at + u);
       store(x(p, 0) + int64_t(u) * p.layout.pitch_e + e,
-            keep(load(p.embedding + int64_t(load(p.word + row)) * p.E + e), load(p.rows.state.score + row * p.E + e)));
+            keep(load(p.embedding + int64_t(load(p.id_of_row + row)) * p.E + e), load(p.rows.state.score + row * p.E + e)));
     }
   }
 
@@ -257,13 +257,13 @@ struct GateRowSteps {
   };
 
   // Scores of rows that step s needs and the step before it leaves alone, and what these words keep.
-  static SEAM_KERNEL void catch_up_rows(const Block& block, const Smem& smem, const TrainParams& p, int s, int part,
+  static SEAM_KERNEL void update_stale_rows_for(const Block& block, const Smem& smem, const TrainParams& p, int s, int part,
                                         int parts) {
     const PlanStep plan = smem.plans.load(s % kPlans);
-    const float fresh[3] = {load(p.fresh + 3 * s), load(p.fresh + 3 * s + 1), load(p.fresh + 3 * s + 2)};
-    catch_up_all(block, p.rows, p.numbers + plan.due_at, plan.due, p.now + s, fresh, part, parts,
+    const float untouched[3] = {load(p.untouched + 3 * s), load(p.untouched + 3 * s + 1), load(p.untouched + 3 * s + 2)};
+    update_stale_rows(block, p.rows, p.numbers + plan.stale_at, plan.stale, p.now + s, untouched, part, parts,
                  [&](int32_t row, int32_t u) {
-                   return IntoX{p.embedding + int64_t(load(p.word + row)) * p.E,
+                   return IntoX{p.embedding + int64_t(load(p.id_of_row + row)) * p.E,
                                 u == kNone ? nullptr : x(p, s) + int64_t(u) * p.layout.pitch_e};
                  });
   }
@@ -274,20 +274,20 @@ struct GateRowSteps {
     constexpr int kLine = 32;  // numbers
     const PlanStep plan = smem.plans.load(s % kPlans);
     const int lines = (p.E + kLine - 1) / kLine;
-    for (int i = number(block); i < plan.due * lines; i += kNumbers) {
+    for (int i = number(block); i < plan.stale * lines; i += kNumbers) {
       const int k = i / lines, e = (i - k * lines) * kLine;
-      const int64_t row = load(p.numbers + plan.due_at + kDueNumbers * k);
+      const int64_t row = load(p.numbers + plan.stale_at + kStaleNumbers * k);
       const ScoreState<float> state = p.rows.state.at(row * p.E + e);
       prefetch(state.score);
       prefetch(state.exp_avg);
       prefetch(state.exp_avg_sq);
-      prefetch(p.embedding + int64_t(load(p.word + row)) * p.E + e);
+      prefetch(p.embedding + int64_t(load(p.id_of_row + row)) * p.E + e);
     }
   }
 
   // ---- project ----------------------------------------------------------------------------------------------------------
 
-  static SEAM_KERNEL void project(const Block& block, Smem& smem, const TrainParams& p, int s, Odd& odd, Profile& profile) {
+  static SEAM_KERNEL void project(const Block& block, Smem& smem, const TrainParams& p, int s, BarrierParity& parity, Profile& profile) {
     const GateRowLayout& l = p.layout;
     const PlanStep plan = smem.plans.load(s % kPlans);
     const int rank = block.rank(), U = plan.words, rows = kGates * units(p, rank);
@@ -305,7 +305,7 @@ struct GateRowSteps {
     if (rank < plan.documents) fetch_head(block, smem, p);
     prefetch_rows(block, smem, p, s + 1);
     copies_done();
-    smem.rows.wait(odd.rows);
+    smem.rows.wait(parity.rows);
     block.sync();
     profile.mark(block, p, 0);
     float* const to = p.rows_of_gates.projected + kGates * first_unit(p, rank);
@@ -352,37 +352,37 @@ struct GateRowSteps {
 
   // ---- recur ------------------------------------------------------------------------------------------------------------
 
-  static SEAM_KERNEL void recur(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad, Odd& odd,
+  static SEAM_KERNEL void recur(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad, BarrierParity& parity,
                                 Profile& profile) {
     const int B = smem.plans.load(s % kPlans).documents, busy = B < CL ? B : CL;  // blocks that have documents
     const int rank = block.rank(), idle = CL - busy;
     if (block.thread() == kThreads - 1) smem.plans.store((s + 2) % kPlans, load(p.plan + s + 2));
     if (rank >= busy) {
-      catch_up_rows(block, smem, p, s + 1, (rank - busy) * kWarps + block.warp(), idle * kWarps);
+      update_stale_rows_for(block, smem, p, s + 1, (rank - busy) * kWarps + block.warp(), idle * kWarps);
       return;
     }
     const bool first_half = block.warp() < kWarps / 2;
-    if (first_half) begin(block.anew(), smem, p, s, rank);
+    if (first_half) begin(block.opaque(), smem, p, s, rank);
     copies_done();
-    if (has_weight_hh(block, smem, p, s)) smem.weights.wait(odd.weights);
+    if (has_weight_hh(block, smem, p, s)) smem.weights.wait(parity.weights);
     block.sync();
     if (!first_half) {
       // Where there are blocks without a document, only these: the two halves of a block are in each other's way.
       const int part = rank * kWarps / 2 + block.warp() - kWarps / 2;
-      if (idle == 0) catch_up_rows(block.anew(), smem, p, s + 1, part, CL * kWarps / 2);
+      if (idle == 0) update_stale_rows_for(block.opaque(), smem, p, s + 1, part, CL * kWarps / 2);
       return;
     }
 #pragma unroll 1
     for (int document = rank; document < B; document += CL) {
       if (document != rank) {
-        begin(block.anew(), smem, p, s, document);
+        begin(block.opaque(), smem, p, s, document);
         copies_done();
         block.sync_half();
       }
-      forward(block.anew(), smem, p, document_at(smem, s, document).steps, profile);
-      back(block.anew(), smem, p, s, document, bad, profile);
+      forward(block.opaque(), smem, p, document_at(smem, s, document).steps, profile);
+      back(block.opaque(), smem, p, s, document, bad, profile);
       block.sync_half();
-      finish(block.anew(), smem, p, s, document);
+      finish(block.opaque(), smem, p, s, document);
       block.sync_half();
       profile.mark(block, p, 8);
     }
@@ -398,22 +398,22 @@ struct GateRowSteps {
     return {smem.lists.load(document), smem.lists.load(B + document), smem.lists.load(2 * B + document)};
   }
 
-  static SEAM_KERNEL SequencePlace sequence_place(const TrainParams& p) {
+  static SEAM_KERNEL SequenceLayout sequence_layout(const TrainParams& p) {
     return {p.layout.late, p.layout.factors, p.layout.hidden, p.layout.pitch_h};
   }
 
   // Has copies of a document's gates begun, and lays its hidden states out: ones behind each, for the biases.
   static SEAM_KERNEL void begin(const Block& block, Smem& smem, const TrainParams& p, int s, int document) {
-    const SequencePlace at = sequence_place(p);
+    const SequenceLayout at = sequence_layout(p);
     const PlanStep plan = smem.plans.load(s % kPlans);
     const Document d = document_at(smem, s, document);
-    const int words = plan.position_at - plan.document_at + d.first;
+    const int words = plan.word_number_at - plan.document_at + d.first;
 #pragma unroll 2
     for (int t = block.warp(); t < d.steps; t += kWarps / 2) {
       const float* const from = p.rows_of_gates.projected + int64_t(smem.lists.load(words + t)) * kGates * p.H;
 #pragma unroll
-      for (int unit = block.lane(); unit < kUnitPlaces; unit += 32) {
-        const int to = at.gates + (t * kUnitPlaces + unit) * 4;
+      for (int unit = block.lane(); unit < kUnitStride; unit += 32) {
+        const int to = at.gates + (t * kUnitStride + unit) * 4;
         if (unit < p.H) copy_async(smem.memory, to, from + 4 * unit);
         else smem.memory.store4(to, {0.0f, 0.0f, 0.0f, 0.0f});
       }
@@ -447,7 +447,7 @@ struct GateRowSteps {
     typename Lstm::ForwardWeights weights;
     with_weight_hh(smem, p, [&](const auto& source) { lstm.load_forward(block, weights, source); });
     profile.mark(block, p, 3);
-    lstm.forward(block, smem.memory, sequence_place(p), steps, weights);
+    lstm.forward(block, smem.memory, sequence_layout(p), steps, weights);
     profile.mark(block, p, 4);
   }
 
@@ -455,26 +455,26 @@ struct GateRowSteps {
   static SEAM_KERNEL void back(const Block& block, Smem& smem, const TrainParams& p, int s, int document, uint32_t& bad,
                                Profile& profile) {
     const Lstm lstm = {p.H};
-    const float dh = head(block.anew(), smem, p, s, document, bad);
+    const float dh = head(block.opaque(), smem, p, s, document, bad);
     profile.mark(block, p, 5);
     typename Lstm::BackwardWeights weights;
     with_weight_hh(smem, p, [&](const auto& source) { lstm.load_backward(block, weights, source); });
-    lstm.backward(block, smem.memory, sequence_place(p), document_at(smem, s, document).steps, dh, weights);
+    lstm.backward(block, smem.memory, sequence_layout(p), document_at(smem, s, document).steps, dh, weights);
     profile.mark(block, p, 6);
   }
 
   // The class logits of a document, its loss, and the way back: the gradient of the thread's hidden unit, thread / 2.
   static SEAM_KERNEL float head(const Block& block, Smem& smem, const TrainParams& p, int s, int document, uint32_t& bad) {
-    const SequencePlace at = sequence_place(p);
+    const SequenceLayout at = sequence_layout(p);
     const Document d = document_at(smem, s, document);
     const int H = p.H, C = p.head.classes, lane = block.lane(), hidden = at.hidden + d.steps * at.pitch;
     const int linear = p.layout.linear, bias = linear + C * H;
-    const float* const shares = p.shares + 2 * int64_t(smem.plans.load(s % kPlans).first + d.index);
-    const float target = load(shares), rest = load(shares + 1);
+    const float* const target_probs = p.target_probs + 2 * int64_t(smem.plans.load(s % kPlans).first + d.index);
+    const float target = load(target_probs), rest = load(target_probs + 1);
     for (int c = block.warp(); c < C; c += kWarps / 2) {
       float sum = 0;
 #pragma unroll
-      for (int k = lane; k < kUnitPlaces; k += 32) {
+      for (int k = lane; k < kUnitStride; k += 32) {
         if (k < H) sum = fmaf(smem.memory.load(hidden + k), smem.memory.load(linear + c * H + k), sum);
       }
       sum = sum_warp(block, sum);
@@ -505,7 +505,7 @@ struct GateRowSteps {
 
   // A document's hidden states and gradients to where all blocks find them.
   static SEAM_KERNEL void finish(const Block& block, const Smem& smem, const TrainParams& p, int s, int document) {
-    const SequencePlace at = sequence_place(p);
+    const SequenceLayout at = sequence_layout(p);
     const Document d = document_at(smem, s, document);
 #pragma unroll 4
     for (int i = 4 * block.thread(); i < d.steps * at.pitch; i += 2 * kThreads) {
@@ -519,7 +519,7 @@ struct GateRowSteps {
       for (int unit = block.lane(); unit < HB; unit += 32) {
         if (unit >= p.H) continue;
         float four[4];
-        smem.memory.load4(at.gates + (t * kUnitPlaces + unit) * 4, four);
+        smem.memory.load4(at.gates + (t * kUnitStride + unit) * 4, four);
         store_four(p.rows_of_gates.d_gates + (int64_t(d.first + t) * p.H + unit) * kGates, four);
       }
     }
@@ -527,43 +527,43 @@ struct GateRowSteps {
 
   // ---- learn ------------------------------------------------------------------------------------------------------------
 
-  static SEAM_KERNEL void learn(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad, Odd& odd,
+  static SEAM_KERNEL void learn(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad, BarrierParity& parity,
                                 Profile& profile) {
     const PlanStep plan = smem.plans.load(s % kPlans);
     const AdamStep<float> step = load(p.rows.step + (p.now - p.rows.first + s));
     // The block's share of the words.
     const int each = (plan.words + CL - 1) / CL, first_word = block.rank() * each;
     const int left = plan.words - first_word, mine = left < 0 ? 0 : left < each ? left : each;
-    fetch(block.anew(), smem, p, plan);
-    sum_own(block.anew(), smem, p, plan, first_word, mine);
+    fetch(block.opaque(), smem, p, plan);
+    sum_own(block.opaque(), smem, p, plan, first_word, mine);
     copies_done();
-    smem.rows.wait(odd.rows);
+    smem.rows.wait(parity.rows);
     block.sync();
     profile.mark(block, p, 10);
-    learn_hh(block.anew(), smem, p, plan, step, bad);
+    learn_hh(block.opaque(), smem, p, plan, step, bad);
     if (block.warp() == kWarps - 1) {  // it has the fewest tiles
       step_linear(p, plan, step, block.lane() * CL + block.rank(), 32 * CL, bad);
       if (block.rank() == CL - 1) step_head_of(p, plan, s, block.lane(), 32, bad);
     }
     profile.mark(block, p, 11);
-    sum_words(block.anew(), smem, p, plan);
+    sum_words(block.opaque(), smem, p, plan);
     block.sync();
     profile.mark(block, p, 12);
-    learn_ih(block.anew(), smem, p, plan, s, step, bad);
+    learn_ih(block.opaque(), smem, p, plan, s, step, bad);
     profile.mark(block, p, 13);
-    Words words;
-    if (p.rows_by_four) words.template read<4>(block.anew(), smem, p, plan, first_word, mine);
-    multiply_own(block.anew(), smem, p, s, mine, odd, profile);
+    OwnWords words;
+    if (p.rows_by_four) words.template read<4>(block.opaque(), smem, p, plan, first_word, mine);
+    multiply_own(block.opaque(), smem, p, s, mine, parity, profile);
     block.sync();
-    if (p.rows_by_four) words.template step<4>(block.anew(), smem, p, plan, s, step, first_word, mine, bad);
-    else words.template step<1>(block.anew(), smem, p, plan, s, step, first_word, mine, bad);
+    if (p.rows_by_four) words.template step<4>(block.opaque(), smem, p, plan, s, step, first_word, mine, bad);
+    else words.template step<1>(block.opaque(), smem, p, plan, s, step, first_word, mine, bad);
     profile.mark(block, p, 16);
   }
 
   // Gradients of the block's own rows, and hidden states: of all places, on their way into shared memory.
   static SEAM_KERNEL void fetch(const Block& block, Smem& smem, const TrainParams& p, const PlanStep& plan) {
     const GateRowLayout& l = p.layout;
-    const int P = plan.places, own = units(p, block.rank());
+    const int P = plan.positions, own = units(p, block.rank());
     const float* const gates = p.rows_of_gates.d_gates + kGates * first_unit(p, block.rank());
     // Half a warp has a place. A block with fewer units than others has rows of nothing, and so many terms fill the last
     // eight.
@@ -582,7 +582,7 @@ struct GateRowSteps {
 
   // Where in a plan's lists the places of words begin, and these.
   static SEAM_KERNEL int firsts(const PlanStep& plan) { return plan.word_at - plan.document_at + 2 * plan.words; }
-  static SEAM_KERNEL int places(const PlanStep& plan) { return plan.place_at - plan.document_at; }
+  static SEAM_KERNEL int flat_indices(const PlanStep& plan) { return plan.flat_index_at - plan.document_at; }
 
   // The gradients of all gates of the block's own words, a warp a word, over its places in their order.
   static SEAM_KERNEL void sum_own(const Block& block, Smem& smem, const TrainParams& p, const PlanStep& plan,
@@ -593,7 +593,7 @@ struct GateRowSteps {
       float sum[2][4] = {};
 #pragma unroll 4
       for (int k = begin; k < end; ++k) {
-        const float* const from = p.rows_of_gates.d_gates + int64_t(smem.lists.load(places(plan) + k)) * p.H * kGates;
+        const float* const from = p.rows_of_gates.d_gates + int64_t(smem.lists.load(flat_indices(plan) + k)) * p.H * kGates;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int unit = half * 32 + block.lane();
@@ -623,7 +623,7 @@ struct GateRowSteps {
 #pragma unroll 4
       for (int k = u < U ? smem.lists.load(firsts(plan) + u) : 0; k < end; ++k) {
         float d[4];
-        smem.memory.load4(l.late + smem.lists.load(places(plan) + k) * l.pitch_r + r, d);
+        smem.memory.load4(l.late + smem.lists.load(flat_indices(plan) + k) * l.pitch_r + r, d);
 #pragma unroll
         for (int q = 0; q < 4; ++q) sum[q] += d[q];
       }
@@ -673,7 +673,7 @@ struct GateRowSteps {
       using Terms = TileTerms<Number, kTilesM, 1, 1>;
       typename Terms::Sums sums;
       Terms::add(block, smem.memory, ByTerm{l.late, l.pitch_r, l.rows}, ByTerm{l.states, l.pitch_h, l.pitch_h}, 0, n, 1,
-                 eights(plan.places), sums);
+                 eights(plan.positions), sums);
       float penalty[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
@@ -765,7 +765,7 @@ struct GateRowSteps {
 
   // The gradients of x of the block's own words, where those of the gates of all words have been. The first part of W_ih
   // is on its way.
-  static SEAM_KERNEL void multiply_own(const Block& block, Smem& smem, const TrainParams& p, int s, int mine, Odd& odd,
+  static SEAM_KERNEL void multiply_own(const Block& block, Smem& smem, const TrainParams& p, int s, int mine, BarrierParity& parity,
                                        Profile& profile) {
     const GateRowLayout& l = p.layout;
     const int tiles = l.pitch_e / 8, G = kGates * p.H, g = block.lane() / 4, t = block.lane() % 4;
@@ -774,7 +774,7 @@ struct GateRowSteps {
     for (int i = block.thread(); i < mine * (eights(G) - G); i += kThreads) {
       smem.memory.store(l.own + i / (eights(G) - G) * l.pitch_g + G + i % (eights(G) - G), 0.0f);
     }
-    smem.weights.wait(odd.weights);
+    smem.weights.wait(parity.weights);
     block.sync();
     profile.mark(block, p, 14);
 #pragma unroll 1
@@ -790,7 +790,7 @@ struct GateRowSteps {
           if (parts > 1 && (m > 0 || n_0 > 0 || part > 0)) {
             block.sync();
             fetch_weights(block, smem, p, s, part * l.chunk);
-            smem.weights.wait(odd.weights);
+            smem.weights.wait(parity.weights);
             block.sync();
           }
           const int left = G - part * l.chunk, K = left < l.chunk ? left : l.chunk;
@@ -816,7 +816,7 @@ struct GateRowSteps {
 
   // The scores of the block's own words, and what these keep in the next step, if it has them. A warp has a word at a time,
   // a lane W neighbouring numbers of it. So much as registers hold is read before the gradients are there.
-  struct Words {
+  struct OwnWords {
     static constexpr int kAhead = 1;
     Four weight[kAhead], score[kAhead], m[kAhead], v[kAhead];
 
@@ -894,7 +894,7 @@ struct GateRowSteps {
       put<W>(row.state.score, score);
       put<W>(row.state.exp_avg, m);
       put<W>(row.state.exp_avg_sq, v);
-      const int next = smem.lists.load(plan.position_at - plan.document_at + plan.places + first_word + u);
+      const int next = smem.lists.load(plan.word_number_at - plan.document_at + plan.positions + first_word + u);
       if (next != kNone) put<W>(x(p, s + 1) + int64_t(next) * l.pitch_e + e, kept);
     }
   };

@@ -38,7 +38,7 @@ struct StartGateRows {
   int64_t count;
   template <class K>
   void with() const {
-    launch_together<K>(device.stream, 1, modules, count);
+    launch_batched<K>(device.stream, 1, modules, count);
   }
 };
 

@@ -8,9 +8,9 @@
 namespace seam::gpu {
 
 // A warp takes 32 neighbouring scores at a time. What it has counted stands in a row of its own, for the host to add up.
-struct Look {
+struct KeepBits {
   static constexpr int kThreads = 256, kCluster = 1;
-  using Params = LookParams;
+  using Params = KeepBitsParams;
   struct Smem {};
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& p) {
@@ -18,8 +18,8 @@ struct Look {
     bool bad = false;
     int shared = 0;
 #pragma unroll 1
-    for (int t = 0; t < LookParams::kTensors; ++t) {
-      const LookParams::Part part = p.part[t];
+    for (int t = 0; t < KeepBitsParams::kTensors; ++t) {
+      const KeepBitsParams::Part part = p.part[t];
       int positive = 0;
 #pragma unroll 4
       for (int w = number; 32 * w < part.count; w += all) {
@@ -31,7 +31,7 @@ struct Look {
         if (t == 0) shared += count_bits(block.ballot(score > 0 && i >= p.first_shared));
         if (block.lane() == 0) store(p.bits + part.first_word + w, first_highest(bits));
       }
-      if (block.lane() == 0) store(p.counts + number * LookParams::kCounts + t, positive);
+      if (block.lane() == 0) store(p.counts + number * KeepBitsParams::kCounts + t, positive);
     }
     for (int i = number * 32 + block.lane(); i < p.head_numbers[0] + p.head_numbers[1]; i += all * 32) {
       const int first = p.head_numbers[0];
@@ -41,8 +41,8 @@ struct Look {
     }
     const bool warp_is_bad = block.any(bad);
     if (block.lane() == 0) {
-      store(p.counts + number * LookParams::kCounts + LookParams::kTensors, shared);
-      store(p.counts + number * LookParams::kCounts + LookParams::kTensors + 1, int32_t(warp_is_bad));
+      store(p.counts + number * KeepBitsParams::kCounts + KeepBitsParams::kTensors, shared);
+      store(p.counts + number * KeepBitsParams::kCounts + KeepBitsParams::kTensors + 1, int32_t(warp_is_bad));
     }
   }
 

@@ -36,7 +36,7 @@ bool recurrent_backward(const Device&, const BackwardParams<float>&);
 
 // Whether both can be done so in float32, by whatever kernels; nothing is started.
 inline bool has_recurrence(Device device, int64_t hidden, int64_t steps, int64_t batch) {
-  Collected notes;  // where launches go meanwhile
+  CollectedLaunches notes;  // where launches go meanwhile
   notes.next_call();
   device.stream.collected = &notes;
   ForwardParams<float> forward = {{steps, batch, false}, hidden};
@@ -86,8 +86,8 @@ void train_wide(const Device&, const TrainParams&, const WideScratch&, const Pla
 void train_head(const Device&, const TrainHeadParams* modules, int64_t count);  // in as few launches, too
 void flush(const Device&, const FlushParams&);
 
-// blocks: of the launch, each of kLookWarps warps.
-constexpr int64_t kLookWarps = 8;
-void look(const Device&, int64_t blocks, const LookParams&);
+// blocks: of the launch, each of kKeepBitsWarps warps.
+constexpr int64_t kKeepBitsWarps = 8;
+void keep_bits(const Device&, int64_t blocks, const KeepBitsParams&);
 
 }  // namespace seam::gpu

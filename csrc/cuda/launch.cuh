@@ -13,15 +13,15 @@
 
 namespace seam::gpu {
 
-// Kernels that say so are started for several calls at once: kLaunchedTogether always, kAlsoTogether at times.
+// Kernels that say so are started for several calls at once: kBatched always, kMayBeBatched at times.
 template <class K, class = void>
-struct IsTogether : std::false_type {};
+struct IsBatched : std::false_type {};
 template <class K>
-struct IsTogether<K, std::enable_if_t<K::kLaunchedTogether>> : std::true_type {};
+struct IsBatched<K, std::enable_if_t<K::kBatched>> : std::true_type {};
 template <class K, class = void>
-struct IsAlsoTogether : std::false_type {};
+struct MayBeBatched : std::false_type {};
 template <class K>
-struct IsAlsoTogether<K, std::enable_if_t<K::kAlsoTogether>> : std::true_type {};
+struct MayBeBatched<K, std::enable_if_t<K::kMayBeBatched>> : std::true_type {};
 
 }  // namespace seam::gpu
 
@@ -42,7 +42,7 @@ constexpr size_t shared_bytes() {
 
 template <class K>
 constexpr auto entry_of() {
-  if constexpr (IsTogether<K>::value) return entry_together<K>;
+  if constexpr (IsBatched<K>::value) return entry_batched<K>;
   else return entry<K>;
 }
 
@@ -63,8 +63,8 @@ cudaError_t allow(Entry entry) {
 template <class K>
 cudaError_t allow() {
   cudaError_t error = allow<K>(entry_of<K>());
-  if constexpr (IsAlsoTogether<K>::value) {
-    if (error == cudaSuccess) error = allow<K>(entry_together<K>);
+  if constexpr (MayBeBatched<K>::value) {
+    if (error == cudaSuccess) error = allow<K>(entry_batched<K>);
   }
   return error;
 }
@@ -110,8 +110,8 @@ void launch(void* stream, int64_t clusters, const typename K::Params& p) {
 
 // So many clusters for each of `count` calls.
 template <class K>
-void launch_together(void* stream, int64_t clusters, const typename K::Params* calls, int64_t count) {
-  using Calls = Together<typename K::Params>;
+void launch_batched(void* stream, int64_t clusters, const typename K::Params* calls, int64_t count) {
+  using Calls = BatchedParams<typename K::Params>;
   static_assert(Calls::kMost > 0, "parameters of one call find room");
   allow_once<K>();
   for (int64_t first = 0; first < count; first += Calls::kMost) {
@@ -121,7 +121,7 @@ void launch_together(void* stream, int64_t clusters, const typename K::Params* c
     cudaLaunchAttribute cluster;
     cudaLaunchConfig_t config = configuration<K>(static_cast<cudaStream_t>(stream), clusters, cluster);
     config.gridDim.y = unsigned(some);
-    check(cudaLaunchKernelEx(&config, entry_together<K>, p), "starting a kernel");
+    check(cudaLaunchKernelEx(&config, entry_batched<K>, p), "starting a kernel");
   }
 }
 
@@ -215,7 +215,7 @@ namespace seam::gpu {
 // What is common to both meanings: a launch that may have to wait for others.
 template <class K>
 void launch(const Queue& queue, int64_t clusters, const typename K::Params& p) {
-  if (queue.collected) queue.collected->note<K>(clusters, p);
+  if (queue.collected) queue.collected->record<K>(clusters, p);
   else launch<K>(queue.stream, clusters, p);
 }
 template <class K>
@@ -223,14 +223,14 @@ void launch_resident(const Queue& queue, int64_t groups, int64_t blocks, const t
   launch_resident<K>(queue.stream, groups, blocks, p);
 }
 template <class K>
-void launch_together(const Queue& queue, int64_t clusters, const typename K::Params* calls, int64_t count) {
-  launch_together<K>(queue.stream, clusters, calls, count);
+void launch_batched(const Queue& queue, int64_t clusters, const typename K::Params* calls, int64_t count) {
+  launch_batched<K>(queue.stream, clusters, calls, count);
 }
 
 template <class K>
-void Collected::Launches<K>::start(void* stream) const {
-  if constexpr (IsAlsoTogether<K>::value) {
-    launch_together<K>(stream, clusters, calls.data(), int64_t(calls.size()));
+void CollectedLaunches::Launches<K>::start(void* stream) const {
+  if constexpr (MayBeBatched<K>::value) {
+    launch_batched<K>(stream, clusters, calls.data(), int64_t(calls.size()));
   } else {
     for (const typename K::Params& p : calls) launch<K>(stream, clusters, p);
   }

@@ -1,4 +1,4 @@
-// The masked LSTM op on a GPU: as in ops.h, for tensors there. Besides float32 and float64 it takes bfloat16 and float16,
+// The masked LSTM op on a GPU: as in host/ops.h, for tensors there. Besides float32 and float64 it takes bfloat16 and float16,
 // then also with weights and scores of float32; sums, cell states and the gradients of scores are formed in float32.
 #pragma once
 
@@ -12,14 +12,14 @@ namespace seam::gpu {
 // The device that input is on, and its current stream.
 Device device_of(const Tensor& input);
 
-// Waits, asleep, until the device has done all that its stream was given.
+// Synchronises with the stream; the thread sleeps meanwhile.
 void wait_for(const Device& device);
 
-// Which kernels compute, for tests and measurements: elsewhere the sizes decide.
-enum class Choice { automatic, own, library };  // own: those of this project; library: a matrix library, step by step
+// Which kernels compute. Set by tests and measurements; elsewhere the sizes decide.
+enum class Choice { automatic, own, library };  // own: this project's; library: a matrix library, step by step
 struct Choices {
   Choice recurrence = Choice::automatic, products = Choice::automatic;
-  int64_t little = int64_t{1} << 20;  // bytes that a pass may take beside what is saved, where a tenth of that is less
+  int64_t scratch_bytes = int64_t{1} << 20;  // a pass may take this many bytes of scratch, or a tenth of what is saved
 };
 Choices& choices();
 void choose(const std::string& recurrence, const std::string& products);  // by the names above

@@ -134,7 +134,7 @@ struct PanelProduct {
   // The place of a thread's number j in a panel. By term, eight lanes read neighbours in memory, and a warp writes to 32
   // different banks.
   template <bool ByTerm>
-  static SEAM_KERNEL void place(const Block& block, int j, int& across, int& term) {
+  static SEAM_KERNEL void panel_element(const Block& block, int j, int& across, int& term) {
     if constexpr (ByTerm) {
       const int piece = block.warp() + kThreads / 32 * j;
       across = piece / 4 * 4 + block.lane() / 8;
@@ -152,7 +152,7 @@ struct PanelProduct {
 #pragma unroll
     for (int j = 0; j < kFetched; ++j) {
       int across, term;
-      place<ByTerm>(block, j, across, term);
+      panel_element<ByTerm>(block, j, across, term);
       const int n = first + across, k = k_0 + term;
       to[j] = 0;
       if (n >= size || k >= K) continue;
@@ -169,7 +169,7 @@ struct PanelProduct {
 #pragma unroll
     for (int j = 0; j < kFetched; ++j) {
       int across, term;
-      place<ByTerm>(block, j, across, term);
+      panel_element<ByTerm>(block, j, across, term);
       smem.panels.store(panel + term * kStride + across, kTiles ? bits_to_float(to_tf32(from[j])) : from[j]);
     }
   }

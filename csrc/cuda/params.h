@@ -56,9 +56,9 @@ struct ForwardParams {
   int64_t hidden;                          // H
   MaskedNumbers weight_hh, bias_ih, bias_hh;  // (4H, H), of the kind of T; (4H), (4H)
   const T *h_0, *c_0;                      // (B, H) by sequence, or null for zeros
-  Rows<T> gates;                           // (T, B, 4H): W_ih x; becomes the activated gates where `cells` are saved
-  Rows<Wide<T>> cells;                     // (T, B, H), or null data: nothing is saved
-  Rows<T> output;                          // (T, B, H)
+  StridedView<T> gates;                           // (T, B, 4H): W_ih x; becomes the activated gates where `cells` are saved
+  StridedView<Wide<T>> cells;                     // (T, B, H), or null data: nothing is saved
+  StridedView<T> output;                          // (T, B, H)
   T *h_n, *c_n;                            // (B, H) by sequence
   Exchange exchange;
 };
@@ -69,11 +69,11 @@ struct BackwardParams {
   int64_t hidden;
   MaskedNumbers weight_hh;  // of the kind of T
   const T* c_0;
-  Rows<const T> gates;
-  Rows<const Wide<T>> cells;
-  Rows<const T> grad_output;               // null data: zero
+  StridedView<const T> gates;
+  StridedView<const Wide<T>> cells;
+  StridedView<const T> grad_output;               // null data: zero
   const T *grad_h_n, *grad_c_n;            // (B, H) by sequence, or null for zeros
-  Rows<T> d_gates;                         // (T, B, 4H), before activation; may be `gates` themselves
+  StridedView<T> d_gates;                         // (T, B, 4H), before activation; may be `gates` themselves
   T *grad_h_0, *grad_c_0;                  // (B, H) by sequence, or null: not wanted
   Exchange exchange;
 };
@@ -113,9 +113,9 @@ template <class T>
 struct ProjectionParams {
   Sequences sequences;
   int64_t input_size, hidden;
-  Rows<const T> input;
+  StridedView<const T> input;
   MaskedNumbers weight_ih;
-  Rows<T> gates;
+  StridedView<T> gates;
 };
 
 // d_gates (T, B, 4H) times everything: the gradients of input and weights.
@@ -123,10 +123,10 @@ template <class T>
 struct GradientParams {
   Sequences sequences;
   int64_t input_size, hidden;
-  Rows<const T> d_gates, input, output;
+  StridedView<const T> d_gates, input, output;
   const T* h_0;
   MaskedNumbers weight_ih;
-  Rows<T> grad_input;                // null data: not wanted
+  StridedView<T> grad_input;                // null data: not wanted
   bool add_to_grad_input;            // the other direction has written it
   Gradient ih, hh, bias_ih, bias_hh;
 };
@@ -169,7 +169,7 @@ template <class T>
 struct PaddingParams {  // zeros where sequences have ended
   Sequences sequences;
   int64_t width;
-  Rows<T> rows;
+  StridedView<T> rows;
 };
 
 // Rows for a weight's gradient, from column `first` on: of the input, or the hidden states that the steps began with; zeros
@@ -178,11 +178,11 @@ template <class T>
 struct CopyRowsParams {
   Sequences sequences;
   int64_t first, width;
-  Rows<const T> from;
+  StridedView<const T> from;
   bool before;   // each step gets the row of the one before, the first one that of `h_0`
   const T* h_0;  // (B, H) by sequence, or null for zeros
   int64_t hidden;
-  Rows<T> to;    // (T, B, width)
+  StridedView<T> to;    // (T, B, width)
 };
 
 }  // namespace seam::gpu

@@ -33,7 +33,7 @@ struct PanelRows {
     }
   }
   SEAM_KERNEL bool runs(int at) const { return time.load(at) >= 0; }
-  SEAM_KERNEL Place place(int at) const {
+  SEAM_KERNEL TimeIndex time_index(int at) const {
     const int32_t step = time.load(at);
     return {step < 0 ? -1 - step : step, sequence.load(at)};
   }
@@ -277,7 +277,7 @@ struct Tiles {
 
 template <class T, int S>
 struct Projection {
-  static constexpr bool kAlsoTogether = std::is_same_v<T, float>;  // in launches of many calls
+  static constexpr bool kMayBeBatched = std::is_same_v<T, float>;  // in launches of many calls
   using W = Wide<T>;
   using Product = TileOf<T, S>;
   using Params = ProjectionParams<T>;
@@ -298,12 +298,12 @@ struct Projection {
           },
           [&](int64_t m, int64_t k) {
             const int at = int(m - m_0);
-            return read_or_zero<T>(smem.rows.runs(at), [&] { return load(p.input.at(smem.rows.place(at)) + k); });
+            return read_or_zero<T>(smem.rows.runs(at), [&] { return load(p.input.at(smem.rows.time_index(at)) + k); });
           },
           [&](int64_t k, int64_t n) { return narrow<T>(weight.effective(n * I + k)); },
           [](int64_t, int64_t) { return 0; },
           [&](int64_t m, int64_t n, W sum, int) {
-            store(p.gates.at(smem.rows.place(int(m - m_0))) + n, narrow<T>(sum));
+            store(p.gates.at(smem.rows.time_index(int(m - m_0))) + n, narrow<T>(sum));
           });
     });
   }
@@ -313,7 +313,7 @@ struct Projection {
 
 template <class T, int S>
 struct Gradients {
-  static constexpr bool kAlsoTogether = std::is_same_v<T, float>;  // in launches of many calls
+  static constexpr bool kMayBeBatched = std::is_same_v<T, float>;  // in launches of many calls
   using W = Wide<T>;
   using Product = TileOf<T, S>;
   using Params = GradientParams<T>;
@@ -347,7 +347,7 @@ struct Gradients {
       with_weights<T>(p.ih.masked, [&](const auto& weight) {
         weight_gradient(
             block, smem, p, of_ih.m(tile), of_ih.n(tile), p.input_size,
-            [&](int at, int64_t n) { return load(p.input.at(smem.rows.place(at)) + n); },
+            [&](int at, int64_t n) { return load(p.input.at(smem.rows.time_index(at)) + n); },
             [&](int64_t m, int64_t n) { return weight.known(m * p.input_size + n); },
             [&](int64_t m, int64_t n, W sum, const auto& known) {
               store_known_gradient<T>(p.ih, m * p.input_size + n, sum, known);
@@ -389,13 +389,13 @@ struct Gradients {
         },
         [&](int64_t m, int64_t k) {
           const int at = int(m - m_0);
-          return read_or_zero<T>(smem.rows.runs(at), [&] { return load(p.d_gates.at(smem.rows.place(at)) + k); });
+          return read_or_zero<T>(smem.rows.runs(at), [&] { return load(p.d_gates.at(smem.rows.time_index(at)) + k); });
         },
         [&](int64_t k, int64_t n) { return narrow<T>(weight.effective(k * I + n)); },
         [](int64_t, int64_t) { return 0; },
         [&](int64_t m, int64_t n, W sum, int) {
           const int at = int(m - m_0);
-          T* const to = p.grad_input.at(smem.rows.place(at)) + n;
+          T* const to = p.grad_input.at(smem.rows.time_index(at)) + n;
           if (!smem.rows.runs(at)) sum = W(0);  // whatever the weights are
           if (p.add_to_grad_input) sum += widen(load(to));
           store(to, narrow<T>(sum));
@@ -414,7 +414,7 @@ struct Gradients {
         },
         [&](int64_t m, int64_t k) {
           const int at = int(k - first);
-          return read_or_zero<T>(smem.rows.runs(at), [&] { return load(p.d_gates.at(smem.rows.place(at)) + m); });
+          return read_or_zero<T>(smem.rows.runs(at), [&] { return load(p.d_gates.at(smem.rows.time_index(at)) + m); });
         },
         [&](int64_t k, int64_t n) {
           const int at = int(k - first);

@@ -47,63 +47,63 @@ void on_threads(int64_t threads, size_t count, const Body& body) {
 
 }  // namespace
 
-QueuedEpochs::QueuedEpochs(std::vector<std::shared_ptr<SeamTrainer>> trainers, std::vector<EpochOf> epochs, int64_t threads)
+QueuedEpochs::QueuedEpochs(std::vector<std::shared_ptr<SeamTrainer>> trainers, std::vector<EpochRequest> epochs, int64_t threads)
     : trainers_(std::move(trainers)), epochs_(std::move(epochs)) {
   TORCH_CHECK_VALUE(!trainers_.empty() && trainers_.size() == epochs_.size(),
                     "there must be a trainer at least, and as many epochs as trainers");
   for (const auto& trainer : trainers_) {
-    auto* const in_parts = dynamic_cast<TrainerInParts*>(trainer.get());
-    TORCH_CHECK_VALUE(in_parts, "epochs are taken together by trainers of a GPU alone");
-    TORCH_CHECK_VALUE(std::find(parts_.begin(), parts_.end(), in_parts) == parts_.end(), "a trainer has one epoch at a time");
-    TORCH_CHECK_VALUE(parts_.empty() || in_parts->anything_there().device() == parts_[0]->anything_there().device(),
+    auto* const staged = dynamic_cast<StagedTrainer*>(trainer.get());
+    TORCH_CHECK_VALUE(staged, "epochs are taken together by trainers of a GPU alone");
+    TORCH_CHECK_VALUE(std::find(parts_.begin(), parts_.end(), staged) == parts_.end(), "a trainer has one epoch at a time");
+    TORCH_CHECK_VALUE(parts_.empty() || staged->device_tensor().device() == parts_[0]->device_tensor().device(),
                       "epochs are taken together by trainers on one GPU");
-    parts_.push_back(in_parts);
+    parts_.push_back(staged);
   }
-  const Tensor there = parts_[0]->anything_there();
+  const Tensor there = parts_[0]->device_tensor();
   const c10::DeviceGuard guard(there.device());
   device_ = gpu::device_of(there);
   drawn_.resize(parts_.size());
   on_threads(threads, parts_.size(), [&](size_t i) { drawn_[i] = epochs_[i].documents->draw(epochs_[i].keys); });
   for (size_t i = 0; i < parts_.size(); ++i) {
     const DrawnDocuments& documents = *epochs_[i].documents;
-    if (!documents.asks_the_base()) continue;
-    drawn_[i].shares = documents.soft_shares(drawn_[i], trainers_[i]->base_logits(drawn_[i].ids, drawn_[i].lengths));
+    if (!documents.needs_base_logits()) continue;
+    drawn_[i].target_probs = documents.soft_target_probs(drawn_[i], trainers_[i]->base_logits(drawn_[i].ids, drawn_[i].lengths));
   }
   size_t launches = 0;
   std::vector<TrainHeadParams> heads;
   for (size_t i = 0; i < parts_.size(); ++i) {
-    parts_[i]->begin_in_parts(epochs_[i], drawn_[i]);
+    parts_[i]->begin_staged(epochs_[i], drawn_[i]);
     launches = std::max(launches, parts_[i]->launches());
-    if (const TrainHeadParams p = parts_[i]->put_head(); p.documents) heads.push_back(p);
+    if (const TrainHeadParams p = parts_[i]->prepare_head(); p.documents) heads.push_back(p);
   }
   train_head(device_, heads.data(), int64_t(heads.size()));
   for (size_t launch = 0; launch < launches; ++launch) {
-    std::vector<TrainerInParts*> running;
-    for (TrainerInParts* const part : parts_) {
+    std::vector<StagedTrainer*> running;
+    for (StagedTrainer* const part : parts_) {
       if (launch < part->launches()) running.push_back(part);
     }
     // While the device takes the steps of the launch before.
-    on_threads(threads, running.size(), [&](size_t i) { running[i]->plan(launch); });
+    on_threads(threads, running.size(), [&](size_t i) { running[i]->plan_launch(launch); });
     std::map<int, std::vector<TrainParams>> modules;  // by blocks of a cluster
-    for (TrainerInParts* const part : running) {
-      const TrainParams p = part->put(device_, launch);
+    for (StagedTrainer* const part : running) {
+      const TrainParams p = part->prepare_launch(device_, launch);
       if (p.layout.blocks) modules[p.layout.blocks].push_back(p);
     }
     for (const auto& [blocks, params] : modules) train_gate_rows(device_, params.data(), int64_t(params.size()));
   }
-  for (size_t i = 0; i < parts_.size(); ++i) parts_[i]->end_in_parts(epochs_[i]);
+  for (size_t i = 0; i < parts_.size(); ++i) parts_[i]->end_staged(epochs_[i]);
 }
 
 std::vector<SeamEpoch> QueuedEpochs::take() {
   TORCH_CHECK_VALUE(!parts_.empty(), "these epochs have been taken already");
-  const c10::DeviceGuard guard(parts_[0]->anything_there().device());
+  const c10::DeviceGuard guard(parts_[0]->device_tensor().device());
   wait_for(device_);
   std::vector<SeamEpoch> found;
   std::exception_ptr error;  // the first: each part is taken, so that none waits for the next epoch with what this one left
-  const std::vector<TrainerInParts*> parts = std::exchange(parts_, {});
+  const std::vector<StagedTrainer*> parts = std::exchange(parts_, {});
   for (size_t i = 0; i < parts.size(); ++i) {
     try {
-      found.push_back(parts[i]->take_in_parts(epochs_[i]));
+      found.push_back(parts[i]->finish_staged(epochs_[i]));
     } catch (...) {
       if (!error) error = std::current_exception();
     }

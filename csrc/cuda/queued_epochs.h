@@ -12,41 +12,41 @@
 namespace seam::gpu {
 
 // An epoch of one trainer, as SeamTrainer::run takes it.
-struct EpochOf {
+struct EpochRequest {
   std::shared_ptr<DrawnDocuments> documents;
   std::vector<uint64_t> keys;
   double lr_mask, lr_head;
   int64_t batch;
   bool head_only;
-  SeamLookedAt looked_at;
+  EvaluationDocuments evaluation_documents;
 };
 
 // A trainer whose epoch can be taken in parts, in this order: begin; plan and put for each launch, of which there are none where
-// the head alone is stepped, and put_head for that; end; and when the host has waited, take.
-class TrainerInParts {
+// the head alone is stepped, and prepare_head for that; end; and when the host has waited, take.
+class StagedTrainer {
  public:
-  virtual ~TrainerInParts() = default;
-  virtual void begin_in_parts(const EpochOf& epoch, const DrawnDocuments::Epoch& drawn) = 0;
+  virtual ~StagedTrainer() = default;
+  virtual void begin_staged(const EpochRequest& epoch, const DrawnDocuments::Epoch& drawn) = 0;
   virtual size_t launches() const = 0;
-  virtual void plan(size_t launch) = 0;  // by the host alone: any thread may do it
-  virtual TrainParams put(const Device& device, size_t launch) = 0;  // without blocks: other kernels have been started already
-  virtual TrainHeadParams put_head() = 0;  // without documents: there is nothing to be done
-  virtual void end_in_parts(const EpochOf& epoch) = 0;
-  virtual SeamEpoch take_in_parts(const EpochOf& epoch) = 0;
-  virtual Tensor anything_there() const = 0;  // on the device
+  virtual void plan_launch(size_t launch) = 0;  // by the host alone: any thread may do it
+  virtual TrainParams prepare_launch(const Device& device, size_t launch) = 0;  // without blocks: other kernels have been started already
+  virtual TrainHeadParams prepare_head() = 0;  // without documents: there is nothing to be done
+  virtual void end_staged(const EpochRequest& epoch) = 0;
+  virtual SeamEpoch finish_staged(const EpochRequest& epoch) = 0;
+  virtual Tensor device_tensor() const = 0;  // on the device
 };
 
 // Epochs on their way, in the stream that was the current one when they were queued. Trainers stand still until they are taken.
 class QueuedEpochs {
  public:
   // Of trainers of one base on one device. threads: of the host, at most.
-  QueuedEpochs(std::vector<std::shared_ptr<SeamTrainer>> trainers, std::vector<EpochOf> epochs, int64_t threads);
+  QueuedEpochs(std::vector<std::shared_ptr<SeamTrainer>> trainers, std::vector<EpochRequest> epochs, int64_t threads);
   std::vector<SeamEpoch> take();  // waits; once
 
  private:
   std::vector<std::shared_ptr<SeamTrainer>> trainers_;
-  std::vector<TrainerInParts*> parts_;
-  std::vector<EpochOf> epochs_;
+  std::vector<StagedTrainer*> parts_;
+  std::vector<EpochRequest> epochs_;
   std::vector<DrawnDocuments::Epoch> drawn_;
   Device device_ = {};
 };

@@ -67,7 +67,7 @@ struct StagedPart {
 
 template <int S>
 struct ClusterForward : ClusterBlock<S> {
-  static constexpr bool kAlsoTogether = true;  // in launches of many calls
+  static constexpr bool kMayBeBatched = true;  // in launches of many calls
   using Base = ClusterBlock<S>;
   using Base::kCluster;
   using Base::kPart;
@@ -219,7 +219,7 @@ struct ClusterForward : ClusterBlock<S> {
 // Sixteen lanes, those of four units, form what all gates pass on to these.
 template <int S>
 struct ClusterBackward : ClusterBlock<S> {
-  static constexpr bool kAlsoTogether = true;  // in launches of many calls
+  static constexpr bool kMayBeBatched = true;  // in launches of many calls
   using Base = ClusterBlock<S>;
   using Base::kCluster;
   using Base::kPart;

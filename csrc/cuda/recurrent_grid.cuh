@@ -141,7 +141,7 @@ struct GridForward : GridGroup<T, HB, 1> {
             [&](int q) { return group.right(block, kNow, q, n); }, of_tiles);
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) {
-          smem.sums.store4(place(group.part, n * 2 + tile / 2, tile % 2) + block.lane() * 4, of_tiles[tile]);
+          smem.sums.store4(sum_index(group.part, n * 2 + tile / 2, tile % 2) + block.lane() * 4, of_tiles[tile]);
         }
       }
       block.sync();
@@ -153,7 +153,7 @@ struct GridForward : GridGroup<T, HB, 1> {
 #pragma unroll
           for (int tile = 0; tile < 2; ++tile) {
             float more[4];
-            smem.sums.load4(place(from, group.part, tile) + block.lane() * 4, more);
+            smem.sums.load4(sum_index(from, group.part, tile) + block.lane() * 4, more);
 #pragma unroll
             for (int i = 0; i < 4; ++i) sum[tile][i] += more[i];
           }
@@ -167,7 +167,7 @@ struct GridForward : GridGroup<T, HB, 1> {
   }
 
  private:
-  static SEAM_KERNEL int place(int from, int to, int tile) { return ((from * Group::kOwners + to) * 2 + tile) * 128; }
+  static SEAM_KERNEL int sum_index(int from, int to, int tile) { return ((from * Group::kOwners + to) * 2 + tile) * 128; }
 
   static SEAM_KERNEL void fill(const BlockOf<1>& block, Smem& smem, const MaskedNumbers& weight_hh, const Group& group, int H,
                                Left& left) {
@@ -281,26 +281,26 @@ struct GridBackward : GridGroup<T, HB, kGates> {
         }
       }
 #pragma unroll
-      for (int n = 0; n < 2; ++n) smem.sums.store4(place(group.part, n) + block.lane() * 4, sum[n]);
+      for (int n = 0; n < 2; ++n) smem.sums.store4(sum_index(group.part, n) + block.lane() * 4, sum[n]);
       block.sync();
       if (!owner) return;
       float total[2] = {};
 #pragma unroll
       for (int from = 0; from < kWarps; ++from) {
         float passed[2];
-        smem.sums.load2(place(from, group.half) + block.lane() * 4 + group.eight * 2, passed);
+        smem.sums.load2(sum_index(from, group.half) + block.lane() * 4 + group.eight * 2, passed);
         total[0] += passed[0];
         total[1] += passed[1];
       }
       cells.receive(step, total, more);
     });
-    const auto again = block.anew();
+    const auto again = block.opaque();
     const Group last(again, p);
     store_first(again, p, last.first_rank(), last.first_unit(H), cells.d_h, cells.d_c);
   }
 
  private:
-  static SEAM_KERNEL int place(int from, int half) { return (from * 2 + half) * 128; }
+  static SEAM_KERNEL int sum_index(int from, int half) { return (from * 2 + half) * 128; }
 
   // Rows of tiles are the block's units, which lie side by side in memory, and terms are gates. So a warp reads words of two
   // units, from rows of i and f, or g and o, of four units in turn, and takes columns for rows. All goes through shared memory,

@@ -106,7 +106,7 @@ struct StepWalk {
   T* at;
   int64_t stride;
   template <class From>
-  SEAM_KERNEL StepWalk(const Rows<From>& rows, const Sequence& sequence, int offset, int step, int direction = 1)
+  SEAM_KERNEL StepWalk(const StridedView<From>& rows, const Sequence& sequence, int offset, int step, int direction = 1)
       : at(rows.at(sequence.at(step)) + offset), stride(rows.time_stride * (sequence.reverse ? -direction : direction)) {}
   SEAM_KERNEL void go_on() { at += stride; }
 };
@@ -130,7 +130,7 @@ SEAM_KERNEL void by_turns(int count, const Step& step) {
 
 template <class T, int HB, int S>
 struct SmallForward : SmallBlock<HB> {
-  static constexpr bool kAlsoTogether = std::is_same_v<T, float>;  // in launches of many calls
+  static constexpr bool kMayBeBatched = std::is_same_v<T, float>;  // in launches of many calls
   using SmallBlock<HB>::kThreads;
   using SmallBlock<HB>::kUnits;
   static_assert(S == 1 || S == 2);
@@ -328,7 +328,7 @@ SEAM_KERNEL Factors<2> half_of_factors(const SavedStep<T>& saved, int half) {
 // same 16 bytes are neighbours.
 template <class T, int HB, int S>
 struct SmallBackward : SmallBlock<HB> {
-  static constexpr bool kAlsoTogether = std::is_same_v<T, float>;  // in launches of many calls
+  static constexpr bool kMayBeBatched = std::is_same_v<T, float>;  // in launches of many calls
   using SmallBlock<HB>::kThreads;
   using SmallBlock<HB>::kUnits;
   static_assert(S == 1 || S == 2);

@@ -178,13 +178,13 @@ struct TiledForward {
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
         if (!mine[n] || step >= sequence[n].length) continue;
-        const Place place = sequence[n].at(step);
-        store(p.output.at(place) + unit, narrow<T>(h[n]));
+        const TimeIndex index = sequence[n].at(step);
+        store(p.output.at(index) + unit, narrow<T>(h[n]));
         if (!p.cells.data) continue;
-        store(p.cells.at(place) + unit, c[n]);
+        store(p.cells.at(index) + unit, c[n]);
 #pragma unroll
         for (int gate = 0; gate < kGates; ++gate) {
-          store(p.gates.at(place) + gate * p.hidden + unit, narrow<T>(gates[n][gate]));
+          store(p.gates.at(index) + gate * p.hidden + unit, narrow<T>(gates[n][gate]));
         }
       }
     }
@@ -197,9 +197,9 @@ struct TiledForward {
   }
 
  private:
-  static SEAM_KERNEL void load_gates(const Params& p, Place place, int unit, float (&gates)[kGates]) {
+  static SEAM_KERNEL void load_gates(const Params& p, TimeIndex index, int unit, float (&gates)[kGates]) {
 #pragma unroll
-    for (int gate = 0; gate < kGates; ++gate) gates[gate] = widen(load(p.gates.at(place) + gate * p.hidden + unit));
+    for (int gate = 0; gate < kGates; ++gate) gates[gate] = widen(load(p.gates.at(index) + gate * p.hidden + unit));
   }
 
   // The sums of a group's warps, in the order of the warps, to the first of them.
@@ -348,10 +348,10 @@ struct TiledBackward {
       for (int n = 0; n < kCells; ++n) {
         if (mine[n] && 0 < step && step <= sequence[n].length) next[n] = load_cell(p, sequence[n], step - 1, unit);
         if (!mine[n] || step >= sequence[n].length) continue;
-        const Place place = sequence[n].at(step);
+        const TimeIndex index = sequence[n].at(step);
 #pragma unroll
         for (int gate = 0; gate < kGates; ++gate) {
-          store(p.d_gates.at(place) + gate * p.hidden + unit, narrow<T>(d[n].gates[gate]));
+          store(p.d_gates.at(index) + gate * p.hidden + unit, narrow<T>(d[n].gates[gate]));
         }
       }
 

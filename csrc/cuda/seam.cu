@@ -61,17 +61,17 @@ void train(const Device& device, const TrainParams& p) {
 }
 
 void train_head(const Device& device, const TrainHeadParams* modules, int64_t count) {
-  launch_together<TrainHead>(device.stream, 1, modules, count);
+  launch_batched<TrainHead>(device.stream, 1, modules, count);
 }
 
 void flush(const Device& device, const FlushParams& p) {
   constexpr int64_t kRows = Flush::kThreads / 32;  // of a block at a time
-  launch<Flush>(device.stream, std::min<int64_t>((p.due + kRows - 1) / kRows, 4 * device.multiprocessors), p);
+  launch<Flush>(device.stream, std::min<int64_t>((p.stale + kRows - 1) / kRows, 4 * device.multiprocessors), p);
 }
 
-void look(const Device& device, int64_t blocks, const LookParams& p) {
-  static_assert(kLookWarps == Look::kThreads / 32);
-  launch<Look>(device.stream, blocks, p);
+void keep_bits(const Device& device, int64_t blocks, const KeepBitsParams& p) {
+  static_assert(kKeepBitsWarps == KeepBits::kThreads / 32);
+  launch<KeepBits>(device.stream, blocks, p);
 }
 
 }  // namespace seam::gpu

@@ -13,7 +13,7 @@ SEAM_KERNEL float sum_warp(const B& block, float value) {
   return value;
 }
 
-// A warp takes a document from its logits (value(c) of class c) to its loss. target, rest: the document's shares.
+// A warp takes a document from its logits (value(c) of class c) to its loss. target, rest: the document's target_probs.
 // head(i): number i of the head's 2 C weights and 2 biases. Returns the loss, undivided, and the gradients of both outputs;
 // keeps what the parameters' gradients need.
 struct HeadResult {
@@ -38,11 +38,11 @@ SEAM_KERNEL HeadResult head_of(const B& block, const HeadParams& p, int document
   const float difference = b - a, small = log1pf(expf(-fabsf(difference)));
   const float log_a = (difference > 0 ? difference : difference <= 0 ? 0.0f : difference) + small;
   const float log_b = (difference < 0 ? -difference : difference >= 0 ? 0.0f : difference) + small;
-  const float share_a = 1.0f / (1.0f + expf(difference)), share_b = 1.0f / (1.0f + expf(-difference));
+  const float prob_a = 1.0f / (1.0f + expf(difference)), prob_b = 1.0f / (1.0f + expf(-difference));
   HeadResult result;
   result.loss = target * log_a + rest * log_b;
-  result.d_target = (rest * share_a - target * share_b) / total;
-  result.d_rest = (target * share_b - rest * share_a) / total;
+  result.d_target = (rest * prob_a - target * prob_b) / total;
+  result.d_rest = (target * prob_b - rest * prob_a) / total;
   if (block.lane() == 0) {
     store(p.d_outputs + 2 * int64_t(document), result.d_target);
     store(p.d_outputs + 2 * int64_t(document) + 1, result.d_rest);
@@ -134,7 +134,7 @@ SEAM_KERNEL int32_t reason(const B& block, const TrainParams& p, uint32_t bad, i
 
 // The masked base stands still, so all there is of it are its logits: one block takes all steps of an epoch.
 struct TrainHead {
-  static constexpr bool kLaunchedTogether = true;  // a launch takes those of several modules, see block.cuh
+  static constexpr bool kBatched = true;  // a launch takes those of several modules, see block.cuh
   static constexpr int kThreads = 256, kCluster = 1, kWarps = kThreads / 32;
   using Params = TrainHeadParams;
   struct Smem {};
@@ -150,14 +150,14 @@ struct TrainHead {
       if (head.target_weight != 1.0f) {
         total = 0;
         for (int b = 0; b < B; ++b) {
-          total += load(p.shares + 2 * int64_t(first + b)) * head.target_weight + load(p.shares + 2 * int64_t(first + b) + 1);
+          total += load(p.target_probs + 2 * int64_t(first + b)) * head.target_weight + load(p.target_probs + 2 * int64_t(first + b) + 1);
         }
       }
 #pragma unroll 1
       for (int b = block.warp(); b < B; b += kWarps) {
         const float* const features = p.features + int64_t(first + b) * head.classes;
-        const float* const shares = p.shares + 2 * int64_t(first + b);
-        head_of(block, head, b, load(shares), load(shares + 1), total, [&](int32_t c) { return load(features + c); },
+        const float* const target_probs = p.target_probs + 2 * int64_t(first + b);
+        head_of(block, head, b, load(target_probs), load(target_probs + 1), total, [&](int32_t c) { return load(features + c); },
                 [&](int32_t i) { return head_number(head, i); });
       }
       block.sync();

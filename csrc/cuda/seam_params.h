@@ -20,28 +20,28 @@ struct PlanStep {
   int32_t documents;    // of this batch
   int32_t first;        // its first document, among those of the plan
   int32_t words;        // distinct ones
-  int32_t places;       // that hold a word
-  int32_t due;          // rows of scores to be brought up to date before this step
+  int32_t positions;      // that hold a word
+  int32_t stale;          // rows of scores to be brought up to date before this step
   float total;          // what the sum of the documents' losses is divided by
   // Where in the plan's numbers lie, one after the other:
   int32_t document_at;  // [documents] of each rank, the longest first; then [documents] their lengths, and
                         // [documents] each one's first place where places are numbered document by document
   int32_t word_at;      // [words] row of scores; [words] row of the embedding; then [words + 1] first of its places
-  int32_t place_at;     // [places] word by word, each word's in order
-  int32_t position_at;  // [places] the word of each place; [words] each one's number in the next step, or kNone
-  int32_t due_at;       // [due] row of scores; the step until which it is up to date, or kFresh; number of its word or kNone
+  int32_t flat_index_at;     // [places] word by word, each word's in order
+  int32_t word_number_at;  // [places] the word of each place; [words] each one's number in the next step, or kNone
+  int32_t stale_at;       // [stale] row of scores; the step until which it is up to date, or kUntouched; number of its word or kNone
   // Where places are numbered by time: a word's places in pieces of kPieceOfWord at most, so that a frequent word's work is
   // divided.
   int32_t pieces;
   int32_t piece_at;     // [words + 1] first piece of each word; then [pieces + 1] first of its places, counted word by word
-  SEAM_INLINE int32_t lists() const { return due_at - document_at; }  // how many numbers there are but for `due`
+  SEAM_INLINE int32_t lists() const { return stale_at - document_at; }  // how many numbers there are but for `stale`
 };
 
 constexpr int32_t kPieceOfWord = 64;  // places
-constexpr int32_t kDueNumbers = 3;  // of a row that is due
+constexpr int32_t kStaleNumbers = 3;  // of a row that is stale
 constexpr int32_t kNone = -1;
 
-constexpr int32_t kFresh = -1;  // of a row that never occurred: it follows the others of its kind
+constexpr int32_t kUntouched = -1;  // of a row that never occurred: it follows the others of its kind
 
 // ---- Rows of the embedding that make up for missed steps ---------------------------------------------------------------
 
@@ -49,21 +49,21 @@ struct RowsParams {
   int32_t width;                  // E
   ScoreState<float> state;        // [rows + 1, width]
   AdamRule<float> rule;
-  bool jumps;                     // over gaps, by a rule for all steps at once; else step by step
+  bool uses_quadrature;                   // over gaps, by a rule for all steps at once; else step by step
   int64_t first;                  // number of steps taken when this epoch began
   const AdamStep<float>* step;    // [steps of the epoch]
   const double* beta2_power;      // [steps of the epoch + 1] beta2^(first + i)
-  const GapRule<float>* gaps;     // [kLongestGap + 1]; only those that are needed are set
+  const QuadratureRule<float>* quadrature_rules;    // [kMaxSkippedSteps + 1]; only those that are needed are set
   float lr;
-  double rest;                    // the square of the penalty
+  double penalty_sq;                  // the square of the penalty
 };
 
 struct FlushParams {
   RowsParams rows;
   int64_t now;                    // steps taken: until which all rows are brought up to date
-  int64_t due;
-  const int32_t* numbers;         // [due, kDueNumbers] as in a plan
-  float fresh[3];                 // score, exp_avg and exp_avg_sq of rows that never occurred
+  int64_t stale;
+  const int32_t* numbers;         // [stale, kStaleNumbers] as in a plan
+  float untouched[3];                 // score, exp_avg and exp_avg_sq of rows that never occurred
 };
 
 // ---- Weights, scores and Adam ------------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ struct HeadParams {
 
 // ---- Looking -----------------------------------------------------------------------------------------------------------
 
-struct LookParams {
+struct KeepBitsParams {
   static constexpr int kTensors = 7, kCounts = kTensors + 2;
   struct Part {
     const float* score;
@@ -108,7 +108,7 @@ struct LookParams {
 struct GateRowScratch {
   float *x;          // 2 times (words, P_e) what the batch's words keep, of even and of odd steps
   float *w_ih;       // 2 times (4H, P_e), effective, of even and of odd steps. Gate rows in GateRowLayout's order, as below
-  float *w_hh;       // (padded units, kUnitPlaces, 4), effective: from which hidden unit, to which, gate
+  float *w_hh;       // (padded units, kUnitStride, 4), effective: from which hidden unit, to which, gate
   float *projected;  // (words, 4H)
   float *d_gates;    // (places, 4H)
   float *hidden;     // (places, P_h): the state that the place began with
@@ -129,11 +129,11 @@ struct TrainParams {
   int64_t now;                     // steps taken before it
   const PlanStep* plan;            // [steps + 2]; the last two are empty
   const int32_t* numbers;
-  const float* shares;             // (documents, 2): target and rest
-  const float* fresh;              // [steps + 1, 3] the state of rows that never occurred, before each step
+  const float* target_probs;             // (documents, 2): target and rest
+  const float* untouched;              // [steps + 1, 3] the state of rows that never occurred, before each step
   RowsParams rows;
   const float* embedding;          // (V, E)
-  const int32_t* word;             // [rows] the row of `embedding` that a row of scores belongs to
+  const int32_t* id_of_row;        // [rows] the row of `embedding` that a row of scores belongs to
   Scored weight_ih, weight_hh, bias_ih, bias_hh, linear, linear_bias;
   HeadParams head;
   ForwardParams<float> forward;    // the recurrence over the scratch below; each step has sequences of its own
@@ -176,13 +176,13 @@ struct WideParams {
 
 constexpr int kWideBlocks = 256;  // of a kernel that tells what is not finite, at most
 constexpr int kWideFlags = 3 * kWideBlocks * 8;
-constexpr int32_t kWidePlaces = 512, kWideWords = 256;  // terms of a part of W_hh's gradient, and of W_ih's
+constexpr int32_t kWidePositions = 512, kWideWords = 256;  // terms of a part of W_hh's gradient, and of W_ih's
 
 struct TrainHeadParams {
   HeadParams head;
   int32_t documents, batch;        // in all; of a batch
   const float* features;           // (documents, C)
-  const float* shares;             // (documents, 2)
+  const float* target_probs;             // (documents, 2)
   const AdamStep<float>* step;     // [steps]
   int32_t* bad;                    // [8]
   float* losses;                   // [steps]

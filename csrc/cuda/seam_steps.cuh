@@ -27,14 +27,14 @@ template <class Number, int HB, int CL, int NB, bool SharedUnits>
 struct SeamSteps {
   using Phases = SeamPhases<Number>;
   static constexpr int kCluster = CL, kThreads = Phases::kThreads, kWarps = Phases::kWarps;
-  static constexpr int kTogether = SharedUnits ? CL : 1, kLanes = kThreads * kTogether / HB;  // of a recurrence
+  static constexpr int kRecurrenceBlocks = SharedUnits ? CL : 1, kLanes = kThreads * kRecurrenceBlocks / HB;  // of a recurrence
   static constexpr bool kTiles = std::is_same_v<Number, Tf32>;
   using Product = typename Phases::Product;
   using TileAt = typename Phases::TileAt;
-  using Forward = std::conditional_t<kTiles, TiledForward<float, Tf32, HB, kTogether, 1>,
-                                     RecurrentForward<float, HB, kTogether, kLanes, NB>>;
-  using Backward = std::conditional_t<kTiles, TiledBackward<float, Tf32, HB, kTogether, 1>,
-                                      RecurrentBackward<float, HB, kTogether, kLanes, NB>>;
+  using Forward = std::conditional_t<kTiles, TiledForward<float, Tf32, HB, kRecurrenceBlocks, 1>,
+                                     RecurrentForward<float, HB, kRecurrenceBlocks, kLanes, NB>>;
+  using Backward = std::conditional_t<kTiles, TiledBackward<float, Tf32, HB, kRecurrenceBlocks, 1>,
+                                      RecurrentBackward<float, HB, kRecurrenceBlocks, kLanes, NB>>;
   static_assert(!kTiles || NB == kTileColumns);
   static_assert(Forward::kThreads == kThreads && Backward::kThreads == kThreads);
   using Params = TrainParams;
@@ -54,27 +54,27 @@ struct SeamSteps {
     Outcome outcome = {0, -1, 0.0f};
     if (block.thread() < 2) smem.plans.store(block.thread(), load(p.plan + block.thread()));
     block.sync();
-    prepare(block.anew(), smem, p);
+    prepare(block.opaque(), smem, p);
     block.sync_cluster();
-    gather(block.anew(), smem, p, 0);
+    gather(block.opaque(), smem, p, 0);
     block.sync_cluster();
 #pragma unroll 1
     for (int s = 0; s < p.steps; ++s) {
       uint32_t bad = 0;  // bit k: what SeamFailure calls k is not finite
-      project(block.anew(), smem, p, s);
+      project(block.opaque(), smem, p, s);
       block.sync_cluster();
-      recur(block.anew(), smem, p, s, bad);
+      recur(block.opaque(), smem, p, s, bad);
       block.sync_cluster();
-      collect(block.anew(), smem, p, s, bad);
+      collect(block.opaque(), smem, p, s, bad);
       block.sync_cluster();
-      learn(block.anew(), smem, p, s, bad);
+      learn(block.opaque(), smem, p, s, bad);
       const bool warp_is_bad = block.any(bad != 0);
       if (block.lane() == 0) store(p.bad + block.rank() * kWarps + block.warp(), int32_t(warp_is_bad));
       block.sync_cluster();
-      gather(block.anew(), smem, p, s + 1);
+      gather(block.opaque(), smem, p, s + 1);
       if (block.thread() == 0) smem.plans.store(s % 2, load(p.plan + s + 2));
       if (block.any(block.lane() < CL * kWarps && load(p.bad + block.lane() % (CL * kWarps)) != 0)) {  // all see the same
-        outcome = {s, reason(block.anew(), p, bad, number(block.anew()), kNumbers), load(p.losses + s)};
+        outcome = {s, reason(block.opaque(), p, bad, number(block.opaque()), kNumbers), load(p.losses + s)};
         break;
       }
       outcome.steps = s + 1;
@@ -94,10 +94,10 @@ struct SeamSteps {
 
   static SEAM_KERNEL void prepare(const Block& block, const Smem& smem, const Params& p) {
     Phases::prepare(p, number(block), kNumbers);
-    catch_up_rows(block, smem, p, 0, block.rank(), CL);
+    update_stale_rows_for(block, smem, p, 0, block.rank(), CL);
   }
-  static SEAM_KERNEL void catch_up_rows(const Block& block, const Smem& smem, const Params& p, int s, int part, int parts) {
-    Phases::catch_up_rows(block, p, smem.plans.load(s % 2), s, part, parts);
+  static SEAM_KERNEL void update_stale_rows_for(const Block& block, const Smem& smem, const Params& p, int s, int part, int parts) {
+    Phases::update_stale_rows_for(block, p, smem.plans.load(s % 2), s, part, parts);
   }
 
   // ---- gather -----------------------------------------------------------------------------------------------------------
@@ -114,12 +114,12 @@ struct SeamSteps {
 #pragma unroll 1
     for (int task = block.rank(); task < count; task += CL) {
       Phases::project_tile(
-          block.alone(), smem.product, p, plan, s, task, [&](int u, int n, int count, const float (&sum)[4]) {
+          block.single(), smem.product, p, plan, s, task, [&](int u, int n, int count, const float (&sum)[4]) {
             const int32_t* const first = p.numbers + plan.word_at + 2 * plan.words + u;
             const int32_t end = load(first + 1);
 #pragma unroll 4
             for (int32_t k = load(first); k < end; ++k) {
-              float* const gates = p.gates + int64_t(load(p.numbers + plan.place_at + k)) * G + n;
+              float* const gates = p.gates + int64_t(load(p.numbers + plan.flat_index_at + k)) * G + n;
 #pragma unroll
               for (int j = 0; j < 4; ++j) {
                 if (j < count) store(gates + j, sum[j]);
@@ -132,28 +132,28 @@ struct SeamSteps {
   // ---- recur ------------------------------------------------------------------------------------------------------------
 
   // The block as the recurrence sees it.
-  static SEAM_KERNEL auto together(const Block& block) {
+  static SEAM_KERNEL auto recurrence_block(const Block& block) {
     if constexpr (SharedUnits) return block;
-    else return block.alone();
+    else return block.single();
   }
 
   static SEAM_KERNEL void recur(const Block& block, Smem& smem, const Params& p, int s, uint32_t& bad) {
     const PlanStep plan = smem.plans.load(s % 2);
     const Sequences sequences = Phases::sequences(p, plan);
-    const auto view = together(block);
+    const auto view = recurrence_block(block);
     const int count = (plan.documents + NB - 1) / NB, idle = SharedUnits ? 0 : CL - count;
     const int first = SharedUnits ? 0 : block.rank(), step = SharedUnits ? 1 : CL;
 #pragma unroll 1
     for (int tile = first; tile < count; tile += step) {
-      Forward::tile(together(block.anew()), smem.forward, p.forward, sequences, tile);
+      Forward::tile(recurrence_block(block.opaque()), smem.forward, p.forward, sequences, tile);
       view.sync_cluster();
-      if (view.rank() == 0) Phases::template head<NB>(block.anew().alone(), smem.head, p, plan, sequences, tile, bad);
+      if (view.rank() == 0) Phases::template head<NB>(block.opaque().single(), smem.head, p, plan, sequences, tile, bad);
       view.sync_cluster();
-      Backward::tile(together(block.anew()), smem.backward, p.backward, sequences, tile);
+      Backward::tile(recurrence_block(block.opaque()), smem.backward, p.backward, sequences, tile);
       view.sync_cluster();
     }
     const bool all = idle <= 0, helps = all || block.rank() >= count;
-    if (helps) catch_up_rows(block, smem, p, s + 1, all ? block.rank() : block.rank() - count, all ? CL : idle);
+    if (helps) update_stale_rows_for(block, smem, p, s + 1, all ? block.rank() : block.rank() - count, all ? CL : idle);
   }
 
   // ---- collect ----------------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ struct SeamSteps {
   static SEAM_KERNEL void collect(const Block& block, Smem& smem, const Params& p, int s, uint32_t& bad) {
     const PlanStep plan = smem.plans.load(s % 2);
     const int G = kGates * p.H, H = p.H;
-    const int32_t* const places = p.numbers + plan.place_at;
+    const int32_t* const flat_indices = p.numbers + plan.flat_index_at;
     const AdamStep<float> step = load(p.rows.step + (p.now - p.rows.first + s));
     // The hidden states that the places began with lie a time step before them: `output` has one more in front. One
     // column more is the bias, a weight of the number 1.
@@ -170,7 +170,7 @@ struct SeamSteps {
     for (int task = block.rank(); task < count; task += CL) {
       const TileAt at = Phases::tile_at(task, H + 1);
       Product::template multiply<false, false>(
-          block.alone(), smem.product, {p.gates, G, places}, {p.output, H, places, H}, at.m, at.n, G, H + 1, plan.places,
+          block.single(), smem.product, {p.gates, G, flat_indices}, {p.output, H, flat_indices, H}, at.m, at.n, G, H + 1, plan.positions,
           [&](int m, int n, int count, const float (&sum)[4]) {
             const int weights = H - n < count ? H - n : count;
             if (weights > 0) {
@@ -187,13 +187,13 @@ struct SeamSteps {
             }
           });
     }
-    sum_places(block, p, plan);
+    sum_positions(block, p, plan);
     step_linear(p, plan, step, number(block), kNumbers, bad);
     step_head_of(p, plan, s, kNumbers - 1 - number(block), kNumbers, bad);
   }
 
   // Gradients of the gates of each word, over its places in their order.
-  static SEAM_KERNEL void sum_places(const Block& block, const Params& p, const PlanStep& plan) {
+  static SEAM_KERNEL void sum_positions(const Block& block, const Params& p, const PlanStep& plan) {
     const int G = kGates * p.H;
 #pragma unroll 1
     for (int i = number(block); i < plan.words * G; i += kNumbers) {
@@ -201,7 +201,7 @@ struct SeamSteps {
       const int32_t begin = load(first), end = load(first + 1);
       float sum = 0;
 #pragma unroll 8
-      for (int32_t k = begin; k < end; ++k) sum += load(p.gates + int64_t(load(p.numbers + plan.place_at + k)) * G + i % G);
+      for (int32_t k = begin; k < end; ++k) sum += load(p.gates + int64_t(load(p.numbers + plan.flat_index_at + k)) * G + i % G);
       store(p.d_words + i, sum);
     }
   }
@@ -215,12 +215,12 @@ struct SeamSteps {
 #pragma unroll 1
     for (int task = block.rank(); task < count; task += CL) {
       if (task < of_rows) {
-        Phases::step_rows_tile(block.alone(), smem.product, p, plan, s, task, step, bad);
+        Phases::step_rows_tile(block.single(), smem.product, p, plan, s, task, step, bad);
       } else {
         const TileAt at = Phases::tile_at(task - of_rows, E);
         float* const w = p.w_ih + int64_t((s + 1) % 2) * G * E;  // others still read this step's
         Product::template multiply<false, false>(
-            block.alone(), smem.product, {p.d_words, G}, {p.x, E}, at.m, at.n, G, E, U,
+            block.single(), smem.product, {p.d_words, G}, {p.x, E}, at.m, at.n, G, E, U,
             [&](int m, int n, int count, const float (&sum)[4]) {
               const int64_t i = int64_t(m) * E + n;
               step_scores<4>(p.weight_ih, step, i, count, sum, [&](int j, float kept) { store(w + i + j, kept); });

@@ -10,7 +10,7 @@ struct Sequence {
   int32_t index = 0, length = 0;  // its place in the caller's batch; its steps
   bool exists = false, reverse = false;
 
-  SEAM_KERNEL Place at(int step) const { return {reverse ? length - 1 - step : step, index}; }
+  SEAM_KERNEL TimeIndex at(int step) const { return {reverse ? length - 1 - step : step, index}; }
   // The time of the step before the one at a time, -1 for the first.
   SEAM_KERNEL int32_t before(int32_t time) const {
     const int32_t other = reverse ? time + 1 : time - 1;
@@ -35,7 +35,7 @@ struct Walk {
   T* here;
   int64_t stride;  // the same for all sequences, so that threads need no registers for it
 
-  SEAM_KERNEL Walk(const Rows<T>& rows, const Sequences& s, const Sequence& sequence, int step, int column)
+  SEAM_KERNEL Walk(const StridedView<T>& rows, const Sequences& s, const Sequence& sequence, int step, int column)
       : here(rows.data ? rows.at(sequence.at(step)) + column : nullptr),
         stride(s.reverse ? -rows.time_stride : rows.time_stride) {}
   SEAM_KERNEL bool exists() const { return here != nullptr; }
@@ -46,11 +46,11 @@ struct Walk {
 };
 template <class T>
 struct Walk<T, false> {
-  const Rows<T>& rows;
+  const StridedView<T>& rows;
   const Sequence& sequence;
   int column;
 
-  SEAM_KERNEL Walk(const Rows<T>& rows, const Sequences&, const Sequence& sequence, int, int column)
+  SEAM_KERNEL Walk(const StridedView<T>& rows, const Sequences&, const Sequence& sequence, int, int column)
       : rows(rows), sequence(sequence), column(column) {}
   SEAM_KERNEL bool exists() const { return rows.data != nullptr; }
   SEAM_KERNEL T* at(int step) const { return rows.at(sequence.at(step)) + column; }

@@ -25,20 +25,20 @@ SEAM_KERNEL void store_four(float* at, const float (&x)[4]) {
 }
 SEAM_KERNEL void store_two(float* at, float x, float y) { store(reinterpret_cast<Two*>(at), Two{{x, y}}); }
 
-// Where a sequence lies in shared memory, in floats, each a multiple of 4. There are places for kUnitPlaces units, so that
+// Where a sequence lies in shared memory, in floats, each a multiple of 4. There are places for kUnitStride units, so that
 // each thread has its own and asks nothing.
-struct SequencePlace {
-  int gates;    // [time, kUnitPlaces, 4]: W_ih x and the biases; then factors; then gradients. Zero from unit H on
-  int factors;  // [time, kUnitPlaces, 2]: dh_dc and f
+struct SequenceLayout {
+  int gates;    // [time, kUnitStride, 4]: W_ih x and the biases; then factors; then gradients. Zero from unit H on
+  int factors;  // [time, kUnitStride, 2]: dh_dc and f
   int hidden;   // [1 + time, pitch]: the first is what the sequence begins with. Numbers, of no matter which size, from H on
   int pitch;
 };
 
 template <int HB>
 struct SmallRecurrence {
-  static constexpr int kThreads = 2 * kUnitPlaces, kParts = HB / 8;  // of a lane's half, four by four
-  static constexpr int kGatesPitch = 4 * kUnitPlaces, kFactorsPitch = 2 * kUnitPlaces;
-  static_assert(HB % 8 == 0 && HB <= kUnitPlaces);
+  static constexpr int kThreads = 2 * kUnitStride, kParts = HB / 8;  // of a lane's half, four by four
+  static constexpr int kGatesPitch = 4 * kUnitStride, kFactorsPitch = 2 * kUnitStride;
+  static_assert(HB % 8 == 0 && HB <= kUnitStride);
   using M = BranchlessGates<false>;
 
   int H;
@@ -49,7 +49,7 @@ struct SmallRecurrence {
   struct ForwardWeights {
     float w[kParts][4][4];
   };
-  // four(i, w): four numbers from number i on of the effective weights, (HB, kUnitPlaces, 4): from which hidden unit, to
+  // four(i, w): four numbers from number i on of the effective weights, (HB, kUnitStride, 4): from which hidden unit, to
   // which, gate. Zero from H on.
   template <class Block, class Source>
   SEAM_KERNEL void load_forward(const Block& block, ForwardWeights& weights, const Source& four) const {
@@ -62,7 +62,7 @@ struct SmallRecurrence {
   }
 
   template <class Block, class Memory>
-  SEAM_KERNEL void forward(const Block& block, Memory& memory, const SequencePlace& at, int steps,
+  SEAM_KERNEL void forward(const Block& block, Memory& memory, const SequenceLayout& at, int steps,
                            const ForwardWeights& weights) const {
     const int unit = block.thread() / 2, l = block.thread() % 2;
     const bool tells = unit < H && l;
@@ -140,7 +140,7 @@ struct SmallRecurrence {
 
   // dh: the gradient of the last hidden state, of the thread's unit, thread / 2; 0 from unit H on.
   template <class Block, class Memory>
-  SEAM_KERNEL void backward(const Block& block, Memory& memory, const SequencePlace& at, int steps, float dh,
+  SEAM_KERNEL void backward(const Block& block, Memory& memory, const SequenceLayout& at, int steps, float dh,
                             const BackwardWeights& weights) const {
     const int unit = block.thread() / 2, l = block.thread() % 2, q = block.thread() % 8;
     const int gates = at.gates + unit * 4 + 2 * l, factors = at.factors + unit * 2;

@@ -76,7 +76,7 @@ void take_step(const Device& device, const WideParams& w, Phases& phases) {
   bool found = recurrent_forward(device, forward);
   phases.mark();
   // Beside the documents some blocks for the next step's rows.
-  const int64_t heads = WideHead::heads(w), for_rows = std::clamp<int64_t>(w.next.due / WideKernel::kWarps, 1, kWideBlocks - heads);
+  const int64_t heads = WideHead::heads(w), for_rows = std::clamp<int64_t>(w.next.stale / WideKernel::kWarps, 1, kWideBlocks - heads);
   start<WideHead>(device, heads + for_rows, w);
   phases.mark();
   found = found && recurrent_backward(device, backward);

@@ -65,7 +65,7 @@ struct WidePrepare : WideKernel {
     using Phases = SeamPhases<float>;
     const TrainParams& p = w.train;
     Phases::prepare(p, number(block), numbers(block));
-    Phases::catch_up_rows(block, p, w.plan, 0, int(block.index()), int(block.count()));
+    Phases::update_stale_rows_for(block, p, w.plan, 0, int(block.index()), int(block.count()));
     for (int i = number(block); i < kWideFlags; i += numbers(block)) store(w.scratch.flags + i, 0);  // not every block is there each time
     if (number(block) == 0) store(p.outcome, Outcome{0, -1, 0.0f});
   }
@@ -80,7 +80,7 @@ struct WideProject : WideKernel {
   static SEAM_INLINE int blocks(const WideParams& w) { return Phases::tiles(w.plan.words, kGates * w.train.H); }
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem& smem, const Params& w) {
-    Phases::project_tile(block.anew(), smem, w.train, w.plan, w.step, int(block.index()),
+    Phases::project_tile(block.opaque(), smem, w.train, w.plan, w.step, int(block.index()),
                          StoreSums{w.scratch.projected, kGates * w.train.H});
   }
 };
@@ -105,14 +105,14 @@ struct WideSpread : WideKernel {
     const TrainParams& p = w.train;
     const int G = kGates * p.H, count = w.plan.pieces * G;
     const int32_t* const first_piece = p.numbers + w.plan.piece_at;
-    const int32_t* const first_place = first_piece + w.plan.words + 1;
-    const int32_t* const places = p.numbers + w.plan.place_at;
+    const int32_t* const first_position = first_piece + w.plan.words + 1;
+    const int32_t* const flat_indices = p.numbers + w.plan.flat_index_at;
 #pragma unroll 1
     for (int i = number(block); i < count; i += numbers(block)) {
-      const int piece = i / G, column = i % G, begin = load(first_place + piece), end = load(first_place + piece + 1);
+      const int piece = i / G, column = i % G, begin = load(first_position + piece), end = load(first_position + piece + 1);
       const float x = load(w.scratch.projected + int64_t(word_of_piece(first_piece, w.plan.words, piece)) * G + column);
 #pragma unroll 8
-      for (int k = begin; k < end; ++k) store(p.gates + int64_t(load(places + k)) * G + column, x);
+      for (int k = begin; k < end; ++k) store(p.gates + int64_t(load(flat_indices + k)) * G + column, x);
     }
   }
 };
@@ -132,11 +132,11 @@ struct WideHead : WideKernel {
     if (here < with_documents) {
 #pragma unroll 1
       for (int tile = here; tile < tiles(w); tile += with_documents) {
-        Phases::head<kDocuments>(block.anew(), smem, p, w.plan, Phases::sequences(p, w.plan), tile, bad);
+        Phases::head<kDocuments>(block.opaque(), smem, p, w.plan, Phases::sequences(p, w.plan), tile, bad);
         block.sync();
       }
     } else {
-      Phases::catch_up_rows(block, p, w.next, w.step + 1, here - with_documents, int(block.count()) - with_documents);
+      Phases::update_stale_rows_for(block, p, w.next, w.step + 1, here - with_documents, int(block.count()) - with_documents);
     }
     leave(block, w, 0, bad);
   }
@@ -152,7 +152,7 @@ struct WideSums : WideKernel {
   using Product = typename Phases::Product;
   using Smem = typename Product::Smem;
   static SEAM_INLINE int tiles(const WideParams& w) { return Phases::tiles(kGates * w.train.H, w.train.H + 1); }
-  static SEAM_INLINE int products(const WideParams& w) { return tiles(w) * parts_of(w.plan.places, kWidePlaces); }
+  static SEAM_INLINE int products(const WideParams& w) { return tiles(w) * parts_of(w.plan.positions, kWidePositions); }
   static SEAM_INLINE int64_t sums(const WideParams& w) { return int64_t(w.plan.pieces) * kGates * w.train.H; }
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem& smem, const Params& w) {
@@ -165,25 +165,25 @@ struct WideSums : WideKernel {
   // As in seam_steps.cuh: one column more is the biases'.
   static SEAM_KERNEL void multiply(const BlockOf<1>& block, Smem& smem, const Params& w, int part, int tile) {
     const TrainParams& p = w.train;
-    const int G = kGates * p.H, H = p.H, first = part * kWidePlaces, left = w.plan.places - first;
-    const int32_t* const places = p.numbers + w.plan.place_at + first;
+    const int G = kGates * p.H, H = p.H, first = part * kWidePositions, left = w.plan.positions - first;
+    const int32_t* const flat_indices = p.numbers + w.plan.flat_index_at + first;
     const auto at = Phases::tile_at(tile, H + 1);
-    Product::template multiply<false, false>(block.anew(), smem, {p.gates, G, places}, {p.output, H, places, H}, at.m, at.n, G,
-                                             H + 1, left < kWidePlaces ? left : kWidePlaces,
+    Product::template multiply<false, false>(block.opaque(), smem, {p.gates, G, flat_indices}, {p.output, H, flat_indices, H}, at.m, at.n, G,
+                                             H + 1, left < kWidePositions ? left : kWidePositions,
                                              StoreSums{w.scratch.of_w_hh + int64_t(part) * G * (H + 1), H + 1});
   }
 
   static SEAM_KERNEL void sum_pieces(const Params& w, int number, int numbers) {
     const TrainParams& p = w.train;
     const int G = kGates * p.H, count = w.plan.pieces * G;
-    const int32_t* const first_place = p.numbers + w.plan.piece_at + w.plan.words + 1;
-    const int32_t* const places = p.numbers + w.plan.place_at;
+    const int32_t* const first_position = p.numbers + w.plan.piece_at + w.plan.words + 1;
+    const int32_t* const flat_indices = p.numbers + w.plan.flat_index_at;
 #pragma unroll 1
     for (int i = number; i < count; i += numbers) {
-      const int begin = load(first_place + i / G), end = load(first_place + i / G + 1);
+      const int begin = load(first_position + i / G), end = load(first_position + i / G + 1);
       float sum = 0;
 #pragma unroll 8
-      for (int k = begin; k < end; ++k) sum += load(p.gates + int64_t(load(places + k)) * G + i % G);
+      for (int k = begin; k < end; ++k) sum += load(p.gates + int64_t(load(flat_indices + k)) * G + i % G);
       store(w.scratch.of_pieces + i, sum);
     }
   }
@@ -223,7 +223,7 @@ struct WideLearn : WideKernel {
     uint32_t bad = 0;
 #pragma unroll 1
     for (int task = int(block.index()); task < all; task += int(block.count())) {
-      if (task < rows) Phases::step_rows_tile(block.anew(), smem, p, w.plan, w.step, task, adam_step_of(w), bad);
+      if (task < rows) Phases::step_rows_tile(block.opaque(), smem, p, w.plan, w.step, task, adam_step_of(w), bad);
       else multiply(block, smem, w, (task - rows) / tiles(w), (task - rows) % tiles(w));
     }
     leave(block, w, 1, bad);
@@ -234,7 +234,7 @@ struct WideLearn : WideKernel {
     const TrainParams& p = w.train;
     const int G = kGates * p.H, E = p.E, first = part * kWideWords, left = w.plan.words - first;
     const auto at = Phases::tile_at(tile, E);
-    Product::template multiply<false, false>(block.anew(), smem, {p.d_words + int64_t(first) * G, G},
+    Product::template multiply<false, false>(block.opaque(), smem, {p.d_words + int64_t(first) * G, G},
                                              {p.x + int64_t(first) * E, E}, at.m, at.n, G, E,
                                              left < kWideWords ? left : kWideWords,
                                              StoreSums{w.scratch.of_w_ih + int64_t(part) * G * E, E});
@@ -309,7 +309,7 @@ struct WideFinish : WideKernel {
     }
 #pragma unroll 1
     for (int i = number; i < G * (H + 1); i += numbers) {
-      const float sum = over_parts(w.scratch.of_w_hh + i, parts_of(w.plan.places, kWidePlaces), G * (H + 1)), one[1] = {sum};
+      const float sum = over_parts(w.scratch.of_w_hh + i, parts_of(w.plan.positions, kWidePositions), G * (H + 1)), one[1] = {sum};
       const int m = i / (H + 1), n = i % (H + 1);
       bad |= flag(n < H ? 3 : 4, sum);
       if (n < H) {

@@ -1,5 +1,5 @@
-// The masked LSTM layer in autograd's graph. In C++, because a node in Python costs tens of microseconds a call, where a
-// layer of 50 units takes some 400 for a batch of five.
+// The masked LSTM layer as a node of autograd's graph. In C++, because a node in Python costs tens of microseconds a call,
+// where a layer of 50 units takes some 400 for a batch of five.
 #include "autograd.h"
 
 #include <ATen/SavedTensorHooks.h>
@@ -14,7 +14,7 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 
-// Gives what was computed already a place behind `sources` in the graph, and refuses to be differentiated.
+// Makes results that were computed outside the graph depend on `sources`, and refuses to be differentiated.
 struct OnlyOnce : Function<OnlyOnce> {
   struct Computed {
     variable_list results;
@@ -29,7 +29,7 @@ struct OnlyOnce : Function<OnlyOnce> {
   }
 };
 
-// Many gradients as one tensor, which has no memory of its own: what `is_grads_batched` makes of them (the first key).
+// `is_grads_batched` passes many gradients as one batched tensor, which has no memory of its own (the first of the keys).
 void refuse_batched(const variable_list& grads) {
   const c10::DispatchKeySet batched({c10::DispatchKey::Batched, c10::DispatchKey::FuncTorchBatched});
   for (const Tensor& t : grads) {
@@ -40,13 +40,12 @@ void refuse_batched(const variable_list& grads) {
 }
 
 struct MaskedLstmLayer : Function<MaskedLstmLayer> {
-  // `scores` holds only those that there are; bit i of `masked` says whether weight i has one.
+  // `scores` holds only those that are given; bit i of `masked` says whether weight i has one.
   static variable_list forward(AutogradContext* ctx, const Tensor& input, const OptionalTensor& h_0,
                                const OptionalTensor& c_0, at::TensorList weights, at::TensorList scores,
                                const OptionalTensor& lengths, int64_t masked, bool batch_first_output, bool clamp) {
-    auto [output, h_n, c_n, saved] =
-        masked_lstm_forward(input, h_0, c_0, weights.vec(), spread(scores, masked, weights.size()), lengths,
-                            batch_first_output, true);
+    auto [output, h_n, c_n, saved] = masked_lstm_forward(
+        {input, h_0, c_0, weights.vec(), spread(scores, masked, weights.size()), lengths}, batch_first_output, true);
     variable_list kept = {output, saved, input, undefined_if_none(h_0), undefined_if_none(c_0),
                           undefined_if_none(lengths)};
     kept.insert(kept.end(), weights.begin(), weights.end());
@@ -55,7 +54,7 @@ struct MaskedLstmLayer : Function<MaskedLstmLayer> {
     ctx->saved_data["count"] = int64_t(weights.size());
     ctx->saved_data["masked"] = masked;
     ctx->saved_data["clamp"] = clamp;
-    // What hooks were given may be in other hands, and is left as it is.
+    // Hooks on saved tensors may have kept a reference: then what was saved must not be overwritten.
     ctx->saved_data["hooked"] = at::SavedTensorDefaultHooks::get_hooks().has_value();
     ctx->set_materialize_grads(false);
     return {output, h_n, c_n};
@@ -69,7 +68,7 @@ struct MaskedLstmLayer : Function<MaskedLstmLayer> {
         !ctx->saved_data["hooked"].toBool() && !torch::autograd::get_current_graph_task_keep_graph();
     const auto weights = kept.begin() + 6, scores = weights + count;
     const OptionalTensor h_0 = optional(kept[3]), c_0 = optional(kept[4]);
-    // Edges go to those inputs only that there are.
+    // The node has edges only for the inputs that were given.
     size_t edge = 0;
     const bool need_input = ctx->needs_input_grad(edge++);
     const bool need_h_0 = h_0 && ctx->needs_input_grad(edge++);
@@ -80,15 +79,22 @@ struct MaskedLstmLayer : Function<MaskedLstmLayer> {
 
     variable_list results(3 + count + (kept.end() - scores) + 4);  // one for each argument of forward
     if (!grads[0].defined() && !grads[1].defined() && !grads[2].defined()) return results;
-    auto [input, first_h, first_c, of_weights, of_scores] = masked_lstm_backward(
-        optional(grads[0]), optional(grads[1]), optional(grads[2]), kept[2], kept[0], h_0, c_0, kept[1],
-        {weights, scores}, spread(at::ArrayRef<Tensor>(kept).slice(6 + count), masked, count), optional(kept[5]),
-        need_input, need_h_0, need_c_0, need_weights, need_scores, overwrite, ctx->saved_data["clamp"].toBool());
+    const LayerGradients found = masked_lstm_backward(
+        {{kept[2], h_0, c_0, std::vector<Tensor>(weights, scores),
+          spread(at::ArrayRef<Tensor>(kept).slice(6 + count), masked, count), optional(kept[5])},
+         optional(grads[0]),
+         optional(grads[1]),
+         optional(grads[2]),
+         kept[0],
+         kept[1],
+         overwrite,
+         ctx->saved_data["clamp"].toBool()},
+        {need_input, need_h_0, need_c_0, need_weights, need_scores});
     size_t at = 0;
-    for (const OptionalTensor* grad : {&input, &first_h, &first_c}) results[at++] = undefined_if_none(*grad);
-    for (const auto& grad : of_weights) results[at++] = undefined_if_none(grad);
+    for (const OptionalTensor* grad : {&found.input, &found.h_0, &found.c_0}) results[at++] = undefined_if_none(*grad);
+    for (const OptionalTensor& grad : found.weights) results[at++] = undefined_if_none(grad);
     for (int64_t i = 0; i < count; ++i) {
-      if (masked >> i & 1) results[at++] = undefined_if_none(of_scores[i]);
+      if (masked >> i & 1) results[at++] = undefined_if_none(found.scores[i]);
     }
     if (at::GradMode::is_enabled()) differentiate_only_once(results, {&grads, &kept});  // create_graph
     return results;
@@ -127,17 +133,13 @@ void differentiate_only_once(variable_list& results, std::initializer_list<const
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor> masked_lstm_layer(const Tensor& input, const OptionalTensor& h_0,
-                                                     const OptionalTensor& c_0, const std::vector<Tensor>& weights,
-                                                     const std::vector<OptionalTensor>& scores,
-                                                     const OptionalTensor& lengths, bool batch_first_output,
-                                                     bool clamp) {
+std::tuple<Tensor, Tensor, Tensor> masked_lstm_layer(const LayerArguments& arguments, bool batch_first_output, bool clamp) {
+  const auto& [input, h_0, c_0, weights, scores, lengths] = arguments;
   bool tracked = input.requires_grad() || wants_gradient(h_0) || wants_gradient(c_0);
   for (const Tensor& weight : weights) tracked = tracked || weight.requires_grad();
   for (const OptionalTensor& score : scores) tracked = tracked || wants_gradient(score);
   if (!tracked || !at::GradMode::is_enabled()) {
-    auto [output, h_n, c_n, saved] =
-        masked_lstm_forward(input, h_0, c_0, weights, scores, lengths, batch_first_output, false);
+    auto [output, h_n, c_n, saved] = masked_lstm_forward(arguments, batch_first_output, false);
     return {output, h_n, c_n};
   }
   variable_list given;

@@ -11,8 +11,8 @@ namespace seam {
 
 namespace {
 
-// In NumPy's order, by pairs of halves down to some numbers, which eight sums take in turn: so the figures have the same bits
-// with and without the compiled part.
+// A pairwise sum in NumPy's order (halves, down to 128 numbers, which are added up in eight interleaved sums), so that metrics
+// have the same bits with and without the compiled part.
 double pairwise_sum(const double* a, int64_t n) {
   if (n < 8) {
     double sum = n ? a[0] : 0.0;
@@ -39,11 +39,11 @@ struct Ranked {
   bool is_target;
 };
 
-// Area under the precision-recall steps of documents ranked by margin, ties taken together.
+// Area under the precision-recall curve of documents ranked by margin; ties are one step.
 double average_precision(std::vector<Ranked>& ranked, int64_t targets) {
   if (targets == 0) return 0;
   std::stable_sort(ranked.begin(), ranked.end(), [](const Ranked& a, const Ranked& b) {
-    return a.margin > b.margin || (std::isnan(b.margin) && !std::isnan(a.margin));  // what is no number comes last
+    return a.margin > b.margin || (std::isnan(b.margin) && !std::isnan(a.margin));  // NaN comes last
   });
   std::vector<double> terms;
   int64_t hits = 0, before = 0;

@@ -1,4 +1,5 @@
-// The documents of a module's epochs, drawn natively: what Sampler.epoch of seam_fast/sampling.py gives, as `train` takes it.
+// The documents of a module's epochs, drawn in native code: the same as those of Sampler.epoch of seam_fast, in the form that
+// SeamTrainer::train takes.
 #pragma once
 
 #include <cstdint>
@@ -8,19 +9,19 @@
 
 namespace seam {
 
-// Where a module's documents come from, and how many of them an epoch has. All tensors are on the CPU and contiguous.
+// The documents that a module may be trained on, and how many of them an epoch has. All tensors are on the CPU and contiguous.
 struct DocumentPool {
-  Tensor ids, lengths, rest;      // int64, of all documents: words (N, T), how many of them are read, 0 target and 1 rest
-  Tensor targets, others;         // int64: the numbers of those that may be used
-  int64_t some_targets, some_others;  // how many of them an epoch has; where that is all, none is drawn
-  int64_t unknown_id;             // the word that takes a dropped one's place
-  uint64_t least;                 // a word is dropped where the number drawn for it is below; 0: none is drawn
-  Tensor slot;                    // int32 (V,): the row of scores of each word, `absent` for words without one
-  int64_t absent;
-  at::ScalarType dtype;           // of shares
+  Tensor ids, lengths, rest;  // int64, of all documents: ids (N, T), lengths (N,), labels (N,): 0 target, 1 rest
+  Tensor targets, others;     // int64: indices of the target documents and of the others that may be used
+  int64_t targets_per_epoch, others_per_epoch;  // if that is all of them, none is drawn
+  int64_t unknown_id;             // replaces a dropped word
+  uint64_t threshold;             // a word is dropped where its random number is below; 0: no word dropout, nothing is drawn
+  Tensor row_of_id;               // int32 (V,): the score row of each id, `absent_row` for ids without one
+  int64_t absent_row;
+  at::ScalarType dtype;           // of target_probs
   bool read_last_word;
-  double distill = 0;             // share of a label that is what the base gives the target; 0: the base is not asked
-  std::vector<int64_t> target;    // its classes
+  double distill_weight = 0;      // weight of the base's own probability of the target in the label; 0: the base is not run
+  std::vector<int64_t> target_classes;  // whose probabilities are added up for that
 };
 
 class DrawnDocuments {
@@ -29,19 +30,19 @@ class DrawnDocuments {
   explicit DrawnDocuments(DocumentPool pool);
 
   struct Epoch {
-    Tensor ids, slots, lengths, labels, shares;  // shares: as the labels have it
+    Tensor ids, score_rows, lengths, labels, target_probs;  // target_probs: of the labels alone, without the base
   };
 
-  // keys: of Philox, two numbers for each thing that is drawn: targets, others, their order, dropped words.
+  // keys: two numbers, a Philox key, for each of the draws that are made: targets, others, the order, the dropped words.
   Epoch draw(const std::vector<uint64_t>& keys) const;
 
-  bool asks_the_base() const { return pool_.distill > 0; }
-  // Shares of an epoch's documents of whom the base says these logits (n, C).
-  Tensor soft_shares(const Epoch& epoch, const Tensor& logits) const;
+  bool needs_base_logits() const { return pool_.distill_weight > 0; }
+  // The labels mixed with the base's predictions, whose logits (n, C) for the documents are given.
+  Tensor soft_target_probs(const Epoch& epoch, const Tensor& logits) const;
 
  private:
   DocumentPool pool_;
-  size_t drawn_;  // how many things are drawn
+  size_t draws_;  // how many draws an epoch makes
 };
 
 }  // namespace seam

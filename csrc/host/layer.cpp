@@ -1,4 +1,4 @@
-// Checks of a layer's arguments, each with one sentence.
+// Checks of a layer's arguments; each error is one sentence.
 #include "layer.h"
 
 #include <limits>
@@ -17,16 +17,15 @@ void check_weight(const Tensor& t, const Tensor& input, const std::string& name)
   check_same_kind(t, input, name);
 }
 
-// Whether the check of a score would be content, without a name that only its sentence needs.
+// Whether the checks of a score would pass: asked first, because they need a name, which costs an allocation.
 bool is_alike(const Tensor& t, const Tensor& other) {
   return t.scalar_type() == other.scalar_type() && t.device() == other.device() && t.sizes() == other.sizes();
 }
 
 }  // namespace
 
-Layer check_layer(const Accepted& accepted, const Tensor& input, const OptionalTensor& h_0, const OptionalTensor& c_0,
-                  const std::vector<Tensor>& weights, const std::vector<OptionalTensor>& scores,
-                  const OptionalTensor& lengths) {
+LayerSizes check_layer(const Accepted& accepted, const LayerArguments& arguments) {
+  const auto& [input, h_0, c_0, weights, scores, lengths] = arguments;
   TORCH_CHECK_TYPE(input.device().type() == accepted.device, "input must be on ", accepted.device, ", but is on ",
                    input.device());
   TORCH_CHECK_TYPE(input.scalar_type() == at::kFloat || input.scalar_type() == at::kDouble ||
@@ -39,7 +38,7 @@ Layer check_layer(const Accepted& accepted, const Tensor& input, const OptionalT
                     count);
   TORCH_CHECK_VALUE(scores.size() == count, "scores must hold as many entries as weights, ", count, ", but holds ",
                     scores.size());
-  Layer l;
+  LayerSizes l;
   l.per_direction = count == 2 || weights[2].dim() == 2 ? 2 : 4;
   l.D = int64_t(count) / l.per_direction;
   TORCH_CHECK_VALUE(l.D <= 2, "weights must be of 1 or 2 directions, but holds ", count, " matrices");
@@ -74,7 +73,7 @@ Layer check_layer(const Accepted& accepted, const Tensor& input, const OptionalT
                      "lengths must be a contiguous int64 tensor on ", input.device(), ", where input is, but is ",
                      lengths->scalar_type(), " on ", lengths->device());
     check_shape(*lengths, {l.B}, "lengths");
-    if (!lengths->is_cpu()) return l;  // reading them would wait for the device; its kernels cut them to 0 and T
+    if (!lengths->is_cpu()) return l;  // reading them would synchronise with the device, whose kernels clamp them to [0, T]
     const int64_t* n = lengths->const_data_ptr<int64_t>();
     for (int64_t b = 0; b < l.B; ++b) {
       TORCH_CHECK_VALUE(0 <= n[b] && n[b] <= l.T, "lengths must lie between 0 and the ", l.T,
@@ -84,15 +83,16 @@ Layer check_layer(const Accepted& accepted, const Tensor& input, const OptionalT
   return l;
 }
 
-void check_backward(const Layer& l, const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
-                    const OptionalTensor& grad_c_n, const Tensor& input, const Tensor& output, const Tensor& saved,
-                    int64_t saved_size, size_t need_weights, size_t need_scores) {
+void check_backward(const LayerSizes& l, const LayerBackwardArguments& arguments, int64_t saved_size, size_t weights,
+                    size_t scores) {
+  const Tensor &input = arguments.forward.input, &output = arguments.output, &saved = arguments.saved;
+  const OptionalTensor& grad_output = arguments.grad_output;
   const size_t count = size_t(l.D * l.per_direction);
   check_shape(output, {l.T, l.B, l.D * l.H}, "output");
   check_same_kind(output, input, "output");
   check_shape(saved, {saved_size}, "saved");
   check_same_kind(saved, input, "saved");
-  for (const auto& [t, name] : {std::pair(grad_h_n, "grad_h_n"), std::pair(grad_c_n, "grad_c_n")}) {
+  for (const auto& [t, name] : {std::pair(arguments.grad_h_n, "grad_h_n"), std::pair(arguments.grad_c_n, "grad_c_n")}) {
     if (!t) continue;
     check_same_kind(*t, input, name);
     check_shape(*t, {l.D, l.B, l.H}, name);
@@ -101,9 +101,8 @@ void check_backward(const Layer& l, const OptionalTensor& grad_output, const Opt
     check_same_kind(*grad_output, input, "grad_output");
     check_shape(*grad_output, output.sizes(), "grad_output");
   }
-  TORCH_CHECK_VALUE(need_weights == count && need_scores == count,
-                    "need_weights and need_scores must hold ", count, " entries, but hold ", need_weights,
-                    " and ", need_scores);
+  TORCH_CHECK_VALUE(weights == count && scores == count,
+                    "need_weights and need_scores must hold ", count, " entries, but hold ", weights, " and ", scores);
 }
 
 }  // namespace seam

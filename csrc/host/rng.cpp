@@ -12,7 +12,7 @@ namespace seam {
 namespace {
 
 // Philox 4x64 with 10 rounds (Salmon et al., SC 2011): block i of the stream is a hash of the counter i + 1, as in NumPy,
-// which counts before it draws.
+// which increments the counter before it draws.
 class Philox {
  public:
   Philox(uint64_t key_0, uint64_t key_1) : key_{key_0, key_1} {}
@@ -44,18 +44,18 @@ class Philox {
 
 }  // namespace
 
-at::Tensor draw_chance(uint64_t key_0, uint64_t key_1, int64_t count, uint64_t least) {
+at::Tensor draw_chance(uint64_t key_0, uint64_t key_1, int64_t count, uint64_t threshold) {
   TORCH_CHECK_VALUE(count >= 0, "count must not be negative");
   const at::Tensor found = at::empty({count}, at::kBool);
   bool* const to = found.mutable_data_ptr<bool>();
   Philox philox(key_0, key_1);
-  for (int64_t i = 0; i < count; ++i) to[i] = philox.next() < least;
+  for (int64_t i = 0; i < count; ++i) to[i] = philox.next() < threshold;
   return found;
 }
 
 at::Tensor draw_permutation(uint64_t key_0, uint64_t key_1, int64_t count, int64_t first) {
   TORCH_CHECK_VALUE(0 <= first && first <= count, "first must be between 0 and count");
-  std::vector<std::pair<uint64_t, int64_t>> numbers(count);  // and their places, which decide between equal ones
+  std::vector<std::pair<uint64_t, int64_t>> numbers(count);  // with their indices, which decide where two are equal
   Philox philox(key_0, key_1);
   for (int64_t i = 0; i < count; ++i) numbers[i] = {philox.next(), i};
   std::nth_element(numbers.begin(), numbers.begin() + first, numbers.end());

@@ -1,4 +1,4 @@
-// The random choices of seam_fast/draws.py, natively: the same numbers, and other threads of Python go on meanwhile.
+// The random choices of a run in native code: the same numbers as NumPy's, without holding the GIL.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,10 +7,10 @@
 
 namespace seam {
 
-// Of the Philox 4x64 stream of a key, as NumPy has it: of `count` numbers, whether each is below `least` (bool).
-at::Tensor draw_chance(uint64_t key_0, uint64_t key_1, int64_t count, uint64_t least);
+// Whether each of the first `count` numbers of the key's Philox 4x64 stream, as NumPy has it, is below `threshold` (bool).
+at::Tensor draw_chance(uint64_t key_0, uint64_t key_1, int64_t count, uint64_t threshold);
 
-// The first `first` places of 0 .. count - 1 in the order of such numbers, equal ones in their own order (int64).
+// The first `first` entries of a permutation of 0 .. count - 1: sorted by such numbers, stable where they are equal (int64).
 at::Tensor draw_permutation(uint64_t key_0, uint64_t key_1, int64_t count, int64_t first);
 
 }  // namespace seam

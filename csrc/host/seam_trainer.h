@@ -1,4 +1,5 @@
-// The training engine: whole epochs of one module, natively. seam_fast/native.py drives it; reference.Stepper is its truth.
+// The training engine: whole epochs of one module in native code. The trainers of seam_fast drive it; its specification is the
+// training step in plain PyTorch (the Stepper of the reference).
 #pragma once
 
 #include <atomic>
@@ -15,117 +16,123 @@ namespace seam {
 class DrawnDocuments;
 
 // Tensors come in the order of the public checkpoint: embedding (V, E), weight_ih (4H, E), weight_hh (4H, H), bias_ih,
-// bias_hh (4H), linear weight (C, H), linear bias (C). All are contiguous, on one device and of one dtype: float32, or on the CPU float64.
+// bias_hh (4H), linear weight (C, H), linear bias (C). All are contiguous, on one device and of one dtype: float32, or on the
+// CPU float64.
 struct SeamTrainerTensors {
-  std::vector<Tensor> weights;                      // frozen; shared by all modules of a base
-  Tensor rows;                                      // int64 (R,): the words that have scores of their own
-  std::vector<Tensor> scores, exp_avg, exp_avg_sq;  // updated in place; of the embedding (R + 1, E), the last for all others
-  std::vector<Tensor> head;                         // weight (2, C), bias (2,); updated in place
-  std::vector<Tensor> head_together, head_alone;    // exp_avg and exp_avg_sq of weight, then of bias, in either Adam
+  std::vector<Tensor> weights;  // frozen; shared by all modules of a base
+  Tensor fed_ids;               // int64 (R,): the ids of the words that have a row of scores of their own
+  // Updated in place. Those of the embedding are (R + 1, E): the last row stands for all other words.
+  std::vector<Tensor> scores, exp_avg, exp_avg_sq;
+  std::vector<Tensor> head;  // weight (2, C), bias (2,); updated in place
+  // exp_avg and exp_avg_sq of the head's weight, then of its bias: of the steps with scores, and of the steps of the head alone,
+  // which are two optimizers.
+  std::vector<Tensor> head_joint_moments, head_only_moments;
 };
 
 struct SeamTrainerOptions {
   std::vector<double> penalty;  // constant gradient of each weight's scores
-  bool train_head;              // step the head, too, when the scores are stepped
-  bool read_last_word;          // at the last real word, without padding; else after the last position
+  bool train_head;              // whether steps with scores step the head, too
+  bool read_last_word;          // the LSTM is read out at the last real word, without padding; else at the last position
   double target_weight;         // of target documents in the loss
-  std::string catch_up;         // quadrature, replay or dense
+  std::string lazy_update;      // of rows whose words do not occur: "quadrature", "replay" or "off" (all rows in each step)
 };
 
-// What stopped an epoch: what was not finite, -1 for nothing, 0 the loss, 1 to 7 the gradient of a weight, 8 and 9 of the head.
+// Why an epoch stopped. what: what was not finite: -1 nothing, 0 the loss, 1 to 7 the gradient of a weight, 8 and 9 of the head.
 struct SeamFailure {
   int64_t what = -1;
   double loss = 0;
 };
 
-// What a trainer shows between two epochs, all of it on the CPU.
-struct SeamLook {
-  bool finite = true;         // whether all scores and the head are
-  std::vector<int64_t> kept;  // how many scores of each tensor are positive; then of the row for words without their own
-  std::vector<Tensor> bits;   // which, eight to a byte, the first the highest, as NumPy packs them
-  std::vector<Tensor> head;   // weight and bias, copied
-  Tensor logits;              // as class_logits gives them; undefined where no documents were given
-  Tensor outputs;             // (N, 2), likewise: of the head
+// The state of a module between two epochs, all of it on the CPU.
+struct SeamEvaluation {
+  bool finite = true;                // whether all scores and the head are
+  std::vector<int64_t> kept_counts;  // positive scores of each tensor; then of the embedding's last row
+  std::vector<Tensor> keep_bits;     // the signs of each tensor's scores, as numpy.packbits(score > 0)
+  std::vector<Tensor> head;          // copies of weight and bias
+  Tensor logits;                     // class_logits of the given documents; undefined without documents
+  Tensor outputs;                    // (N, 2): what the head makes of them
 };
 
-// Which documents a module is looked at by, all on the CPU; undefined where there are none. Of a module whose scores stand
-// still since, `logits` are what class_logits said of them.
-struct SeamLookedAt {
-  OptionalTensor ids, slots, lengths;  // as for class_logits
-  OptionalTensor is_target;            // bool (N,)
+// The documents that a module is evaluated on, all on the CPU; none: not evaluated. If the module's scores have not changed since,
+// `logits` is what class_logits gave for them, and ids, score_rows and lengths are not needed.
+struct EvaluationDocuments {
+  OptionalTensor ids, score_rows, lengths;  // as for class_logits
+  OptionalTensor is_target;                 // bool (N,)
   OptionalTensor logits;
 };
 
-// What became of an epoch, and of the module by it: the look stands for nothing where the epoch failed.
+// The result of an epoch. evaluation and counts are unset where it failed.
 struct SeamEpoch {
-  double loss = 0;  // the mean of its steps
+  double loss = 0;  // mean over the steps
   SeamFailure failure;
-  SeamLook look;
-  BinaryCounts counts;  // of the documents looked at
+  SeamEvaluation evaluation;
+  BinaryCounts counts;  // of the evaluation documents
 };
 
 class SeamTrainer {
  public:
-  // Checks everything. Keeps the tensors. All rows begin as the last one, which stands for all words without a row of
-  // their own and is uniform; `adopt` takes others.
+  // Checks everything. Keeps the tensors. All rows of the embedding's scores begin with the state of the last row, which must be
+  // the same in each column; to begin with other states, set them and call `load_state`.
   static std::shared_ptr<SeamTrainer> make(SeamTrainerTensors tensors, const SeamTrainerOptions& options);
   virtual ~SeamTrainer() = default;
 
-  // Learning rates of the steps to come, at most `steps` of them with scores.
+  // Sets the learning rates of the steps to come, of which at most `steps` are steps with scores.
   virtual void begin_epoch(double lr_mask, double lr_head, int64_t steps) = 0;
 
-  // Steps of `batch` documents over the documents [begin, end): slots (N, T) int32, the row of scores of each word;
-  // lengths (N,) int64; shares (N, 2), how much of each document is target and rest. Returns each step's loss.
-  virtual std::tuple<std::vector<double>, SeamFailure> train(const Tensor& slots, const Tensor& lengths,
-                                                             const Tensor& shares, int64_t batch, int64_t begin,
+  // Steps of `batch` documents each over the documents [begin, end). score_rows (N, T) int32: each word's row of the
+  // embedding's scores; lengths (N,) int64; target_probs (N, 2): the label as probabilities of target and rest. Returns the
+  // loss of each step.
+  virtual std::tuple<std::vector<double>, SeamFailure> train(const Tensor& score_rows, const Tensor& lengths,
+                                                             const Tensor& target_probs, int64_t batch, int64_t begin,
                                                              int64_t end) = 0;
 
   // A whole epoch in one call: begin_epoch, train and flush.
-  std::tuple<std::vector<double>, SeamFailure> epoch(double lr_mask, double lr_head, const Tensor& slots,
-                                                     const Tensor& lengths, const Tensor& shares, int64_t batch);
+  std::tuple<std::vector<double>, SeamFailure> epoch(double lr_mask, double lr_head, const Tensor& score_rows,
+                                                     const Tensor& lengths, const Tensor& target_probs, int64_t batch);
 
-  // A whole epoch of a module in one call, since each call from Python waits for Python's lock at its end: documents are drawn
-  // (keys: see there), the scores or, where head_only, the head alone is stepped, and the module is looked at and judged.
+  // A whole epoch of a module in one call, because each call from Python waits for the GIL when it returns: draws the documents
+  // (keys: see DrawnDocuments), takes the steps, of the head alone if head_only, and evaluates the module.
   SeamEpoch run(const DrawnDocuments& documents, const std::vector<uint64_t>& keys, double lr_mask, double lr_head,
-                int64_t batch, bool head_only, const SeamLookedAt& looked_at);
+                int64_t batch, bool head_only, const EvaluationDocuments& evaluation_documents);
 
-  // What an epoch's losses and the look after it come to.
-  static SeamEpoch concluded(const std::vector<double>& losses, const SeamFailure& failure, SeamLook look,
-                             const SeamLookedAt& looked_at);
+  // The result of an epoch, from its losses and the evaluation after it.
+  static SeamEpoch concluded(const std::vector<double>& losses, const SeamFailure& failure, SeamEvaluation evaluation,
+                             const EvaluationDocuments& evaluation_documents);
 
-  // Steps of the head alone. features (N, C): what the masked base says of the documents.
-  virtual std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features, const Tensor& shares,
+  // Steps of the head alone. features (N, C): the class logits of the masked base for the documents.
+  virtual std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features, const Tensor& target_probs,
                                                                   int64_t batch, int64_t begin, int64_t end) = 0;
 
-  // Brings all scores up to date, so that they may be looked at.
+  // Brings all scores up to date, so that they may be read.
   virtual void flush() = 0;
 
-  // Takes scores, exp_avg and exp_avg_sq as they stand in memory, after `steps` steps with scores and `head_steps` of the
-  // head alone.
-  virtual void adopt(int64_t steps, int64_t head_steps) = 0;
+  // Takes scores, exp_avg and exp_avg_sq as they are in memory, as the state after `steps` steps with scores and `head_steps`
+  // steps of the head alone.
+  virtual void load_state(int64_t steps, int64_t head_steps) = 0;
 
-  // What the masked base says: ids (N, T) int64, words; slots (N, T) int32, lengths (N,) int64 -> (N, C).
-  virtual Tensor class_logits(const Tensor& ids, const Tensor& slots, const Tensor& lengths) = 0;
+  // Class logits of the masked base: ids (N, T) int64; score_rows (N, T) int32, lengths (N,) int64 -> (N, C).
+  virtual Tensor class_logits(const Tensor& ids, const Tensor& score_rows, const Tensor& lengths) = 0;
 
-  // What the base itself says, without masks: (N, C), on the CPU.
+  // Class logits of the base itself, without masks: (N, C), on the CPU.
   virtual Tensor base_logits(const Tensor& ids, const Tensor& lengths) = 0;
 
-  // Scores and head as they stand, brought up to date, and what class_logits says of documents, if there are any: together,
-  // since on a GPU each question for itself would be a wait of its own.
-  virtual SeamLook look(const OptionalTensor& ids, const OptionalTensor& slots, const OptionalTensor& lengths) = 0;
+  // Brings scores up to date and returns their state, with the class logits of documents, if they are given. One call, because
+  // on a GPU each of its parts alone would synchronise.
+  virtual SeamEvaluation evaluate(const OptionalTensor& ids, const OptionalTensor& score_rows,
+                                  const OptionalTensor& lengths) = 0;
 
-  // Taken so far, by scores or head. Any thread may ask.
+  // Steps taken so far, with scores and of the head alone. Thread-safe.
   int64_t steps() const { return steps_.load(std::memory_order_relaxed); }
 
  protected:
   std::atomic<int64_t> steps_{0};
 };
 
-// Documents as `train` is told of them, made of words ids (N, T), lengths (N,), labels (N,), 0 target and 1 rest, or (N, 2),
-// shares of both, and slot (V,) int32, the row of scores of each word, which is `none` for words without one; all but slot
-// int64 or, shares, of that dtype. Padding that is not read becomes row 0. Raises ValueError for other labels and for words
-// without a row of their own.
-std::tuple<Tensor, Tensor> documents_to_train(const Tensor& slot, int64_t none, const Tensor& ids, const Tensor& lengths,
-                                              const Tensor& labels, at::ScalarType dtype, bool read_last_word);
+// Documents as `train` takes them: score_rows and target_probs. ids (N, T) int64; lengths (N,) int64; labels (N,) int64, 0 target
+// and 1 rest, or (N, 2) of `dtype`, the probabilities of both; row_of_id (V,) int32: the score row of each id, `absent_row` for
+// ids without one. Padding that is not read gets row 0. Raises ValueError for other labels and for words without a row.
+std::tuple<Tensor, Tensor> documents_to_train(const Tensor& row_of_id, int64_t absent_row, const Tensor& ids,
+                                              const Tensor& lengths, const Tensor& labels, at::ScalarType dtype,
+                                              bool read_last_word);
 
 }  // namespace seam

@@ -45,16 +45,16 @@ void check_trainer(const SeamTrainerTensors& t, const SeamTrainerOptions& option
   TORCH_CHECK_VALUE(t.weights.size() == kWeights && t.scores.size() == kWeights && t.exp_avg.size() == kWeights &&
                         t.exp_avg_sq.size() == kWeights && options.penalty.size() == kWeights,
                     "weights, scores, exp_avg, exp_avg_sq and penalty must hold ", int64_t(kWeights), " entries");
-  TORCH_CHECK_VALUE(t.head.size() == 2 && t.head_together.size() == 4 && t.head_alone.size() == 4,
+  TORCH_CHECK_VALUE(t.head.size() == 2 && t.head_joint_moments.size() == 4 && t.head_only_moments.size() == 4,
                     "head must hold 2 tensors and the state of each of its Adams 4");
-  TORCH_CHECK_VALUE(options.catch_up == "quadrature" || options.catch_up == "replay" || options.catch_up == "dense",
-                    "catch_up must be quadrature, replay or dense, but is ", options.catch_up);
+  TORCH_CHECK_VALUE(options.lazy_update == "quadrature" || options.lazy_update == "replay" || options.lazy_update == "off",
+                    "lazy_update must be quadrature, replay or off, but is ", options.lazy_update);
   const std::vector<std::vector<int64_t>> shapes = check_classifier(t.weights, kind);
   const Tensor& first = t.weights[kEmbedding];
-  TORCH_CHECK_TYPE(t.rows.scalar_type() == at::kLong && t.rows.device().is_cpu() && t.rows.dim() == 1 &&
-                       t.rows.is_contiguous(),
-                   "rows must be a contiguous int64 tensor of one dimension on the CPU");
-  const int64_t V = first.size(0), E = first.size(1), C = t.weights[kLinear].size(0), R = t.rows.numel();
+  TORCH_CHECK_TYPE(t.fed_ids.scalar_type() == at::kLong && t.fed_ids.device().is_cpu() && t.fed_ids.dim() == 1 &&
+                       t.fed_ids.is_contiguous(),
+                   "fed_ids must be a contiguous int64 tensor of one dimension on the CPU");
+  const int64_t V = first.size(0), E = first.size(1), C = t.weights[kLinear].size(0), R = t.fed_ids.numel();
   auto check = [&](const Tensor& tensor, at::IntArrayRef shape, const std::string& name) {
     check_tensor(tensor, first, shape, name);
   };
@@ -65,13 +65,13 @@ void check_trainer(const SeamTrainerTensors& t, const SeamTrainerOptions& option
   const std::vector<int64_t> head_shapes[2] = {{2, C}, {2}};
   for (int i = 0; i < 2; ++i) {
     check(t.head[i], head_shapes[i], "head");
-    for (const auto* adam : {&t.head_together, &t.head_alone}) {
+    for (const auto* adam : {&t.head_joint_moments, &t.head_only_moments}) {
       for (int j = 0; j < 2; ++j) check((*adam)[2 * i + j], head_shapes[i], "the state of the head's Adam");
     }
   }
-  const int64_t* rows = t.rows.const_data_ptr<int64_t>();
+  const int64_t* id = t.fed_ids.const_data_ptr<int64_t>();
   for (int64_t r = 0; r < R; ++r) {
-    TORCH_CHECK_VALUE(0 <= rows[r] && rows[r] < V, "rows must be words, 0 to ", V - 1, ", but holds ", rows[r]);
+    TORCH_CHECK_VALUE(0 <= id[r] && id[r] < V, "fed_ids must be words, 0 to ", V - 1, ", but holds ", id[r]);
   }
 }
 
@@ -84,7 +84,7 @@ TrainerBase::TrainerBase(SeamTrainerTensors tensors, const SeamTrainerOptions& o
   for_each_tensor([&](const Tensor& t) { memory_.emplace_back(t.const_data_ptr(), t.numel()); });
 }
 
-TrainerBase::Use::Use(TrainerBase& trainer) : lock_(trainer.in_use_, std::try_to_lock) {
+TrainerBase::ExclusiveUse::ExclusiveUse(TrainerBase& trainer) : lock_(trainer.in_use_, std::try_to_lock) {
   TORCH_CHECK_VALUE(lock_.owns_lock(), "a trainer is used by one thread at a time; another one is in it");
   size_t i = 0;
   trainer.for_each_tensor([&](const Tensor& t) {
@@ -104,7 +104,7 @@ void TrainerBase::check_steps_left(int64_t wanted, int64_t left) const {
   TORCH_CHECK_VALUE(wanted <= left, "more steps than begin_epoch was told");
 }
 
-void TrainerBase::check_adopted(int64_t steps, int64_t head_steps) const {
+void TrainerBase::check_loaded_steps(int64_t steps, int64_t head_steps) const {
   TORCH_CHECK_VALUE(0 <= steps && steps < kMostStepsInAll && 0 <= head_steps && head_steps < kMostStepsInAll,
                     "steps and head_steps must be numbers of steps taken, but are ", steps, " and ", head_steps);
 }
@@ -131,12 +131,12 @@ void TrainerBase::check_documents(const Tensor& t, at::ScalarType type, const ch
   }
 }
 
-void TrainerBase::check_slots(const Tensor& slots, int64_t begin, int64_t end, int64_t most) const {
-  const int64_t T = slots.size(1);
-  const int32_t* slot = slots.const_data_ptr<int32_t>();
+void TrainerBase::check_score_rows(const Tensor& score_rows, int64_t begin, int64_t end, int64_t most) const {
+  const int64_t T = score_rows.size(1);
+  const int32_t* score_row = score_rows.const_data_ptr<int32_t>();
   for (int64_t i = begin * T; i < end * T; ++i) {
-    TORCH_CHECK_VALUE(0 <= slot[i] && slot[i] <= most, "slots must be rows of scores, 0 to ", most, ", but holds ",
-                      slot[i]);
+    TORCH_CHECK_VALUE(0 <= score_row[i] && score_row[i] <= most, "score_rows must be rows of scores, 0 to ", most, ", but holds ",
+                      score_row[i]);
   }
 }
 
@@ -147,12 +147,12 @@ void TrainerBase::check_words(const Tensor& ids, int64_t V) {
   }
 }
 
-void TrainerBase::check_looked_at(const Tensor& ids, const Tensor& slots, const Tensor& lengths, int64_t rows) const {
+void TrainerBase::check_evaluation_documents(const Tensor& ids, const Tensor& score_rows, const Tensor& lengths, int64_t rows) const {
   check_documents(ids, at::kLong, "ids", lengths, 0, kAll, 1);
-  check_documents(slots, at::kInt, "slots", lengths, 0, kAll, 1);
-  check_shape(slots, ids.sizes(), "slots");
+  check_documents(score_rows, at::kInt, "score_rows", lengths, 0, kAll, 1);
+  check_shape(score_rows, ids.sizes(), "score_rows");
   check_words(ids, tensors_.weights[kEmbedding].size(0));
-  check_slots(slots, 0, slots.size(0), rows);
+  check_score_rows(score_rows, 0, score_rows.size(0), rows);
 }
 
 void TrainerBase::check_features(const Tensor& features) const {
@@ -162,63 +162,63 @@ void TrainerBase::check_features(const Tensor& features) const {
   TORCH_CHECK_VALUE(features.is_contiguous(), "features must be contiguous");
 }
 
-void TrainerBase::check_shares(const Tensor& shares, int64_t N) const {
-  TORCH_CHECK_TYPE(shares.device().is_cpu() && shares.scalar_type() == tensors_.head[0].scalar_type(),
-                   "shares must have input's dtype ", tensors_.head[0].scalar_type(), " and be on the CPU, but is ",
-                   shares.scalar_type(), " on ", shares.device());
-  check_shape(shares, {N, 2}, "shares");
-  TORCH_CHECK_VALUE(shares.is_contiguous(), "shares must be contiguous");
+void TrainerBase::check_target_probs(const Tensor& target_probs, int64_t N) const {
+  TORCH_CHECK_TYPE(target_probs.device().is_cpu() && target_probs.scalar_type() == tensors_.head[0].scalar_type(),
+                   "target_probs must have input's dtype ", tensors_.head[0].scalar_type(), " and be on the CPU, but is ",
+                   target_probs.scalar_type(), " on ", target_probs.device());
+  check_shape(target_probs, {N, 2}, "target_probs");
+  TORCH_CHECK_VALUE(target_probs.is_contiguous(), "target_probs must be contiguous");
 }
 
 namespace {
 
 template <typename T>
-void shares_of(const int64_t* label, int64_t count, T* share) {
+void one_hot_target_probs(const int64_t* label, int64_t count, T* target_prob) {
   for (int64_t i = 0; i < count; ++i) {
     TORCH_CHECK_VALUE(label[i] == 0 || label[i] == 1, "labels must be 0, target, or 1, rest");
-    share[2 * i] = T(label[i] == 0);
-    share[2 * i + 1] = T(label[i]);
+    target_prob[2 * i] = T(label[i] == 0);
+    target_prob[2 * i + 1] = T(label[i]);
   }
 }
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> documents_to_train(const Tensor& slot, int64_t none, const Tensor& ids, const Tensor& lengths,
+std::tuple<Tensor, Tensor> documents_to_train(const Tensor& row_of_id, int64_t absent_row, const Tensor& ids, const Tensor& lengths,
                                               const Tensor& labels, at::ScalarType dtype, bool read_last_word) {
   TrainerBase::check_documents(ids, at::kLong, "ids", lengths, 0, TrainerBase::kAll, 1);
-  TORCH_CHECK_TYPE(slot.scalar_type() == at::kInt && slot.device().is_cpu() && slot.dim() == 1 && slot.is_contiguous(),
-                   "slot must be a contiguous int32 tensor of one dimension on the CPU");
-  const int64_t N = ids.size(0), T = ids.size(1), V = slot.numel();
-  Tensor shares = labels;
+  TORCH_CHECK_TYPE(row_of_id.scalar_type() == at::kInt && row_of_id.device().is_cpu() && row_of_id.dim() == 1 && row_of_id.is_contiguous(),
+                   "row_of_id must be a contiguous int32 tensor of one dimension on the CPU");
+  const int64_t N = ids.size(0), T = ids.size(1), V = row_of_id.numel();
+  Tensor target_probs = labels;
   if (labels.dim() != 2) {
     TORCH_CHECK_TYPE(labels.scalar_type() == at::kLong && labels.device().is_cpu() && labels.is_contiguous(),
                      "labels must be a contiguous int64 tensor on the CPU");
     check_shape(labels, {N}, "labels");
-    shares = at::empty({N, 2}, dtype);
-    AT_DISPATCH_FLOATING_TYPES(dtype, "shares", [&] {
-      shares_of(labels.const_data_ptr<int64_t>(), N, shares.mutable_data_ptr<scalar_t>());
+    target_probs = at::empty({N, 2}, dtype);
+    AT_DISPATCH_FLOATING_TYPES(dtype, "target_probs", [&] {
+      one_hot_target_probs(labels.const_data_ptr<int64_t>(), N, target_probs.mutable_data_ptr<scalar_t>());
     });
   }
-  const Tensor slots = at::empty({N, T}, at::kInt);
+  const Tensor score_rows = at::empty({N, T}, at::kInt);
   const int64_t *word = ids.const_data_ptr<int64_t>(), *length = lengths.const_data_ptr<int64_t>();
-  const int32_t* const row = slot.const_data_ptr<int32_t>();
-  int32_t* to = slots.mutable_data_ptr<int32_t>();
+  const int32_t* const row = row_of_id.const_data_ptr<int32_t>();
+  int32_t* to = score_rows.mutable_data_ptr<int32_t>();
   for (int64_t i = 0; i < N; ++i) {
     const int64_t end = read_last_word ? length[i] : T;
     for (int64_t t = 0; t < T; ++t, ++word, ++to) {
       *to = 0;
-      if (t >= end) continue;  // padding may be anything
+      if (t >= end) continue;  // padding may hold any id
       TORCH_CHECK_INDEX(0 <= *word && *word < V, "ids must be words, 0 to ", V - 1, ", but holds ", *word);
       *to = row[*word];
-      TORCH_CHECK_VALUE(*to != none, "a document holds a word that was not among the `words` this trainer was made for");
+      TORCH_CHECK_VALUE(*to != absent_row, "a document holds a word that was not among the `words` this trainer was made for");
     }
   }
-  return {slots, shares};
+  return {score_rows, target_probs};
 }
 
-void TrainerBase::add_logits(SeamLook& look, const Tensor& logits) {
-  look.logits = logits;
-  look.outputs = at::linear(at::relu(logits), look.head[0], look.head[1]);
+void TrainerBase::add_logits(SeamEvaluation& evaluation, const Tensor& logits) {
+  evaluation.logits = logits;
+  evaluation.outputs = at::linear(at::relu(logits), evaluation.head[0], evaluation.head[1]);
 }
 
 }  // namespace seam

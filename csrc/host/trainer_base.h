@@ -1,4 +1,4 @@
-// What the engine's trainers share, on every device: their tensors, and whether what they are asked for can be done.
+// What the engine's trainers have in common on every device: their tensors and the checks of their arguments.
 #pragma once
 
 #include <mutex>
@@ -11,7 +11,7 @@ namespace seam {
 
 enum Weight { kEmbedding, kWeightIh, kWeightHh, kBiasIh, kBiasHh, kLinear, kLinearBias, kWeights };
 
-constexpr int64_t kMostSteps = int64_t{1} << 28;  // of an epoch, whose constants are tabulated
+constexpr int64_t kMostSteps = int64_t{1} << 28;  // of an epoch; there is a table of their constants
 constexpr int64_t kMostStepsInAll = int64_t{1} << 31;
 
 struct TrainerKind {
@@ -35,20 +35,20 @@ class TrainerBase : public SeamTrainer {
   TrainerBase(SeamTrainerTensors tensors, const SeamTrainerOptions& options);
 
   static void check_range(int64_t begin, int64_t end, int64_t N, int64_t batch);
-  // t: (N, T) of the type, on the CPU; end: kAll for all of it.
+  // t: (N, T) of that type, on the CPU; end: kAll for all documents.
   static constexpr int64_t kAll = -1;
   static void check_documents(const Tensor& t, at::ScalarType type, const char* name, const Tensor& lengths,
                               int64_t begin, int64_t end, int64_t batch);
-  static void check_words(const Tensor& ids, int64_t V);  // 0 to V - 1
+  static void check_words(const Tensor& ids, int64_t V);  // all ids are in [0, V)
 
-  // To a look that has the head: class logits on the CPU, and the outputs that follow from them.
-  static void add_logits(SeamLook& look, const Tensor& logits);
+  // Adds class logits, which are on the CPU, and the head's outputs for them to an evaluation that has the head already.
+  static void add_logits(SeamEvaluation& evaluation, const Tensor& logits);
 
  protected:
-  // One call at a time, on memory that is still where it was.
-  class Use {
+  // Held during each call. Raises where another thread is in one, or where a tensor's memory has moved since construction.
+  class ExclusiveUse {
    public:
-    explicit Use(TrainerBase& trainer);
+    explicit ExclusiveUse(TrainerBase& trainer);
 
    private:
     std::unique_lock<std::mutex> lock_;
@@ -56,11 +56,11 @@ class TrainerBase : public SeamTrainer {
 
   void check_epoch(double lr_mask, double lr_head, int64_t now, int64_t steps) const;
   void check_steps_left(int64_t wanted, int64_t left) const;
-  void check_adopted(int64_t steps, int64_t head_steps) const;
-  void check_slots(const Tensor& slots, int64_t begin, int64_t end, int64_t most) const;
-  void check_looked_at(const Tensor& ids, const Tensor& slots, const Tensor& lengths, int64_t rows) const;
-  void check_features(const Tensor& features) const;           // (N, C), with the trainer's tensors
-  void check_shares(const Tensor& shares, int64_t N) const;    // (N, 2), on the CPU
+  void check_loaded_steps(int64_t steps, int64_t head_steps) const;
+  void check_score_rows(const Tensor& score_rows, int64_t begin, int64_t end, int64_t most) const;
+  void check_evaluation_documents(const Tensor& ids, const Tensor& score_rows, const Tensor& lengths, int64_t rows) const;
+  void check_features(const Tensor& features) const;           // (N, C), of the device and dtype of the trainer's tensors
+  void check_target_probs(const Tensor& target_probs, int64_t N) const;    // (N, 2), on the CPU
 
   SeamTrainerTensors tensors_;
   SeamTrainerOptions options_;
@@ -70,12 +70,12 @@ class TrainerBase : public SeamTrainer {
   template <class Body>
   void for_each_tensor(Body&& body) const {
     for (const auto* list : {&tensors_.weights, &tensors_.scores, &tensors_.exp_avg, &tensors_.exp_avg_sq,
-                             &tensors_.head, &tensors_.head_together, &tensors_.head_alone}) {
+                             &tensors_.head, &tensors_.head_joint_moments, &tensors_.head_only_moments}) {
       for (const Tensor& t : *list) body(t);
     }
   }
 
-  std::vector<std::pair<const void*, int64_t>> memory_;  // of each tensor: where it is, and how large
+  std::vector<std::pair<const void*, int64_t>> memory_;  // address and number of elements of each tensor
   std::mutex in_use_;
 };
 

@@ -1,8 +1,8 @@
 // The masked LSTM layer under torch.func: grad, vjp, jacrev, vmap and what they make together.
 //
-// torch.func keeps a stack of transforms, and a tensor within them is a wrapper for each. The layer takes them off one by
-// one: of vmap it sees independent calls, at a level that differentiates it puts a node of its own into the graph. In
-// C++, because the same by torch.autograd.Function costs several times what a layer of 50 units takes.
+// torch.func keeps a stack of transforms, and a tensor within them is wrapped once for each. The layer unwraps level by
+// level: a level of vmap becomes many independent calls, at a level that differentiates it adds a node of its own to the
+// graph. In C++, because the same by torch.autograd.Function costs several times what a layer of 50 units takes.
 #include "transforms.h"
 
 #include <ATen/core/grad_mode.h>
@@ -22,7 +22,7 @@ using functorch::TransformType;
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 
-// Without the innermost transform for as long as this lives.
+// Pops the innermost transform, and pushes it back when this object dies.
 class Lower {
  public:
   Lower() : top_(functorch::popDynamicLayer()), grad_mode_(grad_mode_below(top_)) {}
@@ -46,7 +46,7 @@ Tensor below(const Tensor& t, int64_t level) {
   return wrapper && wrapper->level() == level ? wrapper->value() : t;
 }
 
-// Whether anyone can ask for its gradient, at whatever level.
+// Whether its gradient can be asked for, at any level.
 bool wants_gradient(const Tensor& t) {
   if (!t.defined()) return false;
   if (t.requires_grad()) return true;
@@ -68,7 +68,7 @@ void check_differentiable(const functorch::DynamicLayer& level, const variable_l
 
 // ---- vmap ---------------------------------------------------------------------------------------------------------------
 
-// The same calls with an axis more, `size` long; dims: where a tensor has it, or -1.
+// The same calls once for each entry of another axis, `size` long; dims: where a tensor has that axis, or -1.
 Calls folded(const Calls& calls, int64_t size, const std::vector<int64_t>& dims, variable_list& tensors) {
   Calls all = calls;
   all.size = calls.several() ? size * calls.size : size;
@@ -88,7 +88,7 @@ Calls folded(const Calls& calls, int64_t size, const std::vector<int64_t>& dims,
   return all;
 }
 
-// What `compute(calls, tensors)` gives below a level of vmap.
+// compute(calls, tensors) one level below vmap: its axis becomes the axis of calls.
 template <class Compute>
 variable_list over_axis(const functorch::DynamicLayer& vmap, const Calls& calls, variable_list tensors,
                         const Compute& compute) {
@@ -121,26 +121,26 @@ variable_list over_axis(const functorch::DynamicLayer& vmap, const Calls& calls,
 
 // ---- Differentiation ----------------------------------------------------------------------------------------------------
 
-// What a node keeps beside tensors.
+// What a node keeps in ctx besides tensors.
 struct KeptCalls : torch::CustomClassHolder {
   explicit KeptCalls(Calls calls) : calls(std::move(calls)) {}
   Calls calls;
 };
 
-struct Made {
+struct Computed {
   const Calls& calls;
   variable_list results, kept;
 };
 
 variable_list backward(const Calls& calls, const std::vector<bool>& needs, variable_list tensors);
 
-struct Layer : Function<Layer> {
-  // made: what was computed already, and what the backward pass gets: the tensors, output and what was saved.
-  static variable_list forward(AutogradContext* ctx, const Made& made, at::TensorList /*tensors that there are*/) {
-    ctx->save_for_backward(made.kept);
-    ctx->saved_data["calls"] = c10::IValue::make_capsule(c10::make_intrusive<KeptCalls>(made.calls));
+struct LayerNode : Function<LayerNode> {
+  // computed: the results, and what the backward pass gets: the tensors, the output and what was saved.
+  static variable_list forward(AutogradContext* ctx, const Computed& computed, at::TensorList /*inputs that are given*/) {
+    ctx->save_for_backward(computed.kept);
+    ctx->saved_data["calls"] = c10::IValue::make_capsule(c10::make_intrusive<KeptCalls>(computed.calls));
     ctx->set_materialize_grads(false);
-    return made.results;
+    return computed.results;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -161,7 +161,7 @@ struct Layer : Function<Layer> {
       needs[i] = ctx->needs_input_grad(given.size());
       given.push_back(i);
     }
-    variable_list results(1 + given.size());  // one for each argument of forward, of which `made` is no tensor
+    variable_list results(1 + given.size());  // one for each argument of forward; `computed` has none
     if (!grads[0].defined() && !grads[1].defined() && !grads[2].defined()) return results;
     variable_list found = seam::backward(calls.of_backward(), needs, std::move(tensors));
     for (size_t i = 0; i < given.size(); ++i) {
@@ -173,7 +173,8 @@ struct Layer : Function<Layer> {
   }
 };
 
-// Autograd refuses functions of C++ within torch.func, since it cannot know that they look at its levels.
+// Empties the stack of transforms for as long as it lives: autograd refuses C++ functions within torch.func, because it
+// cannot know that they handle its levels themselves.
 class NoTransforms {
  public:
   NoTransforms() {
@@ -195,8 +196,8 @@ variable_list wrapped(variable_list tensors, const std::optional<functorch::Dyna
   return tensors;
 }
 
-// What a level that differentiates, or none, sees of the calls: below(tensors of the level below), or computed(tensors) where
-// no transform is left; outside the graph of either.
+// The results at a level that differentiates, or below the last transform: below_it(tensors of the level below), or
+// computed(tensors) where no transform is left; neither is recorded in the graph.
 template <class Below, class Computed>
 variable_list results_of(const std::optional<functorch::DynamicLayer>& top, const variable_list& tensors,
                          const Below& below_it, const Computed& computed) {
@@ -217,7 +218,7 @@ variable_list forward(const Calls& calls, variable_list tensors) {
   if (top && top->key() == TransformType::Vmap) return over_axis(*top, calls, std::move(tensors), forward);
   const variable_list results =
       results_of(top, tensors, [&](variable_list inner) { return forward(calls, std::move(inner)); },
-                 [&](const variable_list& all) { return forward_each(calls, all); });
+                 [&](const variable_list& all) { return forward_calls(calls, all); });
   variable_list outer = wrapped(results, top), given;
   bool tracked = false;
   for (const Tensor& t : tensors) {
@@ -232,7 +233,7 @@ variable_list forward(const Calls& calls, variable_list tensors) {
   const NoTransforms none;
   const Tensor saved = outer.back();
   outer.pop_back();
-  outer = Layer::apply(Made{calls, std::move(outer), std::move(kept)}, at::TensorList(given));
+  outer = LayerNode::apply(Computed{calls, std::move(outer), std::move(kept)}, at::TensorList(given));
   outer.push_back(saved);
   return outer;
 }
@@ -246,7 +247,7 @@ variable_list backward(const Calls& calls, const std::vector<bool>& needs, varia
   }
   variable_list results =
       results_of(top, tensors, [&](variable_list inner) { return backward(calls, needs, std::move(inner)); },
-                 [&](const variable_list& all) { return backward_each(calls, needs, all); });
+                 [&](const variable_list& all) { return backward_calls(calls, needs, all); });
   results = wrapped(std::move(results), top);
   if (at::GradMode::is_enabled()) {
     const NoTransforms none;
@@ -255,7 +256,7 @@ variable_list backward(const Calls& calls, const std::vector<bool>& needs, varia
   return results;
 }
 
-// ---- Calls in turn ------------------------------------------------------------------------------------------------------
+// ---- One call after the other ------------------------------------------------------------------------------------------------------
 
 // The tensors of call i.
 variable_list of_call(const Calls& calls, const variable_list& tensors, int64_t i) {
@@ -293,50 +294,54 @@ Calls Calls::of_backward() const {
   return all;
 }
 
-variable_list forward_in_turn(const Calls& calls, const variable_list& tensors, Turns& turns) {
+variable_list forward_one_by_one(const Calls& calls, const variable_list& tensors, CallObserver& observer) {
   std::vector<variable_list> results;
   for (int64_t i = 0; i < (calls.several() ? calls.size : 1); ++i) {
-    turns.next_call();
+    observer.next_call();
     const variable_list own = of_call(calls, tensors, i);
     const at::TensorList weights = at::TensorList(own).slice(kWeights, calls.count);
     auto [output, h_n, c_n, saved] = masked_lstm_forward(
-        own[kInput], optional(own[kH0]), optional(own[kC0]), weights.vec(),
-        optionals(at::TensorList(own).slice(kWeights + calls.count)), optional(own[kLengths]), false, calls.save);
+        {own[kInput], optional(own[kH0]), optional(own[kC0]), weights.vec(),
+         optionals(at::TensorList(own).slice(kWeights + calls.count)), optional(own[kLengths])},
+        false, calls.save);
     results.push_back({output, h_n, c_n, saved});
   }
-  turns.end();
+  observer.end();
   return stacked(calls, results);
 }
 
-variable_list backward_in_turn(const Calls& calls, const std::vector<bool>& needs, const variable_list& tensors, Turns& turns) {
+variable_list backward_one_by_one(const Calls& calls, const std::vector<bool>& needs, const variable_list& tensors, CallObserver& observer) {
   const int64_t count = calls.count, first = kGrads + kWeights;
   const std::vector<bool> need_weights(needs.begin() + kWeights, needs.begin() + kWeights + count);
   const std::vector<bool> need_scores(needs.begin() + kWeights + count, needs.end());
   std::vector<variable_list> results;
   for (int64_t i = 0; i < (calls.several() ? calls.size : 1); ++i) {
-    turns.next_call();
+    observer.next_call();
     const variable_list own = of_call(calls, tensors, i);
     const at::TensorList all(own);
-    auto [input, h_0, c_0, weights, scores] = masked_lstm_backward(
-        optional(own[0]), optional(own[1]), optional(own[2]), own[kGrads + kInput], own[own.size() - 2],
-        optional(own[kGrads + kH0]), optional(own[kGrads + kC0]), own.back(), all.slice(first, count).vec(),
-        optionals(all.slice(first + count, count)), optional(own[kGrads + kLengths]), needs[kInput], needs[kH0],
-        needs[kC0], need_weights, need_scores, false, calls.clamp);
-    variable_list found = {undefined_if_none(input), undefined_if_none(h_0), undefined_if_none(c_0), Tensor()};
-    for (const auto* group : {&weights, &scores}) {
+    const LayerGradients grads = masked_lstm_backward(
+        {{own[kGrads + kInput], optional(own[kGrads + kH0]), optional(own[kGrads + kC0]), all.slice(first, count).vec(),
+          optionals(all.slice(first + count, count)), optional(own[kGrads + kLengths])},
+         optional(own[0]),
+         optional(own[1]),
+         optional(own[2]),
+         own[own.size() - 2],
+         own.back(),
+         false,
+         calls.clamp},
+        {needs[kInput], needs[kH0], needs[kC0], need_weights, need_scores});
+    variable_list found = {undefined_if_none(grads.input), undefined_if_none(grads.h_0), undefined_if_none(grads.c_0), Tensor()};
+    for (const auto* group : {&grads.weights, &grads.scores}) {
       for (const OptionalTensor& grad : *group) found.push_back(undefined_if_none(grad));
     }
     results.push_back(std::move(found));
   }
-  turns.end();
+  observer.end();
   return stacked(calls, results);
 }
 
-std::tuple<Tensor, Tensor, Tensor> masked_lstm_layer_transformed(const Tensor& input, const OptionalTensor& h_0,
-                                                                 const OptionalTensor& c_0,
-                                                                 const std::vector<Tensor>& weights,
-                                                                 const std::vector<OptionalTensor>& scores,
-                                                                 const OptionalTensor& lengths, bool clamp) {
+std::tuple<Tensor, Tensor, Tensor> masked_lstm_layer_transformed(const LayerArguments& arguments, bool clamp) {
+  const auto& [input, h_0, c_0, weights, scores, lengths] = arguments;
   TORCH_CHECK_VALUE(scores.size() == weights.size(), "scores must hold as many entries as weights, ", weights.size(),
                     ", but holds ", scores.size());
   variable_list tensors = {input, undefined_if_none(h_0), undefined_if_none(c_0), undefined_if_none(lengths)};

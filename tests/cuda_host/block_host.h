@@ -121,8 +121,8 @@ struct BlockOf {
     host::machine.barrier(*me, *me->cluster, host::Doing::sync_cluster, site);
   }
 
-  BlockOf<1, Held> alone() const { return {me}; }
-  BlockOf<CL, true> anew() const { return {me}; }
+  BlockOf<1, Held> single() const { return {me}; }
+  BlockOf<CL, true> opaque() const { return {me}; }
 
   int64_t clock() const { return 0; }
 
@@ -277,7 +277,7 @@ void launch_resident(Stream, int64_t groups, int64_t blocks, const typename K::P
 
 // Here one after the other.
 template <class K>
-void launch_together(Stream stream, int64_t clusters, const typename K::Params* calls, int64_t count) {
+void launch_batched(Stream stream, int64_t clusters, const typename K::Params* calls, int64_t count) {
   for (int64_t i = 0; i < count; ++i) launch<K>(stream, clusters, calls[i]);
 }
 

@@ -20,8 +20,9 @@ NAME = "seam_fast_cuda_host"
 KERNELS = sorted(CSRC.glob("cuda/*.cu"))
 SHARED = ("autograd", "binary_counts", "drawn_documents", "layer", "module_epoch", "rng", "trainer_base", "transforms")
 SHARED = (*(f"host/{name}.cpp" for name in SHARED), "common/quadrature_rules.cpp")
-HOST_SIDE = ("class_logits_cuda.cpp", "masked_lstm_cuda.cpp", "queued_epochs.cpp", "seam_trainer_cuda.cpp")
-SOURCES = [*KERNELS, *(CSRC / "cuda" / name for name in HOST_SIDE)]
+HOST_SIDE = ("class_logits_cuda", "masked_lstm_cuda", "queued_epochs", "vmap_calls_cuda", "seam_trainer_cuda")
+HOST_SIDE += tuple(f"seam_trainer_cuda_{part}" for part in ("evaluate", "params", "stages"))
+SOURCES = [*KERNELS, *(CSRC / "cuda" / f"{name}.cpp" for name in HOST_SIDE)]
 SOURCES += [*(CSRC / name for name in SHARED), HOST / "module.cpp"]
 
 
