@@ -1,4 +1,4 @@
-// What the backward pass of a cell reads, loaded a step before it is needed.
+// The data that the backward pass of a cell needs, loaded a step ahead.
 #pragma once
 
 #include "common/lstm_cell.h"
@@ -6,7 +6,7 @@
 
 namespace seam::gpu {
 
-// What a cell needs of the forward pass, and of those behind it.
+// What was saved of the forward pass, and the gradient of the output.
 struct CellBefore {
   float gates[kGates], c, c_prev, grad_output;
 };
@@ -24,7 +24,7 @@ SEAM_KERNEL CellBefore load_cell(const BackwardParams<T>& p, const Sequence& seq
   return cell;
 }
 
-// The same on the way back from a sequence's last step.
+// The same, step by step from a sequence's last step back.
 template <class T, bool Held>
 struct CellWalk {
   Walk<const T, Held> gates, grad_output;
@@ -35,7 +35,7 @@ struct CellWalk {
         grad_output(p.grad_output, s, sequence, step, unit),
         cells(p.cells, s, sequence, step, unit) {}
 
-  // `step`: where it stands; state: of its unit and sequence in c_0.
+  // `step`: the current one; state: index of the unit and sequence in c_0.
   SEAM_KERNEL CellBefore load_and_go_back(const BackwardParams<T>& p, int step, int64_t state) {
     CellBefore cell = {};
     const T* const at = gates.at(step);
@@ -54,7 +54,7 @@ struct CellWalk {
   }
 };
 
-// What is left of it to wait for the gradients of its step: formed before they are there.
+// The factors of a cell's gradients, formed before the gradients are known.
 template <class M>
 struct CellWaiting {
   CellFactors<M> factors = {};

@@ -1,4 +1,4 @@
-// Documents read on a GPU without gradients: by a module in training, and by any classifier of one layer in one direction.
+// Class logits on a GPU, without gradients: of a module in training, and of any classifier of one layer in one direction.
 #pragma once
 
 #include <algorithm>
@@ -8,10 +8,10 @@
 
 namespace seam::gpu {
 
-// A copy in memory of the host that the device can write while the host goes on; to be read after a wait.
+// An asynchronous copy to pinned host memory; to be read after synchronisation.
 Tensor copy_to_host(const Tensor& from);
 
-// The LSTM and the linear layer behind it, all on the device; scores: as many as lstm, or none.
+// The weights of the LSTM, their scores (or none each), and the linear layer after masking, all on the device.
 struct Reader {
   std::vector<Tensor> lstm;
   std::vector<OptionalTensor> scores;
@@ -19,7 +19,7 @@ struct Reader {
   bool read_last_word;
 };
 
-constexpr int64_t kPositionsAtOnce = int64_t{1} << 16;  // words; places.py reckons with them
+constexpr int64_t kPositionsAtOnce = int64_t{1} << 16;  // words of a piece; the Python code that chooses devices relies on it
 
 Tensor read_piece(const Reader& reader, const Tensor& x, const Tensor& lengths);
 Tensor joined(const std::vector<Tensor>& pieces, const Tensor& like);
@@ -27,8 +27,8 @@ Tensor joined(const std::vector<Tensor>& pieces, const Tensor& like);
 // As seam::class_logits, on the GPU that the weights are on; ids, lengths and the logits are on the CPU.
 Tensor class_logits(const std::vector<Tensor>& weights, const Tensor& ids, const Tensor& lengths, bool read_last_word);
 
-// Logits (N, C), on the device; x(first, count): what the LSTM sees of so many documents, (T, count, E); lengths: (N,), there.
-// By pieces of so many documents that memory does.
+// Logits (N, C), on the device, computed in pieces that limit memory. x(first, count): the LSTM's input for those documents,
+// (T, count, E); lengths: (N,), on the device.
 template <class Embed>
 Tensor read_documents(const Reader& reader, int64_t N, int64_t T, const Tensor& lengths, const Embed& x) {
   std::vector<Tensor> pieces;

@@ -1,6 +1,6 @@
-// Launches of several calls that know nothing of each other and are alike but for their tensors: each call notes its own, and
-// in the end those of the same place go out together, one launch for all calls. What short LSTMs need, of which a single one
-// keeps a few multiprocessors busy for as long as many keep all.
+// Collects the launches of several independent calls that differ only in their tensors: each call records its own, and in the end the
+// n-th launches of all calls are started as one. For short LSTMs, of which one keeps a few multiprocessors busy for as long as
+// many keep all.
 #pragma once
 
 #include <cstdint>
@@ -49,7 +49,7 @@ class CollectedLaunches {
   int64_t calls_ = 0;
 };
 
-// Where launches go: to a stream, or to be noted.
+// Where launches go: to a stream, or into a collection.
 struct Queue {
   void* stream = nullptr;  // cudaStream_t
   CollectedLaunches* collected = nullptr;

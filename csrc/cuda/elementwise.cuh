@@ -1,4 +1,4 @@
-// Kernels that touch each number once: what stands between products of the whole batch, and around them.
+// Elementwise kernels: the steps between the products of a matrix library, and small work around the recurrence.
 #pragma once
 
 #include "common/lstm_cell.h"
@@ -8,10 +8,10 @@
 
 namespace seam::gpu {
 
-// Each thread takes every count-th of `size` tasks.
+// A grid-stride loop over `size` tasks.
 struct Elementwise {
   static constexpr int kThreads = 256, kCluster = 1;
-  static constexpr bool kMayBeBatched = true;  // in launches of many calls
+  static constexpr bool kMayBeBatched = true;  // in launches of several calls, see block.cuh
   struct Smem {};
 
   template <class Body>
@@ -23,7 +23,7 @@ struct Elementwise {
 
 // ---- Before the recurrence ------------------------------------------------------------------------------------------
 
-// A sequence's rank is the number of those that are longer, or as long and before it.
+// A sequence's rank is the number of sequences that are longer, or as long with a lower index.
 struct Order : Elementwise {
   using Params = OrderParams;
 
@@ -75,7 +75,7 @@ struct Padding : Elementwise {
 
 // ---- The recurrence, one step at a time -----------------------------------------------------------------------------
 
-// Before the first step: the states by rank. Sequences without steps are done.
+// Before the first step: orders the states by rank. Writes the results of sequences without steps.
 template <class T>
 struct ForwardStart : Elementwise {
   using Params = ForwardStepParams<T>;
@@ -213,7 +213,7 @@ struct CopyRows : Elementwise {
   }
 };
 
-// Sums of columns, each over the rows of a part.
+// Sums of columns over the rows of each part.
 template <class T>
 struct ColumnSums {
   static constexpr int kThreads = 256, kCluster = 1, kColumns = 32, kRows = kThreads / kColumns;

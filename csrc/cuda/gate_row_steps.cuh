@@ -1,19 +1,23 @@
-// Training steps of one module, many in one launch, by a cluster of blocks that share the module by gate rows: a block owns
-// some hidden units with the four rows of each, their weights, and the scores of these. The specification is the CPU's engine
-// (../seam_trainer.cpp); what is made ahead is in seam_params.h. A step has three phases, between which the cluster meets:
+// Training steps of one module, many in one launch, by a cluster of blocks that divide the module by gate rows: a block owns some hidden
+// units with their four gate rows, the weights of these and their scores. The specification is the CPU's engine
+// (cpu/seam_trainer_cpu.cpp); what the host prepares is in seam_params.h. A step has three phases, with a cluster barrier between
+// them:
 //
-//   project   each block: x of all words times its own rows of W_ih
-//   recur     a block a document, one after the other where there are more: LSTM, head, loss, and back through time. Who has
-//             nothing to do brings the scores of the next step's new words up to date
-//   learn     each block: W_hh, W_ih and biases of its own rows take their step, and some of the words theirs. So does what
-//             comes behind the LSTM
+//   project   each block: x of all distinct words times its own rows of W_ih
+//   recur     each block takes a document, or several in turn: LSTM, head, loss, and back through time. Idle blocks bring the stale
+//             rows of the next step up to date
+//   learn     each block updates W_hh, W_ih and the biases of its own rows, and the rows of scores of some of the words; the linear
+//             layer and the head are updated, too
 //
-// A word that occurs several times in a batch is projected once, and its gradients are summed before they are multiplied.
-// What goes from block to block goes through the L2 cache, in rows that are copied into shared memory as they lie, by one
-// request where they are neighbours.
+// A word that occurs several times in a batch is projected once, and its gradients are summed before they are multiplied. Data passes
+// between blocks through the L2 cache, in rows that are copied into shared memory as they are, by one request where they are
+// contiguous.
 //
-// Every number is summed by one thread or tile in a fixed order, which does not depend on how many blocks there are: the same
-// input gives the same bits, on clusters of any size and whatever else the GPU does.
+// Every number is summed by one thread or tile in a fixed order, which does not depend on the number of blocks: the same input gives
+// the same bits, on clusters of any size and whatever else the GPU does.
+//
+// One file of 900 lines, because it is one kernel, whose phases share the layout of shared memory and the ownership of rows; its
+// reusable parts are in small_recurrence.cuh, tile_terms.cuh, seam_head.cuh and scores.cuh.
 #pragma once
 
 #include "bulk_copy.cuh"
@@ -23,7 +27,7 @@
 
 namespace seam::gpu {
 
-// Clocks of each phase, counted by a block's first thread where the extension is compiled with SEAM_PROFILE.
+// Clocks of each phase, measured by the first thread of each block if the extension is compiled with SEAM_PROFILE.
 struct Profile {
 #if defined(SEAM_PROFILE)
   int64_t last;
@@ -46,29 +50,29 @@ struct Profile {
 #endif
 };
 
-// Number: SplitTf32 or Tf32, how products are formed. HB: hidden units, as padded_units has them. CL: blocks of a cluster.
+// Number: SplitTf32 or Tf32, the arithmetic of products. HB: hidden units, rounded up by padded_units. CL: blocks of a cluster.
 template <class Number, int HB, int CL>
 struct GateRowSteps {
   static constexpr int kCluster = CL, kThreads = 256, kWarps = kThreads / 32;
   static constexpr bool kBatched = true;  // a launch takes steps of several modules, see block.cuh
-  static constexpr int kUnits = (HB + CL - 1) / CL;      // most that a block owns
-  static constexpr int kTilesM = (4 * kUnits + 15) / 16;  // of its rows: 16 each
-  static constexpr int kTilesN = (4 * kUnits + 7) / 8;    // 8 each
-  // Scores of tiles are read before their sums are there, of so many tiles as registers hold.
+  static constexpr int kUnits = (HB + CL - 1) / CL;      // the most units that a block owns
+  static constexpr int kTilesM = (4 * kUnits + 15) / 16;  // tiles of 16 of its rows
+  static constexpr int kTilesN = (4 * kUnits + 7) / 8;    // tiles of 8
+  // The scores of a tile are loaded before its sums are known, for as many tiles as there are registers for.
   static SEAM_KERNEL constexpr bool reads_ahead(int column) { return kTilesM * (column + 1) <= (HB <= 56 ? 2 : 1); }
   using Params = TrainParams;
-  using Block = BlockOf<CL, true>;  // in a phase
+  using Block = BlockOf<CL, true>;  // within a phase
   using Lstm = SmallRecurrence<HB>;
 
   static constexpr int kPlans = 3;
   struct Smem {
-    Shared<float, kLayoutFloats> memory;     // as GateRowLayout has it
-    Shared<int32_t, kListNumbers> lists;     // of the plan, from document_at on
+    Shared<float, kLayoutFloats> memory;     // in the layout of GateRowLayout
+    Shared<int32_t, kListNumbers> lists;     // the part of the plan from document_at on
     Shared<float, 2 * kMostClasses> logits;  // and their gradients
     Shared<PlanStep, kPlans> plans;          // of this step and the next two, [step % kPlans]
-    BulkCopy rows, weights;                  // x or hidden states; W_hh or W_ih
+    BulkCopy rows, weights;                  // copies of x or hidden states; of W_hh or W_ih
   };
-  struct BarrierParity {  // a thread's bits of these
+  struct BarrierParity {  // of the two copies, see BulkCopy::wait; one per thread
     bool rows = false, weights = false;
   };
   static_assert(sizeof(Smem) <= 227 * 1024);
@@ -83,12 +87,12 @@ struct GateRowSteps {
     block.sync_cluster();
     gather(block.opaque(), smem, p);
     block.sync_cluster();
-    uint32_t bad = 0;  // bit k: what SeamFailure calls k was not finite in the last step
+    uint32_t bad = 0;  // bit k is set if what SeamFailure calls k was not finite in the last step
     Profile profile(block, p);
 #pragma unroll 1
     for (int s = 0; s < p.steps; ++s) {
       project(block.opaque(), smem, p, s, parity, profile);
-      if (s > 0 && any_bad(block.opaque(), p, s - 1)) {  // all see the same
+      if (s > 0 && any_bad(block.opaque(), p, s - 1)) {  // the same in all blocks
         if (has_weight_hh(block.opaque(), smem, p, s)) smem.weights.wait(parity.weights);
         break;
       }
@@ -105,7 +109,7 @@ struct GateRowSteps {
       block.sync_cluster();
       profile.mark(block, p, 17);
     }
-    const int last = outcome.steps;  // the last step taken, by number, as it may turn out
+    const int last = outcome.steps;  // the index of the last step taken
     if (p.steps > 0 && any_bad(block.opaque(), p, last)) {
       outcome = {last, reason(block.opaque(), p, bad, number(block.opaque()), kNumbers), load(p.losses + last)};
     } else {
@@ -116,11 +120,11 @@ struct GateRowSteps {
   }
 
  private:
-  // A thread's number in the cluster, and how many there are.
+  // The index of a thread in the cluster, and how many there are.
   static SEAM_KERNEL int number(const Block& block) { return block.rank() * kThreads + block.thread(); }
   static constexpr int kNumbers = CL * kThreads;
 
-  // ---- Who owns what ----------------------------------------------------------------------------------------------------
+  // ---- Ownership --------------------------------------------------------------------------------------------------------
 
   static SEAM_KERNEL int first_unit(const TrainParams& p, int rank) {
     const int more = p.H % CL;
@@ -128,7 +132,7 @@ struct GateRowSteps {
   }
   static SEAM_KERNEL int units(const TrainParams& p, int rank) { return p.H / CL + (rank < p.H % CL); }
 
-  // Where lane `lane` has number j of a tile (m, n): its row of the block and its column.
+  // The row (of the block) and the column of number j of lane `lane` in a tile (m, n).
   static SEAM_KERNEL int row_in_tile(int m, int lane, int j) { return m * 16 + lane / 4 + j / 2 * 8; }
   static SEAM_KERNEL int column_in_tile(int n, int lane, int j) { return n * 8 + lane % 4 * 2 + j % 2; }
 
@@ -150,11 +154,11 @@ struct GateRowSteps {
 
   // ---- Before the first step, and after the last ------------------------------------------------------------------------
 
-  // Calls body(where the number is kept, tensor, index in it) for each number of the block's rows that exists, of W_ih or of
-  // W_hh with the biases behind it; and elsewhere(where) for those that only fill tiles.
+  // for_each_ih and for_each_hh call body(number, tensor, index in the tensor) for each weight of the block's rows, of W_ih, or of W_hh
+  // with the biases as two more columns; and elsewhere(number) for the padding of tiles.
   struct TiledScore {
-    float* state;   // (4, numbers): weight, score, exp_avg, exp_avg_sq
-    int numbers, i;  // and which of them
+    float* state;   // [4, numbers]: weight, score, exp_avg, exp_avg_sq
+    int numbers, i;  // and the index of this one
     int row, column;
     SEAM_KERNEL float get(int what) const { return load(state + what * numbers + i); }
     SEAM_KERNEL void set(int what, float value) const { store(state + what * numbers + i, value); }
@@ -234,7 +238,7 @@ struct GateRowSteps {
     for_each_hh(block, p, give, nothing);
   }
 
-  // What the words of the first step keep.
+  // The effective embeddings of the words of the first step.
   static SEAM_KERNEL void gather(const Block& block, const Smem& smem, const TrainParams& p) {
     const PlanStep plan = smem.plans.load(0);
 #pragma unroll 4
@@ -246,7 +250,7 @@ struct GateRowSteps {
     }
   }
 
-  // What a word keeps, into its row of x, if the step has it.
+  // Writes a word's effective embedding into its row of x, if the step has the word.
   struct IntoX {
     const float* weight;
     float* row;
@@ -256,7 +260,7 @@ struct GateRowSteps {
     }
   };
 
-  // Scores of rows that step s needs and the step before it leaves alone, and what these words keep.
+  // Brings the rows that step s needs, and that the step before it does not touch, up to date, and gathers their embeddings.
   static SEAM_KERNEL void update_stale_rows_for(const Block& block, const Smem& smem, const TrainParams& p, int s, int part,
                                         int parts) {
     const PlanStep plan = smem.plans.load(s % kPlans);
@@ -268,8 +272,7 @@ struct GateRowSteps {
                  });
   }
 
-  // Asks for the rows that will be brought up to date for step s: those of many modules beside one another do not all stay
-  // in the L2 cache.
+  // Prefetches the rows that will be brought up to date for step s: with many modules at a time they do not all stay in the L2 cache.
   static SEAM_KERNEL void prefetch_rows(const Block& block, const Smem& smem, const TrainParams& p, int s) {
     constexpr int kLine = 32;  // numbers
     const PlanStep plan = smem.plans.load(s % kPlans);
@@ -334,12 +337,12 @@ struct GateRowSteps {
     profile.mark(block, p, 1);
   }
 
-  // Whether the recurrent weights come into shared memory: where there is a document for them, and room.
+  // Whether this block copies W_hh into shared memory: if it has a document, and if there is room.
   static SEAM_KERNEL bool has_weight_hh(const Block& block, const Smem& smem, const TrainParams& p, int s) {
     return p.layout.weight_hh != 0 && block.rank() < smem.plans.load(s % kPlans).documents;
   }
 
-  // What a block that has a document needs behind the recurrence: linear layer and head as they stand.
+  // Loads what a block with a document needs after the recurrence: the linear layer and the head.
   static SEAM_KERNEL void fetch_head(const Block& block, Smem& smem, const TrainParams& p) {
     const int C = p.head.classes, weights = C * p.H;
     for (int i = block.thread(); i < linear_numbers(p.H, C); i += kThreads) {
@@ -354,7 +357,7 @@ struct GateRowSteps {
 
   static SEAM_KERNEL void recur(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad, BarrierParity& parity,
                                 Profile& profile) {
-    const int B = smem.plans.load(s % kPlans).documents, busy = B < CL ? B : CL;  // blocks that have documents
+    const int B = smem.plans.load(s % kPlans).documents, busy = B < CL ? B : CL;  // blocks with documents
     const int rank = block.rank(), idle = CL - busy;
     if (block.thread() == kThreads - 1) smem.plans.store((s + 2) % kPlans, load(p.plan + s + 2));
     if (rank >= busy) {
@@ -367,7 +370,7 @@ struct GateRowSteps {
     if (has_weight_hh(block, smem, p, s)) smem.weights.wait(parity.weights);
     block.sync();
     if (!first_half) {
-      // Where there are blocks without a document, only these: the two halves of a block are in each other's way.
+      // Only if there are no idle blocks: the two halves of a block slow each other down.
       const int part = rank * kWarps / 2 + block.warp() - kWarps / 2;
       if (idle == 0) update_stale_rows_for(block.opaque(), smem, p, s + 1, part, CL * kWarps / 2);
       return;
@@ -388,10 +391,9 @@ struct GateRowSteps {
     }
   }
 
-  // What of a document the first half of the block needs to know, read again wherever it is needed: it costs less than a
-  // register.
+  // What the first half of the block needs to know of a document; read again wherever it is needed, which is cheaper than a register.
   struct Document {
-    int index, steps, first;  // in the batch; words; its first place
+    int index, steps, first;  // in the batch; words; its first position
   };
   static SEAM_KERNEL Document document_at(const Smem& smem, int s, int document) {
     const int B = smem.plans.load(s % kPlans).documents;
@@ -402,7 +404,7 @@ struct GateRowSteps {
     return {p.layout.late, p.layout.factors, p.layout.hidden, p.layout.pitch_h};
   }
 
-  // Has copies of a document's gates begun, and lays its hidden states out: ones behind each, for the biases.
+  // Starts the copies of a document's gates, and initialises its hidden states, with two ones after each, for the biases.
   static SEAM_KERNEL void begin(const Block& block, Smem& smem, const TrainParams& p, int s, int document) {
     const SequenceLayout at = sequence_layout(p);
     const PlanStep plan = smem.plans.load(s % kPlans);
@@ -426,7 +428,7 @@ struct GateRowSteps {
     }
   }
 
-  // Calls body(source) with where the recurrent weights are to be had, as SmallRecurrence asks for them.
+  // Calls body(source), where source loads recurrent weights as SmallRecurrence requires, from shared or from global memory.
   template <class Body>
   static SEAM_KERNEL void with_weight_hh(const Smem& smem, const TrainParams& p, const Body& body) {
     const int first = p.layout.weight_hh;
@@ -451,7 +453,7 @@ struct GateRowSteps {
     profile.mark(block, p, 4);
   }
 
-  // Linear layer, head and the way back through time.
+  // Linear layer and head, and the recurrence back through time.
   static SEAM_KERNEL void back(const Block& block, Smem& smem, const TrainParams& p, int s, int document, uint32_t& bad,
                                Profile& profile) {
     const Lstm lstm = {p.H};
@@ -463,7 +465,7 @@ struct GateRowSteps {
     profile.mark(block, p, 6);
   }
 
-  // The class logits of a document, its loss, and the way back: the gradient of the thread's hidden unit, thread / 2.
+  // The class logits of a document and its loss. Returns the gradient of the last hidden state of the thread's unit, thread / 2.
   static SEAM_KERNEL float head(const Block& block, Smem& smem, const TrainParams& p, int s, int document, uint32_t& bad) {
     const SequenceLayout at = sequence_layout(p);
     const Document d = document_at(smem, s, document);
@@ -503,7 +505,7 @@ struct GateRowSteps {
     return unit < H ? dh : 0.0f;
   }
 
-  // A document's hidden states and gradients to where all blocks find them.
+  // Stores a document's hidden states and gradients in global memory, for all blocks.
   static SEAM_KERNEL void finish(const Block& block, const Smem& smem, const TrainParams& p, int s, int document) {
     const SequenceLayout at = sequence_layout(p);
     const Document d = document_at(smem, s, document);
@@ -531,7 +533,7 @@ struct GateRowSteps {
                                 Profile& profile) {
     const PlanStep plan = smem.plans.load(s % kPlans);
     const AdamStep<float> step = load(p.rows.step + (p.now - p.rows.first + s));
-    // The block's share of the words.
+    // The words whose rows this block updates.
     const int each = (plan.words + CL - 1) / CL, first_word = block.rank() * each;
     const int left = plan.words - first_word, mine = left < 0 ? 0 : left < each ? left : each;
     fetch(block.opaque(), smem, p, plan);
@@ -541,7 +543,7 @@ struct GateRowSteps {
     block.sync();
     profile.mark(block, p, 10);
     learn_hh(block.opaque(), smem, p, plan, step, bad);
-    if (block.warp() == kWarps - 1) {  // it has the fewest tiles
+    if (block.warp() == kWarps - 1) {  // the warp with the fewest tiles
       step_linear(p, plan, step, block.lane() * CL + block.rank(), 32 * CL, bad);
       if (block.rank() == CL - 1) step_head_of(p, plan, s, block.lane(), 32, bad);
     }
@@ -560,12 +562,12 @@ struct GateRowSteps {
     profile.mark(block, p, 16);
   }
 
-  // Gradients of the block's own rows, and hidden states: of all places, on their way into shared memory.
+  // Starts copies of the gradients of the block's own rows, and of the hidden states, of all positions, into shared memory.
   static SEAM_KERNEL void fetch(const Block& block, Smem& smem, const TrainParams& p, const PlanStep& plan) {
     const GateRowLayout& l = p.layout;
     const int P = plan.positions, own = units(p, block.rank());
     const float* const gates = p.rows_of_gates.d_gates + kGates * first_unit(p, block.rank());
-    // Half a warp has a place. A block with fewer units than others has rows of nothing, and so many terms fill the last
+    // Half a warp per position. Rows of a block with fewer units than others are zero, and so are the positions that fill up the last
     // eight.
     static_assert(kUnits <= 16);
     const int unit = block.lane() % 16;
@@ -580,11 +582,11 @@ struct GateRowSteps {
     }
   }
 
-  // Where in a plan's lists the places of words begin, and these.
+  // Where in the plan's lists the first position of each word is; and where the flat indices of the positions are.
   static SEAM_KERNEL int firsts(const PlanStep& plan) { return plan.word_at - plan.document_at + 2 * plan.words; }
   static SEAM_KERNEL int flat_indices(const PlanStep& plan) { return plan.flat_index_at - plan.document_at; }
 
-  // The gradients of all gates of the block's own words, a warp a word, over its places in their order.
+  // The gradients of all gates of the block's own words: a warp per word, summed over its positions in their order.
   static SEAM_KERNEL void sum_own(const Block& block, Smem& smem, const TrainParams& p, const PlanStep& plan,
                                   int first_word, int mine) {
     for (int u = block.warp(); u < mine; u += kWarps) {
@@ -611,7 +613,7 @@ struct GateRowSteps {
     }
   }
 
-  // The same of all words for the block's own rows.
+  // The same for all words, but only the block's own rows.
   static SEAM_KERNEL void sum_words(const Block& block, Smem& smem, const TrainParams& p, const PlanStep& plan) {
     const GateRowLayout& l = p.layout;
     const int U = plan.words;
@@ -639,7 +641,7 @@ struct GateRowSteps {
       weight = load_four(at), score = load_four(at + numbers);
       m = load_four(at + 2 * numbers), v = load_four(at + 3 * numbers);
     }
-    // One step, from the sums of their gradients: what the weights are from now on.
+    // One step from the sums of their gradients. Returns the effective weights after it.
     SEAM_KERNEL Four step(float* at, int numbers, AdamRule<float> rule, const AdamStep<float>& step,
                           const float (&penalty)[4], const float (&sum)[4]) {
       Four kept;
@@ -699,9 +701,9 @@ struct GateRowSteps {
     }
   }
 
-  static constexpr int kColumns = 2;  // of tiles that a warp has at a time
+  static constexpr int kColumns = 2;  // columns of tiles that a warp computes at a time
 
-  // The step of W_ih's scores. It asks for the weights as they were, which multiply_own needs.
+  // The step of W_ih's scores. Starts the copy of the old weights, which multiply_own needs.
   static SEAM_KERNEL void learn_ih(const Block& block, Smem& smem, const TrainParams& p, const PlanStep& plan, int s,
                                    const AdamStep<float>& step, uint32_t& bad) {
     const GateRowLayout& l = p.layout;
@@ -723,7 +725,7 @@ struct GateRowSteps {
           if (reads_ahead(k) && k < have && i < l.tiles_m()) tile[i][k].read(at(i, k), numbers);
         }
       }
-      if (n == block.warp()) fetch_weights(block, smem, p, s, 0);  // behind what is needed sooner
+      if (n == block.warp()) fetch_weights(block, smem, p, s, 0);  // after the loads that are needed sooner
       using Terms = TileTerms<Number, kTilesM, kColumns, kWarps>;
       typename Terms::Sums sums;
       Terms::add(block, smem.memory, ByTerm{l.d_words, l.pitch_r, l.rows}, ByTerm{l.x, l.pitch_e, l.pitch_e}, 0, n, have,
@@ -752,7 +754,7 @@ struct GateRowSteps {
     }
   }
 
-  // W_ih, all of it or a part, as this step has it.
+  // Starts the copy of this step's W_ih, or of a part of it, from row `first` on.
   static SEAM_KERNEL void fetch_weights(const Block& block, Smem& smem, const TrainParams& p, int s, int first) {
     const GateRowLayout& l = p.layout;
     const int left = kGates * p.H - first, rows = left < l.chunk ? left : l.chunk;
@@ -763,14 +765,14 @@ struct GateRowSteps {
     }
   }
 
-  // The gradients of x of the block's own words, where those of the gates of all words have been. The first part of W_ih
-  // is on its way.
+  // The gradients of x of the block's own words; they overwrite the gradients of the gates of all words. The copy of the first part of
+  // W_ih is in flight.
   static SEAM_KERNEL void multiply_own(const Block& block, Smem& smem, const TrainParams& p, int s, int mine, BarrierParity& parity,
                                        Profile& profile) {
     const GateRowLayout& l = p.layout;
     const int tiles = l.pitch_e / 8, G = kGates * p.H, g = block.lane() / 4, t = block.lane() % 4;
     const int rounds = (mine + 15) / 16, parts = (G + l.chunk - 1) / l.chunk;
-    // What fills up the last eight gate rows of a word counts for nothing, but must be a number.
+    // The padding of the last eight gate rows of a word is multiplied by zero, but must be finite.
     for (int i = block.thread(); i < mine * (eights(G) - G); i += kThreads) {
       smem.memory.store(l.own + i / (eights(G) - G) * l.pitch_g + G + i % (eights(G) - G), 0.0f);
     }
@@ -814,13 +816,13 @@ struct GateRowSteps {
     profile.mark(block, p, 15);
   }
 
-  // The scores of the block's own words, and what these keep in the next step, if it has them. A warp has a word at a time,
-  // a lane W neighbouring numbers of it. So much as registers hold is read before the gradients are there.
+  // Updates the scores of the block's own words, and gathers their effective embeddings for the next step, if it has these words. A warp
+  // takes a word at a time, a lane W adjacent numbers of it. As much as fits into registers is loaded before the gradients are known.
   struct OwnWords {
     static constexpr int kAhead = 1;
     Four weight[kAhead], score[kAhead], m[kAhead], v[kAhead];
 
-    // Of a word: where its weights are, and its scores.
+    // A word's weights and scores.
     struct Row {
       const float* weight;
       ScoreState<float> state;

@@ -1,4 +1,4 @@
-// A look at a module's scores: which are positive, how many, and whether all of them are finite.
+// The keep bits of a module's scores, how many are set, and whether all scores are finite.
 #pragma once
 
 #include "block.cuh"
@@ -7,7 +7,7 @@
 
 namespace seam::gpu {
 
-// A warp takes 32 neighbouring scores at a time. What it has counted stands in a row of its own, for the host to add up.
+// A warp takes 32 adjacent scores at a time. Its counts go into a row of their own, and the host adds these up.
 struct KeepBits {
   static constexpr int kThreads = 256, kCluster = 1;
   using Params = KeepBitsParams;
@@ -52,7 +52,7 @@ struct KeepBits {
     bits = (bits & 0x33333333u) + (bits >> 2 & 0x33333333u);
     return int(((bits + (bits >> 4)) & 0x0f0f0f0fu) * 0x01010101u >> 24);
   }
-  // The lowest bit of each byte as its highest, and so on.
+  // Reverses the bits of each byte: the order of numpy.packbits.
   static SEAM_KERNEL uint32_t first_highest(uint32_t bits) {
     bits = (bits >> 1 & 0x55555555u) | (bits & 0x55555555u) << 1;
     bits = (bits >> 2 & 0x33333333u) | (bits & 0x33333333u) << 2;

@@ -1,4 +1,4 @@
-// Starting a kernel on the GPU; tests/cuda_host/block_host.h has the same for the CPU.
+// Starts kernels on the GPU; tests/cuda_host/block_host.h has the same functions for the CPU.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 
 namespace seam::gpu {
 
-// Kernels that say so are started for several calls at once: kBatched always, kMayBeBatched at times.
+// Kernels with kBatched always run for several sets of parameters in one launch; those with kMayBeBatched may.
 template <class K, class = void>
 struct IsBatched : std::false_type {};
 template <class K>
@@ -31,7 +31,7 @@ namespace seam::gpu {
 
 inline void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // it has been told; the next call is not to blame
+  cudaGetLastError();  // clears the error, which the next call would return again
   throw std::runtime_error(std::string("seam-fast: ") + what + " failed: " + cudaGetErrorString(error));
 }
 
@@ -46,7 +46,7 @@ constexpr auto entry_of() {
   else return entry<K>;
 }
 
-// What a kernel needs beyond the ordinary has to be allowed on each device.
+// Shared memory and cluster sizes above the defaults have to be allowed on each device.
 template <class K, class Entry>
 cudaError_t allow(Entry entry) {
   constexpr size_t kOrdinary = 48 << 10;
@@ -69,7 +69,7 @@ cudaError_t allow() {
   return error;
 }
 
-// The same once on each device: asking takes about as long as starting a kernel.
+// The same, once on each device: it takes about as long as a launch.
 template <class K>
 void allow_once() {
   static std::atomic<uint64_t> allowed = 0;  // a bit for each device
@@ -125,7 +125,7 @@ void launch_batched(void* stream, int64_t clusters, const typename K::Params* ca
   }
 }
 
-// Groups of so many blocks, all of which are on the device at once: as many as `resident_blocks` allows.
+// Starts groups of `blocks` blocks, all of which run at once: at most `resident_blocks` in all.
 template <class K>
 void launch_resident(void* stream, int64_t groups, int64_t blocks, const typename K::Params& p) {
   static_assert(K::kCluster == 1);
@@ -139,8 +139,8 @@ void launch_resident(void* stream, int64_t groups, int64_t blocks, const typenam
   check(cudaLaunchKernelEx(&config, entry<K>, p), "starting a kernel");
 }
 
-// What ask(count) finds of a device and a kernel, 0 where it gives an error, which is nobody's; asked once of each, but that a
-// want of memory may pass. known: one more than the count.
+// Caches what ask(count) finds for a device, 0 where it returns an error, which is then cleared. An error for lack of memory is not
+// cached, since it may pass. known: one more than the count.
 constexpr int kDevices = 64;
 template <class Ask>
 int64_t asked_once(std::atomic<int> (&known)[kDevices], int device, const Ask& ask) {
@@ -156,8 +156,8 @@ int64_t asked_once(std::atomic<int> (&known)[kDevices], int device, const Ask& a
   return count;
 }
 
-// How many blocks of a kernel the device can run at once, for `launch_resident`: 0 where it cannot start such a kernel. Asked
-// once of each device.
+// How many blocks of a kernel the device can run at once, for `launch_resident`: 0 if it cannot start such a kernel. Cached per
+// device.
 template <class K>
 int64_t resident_blocks(int device) {
   static std::atomic<int> known[kDevices] = {};
@@ -174,8 +174,8 @@ int64_t resident_blocks(int device) {
   });
 }
 
-// How many clusters of a kernel the device can run at once: 0 where it has none so large, or too little shared memory, or
-// only code that was compiled for devices without clusters, which does nothing. Asked once of each device.
+// How many clusters of a kernel the device can run at once: 0 if it has no clusters of that size, too little shared memory, or only
+// code compiled for devices without clusters, which does nothing. Cached per device.
 template <class K>
 int64_t resident_clusters(int device) {
   static std::atomic<int> known[kDevices] = {};
@@ -212,7 +212,7 @@ int64_t resident_blocks(int) {
 
 namespace seam::gpu {
 
-// What is common to both meanings: a launch that may have to wait for others.
+// The same for GPU and CPU: a launch, which is only recorded where the queue collects launches.
 template <class K>
 void launch(const Queue& queue, int64_t clusters, const typename K::Params& p) {
   if (queue.collected) queue.collected->record<K>(clusters, p);

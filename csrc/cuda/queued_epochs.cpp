@@ -16,7 +16,7 @@ namespace seam::gpu {
 
 namespace {
 
-// body(i) for each i below count, by so many threads at most; the calling one is one of them. Throws what one of them threw.
+// Calls body(i) for each i below count, on at most `threads` threads, one of them the calling one. Rethrows an error of body.
 template <class Body>
 void on_threads(int64_t threads, size_t count, const Body& body) {
   std::atomic<size_t> next = 0;
@@ -34,7 +34,7 @@ void on_threads(int64_t threads, size_t count, const Body& body) {
   for (int64_t k = 1; k < std::min<int64_t>(threads, int64_t(count)); ++k) {
     try {
       others.emplace_back(work);
-    } catch (const std::system_error&) {  // there may be no more threads: those that there are do it all
+    } catch (const std::system_error&) {  // no more threads can be made: the others do all the work
       break;
     }
   }
@@ -54,53 +54,53 @@ QueuedEpochs::QueuedEpochs(std::vector<std::shared_ptr<SeamTrainer>> trainers, s
   for (const auto& trainer : trainers_) {
     auto* const staged = dynamic_cast<StagedTrainer*>(trainer.get());
     TORCH_CHECK_VALUE(staged, "epochs are taken together by trainers of a GPU alone");
-    TORCH_CHECK_VALUE(std::find(parts_.begin(), parts_.end(), staged) == parts_.end(), "a trainer has one epoch at a time");
-    TORCH_CHECK_VALUE(parts_.empty() || staged->device_tensor().device() == parts_[0]->device_tensor().device(),
+    TORCH_CHECK_VALUE(std::find(staged_.begin(), staged_.end(), staged) == staged_.end(), "a trainer has one epoch at a time");
+    TORCH_CHECK_VALUE(staged_.empty() || staged->device_tensor().device() == staged_[0]->device_tensor().device(),
                       "epochs are taken together by trainers on one GPU");
-    parts_.push_back(staged);
+    staged_.push_back(staged);
   }
-  const Tensor there = parts_[0]->device_tensor();
+  const Tensor there = staged_[0]->device_tensor();
   const c10::DeviceGuard guard(there.device());
   device_ = gpu::device_of(there);
-  drawn_.resize(parts_.size());
-  on_threads(threads, parts_.size(), [&](size_t i) { drawn_[i] = epochs_[i].documents->draw(epochs_[i].keys); });
-  for (size_t i = 0; i < parts_.size(); ++i) {
+  drawn_.resize(staged_.size());
+  on_threads(threads, staged_.size(), [&](size_t i) { drawn_[i] = epochs_[i].documents->draw(epochs_[i].keys); });
+  for (size_t i = 0; i < staged_.size(); ++i) {
     const DrawnDocuments& documents = *epochs_[i].documents;
     if (!documents.needs_base_logits()) continue;
     drawn_[i].target_probs = documents.soft_target_probs(drawn_[i], trainers_[i]->base_logits(drawn_[i].ids, drawn_[i].lengths));
   }
   size_t launches = 0;
   std::vector<TrainHeadParams> heads;
-  for (size_t i = 0; i < parts_.size(); ++i) {
-    parts_[i]->begin_staged(epochs_[i], drawn_[i]);
-    launches = std::max(launches, parts_[i]->launches());
-    if (const TrainHeadParams p = parts_[i]->prepare_head(); p.documents) heads.push_back(p);
+  for (size_t i = 0; i < staged_.size(); ++i) {
+    staged_[i]->begin_staged(epochs_[i], drawn_[i]);
+    launches = std::max(launches, staged_[i]->launches());
+    if (const TrainHeadParams p = staged_[i]->prepare_head(); p.documents) heads.push_back(p);
   }
   train_head(device_, heads.data(), int64_t(heads.size()));
   for (size_t launch = 0; launch < launches; ++launch) {
     std::vector<StagedTrainer*> running;
-    for (StagedTrainer* const part : parts_) {
+    for (StagedTrainer* const part : staged_) {
       if (launch < part->launches()) running.push_back(part);
     }
-    // While the device takes the steps of the launch before.
+    // While the device takes the steps of the previous launch.
     on_threads(threads, running.size(), [&](size_t i) { running[i]->plan_launch(launch); });
-    std::map<int, std::vector<TrainParams>> modules;  // by blocks of a cluster
+    std::map<int, std::vector<TrainParams>> modules;  // by the number of blocks of a cluster
     for (StagedTrainer* const part : running) {
       const TrainParams p = part->prepare_launch(device_, launch);
       if (p.layout.blocks) modules[p.layout.blocks].push_back(p);
     }
     for (const auto& [blocks, params] : modules) train_gate_rows(device_, params.data(), int64_t(params.size()));
   }
-  for (size_t i = 0; i < parts_.size(); ++i) parts_[i]->end_staged(epochs_[i]);
+  for (size_t i = 0; i < staged_.size(); ++i) staged_[i]->end_staged(epochs_[i]);
 }
 
 std::vector<SeamEpoch> QueuedEpochs::take() {
-  TORCH_CHECK_VALUE(!parts_.empty(), "these epochs have been taken already");
-  const c10::DeviceGuard guard(parts_[0]->device_tensor().device());
+  TORCH_CHECK_VALUE(!staged_.empty(), "these epochs have been taken already");
+  const c10::DeviceGuard guard(staged_[0]->device_tensor().device());
   wait_for(device_);
   std::vector<SeamEpoch> found;
-  std::exception_ptr error;  // the first: each part is taken, so that none waits for the next epoch with what this one left
-  const std::vector<StagedTrainer*> parts = std::exchange(parts_, {});
+  std::exception_ptr error;  // the first one: all are finished, so that none is left with the state of this epoch
+  const std::vector<StagedTrainer*> parts = std::exchange(staged_, {});
   for (size_t i = 0; i < parts.size(); ++i) {
     try {
       found.push_back(parts[i]->finish_staged(epochs_[i]));

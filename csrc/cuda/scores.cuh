@@ -1,4 +1,4 @@
-// Scores on a GPU: a step of each, and what the rows of the embedding have missed while their words did not occur.
+// Scores on a GPU: their update, and the lazy update of rows of the embedding.
 #pragma once
 
 #include "common/score_update.h"
@@ -9,20 +9,20 @@ namespace seam::gpu {
 
 SEAM_KERNEL bool is_finite(float x) { return (float_to_bits(x) & 0x7f800000u) != 0x7f800000u; }
 
-// The weight where it is kept, else 0.
+// The weight if its score is positive, else 0.
 SEAM_KERNEL float keep(float weight, float score) { return score > 0 ? weight : 0.0f; }
 SEAM_KERNEL float effective(const Scored& s, int64_t i) { return keep(load(s.weight + i), load(s.state.score + i)); }
 
 // ---- A step -----------------------------------------------------------------------------------------------------------
 
-// One step of N neighbouring scores, of which `count` exist, from the gradients of their effective weights.
+// One step of N adjacent scores, of which `count` exist, from the gradients of their effective weights. Calls
 // done(j, effective weight after the step).
 template <int N, class Done>
 SEAM_KERNEL void step_scores(const Scored& s, const AdamStep<float>& step, int64_t first, int count,
                              const float (&sum)[N], const Done& done) {
   float weight[N], score[N], m[N], v[N];
 #pragma unroll
-  for (int j = 0; j < N; ++j) {  // all reads before the first use, so that none waits for another
+  for (int j = 0; j < N; ++j) {  // all loads come before the first use, so that they overlap
     const int64_t i = first + (j < count ? j : 0);
     weight[j] = load(s.weight + i);
     score[j] = load(s.state.score + i);
@@ -45,7 +45,7 @@ SEAM_KERNEL void step_score(const Scored& s, const AdamStep<float>& step, int64_
   step_scores<1>(s, step, i, 1, one, [](int, float) {});
 }
 
-// The same for a parameter itself, as the head's are.
+// A step of a parameter that has no mask, as the head's.
 SEAM_KERNEL void step_parameter(const AdamRule<float>& rule, const AdamStep<float>& step, const ScoreState<float>& state,
                                 int64_t i, float gradient) {
   float value = load(state.score + i), m = load(state.exp_avg + i), v = load(state.exp_avg_sq + i);
@@ -55,9 +55,9 @@ SEAM_KERNEL void step_parameter(const AdamRule<float>& rule, const AdamStep<floa
   store(state.exp_avg_sq + i, v);
 }
 
-// ---- Missed steps -----------------------------------------------------------------------------------------------------
+// ---- Skipped steps ----------------------------------------------------------------------------------------------------
 
-// The nodes of a rule, one held by each lane.
+// The nodes of a quadrature rule, one in each lane.
 template <class B>
 struct HeldNodes {
   const B& block;
@@ -77,8 +77,7 @@ struct HeldNodes {
   SEAM_KERNEL float slope(int i) const { return block.shuffle(my_slope, i); }
 };
 
-// Four numbers that go the same way side by side, so that none waits for what another one computes; and M's arithmetic of
-// them.
+// Four numbers that are updated in parallel, as independent chains of instructions; and the arithmetic M for them.
 struct FourNumbers {
   float at[4];
   template <class F>
@@ -114,9 +113,9 @@ struct FourTimes {
   }
 };
 
-// Brings four numbers of a lane, of one row, from step `from` to step `now`. The rows of fewer than 128 numbers leave some
-// lanes with less; `exists` says which count. Whether a quadrature can be jumped is decided for these 128 of a row at a time, where
-// the CPU's engine decides for all of it: either way is as exact.
+// Brings four numbers of each lane, all of one row, from step `from` to step `now`. `exists` says which of the four are within the
+// row. Whether the closed form is accurate is decided for these 128 numbers at a time; the CPU decides for the whole row. Both
+// are equally accurate.
 template <class B>
 SEAM_KERNEL void apply_skipped_steps(const B& block, const RowsParams& p, int64_t from, int64_t now, const bool (&exists)[4],
                           FourNumbers& score, FourNumbers& m, FourNumbers& v) {
@@ -147,14 +146,14 @@ SEAM_KERNEL void apply_skipped_steps(const B& block, const RowsParams& p, int64_
   }
 }
 
-// What is to be done with a row's scores beside: `before` reads what `after` will need, a number each, early.
+// Extra work on an updated row's scores: none. `before` loads, early, what `after` will need for each number.
 struct NothingElse {
   SEAM_KERNEL float before(int32_t) const { return 0; }
   SEAM_KERNEL void after(int32_t, float, float) const {}
 };
 
-// A warp brings a row from step `from` on to step `now`; untouched: what a row that never occurred is at `now`.
-// other.after(e, other.before(e), score) follows for each number e.
+// A warp brings a row from step `from` to step `now`. untouched: the state at `now` of a row that never occurred. Calls
+// other.after(e, other.before(e), score) for each number e.
 template <class B, class Other>
 SEAM_KERNEL void update_stale_row(const B& block, const RowsParams& p, int64_t row, int64_t from, int64_t now,
                           const float (&untouched)[3], const Other& other) {
@@ -184,8 +183,8 @@ SEAM_KERNEL void update_stale_row(const B& block, const RowsParams& p, int64_t r
   }
 }
 
-// Warps `part`, part + parts, ... of those that share the work, on rows and steps as a plan's numbers have them.
-// other(row, number of its word): what is to be done with a row beside.
+// Brings the stale rows of a plan up to date: this warp those with the indices part, part + parts, ... other(row, index of its word)
+// gives the extra work for a row.
 template <class B, class Other>
 SEAM_KERNEL void update_stale_rows(const B& block, const RowsParams& p, const int32_t* stale, int64_t count, int64_t now,
                               const float (&untouched)[3], int64_t part, int64_t parts, const Other& other) {
@@ -197,7 +196,7 @@ SEAM_KERNEL void update_stale_rows(const B& block, const RowsParams& p, const in
   }
 }
 
-// Many blocks, for when somebody wants to look at all rows.
+// Brings all stale rows up to date, before scores are read. Many blocks.
 struct Flush {
   static constexpr int kThreads = 256, kCluster = 1;
   using Params = FlushParams;

@@ -11,7 +11,7 @@ namespace seam::gpu {
 
 namespace {
 
-// Calls run.with<Kernel>() with the kernel for a layer and a device; false where there is none.
+// Calls run.with<Kernel>() with the kernel for a layer on a device; returns false if there is none.
 template <class Run>
 bool with_kernel(const Device& device, int64_t hidden, int64_t batch, const Run& run) {
   using Small = SeamSteps<float, 64, 4, 2, false>;
@@ -65,7 +65,7 @@ void train_head(const Device& device, const TrainHeadParams* modules, int64_t co
 }
 
 void flush(const Device& device, const FlushParams& p) {
-  constexpr int64_t kRows = Flush::kThreads / 32;  // of a block at a time
+  constexpr int64_t kRows = Flush::kThreads / 32;  // per block at a time
   launch<Flush>(device.stream, std::min<int64_t>((p.stale + kRows - 1) / kRows, 4 * device.multiprocessors), p);
 }
 

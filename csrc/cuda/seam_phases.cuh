@@ -1,5 +1,5 @@
-// What a training step is made of where its state goes from phase to phase through the L2 cache: pieces that seam_steps.cuh
-// deals out to the blocks of one cluster, and wide_steps.cuh to all blocks of the GPU.
+// The phases of a training step whose state goes from phase to phase through the L2 cache: pieces of work that seam_steps.cuh
+// distributes over the blocks of one cluster, and wide_steps.cuh over all blocks of the GPU.
 #pragma once
 
 #include "panel_product.cuh"
@@ -13,12 +13,12 @@ template <class Number>
 struct SeamPhases {
   static constexpr int kThreads = 256, kWarps = kThreads / 32;
   using Product = PanelProduct<Number>;
-  using SingleBlock = BlockOf<1, true>;  // a block, for what it does by itself
+  using SingleBlock = BlockOf<1, true>;  // for code that a block runs without its cluster
   using Params = TrainParams;
 
-  // ---- Who does what ------------------------------------------------------------------------------------------------------
+  // ---- Tiles of work ------------------------------------------------------------------------------------------------------
 
-  // Tile `task` of a product of so many columns.
+  // The first row and column of tile number `task` of a product.
   struct TileAt {
     int m, n;
   };
@@ -32,7 +32,7 @@ struct SeamPhases {
 
   static SEAM_KERNEL const float* w_ih(const Params& p, int s) { return p.w_ih + int64_t(s % 2) * kGates * p.H * p.E; }
 
-  // The batch's documents as the recurrence sees them.
+  // The batch's documents as sequences of the recurrence.
   static SEAM_INLINE Sequences sequences(const Params& p, const PlanStep& plan) {
     const int32_t* const documents = p.numbers + plan.document_at;
     return {p.T, plan.documents, false, p.read_last_word ? documents : nullptr,
@@ -41,7 +41,7 @@ struct SeamPhases {
 
   // ---- Before the first step ----------------------------------------------------------------------------------------------
 
-  // Thread `number` of `numbers`, here and below.
+  // number, numbers: the index of this thread, and how many there are; here and below.
   static SEAM_KERNEL void prepare(const Params& p, int number, int numbers) {
     const int G = kGates * p.H;
 #pragma unroll 4
@@ -51,7 +51,7 @@ struct SeamPhases {
     for (int i = number; i < p.batch * p.H; i += numbers) store(p.output + i, 0.0f);
   }
 
-  // Rows that step s needs and that the step before it leaves alone. Block `part` of `parts`.
+  // Brings the rows that step s needs, and that the step before it does not touch, up to date. Block `part` of `parts`.
   template <class B>
   static SEAM_KERNEL void update_stale_rows_for(const B& block, const Params& p, const PlanStep& plan, int s, int part, int parts) {
     const float untouched[3] = {load(p.untouched + 3 * s), load(p.untouched + 3 * s + 1), load(p.untouched + 3 * s + 2)};
@@ -59,7 +59,7 @@ struct SeamPhases {
                  parts * kWarps, [](int32_t, int32_t) { return NothingElse{}; });
   }
 
-  // What a step's words keep.
+  // The effective embeddings of a step's words.
   static SEAM_KERNEL void gather(const Params& p, const PlanStep& plan, int number, int numbers) {
 #pragma unroll 4
     for (int i = number; i < plan.words * p.E; i += numbers) {
@@ -70,7 +70,7 @@ struct SeamPhases {
 
   // ---- The input projection -------------------------------------------------------------------------------------------------
 
-  // Tile `task` of the words' (U, E) times W_ih^T (E, 4H): done as in PanelProduct.
+  // Tile `task` of x (U, E) times W_ih^T (E, 4H), x the words' embeddings; `done` as in PanelProduct.
   template <class Done>
   static SEAM_KERNEL void project_tile(const SingleBlock& block, typename Product::Smem& smem, const Params& p, const PlanStep& plan,
                                        int s, int task, const Done& done) {
@@ -83,10 +83,10 @@ struct SeamPhases {
 
   template <int NB>
   struct HeadSmem {
-    Shared<float, NB * kMostClasses> logits, d_logits;  // [row of the tile, class]
+    Shared<float, NB * kMostClasses> logits, d_logits;  // [sequence of the tile, class]
   };
 
-  // Of the NB sequences of a tile, forward and back to their last hidden states.
+  // For the NB sequences of a tile: forward, and back to the gradients of their last hidden states.
   template <int NB>
   static SEAM_KERNEL void head(const SingleBlock& block, HeadSmem<NB>& smem, const Params& p, const PlanStep& plan,
                                const Sequences& sequences, int tile, uint32_t& bad) {
@@ -139,7 +139,7 @@ struct SeamPhases {
 
   // ---- Gradients ------------------------------------------------------------------------------------------------------------
 
-  // Tile `task` of the words' gradients, (U, 4H) times W_ih (4H, E): their rows of scores take their step.
+  // Tile `task` of the gradients of x, (U, 4H) times W_ih (4H, E), and the step of the words' rows of scores.
   static SEAM_KERNEL void step_rows_tile(const SingleBlock& block, typename Product::Smem& smem, const Params& p,
                                          const PlanStep& plan, int s, int task, const AdamStep<float>& step, uint32_t& bad) {
     const int G = kGates * p.H, E = p.E;

@@ -1,18 +1,18 @@
-// Training steps of one module, many in one launch, by one cluster of blocks, whose state goes from phase to phase through
-// the L2 cache: batches and bases of any size. gate_row_steps.cuh is several times as fast, and takes what its shared memory
-// holds. The specification is the CPU's engine (../seam_trainer.cpp); what is made ahead is in seam_params.h. A step has five phases,
-// between which the cluster meets:
+// Training steps of one module, many in one launch, by one cluster of blocks, with the state passed from phase to phase through the L2
+// cache: for batches and bases of any size. gate_row_steps.cuh is several times as fast, but must hold everything in shared memory.
+// The specification is the CPU's engine (cpu/seam_trainer_cpu.cpp); what the host prepares is in seam_params.h. A step has five
+// phases, with a cluster barrier between them:
 //
-//   project   the input projection of each distinct word, written to all places that hold it
+//   project   the input projection of each distinct word, written to all positions that hold the word
 //   recur     blocks take sequences of their own (or share the units of all): LSTM, head, loss, and back through time.
-//             Blocks without sequences meanwhile bring the next step's rows of scores up to date
-//   collect   gradients of words summed over their places; W_hh, biases, linear layer and head take their step
-//   learn     the gradients of W_ih and of the words' rows, which take their step
-//   gather    what the next step's words keep
+//             Blocks without sequences meanwhile bring the stale rows of the next step up to date
+//   collect   gradients summed over the positions of each word; update of W_hh, biases, linear layer and head
+//   learn     gradients and update of W_ih and of the words' rows
+//   gather    the effective embeddings of the next step's words
 //
-// Products are dealt out in tiles, so every number is summed by one thread in a fixed order: the same input gives the same
-// bits, whatever else the GPU does. Weights of the recurrence stay in registers through all time steps; everything that
-// goes from phase to phase is a few hundred kilobytes, which stay in the L2 cache.
+// Products are divided into tiles, so that every number is summed by one thread in a fixed order: the same input gives the same bits,
+// whatever else the GPU does. Weights of the recurrence stay in registers over all time steps; all that passes from phase to phase
+// is a few hundred kilobytes, which stay in the L2 cache.
 #pragma once
 
 #include "recurrent.cuh"
@@ -38,16 +38,16 @@ struct SeamSteps {
   static_assert(!kTiles || NB == kTileColumns);
   static_assert(Forward::kThreads == kThreads && Backward::kThreads == kThreads);
   using Params = TrainParams;
-  using Block = BlockOf<CL, true>;  // in a phase
+  using Block = BlockOf<CL, true>;  // within a phase
 
   struct Smem {
-    union {  // one after the other
+    union {  // used one after the other
       typename Product::Smem product;
       typename Forward::Smem forward;
       typename Backward::Smem backward;
       typename Phases::template HeadSmem<NB> head;
     };
-    Shared<PlanStep, 2> plans;  // of this step and the next, [step % 2]: as shared memory they take no registers
+    Shared<PlanStep, 2> plans;  // of this step and the next, [step % 2]; in shared memory, to save registers
   };
 
   static SEAM_KERNEL void run(const BlockOf<CL>& block, Smem& smem, const Params& p) {
@@ -60,7 +60,7 @@ struct SeamSteps {
     block.sync_cluster();
 #pragma unroll 1
     for (int s = 0; s < p.steps; ++s) {
-      uint32_t bad = 0;  // bit k: what SeamFailure calls k is not finite
+      uint32_t bad = 0;  // bit k is set if what SeamFailure calls k is not finite
       project(block.opaque(), smem, p, s);
       block.sync_cluster();
       recur(block.opaque(), smem, p, s, bad);
@@ -73,7 +73,7 @@ struct SeamSteps {
       block.sync_cluster();
       gather(block.opaque(), smem, p, s + 1);
       if (block.thread() == 0) smem.plans.store(s % 2, load(p.plan + s + 2));
-      if (block.any(block.lane() < CL * kWarps && load(p.bad + block.lane() % (CL * kWarps)) != 0)) {  // all see the same
+      if (block.any(block.lane() < CL * kWarps && load(p.bad + block.lane() % (CL * kWarps)) != 0)) {  // the same in all blocks
         outcome = {s, reason(block.opaque(), p, bad, number(block.opaque()), kNumbers), load(p.losses + s)};
         break;
       }
@@ -86,7 +86,7 @@ struct SeamSteps {
  private:
   static_assert(CL * kWarps <= 32, "a lane for each warp of the cluster");
 
-  // A thread's number in the cluster, and how many there are.
+  // The index of a thread in the cluster, and how many there are.
   static SEAM_KERNEL int number(const Block& block) { return block.rank() * kThreads + block.thread(); }
   static constexpr int kNumbers = CL * kThreads;
 
@@ -131,7 +131,7 @@ struct SeamSteps {
 
   // ---- recur ------------------------------------------------------------------------------------------------------------
 
-  // The block as the recurrence sees it.
+  // The block for the recurrence: with its cluster, or without.
   static SEAM_KERNEL auto recurrence_block(const Block& block) {
     if constexpr (SharedUnits) return block;
     else return block.single();
@@ -163,8 +163,8 @@ struct SeamSteps {
     const int G = kGates * p.H, H = p.H;
     const int32_t* const flat_indices = p.numbers + plan.flat_index_at;
     const AdamStep<float> step = load(p.rows.step + (p.now - p.rows.first + s));
-    // The hidden states that the places began with lie a time step before them: `output` has one more in front. One
-    // column more is the bias, a weight of the number 1.
+    // The hidden state before a position is one time step before it: `output` has one more step in front. One more column is the bias,
+    // the weight of a constant 1.
     const int count = Phases::tiles(G, H + 1);
 #pragma unroll 1
     for (int task = block.rank(); task < count; task += CL) {
@@ -192,7 +192,7 @@ struct SeamSteps {
     step_head_of(p, plan, s, kNumbers - 1 - number(block), kNumbers, bad);
   }
 
-  // Gradients of the gates of each word, over its places in their order.
+  // The gradients of the gates of each word: sums over its positions, in their order.
   static SEAM_KERNEL void sum_positions(const Block& block, const Params& p, const PlanStep& plan) {
     const int G = kGates * p.H;
 #pragma unroll 1
@@ -218,7 +218,7 @@ struct SeamSteps {
         Phases::step_rows_tile(block.single(), smem.product, p, plan, s, task, step, bad);
       } else {
         const TileAt at = Phases::tile_at(task - of_rows, E);
-        float* const w = p.w_ih + int64_t((s + 1) % 2) * G * E;  // others still read this step's
+        float* const w = p.w_ih + int64_t((s + 1) % 2) * G * E;  // other blocks still read this step's
         Product::template multiply<false, false>(
             block.single(), smem.product, {p.d_words, G}, {p.x, E}, at.m, at.n, G, E, U,
             [&](int m, int n, int count, const float (&sum)[4]) {

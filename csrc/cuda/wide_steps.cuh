@@ -1,26 +1,26 @@
-// A training step of one module by the whole GPU, a launch for each phase: for batches of so many words that a cluster would
-// work on them for longer than ten launches take. The phases are those of seam_steps.cuh:
+// A training step of one module by the whole GPU, with a launch for each phase: for batches of so many words that a cluster would take
+// longer than ten launches. The phases are those of seam_steps.cuh:
 //
 //   WideProject   the input projection of each distinct word
-//   WideSpread    it goes to all places that hold the word, where the recurrence of the op (recurrent_plan.cuh) goes on
-//   WideHead      linear layer, head and loss, back to the last hidden states; and rows that the next step needs catch up.
-//                 Then the op's recurrence back through time
-//   WideSums      gradients of gates summed over pieces of each word's places; W_hh's and the biases' over parts of all places
-//   WideJoin      the sums of a word's pieces
-//   WideLearn     the words' rows take their step; W_ih's gradient over parts of the words
-//   WideFinish    sums of parts: W_hh, W_ih, biases, linear layer and head take their step
-//   WideGather    what the next step's words keep; whether everything was finite
+//   WideSpread    copies it to all positions that hold the word; then the op's recurrence (recurrent_plan.cuh) runs
+//   WideHead      linear layer, head and loss, back to the gradients of the last hidden states; brings the stale rows of the next
+//                 step up to date. Then the op's recurrence runs back through time
+//   WideSums      gradients of gates summed over pieces of each word's positions; those of W_hh and the biases over parts of all
+//   WideJoin      the sums over a word's pieces
+//   WideLearn     update of the words' rows; W_ih's gradient over parts of the words
+//   WideFinish    sums over the parts; update of W_hh, W_ih, biases, linear layer and head
+//   WideGather    the effective embeddings of the next step's words; whether everything was finite
 //
-// Frequent words are what cuts are made for: of 8,000 places 2,000 may hold the unknown word, and a thread that sums them one
-// after the other would be waited for. Each number is summed by one thread at a time in a fixed order, so the same input
-// gives the same bits. A step that has failed is noted and told; what later steps make of it stands for nothing.
+// Sums are divided into pieces because of frequent words: of 8,000 positions 2,000 may hold the unknown word, and a single thread that
+// summed them all would be waited for. Each number is summed in a fixed order, so the same input gives the same bits. A failed
+// step is recorded and reported; the results of later steps are meaningless.
 #pragma once
 
 #include "seam_phases.cuh"
 
 namespace seam::gpu {
 
-// Launches of 256 threads a block, without clusters.
+// Kernels of blocks of 256 threads, without clusters.
 struct WideKernel {
   static constexpr int kThreads = 256, kCluster = 1, kWarps = kThreads / 32;
   using Params = WideParams;
@@ -31,13 +31,13 @@ struct WideKernel {
   static SEAM_KERNEL AdamStep<float> adam_step_of(const WideParams& w) {
     return load(w.train.rows.step + (w.train.now - w.train.rows.first + w.step));
   }
-  // What any lane of the warp found, as bits.
+  // The union of the bits of all lanes of the warp.
   static SEAM_KERNEL uint32_t of_warp(const BlockOf<1>& block, uint32_t bad) {
 #pragma unroll
     for (int mask = 16; mask > 0; mask /= 2) bad |= block.shuffle_xor(bad, mask);
     return bad;
   }
-  // Each warp of a kernel leaves it: kernel 0, 1 or 2 of those that look.
+  // Each warp stores its bits for WideGather; kernel: 0, 1 or 2 of the kernels that check.
   static SEAM_KERNEL void leave(const BlockOf<1>& block, const WideParams& w, int kernel, uint32_t bad) {
     bad = of_warp(block, bad);
     const int at = (kernel * kWideBlocks + int(block.index())) * kWarps + block.warp();
@@ -45,7 +45,7 @@ struct WideKernel {
   }
 };
 
-// Where sums of a product go that are worked on later: rows `stride` apart.
+// Stores the sums of a product for a later kernel; rows are `stride` apart.
 struct StoreSums {
   float* to;
   int64_t stride;
@@ -66,7 +66,7 @@ struct WidePrepare : WideKernel {
     const TrainParams& p = w.train;
     Phases::prepare(p, number(block), numbers(block));
     Phases::update_stale_rows_for(block, p, w.plan, 0, int(block.index()), int(block.count()));
-    for (int i = number(block); i < kWideFlags; i += numbers(block)) store(w.scratch.flags + i, 0);  // not every block is there each time
+    for (int i = number(block); i < kWideFlags; i += numbers(block)) store(w.scratch.flags + i, 0);  // not every step has all blocks
     if (number(block) == 0) store(p.outcome, Outcome{0, -1, 0.0f});
   }
 };
@@ -85,7 +85,7 @@ struct WideProject : WideKernel {
   }
 };
 
-// The word that piece `piece` is of: the last one that begins with it or before.
+// The word of piece `piece`: the last one whose first piece is not after it.
 SEAM_KERNEL int word_of_piece(const int32_t* first_piece, int words, int piece) {
   int below = 0, end = words;
 #pragma unroll 1
@@ -118,11 +118,11 @@ struct WideSpread : WideKernel {
 };
 
 struct WideHead : WideKernel {
-  static constexpr int kDocuments = 4;  // of a block
+  static constexpr int kDocuments = 4;  // per block
   using Phases = SeamPhases<float>;
   using Smem = Phases::HeadSmem<kDocuments>;
   static SEAM_INLINE int tiles(const WideParams& w) { return (w.plan.documents + kDocuments - 1) / kDocuments; }
-  // Blocks that have documents; the others have rows.
+  // The number of blocks that take documents; the others update rows.
   static SEAM_INLINE int heads(const WideParams& w) { return tiles(w) < kWideBlocks / 2 ? tiles(w) : kWideBlocks / 2; }
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem& smem, const Params& w) {
@@ -162,7 +162,7 @@ struct WideSums : WideKernel {
   }
 
  private:
-  // As in seam_steps.cuh: one column more is the biases'.
+  // As in seam_steps.cuh, with one more column for the biases.
   static SEAM_KERNEL void multiply(const BlockOf<1>& block, Smem& smem, const Params& w, int part, int tile) {
     const TrainParams& p = w.train;
     const int G = kGates * p.H, H = p.H, first = part * kWidePositions, left = w.plan.positions - first;
@@ -243,8 +243,8 @@ struct WideLearn : WideKernel {
 
 struct WideFinish : WideKernel {
   using Smem = Nothing;
-  // The linear layer, the head and the loss, which are few numbers of many documents each: a warp has one at a time. In all;
-  // and blocks for them.
+  // The linear layer, the head and the loss: few numbers, each a sum over many documents, which a warp forms. How many there are; and
+  // the number of blocks for them.
   static SEAM_INLINE int small_numbers(const WideParams& w) { return w.train.head.classes * (w.train.H + 3) + 2 + 1; }
   static SEAM_INLINE int small(const WideParams& w) {
     const int wanted = (small_numbers(w) + kWarps - 1) / kWarps;
@@ -268,7 +268,7 @@ struct WideFinish : WideKernel {
   static SEAM_KERNEL void linear_and_head(const BlockOf<1>& block, const Params& w, int number, uint32_t& bad) {
     const TrainParams& p = w.train;
     const int H = p.H, C = p.head.classes, B = w.plan.documents, linear = C * H + C, head = 2 * C + 2;
-    // Of what d(b) gives of document b, times what x(b) gives.
+    // The sum over documents b of d(b) x(b).
     const auto sum_of = [&](const auto& d, const auto& x) {
       float sum = 0;
 #pragma unroll 4
@@ -337,7 +337,7 @@ struct WideGather : WideKernel {
   };
   static SEAM_INLINE int64_t size(const WideParams& w) { return int64_t(w.next.words) * w.train.E; }
 
-  // Of the step before the first one there is nothing to be told.
+  // Before the first step, step -1, there is nothing to report.
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem& smem, const Params& w) {
     SeamPhases<float>::gather(w.train, w.next, number(block), numbers(block));
     if (block.index() == 0 && w.step >= 0) conclude(block, smem, w);
