@@ -1,5 +1,5 @@
-// The Python bindings of the compiled part. Only this room includes pybind11 and torch/extension.h: both are slow to compile,
-// and everything behind them is easier to change when it does not depend on them.
+// The Python bindings of the compiled part. Only this room includes pybind11 and torch/extension.h: both are slow to
+// compile, and everything behind them is easier to change when it does not depend on them.
 
 #include <torch/extension.h>
 #include <torch/version.h>
@@ -114,16 +114,20 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 
 #ifdef SEAM_WITH_CUDA
   m.def("choose_cuda", &seam::gpu::choose, arg("recurrence"), arg("products"), "See csrc/cuda/masked_lstm_cuda.h.");
-  m.def("class_logits_on_gpu", &seam::gpu::class_logits, arg("weights"), arg("ids"), arg("lengths"), arg("read_last_word"),
-        NoGil(), "See csrc/cuda/class_logits_cuda.h.");
+  m.def("class_logits_on_gpu", &seam::gpu::class_logits, arg("weights"), arg("ids"), arg("lengths"),
+        arg("read_last_word"), NoGil(), "See csrc/cuda/class_logits_cuda.h.");
   m.def("choose_steps", &seam::gpu::choose_steps, arg("steps"), "See csrc/cuda/seam_trainer_cuda.h.");
-  m.def("modules_at_once", py::overload_cast<const at::Tensor&, int64_t, int64_t>(&seam::gpu::modules_at_once), arg("like"),
-        arg("hidden"), arg("batch"), "See csrc/cuda/seam_trainer_cuda.h.");
+  m.def("modules_at_once", py::overload_cast<const at::Tensor&, int64_t, int64_t>(&seam::gpu::modules_at_once),
+        arg("like"), arg("hidden"), arg("batch"), "See csrc/cuda/seam_trainer_cuda.h.");
 #endif
 
-  m.def("empty_scratch", [](int64_t size, py::object dtype) {
-    return seam::empty_scratch(size, at::TensorOptions(torch::python::detail::py_object_to_dtype(dtype)));
-  }, arg("size"), arg("dtype"), "An uninitialised tensor (size,), in huge pages where it is large; see csrc/cpu/huge_pages.h.");
+  m.def(
+      "empty_scratch",
+      [](int64_t size, py::object dtype) {
+        return seam::empty_scratch(size, at::TensorOptions(torch::python::detail::py_object_to_dtype(dtype)));
+      },
+      arg("size"), arg("dtype"),
+      "An uninitialised tensor (size,), in huge pages where it is large; see csrc/cpu/huge_pages.h.");
 
   seam::bind_trainer(m, &seam::SeamTrainer::make);
 #ifdef SEAM_WITH_CUDA

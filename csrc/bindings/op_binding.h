@@ -37,9 +37,8 @@ inline void bind_masked_lstm(pybind11::module_& m) {
   m.def(
       "masked_lstm_layer_transformed",
       [](const Tensor& input, const OptionalTensor& h_0, const OptionalTensor& c_0, const Weights& weights,
-         const Scores& scores, const OptionalTensor& lengths, bool clamp) {
-        return masked_lstm_layer_transformed({input, h_0, c_0, weights, scores, lengths}, clamp);
-      },
+         const Scores& scores, const OptionalTensor& lengths,
+         bool clamp) { return masked_lstm_layer_transformed({input, h_0, c_0, weights, scores, lengths}, clamp); },
       arg("input"), arg("h_0"), arg("c_0"), arg("weights"), arg("scores"), arg("lengths"), arg("clamp") = true, NoGil(),
       "See csrc/host/ops.h.");
   m.def(

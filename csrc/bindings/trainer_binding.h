@@ -18,7 +18,8 @@ inline void bind_trainer(pybind11::module_& m, MakeTrainer make) {
   namespace py = pybind11;
   using py::arg;
   using NoGil = py::call_guard<py::gil_scoped_release>;
-  py::class_<SeamTrainer, std::shared_ptr<SeamTrainer>>(m, "SeamTrainer", py::module_local(), "See csrc/host/seam_trainer.h.")
+  py::class_<SeamTrainer, std::shared_ptr<SeamTrainer>>(m, "SeamTrainer", py::module_local(),
+                                                        "See csrc/host/seam_trainer.h.")
       .def(py::init([make](std::vector<Tensor> weights, Tensor fed_ids, std::vector<Tensor> scores,
                            std::vector<Tensor> exp_avg, std::vector<Tensor> exp_avg_sq, std::vector<Tensor> head,
                            std::vector<Tensor> head_joint_moments, std::vector<Tensor> head_only_moments,
@@ -28,22 +29,23 @@ inline void bind_trainer(pybind11::module_& m, MakeTrainer make) {
                          {penalty, train_head, read_last_word, target_weight, lazy_update});
            }),
            arg("weights"), arg("fed_ids"), arg("scores"), arg("exp_avg"), arg("exp_avg_sq"), arg("head"),
-           arg("head_joint_moments"), arg("head_only_moments"), arg("penalty"), arg("train_head"), arg("read_last_word"),
-           arg("target_weight"), arg("lazy_update"))
+           arg("head_joint_moments"), arg("head_only_moments"), arg("penalty"), arg("train_head"),
+           arg("read_last_word"), arg("target_weight"), arg("lazy_update"))
       .def("begin_epoch", &SeamTrainer::begin_epoch, arg("lr_mask"), arg("lr_head"), arg("steps"), NoGil())
-      .def("train", &SeamTrainer::train, arg("score_rows"), arg("lengths"), arg("target_probs"), arg("batch"), arg("begin"),
-           arg("end"), NoGil())
-      .def("epoch", &SeamTrainer::epoch, arg("lr_mask"), arg("lr_head"), arg("score_rows"), arg("lengths"), arg("target_probs"),
-           arg("batch"), NoGil())
-      .def("run",
-           [](SeamTrainer& trainer, const DrawnDocuments& documents, const std::vector<uint64_t>& keys, double lr_mask,
-              double lr_head, int64_t batch, bool head_only, const OptionalTensor& ids, const OptionalTensor& score_rows,
-              const OptionalTensor& lengths, const OptionalTensor& is_target, const OptionalTensor& logits) {
-             return trainer.run(documents, keys, lr_mask, lr_head, batch, head_only,
-                                {ids, score_rows, lengths, is_target, logits});
-           },
-           arg("documents"), arg("keys"), arg("lr_mask"), arg("lr_head"), arg("batch"), arg("head_only"), arg("ids"),
-           arg("score_rows"), arg("lengths"), arg("is_target"), arg("logits"), NoGil())
+      .def("train", &SeamTrainer::train, arg("score_rows"), arg("lengths"), arg("target_probs"), arg("batch"),
+           arg("begin"), arg("end"), NoGil())
+      .def("epoch", &SeamTrainer::epoch, arg("lr_mask"), arg("lr_head"), arg("score_rows"), arg("lengths"),
+           arg("target_probs"), arg("batch"), NoGil())
+      .def(
+          "run",
+          [](SeamTrainer& trainer, const DrawnDocuments& documents, const std::vector<uint64_t>& keys, double lr_mask,
+             double lr_head, int64_t batch, bool head_only, const OptionalTensor& ids, const OptionalTensor& score_rows,
+             const OptionalTensor& lengths, const OptionalTensor& is_target, const OptionalTensor& logits) {
+            return trainer.run(documents, keys, lr_mask, lr_head, batch, head_only,
+                               {ids, score_rows, lengths, is_target, logits});
+          },
+          arg("documents"), arg("keys"), arg("lr_mask"), arg("lr_head"), arg("batch"), arg("head_only"), arg("ids"),
+          arg("score_rows"), arg("lengths"), arg("is_target"), arg("logits"), NoGil())
       .def("train_head", &SeamTrainer::train_head, arg("features"), arg("target_probs"), arg("batch"), arg("begin"),
            arg("end"), NoGil())
       .def("flush", &SeamTrainer::flush, NoGil())
@@ -58,15 +60,16 @@ inline void bind_trainer(pybind11::module_& m, MakeTrainer make) {
       .def_readonly("head", &SeamEvaluation::head)
       .def_readonly("logits", &SeamEvaluation::logits)
       .def_readonly("outputs", &SeamEvaluation::outputs);
-  m.def("documents_to_train",
-        [](const Tensor& row_of_id, int64_t absent_row, const Tensor& ids, const Tensor& lengths, const Tensor& labels,
-           py::object dtype, bool read_last_word) {
-          const at::ScalarType type = torch::python::detail::py_object_to_dtype(dtype);
-          const py::gil_scoped_release no_gil;
-          return documents_to_train(row_of_id, absent_row, ids, lengths, labels, type, read_last_word);
-        },
-        arg("row_of_id"), arg("absent_row"), arg("ids"), arg("lengths"), arg("labels"), arg("dtype"), arg("read_last_word"),
-        "See csrc/host/seam_trainer.h.");
+  m.def(
+      "documents_to_train",
+      [](const Tensor& row_of_id, int64_t absent_row, const Tensor& ids, const Tensor& lengths, const Tensor& labels,
+         py::object dtype, bool read_last_word) {
+        const at::ScalarType type = torch::python::detail::py_object_to_dtype(dtype);
+        const py::gil_scoped_release no_gil;
+        return documents_to_train(row_of_id, absent_row, ids, lengths, labels, type, read_last_word);
+      },
+      arg("row_of_id"), arg("absent_row"), arg("ids"), arg("lengths"), arg("labels"), arg("dtype"),
+      arg("read_last_word"), "See csrc/host/seam_trainer.h.");
   py::class_<BinaryCounts>(m, "BinaryCounts", py::module_local())
       .def_readonly("documents", &BinaryCounts::documents)
       .def_readonly("targets", &BinaryCounts::targets)
@@ -79,21 +82,27 @@ inline void bind_trainer(pybind11::module_& m, MakeTrainer make) {
       .def_readonly("evaluation", &SeamEpoch::evaluation)
       .def_readonly("counts", &SeamEpoch::counts);
   m.def("binary_counts", &binary_counts, arg("outputs"), arg("is_target"), NoGil(), "See csrc/host/binary_counts.h.");
-  py::class_<DrawnDocuments, std::shared_ptr<DrawnDocuments>>(m, "DrawnDocuments", py::module_local(), "See csrc/host/drawn_documents.h.")
-      .def(py::init([](Tensor ids, Tensor lengths, Tensor rest, Tensor targets, Tensor others, int64_t targets_per_epoch,
-                       int64_t others_per_epoch, int64_t unknown_id, uint64_t threshold, Tensor row_of_id, int64_t absent_row,
-                       py::object dtype, bool read_last_word, double distill_weight, std::vector<int64_t> target_classes) {
-             return DrawnDocuments({ids, lengths, rest, targets, others, targets_per_epoch, others_per_epoch, unknown_id, threshold, row_of_id,
-                                    absent_row, torch::python::detail::py_object_to_dtype(dtype), read_last_word, distill_weight,
-                                    target_classes});
-           }),
-           arg("ids"), arg("lengths"), arg("rest"), arg("targets"), arg("others"), arg("targets_per_epoch"),
-           arg("others_per_epoch"), arg("unknown_id"), arg("threshold"), arg("row_of_id"), arg("absent_row"), arg("dtype"),
-           arg("read_last_word"), arg("distill_weight"), arg("target_classes"))
-      .def("draw", [](const DrawnDocuments& documents, const std::vector<uint64_t>& keys) {
-        const auto [ids, score_rows, lengths, labels, target_probs] = documents.draw(keys);
-        return std::tuple(ids, score_rows, lengths, target_probs);
-      }, arg("keys"), NoGil());
+  py::class_<DrawnDocuments, std::shared_ptr<DrawnDocuments>>(m, "DrawnDocuments", py::module_local(),
+                                                              "See csrc/host/drawn_documents.h.")
+      .def(
+          py::init([](Tensor ids, Tensor lengths, Tensor rest, Tensor targets, Tensor others, int64_t targets_per_epoch,
+                      int64_t others_per_epoch, int64_t unknown_id, uint64_t threshold, Tensor row_of_id,
+                      int64_t absent_row, py::object dtype, bool read_last_word, double distill_weight,
+                      std::vector<int64_t> target_classes) {
+            return DrawnDocuments({ids, lengths, rest, targets, others, targets_per_epoch, others_per_epoch, unknown_id,
+                                   threshold, row_of_id, absent_row, torch::python::detail::py_object_to_dtype(dtype),
+                                   read_last_word, distill_weight, target_classes});
+          }),
+          arg("ids"), arg("lengths"), arg("rest"), arg("targets"), arg("others"), arg("targets_per_epoch"),
+          arg("others_per_epoch"), arg("unknown_id"), arg("threshold"), arg("row_of_id"), arg("absent_row"),
+          arg("dtype"), arg("read_last_word"), arg("distill_weight"), arg("target_classes"))
+      .def(
+          "draw",
+          [](const DrawnDocuments& documents, const std::vector<uint64_t>& keys) {
+            const auto [ids, score_rows, lengths, labels, target_probs] = documents.draw(keys);
+            return std::tuple(ids, score_rows, lengths, target_probs);
+          },
+          arg("keys"), NoGil());
   py::class_<SeamFailure>(m, "SeamFailure", py::module_local())
       .def_readonly("what", &SeamFailure::what)
       .def_readonly("loss", &SeamFailure::loss);

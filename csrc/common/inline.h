@@ -8,7 +8,7 @@
 #elif defined(_MSC_VER)
 #define SEAM_INLINE __forceinline
 #else
-// Always inlined (or else in an unnamed namespace), because each instruction set must get its own copy of a function: the
-// linker would keep one of them, perhaps with instructions that the CPU lacks.
+// Always inlined (or else in an unnamed namespace), because each instruction set must get its own copy of a function:
+// the linker would keep one of them, perhaps with instructions that the CPU lacks.
 #define SEAM_INLINE inline __attribute__((always_inline))
 #endif

@@ -1,14 +1,14 @@
 // The LSTM cell, forward and backward: the only gate equations of the compiled part, written once for host and device.
-// `M` supplies the arithmetic: a value type V (a scalar on the GPU, a SIMD vector on the CPU) and sigmoid, tanh, fma and
-// ratio on it. Gates come in the order i, f, g, o of torch.nn.LSTM.
+// `M` supplies the arithmetic: a value type V (a scalar on the GPU, a SIMD vector on the CPU) and sigmoid, tanh, fma
+// and ratio on it. Gates come in the order i, f, g, o of torch.nn.LSTM.
 #pragma once
 
 #include "inline.h"
 
 namespace {
 
-// The forward pass in two parts: a caller with several cells activates the gates of all of them first, so that the second
-// part does not wait for the first.
+// The forward pass in two parts: a caller with several cells activates the gates of all of them first, so that the
+// second part does not wait for the first.
 template <class M>
 SEAM_INLINE void activate(typename M::V (&gates)[4]) {
   gates[0] = M::sigmoid(gates[0]);
@@ -46,7 +46,8 @@ SEAM_INLINE CellGradient<M> cell_backward(const typename M::V (&gates)[4], typen
   return d;
 }
 
-// The same for callers that have the cell state, in two parts: first the factors of the gradients, before these are known.
+// The same for callers that have the cell state, in two parts: first the factors of the gradients, before these are
+// known.
 template <class M>
 struct CellFactors {
   typename M::V gates[4], c, c_prev;  // factors of dh for gate o and for c, of dc for the others

@@ -8,7 +8,7 @@ namespace seam {
 
 namespace {
 
-constexpr int kMost = 6;  // nodes of a part
+constexpr int kMost = 6;                  // nodes of a part
 constexpr int64_t kTransientSteps = 180;  // kBeta1^180 < 1e-8: later terms of the transient part are negligible
 
 // Eigenvalues of a symmetric n x n matrix, and the squared first components of its eigenvectors, by Jacobi rotations.
@@ -37,8 +37,9 @@ void eigen(int n, double (&a)[kMost][kMost], double* value, double* first_square
   for (int i = 0; i < n; ++i) value[i] = a[i][i], first_squared[i] = vector[i] * vector[i];
 }
 
-// Gaussian quadrature with n nodes for the sum over j = 1 .. count of ratio^j f(j), exact for polynomials of degree 2 n - 1. The
-// orthogonal polynomials of the sum come from Stieltjes' recurrence, nodes and weights from Golub and Welsch's algorithm.
+// Gaussian quadrature with n nodes for the sum over j = 1 .. count of ratio^j f(j), exact for polynomials of degree 2 n
+// - 1. The orthogonal polynomials of the sum come from Stieltjes' recurrence, nodes and weights from Golub and Welsch's
+// algorithm.
 void gauss(int64_t count, double ratio, int n, double* node, double* weight) {
   double matrix[kMost][kMost] = {}, total = 0, norm_before = 0, off = 0;
   double alpha[kMost], beta[kMost];

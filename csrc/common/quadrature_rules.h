@@ -14,8 +14,8 @@ constexpr int64_t kMaxSkippedSteps = 2048;  // of one rule; more steps take seve
 template <typename T>
 const QuadratureRule<T>& quadrature_rule(int64_t count);
 
-// Whether the rule for `count` steps, after t steps of Adam, is as accurate as replaying them. The nearest singularities of the
-// summed function are t steps away (the bias correction) and some 3,000 steps away.
+// Whether the rule for `count` steps, after t steps of Adam, is as accurate as replaying them. The nearest
+// singularities of the summed function are t steps away (the bias correction) and some 3,000 steps away.
 SEAM_INLINE bool quadrature_holds(int64_t t, int64_t count) { return t >= 1000 || (t >= 200 && count <= t / 8); }
 
 // Whether skipped steps are made up for in closed form; few are as quick to replay.

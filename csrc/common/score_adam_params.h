@@ -12,7 +12,7 @@ struct ScoreAdamParams {
   const T* weight;                  // [size] or null
   T* effective;                     // [size] or null: weight where score > 0 after the step, else 0
   double lr, beta1, beta2, eps, penalty;
-  int64_t step;                     // of this update, from 1
+  int64_t step;  // of this update, from 1
 };
 
 }  // namespace seam

@@ -26,7 +26,7 @@ struct AdamStep {
 constexpr int kMaxNodes = 8;
 template <typename T>
 struct QuadratureRule {
-  int transient, nodes;            // nodes [0, transient) are for the transient part of the sum, the others for the constant part
+  int transient, nodes;  // nodes [0, transient) are for the transient part of the sum, the others for the constant part
   double beta2_power[kMaxNodes];  // beta2^x, x a node
   T weight[kMaxNodes];
   T exp_avg_decay, exp_avg_sq_decay;  // beta1^count and beta2^count

@@ -1,7 +1,7 @@
 // The update of a score: straight-through gradient, clamped, plus penalty, then Adam; and the lazy update of scores of
-// embedding rows, which makes up for the steps in which a row's word did not occur, where the gradient was the penalty alone.
-// Written once for host and device, in the order of torch.optim.Adam's operations. `M` supplies the arithmetic, see
-// lstm_cell.h.
+// embedding rows, which makes up for the steps in which a row's word did not occur, where the gradient was the penalty
+// alone. Written once for host and device, in the order of torch.optim.Adam's operations. `M` supplies the arithmetic,
+// see lstm_cell.h.
 #pragma once
 
 #include "score_state.h"
@@ -43,18 +43,21 @@ SEAM_INLINE void replay(const AdamRule<T>& rule, const AdamStep<T>* step, int64_
 
 // The same steps in closed form. With the constant gradient g (the penalty), j steps after m and v,
 //   m_j = g + beta1^j (m - g)        v_j = g^2 + beta2^j (v - g^2)
-// and the score moves by -lr * sum_j m_j / (sqrt(v_j / (1 - beta2^(t+j))) + eps); beta1^t is negligible by then. The fraction
-// is a smooth function of j, so the sum is formed by Gaussian quadrature for sums over j = 1 .. k: one rule with the weights
-// beta1^j for the transient part (m - g), one with equal weights for the constant part g. At node i, v_j / (1 - beta2^(t+j))
-// is offset(i) + slope(i) (v - g^2); penalty_sq is g^2. Uses Adam's exact constants, which the single steps round to T.
-// Nodes: has count, of which the first `transient` are for the transient part; weight(i), offset(i), slope(i).
+// and the score moves by -lr * sum_j m_j / (sqrt(v_j / (1 - beta2^(t+j))) + eps); beta1^t is negligible by then. The
+// fraction is a smooth function of j, so the sum is formed by Gaussian quadrature for sums over j = 1 .. k: one rule
+// with the weights beta1^j for the transient part (m - g), one with equal weights for the constant part g. At node i,
+// v_j / (1 - beta2^(t+j)) is offset(i) + slope(i) (v - g^2); penalty_sq is g^2. Uses Adam's exact constants, which the
+// single steps round to T. Nodes: has count, of which the first `transient` are for the transient part; weight(i),
+// offset(i), slope(i).
 template <class M, typename T, class Nodes>
-SEAM_INLINE void closed_form_update(const AdamRule<T>& rule, const Nodes& nodes, T exp_avg_decay, T exp_avg_sq_decay, T penalty_sq, T lr,
-                      typename M::V& score, typename M::V& exp_avg, typename M::V& exp_avg_sq) {
+SEAM_INLINE void closed_form_update(const AdamRule<T>& rule, const Nodes& nodes, T exp_avg_decay, T exp_avg_sq_decay,
+                                    T penalty_sq, T lr, typename M::V& score, typename M::V& exp_avg,
+                                    typename M::V& exp_avg_sq) {
   const typename M::V m = exp_avg - M::set(rule.penalty), v = exp_avg_sq - M::set(penalty_sq);
   typename M::V transient = M::zero(), constant = M::zero();
   for (int i = 0; i < nodes.count; ++i) {
-    const typename M::V denominator = M::sqrt(M::fma(M::set(nodes.slope(i)), v, M::set(nodes.offset(i)))) + M::set(rule.eps);
+    const typename M::V denominator =
+        M::sqrt(M::fma(M::set(nodes.slope(i)), v, M::set(nodes.offset(i)))) + M::set(rule.eps);
     const typename M::V weight = M::set(nodes.weight(i)), inverse = M::inverse(denominator);
     if (i < nodes.transient) transient = M::fma(weight, inverse, transient);
     else constant = M::fma(weight, inverse, constant);

@@ -5,8 +5,8 @@
 #include "document_reader.h"
 #include "flush_denormals.h"
 #include "host/ops.h"
-#include "parallel.h"
 #include "host/trainer_base.h"
+#include "parallel.h"
 
 namespace seam {
 
@@ -20,8 +20,17 @@ std::vector<T> zeros_for(const std::vector<Tensor>& weights) {
 template <typename T>
 ClassifierWeights<T> unmasked(const std::vector<Tensor>& weights, const T* zeros) {
   auto data = [&](int w) { return weights[w].const_data_ptr<T>(); };
-  return {weights[kEmbedding].size(0), weights[kEmbedding].size(1), weights[kWeightHh].size(1), weights[kLinear].size(0),
-          {data(kWeightIh)}, {data(kWeightHh)}, {data(kBiasIh)}, {data(kBiasHh)}, data(kLinear), data(kLinearBias), zeros};
+  return {weights[kEmbedding].size(0),
+          weights[kEmbedding].size(1),
+          weights[kWeightHh].size(1),
+          weights[kLinear].size(0),
+          {data(kWeightIh)},
+          {data(kWeightHh)},
+          {data(kBiasIh)},
+          {data(kBiasHh)},
+          data(kLinear),
+          data(kLinearBias),
+          zeros};
 }
 
 template <typename T>
@@ -51,8 +60,8 @@ void read_all(const std::vector<Tensor>& weights, const Documents& d, int64_t co
 
 }  // namespace
 
-Tensor class_logits(const std::vector<Tensor>& weights, const Tensor& ids, const Tensor& lengths,
-                    bool read_last_word, const OptionalTensor& projected) {
+Tensor class_logits(const std::vector<Tensor>& weights, const Tensor& ids, const Tensor& lengths, bool read_last_word,
+                    const OptionalTensor& projected) {
   check_classifier(weights, {c10::DeviceType::CPU, true});
   if (projected) {
     check_same_kind(*projected, weights[kEmbedding], "projected");

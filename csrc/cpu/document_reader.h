@@ -7,8 +7,8 @@
 #include <numeric>
 #include <vector>
 
-#include "kernels.h"
 #include "huge_pages.h"
+#include "kernels.h"
 #include "sequence_plan.h"
 
 namespace seam {
@@ -50,7 +50,8 @@ class UniqueIndex {
   }
 
  private:
-  std::vector<int32_t> seen_;  // [values] first_ + the index; less than first_ if the value has not occurred in this batch
+  std::vector<int32_t>
+      seen_;  // [values] first_ + the index; less than first_ if the value has not occurred in this batch
   int64_t first_ = 1, next_ = 1;
 };
 
@@ -67,11 +68,12 @@ struct Documents {
   const int64_t* word;    // [documents, width]
   const int64_t* length;  // [documents], 1 to width
   int64_t width;
-  bool read_last_word;    // read out at the last real word, without padding; else at the last position
+  bool read_last_word;  // read out at the last real word, without padding; else at the last position
   int64_t steps_of(int64_t i) const { return read_last_word ? length[i] : width; }
 };
 
-// Indices of the documents, sorted by length where padding is not read, so that documents of similar length share a batch.
+// Indices of the documents, sorted by length where padding is not read, so that documents of similar length share a
+// batch.
 inline std::vector<int64_t> order_by_length(const Documents& d, int64_t count) {
   std::vector<int64_t> order(count);
   std::iota(order.begin(), order.end(), 0);
@@ -86,8 +88,9 @@ class DocumentReader {
  public:
   explicit DocumentReader(const CpuKernels<T>& kernels) : kernels_(kernels) {}
 
-  // logits[i, C] of the documents i in order[0, count). gather(position, out) writes the effective embedding of the word at
-  // d.word[position] and returns false if it is all 0; it is called once for each distinct word of some thousand documents.
+  // logits[i, C] of the documents i in order[0, count). gather(position, out) writes the effective embedding of the
+  // word at d.word[position] and returns false if it is all 0; it is called once for each distinct word of some
+  // thousand documents.
   template <class Gather>
   void read(const ClassifierWeights<T>& w, const Documents& d, const int64_t* order, int64_t count, Gather&& gather,
             T* logits) {
@@ -96,9 +99,9 @@ class DocumentReader {
       const int64_t end = std::min(at + kProjectedAtOnce, count);
       const int32_t* const number = project(w, d, order + at, end - at, gather);
       for (int64_t i = at; i < end; i += kDocumentsAtOnce) {
-        recur(w, d, order + i, std::min(kDocumentsAtOnce, end - i), projected_.get(0), [&](int64_t k, int64_t t) {
-          return number[(i - at + k) * d.width + t];
-        }, logits);
+        recur(
+            w, d, order + i, std::min(kDocumentsAtOnce, end - i), projected_.get(0),
+            [&](int64_t k, int64_t t) { return number[(i - at + k) * d.width + t]; }, logits);
       }
     }
   }
@@ -108,9 +111,9 @@ class DocumentReader {
                       const T* projected, T* logits) {
     pack(w);
     for (int64_t i = 0; i < count; i += kDocumentsAtOnce) {
-      recur(w, d, order + i, std::min(kDocumentsAtOnce, count - i), projected, [&](int64_t k, int64_t t) {
-        return int32_t(d.word[order[i + k] * d.width + t]);
-      }, logits);
+      recur(
+          w, d, order + i, std::min(kDocumentsAtOnce, count - i), projected,
+          [&](int64_t k, int64_t t) { return int32_t(d.word[order[i + k] * d.width + t]); }, logits);
     }
   }
 
@@ -149,7 +152,8 @@ class DocumentReader {
                      scratch_.get(kernels_.scratch_size(w.input_size, w.hidden_size, count)));
   }
 
-  // W_ih x + b of each distinct word, into projected_; returns the row there of each word of the documents, [count, width].
+  // W_ih x + b of each distinct word, into projected_; returns the row there of each word of the documents, [count,
+  // width].
   template <class Gather>
   const int32_t* project(const ClassifierWeights<T>& w, const Documents& d, const int64_t* order, int64_t count,
                          Gather&& gather) {
@@ -173,8 +177,8 @@ class DocumentReader {
     return number;
   }
 
-  // The LSTM and the linear layer over the documents order[0, B). row_of(k, t): the row of `projected` of word t of document
-  // order[k].
+  // The LSTM and the linear layer over the documents order[0, B). row_of(k, t): the row of `projected` of word t of
+  // document order[k].
   template <class RowOf>
   void recur(const ClassifierWeights<T>& w, const Documents& d, const int64_t* order, int64_t B, const T* projected,
              RowOf&& row_of, T* logits) {

@@ -1,9 +1,9 @@
 // The scores of a module's embedding rows, each brought up to date only when its word occurs.
 //
-// In a step in which a word does not occur, the gradient of its row is the penalty alone. So its update is lazy, as in sparse
-// Adam, but exact: a row remembers the last step that it has taken, and makes up for the steps it has skipped when its word
-// occurs again or when scores are read (`flush`), one by one (replay) or in closed form (quadrature). All rows that have never
-// occurred have the same state, which is kept as a single vector.
+// In a step in which a word does not occur, the gradient of its row is the penalty alone. So its update is lazy, as in
+// sparse Adam, but exact: a row remembers the last step that it has taken, and makes up for the steps it has skipped
+// when its word occurs again or when scores are read (`flush`), one by one (replay) or in closed form (quadrature). All
+// rows that have never occurred have the same state, which is kept as a single vector.
 #pragma once
 
 #include <algorithm>
@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "common/adam_constants.h"
-#include "kernels.h"
 #include "common/quadrature_rules.h"
+#include "kernels.h"
 
 namespace seam {
 
@@ -46,7 +46,7 @@ class EmbeddingRows {
     lr_ = lr;
   }
 
-  int64_t now() const { return now_; }          // steps taken
+  int64_t now() const { return now_; }  // steps taken
   int64_t steps_left() const { return int64_t(step_.size()) - (now_ - first_); }
   const AdamStep<T>& next_step() const { return step_[now_ - first_]; }
 
@@ -88,13 +88,15 @@ class EmbeddingRows {
 
   // One step of a row that is up to date; `take_step` then ends the step for all rows.
   void update(int64_t row, const T* sum) {
-    ScoreUpdate<T> p{width_, state_.at(row * width_), weight_ + int64_t{row_[row].word} * width_, sum, rule_, next_step()};
+    ScoreUpdate<T> p{width_,     state_.at(row * width_), weight_ + int64_t{row_[row].word} * width_, sum, rule_,
+                     next_step()};
     kernels_.update_scores(p);
     row_[row].last_step = int32_t(now_ + 1);
   }
 
   void take_step() {
-    ReplayParams<T> p{kUntouchedWidth, 1, {untouched_state_[0], untouched_state_[1], untouched_state_[2]}, rule_, &next_step()};
+    ReplayParams<T> p{
+        kUntouchedWidth, 1, {untouched_state_[0], untouched_state_[1], untouched_state_[2]}, rule_, &next_step()};
     kernels_.replay_steps(p);
     ++now_;
     if (mode_ == LazyUpdate::off) flush();
@@ -132,7 +134,8 @@ class EmbeddingRows {
     int32_t word;       // its row of `weight_`
   };
   static constexpr int32_t kUntouched = -1;
-  static constexpr int64_t kUntouchedWidth = 16;  // a whole SIMD vector, so that it goes through the same instructions as other rows
+  static constexpr int64_t kUntouchedWidth =
+      16;  // a whole SIMD vector, so that it goes through the same instructions as other rows
 
   void read_untouched_state() {
     const int64_t at = rows_ * width_;
@@ -155,7 +158,8 @@ class EmbeddingRows {
   ClosedFormParams<T> closed_form_params(ScoreState<T> state, int64_t from, int64_t count) const {
     const QuadratureRule<T>& quadrature = quadrature_rule<T>(count);
     const double power = beta2_power_[from - first_];
-    ClosedFormParams<T> p{width_, state, rule_, &quadrature, {}, {}, T(penalty_sq_), T(lr_), T(min_exp_avg_sq(power, penalty_sq_))};
+    ClosedFormParams<T> p{
+        width_, state, rule_, &quadrature, {}, {}, T(penalty_sq_), T(lr_), T(min_exp_avg_sq(power, penalty_sq_))};
     for (int i = 0; i < quadrature.nodes; ++i) {
       const QuadratureNode<T> node(power, quadrature.beta2_power[i], penalty_sq_);
       p.offset[i] = node.offset, p.slope[i] = node.slope;
@@ -169,13 +173,13 @@ class EmbeddingRows {
   ScoreState<T> state_;
   LazyUpdate mode_;
   AdamRule<T> rule_;
-  double penalty_sq_, lr_ = 0;              // the square of the penalty, the limit of exp_avg_sq
+  double penalty_sq_, lr_ = 0;  // the square of the penalty, the limit of exp_avg_sq
   int64_t now_ = 0, first_ = 0;
-  int64_t flushed_ = -1;              // steps taken before the last flush
+  int64_t flushed_ = -1;  // steps taken before the last flush
   std::vector<Row> row_;
-  std::vector<AdamStep<T>> step_;     // of this epoch, from step `first_` on
-  std::vector<double> beta2_power_;   // kBeta2^t, likewise
-  T untouched_state_[3][kUntouchedWidth];              // score, exp_avg, exp_avg_sq of rows that never occurred
+  std::vector<AdamStep<T>> step_;          // of this epoch, from step `first_` on
+  std::vector<double> beta2_power_;        // kBeta2^t, likewise
+  T untouched_state_[3][kUntouchedWidth];  // score, exp_avg, exp_avg_sq of rows that never occurred
 };
 
 }  // namespace seam

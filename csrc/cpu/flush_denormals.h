@@ -1,4 +1,5 @@
-// Treats denormal numbers as zero in this thread while it lives: vanishing gradients would otherwise slow everything down.
+// Treats denormal numbers as zero in this thread while it lives: vanishing gradients would otherwise slow everything
+// down.
 #pragma once
 
 #if defined(__SSE2__)

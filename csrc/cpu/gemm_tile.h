@@ -1,5 +1,5 @@
-// The matrix kernel: a tile of kRows x (NV vectors) stays in registers over the loop over k. All six products of an LSTM use
-// it; they differ in where the left rows come from, how the right panel was packed, and what follows the loop.
+// The matrix kernel: a tile of kRows x (NV vectors) stays in registers over the loop over k. All six products of an
+// LSTM use it; they differ in where the left rows come from, how the right panel was packed, and what follows the loop.
 #pragma once
 
 #include "common/masked_lstm_params.h"
@@ -13,8 +13,8 @@ constexpr int kRows = 6;  // 6 x 4 accumulators, a vector of the panel and 6 bro
 constexpr int kRows = 3;  // 3 x 4 accumulators, a vector of the panel and 3 broadcasts fill the 16 registers
 #endif
 constexpr int kVectors = 4;  // widest panel, in vectors
-// The depth of a panel, chosen for the cache. Sums are formed over so many terms and then added up, which keeps the rounding
-// error of long sums near that of blocked matrix libraries.
+// The depth of a panel, chosen for the cache. Sums are formed over so many terms and then added up, which keeps the
+// rounding error of long sums near that of blocked matrix libraries.
 constexpr int64_t kDepth = 256;
 
 template <typename T>
@@ -158,11 +158,11 @@ SEAM_INLINE void multiply_panel(Shape, const T* const (&left)[M], int64_t left_s
   }
 }
 
-// n lanes of a masked weight from row q and column k on: the weight where its score is positive, else 0. With keep bits, k must
-// be a multiple of the lanes.
+// n lanes of a masked weight from row q and column k on: the weight where its score is positive, else 0. With keep
+// bits, k must be a multiple of the lanes.
 template <class S>
-SEAM_INLINE typename S::V load_effective(const seam::Masked<typename S::Scalar>& w, int64_t columns, int64_t q, int64_t k,
-                                    int n) {
+SEAM_INLINE typename S::V load_effective(const seam::Masked<typename S::Scalar>& w, int64_t columns, int64_t q,
+                                         int64_t k, int n) {
   const int64_t at = q * columns + k;
   if (w.keep_bits) return S::load_where(S::bits(w.keep_bits + q * w.keep_bits_stride, k), w.weight + at, n);
   const auto v = S::load(w.weight + at, n);

@@ -1,5 +1,5 @@
-// Large tensors in huge pages, where the system gives them on request: strides of a few kilobytes through 4 KiB pages would
-// spend as much time on TLB misses as on computing.
+// Large tensors in huge pages, where the system gives them on request: strides of a few kilobytes through 4 KiB pages
+// would spend as much time on TLB misses as on computing.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -30,7 +30,7 @@ inline at::Tensor empty_scratch(int64_t size, at::TensorOptions options) {
     if (posix_memalign(&memory, page, whole) == 0) {
       std::unique_ptr<void, void (*)(void*)> owned(memory, std::free);
       madvise(memory, whole / page * page, MADV_HUGEPAGE);  // only a request: if it fails, ordinary pages do
-      auto& reporter = c10::profiledCPUMemoryReporter();  // so that torch's profiler counts this memory, too
+      auto& reporter = c10::profiledCPUMemoryReporter();    // so that torch's profiler counts this memory, too
       reporter.New(memory, whole);
       const auto give_back = [&reporter](void* taken) {
         reporter.Delete(taken);

@@ -1,5 +1,5 @@
-// Fills the table of one instruction set, at compile time, because none of its code may run before the CPU is known to have
-// that set. Included by each kernels_*.cpp, after the kernels.
+// Fills the table of one instruction set, at compile time, because none of its code may run before the CPU is known to
+// have that set. Included by each kernels_*.cpp, after the kernels.
 
 namespace {
 

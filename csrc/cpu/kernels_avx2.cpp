@@ -33,9 +33,7 @@
 #pragma GCC pop_options
 #endif
 
-static bool supported() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
+static bool supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
 const seam::Isa seam::kAvx2 = {"avx2", supported, kTable32, kTable64};
 

@@ -1,5 +1,5 @@
-// The masked LSTM op: checks its tensors, allocates, and hands pointers to the kernels stage by stage. A stage is shared
-// among threads as a whole; within it a thread runs all its time steps without waiting for the others.
+// The masked LSTM op: checks its tensors, allocates, and hands pointers to the kernels stage by stage. A stage is
+// shared among threads as a whole; within it a thread runs all its time steps without waiting for the others.
 #include "masked_lstm_cpu.h"
 
 #include <ATen/Dispatch.h>
@@ -26,12 +26,12 @@ constexpr int64_t kFreeScratch = int64_t{1} << 20;
 // From this many sequences on, packing W_hh again at each step costs little compared with the products. For smaller
 // batches all of W_hh is packed once, however much scratch that takes.
 constexpr int64_t kBatchThatHidesPacking = 16;
-// Rows after which the sums of the weights' gradients are updated: more rows would not stay in the cache, fewer would make
-// memory the bottleneck.
+// Rows after which the sums of the weights' gradients are updated: more rows would not stay in the cache, fewer would
+// make memory the bottleneck.
 constexpr int64_t kRowsPerChunk = 1024;
 constexpr Accepted kAccepted = {at::kCPU, false};
 
-// ---- The parameters of the kernels ----------------------------------------------------------------------------------------
+// ---- The parameters of the kernels ----------------------------------------------------------------------------------
 
 // The parameters of direction d that both passes have in common.
 template <typename T>
@@ -61,14 +61,15 @@ int64_t scratch_budget(const LayerSizes& l, int64_t element) {
 
 int64_t keep_bits_stride(int64_t hidden) { return (hidden + 15) / 16 * 2; }  // bytes for the bits of a row of W_hh
 
-// How many of `blocks` blocks of W_hh stay packed over all steps. The budget must also hold the keep bits of the others.
+// How many of `blocks` blocks of W_hh stay packed over all steps. The budget must also hold the keep bits of the
+// others.
 int64_t blocks_to_pack(const LayerSizes& l, int64_t blocks, int64_t block_size, int64_t budget, int64_t element) {
   if (l.B < kBatchThatHidesPacking || blocks * block_size <= budget) return blocks;
   return std::clamp<int64_t>((budget - kGates * l.H * keep_bits_stride(l.H) / element) / block_size, 0, blocks);
 }
 
-// The keep bits of W_hh, where blocks of it will be packed at every step: reading bits instead of scores halves the memory
-// traffic.
+// The keep bits of W_hh, where blocks of it will be packed at every step: reading bits instead of scores halves the
+// memory traffic.
 template <typename T>
 Tensor mark_keep_bits(MaskedLstmParams<T>& p, int64_t blocks, int64_t threads) {
   if (p.packed == blocks || !p.weight_hh.score) return {};
@@ -80,7 +81,7 @@ Tensor mark_keep_bits(MaskedLstmParams<T>& p, int64_t blocks, int64_t threads) {
   return kept;
 }
 
-// ---- Forward ------------------------------------------------------------------------------------------------------------
+// ---- Forward --------------------------------------------------------------------------------------------------------
 
 template <typename T>
 void forward_direction(MaskedLstmParams<T>& p, const LayerSizes& l, const SequencePlan& plan, const Tensor& input) {
@@ -179,7 +180,7 @@ void masked_lstm_forward_into(const LayerArguments& arguments, bool save, const 
   forward_into(check_layer(kAccepted, arguments), arguments, save, to);
 }
 
-// ---- Backward -----------------------------------------------------------------------------------------------------------
+// ---- Backward -------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -200,16 +201,17 @@ void scatter_ranks(T* out, const T* in, const SequencePlan& plan, int64_t H) {
 }
 
 template <typename T>
-void backward_direction(MaskedLstmBackwardParams<T>& p, const LayerSizes& l, const SequencePlan& plan, const Tensor& input,
-                        bool overwrite) {
+void backward_direction(MaskedLstmBackwardParams<T>& p, const LayerSizes& l, const SequencePlan& plan,
+                        const Tensor& input, bool overwrite) {
   const CpuKernels<T>& kernels = cpu_kernels<T>();
   const int64_t threads = threads_for(2 * operations(l, plan.rows()));
   const int64_t panel = kernels.scratch_size(l.I, l.H, plan.rows());
   const Tensor scratch = at::empty({threads * panel}, input.options());
   T* const scratch_data = scratch.mutable_data_ptr<T>();
 
-  // Gradients of gates overwrite the gates where that is allowed; else they go into a quarter of the scratch, some steps at a
-  // time. The number of steps must not depend on the number of threads, because sums over rows are formed chunk by chunk.
+  // Gradients of gates overwrite the gates where that is allowed; else they go into a quarter of the scratch, some
+  // steps at a time. The number of steps must not depend on the number of threads, because sums over rows are formed
+  // chunk by chunk.
   const int64_t step_size = std::max<int64_t>(kGates * l.H * l.B, 1);
   const int64_t chunk_steps =
       overwrite ? kRowsPerChunk / std::max<int64_t>(l.B, 1) : scratch_budget(l, sizeof(T)) / 4 / step_size;
@@ -289,7 +291,8 @@ void backward_into(const LayerSizes& l, const LayerBackwardArguments& arguments,
       p.need_h_0 = grads.h_0.has_value();
       p.d_h = d_h.mutable_data_ptr<scalar_t>();
       p.d_c = d_c.mutable_data_ptr<scalar_t>();
-      const scalar_t *h_n = held.contiguous<scalar_t>(arguments.grad_h_n), *c_n = held.contiguous<scalar_t>(arguments.grad_c_n);
+      const scalar_t *h_n = held.contiguous<scalar_t>(arguments.grad_h_n),
+                     *c_n = held.contiguous<scalar_t>(arguments.grad_c_n);
       gather_ranks(p.d_h, h_n ? h_n + state : nullptr, plan, l.H);
       gather_ranks(p.d_c, c_n ? c_n + state : nullptr, plan, l.H);
       if (sums[first].defined()) p.sum_ih = sums[first].mutable_data_ptr<scalar_t>();
@@ -308,8 +311,8 @@ void backward_into(const LayerSizes& l, const LayerBackwardArguments& arguments,
       for (int64_t i = first; i < first + l.per_direction; ++i) {
         const Tensor& sum = i - first < 2 ? sums[i] : sum_bias;
         if (!grads.weights[i] && !grads.scores[i]) continue;
-        finish<scalar_t>(sum.const_data_ptr<scalar_t>(), a.weights[i], a.scores[i], grads.weights[i],
-                         grads.scores[i], arguments.clamp);
+        finish<scalar_t>(sum.const_data_ptr<scalar_t>(), a.weights[i], a.scores[i], grads.weights[i], grads.scores[i],
+                         arguments.clamp);
       }
     }
   });

@@ -1,6 +1,6 @@
-// The masked LSTM for one instruction set. Masks are applied while weights are packed for the matrix tile; a score's gradient is
-// formed in the last pass over the sum over time and batch. One file, because forward and backward are made of the same blocks,
-// tiles and packed panels.
+// The masked LSTM for one instruction set. Masks are applied while weights are packed for the matrix tile; a score's
+// gradient is formed in the last pass over the sum over time and batch. One file, because forward and backward are made
+// of the same blocks, tiles and packed panels.
 #pragma once
 
 #include "common/lstm_cell.h"
@@ -16,10 +16,11 @@ using seam::MaskedLstmBackwardParams;
 using seam::MaskedLstmParams;
 
 constexpr int64_t kPanelGroup = 8;  // panels that are packed together and multiplied with the same left rows
-constexpr int64_t kRowBlock = 48;   // left rows that are multiplied with a panel before the next panel; a multiple of kRows
-constexpr int kLeftBlock = 48;      // gates whose gradients are copied together, a multiple of kRows, too
+constexpr int64_t kRowBlock =
+    48;                         // left rows that are multiplied with a panel before the next panel; a multiple of kRows
+constexpr int kLeftBlock = 48;  // gates whose gradients are copied together, a multiple of kRows, too
 
-// ---- Blocks of hidden units, each with its four gates -------------------------------------------------------------
+// ---- Blocks of hidden units, each with its four gates ---------------------------------------------------------------
 
 template <typename T>
 int64_t unit_blocks(int64_t hidden) {
@@ -55,11 +56,11 @@ int64_t row_tiles(int64_t batch) {
   return (batch + kRows - 1) / kRows;
 }
 
-// ---- The last few units of a layer, such as 2 of 50: their four gates share one vector ---------------------------------
+// ---- The last few units of a layer, such as 2 of 50: their four gates share one vector ------------------------------
 
-// In a block of their own they would take half as long as a whole block. A vector has the units of gate i, then of f, g, o; a
-// tile is kJointRows rows high, so that its cells, the units of one row after the other, fill whole vectors again. Sums and
-// cells have the same bits as in the other blocks.
+// In a block of their own they would take half as long as a whole block. A vector has the units of gate i, then of f,
+// g, o; a tile is kJointRows rows high, so that its cells, the units of one row after the other, fill whole vectors
+// again. Sums and cells have the same bits as in the other blocks.
 template <typename T>
 using Joint = std::conditional_t<Narrow<T>::kLanes >= 2 * kGates, Narrow<T>, Wide<T>>;
 template <typename T>
@@ -105,7 +106,7 @@ SEAM_INLINE void multiply_joint(const T* const (&left)[M], const T* panel, int64
   for (int m = 0; m < M; ++m) S::store(sums[m], acc[m][0]);
 }
 
-// ---- Forward ------------------------------------------------------------------------------------------------------
+// ---- Forward --------------------------------------------------------------------------------------------------------
 
 template <class S>
 SEAM_INLINE void load_gates(const typename S::Scalar* row, int64_t hidden, int64_t first, int units,
@@ -292,8 +293,8 @@ void recur_joint(const MaskedLstmParams<T>& p, int64_t step, int64_t k0, int64_t
   }
 }
 
-// The steps [from, to) of the row tiles [begin, end). Gates of a unit are next to each other in the tile, so that a cell
-// is finished while they are still in registers.
+// The steps [from, to) of the row tiles [begin, end). Gates of a unit are next to each other in the tile, so that a
+// cell is finished while they are still in registers.
 template <typename T>
 void recur(const MaskedLstmParams<T>& p, int64_t from, int64_t to, int64_t begin, int64_t end, T* panel) {
   const int64_t H = p.hidden_size, blocks = unit_blocks<T>(H);
@@ -306,7 +307,8 @@ void recur(const MaskedLstmParams<T>& p, int64_t from, int64_t to, int64_t begin
         for (int64_t k0 = 0, k1; k0 < H; k0 = k1) {
           k1 = k0 + kDepth < H ? k0 + kDepth : H;
           const bool joint = is_joint<T>(H, b);
-          const T* right = p.packed_hh + b * packed_block_size<T>(H) + k0 * (joint ? Joint<T>::kLanes : kGates * S::kLanes);
+          const T* right =
+              p.packed_hh + b * packed_block_size<T>(H) + k0 * (joint ? Joint<T>::kLanes : kGates * S::kLanes);
           if (joint) {
             if (b >= p.packed) pack_joint(p.weight_hh, H, H, first, units, k0, k1, panel), right = panel;
             with_constant<kJointUnits<T>>(units, [&](auto rest) {
@@ -358,7 +360,7 @@ void recur(const MaskedLstmParams<T>& p, int64_t from, int64_t to, int64_t begin
   }
 }
 
-// ---- Backward -----------------------------------------------------------------------------------------------------
+// ---- Backward -------------------------------------------------------------------------------------------------------
 
 // Depth [k0, k1) of one panel of a masked weight's columns.
 template <typename T, class Shape>
@@ -381,8 +383,8 @@ void pack_recurrent_backward(const MaskedLstmBackwardParams<T>& p, int64_t begin
   }
 }
 
-// out(row) = W^T left(row) for the rows [begin, end) and the panels [b_begin, b_end) of W's columns, added to the old value
-// if `add`. W: [4H, columns], masked. The first `packed` panels are at packed_panels, the others are packed here.
+// out(row) = W^T left(row) for the rows [begin, end) and the panels [b_begin, b_end) of W's columns, added to the old
+// value if `add`. W: [4H, columns], masked. The first `packed` panels are at packed_panels, the others are packed here.
 template <typename T, class Left, class Out>
 SEAM_INLINE void multiply_columns(const seam::Masked<T>& w, int64_t G, int64_t columns, int64_t b_begin, int64_t b_end,
                                   int64_t begin, int64_t end, const T* packed_panels, int64_t packed, bool add,
@@ -485,7 +487,8 @@ int64_t scratch_size(int64_t input_size, int64_t hidden, int64_t rows) {
   return depth * ((panels < kPanelGroup ? panels : kPanelGroup) * kPanelWidth<T> + kLeftBlock);
 }
 
-// Copies d_gates of a few gates to [depth, kLeftBlock]: to read them column by column in place would miss the cache each time.
+// Copies d_gates of a few gates to [depth, kLeftBlock]: to read them column by column in place would miss the cache
+// each time.
 template <class S>
 SEAM_INLINE void copy_block(const typename S::Scalar* from, int64_t stride, int64_t depth, int width,
                             typename S::Scalar* to) {
@@ -592,7 +595,8 @@ void outer(const MaskedLstmBackwardParams<T>& p, int64_t from, int64_t to, int64
   if (p.sum_bias) bias_gradient(p, first_row, last_row, q_begin, q_end);
 }
 
-// The score's gradient: sum * weight, clamped to [-1, 1] if `clamp`. The weight's: the sum where the score is positive, else 0.
+// The score's gradient: sum * weight, clamped to [-1, 1] if `clamp`. The weight's: the sum where the score is positive,
+// else 0.
 template <typename T>
 void finish_gradient(const MaskedGradientParams<T>& p, int64_t begin, int64_t end) {
   using S = Wide<T>;

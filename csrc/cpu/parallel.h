@@ -1,4 +1,5 @@
-// Splits a range of independent tasks among torch's own threads. The result of a task never depends on which thread runs it.
+// Splits a range of independent tasks among torch's own threads. The result of a task never depends on which thread
+// runs it.
 #pragma once
 
 #include <ATen/Parallel.h>

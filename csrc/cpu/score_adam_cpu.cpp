@@ -6,8 +6,8 @@
 
 #include <atomic>
 
-#include "kernels.h"
 #include "host/ops.h"
+#include "kernels.h"
 #include "parallel.h"
 
 namespace seam {
@@ -19,9 +19,9 @@ int64_t score_adam(const Tensor& score, const OptionalTensor& grad, const Tensor
                    "score must be float32 or float64, but is ", score.scalar_type());
   TORCH_CHECK_VALUE(options.step >= 1, "step must be at least 1, but is ", options.step);
   TORCH_CHECK_VALUE(bool(weight) == bool(effective), "weight and effective must be given together");
-  const std::pair<OptionalTensor, const char*> tensors[] = {
-      {score, "score"},           {grad, "grad"},     {exp_avg, "exp_avg"},
-      {exp_avg_sq, "exp_avg_sq"}, {weight, "weight"}, {effective, "effective"}};
+  const std::pair<OptionalTensor, const char*> tensors[] = {{score, "score"},     {grad, "grad"},
+                                                            {exp_avg, "exp_avg"}, {exp_avg_sq, "exp_avg_sq"},
+                                                            {weight, "weight"},   {effective, "effective"}};
   for (const auto& [t, name] : tensors) {
     if (!t) continue;
     check_same_kind(*t, score, name);

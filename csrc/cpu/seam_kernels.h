@@ -78,7 +78,8 @@ bool closed_form_steps(const ClosedFormParams<T>& p) {
   const TabledNodes<T> nodes{p};
   each_vector<S>(p.size, [&](int64_t i, int n) {
     change<S>(p.state, i, n, [&](auto& score, auto& m, auto& v) {
-      closed_form_update<S>(p.rule, nodes, p.quadrature->exp_avg_decay, p.quadrature->exp_avg_sq_decay, p.penalty_sq, p.lr, score, m, v);
+      closed_form_update<S>(p.rule, nodes, p.quadrature->exp_avg_decay, p.quadrature->exp_avg_sq_decay, p.penalty_sq,
+                            p.lr, score, m, v);
     });
   });
   return true;

@@ -1,6 +1,7 @@
-// A training step: find the batch's distinct score rows ("unique rows"), bring them up to date and gather their effective
-// embeddings; project each of these once; run the LSTM by the op's kernels, then linear layer, head and loss; go back through
-// all of that, with the gradients of equal words summed before they are multiplied; and update each tensor of scores in one pass.
+// A training step: find the batch's distinct score rows ("unique rows"), bring them up to date and gather their
+// effective embeddings; project each of these once; run the LSTM by the op's kernels, then linear layer, head and loss;
+// go back through all of that, with the gradients of equal words summed before they are multiplied; and update each
+// tensor of scores in one pass.
 #include "seam_trainer_cpu.h"
 
 #include <ATen/Dispatch.h>
@@ -23,8 +24,9 @@ namespace seam::cpu {
 namespace {
 
 constexpr int64_t kRowsPerChunk = 1024;  // the weights' gradients are summed in chunks of so many rows, as in the op
-constexpr int64_t kRowsAhead = 4;              // how many rows ahead to prefetch
-constexpr int64_t kNumbersAhead = 1 << 15;     // prefetch rows of the next batch only if they have no more numbers than this
+constexpr int64_t kRowsAhead = 4;        // how many rows ahead to prefetch
+constexpr int64_t kNumbersAhead =
+    1 << 15;  // prefetch rows of the next batch only if they have no more numbers than this
 
 template <typename T>
 class Trainer final : public TrainerBase {
@@ -34,9 +36,9 @@ class Trainer final : public TrainerBase {
         kernels_(cpu_kernels<T>()),
         table_(tensors_.fed_ids.numel(), E_, tensors_.weights[kEmbedding].template const_data_ptr<T>(),
                tensors_.fed_ids.template const_data_ptr<int64_t>(), state(kEmbedding), options.penalty[kEmbedding],
-               options.lazy_update == "off"    ? LazyUpdate::off
+               options.lazy_update == "off"      ? LazyUpdate::off
                : options.lazy_update == "replay" ? LazyUpdate::replay
-                                              : LazyUpdate::quadrature,
+                                                 : LazyUpdate::quadrature,
                kernels_),
         zeros_(std::max(E_, H_), T(0)),
         reader_(kernels_) {
@@ -55,8 +57,9 @@ class Trainer final : public TrainerBase {
     table_.begin_epoch(lr_mask, steps);
   }
 
-  std::tuple<std::vector<double>, SeamFailure> train(const Tensor& score_rows, const Tensor& lengths, const Tensor& target_probs,
-                                                     int64_t batch, int64_t begin, int64_t end) override {
+  std::tuple<std::vector<double>, SeamFailure> train(const Tensor& score_rows, const Tensor& lengths,
+                                                     const Tensor& target_probs, int64_t batch, int64_t begin,
+                                                     int64_t end) override {
     const ExclusiveUse use(*this);
     check_documents(score_rows, at::kInt, "score_rows", lengths, begin, end, batch);
     batch = std::min(batch, std::max<int64_t>(end - begin, 1));
@@ -77,8 +80,8 @@ class Trainer final : public TrainerBase {
     return {losses, failure};
   }
 
-  std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features, const Tensor& target_probs, int64_t batch,
-                                                          int64_t begin, int64_t end) override {
+  std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features, const Tensor& target_probs,
+                                                          int64_t batch, int64_t begin, int64_t end) override {
     const ExclusiveUse use(*this);
     check_features(features);
     check_target_probs(target_probs, features.size(0));
@@ -88,7 +91,8 @@ class Trainer final : public TrainerBase {
     SeamFailure failure;
     for (int64_t at = begin; at < end && failure.what < 0; at += batch) {
       const int64_t B = std::min(batch, end - at);
-      const double loss = head_forward(features.const_data_ptr<T>() + at * C_, target_probs.const_data_ptr<T>() + 2 * at, B);
+      const double loss =
+          head_forward(features.const_data_ptr<T>() + at * C_, target_probs.const_data_ptr<T>() + 2 * at, B);
       if (!std::isfinite(loss)) {
         failure = {0, loss};
         break;
@@ -124,7 +128,8 @@ class Trainer final : public TrainerBase {
     return read(ids, score_rows, lengths);
   }
 
-  SeamEvaluation evaluate(const OptionalTensor& ids, const OptionalTensor& score_rows, const OptionalTensor& lengths) override {
+  SeamEvaluation evaluate(const OptionalTensor& ids, const OptionalTensor& score_rows,
+                          const OptionalTensor& lengths) override {
     const ExclusiveUse use(*this);
     table_.flush();
     SeamEvaluation evaluation;
@@ -152,11 +157,21 @@ class Trainer final : public TrainerBase {
     pack_linear();
     const Documents d{ids.const_data_ptr<int64_t>(), lengths.const_data_ptr<int64_t>(), ids.size(1),
                       options_.read_last_word};
-    const ClassifierWeights<T> w{tensors_.weights[kEmbedding].size(0), E_, H_, C_, masked(kWeightIh),
-                                 masked(kWeightHh), masked(kBiasIh), masked(kBiasHh), linear_, linear_bias_,
+    const ClassifierWeights<T> w{tensors_.weights[kEmbedding].size(0),
+                                 E_,
+                                 H_,
+                                 C_,
+                                 masked(kWeightIh),
+                                 masked(kWeightHh),
+                                 masked(kBiasIh),
+                                 masked(kBiasHh),
+                                 linear_,
+                                 linear_bias_,
                                  zeros_.data()};
     const int32_t* score_row = score_rows.const_data_ptr<int32_t>();
-    auto gather = [&](int64_t position, T* out) { return table_.gather_word(score_row[position], d.word[position], out); };
+    auto gather = [&](int64_t position, T* out) {
+      return table_.gather_word(score_row[position], d.word[position], out);
+    };
     const std::vector<int64_t> order = order_by_length(d, N);
     reader_.read(w, d, order.data(), N, gather, logits.mutable_data_ptr<T>());
     return logits;
@@ -176,7 +191,7 @@ class Trainer final : public TrainerBase {
   }
   Masked<T> masked(int w) const { return {weight_[w], tensors_.scores[w].template const_data_ptr<T>()}; }
 
-  // ---- A step --------------------------------------------------------------------------------------------------------
+  // ---- A step -------------------------------------------------------------------------------------------------------
 
   double step(const int32_t* score_row, const int64_t* lengths, const T* target_probs, int64_t B, int64_t T_,
               SeamFailure& failure) {
@@ -302,8 +317,9 @@ class Trainer final : public TrainerBase {
     }
   }
 
-  // Brings the unique rows up to date and gathers their effective embeddings, those that are not zero first; the others share one
-  // row of zeros behind them. Reorders unique_rows_, old index u becoming new_index_[u]; returns how many are not zero.
+  // Brings the unique rows up to date and gathers their effective embeddings, those that are not zero first; the others
+  // share one row of zeros behind them. Reorders unique_rows_, old index u becoming new_index_[u]; returns how many are
+  // not zero.
   int64_t gather_nonzero_first(T* x) {
     const int64_t U = int64_t(unique_rows_.size());
     new_index_.resize(U);
@@ -416,7 +432,7 @@ class Trainer final : public TrainerBase {
     return kernels.all_finite(d_head_.get(0) + 2 * C_, 2) ? -1 : 2 + kWeights;
   }
 
-  // ---- The head and the loss -------------------------------------------------------------------------------------------
+  // ---- The head and the loss ----------------------------------------------------------------------------------------
 
   // Returns the mean cross entropy in nats; keeps what head_backward needs.
   double head_forward(const T* logits, const T* target_probs, int64_t B) {
@@ -442,8 +458,8 @@ class Trainer final : public TrainerBase {
   // d_logits: (B, C) or null.
   void head_backward(int64_t B, T* d_logits) {
     T* const d_head = d_head_.get(2 * C_ + 2);
-    kernels_.linear_gradient({B, C_, 2, head_[0], positive_.get(0), d_outputs_.get(0), d_head, d_head + 2 * C_,
-                                      d_logits});
+    kernels_.linear_gradient(
+        {B, C_, 2, head_[0], positive_.get(0), d_outputs_.get(0), d_head, d_head + 2 * C_, d_logits});
     if (!d_logits) return;
     for (int64_t i = 0; i < B * C_; ++i) d_logits[i] = positive_.get(0)[i] > 0 ? d_logits[i] : T(0);
   }
@@ -452,7 +468,7 @@ class Trainer final : public TrainerBase {
     for (int i = 0; i < 2; ++i) {
       const Tensor& part = tensors_.head[i];
       kernels_.update_scores({part.numel(), score_state<T>(part, adam[2 * i], adam[2 * i + 1]), nullptr,
-                                      d_head_.get(0) + (i ? 2 * C_ : 0), head_rule_, step});
+                              d_head_.get(0) + (i ? 2 * C_ : 0), head_rule_, step});
     }
   }
 
@@ -485,9 +501,8 @@ class Trainer final : public TrainerBase {
 std::shared_ptr<SeamTrainer> make_trainer(SeamTrainerTensors t, const SeamTrainerOptions& options) {
   check_trainer(t, options, {c10::DeviceType::CPU, true});
   std::shared_ptr<SeamTrainer> trainer;
-  AT_DISPATCH_FLOATING_TYPES(t.weights[kEmbedding].scalar_type(), "seam_trainer", [&] {
-    trainer = std::make_shared<Trainer<scalar_t>>(std::move(t), options);
-  });
+  AT_DISPATCH_FLOATING_TYPES(t.weights[kEmbedding].scalar_type(), "seam_trainer",
+                             [&] { trainer = std::make_shared<Trainer<scalar_t>>(std::move(t), options); });
   return trainer;
 }
 

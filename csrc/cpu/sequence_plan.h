@@ -11,9 +11,9 @@ namespace seam {
 
 // Sequences longest first, and their rows step by step.
 struct SequencePlan {
-  int64_t steps = 0;                                  // of the longest sequence
+  int64_t steps = 0;                                 // of the longest sequence
   std::vector<int64_t> sequence, length, first_row;  // of each rank; of each step
-  std::vector<TimeIndex> time_index[2];                        // of each row, in each direction
+  std::vector<TimeIndex> time_index[2];              // of each row, in each direction
 
   SequencePlan() = default;
   // lengths: of each sequence, 0 to T, or null if all are T long.

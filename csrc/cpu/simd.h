@@ -19,7 +19,7 @@ template <>
 struct Floating<float> {
   using Int = int32_t;
   static constexpr int kMantissa = 23, kBias = 127;
-  static constexpr float kMagic = 12582912.0f;          // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  static constexpr float kMagic = 12582912.0f;           // 1.5 * 2^23: adding it rounds to an integer in the low bits
   static constexpr float kLn2High = 0.693145751953125f;  // 16 bits, so that n * kLn2High is exact
   static constexpr float kLn2Low = 1.428606820309417e-6f;
   static constexpr float kExpLimit = 87.0f;   // exp and its inverse stay normal numbers
@@ -181,11 +181,11 @@ struct Simd {
   template <int Half, bool Upper, std::size_t... l>
   static SEAM_INLINE V swap_blocks(V upper, V lower, std::index_sequence<l...>) {
 #if defined(__clang__)
-    return __builtin_shufflevector(upper, lower, (Upper ? ((l & Half) ? L + (l ^ Half) : l)
-                                                        : ((l & Half) ? L + l : (l ^ Half)))...);
+    return __builtin_shufflevector(upper, lower,
+                                   (Upper ? ((l & Half) ? L + (l ^ Half) : l) : ((l & Half) ? L + l : (l ^ Half)))...);
 #else
-    return __builtin_shuffle(upper, lower, I{Int(Upper ? ((l & Half) ? L + (l ^ Half) : l)
-                                                       : ((l & Half) ? L + l : (l ^ Half)))...});
+    return __builtin_shuffle(upper, lower,
+                             I{Int(Upper ? ((l & Half) ? L + (l ^ Half) : l) : ((l & Half) ? L + l : (l ^ Half)))...});
 #endif
   }
   template <int Half>

@@ -1,5 +1,5 @@
-// Several independent calls of the layer at once (see host/transforms.h): each is one thread's and writes its own slice of
-// the results.
+// Several independent calls of the layer at once (see host/transforms.h): each is one thread's and writes its own slice
+// of the results.
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/InferenceMode.h>
@@ -19,9 +19,9 @@ namespace {
 
 constexpr Accepted kOnCpu = {at::kCPU, false};
 
-// Runs body(i) for each call on whichever thread is free; or one call after the other, each shared among all threads, where
-// there are fewer calls than threads. Uses torch's own threads: those spin for a while after each op that they have shared,
-// and would take the cores from any others.
+// Runs body(i) for each call on whichever thread is free; or one call after the other, each shared among all threads,
+// where there are fewer calls than threads. Uses torch's own threads: those spin for a while after each op that they
+// have shared, and would take the cores from any others.
 template <class Body>
 void for_each_call(int64_t calls, double operations, const Body& body) {
   const bool one_by_one = threads_for(operations) > calls;
@@ -115,11 +115,11 @@ variable_list backward_calls(const Calls& calls, const std::vector<bool>& needs,
       grads.weights.push_back(of_call(k));
       grads.scores.push_back(of_call(k + count));
     }
-    masked_lstm_backward_into({own.layer(), optional(call_tensor(calls, tensors, 0, i)),
-                               optional(call_tensor(calls, tensors, 1, i)), optional(call_tensor(calls, tensors, 2, i)),
-                               call_tensor(calls, tensors, last - 1, i), call_tensor(calls, tensors, last, i), false,
-                               calls.clamp},
-                              grads);
+    masked_lstm_backward_into(
+        {own.layer(), optional(call_tensor(calls, tensors, 0, i)), optional(call_tensor(calls, tensors, 1, i)),
+         optional(call_tensor(calls, tensors, 2, i)), call_tensor(calls, tensors, last - 1, i),
+         call_tensor(calls, tensors, last, i), false, calls.clamp},
+        grads);
   });
   return results;
 }

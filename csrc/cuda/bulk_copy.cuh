@@ -1,5 +1,5 @@
-// Copies rows of numbers from global into shared memory by one asynchronous request (cp.async.bulk): about twice as fast as
-// copy_async by each thread, and without an instruction of theirs.
+// Copies rows of numbers from global into shared memory by one asynchronous request (cp.async.bulk): about twice as
+// fast as copy_async by each thread, and without an instruction of theirs.
 #pragma once
 
 #include "block.cuh"
@@ -15,9 +15,9 @@ struct BulkCopy {
 
   // Called by one thread, before a barrier of the block.
   SEAM_KERNEL void begin() { barrier.begin(); }
-  // Requests a copy of `count` numbers, a multiple of 4; both addresses are multiples of 16 bytes. All threads of the block call it,
-  // after all have waited for the last request and have passed a barrier since they last used the destination. It sees what
-  // other blocks wrote before the cluster's last barrier.
+  // Requests a copy of `count` numbers, a multiple of 4; both addresses are multiples of 16 bytes. All threads of the
+  // block call it, after all have waited for the last request and have passed a barrier since they last used the
+  // destination. It sees what other blocks wrote before the cluster's last barrier.
   template <class B, int N>
   SEAM_KERNEL void start(const B& block, Shared<float, N>& to, int i, const float* from, int count) {
 #if __CUDA_ARCH__ >= 900
@@ -39,8 +39,8 @@ struct BulkCopy {
     }
 #endif
   }
-  // Waits until the copy is complete. Called by every thread of the block for every request. odd: the parity of the request, one
-  // bit per thread, false at first.
+  // Waits until the copy is complete. Called by every thread of the block for every request. odd: the parity of the
+  // request, one bit per thread, false at first.
   SEAM_KERNEL void wait(bool& odd) {
     barrier.wait(odd);
     odd = !odd;

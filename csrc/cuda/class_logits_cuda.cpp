@@ -29,7 +29,9 @@ Tensor read_piece(const Reader& reader, const Tensor& x, const Tensor& lengths) 
 }
 
 Tensor joined(const std::vector<Tensor>& pieces, const Tensor& like) {
-  return pieces.empty() ? at::empty({0, like.size(0)}, like.options()) : pieces.size() == 1 ? pieces[0] : at::cat(pieces);
+  return pieces.empty()       ? at::empty({0, like.size(0)}, like.options())
+         : pieces.size() == 1 ? pieces[0]
+                              : at::cat(pieces);
 }
 
 Tensor class_logits(const std::vector<Tensor>& weights, const Tensor& ids, const Tensor& lengths, bool read_last_word) {
@@ -44,9 +46,10 @@ Tensor class_logits(const std::vector<Tensor>& weights, const Tensor& ids, const
                          weights[kLinear],
                          weights[kLinearBias],
                          read_last_word};
-  const Tensor logits = copy_to_host(read_documents(reader, ids.size(0), ids.size(1), ends, [&](int64_t at, int64_t count) {
-    return at::embedding(weights[kEmbedding], words.narrow(0, at, count).t());
-  }));
+  const Tensor logits =
+      copy_to_host(read_documents(reader, ids.size(0), ids.size(1), ends, [&](int64_t at, int64_t count) {
+        return at::embedding(weights[kEmbedding], words.narrow(0, at, count).t());
+      }));
   wait_for(gpu::device_of(weights[kEmbedding]));
   return logits;
 }

@@ -1,4 +1,5 @@
-// Class logits on a GPU, without gradients: of a module in training, and of any classifier of one layer in one direction.
+// Class logits on a GPU, without gradients: of a module in training, and of any classifier of one layer in one
+// direction.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +20,8 @@ struct Reader {
   bool read_last_word;
 };
 
-constexpr int64_t kPositionsAtOnce = int64_t{1} << 16;  // words of a piece; the Python code that chooses devices relies on it
+constexpr int64_t kPositionsAtOnce = int64_t{1}
+                                     << 16;  // words of a piece; the Python code that chooses devices relies on it
 
 Tensor read_piece(const Reader& reader, const Tensor& x, const Tensor& lengths);
 Tensor joined(const std::vector<Tensor>& pieces, const Tensor& like);
@@ -27,8 +29,8 @@ Tensor joined(const std::vector<Tensor>& pieces, const Tensor& like);
 // As seam::class_logits, on the GPU that the weights are on; ids, lengths and the logits are on the CPU.
 Tensor class_logits(const std::vector<Tensor>& weights, const Tensor& ids, const Tensor& lengths, bool read_last_word);
 
-// Logits (N, C), on the device, computed in pieces that limit memory. x(first, count): the LSTM's input for those documents,
-// (T, count, E); lengths: (N,), on the device.
+// Logits (N, C), on the device, computed in pieces that limit memory. x(first, count): the LSTM's input for those
+// documents, (T, count, E); lengths: (N,), on the device.
 template <class Embed>
 Tensor read_documents(const Reader& reader, int64_t N, int64_t T, const Tensor& lengths, const Embed& x) {
   std::vector<Tensor> pieces;

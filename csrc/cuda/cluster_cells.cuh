@@ -1,9 +1,10 @@
-// The LSTM cells of a warp in the recurrences that use tensor cores: eight units of eight sequences, and what they read from and
-// write to global memory.
+// The LSTM cells of a warp in the recurrences that use tensor cores: eight units of eight sequences, and what they read
+// from and write to global memory.
 //
-// There are two layouts, with g = lane / 4 and t = lane % 4. That of tiles: a lane has unit g of the sequences 2t and 2t + 1 (the
-// rows of a pair of tiles are the gates i and f, then g and o of the units, so that the four gates of a cell are in one lane). That
-// of memory: a lane has the units 2t and 2t + 1, which are adjacent, of sequence g. `transpose` converts one into the other.
+// There are two layouts, with g = lane / 4 and t = lane % 4. That of tiles: a lane has unit g of the sequences 2t and
+// 2t + 1 (the rows of a pair of tiles are the gates i and f, then g and o of the units, so that the four gates of a
+// cell are in one lane). That of memory: a lane has the units 2t and 2t + 1, which are adjacent, of sequence g.
+// `transpose` converts one into the other.
 #pragma once
 
 #include "common/lstm_cell.h"
@@ -147,8 +148,8 @@ struct ForwardCells {
   }
 };
 
-// A warp's cells in the backward pass of recurrent_grid.cuh. Units from H on do not exist, as forward. TilesBackward, which uses
-// every register, repeats this code instead of using the struct, with which it spilled registers on sm_100.
+// A warp's cells in the backward pass of recurrent_grid.cuh. Units from H on do not exist, as forward. TilesBackward,
+// which uses every register, repeats this code instead of using the struct, with which it spilled registers on sm_100.
 template <class T, bool Even>
 struct BackwardCells {
   using M = ShortGates;
@@ -224,8 +225,8 @@ struct BackwardCells {
     }
     d_gates.go_on();
   }
-  // All of the previous step that does not depend on the gradient which its hidden states get from the gates of this one. `more`
-  // is added to that gradient.
+  // All of the previous step that does not depend on the gradient which its hidden states get from the gates of this
+  // one. `more` is added to that gradient.
   template <class B>
   SEAM_KERNEL void prepare(const B& block, int step, Fetched& before, const Ends& ends, float (&more)[2]) {
     more_h(block, before, more);
@@ -237,7 +238,9 @@ struct BackwardCells {
   }
   SEAM_KERNEL void receive(int step, const float (&passed)[2], const float (&more)[2]) {
 #pragma unroll
-    for (int n = 0; n < 2; ++n) d_h[n] = step < cells.length[n] ? passed[n] + more[n] : more[n];  // a NaN or inf weight must not reach a step that does not exist
+    for (int n = 0; n < 2; ++n)
+      d_h[n] = step < cells.length[n] ? passed[n] + more[n]
+                                      : more[n];  // a NaN or inf weight must not reach a step that does not exist
   }
 
  private:
@@ -284,7 +287,8 @@ struct BackwardCells {
   }
 };
 
-// Stores the gradients of h_0 and c_0. Where the cells are is computed again, instead of held in registers all the time.
+// Stores the gradients of h_0 and c_0. Where the cells are is computed again, instead of held in registers all the
+// time.
 template <class T, class B>
 SEAM_KERNEL void store_first(const B& block, const BackwardParams<T>& p, int64_t first_rank, int first_unit,
                              const float (&d_h)[2], const float (&d_c)[2]) {

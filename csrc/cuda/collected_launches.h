@@ -1,6 +1,6 @@
-// Collects the launches of several independent calls that differ only in their tensors: each call records its own, and in the end the
-// n-th launches of all calls are started as one. For short LSTMs, of which one keeps a few multiprocessors busy for as long as
-// many keep all.
+// Collects the launches of several independent calls that differ only in their tensors: each call records its own, and
+// in the end the n-th launches of all calls are started as one. For short LSTMs, of which one keeps a few
+// multiprocessors busy for as long as many keep all.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,8 @@ class CollectedLaunches {
   void record(int64_t clusters, const typename K::Params& p) {
     if (calls_ == 1) entries_.push_back(std::make_unique<Launches<K>>(clusters));
     auto* const same = at_ < entries_.size() ? dynamic_cast<Launches<K>*>(entries_[at_].get()) : nullptr;
-    if (!same || same->clusters != clusters) throw std::logic_error("seam-fast: calls that go together differ in their launches");
+    if (!same || same->clusters != clusters)
+      throw std::logic_error("seam-fast: calls that go together differ in their launches");
     same->calls.push_back(p);
     ++at_;
   }

@@ -1,5 +1,5 @@
-// What the host side asks CUDA and torch about a GPU: its only file that needs CUDA's headers. Only the runtime's, so that a toolkit
-// without libraries (cuBLAS and others) suffices for the build.
+// What the host side asks CUDA and torch about a GPU: its only file that needs CUDA's headers. Only the runtime's, so
+// that a toolkit without libraries (cuBLAS and others) suffices for the build.
 #include <ATen/Context.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
@@ -54,8 +54,8 @@ bool tf32_allowed() {
 Device device_of(const Tensor& input) {
   const c10::DeviceIndex index = input.device().index();
   const auto [major, multiprocessors] = hardware(index);
-  TORCH_CHECK(major >= 8, "seam-fast's CUDA kernels need a GPU of compute capability 8.0 or more, and this one has ", major,
-              ".", attribute(cudaDevAttrComputeCapabilityMinor, index));
+  TORCH_CHECK(major >= 8, "seam-fast's CUDA kernels need a GPU of compute capability 8.0 or more, and this one has ",
+              major, ".", attribute(cudaDevAttrComputeCapabilityMinor, index));
   return {index, {c10::cuda::getCurrentCUDAStream(index).stream()}, multiprocessors, major >= 9, tf32_allowed()};
 }
 

@@ -24,8 +24,8 @@ class DeviceBuffer {
     }
     return reinterpret_cast<T*>(memory_.mutable_data_ptr());
   }
-  // Copies arrays from the host, in stream order and without waiting. One copy for all of them, each at a multiple of 16 bytes,
-  // because a copy takes several calls of CUDA, in which the threads of other modules wait for each other.
+  // Copies arrays from the host, in stream order and without waiting. One copy for all of them, each at a multiple of
+  // 16 bytes, because a copy takes several calls of CUDA, in which the threads of other modules wait for each other.
   template <typename... T>
   std::tuple<T*...> put_all(const at::TensorOptions& options, const std::vector<T>&... values) {
     const void* const from[] = {values.data()...};

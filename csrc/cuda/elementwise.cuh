@@ -1,8 +1,8 @@
 // Elementwise kernels: the steps between the products of a matrix library, and small work around the recurrence.
 #pragma once
 
-#include "common/lstm_cell.h"
 #include "block.cuh"
+#include "common/lstm_cell.h"
 #include "sequences.cuh"
 #include "weights.cuh"
 
@@ -52,9 +52,8 @@ struct Effective : Elementwise {
   using Params = EffectiveParams<To>;
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& p) {
-    each(block, p.size, [&](int64_t i) {
-      store(p.to + i, narrow<To>(effective<T>(p.from, i) + effective<T>(p.and_from, i)));
-    });
+    each(block, p.size,
+         [&](int64_t i) { store(p.to + i, narrow<To>(effective<T>(p.from, i) + effective<T>(p.and_from, i))); });
   }
 };
 

@@ -1,5 +1,5 @@
-// The plan of a launch, made ahead on the host: the distinct words of each batch and their positions, and which score rows have
-// skipped which steps. Uses neither torch nor CUDA.
+// The plan of a launch, made ahead on the host: the distinct words of each batch and their positions, and which score
+// rows have skipped which steps. Uses neither torch nor CUDA.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,8 @@ class EpochPlan {
   static constexpr size_t kBehind = 2;
   std::vector<PlanStep> steps;  // followed by so many empty ones
   std::vector<int32_t> numbers;
-  int32_t most_words = 0, most_positions = 0, most_pieces = 0, most_lists = 0, most_length = 0;  // of a step; of a document (length)
+  int32_t most_words = 0, most_positions = 0, most_pieces = 0, most_lists = 0,
+          most_length = 0;  // of a step; of a document (length)
 
   // How flat indices count, see seam_params.h.
   enum FlatOrder { by_time, by_document };
@@ -33,11 +34,12 @@ class EpochPlan {
     unique_rows_.clear();
   }
 
-  // Plans steps of `batch` documents over the documents [begin, end) of score_rows (N, T), the first of them after `now` steps. lengths:
-  // (N,), or null if all positions count. total(begin, end): what the sum of the losses of these documents is divided by.
+  // Plans steps of `batch` documents over the documents [begin, end) of score_rows (N, T), the first of them after
+  // `now` steps. lengths: (N,), or null if all positions count. total(begin, end): what the sum of the losses of these
+  // documents is divided by.
   template <class Total>
-  void make(FlatOrder flat_order, const int32_t* score_rows, const int64_t* lengths, int64_t T, int64_t batch, int64_t begin,
-            int64_t end, int64_t now, const Total& total) {
+  void make(FlatOrder flat_order, const int32_t* score_rows, const int64_t* lengths, int64_t T, int64_t batch,
+            int64_t begin, int64_t end, int64_t now, const Total& total) {
     steps.clear(), numbers.clear();
     most_words = most_positions = most_pieces = most_lists = most_length = 0;
     by_document_ = flat_order == by_document;
@@ -63,8 +65,8 @@ class EpochPlan {
   // Takes the last `make` back; `steps` and `numbers` are then meaningless.
   void undo() { last_step_.swap(last_step_before_); }
 
-  // All rows that are not up to date after `now` steps, in the form of a step's stale rows; marks them as up to date, except untouched
-  // ones, which keep sharing their state.
+  // All rows that are not up to date after `now` steps, in the form of a step's stale rows; marks them as up to date,
+  // except untouched ones, which keep sharing their state.
   void flush(int64_t now, std::vector<int32_t>& stale) {
     stale.clear();
     for (size_t row = 0; row < last_step_.size(); ++row) {
@@ -79,7 +81,8 @@ class EpochPlan {
     order_.resize(B);
     std::iota(order_.begin(), order_.end(), 0);
     if (lengths) {
-      std::stable_sort(order_.begin(), order_.end(), [lengths](int32_t a, int32_t b) { return lengths[a] > lengths[b]; });
+      std::stable_sort(order_.begin(), order_.end(),
+                       [lengths](int32_t a, int32_t b) { return lengths[a] > lengths[b]; });
     }
     step.document_at = int32_t(numbers.size());
     numbers.insert(numbers.end(), order_.begin(), order_.end());
@@ -178,7 +181,7 @@ class EpochPlan {
   bool dense_, by_document_ = false;
   std::vector<int32_t> last_step_;  // of each row: steps taken, or kUntouched
   std::vector<int32_t> last_step_before_;
-  std::vector<int32_t> unique_index_;     // of each row: its number in the batch, or kNone
+  std::vector<int32_t> unique_index_;  // of each row: its number in the batch, or kNone
   std::vector<int32_t> order_, first_, unique_rows_, last_unique_rows_, count_, next_, pieces_;
   std::vector<Position> positions_;
 };

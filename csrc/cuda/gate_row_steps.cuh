@@ -1,23 +1,25 @@
-// Training steps of one module, many in one launch, by a cluster of blocks that divide the module by gate rows: a block owns some hidden
-// units with their four gate rows, the weights of these and their scores. The specification is the CPU's engine
-// (cpu/seam_trainer_cpu.cpp); what the host prepares is in seam_params.h. A step has three phases, with a cluster barrier between
-// them:
+// Training steps of one module, many in one launch, by a cluster of blocks that divide the module by gate rows: a block
+// owns some hidden units with their four gate rows, the weights of these and their scores. The specification is the
+// CPU's engine (cpu/seam_trainer_cpu.cpp); what the host prepares is in seam_params.h. A step has three phases, with a
+// cluster barrier between them:
 //
 //   project   each block: x of all distinct words times its own rows of W_ih
-//   recur     each block takes a document, or several in turn: LSTM, head, loss, and back through time. Idle blocks bring the stale
+//   recur     each block takes a document, or several in turn: LSTM, head, loss, and back through time. Idle blocks
+//   bring the stale
 //             rows of the next step up to date
-//   learn     each block updates W_hh, W_ih and the biases of its own rows, and the rows of scores of some of the words; the linear
+//   learn     each block updates W_hh, W_ih and the biases of its own rows, and the rows of scores of some of the
+//   words; the linear
 //             layer and the head are updated, too
 //
-// A word that occurs several times in a batch is projected once, and its gradients are summed before they are multiplied. Data passes
-// between blocks through the L2 cache, in rows that are copied into shared memory as they are, by one request where they are
-// contiguous.
+// A word that occurs several times in a batch is projected once, and its gradients are summed before they are
+// multiplied. Data passes between blocks through the L2 cache, in rows that are copied into shared memory as they are,
+// by one request where they are contiguous.
 //
-// Every number is summed by one thread or tile in a fixed order, which does not depend on the number of blocks: the same input gives
-// the same bits, on clusters of any size and whatever else the GPU does.
+// Every number is summed by one thread or tile in a fixed order, which does not depend on the number of blocks: the
+// same input gives the same bits, on clusters of any size and whatever else the GPU does.
 //
-// One file of 900 lines, because it is one kernel, whose phases share the layout of shared memory and the ownership of rows; its
-// reusable parts are in small_recurrence.cuh, tile_terms.cuh, seam_head.cuh and scores.cuh.
+// One file of 900 lines, because it is one kernel, whose phases share the layout of shared memory and the ownership of
+// rows; its reusable parts are in small_recurrence.cuh, tile_terms.cuh, seam_head.cuh and scores.cuh.
 #pragma once
 
 #include "bulk_copy.cuh"
@@ -50,12 +52,13 @@ struct Profile {
 #endif
 };
 
-// Number: SplitTf32 or Tf32, the arithmetic of products. HB: hidden units, rounded up by padded_units. CL: blocks of a cluster.
+// Number: SplitTf32 or Tf32, the arithmetic of products. HB: hidden units, rounded up by padded_units. CL: blocks of a
+// cluster.
 template <class Number, int HB, int CL>
 struct GateRowSteps {
   static constexpr int kCluster = CL, kThreads = 256, kWarps = kThreads / 32;
-  static constexpr bool kBatched = true;  // a launch takes steps of several modules, see block.cuh
-  static constexpr int kUnits = (HB + CL - 1) / CL;      // the most units that a block owns
+  static constexpr bool kBatched = true;                  // a launch takes steps of several modules, see block.cuh
+  static constexpr int kUnits = (HB + CL - 1) / CL;       // the most units that a block owns
   static constexpr int kTilesM = (4 * kUnits + 15) / 16;  // tiles of 16 of its rows
   static constexpr int kTilesN = (4 * kUnits + 7) / 8;    // tiles of 8
   // The scores of a tile are loaded before its sums are known, for as many tiles as there are registers for.
@@ -124,7 +127,7 @@ struct GateRowSteps {
   static SEAM_KERNEL int number(const Block& block) { return block.rank() * kThreads + block.thread(); }
   static constexpr int kNumbers = CL * kThreads;
 
-  // ---- Ownership --------------------------------------------------------------------------------------------------------
+  // ---- Ownership ----------------------------------------------------------------------------------------------------
 
   static SEAM_KERNEL int first_unit(const TrainParams& p, int rank) {
     const int more = p.H % CL;
@@ -152,19 +155,20 @@ struct GateRowSteps {
     return block.any(found != 0);
   }
 
-  // ---- Before the first step, and after the last ------------------------------------------------------------------------
+  // ---- Before the first step, and after the last --------------------------------------------------------------------
 
-  // for_each_ih and for_each_hh call body(number, tensor, index in the tensor) for each weight of the block's rows, of W_ih, or of W_hh
-  // with the biases as two more columns; and elsewhere(number) for the padding of tiles.
+  // for_each_ih and for_each_hh call body(number, tensor, index in the tensor) for each weight of the block's rows, of
+  // W_ih, or of W_hh with the biases as two more columns; and elsewhere(number) for the padding of tiles.
   struct TiledScore {
-    float* state;   // [4, numbers]: weight, score, exp_avg, exp_avg_sq
+    float* state;    // [4, numbers]: weight, score, exp_avg, exp_avg_sq
     int numbers, i;  // and the index of this one
     int row, column;
     SEAM_KERNEL float get(int what) const { return load(state + what * numbers + i); }
     SEAM_KERNEL void set(int what, float value) const { store(state + what * numbers + i, value); }
   };
   template <class Body, class Elsewhere>
-  static SEAM_KERNEL void for_each_ih(const Block& block, const TrainParams& p, const Body& body, const Elsewhere& elsewhere) {
+  static SEAM_KERNEL void for_each_ih(const Block& block, const TrainParams& p, const Body& body,
+                                      const Elsewhere& elsewhere) {
     const int numbers = p.layout.numbers_ih(), tiles = p.layout.pitch_e / 8;
     const int unit = first_unit(p, block.rank()), rows = kGates * units(p, block.rank());
 #pragma unroll 1
@@ -177,7 +181,8 @@ struct GateRowSteps {
     }
   }
   template <class Body, class Elsewhere>
-  static SEAM_KERNEL void for_each_hh(const Block& block, const TrainParams& p, const Body& body, const Elsewhere& elsewhere) {
+  static SEAM_KERNEL void for_each_hh(const Block& block, const TrainParams& p, const Body& body,
+                                      const Elsewhere& elsewhere) {
     const int numbers = p.layout.numbers_hh(p.H), tiles = (p.H + 9) / 8;
     const int unit = first_unit(p, block.rank()), rows = kGates * units(p, block.rank());
 #pragma unroll 1
@@ -246,7 +251,8 @@ struct GateRowSteps {
       const int u = i / p.E, e = i - u * p.E;
       const int64_t row = load(p.numbers + plan.word_at + u);
       store(x(p, 0) + int64_t(u) * p.layout.pitch_e + e,
-            keep(load(p.embedding + int64_t(load(p.id_of_row + row)) * p.E + e), load(p.rows.state.score + row * p.E + e)));
+            keep(load(p.embedding + int64_t(load(p.id_of_row + row)) * p.E + e),
+                 load(p.rows.state.score + row * p.E + e)));
     }
   }
 
@@ -260,19 +266,22 @@ struct GateRowSteps {
     }
   };
 
-  // Brings the rows that step s needs, and that the step before it does not touch, up to date, and gathers their embeddings.
-  static SEAM_KERNEL void update_stale_rows_for(const Block& block, const Smem& smem, const TrainParams& p, int s, int part,
-                                        int parts) {
+  // Brings the rows that step s needs, and that the step before it does not touch, up to date, and gathers their
+  // embeddings.
+  static SEAM_KERNEL void update_stale_rows_for(const Block& block, const Smem& smem, const TrainParams& p, int s,
+                                                int part, int parts) {
     const PlanStep plan = smem.plans.load(s % kPlans);
-    const float untouched[3] = {load(p.untouched + 3 * s), load(p.untouched + 3 * s + 1), load(p.untouched + 3 * s + 2)};
+    const float untouched[3] = {load(p.untouched + 3 * s), load(p.untouched + 3 * s + 1),
+                                load(p.untouched + 3 * s + 2)};
     update_stale_rows(block, p.rows, p.numbers + plan.stale_at, plan.stale, p.now + s, untouched, part, parts,
-                 [&](int32_t row, int32_t u) {
-                   return IntoX{p.embedding + int64_t(load(p.id_of_row + row)) * p.E,
-                                u == kNone ? nullptr : x(p, s) + int64_t(u) * p.layout.pitch_e};
-                 });
+                      [&](int32_t row, int32_t u) {
+                        return IntoX{p.embedding + int64_t(load(p.id_of_row + row)) * p.E,
+                                     u == kNone ? nullptr : x(p, s) + int64_t(u) * p.layout.pitch_e};
+                      });
   }
 
-  // Prefetches the rows that will be brought up to date for step s: with many modules at a time they do not all stay in the L2 cache.
+  // Prefetches the rows that will be brought up to date for step s: with many modules at a time they do not all stay in
+  // the L2 cache.
   static SEAM_KERNEL void prefetch_rows(const Block& block, const Smem& smem, const TrainParams& p, int s) {
     constexpr int kLine = 32;  // numbers
     const PlanStep plan = smem.plans.load(s % kPlans);
@@ -288,9 +297,10 @@ struct GateRowSteps {
     }
   }
 
-  // ---- project ----------------------------------------------------------------------------------------------------------
+  // ---- project ------------------------------------------------------------------------------------------------------
 
-  static SEAM_KERNEL void project(const Block& block, Smem& smem, const TrainParams& p, int s, BarrierParity& parity, Profile& profile) {
+  static SEAM_KERNEL void project(const Block& block, Smem& smem, const TrainParams& p, int s, BarrierParity& parity,
+                                  Profile& profile) {
     const GateRowLayout& l = p.layout;
     const PlanStep plan = smem.plans.load(s % kPlans);
     const int rank = block.rank(), U = plan.words, rows = kGates * units(p, rank);
@@ -317,8 +327,8 @@ struct GateRowSteps {
     for (int m = block.warp(); m * 16 < U; m += kWarps) {
       using Terms = TileTerms<Number, 1, kTilesN, 1>;
       typename Terms::Sums sum;
-      Terms::add(block, smem.memory, ByNumber{l.x, l.pitch_e, U}, ByNumber{l.weight_ih, l.pitch_e, l.rows}, m, 0, kTilesN,
-                 l.pitch_e, sum);
+      Terms::add(block, smem.memory, ByNumber{l.x, l.pitch_e, U}, ByNumber{l.weight_ih, l.pitch_e, l.rows}, m, 0,
+                 kTilesN, l.pitch_e, sum);
 #pragma unroll
       for (int j = 0; j < kTilesN; ++j) {
         const int r = j * 8 + 2 * t;
@@ -353,10 +363,10 @@ struct GateRowSteps {
     }
   }
 
-  // ---- recur ------------------------------------------------------------------------------------------------------------
+  // ---- recur --------------------------------------------------------------------------------------------------------
 
-  static SEAM_KERNEL void recur(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad, BarrierParity& parity,
-                                Profile& profile) {
+  static SEAM_KERNEL void recur(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad,
+                                BarrierParity& parity, Profile& profile) {
     const int B = smem.plans.load(s % kPlans).documents, busy = B < CL ? B : CL;  // blocks with documents
     const int rank = block.rank(), idle = CL - busy;
     if (block.thread() == kThreads - 1) smem.plans.store((s + 2) % kPlans, load(p.plan + s + 2));
@@ -391,7 +401,8 @@ struct GateRowSteps {
     }
   }
 
-  // What the first half of the block needs to know of a document; read again wherever it is needed, which is cheaper than a register.
+  // What the first half of the block needs to know of a document; read again wherever it is needed, which is cheaper
+  // than a register.
   struct Document {
     int index, steps, first;  // in the batch; words; its first position
   };
@@ -404,7 +415,8 @@ struct GateRowSteps {
     return {p.layout.late, p.layout.factors, p.layout.hidden, p.layout.pitch_h};
   }
 
-  // Starts the copies of a document's gates, and initialises its hidden states, with two ones after each, for the biases.
+  // Starts the copies of a document's gates, and initialises its hidden states, with two ones after each, for the
+  // biases.
   static SEAM_KERNEL void begin(const Block& block, Smem& smem, const TrainParams& p, int s, int document) {
     const SequenceLayout at = sequence_layout(p);
     const PlanStep plan = smem.plans.load(s % kPlans);
@@ -428,15 +440,16 @@ struct GateRowSteps {
     }
   }
 
-  // Calls body(source), where source loads recurrent weights as SmallRecurrence requires, from shared or from global memory.
+  // Calls body(source), where source loads recurrent weights as SmallRecurrence requires, from shared or from global
+  // memory.
   template <class Body>
   static SEAM_KERNEL void with_weight_hh(const Smem& smem, const TrainParams& p, const Body& body) {
     const int first = p.layout.weight_hh;
     if (first) {
-      body([&smem, first](int i, float(&w)[4]) { smem.memory.load4(first + i, w); });
+      body([&smem, first](int i, float (&w)[4]) { smem.memory.load4(first + i, w); });
     } else {
       const float* const from = p.rows_of_gates.w_hh;
-      body([from](int i, float(&w)[4]) {
+      body([from](int i, float (&w)[4]) {
         const Four four = load_four(from + i);
 #pragma unroll
         for (int k = 0; k < 4; ++k) w[k] = four.at[k];
@@ -465,8 +478,10 @@ struct GateRowSteps {
     profile.mark(block, p, 6);
   }
 
-  // The class logits of a document and its loss. Returns the gradient of the last hidden state of the thread's unit, thread / 2.
-  static SEAM_KERNEL float head(const Block& block, Smem& smem, const TrainParams& p, int s, int document, uint32_t& bad) {
+  // The class logits of a document and its loss. Returns the gradient of the last hidden state of the thread's unit,
+  // thread / 2.
+  static SEAM_KERNEL float head(const Block& block, Smem& smem, const TrainParams& p, int s, int document,
+                                uint32_t& bad) {
     const SequenceLayout at = sequence_layout(p);
     const Document d = document_at(smem, s, document);
     const int H = p.H, C = p.head.classes, lane = block.lane(), hidden = at.hidden + d.steps * at.pitch;
@@ -486,8 +501,9 @@ struct GateRowSteps {
     block.sync_half();
     if (block.warp() == 0) {
       const auto number = [&](int32_t i) { return smem.memory.load(bias + C + i); };
-      const HeadResult result = head_of(block, p.head, d.index, target, rest, smem.plans.load(s % kPlans).total,
-                                        [&](int32_t c) { return smem.logits.load(c); }, number);
+      const HeadResult result = head_of(
+          block, p.head, d.index, target, rest, smem.plans.load(s % kPlans).total,
+          [&](int32_t c) { return smem.logits.load(c); }, number);
       if (!is_finite(result.loss)) bad |= 1;
       for (int c = lane; c < C; c += 32) {
         const float gradient = d_logit(p.head, result, c, smem.logits.load(c), number);
@@ -527,10 +543,10 @@ struct GateRowSteps {
     }
   }
 
-  // ---- learn ------------------------------------------------------------------------------------------------------------
+  // ---- learn --------------------------------------------------------------------------------------------------------
 
-  static SEAM_KERNEL void learn(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad, BarrierParity& parity,
-                                Profile& profile) {
+  static SEAM_KERNEL void learn(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad,
+                                BarrierParity& parity, Profile& profile) {
     const PlanStep plan = smem.plans.load(s % kPlans);
     const AdamStep<float> step = load(p.rows.step + (p.now - p.rows.first + s));
     // The words whose rows this block updates.
@@ -562,13 +578,14 @@ struct GateRowSteps {
     profile.mark(block, p, 16);
   }
 
-  // Starts copies of the gradients of the block's own rows, and of the hidden states, of all positions, into shared memory.
+  // Starts copies of the gradients of the block's own rows, and of the hidden states, of all positions, into shared
+  // memory.
   static SEAM_KERNEL void fetch(const Block& block, Smem& smem, const TrainParams& p, const PlanStep& plan) {
     const GateRowLayout& l = p.layout;
     const int P = plan.positions, own = units(p, block.rank());
     const float* const gates = p.rows_of_gates.d_gates + kGates * first_unit(p, block.rank());
-    // Half a warp per position. Rows of a block with fewer units than others are zero, and so are the positions that fill up the last
-    // eight.
+    // Half a warp per position. Rows of a block with fewer units than others are zero, and so are the positions that
+    // fill up the last eight.
     static_assert(kUnits <= 16);
     const int unit = block.lane() % 16;
     for (int k = block.thread() / 16; k < eights(P); k += kThreads / 16) {
@@ -595,7 +612,8 @@ struct GateRowSteps {
       float sum[2][4] = {};
 #pragma unroll 4
       for (int k = begin; k < end; ++k) {
-        const float* const from = p.rows_of_gates.d_gates + int64_t(smem.lists.load(flat_indices(plan) + k)) * p.H * kGates;
+        const float* const from =
+            p.rows_of_gates.d_gates + int64_t(smem.lists.load(flat_indices(plan) + k)) * p.H * kGates;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int unit = half * 32 + block.lane();
@@ -680,7 +698,9 @@ struct GateRowSteps {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int column = column_in_tile(n, lane, j);
-        penalty[j] = column < H ? p.weight_hh.rule.penalty : column == H ? p.bias_ih.rule.penalty : p.bias_hh.rule.penalty;
+        penalty[j] = column < H    ? p.weight_hh.rule.penalty
+                     : column == H ? p.bias_ih.rule.penalty
+                                   : p.bias_hh.rule.penalty;
       }
 #pragma unroll
       for (int i = 0; i < kTilesM; ++i) {
@@ -728,8 +748,8 @@ struct GateRowSteps {
       if (n == block.warp()) fetch_weights(block, smem, p, s, 0);  // after the loads that are needed sooner
       using Terms = TileTerms<Number, kTilesM, kColumns, kWarps>;
       typename Terms::Sums sums;
-      Terms::add(block, smem.memory, ByTerm{l.d_words, l.pitch_r, l.rows}, ByTerm{l.x, l.pitch_e, l.pitch_e}, 0, n, have,
-                 eights(plan.words), sums);
+      Terms::add(block, smem.memory, ByTerm{l.d_words, l.pitch_r, l.rows}, ByTerm{l.x, l.pitch_e, l.pitch_e}, 0, n,
+                 have, eights(plan.words), sums);
 #pragma unroll
       for (int i = 0; i < kTilesM; ++i) {
 #pragma unroll
@@ -765,10 +785,10 @@ struct GateRowSteps {
     }
   }
 
-  // The gradients of x of the block's own words; they overwrite the gradients of the gates of all words. The copy of the first part of
-  // W_ih is in flight.
-  static SEAM_KERNEL void multiply_own(const Block& block, Smem& smem, const TrainParams& p, int s, int mine, BarrierParity& parity,
-                                       Profile& profile) {
+  // The gradients of x of the block's own words; they overwrite the gradients of the gates of all words. The copy of
+  // the first part of W_ih is in flight.
+  static SEAM_KERNEL void multiply_own(const Block& block, Smem& smem, const TrainParams& p, int s, int mine,
+                                       BarrierParity& parity, Profile& profile) {
     const GateRowLayout& l = p.layout;
     const int tiles = l.pitch_e / 8, G = kGates * p.H, g = block.lane() / 4, t = block.lane() % 4;
     const int rounds = (mine + 15) / 16, parts = (G + l.chunk - 1) / l.chunk;
@@ -816,8 +836,9 @@ struct GateRowSteps {
     profile.mark(block, p, 15);
   }
 
-  // Updates the scores of the block's own words, and gathers their effective embeddings for the next step, if it has these words. A warp
-  // takes a word at a time, a lane W adjacent numbers of it. As much as fits into registers is loaded before the gradients are known.
+  // Updates the scores of the block's own words, and gathers their effective embeddings for the next step, if it has
+  // these words. A warp takes a word at a time, a lane W adjacent numbers of it. As much as fits into registers is
+  // loaded before the gradients are known.
   struct OwnWords {
     static constexpr int kAhead = 1;
     Four weight[kAhead], score[kAhead], m[kAhead], v[kAhead];
@@ -844,8 +865,8 @@ struct GateRowSteps {
     }
 
     template <int W>
-    SEAM_KERNEL void read(const Block& block, const Smem& smem, const TrainParams& p, const PlanStep& plan, int first_word,
-                          int mine) {
+    SEAM_KERNEL void read(const Block& block, const Smem& smem, const TrainParams& p, const PlanStep& plan,
+                          int first_word, int mine) {
 #pragma unroll
       for (int k = 0; k < kAhead; ++k) {
         const int u = block.warp() + k * kWarps, e = W * block.lane();
@@ -879,8 +900,8 @@ struct GateRowSteps {
 
     template <int W>
     static SEAM_KERNEL void take(const Smem& smem, const TrainParams& p, const PlanStep& plan, int s,
-                                 const AdamStep<float>& step, int first_word, int u, int e, const Four& weight, Four score,
-                                 Four m, Four v, uint32_t& bad) {
+                                 const AdamStep<float>& step, int first_word, int u, int e, const Four& weight,
+                                 Four score, Four m, Four v, uint32_t& bad) {
       const GateRowLayout& l = p.layout;
       float sum[4] = {};
       if constexpr (W == 4) smem.memory.load4(l.d_words + u * l.pitch_e + e, sum);

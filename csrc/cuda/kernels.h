@@ -13,8 +13,9 @@ struct Device {
   int multiprocessors;  // SMs
   bool clusters;        // whether blocks can form clusters (Hopper and newer)
   bool tf32;            // whether torch lets products of float32 round their operands to tf32
-  int64_t calls = 1;    // calls that run at the same time and share the device; a choice that depends on it must not change a bit
-  int cluster = 0;      // for tests: blocks of a cluster, where there is a choice; 0: chosen by the amount of work
+  int64_t calls =
+      1;  // calls that run at the same time and share the device; a choice that depends on it must not change a bit
+  int cluster = 0;  // for tests: blocks of a cluster, where there is a choice; 0: chosen by the amount of work
 };
 
 void order(const Device&, const OrderParams&);
@@ -65,21 +66,21 @@ void column_sums(const Device&, const ColumnSumsParams<T>&);
 template <class T>
 void finish(const Device&, const FinishParams<T>&);
 
-// The training engine. How many modules the device can train at the same time, each in one launch; 0 if no kernel suits the sizes
-// and the device.
+// The training engine. How many modules the device can train at the same time, each in one launch; 0 if no kernel suits
+// the sizes and the device.
 int64_t modules_at_once(const Device&, int64_t hidden, int64_t batch);
 // Steps by SeamSteps, the kernel for any batch.
 void train(const Device&, const TrainParams&);
 
-// Steps by GateRowSteps (gate_row_steps.cuh), which is faster, if its layout fits. The layout for the size of cluster that is best
-// with `modules` modules on the device; of no blocks if none fits.
+// Steps by GateRowSteps (gate_row_steps.cuh), which is faster, if its layout fits. The layout for the size of cluster
+// that is best with `modules` modules on the device; of no blocks if none fits.
 GateRowLayout gate_row_layout(const Device&, const GateRowSizes&, int64_t modules);
-// Steps of some modules of one base, in as few launches as their parameters fit into. Each has such a layout, all with the same number
-// of blocks; all else may differ.
+// Steps of some modules of one base, in as few launches as their parameters fit into. Each has such a layout, all with
+// the same number of blocks; all else may differ.
 void train_gate_rows(const Device&, const TrainParams* modules, int64_t count);
 
-// Steps by the whole GPU (wide_steps.cuh): whether there are kernels for them; and some of them. steps: their plans, and one more, on
-// the host.
+// Steps by the whole GPU (wide_steps.cuh): whether there are kernels for them; and some of them. steps: their plans,
+// and one more, on the host.
 bool is_wide(const Device&, int64_t hidden, int64_t batch);
 void train_wide(const Device&, const TrainParams&, const WideScratch&, const PlanStep* steps);
 

@@ -139,8 +139,8 @@ void launch_resident(void* stream, int64_t groups, int64_t blocks, const typenam
   check(cudaLaunchKernelEx(&config, entry<K>, p), "starting a kernel");
 }
 
-// Caches what ask(count) finds for a device, 0 where it returns an error, which is then cleared. An error for lack of memory is not
-// cached, since it may pass. known: one more than the count.
+// Caches what ask(count) finds for a device, 0 where it returns an error, which is then cleared. An error for lack of
+// memory is not cached, since it may pass. known: one more than the count.
 constexpr int kDevices = 64;
 template <class Ask>
 int64_t asked_once(std::atomic<int> (&known)[kDevices], int device, const Ask& ask) {
@@ -156,8 +156,8 @@ int64_t asked_once(std::atomic<int> (&known)[kDevices], int device, const Ask& a
   return count;
 }
 
-// How many blocks of a kernel the device can run at once, for `launch_resident`: 0 if it cannot start such a kernel. Cached per
-// device.
+// How many blocks of a kernel the device can run at once, for `launch_resident`: 0 if it cannot start such a kernel.
+// Cached per device.
 template <class K>
 int64_t resident_blocks(int device) {
   static std::atomic<int> known[kDevices] = {};
@@ -174,8 +174,8 @@ int64_t resident_blocks(int device) {
   });
 }
 
-// How many clusters of a kernel the device can run at once: 0 if it has no clusters of that size, too little shared memory, or only
-// code compiled for devices without clusters, which does nothing. Cached per device.
+// How many clusters of a kernel the device can run at once: 0 if it has no clusters of that size, too little shared
+// memory, or only code compiled for devices without clusters, which does nothing. Cached per device.
 template <class K>
 int64_t resident_clusters(int device) {
   static std::atomic<int> known[kDevices] = {};

@@ -18,14 +18,15 @@
 
 namespace seam::gpu {
 
-// Turns off autocast and autograd for torch's products in here: the backward pass runs under its caller's autocast and, with
-// create_graph, under autograd, which already has a node for the whole layer. Skipping both also saves time on each call.
+// Turns off autocast and autograd for torch's products in here: the backward pass runs under its caller's autocast and,
+// with create_graph, under autograd, which already has a node for the whole layer. Skipping both also saves time on
+// each call.
 struct PlainTensors {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
 };
 
-// ---- Types ------------------------------------------------------------------------------------------------------------
+// ---- Types ----------------------------------------------------------------------------------------------------------
 
 template <class Scalar>
 struct NativeOf {
@@ -45,10 +46,14 @@ inline at::ScalarType wide(at::ScalarType type) { return is_short(type) ? at::kF
 
 inline Kind kind_of(const Tensor& t) {
   switch (t.scalar_type()) {
-    case at::kDouble: return Kind::float64;
-    case at::kBFloat16: return Kind::bfloat16;
-    case at::kHalf: return Kind::float16;
-    default: return Kind::float32;
+    case at::kDouble:
+      return Kind::float64;
+    case at::kBFloat16:
+      return Kind::bfloat16;
+    case at::kHalf:
+      return Kind::float16;
+    default:
+      return Kind::float32;
   }
 }
 
@@ -74,10 +79,11 @@ inline Tensor with_plain_rows(const Tensor& t) {  // with stride 1 within a row
   return plain.size(2) == 1 || plain.stride(2) == 1 ? plain : plain.contiguous();
 }
 
-// ---- Own kernels or a matrix library for products over all rows -----------------------------------------------------------------------------
+// ---- Own kernels or a matrix library for products over all rows -----------------------------------------------------
 
-// A matrix library pays its launch back by faster tiles above this many operations, with 16-bit numbers, for which it has
-// tensor cores, earlier; and where a sum has more terms than this, because our own kernels form each sum in one block.
+// A matrix library pays its launch back by faster tiles above this many operations, with 16-bit numbers, for which it
+// has tensor cores, earlier; and where a sum has more terms than this, because our own kernels form each sum in one
+// block.
 constexpr double kLibraryFrom = 1e9, kLibraryFromShort = 1e8;
 constexpr int64_t kLibraryTerms = 1024;
 
@@ -109,10 +115,10 @@ inline void multiply_wide(Tensor out, const Tensor& a, const Tensor& b) {
   }
 }
 
-// ---- A call -----------------------------------------------------------------------------------------------------------
+// ---- A call ---------------------------------------------------------------------------------------------------------
 
-// A call of either pass: its tensors as the kernels take them. The rows of all temporaries are in the memory order of the
-// input's, (T, B) or (B, T), so that products over all rows need no copies.
+// A call of either pass: its tensors as the kernels take them. The rows of all temporaries are in the memory order of
+// the input's, (T, B) or (B, T), so that products over all rows need no copies.
 struct Call {
   LayerSizes l;
   Device device;
@@ -142,7 +148,8 @@ struct Call {
     }
     if (!lengths) return;
     ranks = held(at::empty({2, l.B}, input.options().dtype(at::kInt)));
-    order(device, {l.T, l.B, lengths->const_data_ptr<int64_t>(), pointer<int32_t>(ranks), pointer<int32_t>(ranks, l.B)});
+    order(device,
+          {l.T, l.B, lengths->const_data_ptr<int64_t>(), pointer<int32_t>(ranks), pointer<int32_t>(ranks, l.B)});
   }
 
   at::ScalarType type() const { return input.scalar_type(); }
@@ -181,7 +188,8 @@ struct Call {
     int32_t* const words = pointer<int32_t>(memory);
     return {reinterpret_cast<uint32_t*>(words), words + size.words};
   }
-  // Memory seen as (T, B, width), in the order of input's rows; and, for a matrix library, as (rows, width) in memory order.
+  // Memory seen as (T, B, width), in the order of input's rows; and, for a matrix library, as (rows, width) in memory
+  // order.
   template <class T>
   StridedView<T> rows_in(T* memory, int64_t width) const {
     if (batch_first) return {memory, width, l.T * width};
@@ -217,8 +225,8 @@ struct Call {
   }
 };
 
-// What is saved of a direction, in a tensor from `offset` on: activated gates (T, B, 4H) and, in full width, cell states
-// (T, B, H). Where nothing is saved, memory for the gates alone.
+// What is saved of a direction, in a tensor from `offset` on: activated gates (T, B, 4H) and, in full width, cell
+// states (T, B, H). Where nothing is saved, memory for the gates alone.
 template <class T>
 struct Saved {
   const Tensor& memory;

@@ -1,5 +1,5 @@
-// The backward pass of the masked LSTM op after the recurrence, for large layers: gradients by products of a matrix library,
-// where the sums of our own kernels would take long.
+// The backward pass of the masked LSTM op after the recurrence, for large layers: gradients by products of a matrix
+// library, where the sums of our own kernels would take long.
 #pragma once
 
 #include <ATen/ops/addmm.h>
@@ -32,10 +32,10 @@ struct WantedGradients : LayerGradients {
   }
 };
 
-// ---- By products of a matrix library -----------------------------------------------------------------------------------
+// ---- By products of a matrix library --------------------------------------------------------------------------------
 
-// Memory for operands that a product needs in another layout: that of the saved cell states, which the recurrence has already
-// read. Where `saved` may not be overwritten, as much new memory, so that sums are cut in the same places.
+// Memory for operands that a product needs in another layout: that of the saved cell states, which the recurrence has
+// already read. Where `saved` may not be overwritten, as much new memory, so that sums are cut in the same places.
 struct Scratch {
   const Call& call;
   Tensor cells;  // 1-D, of input's type
@@ -66,12 +66,13 @@ inline bool lies_in_one_piece(const Call& call, const Tensor& rows) {
   return rows.size(outer) == 1 || rows.stride(outer) == rows.size(inner) * rows.stride(inner);
 }
 
-// The hidden states that the steps began with, as a view of the output, and the gates' gradients of the same rows: of all
-// steps but the first, which began with zeros and adds nothing. None where there is no such view.
+// The hidden states that the steps began with, as a view of the output, and the gates' gradients of the same rows: of
+// all steps but the first, which began with zeros and adds nothing. None where there is no such view.
 struct StatesBefore {
   Tensor d_gates, states;
 };
-inline std::optional<StatesBefore> states_before(const Call& call, int64_t d, const Tensor& d_gates, const Tensor& output) {
+inline std::optional<StatesBefore> states_before(const Call& call, int64_t d, const Tensor& d_gates,
+                                                 const Tensor& output) {
   const Layer& l = call.l;
   if (call.ranks.defined() || call.h_0 || call.batch_first || l.T == 1 || output.stride(0) != l.B * output.stride(1)) {
     return std::nullopt;
@@ -81,11 +82,11 @@ inline std::optional<StatesBefore> states_before(const Call& call, int64_t d, co
   return StatesBefore{d_gates.narrow(0, l.B - first, count), states.narrow(0, first, count)};
 }
 
-// The gradient of weight `which`: d_gates^T (4H, rows) times right (rows, columns), block by block where the operand or the
-// sums would be large. right(first, count) gives those columns, `at_once` at most.
+// The gradient of weight `which`: d_gates^T (4H, rows) times right (rows, columns), block by block where the operand or
+// the sums would be large. right(first, count) gives those columns, `at_once` at most.
 template <class T, class Right>
-inline void weight_gradient(const Call& call, int64_t d, int64_t which, const Scratch& scratch, const WantedGradients& grads,
-                     const Tensor& d_gates, int64_t at_once, const Right& right) {
+inline void weight_gradient(const Call& call, int64_t d, int64_t which, const Scratch& scratch,
+                            const WantedGradients& grads, const Tensor& d_gates, int64_t at_once, const Right& right) {
   const int64_t gates = kGates * call.l.H, columns = call.weights[d * call.l.per_direction + which].size(1);
   const Gradient gradient = grads.gradient(call, d, which);
   // Sums of the type of a gradient are formed in that gradient's memory.
@@ -99,7 +100,8 @@ inline void weight_gradient(const Call& call, int64_t d, int64_t which, const Sc
       const int64_t rows = std::min(rows_at_once, gates - row);
       const Tensor sum = own ? *own : call.empty_wide(rows * count).view({rows, count});
       multiply_wide(sum, d_gates.narrow(1, row, rows).t(), operand);
-      finish<T>(call.device, {rows * count, count, columns, pointer<Wide<T>>(sum), count, 1, row * columns + first, gradient});
+      finish<T>(call.device,
+                {rows * count, count, columns, pointer<Wide<T>>(sum), count, 1, row * columns + first, gradient});
     }
   }
 }
@@ -107,7 +109,8 @@ inline void weight_gradient(const Call& call, int64_t d, int64_t which, const Sc
 // The gradients of the biases: sums over all rows, first over parts of them, then over the parts.
 template <class T>
 inline void bias_gradients(const Call& call, const GradientParams<T>& p) {
-  constexpr int64_t kMostParts = 64, kLeastRows = 128;  // each is summed by one thread in a row, so neither should be many
+  constexpr int64_t kMostParts = 64,
+                    kLeastRows = 128;  // each is summed by one thread in a row, so neither should be many
   const int64_t gates = kGates * call.l.H;
   const int64_t each = std::max((call.rows() + kMostParts - 1) / kMostParts, kLeastRows);
   const int64_t parts = (call.rows() + each - 1) / each;
@@ -119,8 +122,9 @@ inline void bias_gradients(const Call& call, const GradientParams<T>& p) {
 }
 
 template <class T>
-inline void gradients_by_library(const Call& call, int64_t d, const GradientParams<T>& p, const WantedGradients& grads, const Tensor& output,
-                          const Tensor& flat, const Scratch& scratch) {  // flat: d_gates as (rows, 4H)
+inline void gradients_by_library(const Call& call, int64_t d, const GradientParams<T>& p, const WantedGradients& grads,
+                                 const Tensor& output, const Tensor& flat,
+                                 const Scratch& scratch) {  // flat: d_gates as (rows, 4H)
   const Layer& l = call.l;
   call.zero_padding<T>(p.sequences, call.rows_in(pointer<T>(flat), kGates * l.H), kGates * l.H);
   if (grads.input) {
@@ -147,11 +151,13 @@ inline void gradients_by_library(const Call& call, int64_t d, const GradientPara
   }
   if (p.hh.wanted()) {
     if (const auto before = states_before(call, d, flat, output)) {
-      weight_gradient<T>(call, d, 1, scratch, grads, before->d_gates, l.H, [&](int64_t, int64_t) { return before->states; });
+      weight_gradient<T>(call, d, 1, scratch, grads, before->d_gates, l.H,
+                         [&](int64_t, int64_t) { return before->states; });
     } else {
-      weight_gradient<T>(call, d, 1, scratch, grads, flat, scratch.columns_at_once(l.H), [&](int64_t first, int64_t count) {
-        return copied({p.sequences, first, count, p.output, true, p.h_0, l.H});
-      });
+      weight_gradient<T>(call, d, 1, scratch, grads, flat, scratch.columns_at_once(l.H),
+                         [&](int64_t first, int64_t count) {
+                           return copied({p.sequences, first, count, p.output, true, p.h_0, l.H});
+                         });
     }
   }
   if (p.bias_ih.wanted() || p.bias_hh.wanted()) bias_gradients<T>(call, p);

@@ -33,7 +33,7 @@ namespace {
 
 Accepted accepted_on(const Tensor& input) { return {input.device().type(), true}; }
 
-// ---- Forward ------------------------------------------------------------------------------------------------------------
+// ---- Forward --------------------------------------------------------------------------------------------------------
 
 template <class T>
 void project(const Call& call, int64_t d, const Saved<T>& saved) {
@@ -84,8 +84,8 @@ void forward_direction(const Call& call, int64_t d, const LayerOutputs& to, cons
   p.exchange = call.exchange(1, memory);
   const Choice chosen = choices().recurrence;
   if (chosen == Choice::library || !recurrent_forward<T>(call.device, p)) {
-    TORCH_CHECK(chosen != Choice::own, "no kernel of seam-fast does a layer of ", l.H, " units of ", call.type(), " for ",
-                l.B, " sequences in one launch on this device");
+    TORCH_CHECK(chosen != Choice::own, "no kernel of seam-fast does a layer of ", l.H, " units of ", call.type(),
+                " for ", l.B, " sequences in one launch on this device");
     TORCH_INTERNAL_ASSERT(!BatchedCalls::collecting());
     forward_by_steps<T>(call, d, p);
   }
@@ -122,7 +122,7 @@ LayerOutputs masked_lstm_forward(const LayerArguments& arguments, bool batch_fir
   return to;
 }
 
-// ---- Backward -----------------------------------------------------------------------------------------------------------
+// ---- Backward -------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -144,9 +144,11 @@ void backward_by_steps(const Call& call, int64_t d, const BackwardParams<T>& par
 }
 
 template <class T>
-void backward_direction(const Call& call, int64_t d, const LayerBackwardArguments& arguments, const WantedGradients& grads) {
+void backward_direction(const Call& call, int64_t d, const LayerBackwardArguments& arguments,
+                        const WantedGradients& grads) {
   const LayerSizes& l = call.l;
-  const OptionalTensor &grad_output = arguments.grad_output, &grad_h_n = arguments.grad_h_n, &grad_c_n = arguments.grad_c_n;
+  const OptionalTensor &grad_output = arguments.grad_output, &grad_h_n = arguments.grad_h_n,
+                       &grad_c_n = arguments.grad_c_n;
   const Tensor &output = arguments.output, &saved = arguments.saved;
   const bool overwrite = arguments.overwrite_saved;
   const Saved<T> given(call, saved, d, true);
@@ -166,8 +168,8 @@ void backward_direction(const Call& call, int64_t d, const LayerBackwardArgument
   p.exchange = call.exchange(kGates, memory);
   const Choice chosen = choices().recurrence;
   if (chosen == Choice::library || !recurrent_backward<T>(call.device, p)) {
-    TORCH_CHECK(chosen != Choice::own, "no kernel of seam-fast does a layer of ", l.H, " units of ", call.type(), " for ",
-                l.B, " sequences in one launch on this device");
+    TORCH_CHECK(chosen != Choice::own, "no kernel of seam-fast does a layer of ", l.H, " units of ", call.type(),
+                " for ", l.B, " sequences in one launch on this device");
     TORCH_INTERNAL_ASSERT(!BatchedCalls::collecting());
     backward_by_steps<T>(call, d, p);
   }
@@ -237,8 +239,8 @@ LayerGradients masked_lstm_backward(const LayerBackwardArguments& arguments, con
   const Tensor states = Call::held(with_plain_rows(arguments.output));
   const Tensor activations = Call::held(arguments.saved.contiguous());
   for (const OptionalTensor& grad : {grad_rows, of_h_n, of_c_n}) Call::hold(grad);
-  const LayerBackwardArguments plain = {arguments.forward, grad_rows,   of_h_n, of_c_n, states,
-                                        activations,       arguments.overwrite_saved, arguments.clamp};
+  const LayerBackwardArguments plain = {arguments.forward,         grad_rows,      of_h_n, of_c_n, states, activations,
+                                        arguments.overwrite_saved, arguments.clamp};
   backward_all(call, plain, grads);
   return grads;
 }

@@ -1,5 +1,6 @@
-// The masked LSTM op on a GPU: as in host/ops.h, for tensors there. Besides float32 and float64 it takes bfloat16 and float16,
-// then also with weights and scores of float32; sums, cell states and the gradients of scores are formed in float32.
+// The masked LSTM op on a GPU: as in host/ops.h, for tensors there. Besides float32 and float64 it takes bfloat16 and
+// float16, then also with weights and scores of float32; sums, cell states and the gradients of scores are formed in
+// float32.
 #pragma once
 
 #include <string>

@@ -1,6 +1,6 @@
-// A product of two matrices by one block, for the training engine: 64 x 64 numbers at a time, from panels of 32 terms in shared memory;
-// in full precision by ordinary arithmetic, or by tensor cores with operands rounded to tf32. The next panel is loaded into
-// registers while one is multiplied.
+// A product of two matrices by one block, for the training engine: 64 x 64 numbers at a time, from panels of 32 terms
+// in shared memory; in full precision by ordinary arithmetic, or by tensor cores with operands rounded to tf32. The
+// next panel is loaded into registers while one is multiplied.
 #pragma once
 
 #include <type_traits>
@@ -9,8 +9,8 @@
 
 namespace seam::gpu {
 
-// An operand of a product, row-major in memory. "By term": a row holds the terms of one row (column) of the product; else a row is one
-// term. rows: the indices of the terms' rows; null: consecutive.
+// An operand of a product, row-major in memory. "By term": a row holds the terms of one row (column) of the product;
+// else a row is one term. rows: the indices of the terms' rows; null: consecutive.
 struct Operand {
   const float* data;
   int64_t stride;
@@ -32,8 +32,8 @@ struct PanelProduct {
   };
   static_assert(kSide * kStride <= 2 * kRight);
 
-  // Calls done(m, n, count, sums) for each four adjacent numbers in a row of the product (M, N), of which `count` exist. There must be
-  // a barrier since `smem` was last used; there is one after its last use in here.
+  // Calls done(m, n, count, sums) for each four adjacent numbers in a row of the product (M, N), of which `count`
+  // exist. There must be a barrier since `smem` was last used; there is one after its last use in here.
   template <bool LeftByTerm, bool RightByTerm, class Done>
   static SEAM_KERNEL void multiply(const Block& block, Smem& smem, const Operand& left, const Operand& right,
                                    int first_m, int first_n, int M, int N, int K, const Done& done) {
@@ -62,7 +62,8 @@ struct PanelProduct {
   }
 
  private:
-  static constexpr int kPanels = 8;  // panels that are summed separately, so that the rounding error grows only with the number of such groups
+  static constexpr int kPanels =
+      8;  // panels that are summed separately, so that the rounding error grows only with the number of such groups
 
   // The sums of a thread: `total`, 4 x 4 numbers of the product.
   struct PlainSums {
@@ -91,8 +92,8 @@ struct PanelProduct {
     SEAM_KERNEL void spread(const Block&, Smem&) {}
   };
 
-  // The same by tensor-core tiles: a warp has 16 rows and 32 columns. In the end they are redistributed through shared memory, 4 x 4
-  // numbers per thread.
+  // The same by tensor-core tiles: a warp has 16 rows and 32 columns. In the end they are redistributed through shared
+  // memory, 4 x 4 numbers per thread.
   struct TileSums {
     float total[kEach][kEach], sum[4][4] = {};
 
@@ -131,8 +132,8 @@ struct PanelProduct {
   };
   using Sums = std::conditional_t<kTiles, TileSums, PlainSums>;
 
-  // The row (column) and term in a panel of number j of a thread. By term, eight lanes read adjacent numbers, and a warp writes to 32
-  // different banks.
+  // The row (column) and term in a panel of number j of a thread. By term, eight lanes read adjacent numbers, and a
+  // warp writes to 32 different banks.
   template <bool ByTerm>
   static SEAM_KERNEL void panel_element(const Block& block, int j, int& across, int& term) {
     if constexpr (ByTerm) {

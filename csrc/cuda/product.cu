@@ -31,7 +31,7 @@ void gradients(const Device& device, const GradientParams<T>& p) {
   else launch<Large>(device.stream, Large::tile_count(p), p);
 }
 
-#define SEAM_INSTANTIATE(T)                                           \
+#define SEAM_INSTANTIATE(T)                                            \
   template void projection(const Device&, const ProjectionParams<T>&); \
   template void gradients(const Device&, const GradientParams<T>&);
 SEAM_INSTANTIATE(float)

@@ -1,6 +1,6 @@
-// Products over all rows at once, for sizes at which launches of a matrix library would take longer than the products: the projection
-// of the input, with weights masked while they are loaded; and, in one launch, the gradients of the input and of the weights, whose
-// sum over all rows is turned into a score's gradient in registers.
+// Products over all rows at once, for sizes at which launches of a matrix library would take longer than the products:
+// the projection of the input, with weights masked while they are loaded; and, in one launch, the gradients of the
+// input and of the weights, whose sum over all rows is turned into a score's gradient in registers.
 #pragma once
 
 #include <type_traits>
@@ -11,15 +11,15 @@
 
 namespace seam::gpu {
 
-// ---- The rows of a panel ------------------------------------------------------------------------------------------------
+// ---- The rows of a panel --------------------------------------------------------------------------------------------
 
 template <int N>
 struct PanelRows {
   Shared<int32_t, N> time, before, sequence;
 
-  // Computes the time and sequence of the rows from `first` on: one division per row instead of one per number. Rows go step by step
-  // through all ranks; those after a sequence's end get the time -1 - time. `before`: the time of the sequence's previous step, -1
-  // for its first.
+  // Computes the time and sequence of the rows from `first` on: one division per row instead of one per number. Rows go
+  // step by step through all ranks; those after a sequence's end get the time -1 - time. `before`: the time of the
+  // sequence's previous step, -1 for its first.
   template <int Count>
   SEAM_KERNEL void find(const BlockOf<1>& block, const Sequences& s, int64_t first) {
     static_assert(Count <= N);
@@ -39,23 +39,24 @@ struct PanelRows {
   }
 };
 
-// ---- A tile of a product ----------------------------------------------------------------------------------------------
+// ---- A tile of a product --------------------------------------------------------------------------------------------
 
 // An S x S tile of a product by 256 threads, each of S / 16 rows and as many columns, from panels of `kDepth` terms.
 template <class W, int S>
 struct Tile {
   static constexpr int kThreads = 256, kDepth = 32, kEach = S / 16;
   static constexpr int kStride = S + 4;  // avoids bank conflicts along rows and along columns of a panel
-  static constexpr int kPanels = 2;      // panels that are summed separately, so that the rounding error grows only with the number of such groups
+  static constexpr int kPanels =
+      2;  // panels that are summed separately, so that the rounding error grows only with the number of such groups
 
   struct Smem {
     Shared<W, kDepth * kStride> left, right;  // [term, row or column]
     PanelRows<(S > kDepth ? S : kDepth)> rows;
   };
 
-  // Calls done(m, n, sum of left(m, k) right(k, n) over k, ahead(m, n)) for the tile at (first_m, first_n). prepare(first_k) is called
-  // before the values of a panel are loaded, and is followed by a barrier; they are loaded while the previous panel is multiplied.
-  // LeftByTerm, RightByTerm: numbers adjacent in memory have adjacent k.
+  // Calls done(m, n, sum of left(m, k) right(k, n) over k, ahead(m, n)) for the tile at (first_m, first_n).
+  // prepare(first_k) is called before the values of a panel are loaded, and is followed by a barrier; they are loaded
+  // while the previous panel is multiplied. LeftByTerm, RightByTerm: numbers adjacent in memory have adjacent k.
   template <bool LeftByTerm, bool RightByTerm, class Prepare, class Left, class Right, class Ahead, class Done>
   static SEAM_KERNEL void multiply(const BlockOf<1>& block, Smem& smem, int64_t first_m, int64_t first_n, int64_t M,
                                    int64_t N, int64_t K, const Prepare& prepare, const Left& left, const Right& right,
@@ -132,13 +133,14 @@ struct Tile {
   }
 };
 
-// The same for 16-bit numbers by tensor cores. The products take hardly any time, so the latency of each panel counts: panels have as
-// many terms as there are registers for, and no load is in a branch, after which the compiler would wait for it; in place of
-// numbers that do not exist others are loaded. What `ahead` loads comes with the first panel.
+// The same for 16-bit numbers by tensor cores. The products take hardly any time, so the latency of each panel counts:
+// panels have as many terms as there are registers for, and no load is in a branch, after which the compiler would wait
+// for it; in place of numbers that do not exist others are loaded. What `ahead` loads comes with the first panel.
 template <class T, int S>
 struct ShortTile {
-  static constexpr int kThreads = 256, kDepth = 2048 / S, kStride = kDepth + 8;  // puts the rows of a panel into different banks
-  static constexpr int kTiles = S / 16 * (S / 8) / (kThreads / 32);              // tiles of 16 x 8 per warp, all of the same rows
+  static constexpr int kThreads = 256, kDepth = 2048 / S,
+                       kStride = kDepth + 8;                         // puts the rows of a panel into different banks
+  static constexpr int kTiles = S / 16 * (S / 8) / (kThreads / 32);  // tiles of 16 x 8 per warp, all of the same rows
   static_assert(S == 32 || S == 64);
 
   struct Smem {
@@ -150,7 +152,8 @@ struct ShortTile {
   static SEAM_KERNEL void multiply(const BlockOf<1>& block, Smem& smem, int64_t first_m, int64_t first_n, int64_t M,
                                    int64_t N, int64_t K, const Prepare& prepare, const Left& left, const Right& right,
                                    const Ahead& ahead, const Done& done) {
-    constexpr int kLoads = S * kDepth / kThreads, kWarps = S / 8 / kTiles;  // loads of a thread per operand; warps side by side
+    constexpr int kLoads = S * kDepth / kThreads,
+                  kWarps = S / 8 / kTiles;  // loads of a thread per operand; warps side by side
     const int g = block.lane() / 4, t = block.lane() % 4;
     const int row = block.warp() / kWarps * 16 + g, column = block.warp() % kWarps * kTiles * 8;
     const T zero = narrow<T>(0.0f);
@@ -176,7 +179,8 @@ struct ShortTile {
       panel.load2(at, numbers);
       return pack(numbers[0], numbers[1]);
     };
-    const auto of = [&](int tile, int i, int64_t& m, int64_t& n) {  // the indices of number i of a tile; returns whether it exists
+    const auto of = [&](int tile, int i, int64_t& m,
+                        int64_t& n) {  // the indices of number i of a tile; returns whether it exists
       m = first_m + row + i / 2 * 8, n = first_n + column + tile * 8 + 2 * t + i % 2;
       return m < M && n < N;
     };
@@ -234,7 +238,8 @@ struct ShortTile {
 template <class T, int S>
 using TileOf = std::conditional_t<sizeof(T) == 2, ShortTile<T, S>, Tile<Wide<T>, S>>;
 
-// The loaded number if it exists, else 0. 16-bit numbers are loaded in any case, see ShortTile: `read` must give a valid one then.
+// The loaded number if it exists, else 0. 16-bit numbers are loaded in any case, see ShortTile: `read` must give a
+// valid one then.
 template <class T, class Read>
 SEAM_KERNEL T read_or_zero(bool counts, const Read& read) {
   const T zero = narrow<T>(Wide<T>(0));
@@ -273,7 +278,7 @@ struct Tiles {
   SEAM_INLINE int64_t n(int64_t tile) const { return tile % columns * S; }
 };
 
-// ---- The projection of the input --------------------------------------------------------------------------------------
+// ---- The projection of the input ------------------------------------------------------------------------------------
 
 template <class T, int S>
 struct Projection {
@@ -309,7 +314,7 @@ struct Projection {
   }
 };
 
-// ---- Gradients of the input and of the weights ------------------------------------------------------------------------
+// ---- Gradients of the input and of the weights ----------------------------------------------------------------------
 
 template <class T, int S>
 struct Gradients {
@@ -322,13 +327,12 @@ struct Gradients {
 
   static SEAM_INLINE bool wants_bias(const Params& p) { return p.bias_ih.wanted() || p.bias_hh.wanted(); }
   static SEAM_INLINE int64_t rows(const Params& p) { return p.sequences.steps * p.sequences.batch; }
-  static SEAM_INLINE Tiles<S> input_tiles(const Params& p) {
-    return {p.grad_input.data ? rows(p) : 0, p.input_size};
-  }
+  static SEAM_INLINE Tiles<S> input_tiles(const Params& p) { return {p.grad_input.data ? rows(p) : 0, p.input_size}; }
   static SEAM_INLINE Tiles<S> ih_tiles(const Params& p) {
     return {p.ih.wanted() ? kGates * p.hidden : 0, p.input_size};
   }
-  static SEAM_INLINE int64_t hh_columns(const Params& p) {  // one more for the bias, which is the weight of a constant 1
+  static SEAM_INLINE int64_t
+  hh_columns(const Params& p) {  // one more for the bias, which is the weight of a constant 1
     return (p.hh.wanted() ? p.hidden : 0) + (wants_bias(p) ? 1 : 0);
   }
   static SEAM_INLINE Tiles<S> hh_tiles(const Params& p) { return {kGates * p.hidden, hh_columns(p)}; }
@@ -403,8 +407,9 @@ struct Gradients {
   }
 
   template <class Right, class Ahead, class Done>
-  static SEAM_KERNEL void weight_gradient(const BlockOf<1>& block, Smem& smem, const Params& p, int64_t m_0, int64_t n_0,
-                                          int64_t N, const Right& right, const Ahead& ahead, const Done& done) {
+  static SEAM_KERNEL void weight_gradient(const BlockOf<1>& block, Smem& smem, const Params& p, int64_t m_0,
+                                          int64_t n_0, int64_t N, const Right& right, const Ahead& ahead,
+                                          const Done& done) {
     int64_t first = 0;  // first row of the panel
     Product::template multiply<false, false>(
         block, smem, m_0, n_0, kGates * p.hidden, N, rows(p),

@@ -16,7 +16,8 @@ namespace seam::gpu {
 
 namespace {
 
-// Calls body(i) for each i below count, on at most `threads` threads, one of them the calling one. Rethrows an error of body.
+// Calls body(i) for each i below count, on at most `threads` threads, one of them the calling one. Rethrows an error of
+// body.
 template <class Body>
 void on_threads(int64_t threads, size_t count, const Body& body) {
   std::atomic<size_t> next = 0;
@@ -47,14 +48,16 @@ void on_threads(int64_t threads, size_t count, const Body& body) {
 
 }  // namespace
 
-QueuedEpochs::QueuedEpochs(std::vector<std::shared_ptr<SeamTrainer>> trainers, std::vector<EpochRequest> epochs, int64_t threads)
+QueuedEpochs::QueuedEpochs(std::vector<std::shared_ptr<SeamTrainer>> trainers, std::vector<EpochRequest> epochs,
+                           int64_t threads)
     : trainers_(std::move(trainers)), epochs_(std::move(epochs)) {
   TORCH_CHECK_VALUE(!trainers_.empty() && trainers_.size() == epochs_.size(),
                     "there must be a trainer at least, and as many epochs as trainers");
   for (const auto& trainer : trainers_) {
     auto* const staged = dynamic_cast<StagedTrainer*>(trainer.get());
     TORCH_CHECK_VALUE(staged, "epochs are taken together by trainers of a GPU alone");
-    TORCH_CHECK_VALUE(std::find(staged_.begin(), staged_.end(), staged) == staged_.end(), "a trainer has one epoch at a time");
+    TORCH_CHECK_VALUE(std::find(staged_.begin(), staged_.end(), staged) == staged_.end(),
+                      "a trainer has one epoch at a time");
     TORCH_CHECK_VALUE(staged_.empty() || staged->device_tensor().device() == staged_[0]->device_tensor().device(),
                       "epochs are taken together by trainers on one GPU");
     staged_.push_back(staged);
@@ -67,7 +70,8 @@ QueuedEpochs::QueuedEpochs(std::vector<std::shared_ptr<SeamTrainer>> trainers, s
   for (size_t i = 0; i < staged_.size(); ++i) {
     const DrawnDocuments& documents = *epochs_[i].documents;
     if (!documents.needs_base_logits()) continue;
-    drawn_[i].target_probs = documents.soft_target_probs(drawn_[i], trainers_[i]->base_logits(drawn_[i].ids, drawn_[i].lengths));
+    drawn_[i].target_probs =
+        documents.soft_target_probs(drawn_[i], trainers_[i]->base_logits(drawn_[i].ids, drawn_[i].lengths));
   }
   size_t launches = 0;
   std::vector<TrainHeadParams> heads;

@@ -1,5 +1,5 @@
-// Epochs of several modules at the same time: their steps share launches, their plans are made by several host threads, and the host
-// synchronises once for all of them.
+// Epochs of several modules at the same time: their steps share launches, their plans are made by several host threads,
+// and the host synchronises once for all of them.
 #pragma once
 
 #include <memory>
@@ -21,16 +21,18 @@ struct EpochRequest {
   EvaluationDocuments evaluation_documents;
 };
 
-// A trainer whose epoch runs in stages, in this order: begin_staged; plan_launch and prepare_launch for each launch, of which there are
-// none if only the head is trained, and prepare_head for that; end_staged; and, after synchronisation, finish_staged.
+// A trainer whose epoch runs in stages, in this order: begin_staged; plan_launch and prepare_launch for each launch, of
+// which there are none if only the head is trained, and prepare_head for that; end_staged; and, after synchronisation,
+// finish_staged.
 class StagedTrainer {
  public:
   virtual ~StagedTrainer() = default;
   virtual void begin_staged(const EpochRequest& epoch, const DrawnDocuments::Epoch& drawn) = 0;
   virtual size_t launches() const = 0;
   virtual void plan_launch(size_t launch) = 0;  // on the host alone, so any thread may call it
-  virtual TrainParams prepare_launch(const Device& device, size_t launch) = 0;  // without blocks if it has started other kernels itself
-  virtual TrainHeadParams prepare_head() = 0;  // without documents: there is nothing to do
+  virtual TrainParams prepare_launch(const Device& device,
+                                     size_t launch) = 0;  // without blocks if it has started other kernels itself
+  virtual TrainHeadParams prepare_head() = 0;             // without documents: there is nothing to do
   virtual void end_staged(const EpochRequest& epoch) = 0;
   virtual SeamEpoch finish_staged(const EpochRequest& epoch) = 0;
   virtual Tensor device_tensor() const = 0;  // some tensor on its device

@@ -56,7 +56,7 @@ SEAM_INLINE float widen(Half x) {
 #else
   const uint32_t sign = uint32_t(x.bits & 0x8000u) << 16, magnitude = x.bits & 0x7fffu;
   if (magnitude >= 0x7c00u) return bits_to_float(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);  // inf, NaN
-  const float value = bits_to_float(magnitude << 13) * bits_to_float(0x77800000u);                 // times 2^112
+  const float value = bits_to_float(magnitude << 13) * bits_to_float(0x77800000u);                  // times 2^112
   return bits_to_float(float_to_bits(value) | sign);
 #endif
 }
@@ -160,8 +160,8 @@ SEAM_INLINE float refined_inverse(float x) {
   return fmaf(fmaf(-x, y, 1.0f), y, y);
 }
 
-// Gates without branches, so that the four of a unit are computed in parallel (IEEE division and the CUDA library's tanh have
-// branches). Errors of about an ulp of 1; Refined: half an ulp less, for two more dependent operations.
+// Gates without branches, so that the four of a unit are computed in parallel (IEEE division and the CUDA library's
+// tanh have branches). Errors of about an ulp of 1; Refined: half an ulp less, for two more dependent operations.
 template <bool Refined>
 struct BranchlessGates {
   using V = float;
@@ -175,24 +175,26 @@ struct BranchlessGates {
  private:
   static constexpr float kLog2E = 1.44269504f, kLog2ERest = 1.92596299e-8f, kLn2 = 0.69314718f, kNear = 0.55f;
 
-  // 1 / (1 + e^(k x)). The rounding errors of log2(e) and of its product with k x are corrected while the exponential is computed.
+  // 1 / (1 + e^(k x)). The rounding errors of log2(e) and of its product with k x are corrected while the exponential
+  // is computed.
   static SEAM_INLINE V one_over_one_plus_exp(V x, V k) {
-    constexpr V kFar = 256.0f;  // beyond, the result is 0 or 1 without correction, which would be inf - inf for an infinite x
+    constexpr V kFar =
+        256.0f;  // beyond, the result is 0 or 1 without correction, which would be inf - inf for an infinite x
     const V scale = k * kLog2E, product = x * scale;
     const V lost = fabsf(product) < kFar ? fma(x, k * kLog2ERest, fma(x, scale, -product)) : 0.0f;
     const V bounded = Refined && product > 125.0f ? 125.0f : product;  // keeps a NaN
     const V sum = fma(quick_exp2(bounded), fma(lost, kLn2, 1.0f), 1.0f);
     return Refined ? refined_inverse(sum) : quick_inverse(sum);
   }
-  // tanh(x) / x - 1 of s = x^2, where 1 - 2 / (1 + e^2x) would lose digits: minimax for |x| < kNear, relative error of tanh
-  // 4e-8.
+  // tanh(x) / x - 1 of s = x^2, where 1 - 2 / (1 + e^2x) would lose digits: minimax for |x| < kNear, relative error of
+  // tanh 4e-8.
   static SEAM_INLINE V series(V s) {
     return s * fma(s, fma(s, fma(s, 0.0164375806f, -0.0526718134f), 0.133207251f), -0.333329466f);
   }
 };
 
-// Gates for 16-bit numbers, with relative errors below 1e-5, where the last bit is worth 5e-4: fewer operations, and one inverse for
-// two gates, because a multiprocessor computes only sixteen inverses or exponentials per clock.
+// Gates for 16-bit numbers, with relative errors below 1e-5, where the last bit is worth 5e-4: fewer operations, and
+// one inverse for two gates, because a multiprocessor computes only sixteen inverses or exponentials per clock.
 struct ShortGates {
   using V = float;
   static SEAM_INLINE V fma(V a, V b, V c) { return fmaf(a, b, c); }
@@ -233,8 +235,8 @@ struct ShortGates {
   }
 };
 
-// Arithmetic for lstm_cell.h and score_update.h. The operations of skipped steps, linear layer and head are rounded as IEEE requires,
-// so that they give the same bits everywhere.
+// Arithmetic for lstm_cell.h and score_update.h. The operations of skipped steps, linear layer and head are rounded as
+// IEEE requires, so that they give the same bits everywhere.
 template <class W>
 struct Exact {
   using V = W;
@@ -258,8 +260,8 @@ SEAM_INLINE float Exact<float>::tanh(float x) {
   return BranchlessGates<true>::tanh(x);
 }
 
-// For updates of scores on the critical path: an ulp or two less accurate than IEEE's division and square root, but without their
-// branches, by the hardware's approximations and one Newton step.
+// For updates of scores on the critical path: an ulp or two less accurate than IEEE's division and square root, but
+// without their branches, by the hardware's approximations and one Newton step.
 struct Branchless {
   using V = float;
   static SEAM_INLINE V set(float x) { return x; }

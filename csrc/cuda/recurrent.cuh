@@ -1,15 +1,15 @@
-// The recurrence of small and medium layers in full precision: all steps of a few sequences in one launch. The weights are masked
-// while they are loaded and stay in registers, those of the largest layers also in shared memory; the hidden state is exchanged
-// through shared memory, the cell state never leaves its thread. Up to 96 units are one block; of larger layers the blocks of a
-// cluster share the units and write what the others need into their shared memory.
+// The recurrence of small and medium layers in full precision: all steps of a few sequences in one launch. The weights
+// are masked while they are loaded and stay in registers, those of the largest layers also in shared memory; the hidden
+// state is exchanged through shared memory, the cell state never leaves its thread. Up to 96 units are one block; of
+// larger layers the blocks of a cluster share the units and write what the others need into their shared memory.
 //
-// HB: hidden units, rounded up (the rest are zero). CL: blocks of a cluster. L: lanes that share the sum of a unit. NB: sequences of
-// a tile. All are compile-time constants, because registers cannot be indexed.
+// HB: hidden units, rounded up (the rest are zero). CL: blocks of a cluster. L: lanes that share the sum of a unit. NB:
+// sequences of a tile. All are compile-time constants, because registers cannot be indexed.
 #pragma once
 
-#include "common/lstm_cell.h"
 #include "block.cuh"
 #include "cell_before.cuh"
+#include "common/lstm_cell.h"
 #include "sequences.cuh"
 #include "weights.cuh"
 
@@ -17,8 +17,8 @@ namespace seam::gpu {
 
 // ---- Sums over groups of lanes --------------------------------------------------------------------------------------
 
-// Adds up v over the L lanes of a group. The N sums are distributed over them: lane q keeps those from q N / L on, in v[0..], at
-// least one; if N < L several lanes have the same sum. The order of additions is fixed.
+// Adds up v over the L lanes of a group. The N sums are distributed over them: lane q keeps those from q N / L on, in
+// v[0..], at least one; if N < L several lanes have the same sum. The order of additions is fixed.
 template <int L, int N, class B>
 SEAM_KERNEL void spread_sum(const B& block, float (&v)[N], int q) {
   int left = N;
@@ -43,15 +43,17 @@ template <int L, int N>
 struct Spread {
   static constexpr int kEach = N > L ? N / L : 1;
   static SEAM_KERNEL int first(int q) { return q * N / L; }
-  static SEAM_KERNEL bool owns(int q) { return N >= L || q * N % L == 0; }  // whether it is the first of the lanes with the same sum
+  static SEAM_KERNEL bool owns(int q) {
+    return N >= L || q * N % L == 0;
+  }  // whether it is the first of the lanes with the same sum
 };
 
-// ---- A thread's weights -----------------------------------------------------------------------------------------------
+// ---- A thread's weights ---------------------------------------------------------------------------------------------
 
 constexpr int kRegisters = 65536, kOtherRegisters = 60;  // of a multiprocessor; of a thread for everything but weights
 
-// N weights in groups of four: in registers, or if these do not suffice, three quarters of them in shared memory, interleaved with
-// those of the other threads.
+// N weights in groups of four: in registers, or if these do not suffice, three quarters of them in shared memory,
+// interleaved with those of the other threads.
 template <int N, int Threads>
 struct Weights {
   static constexpr int kHeld = N <= kRegisters / Threads - kOtherRegisters ? N : N / 4, kRest = N - kHeld;
@@ -106,14 +108,15 @@ struct RecurrentForward {
     tile(block, smem, p, p.sequences, block.index());
   }
 
-  // Tile `number` of the sequences `s`, which are those of `p` or others for its tensors. All blocks of the cluster must have passed
-  // a barrier since `smem` was last used.
+  // Tile `number` of the sequences `s`, which are those of `p` or others for its tensors. All blocks of the cluster
+  // must have passed a barrier since `smem` was last used.
   template <class B>
   static SEAM_KERNEL void tile(const B& block, Smem& smem, const Params& p, const Sequences& s, int64_t number) {
     using M = Arithmetic<T>;
     const int H = int(p.hidden), q = block.thread() % L, unit = block.rank() * kUnits + block.thread() / L;
 
-    // Lane q of a unit takes the pairs q, q + L, ... of hidden units, so that adjacent lanes read adjacent words of shared memory.
+    // Lane q of a unit takes the pairs q, q + L, ... of hidden units, so that adjacent lanes read adjacent words of
+    // shared memory.
     Held weights;
     const Weight<T> weight(p.weight_hh);
     weights.load(block, smem.weights, [&](int i) {
@@ -216,29 +219,30 @@ struct RecurrentForward {
 
 // ---- Backward -------------------------------------------------------------------------------------------------------
 
-// A block has the gates of its units, and forms the part of the gradient of all hidden units that comes from them; each block then
-// adds up the parts of all blocks for its units. That is a quarter of the traffic of exchanging the gates' gradients.
+// A block has the gates of its units, and forms the part of the gradient of all hidden units that comes from them; each
+// block then adds up the parts of all blocks for its units. That is a quarter of the traffic of exchanging the gates'
+// gradients.
 template <class T, int HB, int CL, int L, int NB>
 struct RecurrentBackward {
   static constexpr int kUnits = HB / CL, kThreads = kUnits * L, kCluster = CL;
-  static constexpr bool kHeldWalk = HB <= 64;                // as forward
-  static constexpr int kLanes = kThreads / HB;               // lanes that share the sum of a hidden unit
-  static constexpr int kShare = kGates * kUnits / kLanes;    // gates whose products a lane forms
+  static constexpr bool kHeldWalk = HB <= 64;              // as forward
+  static constexpr int kLanes = kThreads / HB;             // lanes that share the sum of a hidden unit
+  static constexpr int kShare = kGates * kUnits / kLanes;  // gates whose products a lane forms
   static_assert(NB <= L && kThreads % HB == 0 && kShare % 4 == 0 && kThreads % 32 == 0);
   using Params = BackwardParams<T>;
   using Held = Weights<kShare, kThreads>;
   struct Smem {
     typename Held::Smem weights;
-    Shared<float, NB * kGates * kUnits> d_gates;       // [row, unit, gate]
-    Shared<float, 2 * CL * NB * kUnits> passed_on;     // to this block's units, [step % 2, from block, row, unit]
+    Shared<float, NB * kGates * kUnits> d_gates;    // [row, unit, gate]
+    Shared<float, 2 * CL * NB * kUnits> passed_on;  // to this block's units, [step % 2, from block, row, unit]
   };
 
   static SEAM_KERNEL void run(const BlockOf<CL>& block, Smem& smem, const Params& p) {
     tile(block, smem, p, p.sequences, block.index());
   }
 
-  // Tile `number` of the sequences `s`, which are those of `p` or others for its tensors. All blocks of the cluster must have passed
-  // a barrier since `smem` was last used.
+  // Tile `number` of the sequences `s`, which are those of `p` or others for its tensors. All blocks of the cluster
+  // must have passed a barrier since `smem` was last used.
   template <class B>
   static SEAM_KERNEL void tile(const B& block, Smem& smem, const Params& p, const Sequences& s, int64_t number) {
     using M = Arithmetic<T>;

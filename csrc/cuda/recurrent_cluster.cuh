@@ -1,10 +1,11 @@
-// The recurrence of layers of 65 to 128 hidden units in float32: like that of small layers (recurrent_small.cuh), but by a cluster of
-// four blocks, each of which has the weights of 32 units in registers. What the other blocks need of a step, hidden states forward
-// and the gates' gradients backward, is sent into their shared memory as messages (messages.cuh). A block waits for those of all
-// units, its own included, and for nothing else: there is no barrier in the loop.
+// The recurrence of layers of 65 to 128 hidden units in float32: like that of small layers (recurrent_small.cuh), but
+// by a cluster of four blocks, each of which has the weights of 32 units in registers. What the other blocks need of a
+// step, hidden states forward and the gates' gradients backward, is sent into their shared memory as messages
+// (messages.cuh). A block waits for those of all units, its own included, and for nothing else: there is no barrier in
+// the loop.
 //
-// Double buffering makes sure that nothing is overwritten while it is still read: a warp sends its part of a step after it has read
-// the previous one, so whoever has received the parts of all warps may send for the next step.
+// Double buffering makes sure that nothing is overwritten while it is still read: a warp sends its part of a step after
+// it has read the previous one, so whoever has received the parts of all warps may send for the next step.
 //
 // S: sequences of a cluster. Four lanes have a unit; with two sequences each pair of lanes keeps the cell of one.
 #pragma once
@@ -27,7 +28,8 @@ struct ClusterBlock {
   static constexpr int kPart = 4 / S;  // lanes with the same cell: each stores S of the gates, and sends to S blocks
 };
 
-// Masked weights in shared memory, from where threads load their own: `kRows` times `kColumns`, zeros where the layer has none.
+// Masked weights in shared memory, from where threads load their own: `kRows` times `kColumns`, zeros where the layer
+// has none.
 template <int Rows, int Columns, int Pitch>
 struct StagedPart {
   static constexpr int kPitch = Pitch;
@@ -62,7 +64,7 @@ struct StagedPart {
   }
 };
 
-// ---- Forward ----------------------------------------------------------------------------------------------------------
+// ---- Forward --------------------------------------------------------------------------------------------------------
 
 template <int S>
 struct ClusterForward : ClusterBlock<S> {
@@ -75,8 +77,9 @@ struct ClusterForward : ClusterBlock<S> {
   static constexpr int kLanes = 4, kShare = kClusterUnits / kLanes, kChains = S == 1 ? 2 : 1;
   using Params = ForwardParams<float>;
   struct Smem {
-    StagedPart<kGates * kUnits, kClusterUnits, kClusterUnits + 4> weights;  // [gate, unit]; adjacent units in different banks
-    Shared<float, 2 * S * kClusterUnits> h;                                  // [step % 2, sequence, unit]
+    StagedPart<kGates * kUnits, kClusterUnits, kClusterUnits + 4>
+        weights;                             // [gate, unit]; adjacent units in different banks
+    Shared<float, 2 * S * kClusterUnits> h;  // [step % 2, sequence, unit]
     Arrivals arrivals[2];
   };
 
@@ -86,7 +89,8 @@ struct ClusterForward : ClusterBlock<S> {
     const int H = int(p.hidden), first_unit = block.rank() * kUnits;
     // Lanes that read the same 16 bytes of h are adjacent.
     const int l = block.lane() / 8, unit = first_unit + block.warp() * 8 + block.lane() % 8;
-    const int row = S == 1 ? 0 : l / 2, part = l % kPart;  // the sequence whose cell this lane keeps; its index among the lanes of that cell
+    const int row = S == 1 ? 0 : l / 2,
+              part = l % kPart;  // the sequence whose cell this lane keeps; its index among the lanes of that cell
     if (block.thread() == 0) {
       smem.arrivals[0].begin(kBytes);
       smem.arrivals[1].begin(kBytes);
@@ -114,7 +118,9 @@ struct ClusterForward : ClusterBlock<S> {
     }
 
     // The first lane of a cell stores h, the second one c.
-    const int saved = p.cells.data ? length : 0, kept = part == 0 ? length : part == 1 ? saved : 0;  // steps for which it stores
+    const int saved = p.cells.data ? length : 0, kept = part == 0   ? length
+                                                        : part == 1 ? saved
+                                                                    : 0;  // steps for which it stores
     const int end = mine && part < 2 ? length : -1;
     StepWalk<const float> input(p.gates, sequence, S * part * H + unit, 0);
     StepWalk<float> gates(p.gates, sequence, S * part * H + unit, -1);
@@ -154,7 +160,8 @@ struct ClusterForward : ClusterBlock<S> {
     };
 
     by_turns(steps, [&](auto parity, int step) {
-      constexpr int kNow = decltype(parity)::value, kFrom = kNow * S * kClusterUnits, kTo = (1 - kNow) * S * kClusterUnits;
+      constexpr int kNow = decltype(parity)::value, kFrom = kNow * S * kClusterUnits,
+                    kTo = (1 - kNow) * S * kClusterUnits;
       if (step > 0) {
         const int round = (step - 1) / 2;  // the first step's h came without messages
         smem.arrivals[kNow].wait(round);
@@ -177,7 +184,8 @@ struct ClusterForward : ClusterBlock<S> {
 #pragma unroll
         for (int s = 0; s < S; ++s) {
 #pragma unroll
-          for (int g = 0; g < kGates; ++g) sum[s][g][j % kChains] = M::fma(weights[g][j], share[s][j], sum[s][g][j % kChains]);
+          for (int g = 0; g < kGates; ++g)
+            sum[s][g][j % kChains] = M::fma(weights[g][j], share[s][j], sum[s][g][j % kChains]);
         }
       }
 #pragma unroll
@@ -213,7 +221,7 @@ struct ClusterForward : ClusterBlock<S> {
   }
 };
 
-// ---- Backward ---------------------------------------------------------------------------------------------------------
+// ---- Backward -------------------------------------------------------------------------------------------------------
 
 // Sixteen lanes, those of four units, form the gradient that these get from all gates.
 template <int S>
@@ -239,7 +247,8 @@ struct ClusterBackward : ClusterBlock<S> {
     const int H = int(p.hidden), first_unit = block.rank() * kUnits;
     const int lane = block.lane() / 2, four_here = block.warp() * 8 + block.lane() % 2 * kFour, own = lane / kFour;
     const int unit = first_unit + four_here + own, l = lane % kFour;
-    const int row = S == 1 ? 0 : l / 2, part = l % kPart;  // the sequence whose gradients this lane keeps; its index among the lanes of that cell
+    const int row = S == 1 ? 0 : l / 2,
+              part = l % kPart;  // the sequence whose gradients this lane keeps; its index among the lanes of that cell
     if (block.thread() == 0) {
       smem.arrivals[0].begin(kBytes);
       smem.arrivals[1].begin(kBytes);
@@ -310,7 +319,8 @@ struct ClusterBackward : ClusterBlock<S> {
         const int at = kHere + (row * kClusterUnits + unit) * kGates;
         send4(block, part * S + k, smem.d_gates, at, d, smem.arrivals[kNow]);
       }
-      // While the messages are in flight. The gradients may overwrite the gates, which the cell's lanes have read some steps ago.
+      // While the messages are in flight. The gradients may overwrite the gates, which the cell's lanes have read some
+      // steps ago.
       block.sync_warp();
       const bool ran = step < length;
 #pragma unroll

@@ -1,11 +1,11 @@
-// The recurrence of layers in 16 bits by clusters of blocks and tensor cores, all steps of eight sequences in one launch: forward up
-// to 256 hidden units (larger ones: recurrent_wide_tiles.cuh), backward up to 512. A block holds the weights of some units as left
-// operands of tiles. As in recurrent_cluster.cuh there is no cluster barrier in the loop: what other blocks need of a step is sent
-// into their shared memory as messages, double buffered.
+// The recurrence of layers in 16 bits by clusters of blocks and tensor cores, all steps of eight sequences in one
+// launch: forward up to 256 hidden units (larger ones: recurrent_wide_tiles.cuh), backward up to 512. A block holds the
+// weights of some units as left operands of tiles. As in recurrent_cluster.cuh there is no cluster barrier in the loop:
+// what other blocks need of a step is sent into their shared memory as messages, double buffered.
 //
-// A step is a dependent chain: tiles, cells, messages. Everything else happens while messages are in flight: storing the previous
-// step, loading the one after the next, and forming the factors of the gradients. How a warp's cells are distributed over its
-// lanes is described in cluster_cells.cuh.
+// A step is a dependent chain: tiles, cells, messages. Everything else happens while messages are in flight: storing
+// the previous step, loading the one after the next, and forming the factors of the gradients. How a warp's cells are
+// distributed over its lanes is described in cluster_cells.cuh.
 #pragma once
 
 #include "cluster_cells.cuh"
@@ -20,16 +20,18 @@ struct ClusterTiles {
   static_assert(sizeof(T) == 2 && CL % 2 == 0 && U % 16 == 0 && W % (U / kWarpUnits) == 0);
   static constexpr int kCluster = CL, kThreads = 32 * W, kUnits = U, kAll = U * CL;  // units of a block, of the cluster
   static constexpr int kOwners = U / kWarpUnits;  // the warps that have cells are the first ones
-  // Where a block's weights stay in shared memory, there is less room for those that are being loaded: they come in parts.
+  // Where a block's weights stay in shared memory, there is less room for those that are being loaded: they come in
+  // parts.
   static constexpr int kColumns = W == kOwners && U > 32 ? 128 : kAll, kPasses = kAll / kColumns;
   using Staged = StagedRows<T, U, kColumns, kThreads>;
 };
 
-// ---- Forward ----------------------------------------------------------------------------------------------------------
+// ---- Forward --------------------------------------------------------------------------------------------------------
 
-// The hidden states of a step are in shared memory as [block, sequence, warp, word]: the words of a warp are its eight units of a
-// sequence; a lane reads those of warp t as the right operand of tiles. The order of the pairs of units depends on the block that
-// reads: word k is pair k ^ (rank % 4), because lane t sends to block t what it got from the lanes t ^ k.
+// The hidden states of a step are in shared memory as [block, sequence, warp, word]: the words of a warp are its eight
+// units of a sequence; a lane reads those of warp t as the right operand of tiles. The order of the pairs of units
+// depends on the block that reads: word k is pair k ^ (rank % 4), because lane t sends to block t what it got from the
+// lanes t ^ k.
 template <class T, int CL, bool Even>
 struct ClusterTilesForward : ClusterTiles<T, CL, 32, 4> {
   using Base = ClusterTiles<T, CL, 32, 4>;
@@ -37,8 +39,8 @@ struct ClusterTilesForward : ClusterTiles<T, CL, 32, 4> {
   using Base::kCluster;
   using Base::kThreads;
   using Base::kUnits;
-  static constexpr int kSteps = 2 * CL;                           // steps of tiles along the hidden units
-  static constexpr int kWords = kAll * kClusterSequences / 2;     // words of a step's h
+  static constexpr int kSteps = 2 * CL;                        // steps of tiles along the hidden units
+  static constexpr int kWords = kAll * kClusterSequences / 2;  // words of a step's h
   using Left = LeftOperands<2, kSteps, kSteps, 4>;
   using Params = ForwardParams<T>;
   struct Smem {
@@ -81,7 +83,8 @@ struct ClusterTilesForward : ClusterTiles<T, CL, 32, 4> {
       const int k = i / 128 * kUnits + i / 4 % 4 * kWarpUnits + (i % 4 ^ turn) * 2;
       const T* const from = p.h_0 + of.index * p.hidden + k;
       const bool given = p.h_0 && of.exists;
-      const float low = given && k < H ? widen(load(from)) : 0.0f, high = given && k + 1 < H ? widen(load(from + 1)) : 0.0f;
+      const float low = given && k < H ? widen(load(from)) : 0.0f,
+                  high = given && k + 1 < H ? widen(load(from + 1)) : 0.0f;
       smem.h.store(i, narrow_pair<T>(low, high));
     }
     ForwardCells<T, Even> cells(block, p, first, block.rank() * kUnits + block.warp() * kWarpUnits);
@@ -104,7 +107,8 @@ struct ClusterTilesForward : ClusterTiles<T, CL, 32, 4> {
 #pragma unroll
       for (int tile = 0; tile < 2; ++tile) {
         multiply_in_chains<T, 1, kSteps>(
-            block, [&](int, int k) { return left.get(block, none, tile, k); }, [&](int q) { return states[q]; }, &sum[tile]);
+            block, [&](int, int k) { return left.get(block, none, tile, k); }, [&](int q) { return states[q]; },
+            &sum[tile]);
       }
       float activated[2][kGates];
       const uint32_t h_word = cells.advance(block, sum, activated);
@@ -121,13 +125,14 @@ struct ClusterTilesForward : ClusterTiles<T, CL, 32, 4> {
   }
 };
 
-// ---- Backward ---------------------------------------------------------------------------------------------------------
+// ---- Backward -------------------------------------------------------------------------------------------------------
 
-// A block forms the part of the gradient of all hidden units that comes from its gates, and each block adds up the parts of all for
-// its own units. That is half as much to send as the gates' gradients.
+// A block forms the part of the gradient of all hidden units that comes from its gates, and each block adds up the
+// parts of all for its own units. That is half as much to send as the gates' gradients.
 //
-// These are exchanged within the block, as [warp, pieces of 16 bytes]: piece 4 s + j has the units 2j and 2j + 1 of sequence s, their
-// gates i, f, g, o. The pieces are permuted (swizzled), so that lanes that access them together use different banks.
+// These are exchanged within the block, as [warp, pieces of 16 bytes]: piece 4 s + j has the units 2j and 2j + 1 of
+// sequence s, their gates i, f, g, o. The pieces are permuted (swizzled), so that lanes that access them together use
+// different banks.
 template <class T, int CL, int U, int W, bool Even>
 struct TilesBackward : ClusterTiles<T, CL, U, W> {
   using Base = ClusterTiles<T, CL, U, W>;
@@ -138,13 +143,14 @@ struct TilesBackward : ClusterTiles<T, CL, U, W> {
   using Base::kPasses;
   using Base::kThreads;
   using Base::kUnits;
-  static constexpr int kSteps = kGates * kUnits / 16, kTiles = kAll / 16 / W;  // steps of tiles along the gates; tiles of 16 units per warp
+  static constexpr int kSteps = kGates * kUnits / 16,
+                       kTiles = kAll / 16 / W;  // steps of tiles along the gates; tiles of 16 units per warp
   static constexpr int kBlockTiles = kUnits / 16;
   static constexpr int kWords = kGates * kUnits * kClusterSequences / 2, kPassed = CL * kBlockTiles * 128;
   static constexpr int kMostHeld = 36 / kTiles;  // steps of a warp's tiles whose operands fit into registers
   using Left = LeftOperands<kTiles, kSteps, (kSteps < kMostHeld ? kSteps : kMostHeld), W>;
-  // Tiles that are summed at once: a few, so that their messages are sent while others are summed. All, if left operands come from
-  // shared memory, which is then the bottleneck: so no right operand is read twice.
+  // Tiles that are summed at once: a few, so that their messages are sent while others are summed. All, if left
+  // operands come from shared memory, which is then the bottleneck: so no right operand is read twice.
   static constexpr int kAtOnce = Left::kRest > 0 ? kTiles : kTiles % 2 == 0 ? 2 : 1;
   static_assert(kTiles * 16 * W == kAll && kColumns % (kTiles * 16) == 0);
   using Params = BackwardParams<T>;
@@ -163,7 +169,8 @@ struct TilesBackward : ClusterTiles<T, CL, U, W> {
   };
 
   // The gradients of h_n and c_n, for sequences that have all `steps` steps.
-  static SEAM_KERNEL void add_ends(const float (&ends)[4], const TwoCells& cells, int steps, float (&d_h)[2], float (&d_c)[2]) {
+  static SEAM_KERNEL void add_ends(const float (&ends)[4], const TwoCells& cells, int steps, float (&d_h)[2],
+                                   float (&d_c)[2]) {
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       d_h[n] += steps == cells.length[n] ? ends[n] : 0.0f;
@@ -200,9 +207,11 @@ struct TilesBackward : ClusterTiles<T, CL, U, W> {
     }
     smem.ends.store4(block.thread() * 4, ends);  // there are not enough registers
 
-    StepWalk<const T> gates(p.gates, sequence, pair, steps - 1, -1), grad_output(p.grad_output, sequence, pair, steps - 1, -1);
+    StepWalk<const T> gates(p.gates, sequence, pair, steps - 1, -1),
+        grad_output(p.grad_output, sequence, pair, steps - 1, -1);
     StepWalk<T> d_gates(p.d_gates, sequence, pair, steps - 1, -1);
-    StepWalk<const float> of_c_0(p.cells, cells.of[0], unit, steps - 1, -1), of_c_1(p.cells, cells.of[1], unit, steps - 1, -1);
+    StepWalk<const float> of_c_0(p.cells, cells.of[0], unit, steps - 1, -1),
+        of_c_1(p.cells, cells.of[1], unit, steps - 1, -1);
     // Zeros at steps that the sequence does not have: after its end and before its first step.
     const auto fetch = [&](int step, Fetched& to) {
       const auto ran = [&](int of) { return unsigned(step) < unsigned(of); };
@@ -219,7 +228,7 @@ struct TilesBackward : ClusterTiles<T, CL, U, W> {
       of_c_0.go_on();
       of_c_1.go_on();
     };
-    const auto factors_of = [&](const Fetched& from, Factors<kGates> (&factors)[2]) {
+    const auto factors_of = [&](const Fetched& from, Factors<kGates>(&factors)[2]) {
       uint32_t of[kGates];
 #pragma unroll
       for (int gate = 0; gate < kGates; ++gate) of[gate] = block.transpose(from.gates[gate].word());
@@ -275,7 +284,8 @@ struct TilesBackward : ClusterTiles<T, CL, U, W> {
       for (int i = 0; i < kTiles; i += kAtOnce) {
         float sum[kAtOnce][4] = {};
         multiply_in_chains<T, kAtOnce, kSteps>(
-            block, [&](int j, int k) { return left.get(block, smem.rest, i + j, k); }, [&](int q) { return of_gates[q]; }, sum);
+            block, [&](int j, int k) { return left.get(block, smem.rest, i + j, k); },
+            [&](int q) { return of_gates[q]; }, sum);
 #pragma unroll
         for (int j = 0; j < kAtOnce; ++j) {
           const int tile = block.warp() * kTiles + i + j;
@@ -312,9 +322,12 @@ struct TilesBackward : ClusterTiles<T, CL, U, W> {
         total[1] += passed[1];
       }
 #pragma unroll
-      for (int n = 0; n < 2; ++n) d_h[n] = step < cells.length[n] ? total[n] + more[n] : more[n];  // a NaN or inf weight must not reach a step that does not exist
+      for (int n = 0; n < 2; ++n)
+        d_h[n] = step < cells.length[n] ? total[n] + more[n]
+                                        : more[n];  // a NaN or inf weight must not reach a step that does not exist
     });
-    const TwoCells now(p.sequences, first + 2 * t, unit, H);  // computed again, instead of held in registers all the time
+    const TwoCells now(p.sequences, first + 2 * t, unit,
+                       H);  // computed again, instead of held in registers all the time
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       if (!now.mine[n]) continue;
@@ -324,9 +337,10 @@ struct TilesBackward : ClusterTiles<T, CL, U, W> {
   }
 
  private:
-  // Rows g and g + 8 of a tile are units of two warps. They are swapped where g / 2 is odd, so that what a warp reads of its
-  // messages is in different banks.
-  static SEAM_KERNEL void fill(const BlockOf<CL>& block, Smem& smem, const MaskedNumbers& weight_hh, int H, Left& left) {
+  // Rows g and g + 8 of a tile are units of two warps. They are swapped where g / 2 is odd, so that what a warp reads
+  // of its messages is in different banks.
+  static SEAM_KERNEL void fill(const BlockOf<CL>& block, Smem& smem, const MaskedNumbers& weight_hh, int H,
+                               Left& left) {
     const int g = block.lane() / 4, t = block.lane() % 4;
     left = {};
 #pragma unroll 1

@@ -1,14 +1,14 @@
-// The recurrence of layers of 513 to 1024 hidden units in 16 bits: all steps of 16 sequences in one launch, by a group of blocks spread
-// over the whole GPU. A block has 16 units, and holds their weights in the registers of its eight warps, as left operands of tiles;
-// they would not fit into a cluster.
+// The recurrence of layers of 513 to 1024 hidden units in 16 bits: all steps of 16 sequences in one launch, by a group
+// of blocks spread over the whole GPU. A block has 16 units, and holds their weights in the registers of its eight
+// warps, as left operands of tiles; they would not fit into a cluster.
 //
-// A warp multiplies an eighth of the terms of all the block's sums, and so waits only for the blocks that have these terms. It loads
-// them from the L2 cache directly as right operands: blocks write them in an order in which a lane gets four words of adjacent
-// terms by one access. The sums of the warps are added up in shared memory, in the order of the warps, by the first four, which
-// have the cells (cluster_cells.cuh).
+// A warp multiplies an eighth of the terms of all the block's sums, and so waits only for the blocks that have these
+// terms. It loads them from the L2 cache directly as right operands: blocks write them in an order in which a lane gets
+// four words of adjacent terms by one access. The sums of the warps are added up in shared memory, in the order of the
+// warps, by the first four, which have the cells (cluster_cells.cuh).
 //
-// The data of a step is overwritten two steps later. A block that overwrites it has waited for the flags of all blocks for the step
-// in between, and these are posted only by blocks that have read the data.
+// The data of a step is overwritten two steps later. A block that overwrites it has waited for the flags of all blocks
+// for the step in between, and these are posted only by blocks that have read the data.
 #pragma once
 
 #include "cluster_cells.cuh"
@@ -31,14 +31,15 @@ struct GridGroup {
   static constexpr int kThreads = 256, kCluster = 1, kWarps = 8, kOwners = 4, kUnits = ExchangeSize::kUnits;
   static constexpr int kSequences = ExchangeSize::kSequences;
   static constexpr int kSteps = HB * Numbers / 16 / kWarps;  // steps of tiles along a warp's terms
-  // The exchanged data of a step, in words: a piece (16 bytes, eight terms) of all sequences; a block's pieces; all. Of two steps.
+  // The exchanged data of a step, in words: a piece (16 bytes, eight terms) of all sequences; a block's pieces; all. Of
+  // two steps.
   static constexpr int kPiece = 4 * kSequences, kOwnPieces = kUnits * Numbers / 8;
   static constexpr int kWords = int(ExchangeSize::words_of_tile(HB, Numbers)) / 2;
   static constexpr int kWarpPieces = 2 * kSteps, kWarpBlocks = kWarpPieces / kOwnPieces;
 
   // What this thread works on. The warps that have cells: eight of the block's units, and eight sequences.
   int rank, part, eight, half;
-  int first;  // rank of the tile's first sequence
+  int first;            // rank of the tile's first sequence
   uint32_t* left_here;  // [step % 2, piece, sequence, word]
   int32_t* flags;
   int blocks;
@@ -70,12 +71,13 @@ struct GridGroup {
   SEAM_KERNEL void wait(const B& block, int turn) const {
     wait_for(block, flags + existing(part * kWarpBlocks + block.lane() % kWarpBlocks, blocks), turn + 1);
   }
-  // Right operands of the q-th pair of steps, of the sequences from 8 n on. Terms that do not exist are multiplied with weights of
-  // zero, so any others will do.
+  // Right operands of the q-th pair of steps, of the sequences from 8 n on. Terms that do not exist are multiplied with
+  // weights of zero, so any others will do.
   template <class B>
   SEAM_KERNEL FourWords right(const B& block, int parity, int q, int n) const {
     const int piece = existing(part * kWarpPieces + 4 * q + block.lane() % 4, blocks * kOwnPieces);
-    const uint32_t* const at = left_here + parity * kWords + piece * kPiece + (n * kClusterSequences + block.lane() / 4) * 4;
+    const uint32_t* const at =
+        left_here + parity * kWords + piece * kPiece + (n * kClusterSequences + block.lane() / 4) * 4;
     return load(reinterpret_cast<const FourWords*>(at));
   }
 
@@ -83,7 +85,7 @@ struct GridGroup {
   static SEAM_KERNEL int existing(int i, int count) { return i < count ? i : count - 1; }
 };
 
-// ---- Forward ----------------------------------------------------------------------------------------------------------
+// ---- Forward --------------------------------------------------------------------------------------------------------
 
 // The others need the hidden state of each unit: a piece has eight units.
 template <class T, int HB>
@@ -167,10 +169,12 @@ struct GridForward : GridGroup<T, HB, 1> {
   }
 
  private:
-  static SEAM_KERNEL int sum_index(int from, int to, int tile) { return ((from * Group::kOwners + to) * 2 + tile) * 128; }
+  static SEAM_KERNEL int sum_index(int from, int to, int tile) {
+    return ((from * Group::kOwners + to) * 2 + tile) * 128;
+  }
 
-  static SEAM_KERNEL void fill(const BlockOf<1>& block, Smem& smem, const MaskedNumbers& weight_hh, const Group& group, int H,
-                               Left& left) {
+  static SEAM_KERNEL void fill(const BlockOf<1>& block, Smem& smem, const MaskedNumbers& weight_hh, const Group& group,
+                               int H, Left& left) {
     const int g = block.lane() / 4, t = block.lane() % 4;
     smem.weights.fill(block, weight_hh, group.rank * kUnits, 0, H);
 #pragma unroll
@@ -181,7 +185,8 @@ struct GridForward : GridGroup<T, HB, 1> {
 #pragma unroll
         for (int gate = 0; gate < kGates; ++gate) {
           uint32_t words[4];
-          smem.weights.rows.load4(smem.weights.row(gate, eight * 8 + g) + 16 * (group.part * (kSteps / 2) + q) + 4 * t, words);
+          smem.weights.rows.load4(smem.weights.row(gate, eight * 8 + g) + 16 * (group.part * (kSteps / 2) + q) + 4 * t,
+                                  words);
 #pragma unroll
           for (int k = 0; k < 4; ++k) made[gate / 2][k / 2][gate % 2 + 2 * (k % 2)] = words[k];
         }
@@ -192,10 +197,10 @@ struct GridForward : GridGroup<T, HB, 1> {
   }
 };
 
-// ---- Backward ---------------------------------------------------------------------------------------------------------
+// ---- Backward -------------------------------------------------------------------------------------------------------
 
-// The others need the gradients of each unit's gates i, f, g, o: a piece has two units. A block sums up the gradient that its own
-// units get from the gates of all units.
+// The others need the gradients of each unit's gates i, f, g, o: a piece has two units. A block sums up the gradient
+// that its own units get from the gates of all units.
 template <class T, int HB>
 struct GridBackward : GridGroup<T, HB, kGates> {
   using Group = GridGroup<T, HB, kGates>;
@@ -207,11 +212,11 @@ struct GridBackward : GridGroup<T, HB, kGates> {
   using Group::kWords;
   static constexpr int kAtOnce = 4;  // right operands loaded at once, of each half of the sequences
   static_assert(kSteps / 2 % kAtOnce == 0);
-  static constexpr int kHeld = 16;   // steps of a warp's left operands in registers
+  static constexpr int kHeld = 16;  // steps of a warp's left operands in registers
   using Params = GroupParams<BackwardParams<T>>;
   struct Smem {
     Shared<uint32_t, kWarps * kSteps * 128> weights;  // left operands, [warp, step, lane, word]
-    Shared<float, kWarps * 256> sums;  // [of warp, half of the sequences, lane, number of the tile]
+    Shared<float, kWarps * 256> sums;                 // [of warp, half of the sequences, lane, number of the tile]
     Shared<float, 4 * kThreads> ends;
   };
   struct alignas(8) TwoWords {
@@ -237,8 +242,8 @@ struct GridBackward : GridGroup<T, HB, kGates> {
     };
 
     const int steps = tile_steps<Group::kSequences>(p.sequences, group.first);
-    uint32_t* const own =
-        group.left_here + (group.rank * 8 + group.eight * 4 + g / 2) * kPiece + (group.half * 8 + 2 * t) * 4 + g % 2 * 2;
+    uint32_t* const own = group.left_here + (group.rank * 8 + group.eight * 4 + g / 2) * kPiece +
+                          (group.half * 8 + 2 * t) * 4 + g % 2 * 2;
     BackwardCells<T, true> cells(block, p, group.first_rank(), first_unit, steps);
     float ends[4];
     cells.load_ends(ends);
@@ -276,8 +281,7 @@ struct GridBackward : GridGroup<T, HB, kGates> {
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
           multiply_in_chains<T, 1, 2 * kAtOnce>(
-              block, [&](int, int k) { return left(2 * first + k); },
-              [&](int q) { return of_gates[n][q]; }, &sum[n]);
+              block, [&](int, int k) { return left(2 * first + k); }, [&](int q) { return of_gates[n][q]; }, &sum[n]);
         }
       }
 #pragma unroll
@@ -302,11 +306,11 @@ struct GridBackward : GridGroup<T, HB, kGates> {
  private:
   static SEAM_KERNEL int sum_index(int from, int half) { return (from * 2 + half) * 128; }
 
-  // The rows of tiles are the block's units, which are adjacent in memory, and the terms are gates. So a warp reads words of two
-  // units, from the rows of i and f, or g and o, of four units in turn, and transposes them. Everything passes through shared
-  // memory, where what does not fit into registers stays.
-  static SEAM_KERNEL void fill(const BlockOf<1>& block, Smem& smem, const MaskedNumbers& weight_hh, const Group& group, int H,
-                               uint32_t (&held)[kHeld][4]) {
+  // The rows of tiles are the block's units, which are adjacent in memory, and the terms are gates. So a warp reads
+  // words of two units, from the rows of i and f, or g and o, of four units in turn, and transposes them. Everything
+  // passes through shared memory, where what does not fit into registers stays.
+  static SEAM_KERNEL void fill(const BlockOf<1>& block, Smem& smem, const MaskedNumbers& weight_hh, const Group& group,
+                               int H, uint32_t (&held)[kHeld][4]) {
     const uint32_t* const weight = static_cast<const uint32_t*>(weight_hh.weight);
     const uint32_t* const score = static_cast<const uint32_t*>(weight_hh.score ? weight_hh.score : weight_hh.weight);
     const int g = block.lane() / 4, t = block.lane() % 4;

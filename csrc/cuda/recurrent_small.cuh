@@ -1,30 +1,30 @@
-// The recurrence of small layers: all steps of one or two sequences by one block, two lanes per hidden unit. Tensors are float32 or
-// of 16 bits, the arithmetic is float32: with so few units tensor cores would not make a step shorter.
+// The recurrence of small layers: all steps of one or two sequences by one block, two lanes per hidden unit. Tensors
+// are float32 or of 16 bits, the arithmetic is float32: with so few units tensor cores would not make a step shorter.
 //
-// A step is a chain of dependent work (products, activations, a barrier), and the latency of that chain is the time of a step. So
-// everything else is kept off it: weights are in registers; what a step reads from global memory is loaded two steps ahead, and
-// its stores are issued after the next step's first loads; activations have no branches; a second sequence takes more registers of
-// the same threads, and its work fills the stalls of the first.
+// A step is a chain of dependent work (products, activations, a barrier), and the latency of that chain is the time of
+// a step. So everything else is kept off it: weights are in registers; what a step reads from global memory is loaded
+// two steps ahead, and its stores are issued after the next step's first loads; activations have no branches; a second
+// sequence takes more registers of the same threads, and its work fills the stalls of the first.
 //
-// HB: hidden units, rounded up (the rest are zero). S: sequences of a block; with two, each lane of a unit keeps the cell of one of
-// them. Both are compile-time constants, because registers cannot be indexed.
+// HB: hidden units, rounded up (the rest are zero). S: sequences of a block; with two, each lane of a unit keeps the
+// cell of one of them. Both are compile-time constants, because registers cannot be indexed.
 #pragma once
 
 #include <type_traits>
 
-#include "common/lstm_cell.h"
 #include "block.cuh"
+#include "common/lstm_cell.h"
 #include "predicated.cuh"
 #include "sequences.cuh"
 #include "weights.cuh"
 
 namespace seam::gpu {
 
-// ---- W_hh on its way into registers -----------------------------------------------------------------------------------
+// ---- W_hh on its way into registers ---------------------------------------------------------------------------------
 
-// The masked W_hh in shared memory, (4H, H) with `kPitch` numbers per row, from where each thread loads its weights. It is read from
-// global memory in memory order, 16 bytes at a time: if each thread loaded its own rows from there, that would take as long as 20
-// to 60 steps.
+// The masked W_hh in shared memory, (4H, H) with `kPitch` numbers per row, from where each thread loads its weights. It
+// is read from global memory in memory order, 16 bytes at a time: if each thread loaded its own rows from there, that
+// would take as long as 20 to 60 steps.
 template <class T, int HB, int Threads, int Pitch>
 struct StagedWeights {
   static constexpr int kPitch = Pitch;
@@ -55,7 +55,9 @@ struct StagedWeights {
 
   template <bool Aligned, class B>
   SEAM_KERNEL void copy(const B& block, const T* weight, const T* score, bool masked, int H) {
-    constexpr int kAtOnce = 10, kFurther = 4 * Threads;  // loads in flight per thread, of four numbers each; the distance between them
+    constexpr int kAtOnce = 10,
+                  kFurther =
+                      4 * Threads;  // loads in flight per thread, of four numbers each; the distance between them
     const int groups = H * H, ahead = kFurther / H * Pitch + kFurther % H;
     int column = 4 * block.thread() % H, to = 4 * block.thread() / H * Pitch + column;  // of the next group
 #pragma unroll 1
@@ -73,7 +75,8 @@ struct StagedWeights {
         int at = to, in_row = column;
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const float weight = widen(w[k].number[e]), score = widen(s[k].number[e]);  // both are loaded, without a branch
+          const float weight = widen(w[k].number[e]),
+                      score = widen(s[k].number[e]);  // both are loaded, without a branch
           if (exists) rows.store(at, int(score > 0) | int(!masked) ? weight : 0.0f);
           const bool ends = ++in_row == H;
           at += ends ? Pitch - H + 1 : 1;
@@ -107,11 +110,13 @@ struct StepWalk {
   int64_t stride;
   template <class From>
   SEAM_KERNEL StepWalk(const StridedView<From>& rows, const Sequence& sequence, int offset, int step, int direction = 1)
-      : at(rows.at(sequence.at(step)) + offset), stride(rows.time_stride * (sequence.reverse ? -direction : direction)) {}
+      : at(rows.at(sequence.at(step)) + offset),
+        stride(rows.time_stride * (sequence.reverse ? -direction : direction)) {}
   SEAM_KERNEL void go_on() { at += stride; }
 };
 
-// Calls step(parity, i) for i from 0 to count - 1. The parity of i is a compile-time constant, so that it can select registers.
+// Calls step(parity, i) for i from 0 to count - 1. The parity of i is a compile-time constant, so that it can select
+// registers.
 template <int N>
 struct Constant {
   static constexpr int value = N;
@@ -126,7 +131,7 @@ SEAM_KERNEL void by_turns(int count, const Step& step) {
   }
 }
 
-// ---- Forward ----------------------------------------------------------------------------------------------------------
+// ---- Forward --------------------------------------------------------------------------------------------------------
 
 template <class T, int HB, int S>
 struct SmallForward : SmallBlock<HB> {
@@ -134,9 +139,9 @@ struct SmallForward : SmallBlock<HB> {
   using SmallBlock<HB>::kThreads;
   using SmallBlock<HB>::kUnits;
   static_assert(S == 1 || S == 2);
-  static constexpr int kShare = HB / 2;    // hidden units whose products a lane forms, for the four gates of its unit
-  static constexpr int kFours = HB / 8;    // of these in groups of four; two more may follow
-  static constexpr int kChains = 4 / S;    // independent sums of a gate
+  static constexpr int kShare = HB / 2;     // hidden units whose products a lane forms, for the four gates of its unit
+  static constexpr int kFours = HB / 8;     // of these in groups of four; two more may follow
+  static constexpr int kChains = 4 / S;     // independent sums of a gate
   static constexpr int kOwn = 4 / (3 - S);  // gates for which a lane adds the input projection, and which it stores
   using Params = ForwardParams<T>;
   struct Smem {
@@ -162,8 +167,8 @@ struct SmallForward : SmallBlock<HB> {
     float h = mine && p.h_0 ? widen(load(p.h_0 + state)) : 0.0f, c = mine && p.c_0 ? widen(load(p.c_0 + state)) : 0.0f;
     if (half == row) smem.h.store(row * kUnits + unit, h);
 
-    // With one sequence both lanes have the same cell: one handles the gates i and f and stores h, the other g, o and c, in float32
-    // by the same instruction.
+    // With one sequence both lanes have the same cell: one handles the gates i and f and stores h, the other g, o and
+    // c, in float32 by the same instruction.
     constexpr bool kSameStore = S == 1 && std::is_same_v<T, float>;
     const bool upper = S == 1 && half == 1;
     const int first_gate = S == 1 ? 2 * half : 0;
@@ -185,7 +190,7 @@ struct SmallForward : SmallBlock<HB> {
       const int at = (first_gate + g) * H + unit;
       bias[g] = unit < H ? effective<T>(p.bias_ih, at) + effective<T>(p.bias_hh, at) : 0.0f;
     }
-    const auto fetch = [&](int step, T (&to)[kOwn]) {
+    const auto fetch = [&](int step, T(&to)[kOwn]) {
 #pragma unroll
       for (int g = 0; g < kOwn; ++g) to[g] = load_if(step < length, input.at + g * H, zero);
       input.go_on();
@@ -235,7 +240,8 @@ struct SmallForward : SmallBlock<HB> {
 #pragma unroll
         for (int s = 0; s < S; ++s) {
 #pragma unroll
-          for (int g = 0; g < kGates; ++g) sum[s][g][j % kChains] = M::fma(weights[g][j], share[s][j], sum[s][g][j % kChains]);
+          for (int g = 0; g < kGates; ++g)
+            sum[s][g][j % kChains] = M::fma(weights[g][j], share[s][j], sum[s][g][j % kChains]);
         }
       }
 #pragma unroll
@@ -275,7 +281,7 @@ struct SmallForward : SmallBlock<HB> {
   }
 };
 
-// ---- Backward ---------------------------------------------------------------------------------------------------------
+// ---- Backward -------------------------------------------------------------------------------------------------------
 
 // What was saved of a step, in its own type: to widen it at once would wait for the load.
 template <class T>
@@ -283,8 +289,8 @@ struct SavedStep {
   T gates[kGates], grad_output;
   float c;
 };
-// The factors of its gradients, as in lstm_cell.h: dc += dh a, then d c_prev = dc forget and d gates = gates times dc (o: dh). That of
-// f still lacks c_prev, which is loaded later.
+// The factors of its gradients, as in lstm_cell.h: dc += dh a, then d c_prev = dc forget and d gates = gates times dc
+// (o: dh). That of f still lacks c_prev, which is loaded later.
 template <int N>
 struct Factors {
   float a, forget, gates[N];
@@ -307,12 +313,14 @@ SEAM_KERNEL Factors<kGates> all_factors(float i, float f, float g, float o, floa
 }
 template <class M, class T>
 SEAM_KERNEL Factors<kGates> all_factors(const SavedStep<T>& saved) {
-  return all_factors<M>(widen(saved.gates[0]), widen(saved.gates[1]), widen(saved.gates[2]), widen(saved.gates[3]), saved.c);
+  return all_factors<M>(widen(saved.gates[0]), widen(saved.gates[1]), widen(saved.gates[2]), widen(saved.gates[3]),
+                        saved.c);
 }
 // i and g in one of two lanes, f and o in the other.
 template <class M, class T>
 SEAM_KERNEL Factors<2> half_of_factors(const SavedStep<T>& saved, int half) {
-  const float i = widen(saved.gates[0]), f = widen(saved.gates[1]), g = widen(saved.gates[2]), o = widen(saved.gates[3]);
+  const float i = widen(saved.gates[0]), f = widen(saved.gates[1]), g = widen(saved.gates[2]),
+              o = widen(saved.gates[3]);
   const float t = M::tanh(saved.c);
   Factors<2> factors = factors_of_cell<2, M>(f, o, t);
   const float x = half == 0 ? i : f, y = half == 0 ? g : o;
@@ -321,18 +329,19 @@ SEAM_KERNEL Factors<2> half_of_factors(const SavedStep<T>& saved, int half) {
   return factors;
 }
 
-// Eight lanes, those of four units, form the gradient that these get from all gates: each takes an eighth of the gates, then the
-// lanes add their sums up, until each pair has the sum of its own unit.
+// Eight lanes, those of four units, form the gradient that these get from all gates: each takes an eighth of the gates,
+// then the lanes add their sums up, until each pair has the sum of its own unit.
 //
-// These eight are every fourth lane of a warp, because shared memory is read at full speed if the lanes that read the same 16
-// bytes are adjacent.
+// These eight are every fourth lane of a warp, because shared memory is read at full speed if the lanes that read the
+// same 16 bytes are adjacent.
 template <class T, int HB, int S>
 struct SmallBackward : SmallBlock<HB> {
   static constexpr bool kMayBeBatched = std::is_same_v<T, float>;  // in launches of several calls, see block.cuh
   using SmallBlock<HB>::kThreads;
   using SmallBlock<HB>::kUnits;
   static_assert(S == 1 || S == 2);
-  static constexpr int kFour = 4, kLanes = 2 * kFour, kShare = (HB + kLanes - 1) / kLanes;  // units whose gates a lane takes
+  static constexpr int kFour = 4, kLanes = 2 * kFour,
+                       kShare = (HB + kLanes - 1) / kLanes;  // units whose gates a lane takes
   using Params = BackwardParams<T>;
   struct Smem {
     // So that the quarters of a warp, two rows of four units each, read 16 bytes per lane without bank conflicts.
@@ -342,7 +351,8 @@ struct SmallBackward : SmallBlock<HB> {
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem& smem, const Params& p) {
     using M = BranchlessGates<true>;
-    const int H = int(p.hidden), lane = block.lane() / kFour, first_unit = block.warp() * 16 + block.lane() % kFour * kFour;
+    const int H = int(p.hidden), lane = block.lane() / kFour,
+              first_unit = block.warp() * 16 + block.lane() % kFour * kFour;
     const int own = lane / 2, half = lane % 2, unit = first_unit + own;
     smem.weights.fill(block, p.weight_hh, H);
     float weights[kShare][kGates][kFour];
@@ -469,7 +479,8 @@ struct SmallBackward : SmallBlock<HB> {
 
   // Index r of a lane: the sum for unit r ^ own of its four, so that index 0 is the unit of the lane itself.
   template <class Weights>
-  static SEAM_KERNEL void load_weights(const Weights& from, int column, int lane, int H, float (&to)[kShare][kGates][kFour]) {
+  static SEAM_KERNEL void load_weights(const Weights& from, int column, int lane, int H,
+                                       float (&to)[kShare][kGates][kFour]) {
     constexpr int kOrder[kGates] = {0, 2, 1, 3};
     const int own = lane / 2;
 #pragma unroll

@@ -1,18 +1,18 @@
 // The recurrence by tensor cores, all steps of eight sequences in one launch: for 16-bit numbers where neither
-// recurrent_cluster_tiles.cuh nor recurrent_wide_tiles.cuh can run (GPUs without such clusters; more than 256 units whose rows do
-// not begin at whole words) and, where torch allows it, for float32 rounded to tf32. As in recurrent.cuh the weights stay in
-// registers, here as the left operands of tensor-core tiles, and the hidden state is exchanged through shared memory, as the right
-// operand.
+// recurrent_cluster_tiles.cuh nor recurrent_wide_tiles.cuh can run (GPUs without such clusters; more than 256 units
+// whose rows do not begin at whole words) and, where torch allows it, for float32 rounded to tf32. As in recurrent.cuh
+// the weights stay in registers, here as the left operands of tensor-core tiles, and the hidden state is exchanged
+// through shared memory, as the right operand.
 //
-// The rows of a pair of tiles are ordered so that the four gates of a unit end up in one lane: rows g and g + 8 of the first tile
-// are the gates i and f of unit g, those of the second g and o. So a cell's update never leaves its lane.
+// The rows of a pair of tiles are ordered so that the four gates of a unit end up in one lane: rows g and g + 8 of the
+// first tile are the gates i and f of unit g, those of the second g and o. So a cell's update never leaves its lane.
 //
 // HB: hidden units, rounded up. CL: blocks of a cluster. KS: warps that share the sums of eight units.
 #pragma once
 
-#include "common/lstm_cell.h"
 #include "block.cuh"
 #include "cell_before.cuh"
+#include "common/lstm_cell.h"
 #include "sequences.cuh"
 #include "weights.cuh"
 
@@ -42,8 +42,9 @@ struct Words<Tf32> {
   }
 };
 
-constexpr int kTileRows = 16, kTileColumns = 8, kTileWords = 8;  // rows of the left operand; columns of the right one; words along the terms
-constexpr int kPadding = 4;  // words after a row of the right operand, which put its eight rows into different banks
+constexpr int kTileRows = 16, kTileColumns = 8,
+              kTileWords = 8;  // rows of the left operand; columns of the right one; words along the terms
+constexpr int kPadding = 4;    // words after a row of the right operand, which put its eight rows into different banks
 
 template <int HB, int CL, int KS>
 struct TileSizes {
@@ -51,11 +52,11 @@ struct TileSizes {
   static_assert(HB % 16 == 0 && kUnits % 8 == 0 && kThreads <= 1024);
 };
 
-// sum = tiles of weights (in registers) times a panel of words in shared memory, [column, word], from word `first` on. Each tile
-// has one or two (Sums) accumulators: with two a product need not wait for the one before.
+// sum = tiles of weights (in registers) times a panel of words in shared memory, [column, word], from word `first` on.
+// Each tile has one or two (Sums) accumulators: with two a product need not wait for the one before.
 template <class Number, int Sums, int Tiles, int Steps, class B, class Panel>
-SEAM_KERNEL void multiply_panel(const B& block, const uint32_t (&weights)[Steps][Tiles][4], const Panel& panel, int first,
-                                int stride, float (&sum)[Tiles][4]) {
+SEAM_KERNEL void multiply_panel(const B& block, const uint32_t (&weights)[Steps][Tiles][4], const Panel& panel,
+                                int first, int stride, float (&sum)[Tiles][4]) {
   const int column = block.lane() / 4, t = block.lane() % 4;
   float sums[Sums][Tiles][4] = {};
   block.sync_warp();  // lanes without a cell may be ahead
@@ -69,7 +70,8 @@ SEAM_KERNEL void multiply_panel(const B& block, const uint32_t (&weights)[Steps]
 #pragma unroll
   for (int tile = 0; tile < Tiles; ++tile) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) sum[tile][i] = Sums == 2 ? sums[0][tile][i] + sums[Sums - 1][tile][i] : sums[0][tile][i];
+    for (int i = 0; i < 4; ++i)
+      sum[tile][i] = Sums == 2 ? sums[0][tile][i] + sums[Sums - 1][tile][i] : sums[0][tile][i];
   }
 }
 
@@ -85,8 +87,9 @@ struct TiledForward {
   static_assert(kWords % (kTileWords * KS) == 0);
   using Params = ForwardParams<T>;
   struct Smem {
-    Shared<uint32_t, 2 * kBuffer> h;                              // of the previous and of this step, [sequence, word]
-    Shared<float, (KS > 1 ? (KS - 1) * kUnits * 32 : 4)> shared;  // sums of all warps but the first of each group of units
+    Shared<uint32_t, 2 * kBuffer> h;  // of the previous and of this step, [sequence, word]
+    Shared<float, (KS > 1 ? (KS - 1) * kUnits * 32 : 4)>
+        shared;  // sums of all warps but the first of each group of units
   };
 
   static SEAM_KERNEL void run(const BlockOf<CL>& block, Smem& smem, const Params& p) {
@@ -123,10 +126,10 @@ struct TiledForward {
     for (int i = block.thread(); i < kTileColumns * kWords; i += kThreads) {
       const Sequence sequence = sequence_at(s, first + i / kWords);
       smem.h.store(i / kWords * kStride + i % kWords, Words<Number>::make([&](int n) {
-        const int k = i % kWords * Words<Number>::kNumbers + n;
-        const bool given = p.h_0 && sequence.exists && k < H;
-        return Words<Number>::element(given ? widen(load(p.h_0 + sequence.index * p.hidden + k)) : 0.0f);
-      }));
+                     const int k = i % kWords * Words<Number>::kNumbers + n;
+                     const bool given = p.h_0 && sequence.exists && k < H;
+                     return Words<Number>::element(given ? widen(load(p.h_0 + sequence.index * p.hidden + k)) : 0.0f);
+                   }));
     }
 
     // The first warp of each group of units also has its cells, two sequences per lane.
@@ -227,8 +230,8 @@ struct TiledForward {
     }
   }
 
-  // Writes hidden states into the shared memory of all blocks, as words. A word of 16-bit numbers holds the states of two units,
-  // which are in lanes four apart: these exchange their values, and each writes one sequence.
+  // Writes hidden states into the shared memory of all blocks, as words. A word of 16-bit numbers holds the states of
+  // two units, which are in lanes four apart: these exchange their values, and each writes one sequence.
   template <class B>
   static SEAM_KERNEL void pass_on(const B& block, Smem& smem, int to, int unit, const float (&h)[2]) {
     const int t = block.lane() % 4;
@@ -253,8 +256,8 @@ struct TiledForward {
 
 // ---- Backward -------------------------------------------------------------------------------------------------------
 
-// A block has the gates of its units, ordered unit by unit, and forms the part of the gradient of all hidden units, the rows of its
-// tiles, that comes from them; each block then adds up the parts of all blocks for its units.
+// A block has the gates of its units, ordered unit by unit, and forms the part of the gradient of all hidden units, the
+// rows of its tiles, that comes from them; each block then adds up the parts of all blocks for its units.
 template <class T, class Number, int HB, int CL, int KS>
 struct TiledBackward {
   using Sizes = TileSizes<HB, CL, KS>;

@@ -1,8 +1,8 @@
 // Scores on a GPU: their update, and the lazy update of rows of the embedding.
 #pragma once
 
-#include "common/score_update.h"
 #include "block.cuh"
+#include "common/score_update.h"
 #include "seam_params.h"
 
 namespace seam::gpu {
@@ -13,7 +13,7 @@ SEAM_KERNEL bool is_finite(float x) { return (float_to_bits(x) & 0x7f800000u) !=
 SEAM_KERNEL float keep(float weight, float score) { return score > 0 ? weight : 0.0f; }
 SEAM_KERNEL float effective(const Scored& s, int64_t i) { return keep(load(s.weight + i), load(s.state.score + i)); }
 
-// ---- A step -----------------------------------------------------------------------------------------------------------
+// ---- A step ---------------------------------------------------------------------------------------------------------
 
 // One step of N adjacent scores, of which `count` exist, from the gradients of their effective weights. Calls
 // done(j, effective weight after the step).
@@ -46,8 +46,8 @@ SEAM_KERNEL void step_score(const Scored& s, const AdamStep<float>& step, int64_
 }
 
 // A step of a parameter that has no mask, as the head's.
-SEAM_KERNEL void step_parameter(const AdamRule<float>& rule, const AdamStep<float>& step, const ScoreState<float>& state,
-                                int64_t i, float gradient) {
+SEAM_KERNEL void step_parameter(const AdamRule<float>& rule, const AdamStep<float>& step,
+                                const ScoreState<float>& state, int64_t i, float gradient) {
   float value = load(state.score + i), m = load(state.exp_avg + i), v = load(state.exp_avg_sq + i);
   adam_step<Exact<float>>(rule, step, gradient, value, m, v);
   store(state.score + i, value);
@@ -55,7 +55,7 @@ SEAM_KERNEL void step_parameter(const AdamRule<float>& rule, const AdamStep<floa
   store(state.exp_avg_sq + i, v);
 }
 
-// ---- Skipped steps ----------------------------------------------------------------------------------------------------
+// ---- Skipped steps --------------------------------------------------------------------------------------------------
 
 // The nodes of a quadrature rule, one in each lane.
 template <class B>
@@ -113,15 +113,16 @@ struct FourTimes {
   }
 };
 
-// Brings four numbers of each lane, all of one row, from step `from` to step `now`. `exists` says which of the four are within the
-// row. Whether the closed form is accurate is decided for these 128 numbers at a time; the CPU decides for the whole row. Both
-// are equally accurate.
+// Brings four numbers of each lane, all of one row, from step `from` to step `now`. `exists` says which of the four are
+// within the row. Whether the closed form is accurate is decided for these 128 numbers at a time; the CPU decides for
+// the whole row. Both are equally accurate.
 template <class B>
-SEAM_KERNEL void apply_skipped_steps(const B& block, const RowsParams& p, int64_t from, int64_t now, const bool (&exists)[4],
-                          FourNumbers& score, FourNumbers& m, FourNumbers& v) {
+SEAM_KERNEL void apply_skipped_steps(const B& block, const RowsParams& p, int64_t from, int64_t now,
+                                     const bool (&exists)[4], FourNumbers& score, FourNumbers& m, FourNumbers& v) {
 #pragma unroll 1
   while (from < now) {
-    const int64_t missed = now - from, count = p.uses_quadrature && missed > kMaxSkippedSteps ? kMaxSkippedSteps : missed;
+    const int64_t missed = now - from,
+                  count = p.uses_quadrature && missed > kMaxSkippedSteps ? kMaxSkippedSteps : missed;
     bool closed_form = p.uses_quadrature && uses_closed_form(from, count);
     const double power = closed_form ? load(p.beta2_power + (from - p.first)) : 0;
     if (closed_form) {
@@ -134,7 +135,8 @@ SEAM_KERNEL void apply_skipped_steps(const B& block, const RowsParams& p, int64_
       const QuadratureRule<float>* const quadrature = p.quadrature_rules + count;
       const HeldNodes<B> nodes(block, p, quadrature, power);
       const float m_decay = load(&quadrature->exp_avg_decay), v_decay = load(&quadrature->exp_avg_sq_decay);
-      closed_form_update<FourTimes<Branchless>>(p.rule, nodes, m_decay, v_decay, float(p.penalty_sq), p.lr, score, m, v);
+      closed_form_update<FourTimes<Branchless>>(p.rule, nodes, m_decay, v_decay, float(p.penalty_sq), p.lr, score, m,
+                                                v);
     } else {
       const FourNumbers penalty = FourTimes<Exact<float>>::set(p.rule.penalty);
 #pragma unroll 1
@@ -156,7 +158,7 @@ struct NothingElse {
 // other.after(e, other.before(e), score) for each number e.
 template <class B, class Other>
 SEAM_KERNEL void update_stale_row(const B& block, const RowsParams& p, int64_t row, int64_t from, int64_t now,
-                          const float (&untouched)[3], const Other& other) {
+                                  const float (&untouched)[3], const Other& other) {
 #pragma unroll 1
   for (int32_t e_0 = block.lane(); e_0 - block.lane() < p.width; e_0 += 4 * 32) {
     const ScoreState<float> state = p.state.at(row * p.width + e_0);
@@ -183,11 +185,12 @@ SEAM_KERNEL void update_stale_row(const B& block, const RowsParams& p, int64_t r
   }
 }
 
-// Brings the stale rows of a plan up to date: this warp those with the indices part, part + parts, ... other(row, index of its word)
-// gives the extra work for a row.
+// Brings the stale rows of a plan up to date: this warp those with the indices part, part + parts, ... other(row, index
+// of its word) gives the extra work for a row.
 template <class B, class Other>
-SEAM_KERNEL void update_stale_rows(const B& block, const RowsParams& p, const int32_t* stale, int64_t count, int64_t now,
-                              const float (&untouched)[3], int64_t part, int64_t parts, const Other& other) {
+SEAM_KERNEL void update_stale_rows(const B& block, const RowsParams& p, const int32_t* stale, int64_t count,
+                                   int64_t now, const float (&untouched)[3], int64_t part, int64_t parts,
+                                   const Other& other) {
 #pragma unroll 1
   for (int64_t i = part; i < count; i += parts) {
     const int32_t* const at = stale + kStaleNumbers * i;
@@ -205,7 +208,7 @@ struct Flush {
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& p) {
     const int64_t warps = kThreads / 32;
     update_stale_rows(block, p.rows, p.numbers, p.stale, p.now, p.untouched, block.index() * warps + block.warp(),
-                 block.count() * warps, [](int32_t, int32_t) { return NothingElse{}; });
+                      block.count() * warps, [](int32_t, int32_t) { return NothingElse{}; });
   }
 };
 

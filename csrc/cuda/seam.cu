@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "keep_bits.cuh"
 #include "kernels.h"
 #include "launch.cuh"
-#include "keep_bits.cuh"
 #include "seam_steps.cuh"
 
 namespace seam::gpu {

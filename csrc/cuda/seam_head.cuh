@@ -13,9 +13,9 @@ SEAM_KERNEL float sum_warp(const B& block, float value) {
   return value;
 }
 
-// A warp computes a document's loss from its logits (value(c) for class c). target, rest: its label as probabilities. head(i): number
-// i of the head's 2 C weights and 2 biases. Returns the loss, not yet divided, and the gradients of both outputs; stores what the
-// gradients of the head's parameters need.
+// A warp computes a document's loss from its logits (value(c) for class c). target, rest: its label as probabilities.
+// head(i): number i of the head's 2 C weights and 2 biases. Returns the loss, not yet divided, and the gradients of
+// both outputs; stores what the gradients of the head's parameters need.
 struct HeadResult {
   float loss, d_target, d_rest;
 };
@@ -71,7 +71,8 @@ SEAM_KERNEL float mean_loss(const HeadParams& p, int documents, float total) {
   return float(loss / double(total));
 }
 
-// Parameter i of the head's 2 C weights and 2 biases: its gradient over a batch and, if `steps`, its step. Returns the gradient.
+// Parameter i of the head's 2 C weights and 2 biases: its gradient over a batch and, if `steps`, its step. Returns the
+// gradient.
 SEAM_KERNEL float step_head(const HeadParams& p, int documents, int32_t i, bool steps, const AdamStep<float>& step) {
   const int32_t C = p.classes, output = i < 2 * C ? i / C : i - 2 * C;
   float sum = 0;
@@ -84,14 +85,14 @@ SEAM_KERNEL float step_head(const HeadParams& p, int documents, int32_t i, bool 
   return sum;
 }
 
-// ---- The end of a step with scores --------------------------------------------------------------------------------------
+// ---- The end of a step with scores ----------------------------------------------------------------------------------
 
 SEAM_KERNEL uint32_t flag(int what, float sum) { return is_finite(sum) ? 0u : 1u << what; }
 
-// The step of the linear layer: one thread per parameter, this one thread `number` of `numbers`. In `bad`, bit k is set if what
-// SeamFailure calls k is not finite.
-SEAM_KERNEL void step_linear(const TrainParams& p, const PlanStep& plan, const AdamStep<float>& step, int number, int numbers,
-                             uint32_t& bad) {
+// The step of the linear layer: one thread per parameter, this one thread `number` of `numbers`. In `bad`, bit k is set
+// if what SeamFailure calls k is not finite.
+SEAM_KERNEL void step_linear(const TrainParams& p, const PlanStep& plan, const AdamStep<float>& step, int number,
+                             int numbers, uint32_t& bad) {
   const int B = plan.documents, H = p.H, C = p.head.classes, weights = C * H;
 #pragma unroll 1
   for (int i = number; i < weights + C; i += numbers) {
@@ -108,7 +109,8 @@ SEAM_KERNEL void step_linear(const TrainParams& p, const PlanStep& plan, const A
   }
 }
 // The step of the head, and the loss of step s, which the last thread forms.
-SEAM_KERNEL void step_head_of(const TrainParams& p, const PlanStep& plan, int s, int number, int numbers, uint32_t& bad) {
+SEAM_KERNEL void step_head_of(const TrainParams& p, const PlanStep& plan, int s, int number, int numbers,
+                              uint32_t& bad) {
   const int C = p.head.classes;
   const AdamStep<float> step = load(p.head_step + (p.now - p.rows.first + s));
 #pragma unroll 1
@@ -130,7 +132,7 @@ SEAM_KERNEL int32_t reason(const B& block, const TrainParams& p, uint32_t bad, i
   return what;
 }
 
-// ---- Steps of the head alone --------------------------------------------------------------------------------------------
+// ---- Steps of the head alone ----------------------------------------------------------------------------------------
 
 // The masked base does not change meanwhile, so its logits are the features: one block takes all steps of an epoch.
 struct TrainHead {
@@ -150,15 +152,17 @@ struct TrainHead {
       if (head.target_weight != 1.0f) {
         total = 0;
         for (int b = 0; b < B; ++b) {
-          total += load(p.target_probs + 2 * int64_t(first + b)) * head.target_weight + load(p.target_probs + 2 * int64_t(first + b) + 1);
+          total += load(p.target_probs + 2 * int64_t(first + b)) * head.target_weight +
+                   load(p.target_probs + 2 * int64_t(first + b) + 1);
         }
       }
 #pragma unroll 1
       for (int b = block.warp(); b < B; b += kWarps) {
         const float* const features = p.features + int64_t(first + b) * head.classes;
         const float* const target_probs = p.target_probs + 2 * int64_t(first + b);
-        head_of(block, head, b, load(target_probs), load(target_probs + 1), total, [&](int32_t c) { return load(features + c); },
-                [&](int32_t i) { return head_number(head, i); });
+        head_of(
+            block, head, b, load(target_probs), load(target_probs + 1), total,
+            [&](int32_t c) { return load(features + c); }, [&](int32_t i) { return head_number(head, i); });
       }
       block.sync();
       // Checks before any update that everything is finite: else it shows in the loss or in a gradient of the head.

@@ -1,5 +1,5 @@
-// The phases of a training step whose state goes from phase to phase through the L2 cache: pieces of work that seam_steps.cuh
-// distributes over the blocks of one cluster, and wide_steps.cuh over all blocks of the GPU.
+// The phases of a training step whose state goes from phase to phase through the L2 cache: pieces of work that
+// seam_steps.cuh distributes over the blocks of one cluster, and wide_steps.cuh over all blocks of the GPU.
 #pragma once
 
 #include "panel_product.cuh"
@@ -16,7 +16,7 @@ struct SeamPhases {
   using SingleBlock = BlockOf<1, true>;  // for code that a block runs without its cluster
   using Params = TrainParams;
 
-  // ---- Tiles of work ------------------------------------------------------------------------------------------------------
+  // ---- Tiles of work ------------------------------------------------------------------------------------------------
 
   // The first row and column of tile number `task` of a product.
   struct TileAt {
@@ -39,7 +39,7 @@ struct SeamPhases {
             p.read_last_word ? documents + plan.documents : nullptr};
   }
 
-  // ---- Before the first step ----------------------------------------------------------------------------------------------
+  // ---- Before the first step ----------------------------------------------------------------------------------------
 
   // number, numbers: the index of this thread, and how many there are; here and below.
   static SEAM_KERNEL void prepare(const Params& p, int number, int numbers) {
@@ -53,10 +53,12 @@ struct SeamPhases {
 
   // Brings the rows that step s needs, and that the step before it does not touch, up to date. Block `part` of `parts`.
   template <class B>
-  static SEAM_KERNEL void update_stale_rows_for(const B& block, const Params& p, const PlanStep& plan, int s, int part, int parts) {
-    const float untouched[3] = {load(p.untouched + 3 * s), load(p.untouched + 3 * s + 1), load(p.untouched + 3 * s + 2)};
-    update_stale_rows(block, p.rows, p.numbers + plan.stale_at, plan.stale, p.now + s, untouched, part * kWarps + block.warp(),
-                 parts * kWarps, [](int32_t, int32_t) { return NothingElse{}; });
+  static SEAM_KERNEL void update_stale_rows_for(const B& block, const Params& p, const PlanStep& plan, int s, int part,
+                                                int parts) {
+    const float untouched[3] = {load(p.untouched + 3 * s), load(p.untouched + 3 * s + 1),
+                                load(p.untouched + 3 * s + 2)};
+    update_stale_rows(block, p.rows, p.numbers + plan.stale_at, plan.stale, p.now + s, untouched,
+                      part * kWarps + block.warp(), parts * kWarps, [](int32_t, int32_t) { return NothingElse{}; });
   }
 
   // The effective embeddings of a step's words.
@@ -64,22 +66,24 @@ struct SeamPhases {
 #pragma unroll 4
     for (int i = number; i < plan.words * p.E; i += numbers) {
       const int64_t row = load(p.numbers + plan.word_at + i / p.E), e = i % p.E;
-      store(p.x + i, keep(load(p.embedding + int64_t(load(p.id_of_row + row)) * p.E + e), load(p.rows.state.score + row * p.E + e)));
+      store(p.x + i, keep(load(p.embedding + int64_t(load(p.id_of_row + row)) * p.E + e),
+                          load(p.rows.state.score + row * p.E + e)));
     }
   }
 
-  // ---- The input projection -------------------------------------------------------------------------------------------------
+  // ---- The input projection -----------------------------------------------------------------------------------------
 
   // Tile `task` of x (U, E) times W_ih^T (E, 4H), x the words' embeddings; `done` as in PanelProduct.
   template <class Done>
-  static SEAM_KERNEL void project_tile(const SingleBlock& block, typename Product::Smem& smem, const Params& p, const PlanStep& plan,
-                                       int s, int task, const Done& done) {
+  static SEAM_KERNEL void project_tile(const SingleBlock& block, typename Product::Smem& smem, const Params& p,
+                                       const PlanStep& plan, int s, int task, const Done& done) {
     const int G = kGates * p.H;
     const TileAt at = tile_at(task, G);
-    Product::template multiply<true, true>(block, smem, {p.x, p.E}, {w_ih(p, s), p.E}, at.m, at.n, plan.words, G, p.E, done);
+    Product::template multiply<true, true>(block, smem, {p.x, p.E}, {w_ih(p, s), p.E}, at.m, at.n, plan.words, G, p.E,
+                                           done);
   }
 
-  // ---- Linear layer and head ------------------------------------------------------------------------------------------------
+  // ---- Linear layer and head ----------------------------------------------------------------------------------------
 
   template <int NB>
   struct HeadSmem {
@@ -111,9 +115,9 @@ struct SeamPhases {
       if (sequence.exists) {
         const float* const target_probs = p.target_probs + 2 * int64_t(plan.first + sequence.index);
         const auto number = [&](int32_t i) { return head_number(p.head, i); };
-        const HeadResult result =
-            head_of(block, p.head, sequence.index, load(target_probs), load(target_probs + 1), plan.total,
-                    [&](int32_t c) { return smem.logits.load(row * kMostClasses + c); }, number);
+        const HeadResult result = head_of(
+            block, p.head, sequence.index, load(target_probs), load(target_probs + 1), plan.total,
+            [&](int32_t c) { return smem.logits.load(row * kMostClasses + c); }, number);
         if (!is_finite(result.loss)) bad |= 1;
         for (int32_t c = block.lane(); c < C; c += 32) {
           const float d = d_logit(p.head, result, c, smem.logits.load(row * kMostClasses + c), number);
@@ -137,11 +141,12 @@ struct SeamPhases {
     }
   }
 
-  // ---- Gradients ------------------------------------------------------------------------------------------------------------
+  // ---- Gradients ----------------------------------------------------------------------------------------------------
 
   // Tile `task` of the gradients of x, (U, 4H) times W_ih (4H, E), and the step of the words' rows of scores.
   static SEAM_KERNEL void step_rows_tile(const SingleBlock& block, typename Product::Smem& smem, const Params& p,
-                                         const PlanStep& plan, int s, int task, const AdamStep<float>& step, uint32_t& bad) {
+                                         const PlanStep& plan, int s, int task, const AdamStep<float>& step,
+                                         uint32_t& bad) {
     const int G = kGates * p.H, E = p.E;
     const TileAt at = tile_at(task, E);
     Product::template multiply<true, false>(

@@ -49,8 +49,9 @@ void CudaTrainer::begin_epoch(double lr_mask, double lr_head, int64_t steps) {
   lr_head_ = lr_head;
 }
 
-std::tuple<std::vector<double>, SeamFailure> CudaTrainer::train(const Tensor& score_rows, const Tensor& lengths, const Tensor& target_probs,
-                                                   int64_t batch, int64_t begin, int64_t end) {
+std::tuple<std::vector<double>, SeamFailure> CudaTrainer::train(const Tensor& score_rows, const Tensor& lengths,
+                                                                const Tensor& target_probs, int64_t batch,
+                                                                int64_t begin, int64_t end) {
   const ExclusiveUse use(*this);
   const c10::DeviceGuard guard(device_.device());
   begin_run(score_rows, lengths, target_probs, batch, begin, end);
@@ -66,8 +67,8 @@ std::tuple<std::vector<double>, SeamFailure> CudaTrainer::train(const Tensor& sc
   return finish_run();
 }
 
-std::tuple<std::vector<double>, SeamFailure> CudaTrainer::train_head(const Tensor& features, const Tensor& target_probs, int64_t batch,
-                                                        int64_t begin, int64_t end) {
+std::tuple<std::vector<double>, SeamFailure> CudaTrainer::train_head(const Tensor& features, const Tensor& target_probs,
+                                                                     int64_t batch, int64_t begin, int64_t end) {
   const ExclusiveUse use(*this);
   const c10::DeviceGuard guard(device_.device());
   begin_head_run(features, target_probs, batch, begin, end);
@@ -108,7 +109,8 @@ Tensor CudaTrainer::base_logits(const Tensor& ids, const Tensor& lengths) {
   return gpu::class_logits(tensors_.weights, ids, lengths, options_.read_last_word);
 }
 
-SeamEvaluation CudaTrainer::evaluate(const OptionalTensor& ids, const OptionalTensor& score_rows, const OptionalTensor& lengths) {
+SeamEvaluation CudaTrainer::evaluate(const OptionalTensor& ids, const OptionalTensor& score_rows,
+                                     const OptionalTensor& lengths) {
   const ExclusiveUse use(*this);
   const c10::DeviceGuard guard(device_.device());
   begin_evaluation(ids, score_rows, lengths);
@@ -117,10 +119,11 @@ SeamEvaluation CudaTrainer::evaluate(const OptionalTensor& ids, const OptionalTe
 }
 
 void CudaTrainer::check_whole() const {
-  TORCH_CHECK_VALUE(!failed_, "a step of this trainer has failed; make a new one, or set its scores and call load_state");
+  TORCH_CHECK_VALUE(!failed_,
+                    "a step of this trainer has failed; make a new one, or set its scores and call load_state");
 }
 
-// ---- Rows of the embedding ------------------------------------------------------------------------------------------------
+// ---- Rows of the embedding ------------------------------------------------------------------------------------------
 
 void CudaTrainer::put_tables() {
   std::tie(step_on_device_, head_step_on_device_, beta2_power_on_device_) =
@@ -166,7 +169,8 @@ void CudaTrainer::need_rules(int64_t now) {
   if (options_.lazy_update != "quadrature") return;
   for (size_t s = 0; s + EpochPlan::kBehind < plan_.steps.size(); ++s) {
     const PlanStep& step = plan_.steps[s];
-    for (int32_t i = 0; i < step.stale; ++i) need_rule(plan_.numbers[step.stale_at + kStaleNumbers * i + 1], now + int64_t(s));
+    for (int32_t i = 0; i < step.stale; ++i)
+      need_rule(plan_.numbers[step.stale_at + kStaleNumbers * i + 1], now + int64_t(s));
   }
   copy_rules();
 }
@@ -180,13 +184,16 @@ void CudaTrainer::flush_rows() {
     for (size_t i = 1; i < stale_.size(); i += kStaleNumbers) need_rule(stale_[i], now_);
     copy_rules();
   }
-  FlushParams p = {rows_params(), now_, int64_t(stale_.size()) / kStaleNumbers, stale_on_device_.put(stale_, device_),
+  FlushParams p = {rows_params(),
+                   now_,
+                   int64_t(stale_.size()) / kStaleNumbers,
+                   stale_on_device_.put(stale_, device_),
                    {untouched_[0], untouched_[1], untouched_[2]}};
   gpu::flush(gpu::device_of(tensors_.weights[kEmbedding]), p);
   failed_ = false, flushed_ = true;
 }
 
-// ---- The functions of seam_trainer_cuda.h -----------------------------------------------------------------------------------
+// ---- The functions of seam_trainer_cuda.h ---------------------------------------------------------------------------
 
 int64_t modules_at_once(const Tensor& like, int64_t hidden, int64_t batch) {
   const c10::DeviceGuard guard(like.device());
@@ -201,8 +208,10 @@ std::shared_ptr<SeamTrainer> make_trainer(SeamTrainerTensors t, const SeamTraine
   TORCH_CHECK_VALUE(modules_at_once(t.weights[kEmbedding], H, 1) > 0, "the engine on this GPU takes bases of up to ",
                     kMostHiddenUnits, " hidden units (64 where blocks form no clusters), but this one has ", H);
   // The kernel of keep_bits.cuh numbers them in 32 bits, by words of 32.
-  TORCH_CHECK_VALUE(t.scores[kEmbedding].numel() < (int64_t{1} << 31) - 32, "the engine on a GPU takes up to 2^31 scores of the "
-                    "embedding, but this base and corpus have ", t.scores[kEmbedding].numel());
+  TORCH_CHECK_VALUE(t.scores[kEmbedding].numel() < (int64_t{1} << 31) - 32,
+                    "the engine on a GPU takes up to 2^31 scores of the "
+                    "embedding, but this base and corpus have ",
+                    t.scores[kEmbedding].numel());
   const c10::DeviceGuard guard(t.weights[kEmbedding].device());
   return std::make_shared<CudaTrainer>(std::move(t), options);
 }

@@ -1,5 +1,5 @@
-// The training engine on a GPU: as in ../seam_trainer.h, for float32 tensors there. What `train` and `train_head` are told
-// of documents is on the CPU, but for `features`, which stay on the GPU, as do the class logits.
+// The training engine on a GPU: as in ../seam_trainer.h, for float32 tensors there. What `train` and `train_head` are
+// told of documents is on the CPU, but for `features`, which stay on the GPU, as do the class logits.
 #pragma once
 
 #include <string>

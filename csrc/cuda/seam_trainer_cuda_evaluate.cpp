@@ -1,4 +1,5 @@
-// What a module on a GPU has learnt, between two epochs: keep bits, counts and head by one kernel, class logits of documents.
+// What a module on a GPU has learnt, between two epochs: keep bits, counts and head by one kernel, class logits of
+// documents.
 #include "seam_trainer_cuda_impl.h"
 
 #include <ATen/ops/embedding.h>
@@ -14,7 +15,8 @@
 
 namespace seam::gpu {
 
-void CudaTrainer::begin_evaluation(const OptionalTensor& ids, const OptionalTensor& score_rows, const OptionalTensor& lengths) {
+void CudaTrainer::begin_evaluation(const OptionalTensor& ids, const OptionalTensor& score_rows,
+                                   const OptionalTensor& lengths) {
   flush_rows();
   KeepBitsParams& p = pending_evaluation_.params = {};
   int64_t words = 0;
@@ -29,7 +31,8 @@ void CudaTrainer::begin_evaluation(const OptionalTensor& ids, const OptionalTens
     p.head_numbers[i] = int32_t(tensors_.head[i].numel());
   }
   constexpr int64_t kMostBlocks = 64, kEach = 4;  // words of a warp, at least
-  const int64_t blocks = std::clamp<int64_t>(words / (kEach * kKeepBitsWarps), 1, kMostBlocks), warps = blocks * kKeepBitsWarps;
+  const int64_t blocks = std::clamp<int64_t>(words / (kEach * kKeepBitsWarps), 1, kMostBlocks),
+                warps = blocks * kKeepBitsWarps;
   const int64_t heads = p.head_numbers[0] + p.head_numbers[1], size = words + heads + warps * KeepBitsParams::kCounts;
   uint32_t* const memory = keep_bits_on_device_.get<uint32_t>(size, device_);
   p.bits = memory;
@@ -38,7 +41,8 @@ void CudaTrainer::begin_evaluation(const OptionalTensor& ids, const OptionalTens
   gpu::keep_bits(gpu::device_of(tensors_.weights[kEmbedding]), blocks, p);
   pending_evaluation_.words = words, pending_evaluation_.warps = warps;
   pending_evaluation_.packed = keep_bits_on_device_.fetch<uint32_t>(size);
-  pending_evaluation_.logits = ids ? copy_to_host(read(evaluation_documents_, *ids, score_rows.value(), lengths.value())) : Tensor();
+  pending_evaluation_.logits =
+      ids ? copy_to_host(read(evaluation_documents_, *ids, score_rows.value(), lengths.value())) : Tensor();
 }
 
 SeamEvaluation CudaTrainer::finish_evaluation() {
@@ -47,7 +51,8 @@ SeamEvaluation CudaTrainer::finish_evaluation() {
   const auto* const bits = static_cast<const uint8_t*>(queued.packed.const_data_ptr());
   for (const KeepBitsParams::Part& part : queued.params.part) {
     evaluation.keep_bits.push_back(at::empty({(part.count + 7) / 8}, at::kByte));
-    std::memcpy(evaluation.keep_bits.back().mutable_data_ptr(), bits + 4 * int64_t(part.first_word), size_t(part.count + 7) / 8);
+    std::memcpy(evaluation.keep_bits.back().mutable_data_ptr(), bits + 4 * int64_t(part.first_word),
+                size_t(part.count + 7) / 8);
   }
   const auto* head = reinterpret_cast<const float*>(bits + 4 * queued.words);
   for (const Tensor& part : tensors_.head) {

@@ -5,7 +5,8 @@
 //   seam_trainer_cuda_evaluate.cpp  keep bits, head and class logits between two epochs
 //   seam_trainer_cuda_params.cpp    the parameters and the scratch memory of the kernels
 //
-// Everything goes through the current stream; `train` and `train_head` synchronise, since they return what their launches found.
+// Everything goes through the current stream; `train` and `train_head` synchronise, since they return what their
+// launches found.
 #pragma once
 
 #include <atomic>
@@ -23,7 +24,9 @@ namespace seam::gpu {
 // Counts the trainers of a device: about as many modules are trained there at the same time.
 class LiveTrainers {
  public:
-  explicit LiveTrainers(int index) : count_(counts[index < 0 ? 0 : index < kDevices ? index : kDevices - 1]) { ++count_; }
+  explicit LiveTrainers(int index) : count_(counts[index < 0 ? 0 : index < kDevices ? index : kDevices - 1]) {
+    ++count_;
+  }
   LiveTrainers(const LiveTrainers&) = delete;
   LiveTrainers& operator=(const LiveTrainers&) = delete;
   ~LiveTrainers() { --count_; }
@@ -40,17 +43,19 @@ class CudaTrainer final : public TrainerBase, public StagedTrainer {
   CudaTrainer(SeamTrainerTensors tensors, const SeamTrainerOptions& options);
 
   void begin_epoch(double lr_mask, double lr_head, int64_t steps) override;
-  std::tuple<std::vector<double>, SeamFailure> train(const Tensor& score_rows, const Tensor& lengths, const Tensor& target_probs,
-                                                     int64_t batch, int64_t begin, int64_t end) override;
-  std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features, const Tensor& target_probs, int64_t batch,
-                                                          int64_t begin, int64_t end) override;
+  std::tuple<std::vector<double>, SeamFailure> train(const Tensor& score_rows, const Tensor& lengths,
+                                                     const Tensor& target_probs, int64_t batch, int64_t begin,
+                                                     int64_t end) override;
+  std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features, const Tensor& target_probs,
+                                                          int64_t batch, int64_t begin, int64_t end) override;
   void flush() override;
   void load_state(int64_t steps, int64_t head_steps) override;
   Tensor class_logits(const Tensor& ids, const Tensor& score_rows, const Tensor& lengths) override;
   Tensor base_logits(const Tensor& ids, const Tensor& lengths) override;
-  SeamEvaluation evaluate(const OptionalTensor& ids, const OptionalTensor& score_rows, const OptionalTensor& lengths) override;
+  SeamEvaluation evaluate(const OptionalTensor& ids, const OptionalTensor& score_rows,
+                          const OptionalTensor& lengths) override;
 
-  // ---- StagedTrainer -----------------------------------------------------------------------------------------------------
+  // ---- StagedTrainer ------------------------------------------------------------------------------------------------
 
   void begin_staged(const EpochRequest& e, const DrawnDocuments::Epoch& drawn) override;
   TrainHeadParams prepare_head() override { return head_.p; }
@@ -63,7 +68,7 @@ class CudaTrainer final : public TrainerBase, public StagedTrainer {
   Tensor device_tensor() const override { return tensors_.weights[kEmbedding]; }
 
  private:
-  // ---- seam_trainer_cuda.cpp -----------------------------------------------------------------------------------------------
+  // ---- seam_trainer_cuda.cpp ----------------------------------------------------------------------------------------
 
   // Raises where a step has failed since the state was last set: then scores and moments mean nothing.
   void check_whole() const;
@@ -75,7 +80,8 @@ class CudaTrainer final : public TrainerBase, public StagedTrainer {
   // That state before each of the next steps, and after the last.
   const std::vector<float>& untouched_states(int64_t steps);
 
-  // Makes the quadrature rules that a row needs which is current up to step `from`; copy_rules copies the new ones to the device.
+  // Makes the quadrature rules that a row needs which is current up to step `from`; copy_rules copies the new ones to
+  // the device.
   void need_rule(int64_t from, int64_t now);
   void copy_rules();
   // For all stale rows of the plan, whose first step is `now`; copies them.
@@ -84,7 +90,7 @@ class CudaTrainer final : public TrainerBase, public StagedTrainer {
   // Applies what all rows have missed.
   void flush_rows();
 
-  // ---- seam_trainer_cuda_stages.cpp ----------------------------------------------------------------------------------------
+  // ---- seam_trainer_cuda_stages.cpp ---------------------------------------------------------------------------------
 
   // The arguments of `train`, and its results on their way.
   struct Run {
@@ -93,9 +99,10 @@ class CudaTrainer final : public TrainerBase, public StagedTrainer {
     std::vector<int64_t> taken = {0};  // steps before each launch, and after the last, if none fails
     TrainParams p;                     // what all launches have in common
     bool wide;
-    Tensor results;                    // a copy on its way to the host
+    Tensor results;  // a copy on its way to the host
   };
-  void begin_run(const Tensor& score_rows, const Tensor& lengths, const Tensor& target_probs, int64_t batch, int64_t begin, int64_t end);
+  void begin_run(const Tensor& score_rows, const Tensor& lengths, const Tensor& target_probs, int64_t batch,
+                 int64_t begin, int64_t end);
   void plan_launch(size_t i, EpochPlan::FlatOrder order);
   // Copies the plan to the device, and sets the parameters that depend on it.
   void put_plan(TrainParams& p);
@@ -106,7 +113,7 @@ class CudaTrainer final : public TrainerBase, public StagedTrainer {
 
   // The same for `train_head`.
   struct HeadRun {
-    Tensor features;    // which the launch reads
+    Tensor features;  // which the launch reads
     int64_t steps;
     TrainHeadParams p;  // without documents where there are no steps
     Tensor results;     // a copy on its way to the host
@@ -115,8 +122,8 @@ class CudaTrainer final : public TrainerBase, public StagedTrainer {
   void end_head_run();
   std::tuple<std::vector<double>, SeamFailure> finish_head_run();
 
-  // Outcomes and losses of some launches with some steps in all: where kernels write them; their copy to the host; and where they
-  // are in that copy.
+  // Outcomes and losses of some launches with some steps in all: where kernels write them; their copy to the host; and
+  // where they are in that copy.
   std::tuple<Outcome*, float*> results_on_device(size_t launches, int64_t steps);
   Tensor copy_results_to_host(size_t launches, int64_t steps) const;
 
@@ -124,7 +131,7 @@ class CudaTrainer final : public TrainerBase, public StagedTrainer {
   void start_profile(TrainParams& p);
   void print_profile(const TrainParams& p);
 
-  // ---- seam_trainer_cuda_evaluate.cpp --------------------------------------------------------------------------------------
+  // ---- seam_trainer_cuda_evaluate.cpp -------------------------------------------------------------------------------
 
   // An evaluation whose kernels are queued.
   struct PendingEvaluation {
@@ -139,7 +146,7 @@ class CudaTrainer final : public TrainerBase, public StagedTrainer {
   // The class logits of documents (N, C), on the device.
   Tensor read(DeviceCopies& documents, const Tensor& ids, const Tensor& score_rows, const Tensor& lengths);
 
-  // ---- seam_trainer_cuda_params.cpp ----------------------------------------------------------------------------------------
+  // ---- seam_trainer_cuda_params.cpp ---------------------------------------------------------------------------------
 
   // Numbers of TrainParams::bad and reasons: twice the warps of the largest cluster, and its threads.
   static constexpr int64_t kBadFlags = 2 * 16 * 8, kReasons = 16 * 256;
@@ -172,7 +179,7 @@ class CudaTrainer final : public TrainerBase, public StagedTrainer {
   int64_t now_ = 0, first_ = 0, head_steps_ = 0;
   double lr_ = 0, lr_head_ = 0;
   bool failed_ = false, new_rules_ = false;
-  bool flushed_ = false;         // no step was taken since the last flush, so that another one needs no launch
+  bool flushed_ = false;  // no step was taken since the last flush, so that another one needs no launch
   float untouched_[3];
   std::vector<AdamStep<float>> step_, head_step_;  // of this epoch, from step `first_` on
   std::vector<double> beta2_power_;
@@ -186,8 +193,8 @@ class CudaTrainer final : public TrainerBase, public StagedTrainer {
   DeviceBuffer profile_;
 #endif
   // On the device:
-  DeviceBuffer id_of_row_, tables_on_device_, documents_on_device_, rules_on_device_, stale_on_device_, keep_bits_on_device_, plan_on_device_, scratch_, gate_rows_,
-      wide_, wide_flags_, head_scratch_, bad_, results_;
+  DeviceBuffer id_of_row_, tables_on_device_, documents_on_device_, rules_on_device_, stale_on_device_,
+      keep_bits_on_device_, plan_on_device_, scratch_, gate_rows_, wide_, wide_flags_, head_scratch_, bad_, results_;
   AdamStep<float>*step_on_device_, *head_step_on_device_;  // among the tables
   double* beta2_power_on_device_;
 };

@@ -107,10 +107,10 @@ TrainParams CudaTrainer::params() {
 void CudaTrainer::take_recurrence(TrainParams& p) {
   const int64_t T = p.T, batch = p.batch;
   const int64_t U = plan_.most_words, G = kGates * H_, positions = T * batch;
-  float** const pointers[] = {&p.x,    &p.w_ih, &p.w_hh, &p.gates,   &p.cells,   &p.output,
-                              &p.h_n,  &p.c_n,  &p.d_h_n, &p.d_words, &p.d_logits};
-  const int64_t sizes[] = {U * E_,     2 * G * E_,  G * H_,     positions * G, positions * H_, (positions + batch) * H_,
-                           batch * H_, batch * H_, batch * H_, U * G,      batch * C_};
+  float** const pointers[] = {&p.x,   &p.w_ih, &p.w_hh,  &p.gates,   &p.cells,   &p.output,
+                              &p.h_n, &p.c_n,  &p.d_h_n, &p.d_words, &p.d_logits};
+  const int64_t sizes[] = {U * E_,     2 * G * E_, G * H_,     positions * G, positions * H_, (positions + batch) * H_,
+                           batch * H_, batch * H_, batch * H_, U * G,         batch * C_};
   divide_memory(scratch_.get<float>(size_of(sizes), device_), pointers, sizes);
   const StridedView<float> gates = {p.gates, batch * G, G}, cells = {p.cells, batch * H_, H_};
   const MaskedNumbers w_hh = {p.w_hh};
@@ -129,7 +129,8 @@ void CudaTrainer::take_recurrence(TrainParams& p) {
 
 WideScratch CudaTrainer::wide_scratch() {
   const int64_t G = kGates * H_, words = plan_.most_words;
-  const int64_t position_parts = (plan_.most_positions + kWidePositions - 1) / kWidePositions, of_words = (words + kWideWords - 1) / kWideWords;
+  const int64_t position_parts = (plan_.most_positions + kWidePositions - 1) / kWidePositions,
+                of_words = (words + kWideWords - 1) / kWideWords;
   WideScratch w = {};
   float** const pointers[] = {&w.projected, &w.of_pieces, &w.of_w_hh, &w.of_w_ih};
   const int64_t sizes[] = {words * G, plan_.most_pieces * G, position_parts * G * (H_ + 1), of_words * G * E_};
@@ -143,8 +144,8 @@ void CudaTrainer::take_gate_rows(TrainParams& p, const GateRowLayout& layout) {
   GateRowScratch& to = p.rows_of_gates;
   p.layout = layout;
   const int64_t G = kGates * H_, words = layout.words, positions = layout.positions;
-  float** const pointers[] = {&to.x,        &to.w_ih,     &to.w_hh, &to.projected, &to.d_gates, &to.hidden,
-                              &to.state_ih, &to.state_hh, &p.h_n,   &p.d_logits};
+  float** const pointers[] = {&to.x,      &to.w_ih,     &to.w_hh,     &to.projected, &to.d_gates,
+                              &to.hidden, &to.state_ih, &to.state_hh, &p.h_n,        &p.d_logits};
   const int64_t sizes[] = {2 * words * layout.pitch_e,
                            2 * G * layout.pitch_e,
                            int64_t{4} * kUnitStride * padded_units(int32_t(H_)),

@@ -1,4 +1,5 @@
-// An epoch of a module on a GPU in stages: its steps in launches of some hundred, each planned while the GPU takes the one before.
+// An epoch of a module on a GPU in stages: its steps in launches of some hundred, each planned while the GPU takes the
+// one before.
 #include "seam_trainer_cuda_impl.h"
 
 #include <algorithm>
@@ -28,7 +29,7 @@ TrainParams CudaTrainer::prepare_launch(const gpu::Device& device, size_t i) {
   p.steps = int32_t(run_.taken[i + 1] - before);
   p.target_probs += 2 * before * run_.batch, p.untouched += 3 * before, p.losses += before, p.outcome += i;
   if (!run_.wide) {
-    const GateRowSizes sizes = {int32_t(E_),       int32_t(H_),        int32_t(C_),      plan_.most_length,
+    const GateRowSizes sizes = {int32_t(E_),      int32_t(H_),          int32_t(C_),     plan_.most_length,
                                 plan_.most_words, plan_.most_positions, plan_.most_lists};
     const GateRowLayout layout = gate_row_layout(device, sizes, live_trainers_.modules());
     if (layout.blocks) {
@@ -60,9 +61,10 @@ SeamEpoch CudaTrainer::finish_staged(const EpochRequest& e) {
   return concluded(losses, failure, finish_evaluation(), e.evaluation_documents);
 }
 
-// ---- Steps with scores ----------------------------------------------------------------------------------------------------
+// ---- Steps with scores ----------------------------------------------------------------------------------------------
 
-void CudaTrainer::begin_run(const Tensor& score_rows, const Tensor& lengths, const Tensor& target_probs, int64_t batch, int64_t begin, int64_t end) {
+void CudaTrainer::begin_run(const Tensor& score_rows, const Tensor& lengths, const Tensor& target_probs, int64_t batch,
+                            int64_t begin, int64_t end) {
   check_documents(score_rows, at::kInt, "score_rows", lengths, begin, end, batch);
   const int64_t whole = batch;  // what is left of an epoch goes the way that all of it goes
   batch = std::min(batch, std::max<int64_t>(end - begin, 1));
@@ -73,9 +75,10 @@ void CudaTrainer::begin_run(const Tensor& score_rows, const Tensor& lengths, con
   check_whole();
   run_ = {score_rows, lengths, target_probs, batch, begin, end};
   if (steps == 0) return;
-  TORCH_CHECK_VALUE(T * batch < (int64_t{1} << 30) / std::max(kGates * H_, E_), "batches of ", batch, " documents of ", T,
-                    " words are too large for one launch; choose smaller ones, or backend 'torch'");
-  // A plan is made while the GPU takes the steps of the one before: the first is short, so that it need not wait for long.
+  TORCH_CHECK_VALUE(T * batch < (int64_t{1} << 30) / std::max(kGates * H_, E_), "batches of ", batch, " documents of ",
+                    T, " words are too large for one launch; choose smaller ones, or backend 'torch'");
+  // A plan is made while the GPU takes the steps of the one before: the first is short, so that it need not wait for
+  // long.
   constexpr int64_t kFirst = 32, kMost = 512;
   for (int64_t most = kFirst; run_.taken.back() < steps; most = std::min(2 * most, kMost)) {
     run_.taken.push_back(std::min(run_.taken.back() + most, steps));
@@ -87,8 +90,8 @@ void CudaTrainer::begin_run(const Tensor& score_rows, const Tensor& lengths, con
   TrainParams& p = run_.p = params();
   p.T = int32_t(T), p.batch = int32_t(batch);
   p.head = head_params(tensors_.head_joint_moments, batch);
-  std::tie(p.target_probs, p.untouched) =
-      documents_on_device_.put_all(device_, std::vector<float>(target_prob + 2 * begin, target_prob + 2 * end), untouched_states(steps));
+  std::tie(p.target_probs, p.untouched) = documents_on_device_.put_all(
+      device_, std::vector<float>(target_prob + 2 * begin, target_prob + 2 * end), untouched_states(steps));
   std::tie(p.outcome, p.losses) = results_on_device(launches(), steps);
   run_.wide = takes_wide(gpu::device_of(tensors_.weights[kEmbedding]), whole);
 }
@@ -98,12 +101,13 @@ void CudaTrainer::plan_launch(size_t i, EpochPlan::FlatOrder order) {
   const int64_t last = std::min(run_.begin + run_.taken[i + 1] * run_.batch, run_.end);
   const float* const target_prob = run_.target_probs.const_data_ptr<float>();
   plan_.make(order, run_.score_rows.const_data_ptr<int32_t>(),
-             options_.read_last_word ? run_.lengths.const_data_ptr<int64_t>() : nullptr, run_.p.T, run_.batch, first, last,
-             now_ + run_.taken[i], [&](int64_t from, int64_t to) { return total(target_prob, from, to); });
+             options_.read_last_word ? run_.lengths.const_data_ptr<int64_t>() : nullptr, run_.p.T, run_.batch, first,
+             last, now_ + run_.taken[i], [&](int64_t from, int64_t to) { return total(target_prob, from, to); });
 }
 
 void CudaTrainer::put_plan(TrainParams& p) {
-  TORCH_CHECK_VALUE(plan_.numbers.size() < size_t{1} << 31, "the plan of so many steps is too large; take fewer at once");
+  TORCH_CHECK_VALUE(plan_.numbers.size() < size_t{1} << 31,
+                    "the plan of so many steps is too large; take fewer at once");
   std::tie(p.plan, p.numbers) = plan_on_device_.put_all(device_, plan_.steps, plan_.numbers);
   need_rules(p.now);
   p.rows = rows_params();
@@ -118,7 +122,7 @@ void CudaTrainer::end_run() {
   failed_ = false;
 }
 
-// ---- Results ---------------------------------------------------------------------------------------------------------------
+// ---- Results --------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -129,15 +133,16 @@ std::tuple<const Outcome*, const float*> read_results(const Tensor& told, size_t
   return {reinterpret_cast<const Outcome*>(from), reinterpret_cast<const float*>(from + bytes_of_outcomes(launches))};
 }
 
-// Of several launches, the i-th of which had the steps from taken[i] on, the first that failed, or the last; and the steps
-// until then.
+// Of several launches, the i-th of which had the steps from taken[i] on, the first that failed, or the last; and the
+// steps until then.
 std::pair<Outcome, int64_t> first_that_failed(const Outcome* outcomes, const std::vector<int64_t>& taken) {
   size_t i = 0;
   while (i + 2 < taken.size() && outcomes[i].what < 0) ++i;
   return {outcomes[i], taken[i] + outcomes[i].steps};
 }
 
-std::tuple<std::vector<double>, SeamFailure> losses_and_failure(const Outcome& outcome, const float* losses, int64_t steps) {
+std::tuple<std::vector<double>, SeamFailure> losses_and_failure(const Outcome& outcome, const float* losses,
+                                                                int64_t steps) {
   SeamFailure failure;
   if (outcome.what >= 0) failure = {outcome.what, outcome.loss};
   return {{losses, losses + steps}, failure};
@@ -165,9 +170,10 @@ std::tuple<std::vector<double>, SeamFailure> CudaTrainer::finish_run() {
   return losses_and_failure(outcome, loss, steps);
 }
 
-// ---- Steps of the head alone ------------------------------------------------------------------------------------------------
+// ---- Steps of the head alone ----------------------------------------------------------------------------------------
 
-void CudaTrainer::begin_head_run(const Tensor& features, const Tensor& target_probs, int64_t batch, int64_t begin, int64_t end) {
+void CudaTrainer::begin_head_run(const Tensor& features, const Tensor& target_probs, int64_t batch, int64_t begin,
+                                 int64_t end) {
   check_features(features);
   check_target_probs(target_probs, features.size(0));
   check_range(begin, end, features.size(0), batch);
@@ -177,7 +183,8 @@ void CudaTrainer::begin_head_run(const Tensor& features, const Tensor& target_pr
   if (steps == 0) return;
   check_whole();
   std::vector<AdamStep<float>> step(steps);
-  for (int64_t i = 0; i < steps; ++i) step[i] = adam_step_constants<float>(kBeta1, kBeta2, lr_head_, head_steps_ + i + 1);
+  for (int64_t i = 0; i < steps; ++i)
+    step[i] = adam_step_constants<float>(kBeta1, kBeta2, lr_head_, head_steps_ + i + 1);
   const float* const target_prob = target_probs.const_data_ptr<float>();
   TrainHeadParams& p = head_.p;
   p.head = head_params(tensors_.head_only_moments, batch);
@@ -207,10 +214,10 @@ std::tuple<std::vector<double>, SeamFailure> CudaTrainer::finish_head_run() {
   return losses_and_failure(outcome, losses, outcome.steps);
 }
 
-// ---- Profile ----------------------------------------------------------------------------------------------------------------
+// ---- Profile --------------------------------------------------------------------------------------------------------
 
-// Where the extension is compiled with SEAM_PROFILE, each launch prints on stderr how many clocks a step took by phase and block.
-// Each phase ends at the mark of its number in gate_row_steps.cuh.
+// Where the extension is compiled with SEAM_PROFILE, each launch prints on stderr how many clocks a step took by phase
+// and block. Each phase ends at the mark of its number in gate_row_steps.cuh.
 #if defined(SEAM_PROFILE)
 
 void CudaTrainer::start_profile(TrainParams& p) {
@@ -222,9 +229,9 @@ void CudaTrainer::print_profile(const TrainParams& p) {
   if (!p.profile) return;
   const int blocks = p.layout.blocks;
   const int64_t steps = p.steps;
-  constexpr const char* kNames[] = {"x arrives", "project", "meet",  "gates arrive", "forward", "head",
-                                    "backward",  "",        "hand over", "meet",     "fetch",   "W_hh",
-                                    "sums",      "W_ih",    "end",   "d x",          "words",   "meet"};
+  constexpr const char* kNames[] = {"x arrives", "project", "meet",      "gates arrive", "forward", "head",
+                                    "backward",  "",        "hand over", "meet",         "fetch",   "W_hh",
+                                    "sums",      "W_ih",    "end",       "d x",          "words",   "meet"};
   const Tensor told = profile_.fetch<int64_t>(blocks * kMarks);
   wait_for(gpu::device_of(tensors_.weights[kEmbedding]));
   const auto* const clocks = static_cast<const int64_t*>(told.const_data_ptr());

@@ -28,8 +28,9 @@ SEAM_KERNEL Sequence sequence_at(const Sequences& s, int64_t rank) {
   return sequence;
 }
 
-// A pointer to one number of a sequence's row of a tensor, for a thread that goes from step to step. Held: kept in registers and moved
-// by an addition; otherwise computed each time, by two products, which takes time instead of registers.
+// A pointer to one number of a sequence's row of a tensor, for a thread that goes from step to step. Held: kept in
+// registers and moved by an addition; otherwise computed each time, by two products, which takes time instead of
+// registers.
 template <class T, bool Held>
 struct Walk {
   T* here;

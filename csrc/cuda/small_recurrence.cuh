@@ -1,6 +1,6 @@
-// The LSTM of a small layer over one sequence, forward and backward, by four warps, with all data in shared memory, so that no time
-// step waits for global memory. Two lanes have a unit; each multiplies half of the hidden state with the weights of all four gates,
-// and both compute the cell, which is quicker than to divide it among them.
+// The LSTM of a small layer over one sequence, forward and backward, by four warps, with all data in shared memory, so
+// that no time step waits for global memory. Two lanes have a unit; each multiplies half of the hidden state with the
+// weights of all four gates, and both compute the cell, which is quicker than to divide it among them.
 //
 // The forward pass overwrites the gates with the factors of the backward pass, which therefore needs no activations:
 //   d c_t += d h_t * dh_dc          d gate = d c_t * gate's own factor (d h_t * that of o)          d c_t-1 = d c_t * f
@@ -25,8 +25,8 @@ SEAM_KERNEL void store_four(float* at, const float (&x)[4]) {
 }
 SEAM_KERNEL void store_two(float* at, float x, float y) { store(reinterpret_cast<Two*>(at), Two{{x, y}}); }
 
-// Where the data of a sequence is in shared memory, in floats, each a multiple of 4. There is room for kUnitStride units, so that each
-// thread has an entry of its own and need not check.
+// Where the data of a sequence is in shared memory, in floats, each a multiple of 4. There is room for kUnitStride
+// units, so that each thread has an entry of its own and need not check.
 struct SequenceLayout {
   int gates;    // [time, kUnitStride, 4]: W_ih x and the biases; then factors; then gradients. Zero from unit H on
   int factors;  // [time, kUnitStride, 2]: dh_dc and f
@@ -43,14 +43,14 @@ struct SmallRecurrence {
 
   int H;
 
-  // ---- Forward --------------------------------------------------------------------------------------------------------
+  // ---- Forward ------------------------------------------------------------------------------------------------------
 
   // The weights of the lane's unit: from the hidden units 8 j + 4 l, ... + 3, for the four gates.
   struct ForwardWeights {
     float w[kParts][4][4];
   };
-  // four(i, w) gives four numbers of the effective weights from index i on, (HB, kUnitStride, 4): source unit, destination unit, gate.
-  // Zero from H on.
+  // four(i, w) gives four numbers of the effective weights from index i on, (HB, kUnitStride, 4): source unit,
+  // destination unit, gate. Zero from H on.
   template <class Block, class Source>
   SEAM_KERNEL void load_forward(const Block& block, ForwardWeights& weights, const Source& four) const {
     const int unit = block.thread() / 2, l = block.thread() % 2;
@@ -84,7 +84,7 @@ struct SmallRecurrence {
 #pragma unroll
       for (int j = 0; j < kParts; ++j) memory.load4(at.hidden + t * at.pitch + 8 * j + 4 * l, h[j]);
       if (!first) leave(t - 1);  // while these loads are in flight
-      float sum[4][2];  // two chains for each gate
+      float sum[4][2];           // two chains for each gate
 #pragma unroll
       for (int gate = 0; gate < 4; ++gate) sum[gate][0] = l ? 0.0f : x[gate], sum[gate][1] = 0;
       memory.load4(gates + (t + 1 < steps ? t + 1 : t) * kGatesPitch, x);
@@ -119,10 +119,11 @@ struct SmallRecurrence {
     leave(steps - 1);
   }
 
-  // ---- Backward -------------------------------------------------------------------------------------------------------
+  // ---- Backward -----------------------------------------------------------------------------------------------------
 
-  // Eight lanes have four units: lane q the sums over the gate rows of the units q, q + 8, ... Its r-th sum is for the unit r ^ (q / 2)
-  // of the four, so that in each exchange the kept and the sent sums have the same index in both lanes.
+  // Eight lanes have four units: lane q the sums over the gate rows of the units q, q + 8, ... Its r-th sum is for the
+  // unit r ^ (q / 2) of the four, so that in each exchange the kept and the sent sums have the same index in both
+  // lanes.
   struct BackwardWeights {
     float w[4][kParts][4];  // [r, j, gate of unit q + 8 j]
   };

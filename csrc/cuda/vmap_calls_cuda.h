@@ -1,5 +1,5 @@
-// Calls of the layer on a GPU that share their launches (collected_launches.h): as torch.func.vmap makes them, say one for
-// each of many sets of scores on one base.
+// Calls of the layer on a GPU that share their launches (collected_launches.h): as torch.func.vmap makes them, say one
+// for each of many sets of scores on one base.
 #pragma once
 
 #include <vector>
@@ -16,8 +16,9 @@ variable_list backward_calls(const Calls& calls, const std::vector<bool>& needs,
 // While calls are made one by one, records their launches; starts those of all calls together in the end.
 class BatchedCalls final : public CallObserver {
  public:
-  // first: where in `tensors` those of the layer begin, as in transforms.h. Does nothing for a single call, and for calls that
-  // need more than our own kernels: a matrix library's products would run before the launches that are only recorded.
+  // first: where in `tensors` those of the layer begin, as in transforms.h. Does nothing for a single call, and for
+  // calls that need more than our own kernels: a matrix library's products would run before the launches that are only
+  // recorded.
   BatchedCalls(const Calls& calls, const variable_list& tensors, int64_t first);
   ~BatchedCalls() override;
   BatchedCalls(const BatchedCalls&) = delete;

@@ -36,7 +36,8 @@ class Phases {
     events_.push_back(event);
   }
   ~Phases() {
-    constexpr const char* kNames[] = {"project", "spread", "forward", "head", "backward", "sums", "join", "learn", "finish", "gather"};
+    constexpr const char* kNames[] = {"project", "spread", "forward", "head",   "backward",
+                                      "sums",    "join",   "learn",   "finish", "gather"};
     constexpr size_t kPhases = sizeof(kNames) / sizeof(*kNames);
     float sums[kPhases] = {};
     cudaStreamSynchronize(stream_);
@@ -76,7 +77,8 @@ void take_step(const Device& device, const WideParams& w, Phases& phases) {
   bool found = recurrent_forward(device, forward);
   phases.mark();
   // Besides the blocks for documents some for the stale rows of the next step.
-  const int64_t heads = WideHead::heads(w), for_rows = std::clamp<int64_t>(w.next.stale / WideKernel::kWarps, 1, kWideBlocks - heads);
+  const int64_t heads = WideHead::heads(w),
+                for_rows = std::clamp<int64_t>(w.next.stale / WideKernel::kWarps, 1, kWideBlocks - heads);
   start<WideHead>(device, heads + for_rows, w);
   phases.mark();
   found = found && recurrent_backward(device, backward);

@@ -1,19 +1,19 @@
-// A training step of one module by the whole GPU, with a launch for each phase: for batches of so many words that a cluster would take
-// longer than ten launches. The phases are those of seam_steps.cuh:
+// A training step of one module by the whole GPU, with a launch for each phase: for batches of so many words that a
+// cluster would take longer than ten launches. The phases are those of seam_steps.cuh:
 //
 //   WideProject   the input projection of each distinct word
 //   WideSpread    copies it to all positions that hold the word; then the op's recurrence (recurrent_plan.cuh) runs
-//   WideHead      linear layer, head and loss, back to the gradients of the last hidden states; brings the stale rows of the next
+//   WideHead      linear layer, head and loss, back to the gradients of the last hidden states; brings the stale rows
+//   of the next
 //                 step up to date. Then the op's recurrence runs back through time
-//   WideSums      gradients of gates summed over pieces of each word's positions; those of W_hh and the biases over parts of all
-//   WideJoin      the sums over a word's pieces
-//   WideLearn     update of the words' rows; W_ih's gradient over parts of the words
-//   WideFinish    sums over the parts; update of W_hh, W_ih, biases, linear layer and head
+//   WideSums      gradients of gates summed over pieces of each word's positions; those of W_hh and the biases over
+//   parts of all WideJoin      the sums over a word's pieces WideLearn     update of the words' rows; W_ih's gradient
+//   over parts of the words WideFinish    sums over the parts; update of W_hh, W_ih, biases, linear layer and head
 //   WideGather    the effective embeddings of the next step's words; whether everything was finite
 //
-// Sums are divided into pieces because of frequent words: of 8,000 positions 2,000 may hold the unknown word, and a single thread that
-// summed them all would be waited for. Each number is summed in a fixed order, so the same input gives the same bits. A failed
-// step is recorded and reported; the results of later steps are meaningless.
+// Sums are divided into pieces because of frequent words: of 8,000 positions 2,000 may hold the unknown word, and a
+// single thread that summed them all would be waited for. Each number is summed in a fixed order, so the same input
+// gives the same bits. A failed step is recorded and reported; the results of later steps are meaningless.
 #pragma once
 
 #include "seam_phases.cuh"
@@ -57,7 +57,7 @@ struct StoreSums {
   }
 };
 
-// ---- Before the first step ------------------------------------------------------------------------------------------------
+// ---- Before the first step ------------------------------------------------------------------------------------------
 
 struct WidePrepare : WideKernel {
   using Smem = Nothing;
@@ -66,12 +66,13 @@ struct WidePrepare : WideKernel {
     const TrainParams& p = w.train;
     Phases::prepare(p, number(block), numbers(block));
     Phases::update_stale_rows_for(block, p, w.plan, 0, int(block.index()), int(block.count()));
-    for (int i = number(block); i < kWideFlags; i += numbers(block)) store(w.scratch.flags + i, 0);  // not every step has all blocks
+    for (int i = number(block); i < kWideFlags; i += numbers(block))
+      store(w.scratch.flags + i, 0);  // not every step has all blocks
     if (number(block) == 0) store(p.outcome, Outcome{0, -1, 0.0f});
   }
 };
 
-// ---- Forward --------------------------------------------------------------------------------------------------------------
+// ---- Forward --------------------------------------------------------------------------------------------------------
 
 template <class Number>
 struct WideProject : WideKernel {
@@ -109,7 +110,8 @@ struct WideSpread : WideKernel {
     const int32_t* const flat_indices = p.numbers + w.plan.flat_index_at;
 #pragma unroll 1
     for (int i = number(block); i < count; i += numbers(block)) {
-      const int piece = i / G, column = i % G, begin = load(first_position + piece), end = load(first_position + piece + 1);
+      const int piece = i / G, column = i % G, begin = load(first_position + piece),
+                end = load(first_position + piece + 1);
       const float x = load(w.scratch.projected + int64_t(word_of_piece(first_piece, w.plan.words, piece)) * G + column);
 #pragma unroll 8
       for (int k = begin; k < end; ++k) store(p.gates + int64_t(load(flat_indices + k)) * G + column, x);
@@ -136,13 +138,14 @@ struct WideHead : WideKernel {
         block.sync();
       }
     } else {
-      Phases::update_stale_rows_for(block, p, w.next, w.step + 1, here - with_documents, int(block.count()) - with_documents);
+      Phases::update_stale_rows_for(block, p, w.next, w.step + 1, here - with_documents,
+                                    int(block.count()) - with_documents);
     }
     leave(block, w, 0, bad);
   }
 };
 
-// ---- Gradients ------------------------------------------------------------------------------------------------------------
+// ---- Gradients ------------------------------------------------------------------------------------------------------
 
 SEAM_INLINE int parts_of(int terms, int of_part) { return (terms + of_part - 1) / of_part; }
 
@@ -168,8 +171,9 @@ struct WideSums : WideKernel {
     const int G = kGates * p.H, H = p.H, first = part * kWidePositions, left = w.plan.positions - first;
     const int32_t* const flat_indices = p.numbers + w.plan.flat_index_at + first;
     const auto at = Phases::tile_at(tile, H + 1);
-    Product::template multiply<false, false>(block.opaque(), smem, {p.gates, G, flat_indices}, {p.output, H, flat_indices, H}, at.m, at.n, G,
-                                             H + 1, left < kWidePositions ? left : kWidePositions,
+    Product::template multiply<false, false>(block.opaque(), smem, {p.gates, G, flat_indices},
+                                             {p.output, H, flat_indices, H}, at.m, at.n, G, H + 1,
+                                             left < kWidePositions ? left : kWidePositions,
                                              StoreSums{w.scratch.of_w_hh + int64_t(part) * G * (H + 1), H + 1});
   }
 
@@ -215,7 +219,9 @@ struct WideLearn : WideKernel {
   using Smem = typename Product::Smem;
   static SEAM_INLINE int of_rows(const WideParams& w) { return Phases::tiles(w.plan.words, w.train.E); }
   static SEAM_INLINE int tiles(const WideParams& w) { return Phases::tiles(kGates * w.train.H, w.train.E); }
-  static SEAM_INLINE int work(const WideParams& w) { return of_rows(w) + tiles(w) * parts_of(w.plan.words, kWideWords); }
+  static SEAM_INLINE int work(const WideParams& w) {
+    return of_rows(w) + tiles(w) * parts_of(w.plan.words, kWideWords);
+  }
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem& smem, const Params& w) {
     const TrainParams& p = w.train;
@@ -234,30 +240,32 @@ struct WideLearn : WideKernel {
     const TrainParams& p = w.train;
     const int G = kGates * p.H, E = p.E, first = part * kWideWords, left = w.plan.words - first;
     const auto at = Phases::tile_at(tile, E);
-    Product::template multiply<false, false>(block.opaque(), smem, {p.d_words + int64_t(first) * G, G},
-                                             {p.x + int64_t(first) * E, E}, at.m, at.n, G, E,
-                                             left < kWideWords ? left : kWideWords,
-                                             StoreSums{w.scratch.of_w_ih + int64_t(part) * G * E, E});
+    Product::template multiply<false, false>(
+        block.opaque(), smem, {p.d_words + int64_t(first) * G, G}, {p.x + int64_t(first) * E, E}, at.m, at.n, G, E,
+        left < kWideWords ? left : kWideWords, StoreSums{w.scratch.of_w_ih + int64_t(part) * G * E, E});
   }
 };
 
 struct WideFinish : WideKernel {
   using Smem = Nothing;
-  // The linear layer, the head and the loss: few numbers, each a sum over many documents, which a warp forms. How many there are; and
-  // the number of blocks for them.
+  // The linear layer, the head and the loss: few numbers, each a sum over many documents, which a warp forms. How many
+  // there are; and the number of blocks for them.
   static SEAM_INLINE int small_numbers(const WideParams& w) { return w.train.head.classes * (w.train.H + 3) + 2 + 1; }
   static SEAM_INLINE int small(const WideParams& w) {
     const int wanted = (small_numbers(w) + kWarps - 1) / kWarps;
     return wanted < kWideBlocks / 2 ? wanted : kWideBlocks / 2;
   }
-  static SEAM_INLINE int64_t size(const WideParams& w) { return int64_t(kGates) * w.train.H * (w.train.E + w.train.H + 1); }
+  static SEAM_INLINE int64_t size(const WideParams& w) {
+    return int64_t(kGates) * w.train.H * (w.train.E + w.train.H + 1);
+  }
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& w) {
     const int here = int(block.index()), first = small(w);
     uint32_t bad = 0;
     if (here < first) {
 #pragma unroll 1
-      for (int i = here * kWarps + block.warp(); i < small_numbers(w); i += first * kWarps) linear_and_head(block, w, i, bad);
+      for (int i = here * kWarps + block.warp(); i < small_numbers(w); i += first * kWarps)
+        linear_and_head(block, w, i, bad);
     } else {
       weights(w, (here - first) * kThreads + block.thread(), (int(block.count()) - first) * kThreads, bad);
     }
@@ -281,7 +289,8 @@ struct WideFinish : WideKernel {
       const float sum = sum_of([&](int b) { return load(p.d_logits + b * C + c); },
                                [&](int b) { return is_weight ? load(p.h_n + b * H + k) : 1.0f; });
       bad |= flag(is_weight ? 6 : 7, sum);
-      if (block.lane() == 0) step_score(is_weight ? p.linear : p.linear_bias, adam_step_of(w), is_weight ? number : c, sum);
+      if (block.lane() == 0)
+        step_score(is_weight ? p.linear : p.linear_bias, adam_step_of(w), is_weight ? number : c, sum);
     } else if (number < linear + head) {
       const int i = number - linear, output = i < 2 * C ? i / C : i - 2 * C;
       const float sum = sum_of([&](int b) { return load(p.head.d_outputs + 2 * b + output); },
@@ -309,11 +318,13 @@ struct WideFinish : WideKernel {
     }
 #pragma unroll 1
     for (int i = number; i < G * (H + 1); i += numbers) {
-      const float sum = over_parts(w.scratch.of_w_hh + i, parts_of(w.plan.positions, kWidePositions), G * (H + 1)), one[1] = {sum};
+      const float sum = over_parts(w.scratch.of_w_hh + i, parts_of(w.plan.positions, kWidePositions), G * (H + 1)),
+                  one[1] = {sum};
       const int m = i / (H + 1), n = i % (H + 1);
       bad |= flag(n < H ? 3 : 4, sum);
       if (n < H) {
-        step_scores<1>(p.weight_hh, step, int64_t(m) * H + n, 1, one, [&](int, float kept) { store(p.w_hh + m * H + n, kept); });
+        step_scores<1>(p.weight_hh, step, int64_t(m) * H + n, 1, one,
+                       [&](int, float kept) { store(p.w_hh + m * H + n, kept); });
       } else {
         step_score(p.bias_ih, step, m, sum);
         step_score(p.bias_hh, step, m, sum);
@@ -329,7 +340,7 @@ struct WideFinish : WideKernel {
   }
 };
 
-// ---- The next step's words ------------------------------------------------------------------------------------------------
+// ---- The next step's words ------------------------------------------------------------------------------------------
 
 struct WideGather : WideKernel {
   struct Smem {

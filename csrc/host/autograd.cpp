@@ -1,5 +1,5 @@
-// The masked LSTM layer as a node of autograd's graph. In C++, because a node in Python costs tens of microseconds a call,
-// where a layer of 50 units takes some 400 for a batch of five.
+// The masked LSTM layer as a node of autograd's graph. In C++, because a node in Python costs tens of microseconds a
+// call, where a layer of 50 units takes some 400 for a batch of five.
 #include "autograd.h"
 
 #include <ATen/SavedTensorHooks.h>
@@ -29,13 +29,15 @@ struct OnlyOnce : Function<OnlyOnce> {
   }
 };
 
-// `is_grads_batched` passes many gradients as one batched tensor, which has no memory of its own (the first of the keys).
+// `is_grads_batched` passes many gradients as one batched tensor, which has no memory of its own (the first of the
+// keys).
 void refuse_batched(const variable_list& grads) {
   const c10::DispatchKeySet batched({c10::DispatchKey::Batched, c10::DispatchKey::FuncTorchBatched});
   for (const Tensor& t : grads) {
-    TORCH_CHECK(!t.defined() || !t.key_set().has_any(batched),
-                "masked_lstm: the compiled kernels take no batched gradients (is_grads_batched, vectorize=True); call it "
-                "with backend='torch', or differentiate by torch.func.vjp or torch.func.jacrev");
+    TORCH_CHECK(
+        !t.defined() || !t.key_set().has_any(batched),
+        "masked_lstm: the compiled kernels take no batched gradients (is_grads_batched, vectorize=True); call it "
+        "with backend='torch', or differentiate by torch.func.vjp or torch.func.jacrev");
   }
 }
 
@@ -46,8 +48,8 @@ struct MaskedLstmLayer : Function<MaskedLstmLayer> {
                                const OptionalTensor& lengths, int64_t masked, bool batch_first_output, bool clamp) {
     auto [output, h_n, c_n, saved] = masked_lstm_forward(
         {input, h_0, c_0, weights.vec(), spread(scores, masked, weights.size()), lengths}, batch_first_output, true);
-    variable_list kept = {output, saved, input, undefined_if_none(h_0), undefined_if_none(c_0),
-                          undefined_if_none(lengths)};
+    variable_list kept = {
+        output, saved, input, undefined_if_none(h_0), undefined_if_none(c_0), undefined_if_none(lengths)};
     kept.insert(kept.end(), weights.begin(), weights.end());
     kept.insert(kept.end(), scores.begin(), scores.end());
     ctx->save_for_backward(std::move(kept));
@@ -64,8 +66,7 @@ struct MaskedLstmLayer : Function<MaskedLstmLayer> {
     refuse_batched(grads);
     const variable_list kept = ctx->get_saved_variables();
     const int64_t count = ctx->saved_data["count"].toInt(), masked = ctx->saved_data["masked"].toInt();
-    const bool overwrite =
-        !ctx->saved_data["hooked"].toBool() && !torch::autograd::get_current_graph_task_keep_graph();
+    const bool overwrite = !ctx->saved_data["hooked"].toBool() && !torch::autograd::get_current_graph_task_keep_graph();
     const auto weights = kept.begin() + 6, scores = weights + count;
     const OptionalTensor h_0 = optional(kept[3]), c_0 = optional(kept[4]);
     // The node has edges only for the inputs that were given.
@@ -79,17 +80,17 @@ struct MaskedLstmLayer : Function<MaskedLstmLayer> {
 
     variable_list results(3 + count + (kept.end() - scores) + 4);  // one for each argument of forward
     if (!grads[0].defined() && !grads[1].defined() && !grads[2].defined()) return results;
-    const LayerGradients found = masked_lstm_backward(
-        {{kept[2], h_0, c_0, std::vector<Tensor>(weights, scores),
-          spread(at::ArrayRef<Tensor>(kept).slice(6 + count), masked, count), optional(kept[5])},
-         optional(grads[0]),
-         optional(grads[1]),
-         optional(grads[2]),
-         kept[0],
-         kept[1],
-         overwrite,
-         ctx->saved_data["clamp"].toBool()},
-        {need_input, need_h_0, need_c_0, need_weights, need_scores});
+    const LayerGradients found =
+        masked_lstm_backward({{kept[2], h_0, c_0, std::vector<Tensor>(weights, scores),
+                               spread(at::ArrayRef<Tensor>(kept).slice(6 + count), masked, count), optional(kept[5])},
+                              optional(grads[0]),
+                              optional(grads[1]),
+                              optional(grads[2]),
+                              kept[0],
+                              kept[1],
+                              overwrite,
+                              ctx->saved_data["clamp"].toBool()},
+                             {need_input, need_h_0, need_c_0, need_weights, need_scores});
     size_t at = 0;
     for (const OptionalTensor* grad : {&found.input, &found.h_0, &found.c_0}) results[at++] = undefined_if_none(*grad);
     for (const OptionalTensor& grad : found.weights) results[at++] = undefined_if_none(grad);
@@ -133,7 +134,8 @@ void differentiate_only_once(variable_list& results, std::initializer_list<const
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor> masked_lstm_layer(const LayerArguments& arguments, bool batch_first_output, bool clamp) {
+std::tuple<Tensor, Tensor, Tensor> masked_lstm_layer(const LayerArguments& arguments, bool batch_first_output,
+                                                     bool clamp) {
   const auto& [input, h_0, c_0, weights, scores, lengths] = arguments;
   bool tracked = input.requires_grad() || wants_gradient(h_0) || wants_gradient(c_0);
   for (const Tensor& weight : weights) tracked = tracked || weight.requires_grad();

@@ -11,8 +11,8 @@ namespace seam {
 
 namespace {
 
-// A pairwise sum in NumPy's order (halves, down to 128 numbers, which are added up in eight interleaved sums), so that metrics
-// have the same bits with and without the compiled part.
+// A pairwise sum in NumPy's order (halves, down to 128 numbers, which are added up in eight interleaved sums), so that
+// metrics have the same bits with and without the compiled part.
 double pairwise_sum(const double* a, int64_t n) {
   if (n < 8) {
     double sum = n ? a[0] : 0.0;

@@ -1,5 +1,5 @@
-// The counts and the average precision that a module's metrics are made of. seam_fast has the same in NumPy, which takes and
-// releases the GIL at each of its operations.
+// The counts and the average precision that a module's metrics are made of. seam_fast has the same in NumPy, which
+// takes and releases the GIL at each of its operations.
 #pragma once
 
 #include "checks.h"

@@ -1,4 +1,5 @@
-// Argument checks that name the argument, what was expected and what was given. In Python they are ValueError or TypeError.
+// Argument checks that name the argument, what was expected and what was given. In Python they are ValueError or
+// TypeError.
 #pragma once
 
 #include <ATen/core/Tensor.h>

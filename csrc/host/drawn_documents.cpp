@@ -72,7 +72,8 @@ DrawnDocuments::Epoch DrawnDocuments::draw(const std::vector<uint64_t>& keys) co
   const int64_t n = int64_t(order.size()), T = pool_.ids.size(1);
   order = chosen(order.data(), permutation(n, n));
 
-  const Tensor ids = at::empty({n, T}, at::kLong), lengths = at::empty({n}, at::kLong), labels = at::empty({n}, at::kLong);
+  const Tensor ids = at::empty({n, T}, at::kLong), lengths = at::empty({n}, at::kLong),
+               labels = at::empty({n}, at::kLong);
   int64_t *word = ids.mutable_data_ptr<int64_t>(), *length = lengths.mutable_data_ptr<int64_t>(),
           *label = labels.mutable_data_ptr<int64_t>();
   for (int64_t i = 0; i < n; ++i, word += T) {
@@ -85,7 +86,8 @@ DrawnDocuments::Epoch DrawnDocuments::draw(const std::vector<uint64_t>& keys) co
     const bool* dropped = chance.const_data_ptr<bool>();
     word = ids.mutable_data_ptr<int64_t>();
     for (int64_t i = 0; i < n; ++i, word += T, dropped += T) {
-      for (int64_t t = 0; t < length[i]; ++t) word[t] = dropped[t] ? pool_.unknown_id : word[t];  // padding is never dropped
+      for (int64_t t = 0; t < length[i]; ++t)
+        word[t] = dropped[t] ? pool_.unknown_id : word[t];  // padding is never dropped
     }
   }
   const auto [score_rows, target_probs] =

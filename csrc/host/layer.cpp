@@ -68,12 +68,13 @@ LayerSizes check_layer(const Accepted& accepted, const LayerArguments& arguments
     check_shape(*state, {l.D, l.B, l.H}, name);
   }
   if (lengths) {
-    TORCH_CHECK_TYPE(lengths->scalar_type() == at::kLong && lengths->device() == input.device() &&
-                         lengths->is_contiguous(),
-                     "lengths must be a contiguous int64 tensor on ", input.device(), ", where input is, but is ",
-                     lengths->scalar_type(), " on ", lengths->device());
+    TORCH_CHECK_TYPE(
+        lengths->scalar_type() == at::kLong && lengths->device() == input.device() && lengths->is_contiguous(),
+        "lengths must be a contiguous int64 tensor on ", input.device(), ", where input is, but is ",
+        lengths->scalar_type(), " on ", lengths->device());
     check_shape(*lengths, {l.B}, "lengths");
-    if (!lengths->is_cpu()) return l;  // reading them would synchronise with the device, whose kernels clamp them to [0, T]
+    if (!lengths->is_cpu())
+      return l;  // reading them would synchronise with the device, whose kernels clamp them to [0, T]
     const int64_t* n = lengths->const_data_ptr<int64_t>();
     for (int64_t b = 0; b < l.B; ++b) {
       TORCH_CHECK_VALUE(0 <= n[b] && n[b] <= l.T, "lengths must lie between 0 and the ", l.T,
@@ -101,8 +102,8 @@ void check_backward(const LayerSizes& l, const LayerBackwardArguments& arguments
     check_same_kind(*grad_output, input, "grad_output");
     check_shape(*grad_output, output.sizes(), "grad_output");
   }
-  TORCH_CHECK_VALUE(weights == count && scores == count,
-                    "need_weights and need_scores must hold ", count, " entries, but hold ", weights, " and ", scores);
+  TORCH_CHECK_VALUE(weights == count && scores == count, "need_weights and need_scores must hold ", count,
+                    " entries, but hold ", weights, " and ", scores);
 }
 
 }  // namespace seam

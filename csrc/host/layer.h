@@ -1,4 +1,5 @@
-// The sizes and the checks of a masked LSTM layer's arguments, and their memory as kernels read it: the same for every device.
+// The sizes and the checks of a masked LSTM layer's arguments, and their memory as kernels read it: the same for every
+// device.
 #pragma once
 
 #include <ATen/ops/empty.h>
@@ -12,8 +13,8 @@
 namespace seam {
 
 struct LayerSizes {
-  int64_t T, B, I, H, D;      // steps, batch, input size, hidden size, directions
-  int64_t per_direction;      // weight tensors: 2, or 4 with biases
+  int64_t T, B, I, H, D;  // steps, batch, input size, hidden size, directions
+  int64_t per_direction;  // weight tensors: 2, or 4 with biases
   bool biases() const { return per_direction == 4; }
 };
 
@@ -29,13 +30,13 @@ struct Accepted {
 // Raises what is wrong with a call's arguments; returns its sizes.
 LayerSizes check_layer(const Accepted& accepted, const LayerArguments& arguments);
 
-// Raises what is wrong with the arguments that only the backward pass has. saved_size: elements of `saved`; weights, scores:
-// how many of each it is asked about.
+// Raises what is wrong with the arguments that only the backward pass has. saved_size: elements of `saved`; weights,
+// scores: how many of each it is asked about.
 void check_backward(const LayerSizes& l, const LayerBackwardArguments& arguments, int64_t saved_size, size_t weights,
                     size_t scores);
 
-// A tensor whose memory holds its numbers, not their negatives (torch has views that negate lazily). Asks first, because
-// resolve_neg alone takes a microsecond.
+// A tensor whose memory holds its numbers, not their negatives (torch has views that negate lazily). Asks first,
+// because resolve_neg alone takes a microsecond.
 inline Tensor resolved(const Tensor& t) { return t.is_neg() ? t.resolve_neg() : t; }
 
 // Keeps tensors alive whose memory the kernels read: the given ones where their layout fits, else copies.

@@ -9,14 +9,14 @@
 
 namespace seam {
 
-// ---- The masked LSTM layer --------------------------------------------------------------------------------------------
+// ---- The masked LSTM layer ------------------------------------------------------------------------------------------
 
 // The tensors of one call, one layer of D = 1 or 2 directions; by reference, so they must outlive the call.
 struct LayerArguments {
-  const Tensor& input;                        // (T, B, I)
-  const OptionalTensor &h_0, &c_0;            // (D, B, H), or none for zeros
-  const std::vector<Tensor>& weights;         // per direction weight_ih (4H, I), weight_hh (4H, H) and, if it has biases,
-                                              // bias_ih, bias_hh (4H)
+  const Tensor& input;                 // (T, B, I)
+  const OptionalTensor &h_0, &c_0;     // (D, B, H), or none for zeros
+  const std::vector<Tensor>& weights;  // per direction weight_ih (4H, I), weight_hh (4H, H) and, if it has biases,
+                                       // bias_ih, bias_hh (4H)
   const std::vector<OptionalTensor>& scores;  // of the same shapes, or none: the weight is not masked
   const OptionalTensor& lengths;              // (B,) int64, or none: all sequences have T steps
 };
@@ -32,7 +32,8 @@ struct LayerBackwardArguments {
   LayerArguments forward;
   const OptionalTensor &grad_output, &grad_h_n, &grad_c_n;  // none: zero
   const Tensor &output, &saved;                             // results of the forward pass
-  bool overwrite_saved;  // `saved` may be used as scratch, since nobody asks for these gradients again: saves memory and time
+  bool overwrite_saved;  // `saved` may be used as scratch, since nobody asks for these gradients again: saves memory
+                         // and time
   bool clamp;            // gradients of scores to [-1, 1]
 };
 
@@ -42,8 +43,8 @@ struct GradientsNeeded {
   const std::vector<bool>&weights, &scores;
 };
 
-// Those that are wanted are there. Score: dW_eff * W after the sum over time and batch; weight: dW_eff where the score is
-// positive, else 0.
+// Those that are wanted are there. Score: dW_eff * W after the sum over time and batch; weight: dW_eff where the score
+// is positive, else 0.
 struct LayerGradients {
   OptionalTensor input, h_0, c_0;
   std::vector<OptionalTensor> weights, scores;
@@ -54,12 +55,13 @@ LayerOutputs masked_lstm_forward(const LayerArguments& arguments, bool batch_fir
 LayerGradients masked_lstm_backward(const LayerBackwardArguments& arguments, const GradientsNeeded& needed);
 
 // The layer as a node of autograd's graph, where gradients are wanted. Returns output, h_n, c_n.
-std::tuple<Tensor, Tensor, Tensor> masked_lstm_layer(const LayerArguments& arguments, bool batch_first_output, bool clamp);
+std::tuple<Tensor, Tensor, Tensor> masked_lstm_layer(const LayerArguments& arguments, bool batch_first_output,
+                                                     bool clamp);
 
 // The same under the transforms of torch.func, where any tensor may be a wrapper.
 std::tuple<Tensor, Tensor, Tensor> masked_lstm_layer_transformed(const LayerArguments& arguments, bool clamp);
 
-// ---- Scores -----------------------------------------------------------------------------------------------------------
+// ---- Scores ---------------------------------------------------------------------------------------------------------
 
 // Of one step of Adam.
 struct AdamOptions {
@@ -73,16 +75,18 @@ struct AdamOptions {
 int64_t score_adam(const Tensor& score, const OptionalTensor& grad, const Tensor& exp_avg, const Tensor& exp_avg_sq,
                    const OptionalTensor& weight, const OptionalTensor& effective, const AdamOptions& options);
 
-// Of scores (contiguous, float32 or float64, on the CPU): their keep bits, set where > 0, in the order of numpy.packbits
-// (the first score is the highest bit of the first byte); how many are set; whether all scores are finite.
+// Of scores (contiguous, float32 or float64, on the CPU): their keep bits, set where > 0, in the order of
+// numpy.packbits (the first score is the highest bit of the first byte); how many are set; whether all scores are
+// finite.
 std::tuple<Tensor, int64_t, bool> pack_keep_bits(const Tensor& scores);
 
-// ---- A classifier without masks ---------------------------------------------------------------------------------------
+// ---- A classifier without masks -------------------------------------------------------------------------------------
 
 // Logits (N, C) of a classifier of one LSTM layer in one direction. weights: embedding (V, E), weight_ih (4H, E),
-// weight_hh (4H, H), bias_ih, bias_hh (4H,), linear weight (C, H), linear bias (C,), on the CPU; ids (N, T) int64, lengths
-// (N,) int64, 1 to T. read_last_word: the hidden state after the last real word is read, else that after the last position.
-// projected: what project_words gives for these weights, or none; the result has the same bits with it, sooner.
+// weight_hh (4H, H), bias_ih, bias_hh (4H,), linear weight (C, H), linear bias (C,), on the CPU; ids (N, T) int64,
+// lengths (N,) int64, 1 to T. read_last_word: the hidden state after the last real word is read, else that after the
+// last position. projected: what project_words gives for these weights, or none; the result has the same bits with it,
+// sooner.
 Tensor class_logits(const std::vector<Tensor>& weights, const Tensor& ids, const Tensor& lengths, bool read_last_word,
                     const OptionalTensor& projected);
 

@@ -11,8 +11,8 @@ namespace seam {
 
 namespace {
 
-// Philox 4x64 with 10 rounds (Salmon et al., SC 2011): block i of the stream is a hash of the counter i + 1, as in NumPy,
-// which increments the counter before it draws.
+// Philox 4x64 with 10 rounds (Salmon et al., SC 2011): block i of the stream is a hash of the counter i + 1, as in
+// NumPy, which increments the counter before it draws.
 class Philox {
  public:
   Philox(uint64_t key_0, uint64_t key_1) : key_{key_0, key_1} {}
@@ -28,7 +28,8 @@ class Philox {
     for (int round = 0; round < 10; ++round) {
       const unsigned __int128 a = (unsigned __int128)(0xD2E7470EE14C6C93u) * c[0];
       const unsigned __int128 b = (unsigned __int128)(0xCA5A826395121157u) * c[2];
-      const uint64_t next[4] = {uint64_t(b >> 64) ^ c[1] ^ k_0, uint64_t(b), uint64_t(a >> 64) ^ c[3] ^ k_1, uint64_t(a)};
+      const uint64_t next[4] = {uint64_t(b >> 64) ^ c[1] ^ k_0, uint64_t(b), uint64_t(a >> 64) ^ c[3] ^ k_1,
+                                uint64_t(a)};
       std::copy(next, next + 4, c);
       k_0 += 0x9E3779B97F4A7C15u;
       k_1 += 0xBB67AE8584CAA73Bu;

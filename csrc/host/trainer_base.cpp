@@ -26,10 +26,11 @@ void check_tensor(const Tensor& tensor, const Tensor& first, at::IntArrayRef sha
 std::vector<std::vector<int64_t>> check_classifier(const std::vector<Tensor>& weights, const TrainerKind& kind) {
   TORCH_CHECK_VALUE(weights.size() == kWeights, "weights must hold ", int64_t(kWeights), " entries");
   const Tensor& first = weights[kEmbedding];
-  TORCH_CHECK_TYPE(first.device().type() == kind.device, "weights must be on the ",
-                   c10::DeviceTypeName(kind.device), ", but are on ", first.device());
+  TORCH_CHECK_TYPE(first.device().type() == kind.device, "weights must be on the ", c10::DeviceTypeName(kind.device),
+                   ", but are on ", first.device());
   TORCH_CHECK_TYPE(first.scalar_type() == at::kFloat || (kind.takes_double && first.scalar_type() == at::kDouble),
-                   "weights must be float32", kind.takes_double ? " or float64" : "", ", but are ", first.scalar_type());
+                   "weights must be float32", kind.takes_double ? " or float64" : "", ", but are ",
+                   first.scalar_type());
   for (const int w : {kEmbedding, kWeightIh, kWeightHh, kLinear}) {
     TORCH_CHECK_VALUE(weights[w].dim() == 2, "weight ", w, " must have two dimensions, but has ", weights[w].sizes());
   }
@@ -47,8 +48,9 @@ void check_trainer(const SeamTrainerTensors& t, const SeamTrainerOptions& option
                     "weights, scores, exp_avg, exp_avg_sq and penalty must hold ", int64_t(kWeights), " entries");
   TORCH_CHECK_VALUE(t.head.size() == 2 && t.head_joint_moments.size() == 4 && t.head_only_moments.size() == 4,
                     "head must hold 2 tensors and the state of each of its Adams 4");
-  TORCH_CHECK_VALUE(options.lazy_update == "quadrature" || options.lazy_update == "replay" || options.lazy_update == "off",
-                    "lazy_update must be quadrature, replay or off, but is ", options.lazy_update);
+  TORCH_CHECK_VALUE(
+      options.lazy_update == "quadrature" || options.lazy_update == "replay" || options.lazy_update == "off",
+      "lazy_update must be quadrature, replay or off, but is ", options.lazy_update);
   const std::vector<std::vector<int64_t>> shapes = check_classifier(t.weights, kind);
   const Tensor& first = t.weights[kEmbedding];
   TORCH_CHECK_TYPE(t.fed_ids.scalar_type() == at::kLong && t.fed_ids.device().is_cpu() && t.fed_ids.dim() == 1 &&
@@ -60,7 +62,8 @@ void check_trainer(const SeamTrainerTensors& t, const SeamTrainerOptions& option
   };
   for (int w = 0; w < kWeights; ++w) {
     const std::vector<int64_t> shape = w == kEmbedding ? std::vector<int64_t>{R + 1, E} : shapes[w];
-    for (const auto* state : {&t.scores, &t.exp_avg, &t.exp_avg_sq}) check((*state)[w], shape, "a state of weight " + std::to_string(w));
+    for (const auto* state : {&t.scores, &t.exp_avg, &t.exp_avg_sq})
+      check((*state)[w], shape, "a state of weight " + std::to_string(w));
   }
   const std::vector<int64_t> head_shapes[2] = {{2, C}, {2}};
   for (int i = 0; i < 2; ++i) {
@@ -94,9 +97,10 @@ TrainerBase::ExclusiveUse::ExclusiveUse(TrainerBase& trainer) : lock_(trainer.in
 }
 
 void TrainerBase::check_epoch(double lr_mask, double lr_head, int64_t now, int64_t steps) const {
-  TORCH_CHECK_VALUE(std::isfinite(lr_mask) && std::isfinite(lr_head), "learning rates must be finite, but are ", lr_mask,
-                    " and ", lr_head);
-  TORCH_CHECK_VALUE(0 <= steps && steps <= kMostSteps, "an epoch must have 0 to ", kMostSteps, " steps, but has ", steps);
+  TORCH_CHECK_VALUE(std::isfinite(lr_mask) && std::isfinite(lr_head), "learning rates must be finite, but are ",
+                    lr_mask, " and ", lr_head);
+  TORCH_CHECK_VALUE(0 <= steps && steps <= kMostSteps, "an epoch must have 0 to ", kMostSteps, " steps, but has ",
+                    steps);
   TORCH_CHECK_VALUE(now + steps < kMostStepsInAll, "no more than ", kMostStepsInAll, " steps can be taken");
 }
 
@@ -126,8 +130,8 @@ void TrainerBase::check_documents(const Tensor& t, at::ScalarType type, const ch
   TORCH_CHECK_VALUE(t.size(1) >= 1, "documents must have at least one position");
   const int64_t* n = lengths.const_data_ptr<int64_t>();
   for (int64_t i = begin; i < end; ++i) {
-    TORCH_CHECK_VALUE(1 <= n[i] && n[i] <= t.size(1), "lengths must lie between 1 and ", t.size(1), ", but holds ", n[i],
-                      " for document ", i);
+    TORCH_CHECK_VALUE(1 <= n[i] && n[i] <= t.size(1), "lengths must lie between 1 and ", t.size(1), ", but holds ",
+                      n[i], " for document ", i);
   }
 }
 
@@ -135,8 +139,8 @@ void TrainerBase::check_score_rows(const Tensor& score_rows, int64_t begin, int6
   const int64_t T = score_rows.size(1);
   const int32_t* score_row = score_rows.const_data_ptr<int32_t>();
   for (int64_t i = begin * T; i < end * T; ++i) {
-    TORCH_CHECK_VALUE(0 <= score_row[i] && score_row[i] <= most, "score_rows must be rows of scores, 0 to ", most, ", but holds ",
-                      score_row[i]);
+    TORCH_CHECK_VALUE(0 <= score_row[i] && score_row[i] <= most, "score_rows must be rows of scores, 0 to ", most,
+                      ", but holds ", score_row[i]);
   }
 }
 
@@ -147,7 +151,8 @@ void TrainerBase::check_words(const Tensor& ids, int64_t V) {
   }
 }
 
-void TrainerBase::check_evaluation_documents(const Tensor& ids, const Tensor& score_rows, const Tensor& lengths, int64_t rows) const {
+void TrainerBase::check_evaluation_documents(const Tensor& ids, const Tensor& score_rows, const Tensor& lengths,
+                                             int64_t rows) const {
   check_documents(ids, at::kLong, "ids", lengths, 0, kAll, 1);
   check_documents(score_rows, at::kInt, "score_rows", lengths, 0, kAll, 1);
   check_shape(score_rows, ids.sizes(), "score_rows");
@@ -164,8 +169,8 @@ void TrainerBase::check_features(const Tensor& features) const {
 
 void TrainerBase::check_target_probs(const Tensor& target_probs, int64_t N) const {
   TORCH_CHECK_TYPE(target_probs.device().is_cpu() && target_probs.scalar_type() == tensors_.head[0].scalar_type(),
-                   "target_probs must have input's dtype ", tensors_.head[0].scalar_type(), " and be on the CPU, but is ",
-                   target_probs.scalar_type(), " on ", target_probs.device());
+                   "target_probs must have input's dtype ", tensors_.head[0].scalar_type(),
+                   " and be on the CPU, but is ", target_probs.scalar_type(), " on ", target_probs.device());
   check_shape(target_probs, {N, 2}, "target_probs");
   TORCH_CHECK_VALUE(target_probs.is_contiguous(), "target_probs must be contiguous");
 }
@@ -183,10 +188,12 @@ void one_hot_target_probs(const int64_t* label, int64_t count, T* target_prob) {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> documents_to_train(const Tensor& row_of_id, int64_t absent_row, const Tensor& ids, const Tensor& lengths,
-                                              const Tensor& labels, at::ScalarType dtype, bool read_last_word) {
+std::tuple<Tensor, Tensor> documents_to_train(const Tensor& row_of_id, int64_t absent_row, const Tensor& ids,
+                                              const Tensor& lengths, const Tensor& labels, at::ScalarType dtype,
+                                              bool read_last_word) {
   TrainerBase::check_documents(ids, at::kLong, "ids", lengths, 0, TrainerBase::kAll, 1);
-  TORCH_CHECK_TYPE(row_of_id.scalar_type() == at::kInt && row_of_id.device().is_cpu() && row_of_id.dim() == 1 && row_of_id.is_contiguous(),
+  TORCH_CHECK_TYPE(row_of_id.scalar_type() == at::kInt && row_of_id.device().is_cpu() && row_of_id.dim() == 1 &&
+                       row_of_id.is_contiguous(),
                    "row_of_id must be a contiguous int32 tensor of one dimension on the CPU");
   const int64_t N = ids.size(0), T = ids.size(1), V = row_of_id.numel();
   Tensor target_probs = labels;
@@ -210,7 +217,8 @@ std::tuple<Tensor, Tensor> documents_to_train(const Tensor& row_of_id, int64_t a
       if (t >= end) continue;  // padding may hold any id
       TORCH_CHECK_INDEX(0 <= *word && *word < V, "ids must be words, 0 to ", V - 1, ", but holds ", *word);
       *to = row[*word];
-      TORCH_CHECK_VALUE(*to != absent_row, "a document holds a word that was not among the `words` this trainer was made for");
+      TORCH_CHECK_VALUE(*to != absent_row,
+                        "a document holds a word that was not among the `words` this trainer was made for");
     }
   }
   return {score_rows, target_probs};

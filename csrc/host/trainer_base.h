@@ -41,11 +41,13 @@ class TrainerBase : public SeamTrainer {
                               int64_t begin, int64_t end, int64_t batch);
   static void check_words(const Tensor& ids, int64_t V);  // all ids are in [0, V)
 
-  // Adds class logits, which are on the CPU, and the head's outputs for them to an evaluation that has the head already.
+  // Adds class logits, which are on the CPU, and the head's outputs for them to an evaluation that has the head
+  // already.
   static void add_logits(SeamEvaluation& evaluation, const Tensor& logits);
 
  protected:
-  // Held during each call. Raises where another thread is in one, or where a tensor's memory has moved since construction.
+  // Held during each call. Raises where another thread is in one, or where a tensor's memory has moved since
+  // construction.
   class ExclusiveUse {
    public:
     explicit ExclusiveUse(TrainerBase& trainer);
@@ -58,9 +60,10 @@ class TrainerBase : public SeamTrainer {
   void check_steps_left(int64_t wanted, int64_t left) const;
   void check_loaded_steps(int64_t steps, int64_t head_steps) const;
   void check_score_rows(const Tensor& score_rows, int64_t begin, int64_t end, int64_t most) const;
-  void check_evaluation_documents(const Tensor& ids, const Tensor& score_rows, const Tensor& lengths, int64_t rows) const;
-  void check_features(const Tensor& features) const;           // (N, C), of the device and dtype of the trainer's tensors
-  void check_target_probs(const Tensor& target_probs, int64_t N) const;    // (N, 2), on the CPU
+  void check_evaluation_documents(const Tensor& ids, const Tensor& score_rows, const Tensor& lengths,
+                                  int64_t rows) const;
+  void check_features(const Tensor& features) const;  // (N, C), of the device and dtype of the trainer's tensors
+  void check_target_probs(const Tensor& target_probs, int64_t N) const;  // (N, 2), on the CPU
 
   SeamTrainerTensors tensors_;
   SeamTrainerOptions options_;

@@ -1,8 +1,8 @@
 // The masked LSTM layer under torch.func: grad, vjp, jacrev, vmap and what they make together.
 //
 // torch.func keeps a stack of transforms, and a tensor within them is wrapped once for each. The layer unwraps level by
-// level: a level of vmap becomes many independent calls, at a level that differentiates it adds a node of its own to the
-// graph. In C++, because the same by torch.autograd.Function costs several times what a layer of 50 units takes.
+// level: a level of vmap becomes many independent calls, at a level that differentiates it adds a node of its own to
+// the graph. In C++, because the same by torch.autograd.Function costs several times what a layer of 50 units takes.
 #include "transforms.h"
 
 #include <ATen/core/grad_mode.h>
@@ -60,13 +60,14 @@ void check_differentiable(const functorch::DynamicLayer& level, const variable_l
               "torch.func.functionalize is not supported for masked layers: leave it out, or use what to_lstm() gives");
   if (level.key() == TransformType::Grad) return;
   for (const Tensor& t : tensors) {
-    TORCH_CHECK(!t.defined() || !t._fw_grad(0).defined(),
-                "masked_lstm: forward-mode derivatives are not supported; use seam_fast.reference.masked_lstm, which is "
-                "plain PyTorch throughout, for tangents of input, hx and weights");
+    TORCH_CHECK(
+        !t.defined() || !t._fw_grad(0).defined(),
+        "masked_lstm: forward-mode derivatives are not supported; use seam_fast.reference.masked_lstm, which is "
+        "plain PyTorch throughout, for tangents of input, hx and weights");
   }
 }
 
-// ---- vmap ---------------------------------------------------------------------------------------------------------------
+// ---- vmap -----------------------------------------------------------------------------------------------------------
 
 // The same calls once for each entry of another axis, `size` long; dims: where a tensor has that axis, or -1.
 Calls folded(const Calls& calls, int64_t size, const std::vector<int64_t>& dims, variable_list& tensors) {
@@ -119,7 +120,7 @@ variable_list over_axis(const functorch::DynamicLayer& vmap, const Calls& calls,
   return results;
 }
 
-// ---- Differentiation ----------------------------------------------------------------------------------------------------
+// ---- Differentiation ------------------------------------------------------------------------------------------------
 
 // What a node keeps in ctx besides tensors.
 struct KeptCalls : torch::CustomClassHolder {
@@ -136,7 +137,8 @@ variable_list backward(const Calls& calls, const std::vector<bool>& needs, varia
 
 struct LayerNode : Function<LayerNode> {
   // computed: the results, and what the backward pass gets: the tensors, the output and what was saved.
-  static variable_list forward(AutogradContext* ctx, const Computed& computed, at::TensorList /*inputs that are given*/) {
+  static variable_list forward(AutogradContext* ctx, const Computed& computed,
+                               at::TensorList /*inputs that are given*/) {
     ctx->save_for_backward(computed.kept);
     ctx->saved_data["calls"] = c10::IValue::make_capsule(c10::make_intrusive<KeptCalls>(computed.calls));
     ctx->set_materialize_grads(false);
@@ -145,9 +147,10 @@ struct LayerNode : Function<LayerNode> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     for (const Tensor& t : grads) {
-      TORCH_CHECK(!t.defined() || !t.key_set().has(c10::DispatchKey::Batched),
-                  "masked_lstm: the compiled kernels take no batched gradients (is_grads_batched, vectorize=True); call "
-                  "it with backend='torch', or differentiate by torch.func.vjp or torch.func.jacrev");
+      TORCH_CHECK(
+          !t.defined() || !t.key_set().has(c10::DispatchKey::Batched),
+          "masked_lstm: the compiled kernels take no batched gradients (is_grads_batched, vectorize=True); call "
+          "it with backend='torch', or differentiate by torch.func.vjp or torch.func.jacrev");
     }
     const auto held = ctx->saved_data["calls"].toCapsule();
     const Calls& calls = static_cast<const KeptCalls&>(*held).calls;
@@ -216,9 +219,9 @@ variable_list forward(const Calls& calls, variable_list tensors) {
   for (Tensor& t : tensors) t = alive(t);
   const auto top = functorch::maybeCurrentDynamicLayer();
   if (top && top->key() == TransformType::Vmap) return over_axis(*top, calls, std::move(tensors), forward);
-  const variable_list results =
-      results_of(top, tensors, [&](variable_list inner) { return forward(calls, std::move(inner)); },
-                 [&](const variable_list& all) { return forward_calls(calls, all); });
+  const variable_list results = results_of(
+      top, tensors, [&](variable_list inner) { return forward(calls, std::move(inner)); },
+      [&](const variable_list& all) { return forward_calls(calls, all); });
   variable_list outer = wrapped(results, top), given;
   bool tracked = false;
   for (const Tensor& t : tensors) {
@@ -245,9 +248,9 @@ variable_list backward(const Calls& calls, const std::vector<bool>& needs, varia
     return over_axis(*top, calls, std::move(tensors),
                      [&](const Calls& all, const variable_list& inner) { return backward(all, needs, inner); });
   }
-  variable_list results =
-      results_of(top, tensors, [&](variable_list inner) { return backward(calls, needs, std::move(inner)); },
-                 [&](const variable_list& all) { return backward_calls(calls, needs, all); });
+  variable_list results = results_of(
+      top, tensors, [&](variable_list inner) { return backward(calls, needs, std::move(inner)); },
+      [&](const variable_list& all) { return backward_calls(calls, needs, all); });
   results = wrapped(std::move(results), top);
   if (at::GradMode::is_enabled()) {
     const NoTransforms none;
@@ -256,7 +259,7 @@ variable_list backward(const Calls& calls, const std::vector<bool>& needs, varia
   return results;
 }
 
-// ---- One call after the other ------------------------------------------------------------------------------------------------------
+// ---- One call after the other ---------------------------------------------------------------------------------------
 
 // The tensors of call i.
 variable_list of_call(const Calls& calls, const variable_list& tensors, int64_t i) {
@@ -300,17 +303,18 @@ variable_list forward_one_by_one(const Calls& calls, const variable_list& tensor
     observer.next_call();
     const variable_list own = of_call(calls, tensors, i);
     const at::TensorList weights = at::TensorList(own).slice(kWeights, calls.count);
-    auto [output, h_n, c_n, saved] = masked_lstm_forward(
-        {own[kInput], optional(own[kH0]), optional(own[kC0]), weights.vec(),
-         optionals(at::TensorList(own).slice(kWeights + calls.count)), optional(own[kLengths])},
-        false, calls.save);
+    auto [output, h_n, c_n, saved] =
+        masked_lstm_forward({own[kInput], optional(own[kH0]), optional(own[kC0]), weights.vec(),
+                             optionals(at::TensorList(own).slice(kWeights + calls.count)), optional(own[kLengths])},
+                            false, calls.save);
     results.push_back({output, h_n, c_n, saved});
   }
   observer.end();
   return stacked(calls, results);
 }
 
-variable_list backward_one_by_one(const Calls& calls, const std::vector<bool>& needs, const variable_list& tensors, CallObserver& observer) {
+variable_list backward_one_by_one(const Calls& calls, const std::vector<bool>& needs, const variable_list& tensors,
+                                  CallObserver& observer) {
   const int64_t count = calls.count, first = kGrads + kWeights;
   const std::vector<bool> need_weights(needs.begin() + kWeights, needs.begin() + kWeights + count);
   const std::vector<bool> need_scores(needs.begin() + kWeights + count, needs.end());
@@ -330,7 +334,8 @@ variable_list backward_one_by_one(const Calls& calls, const std::vector<bool>& n
          false,
          calls.clamp},
         {needs[kInput], needs[kH0], needs[kC0], need_weights, need_scores});
-    variable_list found = {undefined_if_none(grads.input), undefined_if_none(grads.h_0), undefined_if_none(grads.c_0), Tensor()};
+    variable_list found = {undefined_if_none(grads.input), undefined_if_none(grads.h_0), undefined_if_none(grads.c_0),
+                           Tensor()};
     for (const auto* group : {&grads.weights, &grads.scores}) {
       for (const OptionalTensor& grad : *group) found.push_back(undefined_if_none(grad));
     }

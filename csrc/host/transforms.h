@@ -12,7 +12,7 @@ namespace seam {
 // them. The results are output, h_n, c_n and `saved`; in the backward pass the gradient of each of the call's tensors,
 // undefined where `needs` does not ask for it.
 struct Calls {
-  int64_t count;              // number of weights
+  int64_t count;  // number of weights
   bool save, clamp;
   int64_t size = -1;          // how many calls there are, or -1: a single one, without an axis of calls
   std::vector<bool> leading;  // which of the tensors have that axis, in front
@@ -35,10 +35,11 @@ class CallObserver {
 
 // One after the other, on any device.
 variable_list forward_one_by_one(const Calls& calls, const variable_list& tensors, CallObserver& observer);
-variable_list backward_one_by_one(const Calls& calls, const std::vector<bool>& needs, const variable_list& tensors, CallObserver& observer);
+variable_list backward_one_by_one(const Calls& calls, const std::vector<bool>& needs, const variable_list& tensors,
+                                  CallObserver& observer);
 
-// By the device of the tensors. On the CPU each call is one thread's: a short LSTM keeps only one thread busy, many of them
-// can keep all. On a GPU the calls share launches, for the same reason; see cuda/vmap_calls_cuda.h.
+// By the device of the tensors. On the CPU each call is one thread's: a short LSTM keeps only one thread busy, many of
+// them can keep all. On a GPU the calls share launches, for the same reason; see cuda/vmap_calls_cuda.h.
 variable_list forward_calls(const Calls& calls, const variable_list& tensors);
 variable_list backward_calls(const Calls& calls, const std::vector<bool>& needs, const variable_list& tensors);
 

@@ -82,8 +82,8 @@ struct alignas(16) Shared {
   }
 };
 
-// The copy is made as late as it may be, when the thread waits for it, so that whoever reads too early finds what was there
-// before; and for the watch the place is written to both times.
+// The copy is made as late as it may be, when the thread waits for it, so that whoever reads too early finds what was
+// there before; and for the watch the place is written to both times.
 template <class T, int N>
 SEAM_KERNEL void copy_async(Shared<T, N>& to, int i, const T* from, host::Site site = host::Site::current()) {
   static_assert(sizeof(T) == 4, "four numbers of 4 bytes");
@@ -271,7 +271,8 @@ template <class K>
 void launch_resident(Stream, int64_t groups, int64_t blocks, const typename K::Params& p) {
   static_assert(K::kCluster == 1);
   constexpr int64_t kMost = (1 << 14) / K::kThreads;  // the watch tells so many threads apart
-  if (blocks > kMost) throw std::runtime_error("a group of " + std::to_string(blocks) + " blocks: the watch has no room");
+  if (blocks > kMost)
+    throw std::runtime_error("a group of " + std::to_string(blocks) + " blocks: the watch has no room");
   run_clusters<K>(groups, blocks, p);
 }
 

@@ -1,6 +1,6 @@
-// The CPU's meaning of csrc/cuda/bulk_copy.cuh: thread 0 copies all of it when it waits. Its neighbours see that after their
-// next barrier only, which is later than on a GPU. A thread that has not waited for the request before is told of: on a GPU
-// it would take one round for another.
+// The CPU's meaning of csrc/cuda/bulk_copy.cuh: thread 0 copies all of it when it waits. Its neighbours see that after
+// their next barrier only, which is later than on a GPU. A thread that has not waited for the request before is told
+// of: on a GPU it would take one round for another.
 #pragma once
 
 #include "block_host.h"
@@ -16,8 +16,9 @@ struct BulkCopy {
              host::Site site = host::Site::current()) {
     if (block.thread() != 0) return;
     if (waits < requests * block.threads()) {  // some may wait for this one already
-      host::machine.report("request before all threads have waited for the last one", site,
-                           [&] { return std::to_string(waits) + " waits for " + std::to_string(requests) + " requests"; });
+      host::machine.report("request before all threads have waited for the last one", site, [&] {
+        return std::to_string(waits) + " waits for " + std::to_string(requests) + " requests";
+      });
     }
     ++requests;
     for (int k = 0; k < count; k += 4) {

@@ -1,5 +1,5 @@
-// The CPU's meaning of csrc/cuda/flags.cuh. The watch follows what a block is told of others, also of third ones: so what is
-// read too early, or written while others may still read it, is a race. A flag that nobody posts is reported.
+// The CPU's meaning of csrc/cuda/flags.cuh. The watch follows what a block is told of others, also of third ones: so
+// what is read too early, or written while others may still read it, is a race. A flag that nobody posts is reported.
 #pragma once
 
 #include "block_host.h"

@@ -31,14 +31,14 @@ struct Copy {  // 16 bytes that are on their way
 };
 
 struct Thread : Member {
-  uint32_t rank;      // of its block in the cluster
-  uint32_t number;    // in its block
-  char* memory;       // its block's shared memory
-  char* stack;        // null before its first step and after its last
-  Doing doing;        // what it waits in
-  Site site;          // and where
-  void* offer;        // what it brings to a shuffle or a tile
-  uint32_t sent;      // when it last stored into a peer's memory, if so in this cluster
+  uint32_t rank;    // of its block in the cluster
+  uint32_t number;  // in its block
+  char* memory;     // its block's shared memory
+  char* stack;      // null before its first step and after its last
+  Doing doing;      // what it waits in
+  Site site;        // and where
+  void* offer;      // what it brings to a shuffle or a tile
+  uint32_t sent;    // when it last stored into a peer's memory, if so in this cluster
   Site sent_at;
   std::vector<Copy> copies;
   Context context;
@@ -90,7 +90,7 @@ class Machine {
   const Shape& shape() const { return shape_; }
   int64_t cluster() const { return cluster_; }
 
-  // ---- Meeting others ----
+  // ---- Meeting others -----------------------------------------------------------------------------------------------
 
   void barrier(Thread& me, Group& group, Doing doing, const Site& site) {
     if (arrive(me, group, doing, site)) {
@@ -127,7 +127,7 @@ class Machine {
     }
   }
 
-  // ---- Messages: numbers into shared memory of the cluster, that count where they arrive ----
+  // ---- Messages: numbers into shared memory of the cluster, that count where they arrive ----------------------------
 
   // Where a number of one's own block lies in block `rank`; null if there is no such place.
   void* place_in(int rank, void* array, int size, size_t bytes, int i, int count, const Site& site) {
@@ -146,7 +146,8 @@ class Machine {
     return memory_.get() + size_t(rank) * stride() + within;
   }
   void send(const Message& message, const Site& site) {
-    if (options.shadow) shadow_.receive_shared(size_t(static_cast<char*>(message.to) - memory_.get()), message.size, site);
+    if (options.shadow)
+      shadow_.receive_shared(size_t(static_cast<char*>(message.to) - memory_.get()), message.size, site);
     const bool late = options.order == HostOptions::depth_first || options.order == HostOptions::shuffled;
     if (late) messages_.push_back(message);
     else memcpy(message.to, message.bytes, message.size);
@@ -159,7 +160,7 @@ class Machine {
     });
   }
 
-  // ---- Flags: what a block tells others, in global memory ----
+  // ---- Flags: what a block tells others, in global memory -----------------------------------------------------------
 
   void post(const Thread& me, int32_t* flag, int32_t value) {
     shadow_.post(me, flag);
@@ -173,7 +174,7 @@ class Machine {
   }
   std::string name(const Thread& thread) const { return shadow_.name(thread.id, *thread.block); }
 
-  // ---- Memory: whether an access may be made, and what it says of the kernel ----
+  // ---- Memory: whether an access may be made, and what it says of the kernel ----------------------------------------
 
   // `count` neighbours from `i` on, of an array of `size` values of `bytes` each.
   bool shared_access(const void* array, int size, size_t bytes, int i, int count, bool writes, const Site& site) {
@@ -242,7 +243,7 @@ class Machine {
   }
 
  private:
-  // ---- Setting up ----
+  // ---- Setting up ---------------------------------------------------------------------------------------------------
 
   static constexpr uint32_t kHalf = 128;
   uint32_t halves() const { return (shape_.threads + kHalf - 1) / kHalf; }  // of a block
@@ -306,7 +307,7 @@ class Machine {
     return ended_ == total;
   }
 
-  // ---- Taking turns ----
+  // ---- Taking turns -------------------------------------------------------------------------------------------------
 
   static void begin(Thread& thread, char* stack) {
     thread.stack = stack;
@@ -392,7 +393,7 @@ class Machine {
     return (z ^ z >> 31) % below;
   }
 
-  // ---- Meeting ----
+  // ---- Meeting ------------------------------------------------------------------------------------------------------
 
   bool arrive(Thread& me, Group& group, Doing doing, const Site& site) {  // whether it was the last
     me.doing = doing;
@@ -408,9 +409,8 @@ class Machine {
       const Thread& other = threads_[id];
       if (other.doing == one.doing && same_site(other.site, one.site)) continue;
       const bool barriers = is_barrier(one.doing) && is_barrier(other.doing);
-      report(barriers ? "divergent barrier" : "divergent shuffle", one.site, [&] {
-        return name(one) + " waits in " + place(one) + ", " + name(other) + " in " + place(other);
-      });
+      report(barriers ? "divergent barrier" : "divergent shuffle", one.site,
+             [&] { return name(one) + " waits in " + place(one) + ", " + name(other) + " in " + place(other); });
       return false;
     }
     return true;

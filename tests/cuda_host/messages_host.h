@@ -1,5 +1,5 @@
-// The CPU's meaning of csrc/cuda/messages.cuh. What is sent arrives at once or, where threads take turns by lot or warp by
-// warp, when somebody has waited for it: so that it neither helps to read too early nor to send too early.
+// The CPU's meaning of csrc/cuda/messages.cuh. What is sent arrives at once or, where threads take turns by lot or warp
+// by warp, when somebody has waited for it: so that it neither helps to read too early nor to send too early.
 #pragma once
 
 #include "block_host.h"
@@ -40,7 +40,8 @@ void send_numbers(int rank, Shared<T, N>& shared, int i, const T (&values)[M], A
   static_assert(sizeof(T) == 4);
   host::Message message = {nullptr, nullptr, 0, {}, M * sizeof(T), from};
   message.to = host::machine.place_in(rank, shared.memory, N, sizeof(T), i, M, site);
-  Arrivals* const theirs = static_cast<Arrivals*>(host::machine.place_in(rank, &arrivals, 1, sizeof(arrivals), 0, 1, site));
+  Arrivals* const theirs =
+      static_cast<Arrivals*>(host::machine.place_in(rank, &arrivals, 1, sizeof(arrivals), 0, 1, site));
   if (message.to == nullptr || theirs == nullptr) return;
   memcpy(message.bytes, values, sizeof(values));
   message.counted = theirs;

@@ -24,7 +24,9 @@ LayerOutputs masked_lstm_forward(const LayerArguments& arguments, bool batch_fir
 LayerGradients masked_lstm_backward(const LayerBackwardArguments& arguments, const GradientsNeeded& needed) {
   return gpu::masked_lstm_backward(arguments, needed);
 }
-variable_list forward_calls(const Calls& calls, const variable_list& tensors) { return gpu::forward_calls(calls, tensors); }
+variable_list forward_calls(const Calls& calls, const variable_list& tensors) {
+  return gpu::forward_calls(calls, tensors);
+}
 variable_list backward_calls(const Calls& calls, const std::vector<bool>& needs, const variable_list& tensors) {
   return gpu::backward_calls(calls, needs, tensors);
 }
@@ -33,10 +35,11 @@ namespace gpu {
 
 namespace {
 
-Device pretended = {0, {}, 4, true, false, 1, 5};  // few multiprocessors, so that small batches already take several rounds
+Device pretended = {0,     {}, 4, true,
+                    false, 1,  5};  // few multiprocessors, so that small batches already take several rounds
 
-// Memory of tensors, each piece of it known to the kernels' watch while it lives. Between two pieces lies some that nobody
-// may touch.
+// Memory of tensors, each piece of it known to the kernels' watch while it lives. Between two pieces lies some that
+// nobody may touch.
 struct WatchedMemory final : c10::Allocator {
   c10::DataPtr allocate(size_t size) override {
     void* const memory = size ? std::aligned_alloc(64, (size + 127) / 64 * 64) : nullptr;
@@ -61,7 +64,8 @@ void watch_memory(bool watch) {
   c10::SetCPUAllocator(watch ? &watched : ordinary, 1);
 }
 
-// Whether accesses are watched: for races, and for memory that nobody allowed. Thousands of steps are quicker unwatched.
+// Whether accesses are watched: for races, and for memory that nobody allowed. Thousands of steps are quicker
+// unwatched.
 void watch(bool watch) { host_options().shadow = host_options().global_shadow = watch; }
 
 void set_order(const std::string& order, uint64_t seed) {

@@ -196,8 +196,8 @@ struct Ring : Small<4> {
   }
 };
 
-// The same by messages, without a barrier: each thread sends to all blocks, behind its reads of the step before. So who has
-// received what all sent for a step may overwrite what they read before it.
+// The same by messages, without a barrier: each thread sends to all blocks, behind its reads of the step before. So who
+// has received what all sent for a step may overwrite what they read before it.
 struct RingOfMessages : Small<4> {
   struct Smem {
     Shared<float, 2 * kCluster * 64> all;
@@ -457,9 +457,7 @@ struct Unwritten : Small<> {
 };
 
 struct OutOfBounds : Small<> {
-  static SEAM_KERNEL void run(const Block& block, Smem& smem, const Params&) {
-    smem.a.store(block.thread() + 1, 1);
-  }
+  static SEAM_KERNEL void run(const Block& block, Smem& smem, const Params&) { smem.a.store(block.thread() + 1, 1); }
   static constexpr int kLine = __LINE__ - 2;
 };
 

@@ -94,7 +94,7 @@ struct Group {
 };
 
 struct Member {
-  uint32_t id;  // in the cluster
+  uint32_t id;                           // in the cluster
   Group *warp, *half, *block, *cluster;  // half: four warps, half a block of 256 threads
 };
 
@@ -155,8 +155,8 @@ struct Cell {
 // ---- The shadow -----------------------------------------------------------------------------------------------------
 
 // The clock ticks whenever a barrier is complete. What a thread of the same warp (half, block, cluster) did is over and
-// seen if it was before the time of the warp's (half's, block's, cluster's) last barrier. Nothing is ever wiped: records from before
-// the kernel, or for shared memory before the cluster, are told by their time.
+// seen if it was before the time of the warp's (half's, block's, cluster's) last barrier. Nothing is ever wiped:
+// records from before the kernel, or for shared memory before the cluster, are told by their time.
 class Shadow {
  public:
   explicit Shadow(Findings& findings) : findings_(findings) {}
@@ -195,7 +195,8 @@ class Shadow {
     }
   }
 
-  // Whoever is told of this flag knows that all that the block did before its last barrier is over, and what it has been told.
+  // Whoever is told of this flag knows that all that the block did before its last barrier is over, and what it has
+  // been told.
   void post(const Member& me, const void* flag) {
     Known known = known_of(me);
     known[block_of(me)] = me.block->time;
@@ -252,8 +253,8 @@ class Shadow {
     return record.tick() < (block == block_of(me) ? me.block->time : found->second[block]);
   }
 
-  // Whether it was over, and seen, before what `me` does now: whether a group that holds all concerned has met since, or flags
-  // have told so.
+  // Whether it was over, and seen, before what `me` does now: whether a group that holds all concerned has met since,
+  // or flags have told so.
   bool over(const Member& me, Record record) const {
     const uint32_t tick = record.tick(), level = record.level(), thread = record.thread();
     if (tick < cluster_begin_) return false;  // of another cluster
@@ -345,8 +346,8 @@ class Shadow {
   uint32_t clock_ = 0, launch_begin_ = 0, cluster_begin_ = 0;
   int blocks_ = 1;
   int64_t cluster_ = 0;
-  std::unordered_map<uint32_t, Known> known_;        // by warp; of those that have been told something
-  std::unordered_map<const void*, Known> posted_;    // by flag
+  std::unordered_map<uint32_t, Known> known_;      // by warp; of those that have been told something
+  std::unordered_map<const void*, Known> posted_;  // by flag
   std::vector<Cell> cells_;
   std::unordered_map<uintptr_t, Page> pages_;
   std::vector<std::pair<uintptr_t, Cell*>> near_ = std::vector<std::pair<uintptr_t, Cell*>>(kNear);
@@ -391,7 +392,9 @@ class Ranges {
     const Range& nearest = *std::min_element(all_.begin(), all_.end(), nearer);
     const bool behind = begin >= nearest.end;
     return std::to_string(distance(begin, behind ? nearest.end : nearest.begin)) +
-           (behind ? " bytes behind the " : begin < nearest.begin ? " bytes before the " : " bytes into the ") +
+           (behind                  ? " bytes behind the "
+            : begin < nearest.begin ? " bytes before the "
+                                    : " bytes into the ") +
            std::to_string(nearest.end - nearest.begin) + " bytes that were";
   }
 
