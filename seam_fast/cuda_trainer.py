@@ -17,7 +17,7 @@ MOST_ALONE = 64  # hidden units of a block by itself, on GPUs whose blocks form 
 # csrc/cuda/wide.cu. Where a time step of a batch has no more products than these, a cluster takes any number of them.
 MOST_DOCUMENTS = {True: 2048, False: 256}
 MOST_PRODUCTS = 2_000_000
-CLUSTER_PRODUCTS = 500_000  # beyond, the whole GPU takes a step: kMostProducts of csrc/cuda/seam_trainer_cuda_params.cpp
+CLUSTER_PRODUCTS = 500_000  # beyond, the whole GPU takes a step: kMostProducts of csrc/cuda/seam_trainer_cuda*.cpp
 _PRODUCTS_AT_ONCE = 2e10  # of a launch: at most a tenth of a second on the blocks of a cluster ...
 _PRODUCTS_OF_ALL_AT_ONCE = 4e11  # of what the whole GPU takes ...
 _STEPS_AT_ONCE = 4096  # ... and no more steps than this
@@ -45,7 +45,7 @@ class CudaTrainer(NativeTrainer):
         return steps_at_once(self.weights, batch_size, width)
 
     def queued(self, sampler, epoch: int, batch_size: int, *, head_only=False, judged_on=None, known=None) -> tuple:
-        """This trainer's part of ``QueuedEpochs`` of csrc/cuda/queued_epochs.h: the engine's trainer, and its epoch. All as
+        """This trainer's part of ``QueuedEpochs`` (csrc/cuda/queued_epochs.h): the engine's trainer, its epoch. All as
         in ``take_epoch``.
         """
         options = {"head_only": head_only, "judged_on": judged_on, "known": known}

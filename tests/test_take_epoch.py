@@ -179,7 +179,13 @@ def test_counts_and_average_precision_are_numpys(count):
 def test_a_pool_that_cannot_be(name, value, error, says):
     numbers = torch.arange(5)
     given = {"ids": numbers[:, None].expand(5, 2).contiguous() % 3, "lengths": numbers * 0 + 1, "rest": numbers % 2}
-    given |= {"targets": numbers[:3], "others": numbers[3:], "targets_per_epoch": 3, "others_per_epoch": 2, "unknown_id": 0}
+    given |= {
+        "targets": numbers[:3],
+        "others": numbers[3:],
+        "targets_per_epoch": 3,
+        "others_per_epoch": 2,
+        "unknown_id": 0,
+    }
     given |= {
         "distill_weight": 0.0,
         "target_classes": [],

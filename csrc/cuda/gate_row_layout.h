@@ -38,8 +38,8 @@ struct GateRowLayout {
   int32_t weight_ih, bias, linear, x, d_words, own, late;  // offsets, see gate_row_steps.cuh
   int32_t factors, hidden, weight_hh;  // offsets during the recurrence, after a sequence's gates at `late`; the last is
                                        // 0 if there is no room for W_hh
-  int32_t states;  // offset afterwards, after the gradients of the gates at `late`
-  int32_t chunk;   // rows of W_ih that fit after `late` at a time
+  int32_t states;                      // offset afterwards, after the gradients of the gates at `late`
+  int32_t chunk;                       // rows of W_ih that fit after `late` at a time
   int32_t size;
 
   // Weights and the state of their scores are stored by tiles of 16 x 8 numbers, a lane's four numbers adjacent, and

@@ -46,14 +46,10 @@ inline at::ScalarType wide(at::ScalarType type) { return is_short(type) ? at::kF
 
 inline Kind kind_of(const Tensor& t) {
   switch (t.scalar_type()) {
-    case at::kDouble:
-      return Kind::float64;
-    case at::kBFloat16:
-      return Kind::bfloat16;
-    case at::kHalf:
-      return Kind::float16;
-    default:
-      return Kind::float32;
+    case at::kDouble: return Kind::float64;
+    case at::kBFloat16: return Kind::bfloat16;
+    case at::kHalf: return Kind::float16;
+    default: return Kind::float32;
   }
 }
 

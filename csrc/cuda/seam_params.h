@@ -26,8 +26,8 @@ struct PlanStep {
   int32_t stale;      // rows of scores to be brought up to date before this step
   float total;        // what the sum of the documents' losses is divided by
   // Offsets in the plan's `numbers` of these lists, which follow one another:
-  int32_t document_at;  // [documents] the document of each rank, longest first; then [documents] their lengths, and
-                        // [documents] each one's first position, if flat indices count document by document
+  int32_t document_at;    // [documents] the document of each rank, longest first; then [documents] their lengths, and
+                          // [documents] each one's first position, if flat indices count document by document
   int32_t word_at;        // [words] score row; [words] word id; then [words + 1] the first of its positions
   int32_t flat_index_at;  // [positions] word by word, those of a word in order
   int32_t

@@ -1,5 +1,5 @@
-// The training engine on a GPU: as in ../seam_trainer.h, for float32 tensors there. What `train` and `train_head` are
-// told of documents is on the CPU, but for `features`, which stay on the GPU, as do the class logits.
+// The training engine on a GPU: as in host/seam_trainer.h, for float32 tensors there. The documents that `train` and
+// `train_head` are given are on the CPU, but for `features`, which stay on the GPU, as do the class logits.
 #pragma once
 
 #include <string>
@@ -8,15 +8,16 @@
 
 namespace seam::gpu {
 
-// Largest sizes of a base that it takes.
+// The largest base that it can train on.
 constexpr int64_t kMostHiddenUnits = 128;
 
 std::shared_ptr<SeamTrainer> make_trainer(SeamTrainerTensors tensors, const SeamTrainerOptions& options);
 
-// How many modules over a base whose tensors are like `like` the device can train at the same time; 0 where it cannot.
+// How many modules over a base whose tensors are like `like` the device can train at the same time; 0 if it cannot.
 int64_t modules_at_once(const Tensor& like, int64_t hidden, int64_t batch);
 
-// Who takes steps, for tests and measurements: "cluster" or "wide", or "automatic", by what there is to do.
+// Which kernels take the steps, for tests and measurements: "cluster" or "wide" (the whole GPU), or "automatic", by the
+// amount of work.
 void choose_steps(const std::string& steps);
 
 }  // namespace seam::gpu

@@ -128,8 +128,8 @@ namespace {
 
 int64_t bytes_of_outcomes(size_t launches) { return (int64_t(launches * sizeof(Outcome)) + 15) / 16 * 16; }
 
-std::tuple<const Outcome*, const float*> read_results(const Tensor& told, size_t launches) {
-  const auto* const from = static_cast<const uint8_t*>(told.const_data_ptr());
+std::tuple<const Outcome*, const float*> read_results(const Tensor& results, size_t launches) {
+  const auto* const from = static_cast<const uint8_t*>(results.const_data_ptr());
   return {reinterpret_cast<const Outcome*>(from), reinterpret_cast<const float*>(from + bytes_of_outcomes(launches))};
 }
 
@@ -232,9 +232,9 @@ void CudaTrainer::print_profile(const TrainParams& p) {
   constexpr const char* kNames[] = {"x arrives", "project", "meet",      "gates arrive", "forward", "head",
                                     "backward",  "",        "hand over", "meet",         "fetch",   "W_hh",
                                     "sums",      "W_ih",    "end",       "d x",          "words",   "meet"};
-  const Tensor told = profile_.fetch<int64_t>(blocks * kMarks);
+  const Tensor profile = profile_.fetch<int64_t>(blocks * kMarks);
   wait_for(gpu::device_of(tensors_.weights[kEmbedding]));
-  const auto* const clocks = static_cast<const int64_t*>(told.const_data_ptr());
+  const auto* const clocks = static_cast<const int64_t*>(profile.const_data_ptr());
   std::fprintf(stderr, "clocks a step over %lld steps, by phase and block\n", static_cast<long long>(steps));
   for (size_t phase = 0; phase < std::size(kNames); ++phase) {
     std::fprintf(stderr, "%-13s", kNames[phase]);
