@@ -1,4 +1,4 @@
-// The CUDA op as a Python module that computes on the CPU: the host side as it is, the kernels in their host meaning.
+// The CUDA op as a Python module that runs on the CPU: the host side as it is, the kernels by block_host.h.
 #include <c10/core/CPUAllocator.h>
 #include <torch/extension.h>
 
@@ -17,7 +17,7 @@ namespace py = pybind11;
 
 namespace seam {
 
-// What bindings/device_dispatch.cpp chooses by the device is the GPU's here.
+// In place of bindings/device_dispatch.cpp: always the GPU's code.
 LayerOutputs masked_lstm_forward(const LayerArguments& arguments, bool batch_first_output, bool save) {
   return gpu::masked_lstm_forward(arguments, batch_first_output, save);
 }
@@ -38,8 +38,8 @@ namespace {
 Device pretended = {0,     {}, 4, true,
                     false, 1,  5};  // few multiprocessors, so that small batches already take several rounds
 
-// Memory of tensors, each piece of it known to the kernels' watch while it lives. Between two pieces lies some that
-// nobody may touch.
+// An allocator of tensors that allows kernels access to each block of memory while it lives. There is a gap between two
+// blocks that nobody may access.
 struct WatchedMemory final : c10::Allocator {
   c10::DataPtr allocate(size_t size) override {
     void* const memory = size ? std::aligned_alloc(64, (size + 127) / 64 * 64) : nullptr;
@@ -56,7 +56,7 @@ struct WatchedMemory final : c10::Allocator {
   }
 };
 
-// From now on tensors get watched memory, and kernels may touch no other; or as before.
+// Whether tensors get such memory from now on, so that kernels may access no other.
 void watch_memory(bool watch) {
   static WatchedMemory watched;
   static c10::Allocator* const ordinary = c10::GetCPUAllocator();
@@ -64,8 +64,7 @@ void watch_memory(bool watch) {
   c10::SetCPUAllocator(watch ? &watched : ordinary, 1);
 }
 
-// Whether accesses are watched: for races, and for memory that nobody allowed. Thousands of steps are quicker
-// unwatched.
+// Whether accesses are checked for races and for memory that is not allowed. Thousands of steps are quicker without.
 void watch(bool watch) { host_options().shadow = host_options().global_shadow = watch; }
 
 void set_order(const std::string& order, uint64_t seed) {
