@@ -73,7 +73,7 @@ struct StatesBefore {
 };
 inline std::optional<StatesBefore> states_before(const Call& call, int64_t d, const Tensor& d_gates,
                                                  const Tensor& output) {
-  const Layer& l = call.l;
+  const LayerSizes& l = call.l;
   if (call.ranks.defined() || call.h_0 || call.batch_first || l.T == 1 || output.stride(0) != l.B * output.stride(1)) {
     return std::nullopt;
   }
@@ -125,7 +125,7 @@ template <class T>
 inline void gradients_by_library(const Call& call, int64_t d, const GradientParams<T>& p, const WantedGradients& grads,
                                  const Tensor& output, const Tensor& flat,
                                  const Scratch& scratch) {  // flat: d_gates as (rows, 4H)
-  const Layer& l = call.l;
+  const LayerSizes& l = call.l;
   call.zero_padding<T>(p.sequences, call.rows_in(pointer<T>(flat), kGates * l.H), kGates * l.H);
   if (grads.input) {
     Tensor out = call.flat(*grads.input);  // a view
