@@ -481,18 +481,18 @@ def test_bits_of_scores_are_those_that_numpy_packs(isa, dtype):
     for size in (0, 1, 7, 8, 9, 16, 100, 2048, 2049, 5000):
         scores = torch.randn(size, dtype=dtype, generator=torch.Generator().manual_seed(size))
         scores[::5] = 0
-        bits, kept, finite = _ext.C.pack_kept(scores)
+        bits, kept, finite = _ext.C.pack_keep_bits(scores)
         assert finite and kept == int((scores > 0).sum())
         assert bits.tolist() == np.packbits((scores > 0).numpy()).tolist()
         for place in (0, size // 2, size - 1) if size else ():
             for bad in (torch.nan, torch.inf, -torch.inf):
                 spoilt = scores.clone()
                 spoilt[place] = bad
-                bits, kept, finite = _ext.C.pack_kept(spoilt)
+                bits, kept, finite = _ext.C.pack_keep_bits(spoilt)
                 assert not finite and kept == int((spoilt > 0).sum())
     for bad, words in ((torch.zeros(3).half(), "float32 or float64"), (torch.zeros(4, 4).T[:, ::2], "contiguous")):
         with pytest.raises((ValueError, TypeError), match=words):
-            _ext.C.pack_kept(bad)
+            _ext.C.pack_keep_bits(bad)
 
 
 def test_adopted_state_goes_on_as_its_own(wide):
@@ -525,7 +525,7 @@ def arguments(dtype=torch.float64, **changes):
     head = list(world.make_head(dtype))
     fine = {
         "weights": weights,
-        "rows": torch.arange(R),
+        "fed_ids": torch.arange(R),
         "scores": states,
         "exp_avg": [torch.zeros_like(part) for part in states],
         "exp_avg_sq": [torch.zeros_like(part) for part in states],
@@ -568,13 +568,13 @@ BAD_TRAINERS = [
     ("weights", lambda tensors: [part.half() for part in tensors], TypeError, "must be float32"),
     ("weights", lambda tensors: [part.to("meta") for part in tensors], TypeError, "on the CPU|be on meta"),
     ("weights", lambda tensors: [None, *tensors[1:]], TypeError, "incompatible"),
-    ("rows", torch.Tensor.int, TypeError, "int64"),
-    ("rows", lambda rows: rows[:, None], TypeError, "one dimension"),
-    ("rows", lambda rows: rows + WORDS - R + 1, ValueError, f"0 to {WORDS - 1}, but holds {WORDS}"),
-    ("rows", lambda rows: rows - 1, ValueError, "but holds -1"),
-    ("rows", lambda rows: rows[1:], ValueError, "must have shape"),
+    ("fed_ids", torch.Tensor.int, TypeError, "int64"),
+    ("fed_ids", lambda rows: rows[:, None], TypeError, "one dimension"),
+    ("fed_ids", lambda rows: rows + WORDS - R + 1, ValueError, f"0 to {WORDS - 1}, but holds {WORDS}"),
+    ("fed_ids", lambda rows: rows - 1, ValueError, "but holds -1"),
+    ("fed_ids", lambda rows: rows[1:], ValueError, "must have shape"),
     ("penalty", [0.1] * 6, ValueError, "must hold 7"),
-    ("lazy_update", "never", ValueError, "quadrature, replay or dense, but is never"),
+    ("lazy_update", "never", ValueError, "quadrature, replay or off, but is never"),
     ("lazy_update", 3, TypeError, "incompatible"),
 ]
 
@@ -616,7 +616,7 @@ def with_value(tensor, value):
 
 
 BAD_DOCUMENTS = [
-    (0, torch.Tensor.long, TypeError, "slots must be a contiguous"),
+    (0, torch.Tensor.long, TypeError, "score_rows must be a contiguous"),
     (0, lambda slots: slots[0], TypeError, "two dimensions"),
     (0, flipped, TypeError, "contiguous"),
     (0, lambda slots: with_value(slots, R), ValueError, f"0 to {R - 1}, but holds {R}"),
@@ -627,9 +627,9 @@ BAD_DOCUMENTS = [
     (1, lambda lengths: torch.stack([lengths, lengths], 1)[:, 0], TypeError, "contiguous"),
     (1, lambda lengths: with_value(lengths, 0), ValueError, "between 1 and 3, but holds 0 for document 3"),
     (1, lambda lengths: with_value(lengths, 4), ValueError, "between 1 and 3, but holds 4 for document 3"),
-    (2, otherwise, TypeError, "shares must have .*dtype"),
-    (2, lambda shares: shares[:-1], ValueError, "shares must have shape"),
-    (2, flipped, ValueError, "shares must be contiguous"),
+    (2, otherwise, TypeError, "target_probs must have .*dtype"),
+    (2, lambda shares: shares[:-1], ValueError, "target_probs must have shape"),
+    (2, flipped, ValueError, "target_probs must be contiguous"),
     (3, 0, ValueError, "batch must be at least 1, but is 0"),
     (3, -2, ValueError, "batch must be at least 1, but is -2"),
     (4, -1, ValueError, "documents -1 to 4 of 4"),
@@ -683,8 +683,8 @@ def test_looking_at_what_does_not_fit_is_refused(bare):
     for looked_at, error, text in (
         ((ids.int(), slots, lengths), TypeError, "ids must be a? ?contiguous"),
         ((flipped(ids), slots, lengths), TypeError, "ids must be a? ?contiguous"),
-        ((ids, slots.long(), lengths), TypeError, "slots must be a contiguous"),
-        ((ids, slots[:, 1:].contiguous(), lengths), ValueError, "slots must have shape|lengths must lie"),
+        ((ids, slots.long(), lengths), TypeError, "score_rows must be a contiguous"),
+        ((ids, slots[:, 1:].contiguous(), lengths), ValueError, "score_rows must have shape|lengths must lie"),
         ((ids, slots[1:], lengths), ValueError, "documents 0 to 4 of 3|shape"),
         ((with_value(ids, WORDS), slots, lengths), ValueError, f"but holds {WORDS}"),
         ((with_value(ids, -1), slots, lengths), ValueError, "but holds -1"),
