@@ -26,7 +26,9 @@ from seam_fast import (
     train_classifier,
 )
 from seam_fast.classifier.training import PublicRecipe, StrongRecipe
-from seam_fast.cli.main import in_flags, main, make_parser, settings_from
+from seam_fast.cli.guarded_run import in_flags
+from seam_fast.cli.main import main, make_parser
+from seam_fast.cli.options import settings_from
 from seam_fast.common.arguments import real_number, whole_number
 from seam_fast.data.synthetic import synthetic_r8
 from seam_fast.search import context

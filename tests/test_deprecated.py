@@ -9,6 +9,7 @@ import torch
 
 import seam_fast as sf
 from seam_fast._moved import MOVED
+from seam_fast.cli import workflow
 from seam_fast.cli.main import make_parser
 from seam_fast.search.settings import RENAMED
 
@@ -71,6 +72,19 @@ def test_modules_by_their_old_names(name, monkeypatch):
         exec(compile(f"import seam_fast.{name}", "the user's file", "exec"), {})
     assert sys.modules[f"seam_fast.{name}"] is wanted and said[0].filename == "the user's file"
     assert wanted.__spec__ is spec
+
+
+@pytest.mark.parametrize("name", workflow.MOVED)
+def test_what_the_workflow_was_made_of(name):
+    new = f"seam_fast.{workflow.MOVED[name]}"
+    with pytest.warns(DeprecationWarning, match=f"workflow.{name} is deprecated, .*{new}.{name} now") as said:
+        assert getattr(workflow, name) is getattr(importlib.import_module(new), name)
+    assert said[0].filename == __file__
+
+
+def test_the_workflow_had_nothing_else():
+    with pytest.raises(AttributeError, match="has no attribute 'unheard_of'"):
+        workflow.unheard_of  # noqa: B018
 
 
 def test_old_flags(capsys):
