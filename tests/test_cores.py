@@ -103,7 +103,7 @@ def test_the_command_line_computes_by_no_more_threads(system, monkeypatch):
 def test_what_counts_cores_counts_these(system, capsys, monkeypatch):
     from types import SimpleNamespace
 
-    from seam_fast.search.reengineer import workers_for
+    from seam_fast.search.workers import workers_for
 
     system("0::/\n")
     system.write("cpu.max", "300000 100000")
