@@ -103,13 +103,13 @@ def test_the_command_line_computes_by_no_more_threads(system, monkeypatch):
 def test_what_counts_cores_counts_these(system, capsys, monkeypatch):
     from types import SimpleNamespace
 
-    from seam_fast.search.reengineer import workers_for
+    from seam_fast.search.workers import workers_for
 
     system("0::/\n")
     system.write("cpu.max", "300000 100000")
-    jobs = [SimpleNamespace(study=SimpleNamespace(engine="cpu"))] * 8
+    runs = [SimpleNamespace(context=SimpleNamespace(engine="cpu"))] * 8
     assert (
-        len(workers_for(jobs, None)) == 3 and len(workers_for(jobs, 5)) == 5 and len(workers_for(jobs[:2], None)) == 2
+        len(workers_for(runs, None)) == 3 and len(workers_for(runs, 5)) == 5 and len(workers_for(runs[:2], None)) == 2
     )
     assert report.machine()["cores"] == 3
     assert main(["info"]) == 0
