@@ -1,10 +1,15 @@
 """Where tests find real data, and the small invented world that the others share."""
 
+import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+# `benchmarks`, which is never installed; at the end, so that tests of an installed seam_fast are not of the checkout's.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 
 def pytest_configure(config):
@@ -96,3 +101,26 @@ def kind(host_module):
 def unwatched(host_module):
     """For thousands of steps, none of which is new to the watch on races and bounds."""
     host_module.watch(False)
+
+
+@pytest.fixture
+def run_bench(tmp_path, capsys):
+    """Runs `seam-fast bench`; returns exit code, record (or None), and what it printed."""
+    from seam_fast.cli.main import main
+
+    def run(*arguments):
+        out = tmp_path / "record.json"
+        code = main(["bench", *arguments, "--out", str(out)])
+        record = json.loads(out.read_text()) if out.exists() else None
+        return code, record, capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def small_reference():
+    """The invented corpus as the reference treats it, and a base that has learned it: (base, corpus)."""
+    import world
+
+    corpus = world.make_corpus(protocol="reference")
+    return world.make_base(corpus), corpus

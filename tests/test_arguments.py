@@ -450,7 +450,7 @@ def test_flags_of_the_reference_are_refused_before_a_base_is_trained(tmp_path):
 )
 def test_refused_by_train(toy, monkeypatch, options, sentence):
     base = importlib.import_module("seam_fast.classifier.training")
-    for name in ("_train_strong", "_train_public"):
+    for name in ("train_strong", "train_public"):
         monkeypatch.setattr(base, name, lambda *_: pytest.fail("it was trained"))
     with pytest.raises(TrainingError, match=sentence):
         train_classifier(toy, **options)

@@ -98,3 +98,12 @@ def test_old_flags(capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["reengineer", "--catch-up", "never"])
     assert "argument --lazy-update: invalid choice: 'never'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["LSTMClassifier", "evaluate_classifier", "predict_logits"])
+def test_names_of_the_module_that_is_a_package_now(name):
+    with pytest.warns(
+        DeprecationWarning, match=rf"seam_fast\.classifier\.{name} is deprecated, .*\.{name} now"
+    ) as said:
+        found = getattr(importlib.import_module("seam_fast.classifier"), name)
+    assert said[0].filename == __file__ and found.__name__ == name

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..classifier.device_training import device_name
-from ..classifier.model import LSTMClassifier, evaluate_classifier, predict_logits
+from ..classifier.evaluate import evaluate_classifier, predict_logits
+from ..classifier.model import LSTMClassifier
 from ..classifier.training import RECIPES, train_classifier
 from ..common.progress import is_terminal, say
 from ..data.corpus import Corpus

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..classifier.model import LSTMClassifier, evaluate_classifier
+from ..classifier.evaluate import evaluate_classifier
+from ..classifier.model import LSTMClassifier
 from ..data.corpus import Corpus
 from ..errors import CheckpointError
 from ..files.atomic import write_atomically
