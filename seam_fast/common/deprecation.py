@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def warn_renamed(old: str, new: str, stacklevel: int = 3) -> None:
+def warn_renamed(old: str, new: str, stacklevel: int = 2) -> None:
     """Says that a name has changed; stacklevel as in ``warnings.warn``, from this function's caller."""
     warnings.warn(f"{old} is deprecated, it is called {new} now", DeprecationWarning, stacklevel=stacklevel + 1)
 

@@ -103,7 +103,7 @@ def reengineer(
     settings = settings.with_options(**overrides, **options)
     same = {"seed": seed, "evaluate_every": evaluate_every, "threads": threads, "backend": backend}
     if catch_up is not None:
-        lazy_update = _lazy_update_of(catch_up)
+        lazy_update = _lazy_update_of(catch_up, 3)
     same |= {"lazy_update": lazy_update, "progress": progress, "on_epoch": on_epoch, "on_module": on_module}
     return reengineer_many(base, corpus, targets, [settings], **same)[0]
 
@@ -133,7 +133,7 @@ def reengineer_many(
     they are.
     """
     if catch_up is not None:
-        lazy_update = _lazy_update_of(catch_up)
+        lazy_update = _lazy_update_of(catch_up, 4)
     if isinstance(settings, Settings) or not isinstance(settings, Iterable):
         raise TrainingError(f"settings is {shown(settings)}; give a list of Settings")
     settings = [check_settings(one) for one in settings]
@@ -166,10 +166,10 @@ def reengineer_many(
     return [[run.module() for run in row] for row in runs]
 
 
-def _lazy_update_of(catch_up: str) -> str:
+def _lazy_update_of(catch_up: str, stacklevel: int) -> str:
     """What the deprecated ``catch_up`` means."""
     lazy_update = "off" if catch_up == "dense" else catch_up
-    warn_renamed(f"catch_up={catch_up!r}", f"lazy_update={lazy_update!r}", stacklevel=4)
+    warn_renamed(f"catch_up={catch_up!r}", f"lazy_update={lazy_update!r}", stacklevel=stacklevel)
     return lazy_update
 
 
