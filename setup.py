@@ -336,7 +336,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["seam_fast", "seam_fast.*"]),
-    package_data={"seam_fast": ["data/*.txt.gz"]},
+    package_data={"seam_fast": ["data/*.txt.gz", "py.typed", "*.pyi"]},
     ext_modules=[plan.extension()] if plan else [],
     cmdclass={"build": Build, "build_ext": build_command(plan, reason)},
     zip_safe=False,

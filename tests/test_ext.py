@@ -155,7 +155,7 @@ def test_the_compiled_part_can_be_disabled():
 def test_the_instruction_set_that_is_asked_for(monkeypatch, requested, used):
     monkeypatch.setenv("SEAM_FAST_ISA", requested)
     module = FakeModule()
-    assert _ext.obey_isa(module) == "" and module.used == used
+    assert _ext.apply_isa_override(module) == "" and module.used == used
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_an_instruction_set_that_cannot_be_had(monkeypatch, requested, why):
     monkeypatch.setenv("SEAM_FAST_ISA", requested)
     module = FakeModule()
     with pytest.warns(UserWarning, match="using avx2"):
-        assert _ext.obey_isa(module) == f"SEAM_FAST_ISA={requested} is ignored: {why}"
+        assert _ext.apply_isa_override(module) == f"SEAM_FAST_ISA={requested} is ignored: {why}"
     assert module.used == "avx2"
 
 
