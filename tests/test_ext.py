@@ -1,12 +1,15 @@
 """Loading the compiled part: what is used, what is refused, and what it says then."""
 
+import ast
 import importlib.machinery
 import json
 import os
+import re
 import subprocess
 import sys
 import types
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -146,6 +149,45 @@ def test_the_compiled_part_can_be_disabled():
     code = "import seam_fast as sf, sys; print(sf.has_ext(), 'seam_fast._C' in sys.modules, sf.backends()['cpu'])"
     out, err = fresh(code, SEAM_FAST_DISABLE_EXT="1")
     assert (out, err) == ("False False SEAM_FAST_DISABLE_EXT is set", "")
+
+
+# -- its types --------------------------------------------------------------------------------------------------------
+
+
+def stub():
+    """What _C.pyi declares: argument names of each function, names of each class's members."""
+    declared = {}
+    text = Path(_ext.__file__).with_name("_C.pyi").read_text(encoding="utf-8")
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef):
+            declared[node.name] = [argument.arg for argument in node.args.args]
+        elif isinstance(node, ast.ClassDef):
+            members = [member for member in node.body if isinstance(member, ast.FunctionDef)]
+            declared[node.name] = {member.name: [argument.arg for argument in member.args.args] for member in members}
+    return declared
+
+
+def arguments_of(function):
+    """Names in the first line of pybind's docstring, ``name(first: type, second: type = default) -> type``."""
+    inside = function.__doc__.split("\n")[0].split("(", 1)[1].rsplit(") ->", 1)[0]
+    return re.findall(r"(?:^|, )(\w+): ", inside)
+
+
+@needs_ext
+def test_the_stub_declares_what_the_compiled_part_has():
+    declared = stub()
+    there = {name: value for name, value in vars(_ext.C).items() if not name.startswith("_")}
+    missing = set(_ext.NEEDED_WITH_CUDA) if not _ext.built_with_cuda else set()
+    assert declared.keys() - missing == there.keys()
+    for name, value in there.items():
+        if not isinstance(value, type):
+            assert declared[name] == arguments_of(value), name
+            continue
+        members = {member for member in vars(value) if not member.startswith("_")}
+        assert declared[name].keys() - {"__init__"} == members, name
+        for member, names in declared[name].items():
+            if callable(getattr(value, member)):
+                assert names == arguments_of(getattr(value, member)), f"{name}.{member}"
 
 
 # -- the instruction set ----------------------------------------------------------------------------------------------
