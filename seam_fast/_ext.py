@@ -34,7 +34,7 @@ NEEDED = (
 )
 NEEDED_WITH_CUDA = ("choose_cuda", "choose_steps", "modules_at_once", "class_logits_on_gpu", "QueuedEpochs")
 
-told = False  # whether the load below has warned already
+warned = False  # whether the load below has warned of an unusable module
 
 
 def is_disabled() -> bool:
@@ -108,8 +108,8 @@ def compiled_elsewhere() -> Path | None:
 
 def drop(fault: str) -> str:
     """Warns that the compiled part has a fault and is not used; returns the fault as a reason."""
-    global told
-    told = True
+    global warned
+    warned = True
     reason = f"the compiled part {fault}"
     rebuild = f"to rebuild it, run in seam-fast's source folder: {REINSTALL}"
     warnings.warn(f"seam-fast: {reason}; using plain PyTorch; {rebuild}", stacklevel=2)
@@ -131,8 +131,9 @@ def apply_isa_override(module: ModuleType) -> str:
 
 
 if TYPE_CHECKING:
-    from . import _C as C  # None where it is not there: code that uses it asks has_ext() first
+    from . import _C
 
+    C = _C  # at run time also None: has_ext() has to be asked before it is used
     reason = ""
 else:
     C, reason = load_extension()

@@ -125,8 +125,8 @@ def resolve(requested: str) -> str:
 
 # Warnings, each once in a process -------------------------------------------------------------------------------------
 
-_asked: set[tuple[str, bool, str]] = set()  # arguments that were dealt with: `why_slow` reads files
-_said: set[str] = set()  # texts
+_handled: set[tuple[str, bool, str]] = set()  # arguments that were dealt with: `why_slow` reads files
+_warned_texts: set[str] = set()
 
 
 def warn_if_slow(gpu: bool = False, why_no_engine: str = "") -> None:
@@ -134,12 +134,12 @@ def warn_if_slow(gpu: bool = False, why_no_engine: str = "") -> None:
     if torch.compiler.is_compiling():  # a traced call cannot warn; the next one that is not traced does
         return
     question = (_ext.reason, gpu, why_no_engine)
-    if question in _asked:
+    if question in _handled:
         return
-    _asked.add(question)
+    _handled.add(question)
     text = why_slow(gpu, why_no_engine)
-    if text and text not in _said:
-        _said.add(text)
+    if text and text not in _warned_texts:
+        _warned_texts.add(text)
         warnings.warn(f"seam-fast: {text}", stacklevel=4)
 
 
@@ -154,7 +154,7 @@ def why_slow(gpu: bool = False, why_no_engine: str = "") -> str:
         The sentence; "" where nothing makes it slower, and where loading the compiled part has warned already.
     """
     if not _ext.has_ext():
-        if _ext.told:
+        if _ext.warned:
             return ""
         return f"slow, because plain PyTorch computes: {_ext.reason}{_ext.advice()}; {SILENCE}"
     if why_no_engine:

@@ -159,7 +159,7 @@ class ScoreAdam(torch.optim.Optimizer):
                     kept = reference.step_score_(*tensors, *numbers)
                 else:
                     kept = compiled(*tensors, *numbers)
-                    # It writes to the memory itself, of which autograd has to be told.
+                    # The pass writes to raw memory, so torch's version counters have to be advanced here.
                     changed = (score, effective)
                     torch.autograd.graph.increment_version([tensor for tensor in changed if tensor is not None])
                 self._counts[score] = (kept, score._version)

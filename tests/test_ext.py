@@ -239,9 +239,9 @@ def with_module(monkeypatch):
 @pytest.fixture
 def nothing_said(monkeypatch):
     """As if nothing had been warned of in this process."""
-    monkeypatch.setattr(backend, "_said", set())
-    monkeypatch.setattr(backend, "_asked", set())
-    monkeypatch.setattr(_ext, "told", False)
+    monkeypatch.setattr(backend, "_warned_texts", set())
+    monkeypatch.setattr(backend, "_handled", set())
+    monkeypatch.setattr(_ext, "warned", False)
     monkeypatch.delenv("SEAM_FAST_DISABLE_EXT", raising=False)
     monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
 
@@ -285,12 +285,12 @@ def test_without_kernels_the_first_use_says_so_once(with_module, nothing_said, f
     assert text.endswith("; if this is meant, set SEAM_FAST_BACKEND=torch")
 
 
-@pytest.mark.parametrize("name", ["SEAM_FAST_BACKEND", "told", "backend="])
+@pytest.mark.parametrize("name", ["SEAM_FAST_BACKEND", "warned", "backend="])
 def test_who_wants_it_so_hears_nothing(with_module, nothing_said, monkeypatch, name):
     with_module(None, "it rains")
     calls = every_way_to_begin()
-    if name == "told":
-        monkeypatch.setattr(_ext, "told", True)  # when it was loaded
+    if name == "warned":
+        monkeypatch.setattr(_ext, "warned", True)  # when it was loaded
     elif name == "backend=":
         calls = [lambda: backend.choose_backend("torch"), lambda: backend.choose_engine("torch")]
     else:
@@ -332,7 +332,7 @@ def test_what_is_slow_beside_kernels_is_said_too(with_module, with_gpus, nothing
     module = FakeModule()
     module.build_info = lambda: {"torch": torch.__version__, "with_cuda": False, "flags": "-O0 -g"}
     with_module(module)
-    monkeypatch.setattr(backend, "_asked", set())
+    monkeypatch.setattr(backend, "_handled", set())
     (text,) = said_by(backend.choose_backend)
     assert text == "seam-fast: slow, because the compiled part was built with DEBUG=1; build it again without"
 

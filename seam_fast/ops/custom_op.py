@@ -93,7 +93,7 @@ def choose_kernels(backend: str, input: Tensor) -> LayerKernels:
     requested, kind = resolve(backend), input.device.type
     if requested == "torch":
         return eager
-    compiled = _ext.has_ext() and (kind == "cpu" or (kind == "cuda" and _ext.built_with_cuda))
+    compiled = _ext.C is not None and (kind == "cpu" or (kind == "cuda" and _ext.built_with_cuda))
     if kind == "cuda" and compiled:
         compiled = is_supported_gpu(input.device.index or 0)
     if compiled and input.dtype in NATIVE_DTYPES[kind] and requested in ("auto", kind):

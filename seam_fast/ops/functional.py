@@ -390,10 +390,10 @@ def _by_layers(
 
 
 def _one_use_a_call(scores: list[Tensor | None], clamp: bool, *others: Tensor | None) -> list[Tensor | None]:
-    """Scores that vmap batches wherever it batches one of the ``others``, by values that do not change.
+    """The same scores, but batched by vmap if it batches any of the ``others``.
 
-    The entries of vmap's batch are independent calls. A score that all of them share must then get the sum of gradients
-    clamped call by call, not the clamp of one sum.
+    The entries of vmap's batch are independent calls. The gradient of a score that they share is the sum of gradients
+    clamped call by call, and not the clamp of their sum, so each call needs a copy of the score.
     """
     if not clamp:
         return scores
