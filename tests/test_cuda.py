@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lstm_cases import Case, assert_close, assert_gates_are_right, distances, flat, leaves, moved, run, truth, widened
+from lstm_cases import Case, assert_close, assert_gates_are_right, distances, flat, leaves, run, truth, widened
 from on_gpu import faults_show_where_they_arise  # noqa: F401
 from test_ops import GRID, torch_lstm
 from torch import nn
@@ -20,6 +20,7 @@ from seam_fast import MaskedLSTM, ScoreAdam, binarize, masked_lstm
 from seam_fast.backend import unavailable_reason
 from seam_fast.ops import custom_op, reference
 from seam_fast.ops import functional as ops
+from seam_fast.testing import FACTOR, perturbed
 
 if unavailable_reason("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {unavailable_reason('cuda')}", allow_module_level=True)
@@ -234,12 +235,12 @@ def assert_as_good_as_torch(case, dtype, results, tensors, context=contextlib.nu
         theirs = distances(flat(run(on_gpu(lstm_of_torch), case, dtype, tensors)), exact)
     generator = torch.Generator().manual_seed(1)
     changes = [
-        distances(flat(run(reference.masked_lstm, case, torch.float64, moved(wide, unit, generator))), exact)
+        distances(flat(run(reference.masked_lstm, case, torch.float64, perturbed(wide, unit, generator))), exact)
         for _ in range(3)
     ]
     for name, distance in distances(flat(results), exact).items():
         floor = max(change[name] for change in changes) + 2 * unit * float(exact[name].abs().max())
-        limit = 2 * theirs[name] + floor
+        limit = FACTOR * theirs[name] + floor
         assert distance <= limit, f"{name}: {distance:.3g} from float64, {limit:.3g} allowed ({case}, {dtype})"
 
 
