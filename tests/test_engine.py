@@ -401,7 +401,7 @@ def test_check_finite_names_the_tensor(make_pair, key):
     with torch.no_grad():
         tensor.view(-1)[0] = math.nan  # not in the row for all other words, which is uniform
     world.load_state(engine, engine.steps)
-    for look in (engine.check_finite, engine.look):
+    for look in (engine.check_finite, engine.evaluate):
         with pytest.raises(TrainingError, match=f"{key} .*step 2"):
             look()
 
@@ -461,7 +461,7 @@ def test_a_look_tells_what_single_questions_tell(make_pair):
         engine.run_epoch(*world.make_documents(12, seed=epoch), 4)
         ids, lengths, _ = world.make_documents(20, words=range(1, world.V), seed=9)
         look, snapshot = engine.evaluate((ids, lengths)), world.parts_of(engine.snapshot())
-        assert look.kept == engine.kept_counts() and list(look.kept) == list(world.KEYS)
+        assert look.kept_counts == engine.kept_counts() and list(look.kept_counts) == list(world.KEYS)
         assert torch.equal(look.class_logits, engine.class_logits(ids, lengths))
         assert all(torch.equal(part, other.cpu()) for part, other in zip(look.head, engine.head, strict=True))
         assert torch.equal(look.outputs, engine.logits(ids, lengths))
@@ -470,7 +470,7 @@ def test_a_look_tells_what_single_questions_tell(make_pair):
         assert all(found[key].dtype == snapshot[key].dtype for key in found)
         assert all(torch.equal(found[key], snapshot[key]) for key in found)
         assert engine.evaluate().class_logits is None
-        seen.add(sum(look.kept.values()))
+        seen.add(sum(look.kept_counts.values()))
     assert len(seen) > 1, "the run should have dropped some"
 
 

@@ -5,13 +5,15 @@ o, two biases, all as in ``torch.nn.LSTM``. Works in every floating dtype. Sourc
 ICSE 2023) and its LSTM port.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from .transforms import refuse_to_be_compiled, refuse_to_be_functionalized
 
-ADAM = {"betas": (0.9, 0.999), "eps": 1e-8}
+ADAM: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}
 
 
 class _CompiledSTE(torch.autograd.Function):
