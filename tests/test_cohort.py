@@ -425,6 +425,19 @@ def test_ctrl_c_ends_a_cohort_between_epochs(toy, toy_base, stepped):
     assert all(0 < len(module.history) < 5000 for module in modules if module is not None)
 
 
+def test_a_run_says_what_it_cannot_do(toy, toy_base):
+    run = module_run.ModuleRun(context.SearchContext(toy_base, toy, Settings(**QUICK), "torch"), (0,), 0, 1)
+    with pytest.raises(RuntimeError, match="target class0: a run that has not begun cannot be finished"):
+        run.finish()
+    with pytest.raises(RuntimeError, match="target class0: the run has no module, because it is not finished"):
+        run.module()
+    run.begin(devices.CPU)
+    with pytest.raises(TypeError, match="target class0: a TorchTrainer cannot queue its epochs"):
+        run.launched_lane()
+    with pytest.raises(TypeError, match="target class0: the steps of a TorchTrainer cannot be recorded"):
+        run.lane()
+
+
 def test_units(toy, toy_base, stepped):
     study = context.SearchContext(toy_base, toy, Settings(**QUICK), "cuda")
     seam = context.SearchContext(toy_base, toy, Settings(**QUICK | {"schedule": "seam"}), "cuda")

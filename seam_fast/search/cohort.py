@@ -24,7 +24,7 @@ from ..common.cuda_graphs import CudaGraphRunner
 from ..data.corpus import Split
 from ..training.base import ComputedEvaluation, Evaluation
 from ..training.cuda_graph_trainer import CudaGraphTrainer
-from .sampling import Sampler, Teacher
+from .sampling import Address, Sampler, Teacher
 
 Draw = tuple[Tensor, Tensor | None]
 """What ``Sampler.draw`` gives for an epoch."""
@@ -90,7 +90,7 @@ class Lane:
         )
 
     @property
-    def address(self) -> tuple:
+    def address(self) -> Address:
         """What the batches depend on, beside the epoch."""
         return (*self.sampler.address, self.sampler.settings.distill_weight, self.trainer.target_weight)
 
@@ -209,7 +209,7 @@ class Cohort:
         self._fill, self._step = CudaGraphRunner(self._device), CudaGraphRunner(self._device)
         self._report = {evaluates: CudaGraphRunner(self._device) for evaluates in (False, True)}
 
-    def draw(self, epoch: int) -> dict[tuple, Draw]:
+    def draw(self, epoch: int) -> dict[Address, Draw]:
         """Draws the documents of an epoch, on the host: by address, for the lanes that are alive."""
         return {
             address: lane.sampler.draw(epoch)
@@ -217,7 +217,7 @@ class Cohort:
             if any(other.alive and other.address == address for other in self.lanes)
         }
 
-    def run_epoch(self, epoch: int, drawn: dict[tuple, Draw], evaluates: bool) -> Callable[[], list[Report]]:
+    def run_epoch(self, epoch: int, drawn: dict[Address, Draw], evaluates: bool) -> Callable[[], list[Report]]:
         """Queues an epoch of all lanes.
 
         Args:

@@ -21,7 +21,7 @@ from ..training.cpu_trainer import copy_to_huge_pages
 from ..training.devices import CPU
 from ..training.registry import trainer_class
 from .evaluate import check_corpus
-from .sampling import Teacher
+from .sampling import Address, Teacher
 from .settings import Settings, check_settings
 from .teacher_cache import TeacherCache
 
@@ -100,7 +100,7 @@ class SearchContext:
         self._base_logits: dict[int, Tensor] = {}
         self._copies: dict[torch.device, dict[str, Tensor]] = {}
         self._documents: dict[torch.device, Split] = {}
-        self.teacher_caches: collections.defaultdict[tuple, TeacherCache] = collections.defaultdict(TeacherCache)
+        self.teacher_caches: collections.defaultdict[Address, TeacherCache] = collections.defaultdict(TeacherCache)
         self._projected: dict[str, Tensor | None] = {}  # what `project_words` gave, once it was needed
         self._lock, self._projecting = threading.Lock(), threading.Lock()
         if beside:

@@ -12,7 +12,7 @@ from typing import Any
 from ..common.cores import usable_cores
 from ..training.base import Evaluation, EvaluationDocuments
 from ..training.cuda_trainer import CudaTrainer
-from .sampling import Sampler
+from .sampling import Address, Sampler
 
 
 class LaunchedLane:
@@ -80,11 +80,11 @@ class LaunchedCohort:
     def __init__(self, lanes: list[LaunchedLane]) -> None:
         self.lanes = lanes
 
-    def draw(self, epoch: int) -> dict[tuple, Any]:
+    def draw(self, epoch: int) -> dict[Address, Any]:
         """Nothing: the engine draws by itself."""
         return {}
 
-    def run_epoch(self, epoch: int, drawn: dict[tuple, Any], evaluates: bool) -> Callable[[], list[Any]]:
+    def run_epoch(self, epoch: int, drawn: dict[Address, Any], evaluates: bool) -> Callable[[], list[Any]]:
         """Queues an epoch of all lanes that are alive; arguments as of ``Cohort.run_epoch``.
 
         Returns:

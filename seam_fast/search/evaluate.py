@@ -1,5 +1,7 @@
 """Evaluation of modules on documents: the figures that every report is made of."""
 
+from typing import Any
+
 from torch import Tensor
 
 from ..classifier.inference import class_logits
@@ -56,7 +58,7 @@ def warn_of_chance(logits: Tensor, labels: Tensor, what: str) -> None:
 
 def figures_on(
     module: SeamModule, split: Split, base_logits: Tensor | None = None, logits: Tensor | None = None
-) -> dict[str, dict]:
+) -> dict[str, dict[str, Any]]:
     """Figures of a module and its base on documents.
 
     Args:
@@ -86,7 +88,7 @@ def figures_on(
 
 def figures_on_test(
     module: SeamModule, corpus: Corpus, base_logits: Tensor | None = None, logits: Tensor | None = None
-) -> dict[str, dict]:
+) -> dict[str, dict[str, Any]]:
     """``figures_on`` the test documents of a corpus."""
     return figures_on(module, corpus.test, base_logits, logits)
 

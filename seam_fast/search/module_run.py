@@ -19,7 +19,7 @@ from ..common.deprecation import warn_renamed
 from ..data.corpus import Split
 from ..errors import TrainingError
 from ..modules.mask import Head, KeepMask, Snapshot
-from ..modules.pareto import Front
+from ..modules.pareto import Figures, Front
 from ..modules.seam_module import SeamModule
 from ..training.base import Evaluation, EvaluationDocuments, Trainer
 from ..training.cuda_graph_trainer import CudaGraphTrainer
@@ -32,9 +32,6 @@ from .document_sets import balanced, is_target, vocabulary_floor
 from .evaluate import figures_on_test
 from .sampling import Sampler
 from .selection import F1Selection, ReferenceSelection, Selection
-
-Figures = dict[str, Any]
-"""What is known of one epoch, by name, as in ``SeamModule.history``."""
 
 
 class ModuleRun:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from .teacher_cache import TeacherCache
 
 Teacher = Callable[[Tensor, Tensor], Tensor]
 """Function of ids (n, T) and lengths (n,) to the base's probability of the target (n,)."""
+
+Address = tuple[Any, ...]
+"""What the draws of a sampler depend on, beside the epoch."""
 
 
 class Sampler:
@@ -117,7 +121,7 @@ class Sampler:
         return self._fed_ids
 
     @property
-    def address(self) -> tuple:
+    def address(self) -> Address:
         """What all draws depend on, beside the epoch: samplers of one corpus with equal addresses draw the same."""
         settings = self.settings
         names = ("sampling", "negatives_per_target", "targets_per_epoch", "shots", "word_dropout", "evaluation")

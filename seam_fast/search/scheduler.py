@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from ..common.progress import progress_bar
 from ..common.threads import set_own_threads
 from ..errors import SeamFastError, TrainingError
+from ..modules.pareto import Figures
 from ..modules.seam_module import SeamModule
 from ..training.cuda_graph_trainer import CudaGraphTrainer
 from ..training.cuda_trainer import CudaTrainer
@@ -19,7 +20,8 @@ from ..training.devices import WorkerDevice
 from ..training.gpu_memory import is_out_of_memory
 from .cohort import Cohort
 from .cuda_cohort import LaunchedCohort
-from .module_run import Figures, ModuleRun
+from .module_run import ModuleRun
+from .sampling import Address
 from .workers import IN_STEP, workers_for
 
 OnEpoch = Callable[[ModuleRun, Figures], None]
@@ -34,9 +36,9 @@ class Lanes(Protocol):
     @property
     def lanes(self) -> Sequence[Any]: ...
 
-    def draw(self, epoch: int) -> dict[tuple, Any]: ...
+    def draw(self, epoch: int) -> dict[Address, Any]: ...
 
-    def run_epoch(self, epoch: int, drawn: dict[tuple, Any], evaluates: bool) -> Callable[[], list[Any]]: ...
+    def run_epoch(self, epoch: int, drawn: dict[Address, Any], evaluates: bool) -> Callable[[], list[Any]]: ...
 
 
 class Interrupted(KeyboardInterrupt):

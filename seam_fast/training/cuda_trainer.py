@@ -47,7 +47,7 @@ class CudaTrainer(CpuTrainer):
     """
 
     engine = "cuda"
-    _engine_runs_teacher = True  # on the GPU the base's answers cost less than sharing them by way of Python
+    _engine_runs_teacher = True  # it has the drawn documents earlier than Python would
 
     @classmethod
     def unsupported(cls, weights: Mapping[str, Tensor], batch_size: int) -> str:
