@@ -41,7 +41,7 @@ def make_sampler(corpus, target=(1,), teacher=None, **options):
 def make_trainer(kind, base, sampler, **options):
     options = world.OPTIONS | {"lr_mask": 0.3, "schedule": "seam", "readout": "last_word"} | options
     head = world.make_head(torch.float32, classes=4)
-    return world.make_trainer(kind, base.weights(), head, sampler.words(), **options)
+    return world.make_trainer(kind, base.weights(), head, sampler.fed_ids(), **options)
 
 
 @pytest.fixture(params=["native-quadrature", "cuda-host-quadrature"])
@@ -87,7 +87,12 @@ def told(trainer, loss, look, wanted):
         "logits": look.class_logits,
         "outputs": look.outputs,
     }
-    return loss, look.kept, figures, {name: None if part is None else part.tolist() for name, part in parts.items()}
+    return (
+        loss,
+        look.kept_counts,
+        figures,
+        {name: None if part is None else part.tolist() for name, part in parts.items()},
+    )
 
 
 @pytest.mark.parametrize("evaluates", ["always", "every other time", "never"])

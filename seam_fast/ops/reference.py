@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from .transforms import refuse_to_be_compiled, refuse_to_be_functionalized
 
-ADAM = {"betas": (0.9, 0.999), "eps": 1e-8}
+ADAM: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8}
 
 
 class _CompiledSTE(torch.autograd.Function):
