@@ -25,7 +25,7 @@ def isas() -> list[str]:
 def set_isa(name: str) -> None:
     """Use another instruction set from now on."""
 
-# -- the masked LSTM layer (csrc/ops.h) --------------------------------------------------------------------------------
+# -- the masked LSTM layer (csrc/host/ops.h) --------------------------------------------------------------------------------
 
 def masked_lstm_forward(
     input: Tensor,
@@ -84,7 +84,7 @@ def masked_lstm_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor | None], list[Tensor | None]]:
     """Gradients of input, h_0, c_0, weights and scores, None where not needed."""
 
-# -- scores (csrc/ops.h) -----------------------------------------------------------------------------------------------
+# -- scores (csrc/host/ops.h) -----------------------------------------------------------------------------------------------
 
 def score_adam_(
     score: Tensor,
@@ -102,10 +102,10 @@ def score_adam_(
 ) -> int:
     """One step of Adam on a tensor of scores, in place; the number of positive scores after it."""
 
-def pack_kept(scores: Tensor) -> tuple[Tensor, int, bool]:
+def pack_keep_bits(scores: Tensor) -> tuple[Tensor, int, bool]:
     """A bit for each score, set where it is positive (uint8, first bit highest); how many; whether all are finite."""
 
-# -- documents read by a base (csrc/ops.h) -----------------------------------------------------------------------------
+# -- documents read by a base (csrc/host/ops.h) -----------------------------------------------------------------------------
 
 def class_logits(
     weights: Sequence[Tensor], ids: Tensor, lengths: Tensor, read_last_word: bool, projected: Tensor | None = None
@@ -118,10 +118,10 @@ def project_words(weights: Sequence[Tensor]) -> Tensor:
 def binary_counts(outputs: Tensor, is_target: Tensor) -> BinaryCounts:
     """Counts of a module's outputs (N, 2), output 0 being the target's, against is_target (N,) bool."""
 
-# -- random numbers (csrc/draws.h) and memory (csrc/memory.h) ----------------------------------------------------------
+# -- random numbers (csrc/host/rng.h) and memory (csrc/cpu/huge_pages.h) ----------------------------------------------------------
 
-def draw_chance(key_0: int, key_1: int, count: int, least: int) -> Tensor:
-    """Whether each of ``count`` Philox numbers is below ``least``: bool (count,)."""
+def draw_chance(key_0: int, key_1: int, count: int, threshold: int) -> Tensor:
+    """Whether each of ``count`` Philox numbers is below ``threshold``: bool (count,)."""
 
 def draw_permutation(key_0: int, key_1: int, count: int, first: int) -> Tensor:
     """The first ``first`` entries of a permutation of 0 .. count - 1: int64 (first,)."""
@@ -129,10 +129,16 @@ def draw_permutation(key_0: int, key_1: int, count: int, first: int) -> Tensor:
 def empty_scratch(size: int, dtype: torch.dtype) -> Tensor:
     """An uninitialised tensor (size,), in large pages where it is large."""
 
-# -- the training engine (csrc/seam_trainer.h, csrc/drawn_documents.h) -------------------------------------------------
+# -- the training engine (csrc/host/seam_trainer.h, csrc/host/drawn_documents.h) -------------------------------------------------
 
 def documents_to_train(
-    slot: Tensor, none: int, ids: Tensor, lengths: Tensor, labels: Tensor, dtype: torch.dtype, read_last_word: bool
+    row_of_id: Tensor,
+    absent_row: int,
+    ids: Tensor,
+    lengths: Tensor,
+    labels: Tensor,
+    dtype: torch.dtype,
+    read_last_word: bool,
 ) -> tuple[Tensor, Tensor]:
     """The score row of each word (N, T) int32, and target probabilities (N, 2), as `SeamTrainer.train` takes them."""
 
@@ -145,15 +151,15 @@ class SeamFailure:
     @property
     def loss(self) -> float: ...
 
-class SeamLook:
+class SeamEvaluation:
     """The state of a module between two epochs, on the CPU."""
 
     @property
     def finite(self) -> bool: ...
     @property
-    def kept(self) -> list[int]: ...
+    def kept_counts(self) -> list[int]: ...
     @property
-    def bits(self) -> list[Tensor]: ...
+    def keep_bits(self) -> list[Tensor]: ...
     @property
     def head(self) -> list[Tensor]: ...
     @property
@@ -183,7 +189,7 @@ class SeamEpoch:
     @property
     def failure(self) -> SeamFailure: ...
     @property
-    def look(self) -> SeamLook: ...
+    def evaluation(self) -> SeamEvaluation: ...
     @property
     def counts(self) -> BinaryCounts: ...
 
@@ -197,16 +203,16 @@ class DrawnDocuments:
         rest: Tensor,
         targets: Tensor,
         others: Tensor,
-        some_targets: int,
-        some_others: int,
+        targets_per_epoch: int,
+        others_per_epoch: int,
         unknown_id: int,
-        least: int,
-        slot: Tensor,
-        absent: int,
+        threshold: int,
+        row_of_id: Tensor,
+        absent_row: int,
         dtype: torch.dtype,
         read_last_word: bool,
-        distill: float,
-        target: Sequence[int],
+        distill_weight: float,
+        target_classes: Sequence[int],
     ) -> None: ...
     def draw(self, keys: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """ids, rows of scores, lengths and target probabilities of one epoch."""
@@ -217,28 +223,28 @@ class SeamTrainer:
     def __init__(
         self,
         weights: Sequence[Tensor],
-        rows: Tensor,
+        fed_ids: Tensor,
         scores: Sequence[Tensor],
         exp_avg: Sequence[Tensor],
         exp_avg_sq: Sequence[Tensor],
         head: Sequence[Tensor],
-        head_together: Sequence[Tensor],
-        head_alone: Sequence[Tensor],
+        head_joint_moments: Sequence[Tensor],
+        head_only_moments: Sequence[Tensor],
         penalty: Sequence[float],
         train_head: bool,
         read_last_word: bool,
         target_weight: float,
-        catch_up: str,
+        lazy_update: str,
     ) -> None: ...
     @property
     def steps(self) -> int:
         """Steps so far, by the scores or by the head alone. Any thread may ask."""
     def begin_epoch(self, lr_mask: float, lr_head: float, steps: int) -> None: ...
     def train(
-        self, slots: Tensor, lengths: Tensor, shares: Tensor, batch: int, begin: int, end: int
+        self, score_rows: Tensor, lengths: Tensor, target_probs: Tensor, batch: int, begin: int, end: int
     ) -> tuple[list[float], SeamFailure]: ...
     def epoch(
-        self, lr_mask: float, lr_head: float, slots: Tensor, lengths: Tensor, shares: Tensor, batch: int
+        self, lr_mask: float, lr_head: float, score_rows: Tensor, lengths: Tensor, target_probs: Tensor, batch: int
     ) -> tuple[list[float], SeamFailure]: ...
     def run(
         self,
@@ -249,18 +255,18 @@ class SeamTrainer:
         batch: int,
         head_only: bool,
         ids: Tensor | None,
-        slots: Tensor | None,
+        score_rows: Tensor | None,
         lengths: Tensor | None,
         is_target: Tensor | None,
         logits: Tensor | None,
     ) -> SeamEpoch: ...
     def train_head(
-        self, features: Tensor, shares: Tensor, batch: int, begin: int, end: int
+        self, features: Tensor, target_probs: Tensor, batch: int, begin: int, end: int
     ) -> tuple[list[float], SeamFailure]: ...
     def flush(self) -> None: ...
-    def adopt(self, steps: int, head_steps: int) -> None: ...
-    def class_logits(self, ids: Tensor, slots: Tensor, lengths: Tensor) -> Tensor: ...
-    def look(self, ids: Tensor | None, slots: Tensor | None, lengths: Tensor | None) -> SeamLook: ...
+    def load_state(self, steps: int, head_steps: int) -> None: ...
+    def class_logits(self, ids: Tensor, score_rows: Tensor, lengths: Tensor) -> Tensor: ...
+    def evaluate(self, ids: Tensor | None, score_rows: Tensor | None, lengths: Tensor | None) -> SeamEvaluation: ...
 
 # -- only where it was built with CUDA ---------------------------------------------------------------------------------
 

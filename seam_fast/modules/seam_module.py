@@ -336,7 +336,7 @@ class SeamModule:
                 f"{path}: an earlier version wrote it, which told bases apart in float32 only; that this is the very "
                 "base it was made for cannot be known."
             )
-        readout = readout_of_file(card.get("read")) or base.readout
+        readout = readout_of_file(card["read"]) if "read" in card else base.readout
         if readout != base.readout:
             raise CheckpointError(
                 f"{path}: made for a base read at {readout!r}, this one is read at {base.readout!r}; load the base "
