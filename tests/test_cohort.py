@@ -427,14 +427,14 @@ def test_ctrl_c_ends_a_cohort_between_epochs(toy, toy_base, stepped):
 
 def test_a_run_says_what_it_cannot_do(toy, toy_base):
     run = module_run.ModuleRun(context.SearchContext(toy_base, toy, Settings(**QUICK), "torch"), (0,), 0, 1)
-    with pytest.raises(RuntimeError, match="target class0: a run that has not begun cannot be finished"):
+    with pytest.raises(RuntimeError, match="target k0: a run that has not begun cannot be finished"):
         run.finish()
-    with pytest.raises(RuntimeError, match="target class0: the run has no module, because it is not finished"):
+    with pytest.raises(RuntimeError, match="target k0: the run has no module, because it is not finished"):
         run.module()
     run.begin(devices.CPU)
-    with pytest.raises(TypeError, match="target class0: a TorchTrainer cannot queue its epochs"):
+    with pytest.raises(TypeError, match="target k0: a TorchTrainer cannot queue its epochs"):
         run.launched_lane()
-    with pytest.raises(TypeError, match="target class0: the steps of a TorchTrainer cannot be recorded"):
+    with pytest.raises(TypeError, match="target k0: the steps of a TorchTrainer cannot be recorded"):
         run.lane()
 
 

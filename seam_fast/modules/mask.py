@@ -23,6 +23,8 @@ class KeepMask:
             (ceil(n / 8),).
         row_of_id: Where given, int64 (V,): the embedding's bits are those of R rows only, and word id ``v`` uses row
             ``row_of_id[v]``. All words that no training document of the module holds share one row.
+        num_rows: That R. Default: as many rows as the embedding's bytes hold, which is one too many where the unused
+            bits of the last byte could be a row, so of fewer than 8 values.
 
     Attributes:
         shapes: As given.
@@ -31,10 +33,14 @@ class KeepMask:
     """
 
     def __init__(
-        self, shapes: Mapping[str, tuple[int, ...]], bits: Mapping[str, Tensor], row_of_id: Tensor | None = None
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        bits: Mapping[str, Tensor],
+        row_of_id: Tensor | None = None,
+        num_rows: int | None = None,
     ) -> None:
         self.shapes = {key: tuple(shape) for key, shape in shapes.items()}
-        self.bits, self.row_of_id = dict(bits), row_of_id
+        self.bits, self.row_of_id, self._num_rows = dict(bits), row_of_id, num_rows
         self._counts: dict[str, int] | None = None
 
     @classmethod
@@ -54,8 +60,9 @@ class KeepMask:
 
     def rows(self) -> Tensor:
         """Which values of the embedding are kept, as stored: bool (R, E), or (V, E) where each word has its own row."""
-        width = self.shapes[EMBEDDING][1]
-        count = self.shapes[EMBEDDING][0] if self.row_of_id is None else 8 * len(self.bits[EMBEDDING]) // width
+        count, width = self.shapes[EMBEDDING]
+        if self.row_of_id is not None:
+            count = 8 * len(self.bits[EMBEDDING]) // width if self._num_rows is None else self._num_rows
         return unpacked(self.bits[EMBEDDING], count * width).reshape(count, width)
 
     def pack(self) -> dict[str, Tensor]:

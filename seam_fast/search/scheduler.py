@@ -141,9 +141,8 @@ def run_all(
             reports.put(None)
 
     def show(bar: Any) -> None:
-        bar.total = sum(
-            run.steps_done if run.ended else run.steps for run in runs
-        )  # runs that stopped early have fewer
+        # Runs that stopped early have fewer steps than they were to have.
+        bar.total = sum(run.steps_done if run.ended else run.steps for run in runs)
         bar.set_postfix_str(f"{sum(run.ended for run in runs)}/{len(runs)} modules", refresh=False)
         bar.update(sum(run.steps_done for run in runs) - bar.n)
 

@@ -351,7 +351,7 @@ class Trainer:
 
     def snapshot_of_bits(self, bits: dict[str, Tensor], head: Head) -> Snapshot:
         """A snapshot of packed keep bits, by weight key and in the scores' shapes, and a head; all on the CPU."""
-        return Snapshot(KeepMask(self._shapes, bits, self.row_of_id), head)
+        return Snapshot(KeepMask(self._shapes, bits, self.row_of_id, len(self.fed_ids) + 1), head)
 
     def full_scores(self) -> tuple[dict[str, Tensor], Head]:
         """Copies on the CPU of the scores, by weight key in the weights' shapes, and of the head."""
