@@ -25,7 +25,7 @@ def isas() -> list[str]:
 def set_isa(name: str) -> None:
     """Use another instruction set from now on."""
 
-# -- the masked LSTM layer (csrc/host/ops.h) --------------------------------------------------------------------------------
+# -- the masked LSTM layer (csrc/host/ops.h) ---------------------------------------------------------------------------
 
 def masked_lstm_forward(
     input: Tensor,
@@ -84,7 +84,7 @@ def masked_lstm_backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor | None], list[Tensor | None]]:
     """Gradients of input, h_0, c_0, weights and scores, None where not needed."""
 
-# -- scores (csrc/host/ops.h) -----------------------------------------------------------------------------------------------
+# -- scores (csrc/host/ops.h) ------------------------------------------------------------------------------------------
 
 def score_adam_(
     score: Tensor,
@@ -105,7 +105,7 @@ def score_adam_(
 def pack_keep_bits(scores: Tensor) -> tuple[Tensor, int, bool]:
     """A bit for each score, set where it is positive (uint8, first bit highest); how many; whether all are finite."""
 
-# -- documents read by a base (csrc/host/ops.h) -----------------------------------------------------------------------------
+# -- documents read by a base (csrc/host/ops.h) ------------------------------------------------------------------------
 
 def class_logits(
     weights: Sequence[Tensor], ids: Tensor, lengths: Tensor, read_last_word: bool, projected: Tensor | None = None
@@ -118,7 +118,7 @@ def project_words(weights: Sequence[Tensor]) -> Tensor:
 def binary_counts(outputs: Tensor, is_target: Tensor) -> BinaryCounts:
     """Counts of a module's outputs (N, 2), output 0 being the target's, against is_target (N,) bool."""
 
-# -- random numbers (csrc/host/rng.h) and memory (csrc/cpu/huge_pages.h) ----------------------------------------------------------
+# -- random numbers (csrc/host/rng.h) and memory (csrc/cpu/huge_pages.h) -----------------------------------------------
 
 def draw_chance(key_0: int, key_1: int, count: int, threshold: int) -> Tensor:
     """Whether each of ``count`` Philox numbers is below ``threshold``: bool (count,)."""
@@ -129,7 +129,7 @@ def draw_permutation(key_0: int, key_1: int, count: int, first: int) -> Tensor:
 def empty_scratch(size: int, dtype: torch.dtype) -> Tensor:
     """An uninitialised tensor (size,), in large pages where it is large."""
 
-# -- the training engine (csrc/host/seam_trainer.h, csrc/host/drawn_documents.h) -------------------------------------------------
+# -- the training engine (csrc/host/seam_trainer.h, csrc/host/drawn_documents.h) ---------------------------------------
 
 def documents_to_train(
     row_of_id: Tensor,

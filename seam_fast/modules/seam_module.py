@@ -35,11 +35,10 @@ from .mask import Head, KeepMask
 
 
 class _Folded(NamedTuple):
-    """The masked weights by weight key, and the mask, readout and base tensors that they were made of."""
+    """The masked weights, and the mask and the base (``_base_state``) that they were made of."""
 
     mask: KeepMask
-    readout: str
-    base: SeenTensors
+    base: tuple[str, Any] | None
     weights: dict[str, Tensor]
 
 
@@ -187,15 +186,17 @@ class SeamModule:
         return self.mask.apply(self.base.weights())
 
     def _folded_weights(self) -> dict[str, Tensor]:
-        """``effective_weights``, kept until scores or base change. The caller must not write to them."""
-        mask, tensors = self.mask, tuple(self.base.parameters())
-        folded = self._folded
-        if folded and folded.mask is mask and folded.readout == self.base.readout and folded.base.are(*tensors):
-            return folded.weights
-        self._folded = None  # frees the old copy before the new one is made
-        weights = self.effective_weights()
-        self._folded = _Folded(mask, self.base.readout, SeenTensors(*tensors), weights)
-        return weights
+        """``effective_weights``, kept until scores or base change. The caller must not write to them.
+
+        Raises:
+            CheckpointError: As ``check_base`` does.
+        """
+        self.check_base()
+        mask, folded = self.mask, self._folded
+        if folded is None or folded.mask is not mask or folded.base != self._checked_base:
+            self._folded = None  # frees the old copy before the new one is made
+            self._folded = folded = _Folded(mask, self._checked_base, mask.apply(self.base.weights()))
+        return folded.weights
 
     @on_the_cpu
     def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:

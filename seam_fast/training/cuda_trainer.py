@@ -110,8 +110,8 @@ class CudaTrainer(CpuTrainer):
         evaluated_on: EvaluationDocuments | None = None,
         known: Evaluation | None = None,
     ) -> tuple[Any, tuple[Any, ...] | None]:
-        """This trainer's part of ``QueuedEpochs`` (csrc/cuda/queued_epochs.h): the engine's trainer and the arguments of
-        its epoch. Arguments as of ``take_epoch``.
+        """This trainer's part of ``QueuedEpochs`` (csrc/cuda/queued_epochs.h): the engine's trainer and the arguments
+        of its epoch. Arguments as of ``take_epoch``.
         """
         return self._native, self._native_epoch(
             sampler, epoch, batch_size, head_only=head_only, evaluated_on=evaluated_on, known=known
