@@ -149,7 +149,7 @@ class Captured(Trainer):
             there[:count].copy_(here)
         self._at.zero_()
         self._repeat(self._step, count)
-        self.steps += count
+        self._steps += count
         return self._batches[2][:count].double().mean().item()
 
     def _make_room(self, words: Tensor) -> None:

@@ -243,7 +243,7 @@ class Workload:
         self.sampler = Sampler(corpus, fit, (target,), settings, seed)
         self.weights = base.weights()
         self.head = rng.head(seed, (target,), corpus.num_classes)
-        self.words = torch.from_numpy(self.sampler.words())
+        self.words = torch.from_numpy(self.sampler.fed_ids())
         self.options = dict(OPTIONS)
         before = self.count
         if vocabulary is not None and vocabulary > len(self.weights[EMBEDDING]):

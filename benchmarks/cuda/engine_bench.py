@@ -28,7 +28,7 @@ from seam_fast.data.synthetic import synthetic_r8
 from seam_fast.errors import SeamFastError
 from seam_fast.search.sampling import Sampler
 from seam_fast.search.settings import Settings
-from seam_fast.training import devices
+from seam_fast.training import devices, gpu_memory, streams
 from seam_fast.training.torch_trainer import TorchTrainer
 
 CLASS, BATCH = "acq", 5
@@ -98,7 +98,7 @@ class Bench(DeviceBench):
             return row | {"fault": first_line(error)}
 
     def streams(self, count: int) -> list:
-        return [None] * count if self.dry else devices.own_streams(0, count)
+        return [None] * count if self.dry else streams.own_streams(0, count)
 
     def worker_device(self, stream) -> devices.WorkerDevice:
         return devices.WorkerDevice(torch.device(self.device, None if self.device == "cpu" else 0), stream)
@@ -237,10 +237,10 @@ class Bench(DeviceBench):
         from seam_fast.training.cuda_trainer import CudaTrainer
 
         weights = self.base.weights()
-        need = devices.module_bytes(weights, len(self.workload.words), BATCH, self.corpus.train.ids.shape[1])
+        need = gpu_memory.module_bytes(weights, len(self.workload.words), BATCH, self.corpus.train.ids.shape[1])
         weights = {key: weight.to(self.device) for key, weight in weights.items()}
         at_once = CudaTrainer.capacity(torch.device(self.device), weights, BATCH)
-        return min(at_once, devices.room_in_memory(devices.free_bytes(0), need))
+        return min(at_once, gpu_memory.modules_that_fit(gpu_memory.free_bytes(0), need))
 
     def scaling(self, left_out: dict, rows: list[dict]) -> dict:
         """Times with 1, 2, 4, ... modules side by side, each in a thread and on a stream of its own."""
