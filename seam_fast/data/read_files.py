@@ -1,0 +1,108 @@
+"""Files of labelled documents, in the layouts that people have them in."""
+
+import codecs
+import os
+from pathlib import Path
+
+from ..errors import DataError
+from . import checks
+from .documents import Documents
+
+
+def read_documents(data_dir: str | os.PathLike, name: str) -> tuple[Documents, Documents]:
+    """The raw train and test documents of corpus `name` in a folder, in whichever layout it has (see load_corpus)."""
+    folder = Path(data_dir).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"the data folder {folder} does not exist or is no folder: give the one that holds {name}.")
+    tried = []
+    for pattern in (f"{name}-{{}}-all-terms.txt", "{}.txt"):
+        paths = [folder / pattern.format(split) for split in ("train", "test")]
+        there = [path.is_file() for path in paths]
+        if all(there):
+            return read_labelled(paths[0]), read_labelled(paths[1])
+        if any(there):
+            raise DataError(f"{paths[there.index(False)]} is missing, though {paths[there.index(True)].name} is there.")
+        tried.append(" and ".join(path.name for path in paths))
+    if (folder / "train_txt.txt").is_file() or (folder / "train_label.txt").is_file():
+        return _read_one_file_each(folder, "train"), _read_one_file_each(folder, "test")
+    raise DataError(
+        f"{folder} holds no corpus {name!r}: looked for {', for '.join(tried)}, and for train_txt.txt with "
+        "train_label.txt; put the files there or name another folder."
+    )
+
+
+def read_labelled(path: str | os.PathLike) -> Documents:
+    """Reads a `label<TAB>text` file, one document a line. Raises DataError naming the file and the line."""
+    lines = _read_lines(Path(path))
+    labels, texts = [], []
+    for number, line in enumerate(lines, 1):
+        label, tab, text = line.partition("\t")
+        if not tab:
+            hint = checks.separator_hint(lines)
+            raise DataError(f"{path}, line {number}: no tab; every line must be a label, a tab and the text{hint}.")
+        label = label.strip()
+        if not label:
+            hint = " (is this a header line, or are there row numbers?)" if number == 1 else ""
+            raise DataError(f"{path}, line {number}: the label before the tab is empty{hint}.")
+        labels.append(label)
+        texts.append(text)
+    documents = Documents(labels, texts, str(path))
+    checks.check_labels(documents)
+    return documents
+
+
+def _read_one_file_each(folder: Path, split: str) -> Documents:
+    """The public LSTM repository's layout: a list of file names, a list of labels, and a file for each document."""
+    names_path, labels_path, texts_folder = (
+        folder / f"{split}_txt.txt",
+        folder / f"{split}_label.txt",
+        folder / f"{split}_txt",
+    )
+    names = [line.strip() for line in _read_lines(names_path)]
+    labels = [line.strip() for line in _read_lines(labels_path)]
+    if len(names) != len(labels):
+        raise DataError(f"{names_path} lists {len(names)} documents, but {labels_path} has {len(labels)} labels.")
+    texts = []
+    for number, (name, label) in enumerate(zip(names, labels, strict=True), 1):
+        if not label:
+            raise DataError(f"{labels_path}, line {number}: the label is empty.")
+        if not name or Path(name).name != name:  # a list that points outside its folder is not this layout
+            raise DataError(f"{names_path}, line {number}: {name!r} is no file name in {texts_folder}.")
+        texts.append(_read_text(texts_folder / name, named_by=f"{names_path}, line {number}"))
+    places = [f"{labels_path}, line {number}" for number in range(1, len(labels) + 1)]
+    documents = Documents(labels, texts, str(labels_path), places, label_stripped=True)
+    checks.check_labels(documents)
+    return documents
+
+
+def _read_text(path: Path, named_by: str = "") -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        reason = f", which {named_by} names," if named_by else ""
+        raise DataError(f"{path}{reason} cannot be read: {error.strerror or error}.") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4096]:
+        raise DataError(f"{path}, line 1: this is UTF-16, UTF-32 or no text at all; convert the file to UTF-8.")
+    try:
+        return data.decode("utf-8-sig")  # a byte-order mark would otherwise become part of the first label
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; convert the file to UTF-8."
+        ) from error
+
+
+def _read_lines(path: Path) -> list[str]:
+    text = _read_text(path)
+    lines = text.split("\n")  # not splitlines(): that also splits at characters which are no line ends here
+    while lines and not lines[-1].strip("\r "):
+        lines.pop()
+    if not lines:
+        raise DataError(f"{path}, line 1: the file is empty.")
+    for number, line in enumerate(lines, 1):
+        if "\r" in line and "\t" in line.rstrip("\r").partition("\r")[2]:
+            raise DataError(
+                f"{path}, line {number}: a carriage return stands between two documents; end all lines with a line "
+                "feed (as tr '\\r' '\\n' does)."
+            )
+    return lines
