@@ -57,17 +57,17 @@ def r8_reference(r8_dir):
 @pytest.fixture(scope="session")
 def toy():
     """The invented corpus of four classes: padding of its own, documents of at most 8 words."""
-    import world
+    from support import toy_data
 
-    return world.make_corpus()
+    return toy_data.make_corpus()
 
 
 @pytest.fixture(scope="session")
 def toy_base(toy):
     """A base that has learned the invented corpus; tests leave it as it is."""
-    import world
+    from support import toy_weights
 
-    return world.make_base(toy)
+    return toy_weights.make_base(toy)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def host_module():
 
 @pytest.fixture
 def kind(host_module):
-    """What `world.make_trainer` knows the trainers of a GPU by, but for how they catch up."""
+    """What `trainer_kinds.make_trainer` knows the trainers of a GPU by, but for how they catch up."""
     return "cuda-host"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import world
+from support import agreement, toy_data, toy_weights
 
 import seam_fast
 from seam_fast.cli import main as cli
@@ -302,8 +302,8 @@ def test_peak_is_at_least_what_a_matrix_product_reaches():
 @pytest.fixture(scope="module")
 def small():
     """The invented corpus as the reference treats it, and a base that has learned it."""
-    corpus = world.make_corpus(protocol="reference")
-    return world.make_base(corpus), corpus
+    corpus = toy_data.make_corpus(protocol="reference")
+    return toy_weights.make_base(corpus), corpus
 
 
 @pytest.mark.parametrize("schedule", ["port", "joint"])
@@ -311,18 +311,18 @@ def small():
 def test_the_rivals_take_the_reference_step(name, schedule):
     import reference_step
 
-    weights, head = world.make_weights(), world.make_head()
+    weights, head = toy_weights.make_weights(), toy_weights.make_head()
     options = {"alpha": 0.7, "lr_mask": 0.1, "lr_head": 0.02, "schedule": schedule}
     rival = getattr(reference_step, name)(weights, head, **options)
     stepper = Stepper(weights, head, **options)
     results, losses = [], []
     for epoch in range(4):
-        documents = world.make_documents(10, seed=epoch)
-        results += [stepper.step(*batch) for batch in world.cut(documents, 3)]  # the last batch is of one document
+        documents = toy_data.make_documents(10, seed=epoch)
+        results += [stepper.step(*batch) for batch in toy_data.cut(documents, 3)]  # the last batch is of one document
         losses.append(rival.run_epoch(*documents, 3))
         wanted = sum(result.cross_entropy for result in results[-4:]) / 4
         assert losses[-1] == pytest.approx(wanted, abs=1e-12)
-        assert world.largest_difference(stepper, *rival.whole_scores()) < 1e-12
+        assert agreement.largest_difference(stepper, *rival.whole_scores()) < 1e-12
     assert rival.steps == len(results) == 16
     kept = [result.kept for result in results]
     assert min(kept) < 0.9 < max(kept), "the run should have dropped some"
@@ -339,21 +339,23 @@ def test_the_reference_reads_at_the_end_only():
     import reference_step
 
     with pytest.raises(ValueError, match="reads documents at the end, not 'last_word'"):
-        reference_step.Reference(world.make_weights(), world.make_head(), read="last_word", **reference_step.OPTIONS)
+        reference_step.Reference(
+            toy_weights.make_weights(), toy_weights.make_head(), read="last_word", **reference_step.OPTIONS
+        )
 
 
 def test_rows_that_never_occur_change_nothing(small):
     from reference_step import Workload
 
     few = Workload(*small)
-    many = Workload(*small, vocabulary=few.weights[world.EMBEDDING].shape[0] + 50)
+    many = Workload(*small, vocabulary=few.weights[toy_weights.EMBEDDING].shape[0] + 50)
     assert many.options["alpha"] / many.count == pytest.approx(few.options["alpha"] / few.count, rel=1e-14)
     states = []
     for workload in (few, many):
         trainer = workload.make("best_torch", torch.float64)
         states.append((trainer.run_epoch(*workload.first(24), 5), trainer.whole_scores()[0]))
     assert states[0][0] == states[1][0]
-    for key in world.KEYS:
+    for key in toy_weights.KEYS:
         ours, theirs = states[0][1][key], states[1][1][key]
         torch.testing.assert_close(theirs[: len(ours)], ours, rtol=0, atol=1e-12)
 
@@ -376,7 +378,7 @@ def test_a_wrong_step_voids_the_time(small):
     class Flip(ReferenceBest):
         def whole_scores(self):
             scores, head = super().whole_scores()
-            scores[world.EMBEDDING][-1, -1] *= -1
+            scores[toy_weights.EMBEDDING][-1, -1] *= -1
             return scores, head
 
     class Nan(ReferenceBest):
@@ -396,7 +398,7 @@ def test_a_wrong_step_voids_the_time(small):
         for name in ("reference", "reference_best", "best_torch"):
             errors = truth.check(name)
             assert set(errors) == set(truth.allowed) and errors["flipped"] == 0
-        for key in world.KEYS:
+        for key in toy_weights.KEYS:
             Scores.spoilt = key
             with pytest.raises(SeamFastError, match=r"batch 5: .* its time says nothing"):
                 truth.check(Scores)
@@ -668,7 +670,7 @@ def test_eight_classes_are_measured_as_they_are_trained(small):
 
     part = job.measure_eight(*small, argparse.Namespace(epochs=3, threads=1, seed=0, backend="torch"))
     assert [row["class"] for row in part["rows"]] == ["k0", "k1", "k2", "k3"] and part["engine"] == "torch"
-    sizes = [min(n, sum(world.TRAIN_SIZES) - n) + n for n in world.TRAIN_SIZES]
+    sizes = [min(n, sum(toy_data.TRAIN_SIZES) - n) + n for n in toy_data.TRAIN_SIZES]
     assert [row["steps"] for row in part["rows"]] == [3 * -(-size // 5) for size in sizes]
     assert "reached" not in part["figures"]
 

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from lstm_cases import Case, each_dtype, each_kernel, kernel, leaves, run  # noqa: F401
+from support.lstm_cases import Case, each_dtype, each_kernel, kernel, leaves, run  # noqa: F401
 from torch.nn.functional import mse_loss
 from torch.nn.utils import clip_grad_value_
 

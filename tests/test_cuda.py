@@ -10,8 +10,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lstm_cases import Case, assert_close, assert_gates_are_right, distances, flat, leaves, moved, run, truth, widened
 from on_gpu import faults_show_where_they_arise  # noqa: F401
+from support.lstm_cases import (
+    Case,
+    assert_close,
+    assert_gates_are_right,
+    distances,
+    flat,
+    leaves,
+    moved,
+    run,
+    truth,
+    widened,
+)
 from test_ops import GRID, torch_lstm
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence

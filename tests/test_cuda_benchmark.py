@@ -968,18 +968,18 @@ def test_a_folder_without_r8_is_an_error_and_nothing_else_is_looked_for(monkeypa
 
 def test_the_captured_rival_takes_whole_batches_only(engine_bench):
     import cuda_engine_rivals
-    import world
+    from support import toy_data, toy_weights, trainer_kinds
 
-    weights, head = world.make_weights(torch.float32), world.make_head(torch.float32)
-    rival = cuda_engine_rivals.Captured(weights, head, torch.arange(15), **world.OPTIONS)
-    documents = world.make_documents(13)
+    weights, head = toy_weights.make_weights(torch.float32), toy_weights.make_head(torch.float32)
+    rival = cuda_engine_rivals.Captured(weights, head, torch.arange(15), **trainer_kinds.OPTIONS)
+    documents = toy_data.make_documents(13)
     with pytest.raises(ValueError, match="whole batches only"):
         rival.run_epoch(*documents, 4)
-    stepper = Stepper(weights, head, **world.OPTIONS)
+    stepper = Stepper(weights, head, **trainer_kinds.OPTIONS)
     for count in (8, 4, 12):  # fewer fit in what is there, more ask for more room
         part = [tensor[:count] for tensor in documents]
-        wanted = [stepper.step(*batch).cross_entropy for batch in world.cut(part, 4)]
+        wanted = [stepper.step(*batch).cross_entropy for batch in toy_data.cut(part, 4)]
         assert rival.run_epoch(*part, 4) == pytest.approx(sum(wanted) / len(wanted), abs=1e-5)
     assert rival.steps == 6
     with pytest.raises(ValueError, match="schedule 'joint'"):
-        cuda_engine_rivals.Captured(weights, head, torch.arange(15), **world.OPTIONS | {"schedule": "port"})
+        cuda_engine_rivals.Captured(weights, head, torch.arange(15), **trainer_kinds.OPTIONS | {"schedule": "port"})

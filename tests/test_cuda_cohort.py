@@ -5,8 +5,8 @@ import gc
 
 import pytest
 import torch
-import world
 from on_gpu import faults_show_where_they_arise  # noqa: F401
+from support import toy_weights
 from test_cohort import assert_bits, make_sampler, make_trainer, state, teacher_of
 from test_cuda_places import assert_same
 
@@ -38,7 +38,7 @@ def on_gpu(weights):
 @pytest.mark.parametrize("shape", [(1, False), (2, True)])
 def test_lanes_have_the_bits_of_trainers_by_themselves(toy, shape, readout):
     """Also where steps are replayed on branches, and after the whole epoch's batches have been made by a graph."""
-    weights = on_gpu(world.make_deep_weights(*shape, dtype=torch.float32, sizes=(toy.vocab_size, 12, 9, 4)))
+    weights = on_gpu(toy_weights.make_deep_weights(*shape, dtype=torch.float32, sizes=(toy.vocab_size, 12, 9, 4)))
     documents = Split(**{name: part.to(DEVICE) for name, part in vars(toy.train).items()})
     streams = devices.own_streams(0, 4)
     with torch.cuda.stream(streams[0]):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lstm_cases import (
+from support.lstm_cases import (
     Case,
     assert_close,
     assert_gates_are_right,

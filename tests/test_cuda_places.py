@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-import world
+from support import toy_weights
 
 from seam_fast import Interrupted, LSTMClassifier, Settings, TrainingError, backend, reengineer
 from seam_fast.classifier import inference
@@ -35,7 +35,7 @@ def run(base, corpus, targets, **options):
 
 def assert_same(one, other):
     """Bit for bit."""
-    for key in world.KEYS:
+    for key in toy_weights.KEYS:
         assert torch.equal(one.scores[key], other.scores[key]), key
     assert all(torch.equal(a, b) for a, b in zip(one.head, other.head, strict=True))
     assert [figures["cross_entropy"] for figures in one.history] == [f["cross_entropy"] for f in other.history]
@@ -300,13 +300,13 @@ def test_streams_of_places_that_are_no_more_come_first(gpus):
 
 def test_the_memory_of_a_module():
     """Not less than scores and Adam's means take, and with R8's sizes about a quarter of a gigabyte."""
-    small, long = (devices.module_bytes(world.make_weights(torch.float32), rows, 5, 32) for rows in (10, 1000))
-    assert long - small == 3 * 4 * 990 * world.E
-    r8 = world.make_weights(torch.float32, sizes=(23_590, 100, 50, 8))
+    small, long = (devices.module_bytes(toy_weights.make_weights(torch.float32), rows, 5, 32) for rows in (10, 1000))
+    assert long - small == 3 * 4 * 990 * toy_weights.E
+    r8 = toy_weights.make_weights(torch.float32, sizes=(23_590, 100, 50, 8))
     assert 3 * 4 * 11_445 * 100 < devices.module_bytes(r8, 11_444, 5, 32) < 300e6
     double = {key: weight.double() for key, weight in r8.items()}
     assert devices.module_bytes(double, 11_444, 5, 32) > devices.module_bytes(r8, 11_444, 5, 32)
-    deep = world.make_deep_weights(2, True, torch.float32, sizes=(23_590, 100, 50, 8))
+    deep = toy_weights.make_deep_weights(2, True, torch.float32, sizes=(23_590, 100, 50, 8))
     assert devices.module_bytes(deep, 11_444, 128, 64) > devices.module_bytes(r8, 11_444, 128, 64)
 
 
@@ -327,7 +327,7 @@ def test_the_teacher_looks_at_the_base_where_the_module_is_trained(toy, toy_base
     asked, plain = [], context.class_logits
     monkeypatch.setattr(context, "class_logits", lambda weights, *rest: asked.append(weights) or plain(weights, *rest))
     run(toy_base, toy, [0, 1], distill_weight=0.4, evaluate_every=0)
-    assert {weights[world.EMBEDDING].on for weights in asked} == {0, 1} and len(asked) == 6
+    assert {weights[toy_weights.EMBEDDING].on for weights in asked} == {0, 1} and len(asked) == 6
 
 
 def test_auto_takes_the_gpus(toy, toy_base, gpus, monkeypatch):
@@ -477,7 +477,7 @@ def test_the_command_line_reuses_what_a_gpu_has_made(gpus, tmp_path, monkeypatch
 @pytest.mark.parametrize("readout", ["last_word", "last_position"])
 def test_the_base_by_the_op_says_what_it_says_by_torch(toy, monkeypatch, shape, readout):
     """As on a GPU, with the kernels of the CPU."""
-    weights = world.make_deep_weights(*shape, sizes=(toy.vocab_size, 6, 5, 4))
+    weights = toy_weights.make_deep_weights(*shape, sizes=(toy.vocab_size, 6, 5, 4))
     wanted = inference.class_logits(weights, toy.train.ids, toy.train.lengths, readout)
     calls, op = [], inference.masked_lstm
 

@@ -1,8 +1,8 @@
 """The engine of a GPU without one: its kernels' own source, run on the CPU with an eye on races, bounds and barriers,
 held against float64, the engine of the CPU, and itself.
 
-What every trainer is held to comes from test_engine.py; as this one takes float32 only, `world.follow` lets each step
-begin at the state of float64. What it refuses and who uses it beside others is in test_cuda_trainer_use.py; real GPUs
+What every trainer is held to comes from test_engine.py; as this one takes float32 only, `agreement.follow` lets each
+step begin at the state of float64. What it refuses and who uses it beside others is in test_cuda_trainer_use.py; real GPUs
 are in test_cuda_engine.py, which runs much of this again.
 """
 
@@ -12,9 +12,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
-import world
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from support import agreement, strategies, toy_data, toy_weights, trainer_kinds
+from support.toy_data import with_soft_labels
+from support.trainer_kinds import OPTIONS
 from test_engine import (  # noqa: F401
     make_pair,
     test_a_class_that_is_dropped_whole,
@@ -39,7 +41,6 @@ from test_engine import (  # noqa: F401
 )
 from test_gaps import EPS, ROWS, WIDTH, Rows, draw_states, errors, replay_exactly, same
 from test_native import SCHEDULES, assert_same_bits, documents_of, take, tensors
-from world import OPTIONS, with_shares
 
 from seam_fast import _ext
 from seam_fast.classifier import inference
@@ -52,7 +53,7 @@ needs_ext = pytest.mark.skipif(not _ext.has_ext(), reason=f"needs the compiled p
 
 @pytest.fixture
 def make(unwatched, kind):
-    return functools.partial(world.make_trainer, f"{kind}-quadrature")
+    return functools.partial(trainer_kinds.make_trainer, f"{kind}-quadrature")
 
 
 @pytest.fixture(params=[True, False], ids=["clusters", "alone"])
@@ -66,7 +67,7 @@ def clusters(request, host_module):
 
 def weights_and_head(sizes):
     """Not so large that the LSTM is chaotic, where rounding grows from step to step."""
-    return world.make_weights(sizes=sizes, scale=min(0.7, 2 / sum(sizes[1:3]) ** 0.5)), world.make_head(
+    return toy_weights.make_weights(sizes=sizes, scale=min(0.7, 2 / sum(sizes[1:3]) ** 0.5)), toy_weights.make_head(
         classes=sizes[3]
     )
 
@@ -75,13 +76,15 @@ def check_case(kind, sizes, documents, batch_size, *, lazy_update="quadrature", 
     """A step at a time from the state of float64, by the rules: no worse than plain PyTorch and the CPU's engine."""
     weights, head = weights_and_head(sizes)
     words = torch.arange(sizes[0])
-    engine = world.make_trainer(f"{kind}-{lazy_update}", weights, head, words, **OPTIONS | options)
+    engine = trainer_kinds.make_trainer(f"{kind}-{lazy_update}", weights, head, words, **OPTIONS | options)
     beside = None
     if _ext.has_ext():
-        beside = world.make_trainer(f"native-{lazy_update}", *world.single(weights, head), words, **OPTIONS | options)
+        beside = trainer_kinds.make_trainer(
+            f"native-{lazy_update}", *toy_weights.single(weights, head), words, **OPTIONS | options
+        )
     exact = reference_step.Stepper(weights, head, **OPTIONS | options)
-    batches = world.cut(documents, batch_size)
-    world.follow_in_float32([engine], exact, [*batches[: steps - 1], batches[-1]][-steps:], beside=beside)
+    batches = toy_data.cut(documents, batch_size)
+    agreement.follow_in_float32([engine], exact, [*batches[: steps - 1], batches[-1]][-steps:], beside=beside)
 
 
 SMALL = [  # (words, embedding, hidden, classes), time steps, batch, documents, read
@@ -117,7 +120,7 @@ each_small = pytest.mark.parametrize("case", SMALL, ids=name_of)
 
 def check(kind, case, **options):
     (sizes, width, batch, count, readout), words = case, case[0][0]
-    check_case(kind, sizes, world.make_documents(count, width, range(words)), batch, readout=readout, **options)
+    check_case(kind, sizes, toy_data.make_documents(count, width, range(words)), batch, readout=readout, **options)
 
 
 @each_small
@@ -133,7 +136,7 @@ def test_units_shared_by_blocks(kind, case):
 @pytest.mark.parametrize("batch", range(1, 10))
 def test_blocks_with_and_without_sequences(kind, batch):
     """Those without bring the next step's rows up to date meanwhile."""
-    check_case(kind, (30, 6, 9, 5), world.make_documents(3 * batch, 5, range(30)), batch, readout="last_word")
+    check_case(kind, (30, 6, 9, 5), toy_data.make_documents(3 * batch, 5, range(30)), batch, readout="last_word")
 
 
 @pytest.mark.parametrize("hidden", [9, 70])
@@ -145,7 +148,7 @@ def test_one_word_everywhere(kind, hidden):
 
 @pytest.mark.parametrize("hidden", [9, 70])
 def test_long_and_short_documents(kind, hidden):
-    ids, lengths, labels = world.make_documents(12, 40, range(1, 30))
+    ids, lengths, labels = toy_data.make_documents(12, 40, range(1, 30))
     lengths[:6] = torch.tensor([1, 1, 1, 40, 39, 2])
     for readout in ("last_position", "last_word"):
         check_case(kind, (30, 6, hidden, 3), (ids, lengths, labels), 6, readout=readout, steps=2)
@@ -168,14 +171,14 @@ def test_any_shape(kind, host_module, data):
     embedding, hidden = draw(1, 3, 16, 33, 65), draw(1, 3, 16, 31, 33, 64)
     count, width, batch_size = draw(1, 2, 5, 11), draw(1, 2, 7, 20), draw(1, 2, 4, 5, 16, 70)
     words = range(draw(1, 2, 30))
-    documents = world.draw_documents(data, count, width, words)
+    documents = strategies.draw_documents(data, count, width, words)
     options = {
         "schedule": draw(*SCHEDULES),
         "readout": draw("last_position", "last_word"),
         "penalty": draw("global", "group"),
     }
     sizes = len(words), embedding, hidden, draw(1, 2, 5, 40)
-    check_case(kind, sizes, documents, batch_size, lazy_update=draw(*world.LAZY_UPDATES), steps=2, **options)
+    check_case(kind, sizes, documents, batch_size, lazy_update=draw(*trainer_kinds.LAZY_UPDATES), steps=2, **options)
 
 
 R8_SIZES = (23_590, 100, 50, 8)
@@ -206,9 +209,9 @@ def train(kind, sizes=WIDE, epochs=4, count=30, batch_size=4, adopted=0, **optio
 
     Words come back after every gap from none to all epochs; some never come.
     """
-    weights, head = world.single(*weights_and_head(sizes))
+    weights, head = toy_weights.single(*weights_and_head(sizes))
     options = OPTIONS | {"schedule": "seam", "lr_mask": 0.02} | options
-    trainer = world.make_trainer(kind, weights, head, torch.arange(sizes[0] - 2), **options)
+    trainer = trainer_kinds.make_trainer(kind, weights, head, torch.arange(sizes[0] - 2), **options)
     if adopted:
         for key, constant in trainer.penalty_gradient.items():
             trainer.exp_avg[key].fill_(constant)
@@ -217,8 +220,8 @@ def train(kind, sizes=WIDE, epochs=4, count=30, batch_size=4, adopted=0, **optio
     seen = []
     for epoch in range(epochs):
         most = sizes[0] - 5 if epoch % 2 else sizes[0] // 3
-        documents = world.make_documents(count, width=6, words=range(most), seed=epoch)
-        documents = with_shares(documents) if options.get("target_weight", 1) == 1 and epoch == 1 else documents
+        documents = toy_data.make_documents(count, width=6, words=range(most), seed=epoch)
+        documents = with_soft_labels(documents) if options.get("target_weight", 1) == 1 and epoch == 1 else documents
         documents = [part.clone() for part in documents]  # into watched memory, where it is watched
         trainer.scale_learning_rates(1 - 0.1 * epoch)
         seen.append(trainer.run_epoch(*documents, batch_size, head_only=epoch == 2 and options["schedule"] == "seam"))
@@ -241,7 +244,7 @@ def assert_near(one, other, most=2e-5):
     for parts, others in zip(ours.full_scores(), theirs.full_scores(), strict=True):
         pairs = zip(parts, others, strict=True) if isinstance(parts, tuple) else [(parts[k], others[k]) for k in parts]
         for a, b in pairs:
-            error, share = world.errors(a, b.double())
+            error, share = agreement.errors(a, b.double())
             assert error < most and share <= 0.05
 
 
@@ -259,7 +262,7 @@ SETTINGS = [
 
 
 @needs_ext
-@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
+@pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
 def test_epochs_end_where_the_engine_of_the_cpu_ends(kind, unwatched, options, lazy_update):
     assert_near(train(f"{kind}-{lazy_update}", **options), train(f"native-{lazy_update}", **options))
@@ -270,7 +273,7 @@ def test_replay_is_dense_to_the_last_bit(kind, unwatched, clusters, options):
     assert_same_run(*(train(f"{kind}-{lazy_update}", **options) for lazy_update in ("replay", "off")))
 
 
-@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
+@pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
 @pytest.mark.parametrize("options", [{}, {"adopted": 1500, "batch_size": 3}], ids=str)
 def test_where_an_epoch_is_cut_into_launches_changes_nothing(kind, unwatched, monkeypatch, options, lazy_update):
     runs = []
@@ -295,13 +298,13 @@ def test_looks_in_the_midst_of_an_epoch(kind, unwatched, monkeypatch):
     monkeypatch.setattr(cuda_trainer, "_STEPS_AT_ONCE", 3)
     weights, head = weights_and_head(WIDE)
     looked_at, documents = (
-        world.make_documents(30, words=range(80), seed=7)[:2],
-        world.make_documents(40, words=range(60)),
+        toy_data.make_documents(30, words=range(80), seed=7)[:2],
+        toy_data.make_documents(40, words=range(60)),
     )
     trainers, evaluates = [], []
     for lazy_update, looking in (("replay", True), ("off", True), ("replay", False)):
         options = OPTIONS | {"lr_mask": 0.15}
-        trainers.append(world.make_trainer(f"{kind}-{lazy_update}", weights, head, torch.arange(78), **options))
+        trainers.append(trainer_kinds.make_trainer(f"{kind}-{lazy_update}", weights, head, torch.arange(78), **options))
         stop = Looks(trainers[-1])
         trainers[-1].run_epoch(*documents, 4, stop=stop if looking else None)
         evaluates.append(stop.seen)
@@ -322,12 +325,12 @@ def test_launches_are_short(kind, monkeypatch):
             return False
 
     weights, head = weights_and_head(WIDE)
-    products = 3 * 4 * world.T * cuda_trainer.products(weights)
+    products = 3 * 4 * toy_weights.T * cuda_trainer.products(weights)
     for work, evaluates in ((products, 6), (2.5 * products, 3), (1, 6), (1e12, 1)):
         monkeypatch.setattr(cuda_trainer, "_PRODUCTS_AT_ONCE", work)
         stop = CountsLooks()
-        engine = world.make_trainer(f"{kind}-quadrature", weights, head, torch.arange(15), **OPTIONS)
-        engine.run_epoch(*world.make_documents(24), 4, stop=stop)
+        engine = trainer_kinds.make_trainer(f"{kind}-quadrature", weights, head, torch.arange(15), **OPTIONS)
+        engine.run_epoch(*toy_data.make_documents(24), 4, stop=stop)
         assert stop.evaluates == evaluates and engine.steps == 6
 
 
@@ -366,13 +369,13 @@ def gradients(kind, case, tf32):
     sizes, width, batch, _, readout = case
     weights, head = weights_and_head(sizes)
     exact = reference_step.Stepper(weights, head, **OPTIONS | {"readout": readout})
-    documents = world.make_documents(batch, width, range(sizes[0]))
+    documents = toy_data.make_documents(batch, width, range(sizes[0]))
     exact.step(*documents)
     true = {key: exact.adam_together.state[score]["exp_avg"] for key, score in exact.scores.items()}
     found = []
     for allowed in (True, False):
         tf32(allowed)
-        engine = world.make_trainer(
+        engine = trainer_kinds.make_trainer(
             f"{kind}-off", weights, head, torch.arange(sizes[0]), **OPTIONS | {"readout": readout}
         )
         engine.run_epoch(*documents, batch)
@@ -392,7 +395,7 @@ def check_tf32(kind, case, tf32):
         size = part.abs().max()
         assert short[key].abs().max() <= 2.0**-6 * size, key
         assert full[key].abs().max() <= 2.0**-16 * size, key
-    assert max(short[key].abs().max() / true[key].abs().max() for key in world.LSTM) > 2.0**-14
+    assert max(short[key].abs().max() / true[key].abs().max() for key in toy_weights.LSTM) > 2.0**-14
 
 
 def test_tf32_is_in_vain_where_blocks_share_units(kind, tf32):
@@ -505,23 +508,23 @@ def test_what_is_not_a_number_stays_so_and_stays_where_it_is(kind, lazy_update):
 @pytest.mark.parametrize("readout", ["last_position", "last_word"])
 def test_class_logits_are_those_of_the_kept_weights(kind, unwatched, monkeypatch, readout):
     """In pieces and in one go, of words with and without a row of their own, before and after these drop out."""
-    weights = world.make_weights(torch.float32, sizes=(60, 17, 9, 5))
-    engine = world.make_trainer(
+    weights = toy_weights.make_weights(torch.float32, sizes=(60, 17, 9, 5))
+    engine = trainer_kinds.make_trainer(
         f"{kind}-quadrature",
         weights,
-        world.make_head(),
+        toy_weights.make_head(),
         torch.arange(15),
         **OPTIONS | {"readout": readout, "lr_mask": 0.1},
     )
-    looked_at = world.make_documents(40, 12, range(60), seed=5)[:2]
+    looked_at = toy_data.make_documents(40, 12, range(60), seed=5)[:2]
     dropped = set()
     for epoch in range(5):
-        engine.run_epoch(*world.make_documents(9, words=range(15), seed=epoch), 2)
-        dropped.add(bool((engine.full_scores()[0][world.EMBEDDING][20] > 0).all()))
+        engine.run_epoch(*toy_data.make_documents(9, words=range(15), seed=epoch), 2)
+        dropped.add(bool((engine.full_scores()[0][toy_weights.EMBEDDING][20] > 0).all()))
         kept = {key: weight.cpu() for key, weight in engine.effective_weights().items()}
         exact = inference.class_logits({key: weight.double() for key, weight in kept.items()}, *looked_at, readout)
         theirs, ours = inference.class_logits(kept, *looked_at, readout), engine.class_logits(*looked_at)
-        floor = world.EPS * max(1, exact.abs().max().item())
+        floor = agreement.EPS * max(1, exact.abs().max().item())
         for q in (0.95, 1):
             error, allowed = (torch.quantile((logits.double() - exact).abs(), q) for logits in (ours, theirs))
             assert error <= 2 * allowed + floor
@@ -532,14 +535,14 @@ def test_class_logits_are_those_of_the_kept_weights(kind, unwatched, monkeypatch
 
 def test_class_logits_follow_what_is_asked_and_what_has_moved(kind):
     """The same between epochs of the head alone, and never behind a change."""
-    engine = world.make_trainer(
+    engine = trainer_kinds.make_trainer(
         f"{kind}-quadrature",
-        world.make_weights(),
-        world.make_head(),
+        toy_weights.make_weights(),
+        toy_weights.make_head(),
         torch.arange(15),
         **OPTIONS | {"schedule": "seam"},
     )
-    documents = world.make_documents()
+    documents = toy_data.make_documents()
     ids, lengths = (part.clone() for part in documents[:2])
 
     def look():
@@ -565,9 +568,9 @@ def test_class_logits_follow_what_is_asked_and_what_has_moved(kind):
 def test_adopted_state_goes_on_as_its_own(kind, unwatched):
     """A trainer that takes over another's scores and averages continues to the last bit."""
     one, _ = train(f"{kind}-replay")
-    weights, head = world.single(*weights_and_head(WIDE))
+    weights, head = toy_weights.single(*weights_and_head(WIDE))
     options = OPTIONS | {"schedule": "seam", "lr_mask": 0.02}
-    other = world.make_trainer(f"{kind}-replay", weights, head, torch.arange(WIDE[0] - 2), **options)
+    other = trainer_kinds.make_trainer(f"{kind}-replay", weights, head, torch.arange(WIDE[0] - 2), **options)
     mine = tensors(other)
     for name, part in tensors(one).items():
         mine[name].copy_(part)
@@ -575,13 +578,13 @@ def test_adopted_state_goes_on_as_its_own(kind, unwatched):
     for trainer in (one, other):
         trainer.scale_learning_rates(0.5)
     for epoch in range(3):
-        documents = world.make_documents(13, words=range(60), seed=epoch)
+        documents = toy_data.make_documents(13, words=range(60), seed=epoch)
         for trainer in (one, other):
             trainer.run_epoch(*documents, 4, head_only=epoch == 1)
         assert_same_bits(one, other)
 
 
-@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
+@pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
 def test_counts_snapshot_and_whole_scores_agree(kind, unwatched, lazy_update):
     engine, _ = train(f"{kind}-{lazy_update}", lr_mask=0.15)
     scores, head = engine.full_scores()
@@ -640,7 +643,7 @@ def test_whose_turn_it_is_changes_nothing_in_any_cluster(kind, host_module, bloc
 def test_steps_too_large_for_shared_memory_go_by_the_other_kernel(kind, host_module):
     """200 positions: their gates alone are more than a block's shared memory; and in one epoch with ones that fit."""
     pretend_cluster(host_module, 5)
-    ids, lengths, labels = world.make_documents(4, 200, range(1, 30))
+    ids, lengths, labels = toy_data.make_documents(4, 200, range(1, 30))
     for most in (200, 3):  # of one launch after the other
         documents = ids, lengths.clamp(max=most), labels
         check_case(kind, (30, 6, 50, 3), documents, 2, readout="last_word", steps=1)

@@ -7,7 +7,7 @@ it trains on documents of another word for as many steps as the gap is long.
 import numpy as np
 import pytest
 import torch
-import world
+from support import toy_weights, trainer_kinds
 
 EPS = float(np.finfo(np.float32).eps)
 GAPS = (1, 2, 3, 4, 5, 6, 8, 12, 20, 33, 60, 90, 125, 180, 201, 250, 400, 701, 1000, 1201, 1564, 1801, 2048, 2049)
@@ -55,12 +55,16 @@ class Rows:
     """A tiny trainer: word 0 is fed, the rows of the words 1 to ROWS wait."""
 
     def __init__(self, lazy_update, penalty, dtype=torch.float32, kind="native"):
-        weights = world.make_weights(dtype, sizes=(ROWS + 1, WIDTH, 1, 1))
+        weights = toy_weights.make_weights(dtype, sizes=(ROWS + 1, WIDTH, 1, 1))
         total = sum(weight.numel() for weight in weights.values())
         options = {"alpha": penalty * total, "lr_mask": LR, "lr_head": 0.01, "schedule": "port"}
-        head = world.make_head(dtype, classes=1)
-        self.trainer = world.make_trainer(f"{kind}-{lazy_update}", weights, head, torch.arange(ROWS + 1), **options)
-        self.memory = [getattr(self.trainer, name)[world.EMBEDDING] for name in ("scores", "exp_avg", "exp_avg_sq")]
+        head = toy_weights.make_head(dtype, classes=1)
+        self.trainer = trainer_kinds.make_trainer(
+            f"{kind}-{lazy_update}", weights, head, torch.arange(ROWS + 1), **options
+        )
+        self.memory = [
+            getattr(self.trainer, name)[toy_weights.EMBEDDING] for name in ("scores", "exp_avg", "exp_avg_sq")
+        ]
 
     def after(self, states, t, gap):
         """score, exp_avg, exp_avg_sq (ROWS, WIDTH) that the states at step t have become `gap` steps later."""

@@ -17,7 +17,7 @@ import types
 import numpy as np
 import pytest
 import torch
-import world
+from support import toy_weights
 from test_cli import TINY, here, trained  # noqa: F401 (fixtures)
 from test_report import make_module
 
@@ -44,7 +44,7 @@ RECIPES = {"strong": StrongRecipe(epochs=4, min_steps=3), "public": PublicRecipe
 
 
 def same_scores(one, other):
-    return all(torch.equal(one.scores[key] > 0, other.scores[key] > 0) for key in world.KEYS)
+    return all(torch.equal(one.scores[key] > 0, other.scores[key] > 0) for key in toy_weights.KEYS)
 
 
 # -- callbacks --------------------------------------------------------------------------------------------------------

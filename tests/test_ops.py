@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lstm_cases import (  # noqa: F401
+from support.lstm_cases import (  # noqa: F401
     CPU_KERNELS,
     Case,
     assert_close,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lstm_cases import CPU_KERNELS, Case, each_kernel, kernel, leaves  # noqa: F401
+from support.lstm_cases import CPU_KERNELS, Case, each_kernel, kernel, leaves  # noqa: F401
 from torch.autograd.functional import jacobian
 from torch.func import functional_call, functionalize, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 

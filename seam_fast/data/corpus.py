@@ -7,25 +7,23 @@ the public reference's are two points in the same space and every mixture can be
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from . import checks
 from ..common.arguments import shown, whole_number
 from ..common.default_device import on_the_cpu
 from ..errors import DataError, TrainingError
+from . import checks
 from .corpus_config import CorpusConfig
 from .documents import Documents, VocabularyOwner
 from .read_files import read_documents, read_labelled

@@ -28,12 +28,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .corpus import Corpus, CorpusConfig, build_corpus, refuse_beside_base, with_options
-from .documents import Documents
-from .read_files import read_documents, read_labelled
 from ..errors import DataError, NoSourceError
 from ..files.atomic import write_atomically
+from .corpus import Corpus, CorpusConfig, build_corpus, refuse_beside_base, with_options
 from .documents import Documents, VocabularyOwner
+from .read_files import read_documents, read_labelled
 from .tokenizer import letters_only
 
 Log = Callable[[str], object]

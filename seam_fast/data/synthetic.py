@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from .corpus import Corpus, CorpusConfig, build_corpus, refuse_beside_base, with_options
-from .documents import Documents
 from .documents import Documents, VocabularyOwner
 from .r8 import CLASSES, r8_config
 

@@ -8,18 +8,13 @@ bfloat16 and float16 are held to the same, each beside PyTorch's own and in its 
 better truth than the float64 reference, which errs as well: twice the same, in its own units.
 """
 
-import functools
-import importlib.util
-import shutil
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from seam_fast import _ext, masked_lstm
-from seam_fast.ops import custom_op, eager, reference
-from seam_fast.ops import functional as ops
+from seam_fast.ops import reference
 
 NAMES = ("output", "h_n", "c_n", "input", "h_0", "c_0", "weights", "scores")
 
@@ -30,47 +25,6 @@ KERNELS = ["torch", *CPU_KERNELS, *HOST_KERNELS]
 each_kernel = pytest.mark.parametrize("kernel", KERNELS, indirect=True)
 each_cpu_kernel = pytest.mark.parametrize("kernel", CPU_KERNELS, indirect=True)
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-
-
-@functools.cache
-def cuda_host():
-    """The CUDA op as a module that runs on the CPU; tests are skipped where it cannot be built."""
-    if shutil.which("c++") is None:
-        pytest.skip("needs a C++ compiler: the CUDA kernels are built for the CPU")
-    spec = importlib.util.spec_from_file_location("cuda_host_build", Path(__file__).parent / "cuda_host" / "build.py")
-    builder = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(builder)
-    return builder.build()
-
-
-def use_cuda_host(
-    monkeypatch, recurrence="automatic", products="automatic", multiprocessors=4, clusters=True, tf32=False, cluster=5
-):
-    """Lets every op but those of ``backend="torch"`` run the CUDA kernels on the CPU, on a device as it is told."""
-    module = cuda_host()
-    module.choose_cuda(recurrence, products)
-    module.pretend(multiprocessors, clusters, tf32, cluster)
-    for place in (ops, custom_op):
-        choose = lambda backend, _: eager if backend == "torch" else module  # noqa: E731
-        monkeypatch.setattr(place, "choose_kernels", choose)
-    return module
-
-
-@pytest.fixture
-def kernel(request, monkeypatch):
-    """The backend's name; its instruction set, or the CUDA op on the CPU, is in use during the test."""
-    backend, _, kind = request.param.partition("-")
-    if backend == "host":
-        use_cuda_host(monkeypatch, kind, kind)
-        yield "cpu"
-        return
-    if not kind:
-        yield backend
-        return
-    before = _ext.C.isa()
-    _ext.C.set_isa(kind)
-    yield backend
-    _ext.C.set_isa(before)
 
 
 @dataclass(frozen=True)
