@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from support import toy_weights
-from test_cli import ROOT, write_corpus
+from support.toy_data import write_corpus
+from test_cli import ROOT
 
 from seam_fast import (
     DataError,

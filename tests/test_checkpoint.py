@@ -350,7 +350,7 @@ def test_a_torchscript_archive(tmp_path):
 
 
 def test_the_command_line_takes_another_s_base(file, tmp_path, monkeypatch, capsys):
-    from test_cli import TINY, write_corpus
+    from support.toy_data import TINY, write_corpus
 
     monkeypatch.chdir(tmp_path)
     Path("corpus").mkdir()

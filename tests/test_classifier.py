@@ -9,6 +9,7 @@ import safetensors
 import safetensors.torch
 import torch
 from support import by_hand, toy_weights
+from support.recipes import QUICK_PUBLIC, QUICK_STRONG, write_corpus
 
 from seam_fast.classifier import training as train_base
 from seam_fast.classifier.model import (
@@ -18,7 +19,7 @@ from seam_fast.classifier.model import (
     predict_logits,
 )
 from seam_fast.classifier.state_keys import WEIGHT_KEYS
-from seam_fast.classifier.training import PublicRecipe, StrongRecipe, train_classifier
+from seam_fast.classifier.training import StrongRecipe, train_classifier
 from seam_fast.data.corpus import CorpusConfig, load_corpus
 from seam_fast.errors import CheckpointError, TrainingError
 
@@ -424,28 +425,6 @@ def test_golden_base(golden_dir, r8_dir):
 
 
 # --- training --------------------------------------------------------------------------------------------------------
-
-QUICK_PUBLIC = PublicRecipe(epochs=40, batch_size=4, lr=0.3, decay_every=30)
-QUICK_STRONG = StrongRecipe(epochs=25, min_steps=15)
-
-
-def write_corpus(folder, classes=3, per_class=12, seed=0):
-    """Each class has two words of its own among words that all share; the last class has two documents only."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, count in (("train", per_class), ("test", 4)):
-        lines = []
-        for k in range(classes):
-            for _ in range(2 if k == classes - 1 and name == "train" and classes > 2 else count):
-                shared = [f"s{j}" for j in torch.randint(0, 20, (6,), generator=generator).tolist()]
-                place = int(torch.randint(0, 6, (), generator=generator))
-                lines.append(f"label{k}\t{' '.join([*shared[:place], f'own{k}', f'also{k}', *shared[place:]])}")
-        (folder / f"{name}.txt").write_text("\n".join(lines))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.mark.parametrize("recipe", [QUICK_PUBLIC, QUICK_STRONG], ids=["public", "strong"])

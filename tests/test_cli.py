@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from support.toy_data import TINY, write_corpus
 
 from seam_fast import LSTMClassifier, SeamModule, TrainingError, backend, load_corpus
 from seam_fast.backend import choose_engine
@@ -20,38 +20,6 @@ from seam_fast.cli.workflow import not_in_the_way, parse_targets
 from seam_fast.training.torch_trainer import TorchTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def write_corpus(folder: Path, name: str, classes: int = 3, documents: int = 20, seed: int = 0) -> Path:
-    """A corpus of invented words: each class has words of its own among words of all."""
-    random = np.random.RandomState(seed)
-    for split, count in (("train", documents), ("test", max(4, documents // 2))):
-        lines = []
-        for number in range(count * classes):
-            k = number % classes
-            own = [f"k{k}w{w}" for w in random.randint(0, 5, 4)]
-            common = [f"w{w}" for w in random.randint(0, 30, 6)]
-            lines.append(f"class{k}\t{' '.join(random.permutation(own + common))}")
-        (folder / f"{name}-{split}-all-terms.txt").write_text("\n".join(lines))
-    return folder
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty working folder with a corpus called tiny."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "corpus").mkdir()
-    write_corpus(tmp_path / "corpus", "tiny")
-    return tmp_path
-
-
-TINY = ["--dataset", "tiny", "--data-dir", "corpus"]
-
-
-@pytest.fixture
-def trained(here):
-    assert main(["train", *TINY, "--epochs", "2"]) == 0
-    return here
 
 
 def test_data_lists_the_classes(here, capsys):

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 from support import toy_data, toy_weights, trainer_kinds
-from test_cuda_places import QUICK, Stream, assert_same, gpus  # noqa: F401
-from test_graph_trainer import FakeCuda, Watch
+from support.agreement import assert_same
+from support.cohort_cases import assert_bits, make_sampler, make_trainer, state, teacher_of
+from support.fake_gpus import FakeCuda, Stream, Watch
+from test_cuda_places import QUICK
 from torch.nn import functional
 
 from seam_fast import Settings, TrainingError, reengineer, reengineer_many
 from seam_fast.classifier import inference
-from seam_fast.classifier.inference import class_logits, logits_at_once
+from seam_fast.classifier.inference import class_logits
 from seam_fast.classifier.state_keys import EMBEDDING, WEIGHT_KEYS
 from seam_fast.common import cuda_graphs, rng
 from seam_fast.common.cuda_graphs import CudaGraphRunner
@@ -27,47 +29,10 @@ from seam_fast.training.cuda_graph_trainer import CudaGraphTrainer
 from seam_fast.training.torch_trainer import TorchTrainer
 
 SHAPES = ((1, False), *toy_weights.DEEP)
-ALPHA = {"alpha": 0.2, "lr_mask": 0.1, "lr_head": 0.05, "schedule": "joint"}
 
 
 def make_base(corpus, shape=(1, False), dtype=torch.float64):
     return toy_weights.make_deep_weights(*shape, dtype=dtype, sizes=(corpus.vocab_size, 4, 3, 4))
-
-
-def make_sampler(corpus, target=(0,), teacher=None, seed=0, **options):
-    settings = Settings(**{"batch_size": 8, "targets_per_epoch": 6, "negatives_per_target": 2.0} | options)
-    return Sampler(corpus, torch.arange(len(corpus.train)), target, settings, seed, teacher)
-
-
-def make_trainer(weights, sampler, trainer=CudaGraphTrainer, readout="last_word", **options):
-    head = toy_weights.make_head(weights[toy_weights.EMBEDDING].dtype, seed=len(sampler.target), classes=4)
-    return trainer_kinds.build(trainer, weights, head, sampler.words(), readout=readout, **ALPHA | options)
-
-
-def state(trainer):
-    scores, head = trainer.full_scores()
-    return [
-        *scores.values(),
-        *head,
-        *trainer.exp_avg.values(),
-        *trainer.exp_avg_sq.values(),
-        *trainer.head_joint_moments,
-    ]
-
-
-def assert_bits(some, others):
-    assert all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
-
-
-def teacher_of(weights, target, readout):
-    """As a lane asks it, words first, and as a sampler does."""
-
-    classes = torch.tensor(target, device=next(iter(weights.values())).device)  # before anything is recorded
-
-    def at_once(words, lengths):
-        return torch.softmax(logits_at_once(weights, words, lengths, readout), 1)[:, classes].sum(1)
-
-    return at_once, lambda ids, lengths: at_once(ids.T, lengths)
 
 
 # -- what is drawn ----------------------------------------------------------------------------------------------------
@@ -303,7 +268,7 @@ def test_branches_are_joined_where_one_fails(toy, monkeypatch):
 
 
 @pytest.fixture
-def stepped(gpus, monkeypatch):  # noqa: F811
+def stepped(gpus, monkeypatch):
     """GPUs whose modules are trained by the real trainer of ordinary kernels, on the CPU."""
 
     class Stepped(CudaGraphTrainer):

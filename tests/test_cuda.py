@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from on_gpu import faults_show_where_they_arise  # noqa: F401
 from support.lstm_cases import (
+    GRID,
     Case,
     assert_close,
     assert_gates_are_right,
@@ -20,10 +20,10 @@ from support.lstm_cases import (
     leaves,
     moved,
     run,
+    torch_lstm,
     truth,
     widened,
 )
-from test_ops import GRID, torch_lstm
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 

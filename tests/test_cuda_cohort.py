@@ -5,10 +5,9 @@ import gc
 
 import pytest
 import torch
-from on_gpu import faults_show_where_they_arise  # noqa: F401
 from support import toy_weights
-from test_cohort import assert_bits, make_sampler, make_trainer, state, teacher_of
-from test_cuda_places import assert_same
+from support.agreement import assert_same
+from support.cohort_cases import assert_bits, make_sampler, make_trainer, state, teacher_of
 
 from seam_fast import Interrupted, LSTMClassifier, Settings, TrainingError, reengineer, reengineer_many
 from seam_fast.backend import unavailable_reason

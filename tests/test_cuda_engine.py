@@ -12,9 +12,8 @@ import pytest
 import test_cuda_wide
 import test_gaps
 import torch
-from on_gpu import faults_show_where_they_arise  # noqa: F401
 from support import agreement, toy_data, toy_weights, trainer_kinds
-from test_cuda_trainer import (  # noqa: F401
+from support.cuda_trainer_checks import (
     SETTINGS,
     SHARED,
     SMALL,
@@ -23,6 +22,10 @@ from test_cuda_trainer import (  # noqa: F401
     check_case,
     check_gaps,
     name_of,
+    train,
+)
+from support.trainer_kinds import assert_same_bits
+from test_cuda_trainer import (  # noqa: F401
     test_adopted_state_goes_on_as_its_own,
     test_blocks_with_and_without_sequences,
     test_class_logits_are_those_of_the_kept_weights,
@@ -43,7 +46,6 @@ from test_cuda_trainer import (  # noqa: F401
     test_units_shared_by_blocks,
     test_what_is_not_a_number_stays_so_and_stays_where_it_is,
     test_where_an_epoch_is_cut_into_launches_changes_nothing,
-    train,
 )
 from test_cuda_trainer_use import (  # noqa: F401
     QUICK,
@@ -61,7 +63,6 @@ from test_cuda_trainer_use import (  # noqa: F401
     test_the_loop_ends_where_it_ends_on_the_cpu,
 )
 from test_engine import (  # noqa: F401
-    make_pair,
     test_a_base_that_is_not_finite_stops_with_the_step_named,
     test_a_class_that_is_dropped_whole,
     test_a_gradient_that_overflows_names_its_tensor,
@@ -87,8 +88,7 @@ from test_engine import (  # noqa: F401
     test_when_an_absent_word_drops_out_in_float32,
     test_words_in_any_order_and_shape,
 )
-from test_native import assert_same_bits
-from test_take_epoch import evaluated_on, make_one, test_it_is_what_single_calls_give  # noqa: F401
+from test_take_epoch import test_it_is_what_single_calls_give  # noqa: F401
 
 from seam_fast import Interrupted, LSTMClassifier, Settings, _ext, reengineer, reengineer_many
 from seam_fast.backend import unavailable_reason

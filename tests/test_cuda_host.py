@@ -10,18 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.lstm_cases import (
-    Case,
-    assert_close,
-    assert_gates_are_right,
-    distances,
-    flat,
-    leaves,
-    run,
-    truth,
-    use_cuda_host,
-)
-from test_ops import GRID
+from support.gpu_stand_in import use_cuda_host
+from support.lstm_cases import GRID, Case, assert_close, assert_gates_are_right, distances, flat, leaves, run, truth
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seam_fast import BackendError, _ext, backend, masked_lstm

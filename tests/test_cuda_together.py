@@ -7,8 +7,7 @@ import threading
 import pytest
 import torch
 from support import toy_weights, trainer_kinds
-from test_cuda_trainer_use import on_host  # noqa: F401
-from test_native import assert_same_bits
+from support.trainer_kinds import assert_same_bits
 
 from seam_fast import Settings, TrainingError, reengineer_many
 from seam_fast.search import context, cuda_cohort, module_run, scheduler

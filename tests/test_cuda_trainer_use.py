@@ -10,16 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from support import agreement, toy_data, toy_weights, trainer_kinds
-from support.trainer_kinds import OPTIONS
-from test_cuda_trainer import (  # noqa: F401
-    assert_same_run,
-    make,
-    needs_ext,
-    train,
-    weights_and_head,
-)
+from support.bare_trainers import Bare
+from support.cuda_trainer_checks import assert_same_run, needs_ext, train, weights_and_head
+from support.trainer_kinds import OPTIONS, assert_same_bits, tensors
 from test_engine import (  # noqa: F401
-    make_pair,
     test_a_base_that_is_not_finite_stops_with_the_step_named,
     test_a_gradient_that_overflows_names_its_tensor,
     test_a_word_outside_words_is_refused_and_nothing_moves,
@@ -28,11 +22,6 @@ from test_engine import (  # noqa: F401
     test_words_in_any_order_and_shape,
 )
 from test_native import (  # noqa: F401
-    BAD_TRAINERS,
-    Bare,
-    assert_same_bits,
-    documents_for,
-    tensors,
     test_a_batch_of_any_size_is_all_there_is,
     test_a_trainer_is_not_made_of_what_does_not_fit,
     test_an_epoch_may_begin_before_the_last_was_flushed,
@@ -43,12 +32,11 @@ from test_native import (  # noqa: F401
     test_numbers_of_steps_that_cannot_be_are_refused,
 )
 
-from seam_fast import backend, reengineer
+from seam_fast import reengineer
 from seam_fast.errors import TrainingError
-from seam_fast.search import context, scheduler
-from seam_fast.training import cuda_trainer, registry
+from seam_fast.search import context
+from seam_fast.training import cuda_trainer
 from seam_fast.training.cuda_trainer import CudaTrainer
-from seam_fast.training.devices import CPU
 
 
 @pytest.fixture
@@ -416,24 +404,6 @@ def test_stop_ends_an_epoch_between_two_launches(kind, monkeypatch, head_only):
 
 
 # -- the whole loop ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def on_host(monkeypatch, unwatched):
-    """Lets `reengineer` train by the engine of a GPU, which it finds on the CPU."""
-    trainers = []
-
-    class Seen(trainer_kinds.HostTrainer):
-        def __init__(self, *arguments, **options):
-            super().__init__(*arguments, **options)
-            trainers.append(self.lazy_update)
-
-    monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
-    unavailable_reason = backend.unavailable_reason
-    monkeypatch.setattr(backend, "unavailable_reason", lambda name: "" if name == "cuda" else unavailable_reason(name))
-    monkeypatch.setattr(scheduler, "workers_for", lambda jobs, threads: [CPU] * len(jobs))
-    monkeypatch.setattr(registry, "TRAINERS", [Seen, *registry.TRAINERS[1:]])
-    return trainers
 
 
 QUICK = {"epochs": 4, "batch_size": 8, "lr_mask": 0.05}

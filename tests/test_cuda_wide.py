@@ -7,7 +7,7 @@ import functools
 import pytest
 import torch
 from support import agreement, toy_data, toy_weights, trainer_kinds
-from test_cuda_trainer import (  # noqa: F401
+from support.cuda_trainer_checks import (
     ORDERS,
     SETTINGS,
     SHARED,
@@ -17,17 +17,15 @@ from test_cuda_trainer import (  # noqa: F401
     check_case,
     check_tf32,
     name_of,
-    test_looks_in_the_midst_of_an_epoch,
-    test_tf32_in_every_order,
     train,
 )
+from support.trainer_kinds import tensors
+from test_cuda_trainer import test_looks_in_the_midst_of_an_epoch, test_tf32_in_every_order  # noqa: F401
 from test_engine import (  # noqa: F401
-    make_pair,
     test_a_base_that_is_not_finite_stops_with_the_step_named,
     test_documents_of_one_repeated_word,
     test_labels_that_are_shares_and_a_heavier_lstm_penalty,
 )
-from test_native import tensors
 
 from seam_fast import TrainingError, _ext
 from seam_fast.classifier.inference import class_logits

@@ -23,19 +23,6 @@ def make(request):
     return functools.partial(trainer_kinds.make_trainer, request.param)
 
 
-@pytest.fixture
-def make_pair(make):
-    """Makes an engine and a Stepper that begin alike."""
-
-    def make_both(weights=None, head=None, words=range(15), **options):
-        weights, head = weights or toy_weights.make_weights(), head or toy_weights.make_head()
-        options = OPTIONS | options
-        stepper = reference_step.Stepper(weights, head, **options)
-        return make(weights, head, torch.tensor(list(words)), **options), stepper
-
-    return make_both
-
-
 def state(engine):
     return engine.full_scores()
 

@@ -2,7 +2,6 @@
 CUDA graph that replays it.
 """
 
-import contextlib
 import gc
 import itertools
 import math
@@ -10,16 +9,15 @@ import threading
 import types
 import weakref
 
-import lstm_cases
 import pytest
 import torch
-from support import agreement, toy_data, toy_weights, trainer_kinds
+from support import agreement, gpu_stand_in, toy_data, toy_weights, trainer_kinds
+from support.fake_gpus import GPU, FakeCuda, Watch
 from support.toy_data import with_soft_labels
 from support.trainer_kinds import OPTIONS
 
 # What every trainer is held to: with the fixture `make` below, these tests are run with this one.
 from test_engine import (  # noqa: F401
-    make_pair,
     test_a_base_that_is_not_finite_stops_with_the_step_named,
     test_a_class_that_is_dropped_whole,
     test_a_gradient_of_the_head_that_overflows_names_it,
@@ -56,7 +54,6 @@ from test_engine import (  # noqa: F401
     test_when_an_absent_word_drops_out_in_float32,
     test_words_in_any_order_and_shape,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from seam_fast.classifier import inference, reference_model
 from seam_fast.common import cuda_graphs
@@ -177,7 +174,7 @@ def test_as_good_as_plain_pytorch_in_float32(readout):
 @pytest.mark.parametrize(("shape", "readout"), [((1, False), "last_word"), ((2, True), "last_position")])
 def test_with_the_cuda_kernels_in_their_meaning_on_the_cpu(monkeypatch, shape, readout):
     wanted = deep(shape, TorchTrainer, torch.float64, readout=readout)
-    lstm_cases.use_cuda_host(monkeypatch)
+    gpu_stand_in.use_cuda_host(monkeypatch)
     engine = deep(shape, readout=readout)
     documents = toy_data.make_documents(5)
     for _ in range(2):
@@ -349,23 +346,6 @@ def test_constants_that_change_nothing_do_change_nothing():
 # -- nothing crosses ------------------------------------------------------------------------------------------------
 
 
-class Watch(TorchDispatchMode):
-    """Writes down every operation with the shapes it is given, and refuses what makes the host wait for the device."""
-
-    WAITS = ("_local_scalar_dense", "nonzero", "unique", "equal", "is_nonzero", "masked_select", "item")
-
-    def __init__(self):
-        super().__init__()
-        self.log = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name().split("::")[1].split(".")[0]
-        assert not any(name.startswith(wait) for wait in self.WAITS), name
-        tensors = torch.utils._pytree.tree_leaves((args, kwargs))
-        self.log.append((name, *(tuple(t.shape) for t in tensors if isinstance(t, torch.Tensor))))
-        return func(*args, **kwargs or {})
-
-
 @pytest.mark.parametrize("backend", ["auto", "torch"])
 @pytest.mark.parametrize("head_only", [False, True])
 @pytest.mark.parametrize(("shape", "readout"), list(itertools.product(SHAPES, ["last_position", "last_word"])))
@@ -441,40 +421,6 @@ def test_a_head_only_epoch_looks_at_the_base_once(monkeypatch):
 # -- graphs ----------------------------------------------------------------------------------------------------------
 
 
-class FakeCuda:
-    """Stands in for what is used of torch.cuda, and writes down what is asked of it."""
-
-    def __init__(self, monkeypatch):
-        monkeypatch.setattr(cuda_graphs, "_own", threading.local())
-        self.log, self.default, self.sides = [], self.stream("default"), []
-        self.current = self.stream("mine")
-        fakes = {
-            "current_stream": lambda device: self.current,
-            "default_stream": lambda device: self.default,
-            "stream": self.entered,
-            "Stream": lambda device: self.sides.append(self.stream("side")) or self.sides[-1],
-            "CUDAGraph": lambda: types.SimpleNamespace(
-                capture_begin=lambda **options: self.log.append(("begin", self.current.name, options)),
-                capture_end=lambda: self.log.append("last_position"),
-                replay=lambda: self.log.append("replay"),
-            ),
-        }
-        for name, fake in fakes.items():
-            monkeypatch.setattr(torch.cuda, name, fake)
-
-    def stream(self, name):
-        stream = types.SimpleNamespace(name=name, cuda_stream=name, device=GPU)
-        stream.wait_stream = lambda other: other is stream or self.log.append((name, "waits for", other.name))
-        return stream
-
-    @contextlib.contextmanager
-    def entered(self, stream):
-        before, self.current = self.current, stream
-        yield
-        self.current = before
-
-
-GPU = torch.device("cuda", 0)
 BEGIN = ("begin", "mine", {"capture_error_mode": "thread_local"})
 
 

@@ -1,6 +1,5 @@
 """An epoch of a module in one native call: documents, steps, look and figures as single calls give them, to the bit."""
 
-import functools
 import threading
 
 import numpy as np
@@ -38,12 +37,6 @@ def make_sampler(corpus, target=(1,), teacher=None, **options):
     return Sampler(corpus, everything, target, Settings(epochs=4, **given), seed=2, teacher=teacher)
 
 
-def make_trainer(kind, base, sampler, **options):
-    options = trainer_kinds.OPTIONS | {"lr_mask": 0.3, "schedule": "seam", "readout": "last_word"} | options
-    head = toy_weights.make_head(torch.float32, classes=4)
-    return trainer_kinds.make_trainer(kind, base.weights(), head, sampler.words(), **options)
-
-
 @pytest.fixture(params=["native-quadrature", "cuda-host-quadrature"])
 def in_one_call(request):
     """The trainers that can, as `trainer_kinds.make_trainer` calls them; test_cuda_engine.py has another."""
@@ -52,21 +45,11 @@ def in_one_call(request):
     return request.param
 
 
-@pytest.fixture
-def make_one(in_one_call):
-    return functools.partial(make_trainer, in_one_call)
-
-
-@pytest.fixture
-def evaluated_on(toy):
-    return toy.test.ids, toy.test.lengths, toy.test.labels == 1
-
-
 @pytest.mark.parametrize("readout", ["last_position", "last_word"])
 @pytest.mark.parametrize("options", DRAWS)
 def test_documents_are_those_of_the_sampler(toy, toy_base, options, readout):
     sampler = make_sampler(toy, **options)
-    trainer = make_trainer("native-quadrature", toy_base, sampler, readout=readout)
+    trainer = trainer_kinds.make_for_sampler("native-quadrature", toy_base, sampler, readout=readout)
     drawn, purposes = trainer._draws_of(sampler, 4)
     for epoch in range(3):
         split = sampler.epoch(epoch)
@@ -141,7 +124,7 @@ def test_the_engine_of_a_gpu_asks_the_base_itself(toy, toy_base, host_module, un
 
     options = {"distill_weight": 1.0, "sampling": "redraw"} | options
     sampler, stop = make_sampler(toy, target, teacher, **options), threading.Event()
-    trainers = [make_trainer("cuda-host-quadrature", toy_base, sampler) for _ in range(2)]
+    trainers = [trainer_kinds.make_for_sampler("cuda-host-quadrature", toy_base, sampler) for _ in range(2)]
     for epoch in range(2):
         seen = []
         for trainer, take in zip(trainers, (type(trainers[0]).take_epoch, Trainer.take_epoch), strict=True):

@@ -7,6 +7,7 @@ import torch
 
 from seam_fast.training import reference_step
 
+from . import toy_weights
 from .toy_data import cut
 from .toy_weights import EMBEDDING, KEYS, single
 from .trainer_kinds import put_state
@@ -115,3 +116,12 @@ def follow_in_float32(engines, exact, batches, head_only=False, beside=None):
             scores, _ = engine.full_scores()
             assert engine.kept_counts() == {key: int((score > 0).sum()) for key, score in scores.items()}
             assert engine.steps == sum(taken) + 1
+
+
+def assert_same(one, other):
+    """Bit for bit."""
+    for key in toy_weights.KEYS:
+        assert torch.equal(one.scores[key], other.scores[key]), key
+    assert all(torch.equal(a, b) for a, b in zip(one.head, other.head, strict=True))
+    assert [figures["cross_entropy"] for figures in one.history] == [f["cross_entropy"] for f in other.history]
+    assert one.metrics == other.metrics

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from torch import nn
 
 from seam_fast import _ext, masked_lstm
 from seam_fast.ops import reference
@@ -190,3 +191,37 @@ def assert_gates_are_right(count: int, device="cpu", **options) -> None:
             small = exact.abs() < 0.5
             error = (c_n.double().flatten() - exact)[small].abs() / exact[small].abs().clamp_min(1e-37)
             assert float(error.max()) <= 4 * 2.0**-24
+
+
+GRID = [
+    Case(T=1, B=1, I=1, H=1),
+    Case(T=2, B=1, I=1, H=1, D=2, lengths=(1,)),
+    Case(T=1, B=5, I=3, H=2, bias=False),
+    Case(T=9, B=1, I=7, H=11, hx=False),
+    Case(T=5, B=3, I=2, H=4, L=2),
+    Case(T=5, B=3, I=2, H=4, L=3, D=2, masked="some"),
+    Case(T=7, B=13, I=17, H=19, batch_first=True),
+    Case(T=6, B=5, I=8, H=16, D=2, lengths=(6, 0, 3, 1, 6), batch_first=True),
+    Case(T=8, B=9, I=5, H=33, L=2, D=2, lengths=(0, 8, 1, 7, 2, 6, 3, 5, 4), bias=False),
+    Case(T=4, B=3, I=6, H=7, lengths=(0, 0, 0)),
+    Case(T=4, B=3, I=6, H=7, lengths=(2, 2, 1), hx=False, L=2),  # nobody reaches the last step
+    Case(T=6, B=4, I=3, H=5, masked="none"),
+    Case(T=32, B=5, I=100, H=50, hx=False),  # R8
+    Case(T=32, B=5, I=100, H=50, hx=False, lengths=(32, 7, 19, 1, 25), scale=3.0),
+    Case(T=4, B=19, I=5, H=34, D=2, lengths=(4,) * 9 + (1, 0, 3) * 3 + (2,)),  # two units beyond whole vectors
+    Case(T=11, B=17, I=65, H=67, D=2, batch_first=True),
+    Case(T=6, B=32, I=70, H=128),
+]
+
+
+def pre_masked(weight, score):
+    return weight if score is None else torch.where(score > 0, weight, 0)
+
+
+def torch_lstm(case: Case, weights, scores) -> nn.LSTM:
+    """torch.nn.LSTM of the kept weights."""
+    options = {"bias": case.bias, "bidirectional": case.D == 2, "batch_first": case.batch_first}
+    lstm = nn.LSTM(case.I, case.H, case.L, **options, dtype=weights[0].dtype)
+    for name, weight, score in zip(lstm._flat_weights_names, weights, scores, strict=True):
+        setattr(lstm, name, nn.Parameter(pre_masked(weight, score)))
+    return lstm

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from seam_fast.common import rng
 from seam_fast.data.corpus import Corpus, CorpusConfig, load_corpus
+from seam_fast.search.sampling import balanced
 
 from .toy_weights import T
 
@@ -60,3 +62,34 @@ def with_soft_labels(documents):
     ids, lengths, labels = documents
     share = (0.75 * (labels == 0) + 0.05).double()
     return ids, lengths, torch.stack([share, 1 - share], 1)
+
+
+def documents_of(corpus, name, seed=0):
+    """A class and as many others, shuffled: (ids, lengths, labels), and the head to begin with."""
+    k = corpus.class_names.index(name)
+    chosen = balanced(corpus.train.labels, (k,))
+    chosen = chosen[torch.from_numpy(rng.permutation(seed, rng.ORDER, (k,), 0, len(chosen)))]
+    split = corpus.train
+    documents = split.ids[chosen], split.lengths[chosen], (split.labels[chosen] != k).long()
+    return documents, rng.head(seed, (k,), corpus.num_classes)
+
+
+def take(documents, begin, end):
+    return tuple(part[begin:end] for part in documents)
+
+
+def write_corpus(folder: Path, name: str, classes: int = 3, documents: int = 20, seed: int = 0) -> Path:
+    """A corpus of invented words: each class has words of its own among words of all."""
+    random = np.random.RandomState(seed)
+    for split, count in (("train", documents), ("test", max(4, documents // 2))):
+        lines = []
+        for number in range(count * classes):
+            k = number % classes
+            own = [f"k{k}w{w}" for w in random.randint(0, 5, 4)]
+            common = [f"w{w}" for w in random.randint(0, 30, 6)]
+            lines.append(f"class{k}\t{' '.join(random.permutation(own + common))}")
+        (folder / f"{name}-{split}-all-terms.txt").write_text("\n".join(lines))
+    return folder
+
+
+TINY = ["--dataset", "tiny", "--data-dir", "corpus"]

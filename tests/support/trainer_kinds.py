@@ -15,7 +15,7 @@ from seam_fast.training.cuda_trainer import CudaTrainer
 from seam_fast.training.torch_trainer import TorchTrainer
 
 from .gpu_stand_in import cuda_host
-from .toy_weights import EMBEDDING, KEYS, single
+from .toy_weights import EMBEDDING, KEYS, make_head, single
 
 OPTIONS = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "schedule": "joint"}
 TRAINERS = ("torch", *(f"native-{lazy_update}" for lazy_update in LAZY_UPDATES))
@@ -103,3 +103,31 @@ def put_state(exact, other, step=0, head_steps=0):
 def parts_of(snapshot) -> dict:
     """All tensors of a trainer's snapshot by name."""
     return {**snapshot.mask.bits, **dict(zip(HEAD_NAMES, snapshot.head, strict=True))}
+
+
+STATES = ("scores", "exp_avg", "exp_avg_sq")
+
+
+def tensors(trainer):
+    """All that training moves, by name."""
+    found = {(name, key): part for name in STATES for key, part in getattr(trainer, name).items()}
+    for name in ("head", "head_joint_moments", "head_only_moments"):
+        found |= {(name, i): part for i, part in enumerate(getattr(trainer, name))}
+    return found
+
+
+def assert_same_bits(one, other):
+    assert one.steps == other.steps
+    theirs = tensors(other)
+    for name, part in tensors(one).items():
+        assert torch.equal(part, theirs[name]), name
+
+
+SCHEDULES = ("seam", "port", "joint")
+
+
+def make_for_sampler(kind, base, sampler, **options):
+    """A trainer over a base of four classes for the documents that a sampler draws."""
+    options = OPTIONS | {"lr_mask": 0.3, "schedule": "seam", "readout": "last_word"} | options
+    head = make_head(torch.float32, classes=4)
+    return make_trainer(kind, base.weights(), head, sampler.words(), **options)
