@@ -21,7 +21,7 @@ import sysconfig
 import textwrap
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
@@ -328,23 +328,9 @@ if BUILDING:  # questions about name and version need no torch, whose import tak
         if REQUIRED:
             raise SystemExit(f"error: SEAM_FAST_REQUIRE_EXT is set, but nothing can be compiled: {reason}") from None
 
+# Everything that need not be computed stands in pyproject.toml.
 setup(
-    name="seam-fast",
     version=VERSION,
-    description="Takes a trained LSTM text classifier apart into small modules, one per class (SeaM), fast.",
-    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
-    long_description_content_type="text/markdown",
-    license="MIT",
-    packages=find_packages(include=["seam_fast", "seam_fast.*"]),
-    package_data={"seam_fast": ["data/*.txt.gz"]},
     ext_modules=[plan.extension()] if plan else [],
     cmdclass={"build": Build, "build_ext": build_command(plan, reason)},
-    zip_safe=False,
-    python_requires=">=3.10",
-    install_requires=["torch>=2.6", "numpy", "tqdm", "matplotlib", "safetensors"],
-    extras_require={
-        "build": ["setuptools>=64", "wheel", "ninja"],
-        "dev": ["pytest", "pytest-benchmark", "hypothesis", "ruff"],
-    },
-    entry_points={"console_scripts": ["seam-fast = seam_fast.cli.main:main"]},
 )

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by the scripts: finds or makes a Python environment with torch, and installs this checkout into it.
 # Sourced, not run. Sets PYTHON. SEAM_FAST_TORCH chooses the torch to install where there is none (default 2.13.0).
 
@@ -27,9 +28,9 @@ ensure_environment() {
     fi
 }
 
-install_checkout() { # $1: extras, such as [dev], or nothing
+install_checkout() { # $1: extras, such as [cli] or [dev], or nothing
     echo "installing seam-fast${1:-} from this checkout (compiling its kernels takes a minute or two the first time)"
-    "$PYTHON" -m pip install --quiet "setuptools>=64" wheel || fail "setuptools and wheel could not be installed"
+    "$PYTHON" -m pip install --quiet "setuptools>=77" wheel || fail "setuptools and wheel could not be installed"
     "$PYTHON" -m pip install --quiet ninja || echo "without ninja, which could not be installed: compiling takes longer"
     # Build isolation off, so that the build needs no second download of what is there.
     "$PYTHON" -m pip install --quiet --no-build-isolation -e ".${1:-}" ||

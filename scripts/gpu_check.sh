@@ -7,8 +7,8 @@
 # FOLDER  where logs, records and tables go (default: $OUT, else runs/gpu)
 # PART    build, test, sanitize, bench (the op), engine (training) (default: these five, in this order); profile: clocks of a
 #         training step by phase, for which the extension is compiled once more, beside the checkout
-# OPTIONS of the benchmark: of benchmarks/cuda_engine.py where PART is engine alone, such as --minutes 8 --pieces study,
-#         else of benchmarks/cuda_lstm.py, such as --minutes 8 --groups anchors (default: --minutes 4; engine: 7)
+# OPTIONS of the benchmark: of benchmarks.cuda.engine where PART is engine alone, such as --minutes 8 --pieces study,
+#         else of benchmarks.cuda.lstm, such as --minutes 8 --groups anchors (default: --minutes 4; engine: 7)
 #
 # A compiled part that is in the checkout already and works is used as it is, since a machine may have neither compiler
 # nor network; REBUILD=1 builds it anew.
@@ -18,7 +18,7 @@
 # blocks form clusters), LIMIT (seconds that a part may take; default 580).
 # A part that fails keeps no later one from running; the exit code is then 1.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 folder=""
 parts=()
@@ -183,11 +183,11 @@ sanitized() { # $1: of what; $2: a tool; $3: a script; $4: seconds at most
 }
 
 do_bench() {
-    limited "$limit" "$python" benchmarks/cuda_lstm.py --out "$folder/cuda_lstm.json" "${bench_options[@]}"
+    limited "$limit" "$python" -m benchmarks.cuda.lstm --out "$folder/cuda_lstm.json" "${bench_options[@]}"
 }
 
 do_engine() {
-    limited "$limit" "$python" benchmarks/cuda_engine.py --out "$folder/cuda_engine.json" "${engine_options[@]}"
+    limited "$limit" "$python" -m benchmarks.cuda.engine --out "$folder/cuda_engine.json" "${engine_options[@]}"
 }
 
 do_profile() { # in a copy, so that what is measured elsewhere does not count its clocks
@@ -213,7 +213,7 @@ for part in "${parts[@]}"; do
     "do_$part" >"$folder/$part.log" 2>&1
     code=$?
     tail -n 40 "$folder/$part.log"
-    line="$part: $([ $code -eq 0 ] && echo done || echo "FAILED with exit code $code") after $((SECONDS - begin)) s"
+    line="$part: $([ $code -eq 0 ] && echo "done" || echo "FAILED with exit code $code") after $((SECONDS - begin)) s"
     [ $code -eq 0 ] || failed+=("$part")
     echo "$line" | tee -a "$folder/summary.txt"
 done

@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/common.sh
 ensure_environment
-install_checkout
+install_checkout "[cli]"
 
 seam_fast() { "$PYTHON" -m seam_fast "$@"; }
 

@@ -5,14 +5,19 @@ the reason below shall be the first thing said.
 """
 
 import functools
+import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 pytest.register_assert_rewrite("support")
+
+# `benchmarks`, which is never installed; at the end, so that tests of an installed seam_fast are not of the checkout's.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 
 def pytest_configure(config):
@@ -257,3 +262,29 @@ def faults_show_where_they_arise(request):
         torch.cuda.synchronize()
     except RuntimeError as error:
         pytest.exit(f"the GPU was lost in {request.node.nodeid}: {str(error).splitlines()[0]}", returncode=4)
+
+
+# -- benchmarks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_bench(tmp_path, capsys):
+    """Runs `seam-fast bench`; returns exit code, record (or None), and what it printed."""
+    from seam_fast.cli.main import main
+
+    def run(*arguments):
+        out = tmp_path / "record.json"
+        code = main(["bench", *arguments, "--out", str(out)])
+        record = json.loads(out.read_text()) if out.exists() else None
+        return code, record, capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def small_reference():
+    """The invented corpus as the reference treats it, and a base that has learned it: (base, corpus)."""
+    from support import toy_data, toy_weights
+
+    corpus = toy_data.make_corpus(protocol="reference")
+    return toy_weights.make_base(corpus), corpus

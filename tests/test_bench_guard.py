@@ -12,14 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
 
 
-@pytest.fixture(autouse=True)
-def _scripts_are_importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-
-
 @pytest.mark.parametrize("path", sorted(RECORDS.glob("*.json")), ids=lambda p: p.stem)
 def test_every_committed_record_has_the_shape_of_its_format(path):
-    import schema
+    from benchmarks.harness import schema
 
     schema.check(json.loads(path.read_text()))
 
@@ -39,7 +34,7 @@ def test_every_committed_record_has_the_shape_of_its_format(path):
     ],
 )
 def test_a_record_of_another_shape_is_refused(spoil, sentence):
-    import schema
+    from benchmarks.harness import schema
 
     record = json.loads((RECORDS / "step.json").read_text())
     schema.check(record)
@@ -70,7 +65,7 @@ def folder(tmp_path):
 
 
 def test_the_guard_passes_what_is_within_the_spread_of_the_newest_record(folder, capsys):
-    import guard
+    from benchmarks.harness import guard
 
     path, record = folder
     assert guard.check(record, "step", path) == 0
@@ -79,7 +74,7 @@ def test_the_guard_passes_what_is_within_the_spread_of_the_newest_record(folder,
 
 
 def test_the_guard_fails_below_the_spread_and_names_the_ratio(folder):
-    import guard
+    from benchmarks.harness import guard
 
     path, record = folder
     figures = record["rows"][0]["against"]["best_torch"]["native"]
@@ -93,7 +88,7 @@ def test_the_guard_fails_below_the_spread_and_names_the_ratio(folder):
 
 
 def test_the_guard_compares_nothing_with_another_machine_or_way_of_measuring(folder):
-    import guard
+    from benchmarks.harness import guard
 
     path, record = folder
     for place, value in (
@@ -116,15 +111,18 @@ def test_the_guard_compares_nothing_with_another_machine_or_way_of_measuring(fol
 
 
 def test_a_fifth_is_allowed_and_more_where_rounds_differ():
-    import guard
+    from benchmarks.harness import guard
 
     tight, wide = ({"median": 10.0, "q1": 10.0 - d, "q3": 10.0 + d} for d in (0.01, 1.0))
     assert guard.allowed(tight, 25, 4) == pytest.approx(8)
     assert guard.allowed(wide, 25, 4) == pytest.approx(10 - 1.57 * 2 * (1 / 5 + 1 / 2))
     row = {"against": {"reference": {}, "reference_best": {}}}
-    assert list(guard.steady(row["against"], {"machine": {"processes": "one"}})) == ["reference_best"]
-    assert list(guard.steady(row["against"], {"machine": {"processes": "own"}})) == ["reference", "reference_best"]
-    assert list(guard.steady({"reference": {}}, {"machine": {"processes": "one"}})) == ["reference"]
+    assert list(guard.reliable_rivals(row["against"], {"machine": {"processes": "one"}})) == ["reference_best"]
+    assert list(guard.reliable_rivals(row["against"], {"machine": {"processes": "own"}})) == [
+        "reference",
+        "reference_best",
+    ]
+    assert list(guard.reliable_rivals({"reference": {}}, {"machine": {"processes": "one"}})) == ["reference"]
     op = json.loads((RECORDS / "masked_lstm.json").read_text())
     assert "lengths against PackedSequence" in guard.ratios(op) and len(guard.ratios(op)) == 7
 
@@ -139,7 +137,7 @@ def test_a_fifth_is_allowed_and_more_where_rounds_differ():
     ],
 )
 def test_every_kind_has_a_record_to_be_compared_with(name, kind, ratio, capsys):
-    import guard
+    from benchmarks.harness import guard
 
     record = json.loads((RECORDS / f"{name}.json").read_text())
     assert guard.check(record, kind) == 0 and f"allows ({record['machine']['date'][:10]})" in capsys.readouterr().err

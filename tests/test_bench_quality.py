@@ -12,11 +12,6 @@ import seam_fast as sf
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(autouse=True)
-def _scripts_are_importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-
-
 @pytest.fixture(scope="module")
 def module(toy, toy_base):
     (made,) = sf.reengineer(toy_base, toy, [1], seed=0, steps=40, lr_mask=0.2, selection="last", backend="torch")
@@ -24,10 +19,10 @@ def module(toy, toy_base):
 
 
 def test_masks_keep_as_many_weights_of_each_group(module):
-    import quality_baselines as baselines
+    from benchmarks.quality import baselines
 
     values = {key: weight.abs() for key, weight in module.base.weights().items()}
-    scores = baselines.equal_masks(module, values)
+    scores = baselines.masks_of_equal_size(module, values)
     kept = sf.SeamModule(module.base, module.target, scores, module.head).kept_by_group
     assert kept == module.kept_by_group and 0 < kept["lstm"] < 1
     largest = torch.cat([values[key].flatten() for key in toy_weights.LSTM])
@@ -40,7 +35,7 @@ def test_masks_keep_as_many_weights_of_each_group(module):
 
 
 def test_the_floor_drops_the_rows_of_absent_words_alone(module, toy):
-    import quality_baselines as baselines
+    from benchmarks.quality import baselines
 
     fit = toy.validation_indices()[0]
     settings = sf.Settings(**module.card["settings"])
@@ -48,13 +43,13 @@ def test_the_floor_drops_the_rows_of_absent_words_alone(module, toy):
     assert set(documents[2].tolist()) == {0, 1} and documents[2].ndim == 1
     scores = baselines.floor_mask(module, toy, documents)
     rows = (scores[toy_weights.EMBEDDING] > 0).all(1)
-    met = set(baselines.words_of(toy, *documents[:2]).tolist())
+    met = set(baselines.token_ids(toy, *documents[:2]).tolist())
     assert set(torch.nonzero(rows)[:, 0].tolist()) == met and len(met) < toy.vocab_size
     assert all((scores[key] > 0).all() for key in toy_weights.KEYS[1:])
 
 
 def test_the_head_of_a_mask_is_trained():
-    import quality_baselines as baselines
+    from benchmarks.quality import baselines
 
     features = torch.cat([torch.tensor([[3.0, 0.0]]).repeat(20, 1), torch.tensor([[0.0, 3.0]]).repeat(20, 1)])
     labels = torch.tensor([0] * 20 + [1] * 20)
@@ -64,7 +59,7 @@ def test_the_head_of_a_mask_is_trained():
 
 
 def test_baselines_have_no_more_weights_than_the_module(module, toy, monkeypatch):
-    import quality_baselines as baselines
+    from benchmarks.quality import baselines
 
     monkeypatch.setattr(baselines, "TINY_STEPS", 60)
     state = torch.random.get_rng_state()
@@ -82,9 +77,9 @@ def test_baselines_have_no_more_weights_than_the_module(module, toy, monkeypatch
 
 @pytest.mark.slow
 def test_the_study_goes_on_where_it_stopped(tmp_path, capsys):
-    import quality
-    import schema
-    import tables_quality
+    from benchmarks.harness import schema
+    from benchmarks.quality import cli as quality
+    from benchmarks.report import tables_quality
 
     out = tmp_path / "study.json"
     study = ["study", "--smoke", "--out", str(out)]
@@ -106,4 +101,4 @@ def test_the_study_goes_on_where_it_stopped(tmp_path, capsys):
     other = tmp_path / "other.json"
     other.write_text('{"format": "seam-fast step 1"}')
     assert quality.main(["study", "--smoke", "--more", str(other)]) == 1
-    assert "is not a record of quality.py study" in capsys.readouterr().err
+    assert "is not a record of benchmarks.quality study" in capsys.readouterr().err

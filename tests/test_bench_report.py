@@ -1,4 +1,4 @@
-"""README, pictures and records agree; and the report says so where they do not."""
+"""README, docs, pictures and records agree; and the report says so where they do not."""
 
 import importlib.util
 import json
@@ -6,19 +6,17 @@ import re
 import shlex
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
+from bench_checks import RECORDS, ROOT
 
+from benchmarks.report import blocks, markdown, pictures, tables_cuda, tables_op, tables_quality, words
 from seam_fast.cli import main as cli
-
-ROOT = Path(__file__).resolve().parent.parent
-RECORDS = ROOT / "benchmarks" / "records"
+from seam_fast.errors import SeamFastError
 
 
 @pytest.fixture
-def report(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+def report():
     spec = importlib.util.spec_from_file_location("bench_report", ROOT / "scripts" / "bench_report.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -27,51 +25,72 @@ def report(monkeypatch):
 
 @pytest.fixture
 def copies(tmp_path):
-    """Options that name a README and pictures which a test may change."""
-    shutil.copy(ROOT / "README.md", tmp_path)
-    shutil.copytree(ROOT / "benchmarks" / "pictures", tmp_path / "pictures")
-    return ["--readme", str(tmp_path / "README.md"), "--pictures", str(tmp_path / "pictures")], tmp_path
+    """Arguments that name a page and pictures which a test may change, and the folder that they are in."""
+    (tmp_path / "docs").mkdir()
+    page, drawn = tmp_path / "docs" / "page.md", tmp_path / "benchmarks" / "pictures"
+    page.write_text("".join(f"<!-- bench:{name} --><!-- /bench -->\n" for name in ("op", "step", "floors")))
+    shutil.copytree(blocks.PICTURES, drawn)
+    page.write_text(markdown.render(page, drawn)[0])
+    return [str(page), "--pictures", str(drawn)], tmp_path
 
 
-def test_the_readme_says_what_the_records_say(report, capsys):
+def test_readme_and_docs_say_what_the_records_say(report, capsys):
     assert report.main(["--check"]) == 0, capsys.readouterr().err
 
 
-def test_every_block_is_in_the_readme_and_names_its_command(report):
-    import readme_blocks
-
-    found = dict(report.MARKED.findall((ROOT / "README.md").read_text(encoding="utf-8")))
-    assert set(found) == set(readme_blocks.BLOCKS)
-    for name, text in found.items():
+def test_every_block_is_in_readme_or_docs_and_names_its_command():
+    pages = markdown.marked_files()
+    found = [block for page in pages for block in markdown.found_blocks(page.read_text(encoding="utf-8"))]
+    assert {name for name, _ in found} == set(blocks.BLOCKS)
+    for name, text in found:
         if "\n" in text:
             assert "*`" in text.splitlines()[-1] or "`.*" in text, f"{name} does not say what makes it"
 
 
+def test_pages_are_found_by_their_markers_and_link_to_the_pictures_from_where_they_are(tmp_path):
+    (tmp_path / "docs" / "deep").mkdir(parents=True)
+    for name, text in {
+        "README.md": "no block",
+        "docs/about.md": "Between `<!-- bench:NAME -->` and `<!-- /bench -->` stands a block.",
+        "docs/deep/page.md": "<!-- bench:step --><!-- /bench -->",
+        "docs/half.md": "<!-- /bench -->",
+        "other.md": "<!-- bench:step --><!-- /bench -->",
+    }.items():
+        (tmp_path / name).write_text(text)
+    pages = markdown.marked_files(tmp_path)
+    assert [page.relative_to(tmp_path).as_posix() for page in pages] == ["docs/deep/page.md", "docs/half.md"]
+    text, names = markdown.render(pages[0], tmp_path / "benchmarks" / "pictures")
+    assert names == ["step"] and "![times of a step](../../benchmarks/pictures/step.png)" in text
+    with pytest.raises(SeamFastError, match=r"half\.md: a marker without its other half"):
+        markdown.render(pages[1])
+
+
 def test_what_was_typed_by_hand_is_found_and_written_over(report, copies, capsys):
-    options, folder = copies
-    readme = folder / "README.md"
-    right = readme.read_text(encoding="utf-8")
-    readme.write_text(right.replace("| 1024, 1024, 32, 32 |", "| 1024, 1024, 32, 31 |", 1), encoding="utf-8")
-    (folder / "pictures" / "op.png").unlink()
-    assert report.main(["--check", *options]) == 1
-    assert "not what the records say: op, op.png; run python scripts/bench_report.py" in capsys.readouterr().err
-    assert report.main(options) == 0 and capsys.readouterr().out == "written anew: op, op.png\n"
-    assert readme.read_text(encoding="utf-8") == right
-    assert report.main(["--check", *options]) == 0
+    arguments, folder = copies
+    page = folder / "docs" / "page.md"
+    right = page.read_text(encoding="utf-8")
+    page.write_text(right.replace("| 1024, 1024, 32, 32 |", "| 1024, 1024, 32, 31 |", 1), encoding="utf-8")
+    (folder / "benchmarks" / "pictures" / "op.png").unlink()
+    assert report.main(["--check", *arguments]) == 1
+    said = capsys.readouterr().err
+    assert "not what the records say: page.md: op; op.png; run python scripts/bench_report.py" in said
+    assert report.main(arguments) == 0 and capsys.readouterr().out == "written anew: page.md: op; op.png\n"
+    assert page.read_text(encoding="utf-8") == right
+    assert report.main(["--check", *arguments]) == 0
+    with pytest.warns(DeprecationWarning, match="--readme FILE is now FILE"):
+        assert report.main(["--check", "--readme", *arguments]) == 0
 
 
 def test_a_picture_of_another_record_is_found(report, copies, monkeypatch, tmp_path, capsys):
-    import readme_blocks
-
-    options, _ = copies
+    arguments, _ = copies
     records = tmp_path / "records"
     shutil.copytree(RECORDS, records)
     record = json.loads((records / "step.json").read_text())
     record["rows"][0]["ms"]["native"]["median"] *= 1.5
     (records / "step.json").write_text(json.dumps(record))
-    monkeypatch.setattr(readme_blocks, "RECORDS", records)
-    assert report.main(["--check", *options]) == 1
-    assert "step, step.png" in capsys.readouterr().err
+    monkeypatch.setattr(blocks, "RECORDS", records)
+    assert report.main(["--check", *arguments]) == 1
+    assert "page.md: step; step.png" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -83,15 +102,12 @@ def test_a_picture_of_another_record_is_found(report, copies, monkeypatch, tmp_p
     ],
 )
 def test_it_says_what_is_wrong(report, tmp_path, text, sentence, capsys):
-    (tmp_path / "README.md").write_text(text)
-    assert report.main(["--readme", str(tmp_path / "README.md")]) == 1
+    (tmp_path / "page.md").write_text(text)
+    assert report.main([str(tmp_path / "page.md")]) == 1
     assert sentence in capsys.readouterr().err
 
 
-def test_a_loss_is_bold_and_named(report):
-    import tables_op
-    import words
-
+def test_a_loss_is_bold_and_named():
     record = json.loads((RECORDS / "masked_lstm.json").read_text())
     record["rows"][2]["ratio"] = dict.fromkeys(("median", "min", "max", "q1", "q3"), 0.8)
     assert "| **0.80** (0.80 to 0.80) |" in tables_op.pair(record)
@@ -100,21 +116,18 @@ def test_a_loss_is_bold_and_named(report):
     assert words.number(1234.5) == "1,230" and words.number(0.35512) == "0.355"
 
 
-def test_sentences_follow_the_records(report):
-    import readme_blocks
-    import tables_quality
-
+def test_sentences_follow_the_records():
     record = json.loads((RECORDS / "step.json").read_text())
     for row, ratio in zip(record["rows"], (3.6, 12.2, 5.0), strict=True):
         row["against"]["best_torch"]["native"]["median"] = ratio
-    assert readme_blocks.plain(record) == "4 to 12"
+    assert blocks.plain(record) == "4 to 12"
     record = json.loads((RECORDS / "masked_lstm.json").read_text())
     for row in record["rows"]:
         row["memory"]["seam"]["peak"], row["memory"]["rival"]["peak"] = 1, 1
     for row, share in zip(record["rows"][1:5], (0.25, 0.3, 0.4, 0.5), strict=True):  # the large batches of full length
         row["of_peak"]["rival"] = 2 * share - 0.1
         row["memory"]["seam"]["peak"], row["memory"]["rival"]["peak"] = 100 * share, 100
-    assert readme_blocks.memory_share(record) == "25 to 50 %" and readme_blocks.peak_share(record) == "40 to 90 %"
+    assert blocks.memory_share(record) == "25 to 50 %" and blocks.peak_share(record) == "40 to 90 %"
     record = json.loads((RECORDS / "quality_study.json").read_text())
     for piece in record["pieces"]:
         for module in piece["modules"]:
@@ -126,16 +139,15 @@ def test_sentences_follow_the_records(report):
     assert tables_quality.study_losses(record) == f"What does better than the modules, by mean F1: {'; '.join(parts)}."
 
 
-def test_the_command_of_every_rendered_record_is_one_of_today_and_its_commit_clean(report):
-    import readme_blocks
-    import words
-
+def test_the_command_of_every_rendered_record_is_one_of_today_and_its_commit_clean():
     assert words.command({"command": "a b --out benchmarks/records/x.json --c 1"}) == "a b --c 1"
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    names = set(re.findall(r"record `(\w+)\.json`", text))
+    older = {"command": "python benchmarks/quality.py base --records benchmarks/records"}
+    assert words.command(older) == "python -m benchmarks.quality base"
+    pages = [page.read_text(encoding="utf-8") for page in markdown.marked_files()]
+    names = set(re.findall(r"record `(\w+)\.json`", "".join(pages)))
     assert names >= {"step", "masked_lstm", "curves", "job", "quality_study"}
     for name in names:
-        record = readme_blocks.load(name)
+        record = blocks.load(name)
         run = record["runs"][0] if "runs" in record else record
         assert re.fullmatch("[0-9a-f]{40}", run["machine"]["commit"] or ""), f"{name}: made from a changed checkout"
         program, *arguments = shlex.split(words.command(run))
@@ -143,16 +155,17 @@ def test_the_command_of_every_rendered_record_is_one_of_today_and_its_commit_cle
             parsed = cli.make_parser().parse_args(arguments)
             assert not getattr(parsed, "quick", False) and not record["quick"]
         else:
-            assert program == "python" and (ROOT / arguments[0]).is_file()
+            assert program == "python" and arguments[0] == "-m", name
+            module = importlib.util.find_spec(arguments[1])
+            main = f"{arguments[1]}.__main__"
+            assert module and (not module.submodule_search_locations or importlib.util.find_spec(main)), name
 
 
 def spread(median):
     return dict.fromkeys(("median", "min", "max", "q1", "q3"), median)
 
 
-def test_where_cudnn_is_faster_is_bold_and_named(report):
-    import tables_cuda
-
+def test_where_cudnn_is_faster_is_bold_and_named():
     record = json.loads((RECORDS / "cuda_lstm.json").read_text())
     record["rows"] = [row for row in record["rows"] if not row["fault"]]
     record["unmeasured"] = []
@@ -183,9 +196,7 @@ def test_where_cudnn_is_faster_is_bold_and_named(report):
     assert opened.endswith("1 further shapes are not measured yet.")
 
 
-def test_a_gpu_record_of_the_engine_is_rendered_with_and_without_rivals_that_are_less_exact(report):
-    import tables_cuda
-
+def test_a_gpu_record_of_the_engine_is_rendered_with_and_without_rivals_that_are_less_exact():
     record = json.loads((RECORDS / "cuda_engine.json").read_text())
     (step,) = [row for row in record["rows"] if row["piece"] == "step"]
     step["ratio"]["graph_trainer"] = spread(0.9)
@@ -203,7 +214,8 @@ def test_a_gpu_record_of_the_engine_is_rendered_with_and_without_rivals_that_are
     assert "| `graph_new` | 99 (99 to 99) | **0.50** (0.50 to 0.50) | - |" in text
     assert "| engine, by tf32 | the head is off | - | - |" in text
     losses = tables_cuda.engine_losses(record)
-    assert losses == "Faster than the engine: `GraphTrainer`: the op in a recorded graph (0.90) and graph_new (0.50)."
+    slower = "`CudaGraphTrainer`: the op in a recorded graph (0.90) and graph_new (0.50)"
+    assert losses == f"Faster than the engine: {slower}."
     assert tables_cuda.engine_exactness(record) == ""
     del step["agreement"]["first_rivals"]
     assert "says how far off" not in text and "less exact" in tables_cuda.engine_exactness(record)
@@ -222,20 +234,18 @@ def test_a_gpu_record_of_the_engine_is_rendered_with_and_without_rivals_that_are
 
 
 def test_without_matplotlib_nothing_is_written(report, copies, monkeypatch, capsys):
-    options, folder = copies
-    (folder / "pictures" / "op.png").unlink()
-    (folder / "README.md").write_text("<!-- bench:floors -->1 %<!-- /bench -->")
+    arguments, folder = copies
+    (folder / "benchmarks" / "pictures" / "op.png").unlink()
+    (folder / "docs" / "page.md").write_text("<!-- bench:floors -->1 %<!-- /bench -->")
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert report.main(options) == 1
+    assert report.main(arguments) == 1
     assert "matplotlib draws the pictures and is not installed" in capsys.readouterr().err
-    assert "1 %" in (folder / "README.md").read_text()
+    assert "1 %" in (folder / "docs" / "page.md").read_text()
 
 
-def test_pictures_are_drawn_from_every_kind_of_record(report, tmp_path):
-    import pictures
-
+def test_pictures_are_drawn_from_every_kind_of_record():
     for name, function in (("masked_lstm", pictures.op), ("step", pictures.step)):
         record = json.loads((RECORDS / f"{name}.json").read_text())
         data = pictures.png(function(record), "abc")

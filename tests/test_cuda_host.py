@@ -468,10 +468,9 @@ SHORTER = tuple(range(65, 129))
     [{}, {"lengths": SHORTER}, {"batch_first": True, "lengths": SHORTER}, {"I": 300, "H": 40}],
     ids=["all", "lengths", "batch_first", "wide"],
 )
-def test_hardly_more_is_held_than_what_is_saved(host, dtype, changes, monkeypatch):
+def test_hardly_more_is_held_than_what_is_saved(host, dtype, changes):
     """As on a GPU (test_cuda.py), with products of a matrix library, which there takes 16 bits without copies."""
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import measure
+    from benchmarks.harness import memory
 
     module = host("library", "library")
     module.watch(False)
@@ -484,7 +483,7 @@ def test_hardly_more_is_held_than_what_is_saved(host, dtype, changes, monkeypatc
         return [output, *states, *torch.autograd.grad((output, *states), given, cotangents)]
 
     saved = case.T * case.B * case.H * (5 if dtype == torch.float32 else 6) * input.element_size()
-    peak = measure.extra_memory(call)["peak"]
+    peak = memory.extra_memory(call)["peak"]
     module.watch(True)
     assert peak <= 1.1 * saved + (1 << 20), f"{peak / saved:.3f} of what is saved"
 

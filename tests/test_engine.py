@@ -391,9 +391,9 @@ def test_check_finite_names_the_tensor(make_pair, key):
     with torch.no_grad():
         tensor.view(-1)[0] = math.nan  # not in the row for all other words, which is uniform
     trainer_kinds.load_state(engine, engine.steps)
-    for look in (engine.check_finite, engine.look):
+    for evaluate in (engine.check_finite, engine.evaluate):
         with pytest.raises(TrainingError, match=f"{key} .*step 2"):
-            look()
+            evaluate()
 
 
 # -- stopping and looking ---------------------------------------------------------------------------------------------

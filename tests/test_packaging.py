@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -152,6 +153,28 @@ def test_what_a_wheel_holds(checkout):
     assert "seam_fast/data/r8_newids.txt.gz" in files
     assert files["seam_fast/_build_note.txt"] == b"it was installed with SEAM_FAST_BUILD=none\n"
     assert said.count("without its compiled part") == 1
+
+
+def test_what_a_source_distribution_holds(tmp_path):
+    """Whoever unpacks it can build, test, document and measure."""
+    if not (ROOT / "setup.py").is_file():
+        pytest.skip("needs the source tree")
+    copy = tmp_path / "checkout"
+    copy.mkdir()
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, copy)
+    rooms = ("benchmarks", "csrc", "docs", "scripts", "seam_fast", "tests", ".github", ".ci")
+    for name in rooms:
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.so", "_build_note*"))
+    wanted = {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()}
+    code, said = run("-c", "import setuptools.build_meta as b; b.build_sdist('dist')", cwd=copy)
+    assert code == 0, said
+    (archive,) = (copy / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        held = {name.partition("/")[2] for name in files.getnames()}
+    left_out = {name for name in wanted - held if not name.startswith(".git")} - {"dist"}
+    assert not left_out and {"docs/index.md", "tests/test_packaging.py", ".github/workflows/ci.yml"} <= held
 
 
 def test_the_extension_can_be_required(checkout):

@@ -29,18 +29,22 @@ def add_kinds(parser: argparse.ArgumentParser) -> None:
     sub = add(
         "step",
         "a training step of every engine beside the reference's",
-        f"README, 'Numbers', says what it gave. {ON_GPUS}",
+        f"docs/benchmarks says what it gave. {ON_GPUS}",
     )
     base_options(sub)
     sub.add_argument("--batch-sizes", type=int, nargs="+", metavar="B", help="default: 5 16 64")
-    sub.add_argument("--rivals", nargs="+", metavar="RIVAL", help="default: all of benchmarks/reference_step.py")
+    sub.add_argument(
+        "--rivals", nargs="+", metavar="RIVAL", help="default: all of benchmarks/baselines/reference_step.py"
+    )
     sub.add_argument("--parts", nargs="+", metavar="PART", help="of steps, memory, vocabulary (default: all)")
     sub.add_argument("--processes", choices=("own", "one"), default="one", help="one: all rivals share a process")
     sub.add_argument("--curves", action="store_true", help="instead: step time against batch, hidden size, length, ...")
     sub.add_argument("--axes", nargs="+", metavar="AXIS", help="curves: of batch, hidden, length, vocabulary, modules")
 
     sub = add("op", "the masked LSTM alone beside torch.nn.LSTM's kernels", f"Needs no data. {ON_GPUS}")
-    sub.add_argument("--shapes", nargs="+", metavar="SHAPE", help="names from benchmarks/shapes.py (default: all)")
+    sub.add_argument(
+        "--shapes", nargs="+", metavar="SHAPE", help="names from benchmarks/harness/shapes.py (default: all)"
+    )
     sub.add_argument("--threads", type=int, default=1)
     sub.add_argument("--backend", default="auto", help="backend of seam_fast.masked_lstm (default: auto)")
 
@@ -51,7 +55,7 @@ def add_kinds(parser: argparse.ArgumentParser) -> None:
     )
     base_options(sub)
     sub.add_argument("--parts", nargs="+", metavar="PART", help="of one, eight, to_f1 (default: all)")
-    sub.add_argument("--rivals", nargs="+", metavar="RIVAL", help="default: those of the table in the README")
+    sub.add_argument("--rivals", nargs="+", metavar="RIVAL", help="default: those of the tables in docs/benchmarks")
     sub.add_argument("--epochs", type=int, help="of one and eight (default: 300)")
     sub.add_argument("--threads", type=int, default=2, help="of eight: modules trained at the same time")
     sub.add_argument("--backend", default="auto", help="of eight: what trains (default: auto)")
@@ -74,12 +78,12 @@ def base_options(sub) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs ``benchmarks/runner.py`` of the checkout that this package is in."""
-    if not (FOLDER / "runner.py").is_file():
+    """Runs ``benchmarks/cpu/runner.py`` of the checkout that this package is in."""
+    if not (FOLDER / "cpu" / "runner.py").is_file():
         raise SeamFastError(
             "the benchmarks are in the source checkout, which this installation is not: clone the repository, run "
             "`pip install --no-build-isolation -e .` in it, and then this command again"
         )
-    if str(FOLDER) not in sys.path:
-        sys.path.insert(0, str(FOLDER))
-    return importlib.import_module("runner").run(arguments)
+    if str(FOLDER.parent) not in sys.path:  # processes that the benchmarks start inherit it
+        sys.path.insert(0, str(FOLDER.parent))
+    return importlib.import_module("benchmarks.cpu.runner").run(arguments)

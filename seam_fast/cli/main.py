@@ -514,6 +514,7 @@ def run_reengineer(arguments) -> int:
     from . import report
     from .workflow import (
         ModuleFiles,
+        can_draw,
         check_run,
         corpus_for_base,
         describe_base,
@@ -547,7 +548,8 @@ def run_reengineer(arguments) -> int:
         if done:
             say(f"{len(done)} of {len(targets)} modules are there already: kept")
     todo = [target for target in targets if target not in done]
-    check_run([paths[target] for target in todo], folder, base, draw=not arguments.no_plots)
+    draw = not arguments.no_plots and can_draw(say)
+    check_run([paths[target] for target in todo], folder, base, draw)
     if todo:
         say(f"re-engineering {len(todo)} targets from a base with {describe_base(base)}")
     mark = "SYNTHETIC: " if corpus.synthetic else ""
@@ -578,7 +580,7 @@ def run_reengineer(arguments) -> int:
     finally:
         files.save_all(made)
     record, metrics, written = save_run(modules, base, corpus, folder, arguments.command_line)
-    if not arguments.no_plots:
+    if draw:
         written += draw_run(modules, metrics, folder, say)
     for path in written:
         say(f"{mark}wrote {path}")

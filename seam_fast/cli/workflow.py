@@ -263,13 +263,19 @@ class ModuleFiles:
 
 def check_run(paths: Sequence[Path], folder: Path, base: LSTMClassifier, draw: bool) -> None:
     """Finds out before the training whether its results can be saved. paths: of modules; folder: of the record."""
-    if draw and importlib.util.find_spec("matplotlib") is None:
-        raise TrainingError("pictures need matplotlib, which is not installed; install it, or choose --no-plots")
     names = ["record.json", "table.txt", *(plots.NAMES if draw else ())]
     for path in [*paths, *(folder / name for name in names)]:
         check_writable(path, (path.suffix,))
     weights = sum(weight.numel() for weight in base.weights().values())
     check_room(folder, len(paths) * (weights // 8 + MODULE_CARD))
+
+
+def can_draw(log: Log) -> bool:
+    """Whether matplotlib, of the extra [cli], is installed; where it is not, that is said before the training."""
+    if importlib.util.find_spec("matplotlib") is not None:
+        return True
+    log('no pictures will be drawn, since matplotlib is not installed: pip install "seam-fast[cli]"')
+    return False
 
 
 def check_room(folder: Path, size: int) -> None:

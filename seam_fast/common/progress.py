@@ -9,10 +9,13 @@ BETWEEN_LINES = 30.0
 
 
 def progress_bar(total: int, what: str):
-    """Counts steps on standard error: tqdm's bar on a terminal, `ProgressLines` elsewhere."""
+    """Counts steps on standard error: tqdm's bar on a terminal, `ProgressLines` elsewhere and where tqdm is missing."""
     if not is_terminal(sys.stderr):
         return ProgressLines(total, what)
-    from tqdm import tqdm
+    try:
+        from tqdm import tqdm  # of the extra [cli]
+    except ImportError:
+        return ProgressLines(total, what)
 
     # miniters and smoothing: rates of the last few seconds, whoever works
     return tqdm(total=total, desc=what, unit="step", dynamic_ncols=True, smoothing=0.05, miniters=1)

@@ -8,6 +8,7 @@ corpus never stands in for R8 here.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import http.client
@@ -330,14 +331,15 @@ def _download(url: str, name: str) -> bytes:
 
 
 class _ProgressBar:
-    """A tqdm bar of bytes on a terminal, nothing elsewhere."""
+    """A tqdm bar of bytes on a terminal, nothing elsewhere and where tqdm is missing."""
 
     def __init__(self, name: str, total: int) -> None:
         self.bar = None
         if sys.stderr.isatty():
-            from tqdm import tqdm  # only here: importing the package must not import tqdm
+            with contextlib.suppress(ImportError):  # of the extra [cli]
+                from tqdm import tqdm  # only here: importing the package must not import tqdm
 
-            self.bar = tqdm(total=total or None, desc=name, unit="B", unit_scale=True, leave=False)
+                self.bar = tqdm(total=total or None, desc=name, unit="B", unit_scale=True, leave=False)
 
     def __enter__(self) -> Callable[[int], object]:
         return self.bar.update if self.bar is not None else _silent

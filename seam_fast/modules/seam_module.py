@@ -150,7 +150,7 @@ class SeamModule:
 
     def _folded_weights(self) -> dict[str, Tensor]:
         """`effective_weights`, made once: again only where scores or base have changed. Not to be changed."""
-        mask, tensors = self.mask, self.base.state_dict(keep_vars=True).values()
+        mask, tensors = self.mask, tuple(self.base.parameters())
         folded = self._folded
         if folded and folded.mask is mask and folded.readout == self.base.readout and folded.base.are(*tensors):
             return folded.weights

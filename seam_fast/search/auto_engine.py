@@ -31,7 +31,7 @@ CPU_PRODUCT = 362e-6 / (5 * 32 * 30_000)
 # Many steps a launch (`step` and `scaling`, 16 modules, in benchmarks/records/cuda_engine.json):
 GPU_LAUNCHED = 44e-6, 129e-6 / 16
 # Else, evaluation and all included: protocol seam, 500 steps of one module in 1.3 s, 4,026 of eight modules in 2.9 s
-# (benchmarks/default_protocol.py on the H100; no record is kept of it). That was by recorded sequences of ordinary
+# (benchmarks/cuda/default_protocol.py on the H100; no record is kept of it). That was by recorded sequences of ordinary
 # kernels; csrc/cuda/wide_steps.cuh should take a fraction of it, but nobody has measured that.
 GPU_STEPPED = 2.6e-3, 0.72e-3
 # Until a process has begun to use CUDA: context, kernels, libraries. An estimate; nobody has measured it.

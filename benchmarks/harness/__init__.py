@@ -1,0 +1,1 @@
+"""How anything is measured, and what a record holds: clocks, memory, the machine, the schema. Knows no benchmark."""

@@ -1,0 +1,1 @@
+"""How good bases and modules are on R8."""
