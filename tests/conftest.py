@@ -24,6 +24,8 @@ def pytest_configure(config):
     """Where the compiled part is required, tests of the fallback must not pass for tests of the kernels."""
     # Invented documents are few and alike, and the warnings about that are many; tests of them see them all the same.
     config.addinivalue_line("filterwarnings", "ignore::seam_fast.errors.DataWarning")
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which share the cores
+        torch.set_num_threads(1)
     if os.environ.get("SEAM_FAST_REQUIRE_EXT", "") in ("", "0"):
         return
     from seam_fast import _ext

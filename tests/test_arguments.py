@@ -5,15 +5,13 @@ import fractions
 import importlib.util
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from support import toy_weights
+from support.scripts import load_script
 from support.toy_data import write_corpus
-from test_cli import ROOT
 
 from seam_fast import (
     DataError,
@@ -400,11 +398,7 @@ def test_a_budget_in_steps_is_obeyed_under_either_protocol():
 
 
 def script():
-    path = ROOT / "scripts" / "model_reengineering.py"
-    spec = importlib.util.spec_from_file_location("model_reengineering", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("model_reengineering")
 
 
 def test_values_that_are_given_join_the_grid():
@@ -415,15 +409,13 @@ def test_values_that_are_given_join_the_grid():
     ]
 
 
-def test_flags_of_the_reference_are_refused_before_a_base_is_trained(tmp_path):
+def test_flags_of_the_reference_are_refused_before_a_base_is_trained(tmp_path, monkeypatch, capsys):
     write_corpus(tmp_path, "tiny")
+    monkeypatch.chdir(tmp_path)
     refused = (["--seed", str(HUGE)], "seed is"), (["--lr_mask", "nan"], "--lr-mask is nan")
     for flags, sentence in (*refused, (["--key-map", "lstm=rnn"], "--key-map has no effect where no base is at data")):
-        command = [sys.executable, str(ROOT / "scripts" / "model_reengineering.py"), "--target_class", "1", *flags]
-        done = subprocess.run(
-            [*command, "--dataset", "tiny", "--data-dir", "."], cwd=tmp_path, capture_output=True, text=True
-        )
-        assert done.returncode == 1 and done.stderr.startswith(f"model_reengineering: error: {sentence}"), done.stderr
+        assert script().main(["--target_class", "1", *flags, "--dataset", "tiny", "--data-dir", "."]) == 1
+        assert capsys.readouterr().err.startswith(f"model_reengineering: error: {sentence}")
         assert not (tmp_path / "data").exists()
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, safe_open
 from support import agreement, trainer_kinds
 
-from seam_fast import LSTMClassifier, SeamModule
+from seam_fast import LSTMClassifier, SeamModule, _ext
 from seam_fast.classifier import reference_model
 from seam_fast.classifier.state_keys import EMBEDDING, HEAD_KEYS, WEIGHT_KEYS
 from seam_fast.training import reference_step
@@ -128,10 +128,9 @@ class CompactGolden(Golden):
         return {key: weight.float() for key, weight in self.weights.items()}, tuple(part.float() for part in self.head)
 
 
-@pytest.mark.parametrize("kind", trainer_kinds.TRAINERS)
 @pytest.mark.parametrize("schedule", ["port", "seam"])
-def test_float32_steps_are_as_good_as_plain_pytorch(golden_dir, schedule, kind):
-    """Each of the 60 steps begins at the float64 state: the engine may err twice as much as the float32 Stepper does.
+def test_float32_steps_are_as_good_as_plain_pytorch(golden_dir, schedule):
+    """Each of the 60 steps begins at the float64 state: a trainer may err twice as much as the float32 Stepper does.
 
     To that comes one rounding of a score: eps times the largest one, since no score is held more exactly. The loss, a
     number near 1 after 32 time steps and from logits some times as large, is allowed sixteen.
@@ -139,14 +138,18 @@ def test_float32_steps_are_as_good_as_plain_pytorch(golden_dir, schedule, kind):
     golden = CompactGolden(golden_dir, schedule)
     exact, eps = golden.make("stepper"), torch.finfo(torch.float32).eps
     weights, head = golden.single()
+    words = torch.arange(len(golden.rows))
+    kinds = trainer_kinds.TRAINERS if _ext.has_ext() else ("torch",)  # side by side: the truth is worked out once
     for step in range(60):
         stepper = reference_step.Stepper(weights, head, **golden.options)
-        engine = trainer_kinds.make_trainer(kind, weights, head, torch.arange(len(golden.rows)), **golden.options)
-        for other in (stepper, engine):
+        engines = [trainer_kinds.make_trainer(kind, weights, head, words, **golden.options) for kind in kinds]
+        for other in (stepper, *engines):
             trainer_kinds.put_state(exact, other, step, min(step, golden.head_only))
-        wanted, theirs, ours = (golden.advance(each, step)[0] for each in (exact, stepper, engine))
-        assert abs(ours - wanted) <= 2 * abs(theirs - wanted) + 16 * eps * max(1, wanted), f"loss of step {step}"
-        agreement.assert_as_good(exact, stepper, engine, f"step {step}")
+        wanted, theirs, *ours = (golden.advance(each, step)[0] for each in (exact, stepper, *engines))
+        for kind, engine, loss in zip(kinds, engines, ours, strict=True):
+            where = f"step {step} of {kind}"
+            assert abs(loss - wanted) <= 2 * abs(theirs - wanted) + 16 * eps * max(1, wanted), f"loss of {where}"
+            agreement.assert_as_good(exact, stepper, engine, where)
     for key in WEIGHT_KEYS[1:]:  # the compact run is the golden one
         torch.testing.assert_close(exact.scores[key].detach(), golden.tensors[f"step60.{key}_mask"], rtol=0, atol=1e-9)
     places = torch.searchsorted(golden.rows, golden.tensors["embedding_rows"].long())
