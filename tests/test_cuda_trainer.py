@@ -165,7 +165,7 @@ def test_steps_of_the_size_of_r8(kind, request):
 
 
 @needs_ext
-@pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
+@pytest.mark.parametrize("lazy_update", ["quadrature", "replay"])  # "off" has the bits of "replay", here and there
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
 def test_epochs_end_where_the_engine_of_the_cpu_ends(kind, unwatched, options, lazy_update):
     assert_near(train(f"{kind}-{lazy_update}", **options), train(f"native-{lazy_update}", **options))
@@ -176,8 +176,11 @@ def test_replay_is_dense_to_the_last_bit(kind, unwatched, clusters, options):
     assert_same_run(*(train(f"{kind}-{lazy_update}", **options) for lazy_update in ("replay", "off")))
 
 
-@pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
-@pytest.mark.parametrize("options", [{}, {"adopted": 1500, "batch_size": 3}], ids=str)
+@pytest.mark.parametrize(
+    ("options", "lazy_update"),
+    [*(({}, way) for way in trainer_kinds.LAZY_UPDATES), ({"adopted": 1500, "batch_size": 3}, "quadrature")],
+    ids=str,
+)
 def test_where_an_epoch_is_cut_into_launches_changes_nothing(kind, unwatched, monkeypatch, options, lazy_update):
     runs = []
     for at_once in (4096, 3, 1):
@@ -459,16 +462,25 @@ def pretend_cluster(host_module, blocks, tf32=False):
     host_module.pretend(4, True, tf32, blocks)
 
 
-@pytest.mark.parametrize("blocks", CLUSTERS[1:])  # the first is what the other tests have
-@pytest.mark.parametrize("case", SMALL[:10], ids=name_of)
+@pytest.mark.parametrize(  # the first size is what the other tests have; the others in turn
+    ("case", "blocks"), list(zip(SMALL[:10], CLUSTERS[1:] * 5, strict=True)), ids=[*map(name_of, SMALL[:10])]
+)
 def test_clusters_of_other_sizes(kind, host_module, case, blocks):
     pretend_cluster(host_module, blocks)
     check(kind, case)
 
 
-@pytest.mark.parametrize("tf32", [False, True])
 @pytest.mark.parametrize(
-    "options", [{}, {"readout": "last_word", "batch_size": 9}, {"sizes": (60, 8, 64, 3)}, WIDER], ids=str
+    ("options", "tf32"),
+    [
+        ({}, False),
+        ({"readout": "last_word", "batch_size": 9}, True),
+        ({"sizes": (60, 8, 64, 3)}, False),
+        ({"sizes": (60, 8, 64, 3)}, True),
+        (WIDER, False),
+        (WIDER, True),
+    ],
+    ids=str,
 )
 def test_the_size_of_a_cluster_changes_no_bit(kind, host_module, unwatched, options, tf32):
     """It is chosen by how many modules are trained at the same time, which must not show."""

@@ -1,7 +1,6 @@
 """Every trainer against the reference step, over tens of steps in float64, and against hand-written expectations."""
 
 import functools
-import itertools
 import math
 import threading
 
@@ -30,10 +29,18 @@ def state(engine):
 # -- the same as the Stepper ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("schedule", "penalty", "readout"),
-    list(itertools.product(("seam", "port", "joint"), ("global", "group"), ("last_position", "last_word"))),
-)
+# Every two of schedule, penalty and readout; hypothesis draws all three (test_native.py, test_cuda_trainer.py).
+PAIRS = [
+    ("seam", "global", "last_position"),
+    ("seam", "group", "last_word"),
+    ("port", "global", "last_word"),
+    ("port", "group", "last_position"),
+    ("joint", "global", "last_position"),
+    ("joint", "group", "last_word"),
+]
+
+
+@pytest.mark.parametrize(("schedule", "penalty", "readout"), PAIRS)
 def test_follows_the_reference_step(make_pair, schedule, penalty, readout):
     engine, stepper = make_pair(schedule=schedule, penalty=penalty, readout=readout)
     agreement.follow(

@@ -15,7 +15,9 @@ from support.lstm_cases import (
     assert_right,
     each_cpu_kernel,
     each_dtype,
+    each_implementation,
     each_kernel,
+    each_kernel_but_cudas,
     leaves,
     pre_masked,
     run,
@@ -41,8 +43,7 @@ def test_results_and_gradients(kernel, dtype, case):
     assert_right(case, dtype, kernel)
 
 
-@pytest.mark.slow
-@each_kernel
+@each_kernel_but_cudas  # which are tested at each size that they change at: test_cuda_host.py
 def test_a_large_one(kernel):
     assert_right(Case(T=8, B=33, I=130, H=257, D=2, lengths=(8,) * 11 + (3,) * 11 + (5,) * 11), torch.float32, kernel)
 
@@ -117,7 +118,7 @@ def test_all_scores_negative_forgets_everything(kernel, dtype):
         assert not output.any() and not states[0].any() and not states[1].any()
 
 
-@each_kernel
+@each_kernel_but_cudas  # for which test_results_and_gradients is the sharper one
 @pytest.mark.parametrize("lengths", [None, (3, 0, 2)])
 def test_gradients_are_those_of_differences(kernel, lengths):
     case = Case(T=3, B=3, I=2, H=3, D=2, lengths=lengths)
@@ -259,7 +260,7 @@ def test_strides_do_not_matter(kernel, dtype):
     assert_close(case, run(function, case, dtype, tensors, backend=kernel), dtype)
 
 
-@each_kernel
+@each_implementation
 def test_gradients_may_be_expanded_or_missing(kernel):
     case = Case(L=2, D=2)
     input, h_0, c_0, weights, scores, _ = case.tensors()
@@ -273,7 +274,7 @@ def test_gradients_may_be_expanded_or_missing(kernel):
         torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-13)
 
 
-@each_kernel
+@each_implementation
 def test_batch_first_is_the_other_way_round_and_copies_nothing(kernel):
     case = Case(T=5, B=4)
     input, h_0, c_0, weights, scores, _ = case.tensors()
@@ -283,7 +284,7 @@ def test_batch_first_is_the_other_way_round_and_copies_nothing(kernel):
     assert turned.is_contiguous() and turned.shape == (4, 5, 5)
 
 
-@each_kernel
+@each_implementation
 def test_a_sequence_without_a_batch(kernel):
     case = Case(T=5, B=1, L=2, D=2)
     input, h_0, c_0, weights, scores, _ = case.tensors()
@@ -297,7 +298,7 @@ def test_a_sequence_without_a_batch(kernel):
     torch.testing.assert_close((output, states), twin, rtol=0, atol=1e-14)
 
 
-@each_kernel
+@each_implementation
 def test_lengths_may_be_any_integers_and_full_ones_are_none(kernel):
     case = Case(T=4, B=3, lengths=(4, 1, 2))
     input, h_0, c_0, weights, scores, _ = case.tensors()
@@ -324,7 +325,7 @@ def test_a_batch_of_none(kernel, options):
     assert not any(grad.any() for grad in results["scores"] + results["weights"])
 
 
-@each_kernel
+@each_implementation
 def test_no_time_steps_are_refused_as_in_torch(kernel):
     _, h_0, c_0, weights, scores, _ = Case().tensors()
     for error in (ValueError, RuntimeError):
@@ -343,7 +344,7 @@ def test_half_precision_runs_in_plain_pytorch(dtype):
         assert float((results[name] - exact[name]).abs().max()) < limit
 
 
-@each_kernel
+@each_implementation
 def test_dropout_between_layers_is_torchs(kernel):
     case = Case(T=5, B=3, L=3, D=2)
     input, h_0, c_0, weights, scores, _ = case.tensors()
@@ -363,7 +364,7 @@ def test_dropout_between_layers_is_torchs(kernel):
     torch.testing.assert_close(found, twin, rtol=0, atol=1e-13)
 
 
-@each_kernel
+@each_implementation
 def test_one_tensor_in_several_places(kernel):
     """Tied biases, and one state for h_0 and c_0: the gradients add up."""
     grads = []
@@ -376,7 +377,7 @@ def test_one_tensor_in_several_places(kernel):
     torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-13)
 
 
-@each_kernel
+@each_implementation
 def test_lengths_may_be_overwritten_after_the_call(kernel):
     case = Case(lengths=(7, 0, 3, 5))
     input, h_0, c_0, weights, scores, cotangents = case.tensors()
@@ -429,7 +430,7 @@ def test_what_was_saved_may_come_back_in_another_layout():
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
-@each_kernel
+@each_implementation
 def test_a_negated_view_is_read_with_its_sign(kernel):
     input, h_0, c_0, weights, scores, _ = Case().tensors()
     wanted, _ = masked_lstm(-input, (-h_0, c_0), [-weights[0], *weights[1:]], scores, backend=kernel)
@@ -438,7 +439,7 @@ def test_a_negated_view_is_read_with_its_sign(kernel):
     assert torch.equal(found, wanted)
 
 
-@each_kernel
+@each_implementation
 def test_autocast_is_left_outside(kernel):
     case = Case(L=2, D=2)
     input, h_0, c_0, weights, scores, _ = case.tensors(torch.float32)
@@ -448,7 +449,7 @@ def test_autocast_is_left_outside(kernel):
     assert found.dtype == torch.float32 and torch.equal(found, wanted)
 
 
-@each_kernel
+@each_implementation
 def test_tangents_are_refused_rather_than_lost(kernel):
     input, h_0, c_0, weights, scores, _ = Case().tensors()
     with forward_ad.dual_level():
@@ -484,7 +485,7 @@ def test_nothing_is_computed_that_nobody_needs(kernel, needs):
         assert found is None if not need else torch.equal(found, wanted)
 
 
-@each_kernel
+@each_implementation
 def test_nothing_is_kept_where_nobody_can_ask(kernel):
     input, h_0, c_0, weights, scores, _ = Case().tensors()
     held = []
@@ -500,7 +501,7 @@ def test_nothing_is_kept_where_nobody_can_ask(kernel):
     assert input.grad is None and scores[1].grad is not None
 
 
-@each_kernel
+@each_implementation
 def test_a_graph_may_be_walked_twice(kernel):
     case = Case(L=2, lengths=(7, 2, 0, 4))
     input, h_0, c_0, weights, scores, cotangents = case.tensors(torch.float32)
@@ -511,7 +512,7 @@ def test_a_graph_may_be_walked_twice(kernel):
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
-@each_kernel
+@each_implementation
 def test_a_changed_output_or_weight_is_noticed(kernel):
     input, h_0, c_0, weights, scores, _ = Case().tensors()
     x = input.requires_grad_()
@@ -522,7 +523,7 @@ def test_a_changed_output_or_weight_is_noticed(kernel):
             output.sum().backward()
 
 
-@each_kernel
+@each_implementation
 def test_its_arguments_are_left_alone(kernel):
     case = Case(L=2, D=2, lengths=(7, 2, 0, 4))
     tensors = case.tensors()
@@ -549,7 +550,7 @@ def test_the_number_of_threads_changes_no_bit(kernel, case):
         torch.testing.assert_close(results[1:], results[:1] * 2, rtol=0, atol=0)
 
 
-@each_kernel
+@each_cpu_kernel
 @pytest.mark.parametrize("case", LARGE, ids=str)
 def test_large_layers_follow_the_float64_truth(kernel, case):
     for kept in (True, False):

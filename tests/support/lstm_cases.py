@@ -24,6 +24,9 @@ CPU_KERNELS = [f"cpu-{isa}" for isa in (_ext.C.isas() if _ext.C else ())]
 HOST_KERNELS = ["host-automatic", "host-library"]
 KERNELS = ["torch", *CPU_KERNELS, *HOST_KERNELS]
 each_kernel = pytest.mark.parametrize("kernel", KERNELS, indirect=True)
+# Arguments, autograd and transforms: what all instruction sets have in common, and all kernels of the CUDA op.
+each_implementation = pytest.mark.parametrize("kernel", ["torch", *CPU_KERNELS[-1:], "host-automatic"], indirect=True)
+each_kernel_but_cudas = pytest.mark.parametrize("kernel", ["torch", *CPU_KERNELS], indirect=True)
 each_cpu_kernel = pytest.mark.parametrize("kernel", CPU_KERNELS, indirect=True)
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
