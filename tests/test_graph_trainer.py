@@ -3,7 +3,6 @@ CUDA graph that replays it.
 """
 
 import gc
-import itertools
 import math
 import threading
 import types
@@ -107,9 +106,16 @@ def test_follows_the_reference_step_for_every_shape(shape, readout, backend):
     assert engine.steps == 28
 
 
-@pytest.mark.parametrize("labels", ["hard", "weighted", "shares"])
-@pytest.mark.parametrize("schedule", ["seam", "port", "joint"])
-@pytest.mark.parametrize(("shape", "readout"), list(itertools.product(SHAPES, ["last_position", "last_word"])))
+READOUTS = ("last_position", "last_word")
+# Every two of the four values.
+PLAIN = [
+    (shape, READOUTS[(i + j) % 2], schedule, ("hard", "weighted", "shares")[(i + j) % 3])
+    for i, shape in enumerate(SHAPES)
+    for j, schedule in enumerate(("seam", "port", "joint"))
+]
+
+
+@pytest.mark.parametrize(("shape", "readout", "schedule", "labels"), PLAIN)
 def test_agrees_with_plain_pytorch(shape, readout, schedule, labels):
     """Epochs of many sizes: the last batch smaller, one batch larger than the documents, none at all, falling rates."""
     options = {"schedule": schedule, "readout": readout, "target_weight": 3.0 if labels == "weighted" else 1.0}
@@ -346,9 +352,15 @@ def test_constants_that_change_nothing_do_change_nothing():
 # -- nothing crosses ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
-@pytest.mark.parametrize("head_only", [False, True])
-@pytest.mark.parametrize(("shape", "readout"), list(itertools.product(SHAPES, ["last_position", "last_word"])))
+# Every two of the four values.
+SEQUENCES = [
+    (shape, readout, (i // 2 + j) % 2 == 1, ("auto", "torch")[(i + j) % 2])
+    for i, shape in enumerate(SHAPES)
+    for j, readout in enumerate(READOUTS)
+]
+
+
+@pytest.mark.parametrize(("shape", "readout", "head_only", "backend"), SEQUENCES)
 def test_every_step_is_the_same_sequence_and_waits_for_nothing(monkeypatch, shape, readout, head_only, backend):
     """Also the smaller last one, and one in which something is not finite."""
     engine = deep(shape, readout=readout, backend=backend, schedule="seam")
