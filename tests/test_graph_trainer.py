@@ -67,7 +67,7 @@ SHAPES = ((1, False), *toy_weights.DEEP)
 
 @pytest.fixture
 def make():
-    return CudaGraphTrainer
+    return functools.partial(trainer_kinds.build, CudaGraphTrainer)
 
 
 @pytest.fixture(autouse=True)
