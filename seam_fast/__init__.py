@@ -10,7 +10,8 @@ from . import _moved
 from ._ext import build_info, has_cuda, has_ext
 from ._version import __version__
 from .backend import backends
-from .classifier.model import LSTMClassifier, evaluate_classifier
+from .classifier.evaluate import evaluate_classifier
+from .classifier.model import LSTMClassifier
 from .classifier.training import train_classifier
 from .common import deprecation as _deprecation
 from .data.corpus import Corpus, CorpusConfig, load_corpus, load_split

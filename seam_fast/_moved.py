@@ -11,7 +11,7 @@ from .common.deprecation import warn_renamed
 
 MOVED = {
     "arguments": "common.arguments",
-    "bench": "cli.bench",
+    "bench": "cli.verbs.bench",
     "checkpoint": "classifier.checkpoint",
     "corpus": "data.corpus",
     "data_checks": "data.checks",

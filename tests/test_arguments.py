@@ -25,7 +25,9 @@ from seam_fast import (
     train_classifier,
 )
 from seam_fast.classifier.training import PublicRecipe, StrongRecipe
-from seam_fast.cli.main import in_flags, main, make_parser, settings_from
+from seam_fast.cli.guarded_run import in_flags
+from seam_fast.cli.main import main, make_parser
+from seam_fast.cli.options import settings_from
 from seam_fast.common.arguments import real_number, whole_number
 from seam_fast.data.corpus import load_corpus
 from seam_fast.data.synthetic import synthetic_r8
@@ -442,7 +444,7 @@ def test_flags_of_the_reference_are_refused_before_a_base_is_trained(tmp_path, m
 )
 def test_refused_by_train(toy, monkeypatch, options, sentence):
     base = importlib.import_module("seam_fast.classifier.training")
-    for name in ("_train_strong", "_train_public"):
+    for name in ("train_strong", "train_public"):
         monkeypatch.setattr(base, name, lambda *_: pytest.fail("it was trained"))
     with pytest.raises(TrainingError, match=sentence):
         train_classifier(toy, **options)

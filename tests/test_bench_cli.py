@@ -11,8 +11,8 @@ from bench_checks import ROOT
 
 from benchmarks.cpu import runner
 from benchmarks.harness import machine, records
-from seam_fast.cli import bench
 from seam_fast.cli import main as cli
+from seam_fast.cli.verbs import bench
 from seam_fast.errors import SeamFastError
 
 

@@ -11,15 +11,15 @@ import torch
 from support import by_hand, toy_weights
 from support.recipes import QUICK_PUBLIC, QUICK_STRONG, write_corpus
 
-from seam_fast.classifier import training as train_base
-from seam_fast.classifier.model import (
-    LSTMClassifier,
-    confusion_metrics,
-    evaluate_classifier,
-    predict_logits,
-)
+from seam_fast.classifier import strong_recipe
+from seam_fast.classifier.evaluate import evaluate_classifier, predict_logits
+from seam_fast.classifier.metrics import confusion_metrics
+from seam_fast.classifier.model import LSTMClassifier
+from seam_fast.classifier.recipes import StrongRecipe
 from seam_fast.classifier.state_keys import WEIGHT_KEYS
-from seam_fast.classifier.training import StrongRecipe, train_classifier
+from seam_fast.classifier.training import train_classifier
+from seam_fast.classifier.training_run import new_model
+from seam_fast.classifier.word_vectors import cooccurrence_vectors
 from seam_fast.data.corpus import CorpusConfig, load_corpus
 from seam_fast.errors import CheckpointError, TrainingError
 
@@ -483,11 +483,11 @@ def test_the_second_reading_sees_no_word_behind_its_prefix(tiny, monkeypatch):
     corpus = load_corpus(tiny, "tiny")
     recipe = StrongRecipe(word_dropout=0.0, vector_dropout=0.0, dropout=0.0, label_smoothing=0.0)
     sizes = {"embedding_dim": 6, "hidden_dim": 4, "num_layers": 2, "bidirectional": True}
-    model = train_base._new_model(corpus, sizes, "last_word", torch.Generator().manual_seed(0))
+    model = new_model(corpus, sizes, "last_word", torch.Generator().manual_seed(0))
     batch, seen = torch.arange(6), []
-    monkeypatch.setattr(train_base.torch, "rand", lambda shape, **_: torch.zeros(shape))  # a quarter of each
-    drawn = train_base._draw_strong(corpus, batch, recipe, (6, 8), None)
-    loss = train_base._strong_loss(model, drawn, recipe, model)
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.zeros(shape))  # a quarter of each
+    drawn = strong_recipe._draw_batch(corpus, batch, recipe, (6, 8), None)
+    loss = strong_recipe._loss(model, drawn, recipe, model)
     lengths, labels = corpus.train.lengths[batch], corpus.train.labels[batch]
     for prefix in (lengths, torch.minimum((0.25 * lengths).long() + 1, lengths)):
         logits = by_hand.deep_logits(model.weights(), corpus.train.ids[batch], prefix, "last_word", 2, True)
@@ -504,14 +504,14 @@ def test_strong_without_an_unknown_word(tiny):
 def test_vectors_put_words_of_the_same_company_together():
     # Words 1 and 2 stand between the same neighbours, 3 and 4 between others; 5 stands alone; 0 and 6 are never seen.
     texts = [torch.tensor(t) for t in ([7, 1, 8, 7, 2, 8], [9, 3, 10, 9, 4, 10], [8, 2, 7], [10, 4, 9], [5])] * 3
-    vectors = train_base.cooccurrence_vectors(texts, 11, 4, 2, torch.Generator().manual_seed(0))
+    vectors = cooccurrence_vectors(texts, 11, 4, 2, torch.Generator().manual_seed(0))
     assert vectors.shape == (11, 4) and vectors.dtype == torch.float32
     assert vectors[[0, 5, 6]].abs().max() == 0
     met = vectors[[1, 2, 3, 4, 7, 8, 9, 10]]
     assert met.std(correction=0) == pytest.approx(1, abs=1e-5)
     like = torch.nn.functional.cosine_similarity
     assert like(vectors[1], vectors[2], 0) > 0.8 > 0.2 > like(vectors[1], vectors[3], 0).abs()
-    alone = train_base.cooccurrence_vectors([torch.tensor([1])], 11, 4, 2, torch.Generator().manual_seed(0))
+    alone = cooccurrence_vectors([torch.tensor([1])], 11, 4, 2, torch.Generator().manual_seed(0))
     assert alone.abs().max() == 0
 
 
@@ -532,13 +532,13 @@ def test_strong_never_sees_the_validation_documents(tiny):
 @pytest.mark.parametrize("recipe", [QUICK_PUBLIC, QUICK_STRONG], ids=["public", "strong"])
 def test_a_loss_that_is_not_finite_stops_with_epoch_and_step(tiny, recipe, monkeypatch):
     corpus = load_corpus(tiny, "tiny")
-    real, calls = train_base.F.cross_entropy, []
+    real, calls = torch.nn.functional.cross_entropy, []
 
     def poisoned(*arguments, **options):
         calls.append(1)
         return real(*arguments, **options) * (float("nan") if len(calls) > 3 else 1.0)
 
-    monkeypatch.setattr(train_base.F, "cross_entropy", poisoned)
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", poisoned)
     with pytest.raises(TrainingError, match=r"loss is nan in epoch \d+, step \d+"):
         train_classifier(corpus, recipe, epochs=5)
 

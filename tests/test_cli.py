@@ -17,7 +17,8 @@ from support.toy_data import TINY, write_corpus
 from seam_fast import LSTMClassifier, SeamModule, TrainingError, backend, load_corpus
 from seam_fast.backend import choose_engine
 from seam_fast.cli.main import main
-from seam_fast.cli.workflow import not_in_the_way, parse_targets
+from seam_fast.cli.paths import not_in_the_way
+from seam_fast.cli.targets import parse_targets
 from seam_fast.training.torch_trainer import TorchTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -190,11 +191,11 @@ def test_digits_are_class_numbers_even_where_classes_bear_them(here, capsys):
         (here / "corpus" / f"digits-{split}-all-terms.txt").write_text(lines)
     corpus = load_corpus("corpus", "digits")
     assert corpus.class_names == ("1", "0", "a,b")
-    assert parse_targets("0,1+2", corpus) == [(0,), (1, 2)]
-    assert parse_targets("a,b", corpus) == [(2,)]
+    assert parse_targets("0,1+2", corpus.class_names) == [(0,), (1, 2)]
+    assert parse_targets("a,b", corpus.class_names) == [(2,)]
     for text in ("3", "²", "b", ""):
         with pytest.raises(TrainingError, match="no class"):
-            parse_targets(text, corpus)
+            parse_targets(text, corpus.class_names)
 
 
 def test_ctrl_c_does_not_overwrite_a_whole_module(tmp_path):

@@ -88,13 +88,13 @@ def test_where_the_system_tells_nothing(system, monkeypatch, tmp_path):
 
 
 def test_the_command_line_computes_by_no_more_threads(system, monkeypatch):
-    from seam_fast.cli import main as cli
+    from seam_fast.cli.verbs import info
 
     system("0::/\n")
     system.write("cpu.max", "100000 100000")
     torch.set_num_threads(2)  # the fixture of conftest.py puts it back
     seen = []
-    monkeypatch.setattr(cli, "run_info", lambda arguments: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr(info, "run", lambda arguments: seen.append(torch.get_num_threads()))
     assert main(["info"]) == 0 and seen == [1] and torch.get_num_threads() == 2
     system.write("cpu.max", "max 100000")
     assert main(["info"]) == 0 and seen == [1, 2]
@@ -103,7 +103,7 @@ def test_the_command_line_computes_by_no_more_threads(system, monkeypatch):
 def test_what_counts_cores_counts_these(system, capsys, monkeypatch):
     from types import SimpleNamespace
 
-    from seam_fast.search.reengineer import workers_for
+    from seam_fast.search.workers import workers_for
 
     system("0::/\n")
     system.write("cpu.max", "300000 100000")

@@ -17,9 +17,10 @@ import setup_file
 
 HOME = setup_file.load().find_cuda_home()
 NVCC = Path(HOME, "bin", "nvcc") if HOME else None
-SOURCES = sorted((setup_file.ROOT / "csrc" / "cuda").glob("*.cu"))
+CSRC = setup_file.ROOT / "csrc"
+SOURCES = sorted((CSRC / "cuda").glob("*.cu"))
 ARCHITECTURES = ("sm_80", "sm_90a", "sm_100")  # A100, H100, B200
-FLAGS = ["-std=c++17", "-O3", "-cubin", "-Xptxas", "-v,-warn-spills,-warn-lmem-usage"]
+FLAGS = [f"-I{CSRC}", "-std=c++17", "-O3", "-cubin", "-Xptxas", "-v,-warn-spills,-warn-lmem-usage"]
 STRICT = ["--Werror", "all-warnings"]
 REGISTERS = 64 << 10  # of a multiprocessor, in all of these
 

@@ -179,7 +179,7 @@ def test_after_a_failure_it_is_refused_until_adopt(kind):
     assert said == "the loss is nan in step 2: a base weight or score is not finite" and engine.steps == 1
     documents = toy_data.make_documents(8, words=range(6, 15))
     for head_only in (False, True):
-        with pytest.raises(ValueError, match="has failed; make a new one, or set its scores and call adopt"):
+        with pytest.raises(ValueError, match="has failed; make a new one, or set its scores and call load_state"):
             engine.run_epoch(*documents, 3, head_only=head_only)
     assert engine.steps == 1
     fresh = build(f"{kind}-replay", engine.weights, toy_weights.make_head(), 100, schedule="seam")

@@ -11,8 +11,8 @@ from support.recipes import QUICK_PUBLIC, QUICK_STRONG, RECIPES, SHAPES, corpus_
 
 from seam_fast import MaskedEmbedding, MaskedLinear, MaskedLSTM, ScoreAdam, evaluate_classifier, train_classifier
 from seam_fast.backend import unavailable_reason
-from seam_fast.classifier import training
-from seam_fast.classifier.model import predict_logits
+from seam_fast.classifier import word_vectors
+from seam_fast.classifier.evaluate import predict_logits
 
 if unavailable_reason("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {unavailable_reason('cuda')}", allow_module_level=True)
@@ -26,7 +26,7 @@ def test_a_gpu_trains_what_the_cpu_trains_and_the_same_each_time(tiny, recipe, s
     options = {"embedding_dim": 12, "hidden_dim": 7, "num_layers": shape[0], "bidirectional": shape[1], "seed": 3}
     said: list[list[str]] = [[], [], []]
     # Vectors begin with the CPU's counts: of so few texts, rounding would turn them.
-    monkeypatch.setattr(training, "count_pairs_on", lambda device, *rest: training._count_pairs(*rest))
+    monkeypatch.setattr(word_vectors, "count_pairs_on", lambda device, *rest: word_vectors.count_pairs(*rest))
     wanted = train_classifier(corpus, recipe, log=said[0].append, **options)
     found, again = (train_classifier(corpus, recipe, log=lines.append, device="cuda", **options) for lines in said[1:])
     assert losses(said[1]) == pytest.approx(losses(said[0]), abs=2e-3)
@@ -49,8 +49,8 @@ def test_a_base_is_judged_where_it_is(tiny, recipe):
 
 def test_the_gpu_counts_the_same_pairs_each_time():
     texts = [torch.randint(0, 300, (n,)) for n in (1, 9, 40, 2, 17, 64, 3) * 30]
-    wanted = training._count_pairs(texts, 301, 15)
-    found = [training.count_pairs_on(torch.device("cuda"), texts, 301, 15) for _ in range(3)]
+    wanted = word_vectors.count_pairs(texts, 301, 15)
+    found = [word_vectors.count_pairs_on(torch.device("cuda"), texts, 301, 15) for _ in range(3)]
     assert all(torch.equal(found[0].values(), again.values()) for again in found)
     assert torch.equal(found[0].indices(), wanted.indices()) and found[0].device.type == "cpu"
     torch.testing.assert_close(found[0].values(), wanted.values())

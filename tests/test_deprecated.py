@@ -9,6 +9,7 @@ import torch
 
 import seam_fast as sf
 from seam_fast._moved import MOVED
+from seam_fast.cli import workflow
 from seam_fast.cli.main import make_parser
 from seam_fast.search.settings import RENAMED
 
@@ -73,6 +74,19 @@ def test_modules_by_their_old_names(name, monkeypatch):
     assert wanted.__spec__ is spec
 
 
+@pytest.mark.parametrize("name", workflow.MOVED)
+def test_what_the_workflow_was_made_of(name):
+    new = f"seam_fast.{workflow.MOVED[name]}"
+    with pytest.warns(DeprecationWarning, match=f"workflow.{name} is deprecated, .*{new}.{name} now") as said:
+        assert getattr(workflow, name) is getattr(importlib.import_module(new), name)
+    assert said[0].filename == __file__
+
+
+def test_the_workflow_had_nothing_else():
+    with pytest.raises(AttributeError, match="has no attribute 'unheard_of'"):
+        workflow.unheard_of  # noqa: B018
+
+
 def test_old_flags(capsys):
     parser = make_parser()
     old = parser.parse_args(["reengineer", "--read", "end", "--catch-up", "dense"])
@@ -84,3 +98,12 @@ def test_old_flags(capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["reengineer", "--catch-up", "never"])
     assert "argument --lazy-update: invalid choice: 'never'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["LSTMClassifier", "evaluate_classifier", "predict_logits"])
+def test_names_of_the_module_that_is_a_package_now(name):
+    with pytest.warns(
+        DeprecationWarning, match=rf"seam_fast\.classifier\.{name} is deprecated, .*\.{name} now"
+    ) as said:
+        found = getattr(importlib.import_module("seam_fast.classifier"), name)
+    assert said[0].filename == __file__ and found.__name__ == name

@@ -7,7 +7,7 @@ import torch
 from support.recipes import QUICK_STRONG, RECIPES, SHAPES, corpus_for, losses
 
 from seam_fast import TrainingError, evaluate_classifier, train_classifier
-from seam_fast.classifier import training
+from seam_fast.classifier import public_recipe, strong_recipe, word_vectors
 from seam_fast.classifier.device_training import EpochSteps, training_device
 
 CPU = torch.device("cpu")
@@ -18,8 +18,8 @@ def as_on_a_device(monkeypatch):
     """Lets training take the way of a GPU, on the CPU."""
 
     def choose():
-        monkeypatch.setattr(training, "_strong_on_cpu", training._strong_on_device)
-        monkeypatch.setattr(training, "_public_on_cpu", training._public_on_device)
+        monkeypatch.setattr(strong_recipe, "_epochs_on_cpu", strong_recipe._epochs_on_device)
+        monkeypatch.setattr(public_recipe, "_steps_on_cpu", public_recipe._steps_on_device)
 
     return choose
 
@@ -45,13 +45,13 @@ def test_a_device_trains_what_the_cpu_trains(tiny, recipe, shape, as_on_a_device
 @RECIPES
 def test_a_loss_that_is_not_finite_is_found_at_the_end_of_its_epoch(tiny, recipe, as_on_a_device, monkeypatch):
     corpus = corpus_for(tiny, recipe)
-    real, calls = training.F.cross_entropy, []
+    real, calls = torch.nn.functional.cross_entropy, []
 
     def poisoned(*arguments, **options):
         calls.append(1)
         return real(*arguments, **options) * (float("nan") if len(calls) > 3 else 1.0)
 
-    monkeypatch.setattr(training.F, "cross_entropy", poisoned)
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", poisoned)
     as_on_a_device()
     with pytest.raises(TrainingError, match=r"loss is nan in epoch 1, step \d+"):
         train_classifier(corpus, recipe, epochs=5)
@@ -78,8 +78,8 @@ def test_a_device_counts_the_same_pairs():
     generator = torch.Generator().manual_seed(0)
     texts = [torch.randint(0, 30, (n,), generator=generator) for n in (1, 9, 40, 2, 17, 64, 3)]
     for part, window in ((texts, 15), (texts, 1), (texts[:1], 4), (texts, 0)):
-        wanted = training._count_pairs(part, 31, window)
-        found = training.count_pairs_on(CPU, part, 31, window)
+        wanted = word_vectors.count_pairs(part, 31, window)
+        found = word_vectors.count_pairs_on(CPU, part, 31, window)
         assert torch.equal(found.indices(), wanted.indices())
         torch.testing.assert_close(found.values(), wanted.values())
 

@@ -188,7 +188,7 @@ def test_a_base_at_chance_is_said_when_it_is_trained(here, capsys, monkeypatch):
     base = LSTMClassifier.load("runs/own/base.safetensors")
     with torch.no_grad():
         base.hidden2label.weight.zero_()
-    monkeypatch.setattr("seam_fast.cli.workflow.train_classifier", lambda *_, **__: base)
+    monkeypatch.setattr("seam_fast.cli.bases.train_classifier", lambda *_, **__: base)
     assert main(["train", "--dataset", "own", "--data-dir", "corpus", "--out", "blind.safetensors"]) == 0
     assert "no better than chance on the test documents: 33.3 % are right" in capsys.readouterr().err
 

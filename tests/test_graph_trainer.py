@@ -2,6 +2,7 @@
 CUDA graph that replays it.
 """
 
+import functools
 import gc
 import math
 import threading

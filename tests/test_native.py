@@ -467,18 +467,18 @@ def test_bits_of_scores_are_those_that_numpy_packs(isa, dtype):
     for size in (0, 1, 7, 8, 9, 16, 100, 2048, 2049, 5000):
         scores = torch.randn(size, dtype=dtype, generator=torch.Generator().manual_seed(size))
         scores[::5] = 0
-        bits, kept, finite = _ext.C.pack_kept(scores)
+        bits, kept, finite = _ext.C.pack_keep_bits(scores)
         assert finite and kept == int((scores > 0).sum())
         assert bits.tolist() == np.packbits((scores > 0).numpy()).tolist()
         for place in (0, size // 2, size - 1) if size else ():
             for bad in (torch.nan, torch.inf, -torch.inf):
                 spoilt = scores.clone()
                 spoilt[place] = bad
-                bits, kept, finite = _ext.C.pack_kept(spoilt)
+                bits, kept, finite = _ext.C.pack_keep_bits(spoilt)
                 assert not finite and kept == int((spoilt > 0).sum())
     for bad, words in ((torch.zeros(3).half(), "float32 or float64"), (torch.zeros(4, 4).T[:, ::2], "contiguous")):
         with pytest.raises((ValueError, TypeError), match=words):
-            _ext.C.pack_kept(bad)
+            _ext.C.pack_keep_bits(bad)
 
 
 def test_adopted_state_goes_on_as_its_own(wide):
@@ -563,8 +563,8 @@ def test_looking_at_what_does_not_fit_is_refused(bare):
     for looked_at, error, text in (
         ((ids.int(), slots, lengths), TypeError, "ids must be a? ?contiguous"),
         ((flipped(ids), slots, lengths), TypeError, "ids must be a? ?contiguous"),
-        ((ids, slots.long(), lengths), TypeError, "slots must be a contiguous"),
-        ((ids, slots[:, 1:].contiguous(), lengths), ValueError, "slots must have shape|lengths must lie"),
+        ((ids, slots.long(), lengths), TypeError, "score_rows must be a contiguous"),
+        ((ids, slots[:, 1:].contiguous(), lengths), ValueError, "score_rows must have shape|lengths must lie"),
         ((ids, slots[1:], lengths), ValueError, "documents 0 to 4 of 3|shape"),
         ((with_value(ids, WORDS), slots, lengths), ValueError, f"but holds {WORDS}"),
         ((with_value(ids, -1), slots, lengths), ValueError, "but holds -1"),

@@ -32,7 +32,7 @@ from seam_fast import (
     train_classifier,
 )
 from seam_fast.classifier.training import PublicRecipe, StrongRecipe
-from seam_fast.cli import plots, report, workflow
+from seam_fast.cli import bases, disk, paths, plots, report
 from seam_fast.cli.main import main
 from seam_fast.common import progress
 from seam_fast.search import module_run
@@ -268,7 +268,7 @@ def test_a_disk_that_stays_full(trained, monkeypatch, capsys):
 
 
 def test_too_little_room_is_said_before_the_training(trained, monkeypatch, capsys):
-    monkeypatch.setattr(workflow.shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=1000))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=1000))
     assert main(RUN) == 1
     assert "MB will be written, and the disk has 0 MB free" in capsys.readouterr().err
     assert not list((trained / "runs/tiny/modules").iterdir())
@@ -284,7 +284,7 @@ def test_a_folder_in_the_way_is_found_before_the_training(trained, monkeypatch, 
 
 def test_a_base_cannot_take_the_place_of_a_folder(here, monkeypatch, capsys):
     (here / "base.safetensors").mkdir()
-    monkeypatch.setattr(workflow, "train", lambda *_, **__: pytest.fail("it was trained"))
+    monkeypatch.setattr(bases, "train_classifier", lambda *_, **__: pytest.fail("it was trained"))
     assert main(["train", *TINY, "--out", "base.safetensors"]) == 1
     assert "base.safetensors: a folder is in the way" in capsys.readouterr().err
 
@@ -293,7 +293,7 @@ def test_a_base_is_on_disk_before_it_is_judged(here, monkeypatch):
     def broken(*arguments):
         raise MemoryError("invented")
 
-    monkeypatch.setattr(workflow, "evaluate_classifier", broken)
+    monkeypatch.setattr(bases, "evaluate_classifier", broken)
     with pytest.raises(MemoryError):
         main(["train", *TINY, "--epochs", "1", "--out", "base.safetensors"])
     assert LSTMClassifier.load("base.safetensors").info["recipe"] == "strong"
@@ -305,7 +305,7 @@ def test_a_base_that_is_cut_short_is_saved_beside(here, monkeypatch, capsys):
             raise KeyboardInterrupt
         print(line, file=sys.stderr)
 
-    monkeypatch.setattr(workflow, "say", interrupting)
+    monkeypatch.setattr(bases, "say", interrupting)
     assert main(["train", *TINY, "--epochs", "5", "--out", "base.safetensors"]) == 130
     assert not (here / "base.safetensors").exists(), "it would be taken for a whole one"
     assert LSTMClassifier.load("base.interrupted.safetensors").info["interrupted"] == 2
@@ -318,22 +318,22 @@ def test_hundreds_of_targets(tmp_path):
     targets = [(k,) for k in range(400)]
     everything = tuple(range(400))
     found = [
-        workflow.run_folder(tmp_path, targets),
-        workflow.run_folder(tmp_path, targets[:-1]),
-        workflow.module_file(tmp_path, everything, names),
-        workflow.module_file(tmp_path, everything[:-1], names),
-        workflow.reference_file(tmp_path, "r8", everything, Settings("reference")).parent,
-        workflow.reference_file(tmp_path, "r8", everything[:-1], Settings("reference")).parent,
+        paths.run_folder(tmp_path, targets),
+        paths.run_folder(tmp_path, targets[:-1]),
+        paths.module_file(tmp_path, everything, names),
+        paths.module_file(tmp_path, everything[:-1], names),
+        paths.reference_file(tmp_path, "r8", everything, Settings("reference")).parent,
+        paths.reference_file(tmp_path, "r8", everything[:-1], Settings("reference")).parent,
     ]
     assert len(set(found)) == 6
     for path in found:
         path.mkdir(parents=True)
-    assert workflow.run_folder(tmp_path, [(2,), (0, 1)]).name == "targets_2_0+1", "short ones as ever"
-    assert workflow.module_file(tmp_path, (3,), ["a", "b", "c", "ship/x"]).name == "3-ship_x.safetensors"
+    assert paths.run_folder(tmp_path, [(2,), (0, 1)]).name == "targets_2_0+1", "short ones as ever"
+    assert paths.module_file(tmp_path, (3,), ["a", "b", "c", "ship/x"]).name == "3-ship_x.safetensors"
 
 
 def test_more_targets_on_the_command_line_than_a_folder_name_takes(trained, monkeypatch, capsys):
-    monkeypatch.setattr(workflow.shortened, "__defaults__", (10,))
+    monkeypatch.setattr(paths.shortened, "__defaults__", (10,))
     assert main([*RUN, "--targets", "0,1,2,0+1,0+2,1+2", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["modules"]) == 6
     (folder,) = (trained / "runs/tiny").glob("targets_*")

@@ -532,7 +532,7 @@ def test_its_arguments_are_left_alone(kernel):
     torch.testing.assert_close(tensors, before, rtol=0, atol=0)
 
 
-# Large enough to be shared among threads (csrc/parallel.h), W_hh packed in part, and sums in several chunks.
+# Large enough to be shared among threads (csrc/cpu/parallel.h), W_hh packed in part, and sums in several chunks.
 LARGE = [Case(T=20, B=20, I=100, H=300), Case(T=6, B=40, I=64, H=130, D=2, lengths=(6, 1, 3, 0) * 10)]
 
 

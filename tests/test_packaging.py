@@ -49,13 +49,13 @@ def checkout(tmp_path):
 def stubs(checkout):
     """A copy whose sources are next to nothing: the texts that part.h names, as a module."""
     sources = re.findall(r'"(csrc/.+\.(?:cpp|cu))"', (checkout / "setup.py").read_text())
-    assert "csrc/bindings.cpp" in sources
+    assert "csrc/bindings/bindings.cpp" in sources
     shutil.rmtree(checkout / "csrc")
     for source in sources:
         (checkout / source).parent.mkdir(parents=True, exist_ok=True)
         (checkout / source).write_text("")
     (checkout / "csrc/part.h").write_text('#define PART "first part"\n')
-    (checkout / "csrc/bindings.cpp").write_text(STUB)
+    (checkout / "csrc/bindings/bindings.cpp").write_text(STUB)
     return checkout
 
 
@@ -193,9 +193,9 @@ def test_a_mode_that_cannot_be_had(checkout, mode):
 
 
 def test_sources_that_are_missing_are_named(checkout):
-    (checkout / "csrc" / "bindings.cpp").unlink()
+    (checkout / "csrc" / "bindings" / "bindings.cpp").unlink()
     files = wheel_of(checkout)[1]
-    assert files["seam_fast/_build_note.txt"].startswith(b"csrc/bindings.cpp")
+    assert files["seam_fast/_build_note.txt"].startswith(b"csrc/bindings/bindings.cpp")
 
 
 @pytest.mark.slow

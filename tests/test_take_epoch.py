@@ -172,20 +172,26 @@ def test_counts_and_average_precision_are_numpys(count):
         ("lengths", torch.ones(4, dtype=torch.int64), ValueError, "lengths must have shape"),
         ("targets", torch.tensor([5, 1, 2]), ValueError, "targets must be documents, 0 to 4, but holds 5"),
         ("others", torch.tensor([-1, 1]), ValueError, "others must be documents"),
-        ("some_others", 3, ValueError, "cannot have 3 of 2 others"),
-        ("slot", torch.zeros(3, dtype=torch.int64), TypeError, "slot must be"),
+        ("others_per_epoch", 3, ValueError, "cannot have 3 of 2 others"),
+        ("row_of_id", torch.zeros(3, dtype=torch.int64), TypeError, "row_of_id must be"),
     ],
 )
 def test_a_pool_that_cannot_be(name, value, error, says):
     numbers = torch.arange(5)
     given = {"ids": numbers[:, None].expand(5, 2).contiguous() % 3, "lengths": numbers * 0 + 1, "rest": numbers % 2}
-    given |= {"targets": numbers[:3], "others": numbers[3:], "some_targets": 3, "some_others": 2, "unknown_id": 0}
+    given |= {
+        "targets": numbers[:3],
+        "others": numbers[3:],
+        "targets_per_epoch": 3,
+        "others_per_epoch": 2,
+        "unknown_id": 0,
+    }
     given |= {
         "distill_weight": 0.0,
-        "target": [],
-        "least": 0,
-        "slot": torch.zeros(3, dtype=torch.int32),
-        "absent": 3,
+        "target_classes": [],
+        "threshold": 0,
+        "row_of_id": torch.zeros(3, dtype=torch.int32),
+        "absent_row": 3,
         "dtype": torch.float32,
     }
     with pytest.raises(error, match=says):

@@ -13,9 +13,8 @@ import seam_fast as sf
 from seam_fast import CheckpointError, CorpusConfig, DataError, DataWarning, LSTMClassifier, Tokenizer, load_corpus
 from seam_fast.cli.main import main
 from seam_fast.data.corpus import own_config
-from seam_fast.data.r8 import plain_text
 from seam_fast.data.read_files import read_documents
-from seam_fast.data.tokenizer import RULES, tokenizer_named
+from seam_fast.data.tokenizer import RULES, letters_only, tokenizer_named
 
 SENTENCE = "Wheat exports: the crop, said (Tonnes)."
 
@@ -46,7 +45,7 @@ def test_rules_by_hand(rule, text, words):
 
 
 def test_r8s_rule_is_r8s_form():
-    assert Tokenizer("r8")(SENTENCE) == plain_text(SENTENCE).split()
+    assert Tokenizer("r8")(SENTENCE) == letters_only(SENTENCE).split()
 
 
 def by_comma(text):
@@ -114,7 +113,7 @@ def test_own_texts_are_split_into_words_by_default(raw):
 def test_texts_that_were_prepared_as_r8_was(tmp_path, protocol):
     """The words are those that spaces give, and new texts are prepared likewise."""
     for split in ("train", "test"):
-        lines = [f"{label}\t{plain_text(text)} " for label, _, text in (line.partition("\t") for line in RAW * 3)]
+        lines = [f"{label}\t{letters_only(text)} " for label, _, text in (line.partition("\t") for line in RAW * 3)]
         (tmp_path / f"{split}.txt").write_text("\n".join(lines))
     corpus = load_corpus(tmp_path, "prepared", protocol)
     assert corpus.config.tokenizer == Tokenizer("r8")

@@ -2,9 +2,9 @@
 
 ``Reference`` does per step what the public LSTM port does: plain PyTorch over the whole embedding table.
 ``ReferenceBest`` computes the same with torch's fastest optimizer and without anything that the result does not need.
-Both were written from a description of the procedure and share no code with ``seam_fast.training.reference_step``, against which they
-are tested. All rivals have the part of a trainer's interface that a benchmark needs: ``run_epoch`` and
-``full_scores``.
+Both were written from a description of the procedure and share no code with ``seam_fast.training.reference_step``,
+against which they are tested. All rivals have the part of a trainer's interface that a benchmark needs: ``run_epoch``
+and ``full_scores``.
 """
 
 import functools

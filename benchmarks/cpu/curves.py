@@ -20,8 +20,9 @@ from benchmarks.cpu.step import WARM_STEPS, as_record, block_in_own_process, blo
 from benchmarks.harness import processes, timing
 from benchmarks.harness.peak import Peak
 from seam_fast.classifier.model import LSTMClassifier
-from seam_fast.cli.workflow import get_corpus, say
+from seam_fast.cli.corpora import get_corpus
 from seam_fast.common.cores import usable_cores
+from seam_fast.common.progress import say
 from seam_fast.data.corpus import CorpusConfig
 from seam_fast.data.synthetic import synthetic_r8
 from seam_fast.errors import NoSourceError, SeamFastError

@@ -19,7 +19,7 @@ from benchmarks.harness.bases import load_base
 from benchmarks.harness.memory import peak_resident_bytes, reset_peak_resident, resident_bytes
 from benchmarks.harness.peak import Peak
 from seam_fast.backend import choose_engine
-from seam_fast.cli.workflow import say
+from seam_fast.common.progress import say
 from seam_fast.errors import SeamFastError
 
 FORMAT = "seam-fast job 3"

@@ -6,7 +6,7 @@ from benchmarks.baselines.reference_step import Workload
 from benchmarks.cpu.step import AGAINST
 from benchmarks.harness import timing
 from seam_fast.classifier.metrics import module_metrics
-from seam_fast.cli.workflow import say
+from seam_fast.common.progress import say
 from seam_fast.errors import SeamFastError
 from seam_fast.modules.seam_module import SeamModule
 from seam_fast.search.sampling import is_target

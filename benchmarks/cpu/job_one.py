@@ -8,7 +8,7 @@ from benchmarks.baselines.reference_step import is_native
 from benchmarks.cpu.step import AGAINST
 from benchmarks.harness import processes, timing
 from benchmarks.harness.memory import keep_freed_memory, peak_resident_bytes, reset_peak_resident, resident_bytes
-from seam_fast.cli.workflow import say
+from seam_fast.common.progress import say
 from seam_fast.errors import SeamFastError
 
 CLASS = "interest"

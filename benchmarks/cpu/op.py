@@ -18,7 +18,7 @@ from benchmarks.harness import timing
 from benchmarks.harness.memory import check_memory_meter, extra_memory
 from benchmarks.harness.peak import Peak
 from benchmarks.harness.shapes import QUICK, SHAPES, SMOKE
-from seam_fast.cli.workflow import say
+from seam_fast.common.progress import say
 from seam_fast.errors import SeamFastError
 
 FORMAT = "seam-fast masked lstm 3"

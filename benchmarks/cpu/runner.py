@@ -9,7 +9,8 @@ from benchmarks.harness import guard, machine, records
 from benchmarks.harness.peak import Peak
 from benchmarks.report import tables
 from seam_fast.cli import main as cli
-from seam_fast.cli.workflow import say
+from seam_fast.cli.json_output import print_json
+from seam_fast.common.progress import say
 from seam_fast.errors import SeamFastError
 
 KINDS = {"op": op, "step": step, "job": job, "curves": curves}
@@ -59,7 +60,7 @@ def run_kind(arguments, quick: bool, check: bool) -> int:
     KINDS[kind].finish(record)
     record = records.save(record, out, f" after {time.perf_counter() - begun:.0f} s")
     if arguments.json:
-        cli.print_json(record)
+        print_json(record)
     else:
         print(tables.whole(record))
     return guard.check(record, kind) if check else 0

@@ -20,7 +20,7 @@ from benchmarks.harness.memory import bytes_of_tensors, keep_freed_memory, resid
 from benchmarks.harness.peak import Peak
 from benchmarks.harness.shapes import BATCH_SIZES
 from seam_fast.classifier.state_keys import EMBEDDING, WEIGHT_KEYS
-from seam_fast.cli.workflow import say
+from seam_fast.common.progress import say
 from seam_fast.errors import SeamFastError
 
 FORMAT = "seam-fast step 3"

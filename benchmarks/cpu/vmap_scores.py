@@ -24,7 +24,7 @@ from benchmarks.harness.shapes import SHAPES, Shape
 from seam_fast import _ext
 from seam_fast.cli import report
 from seam_fast.cli.main import run_guarded
-from seam_fast.cli.workflow import say
+from seam_fast.common.progress import say
 from seam_fast.errors import SeamFastError
 
 OF_128 = Shape("r8_h128", 100, 128, 5, 32, 0.0, 0.0)

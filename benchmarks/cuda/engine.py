@@ -24,8 +24,9 @@ from benchmarks.cuda import device
 from benchmarks.cuda.engine_bench import BASE_EPOCHS, Bench
 from benchmarks.harness.machine import load_average
 from benchmarks.report.cuda_engine_text import EPOCHS, PIECES, describe, details, failures, summary
+from seam_fast.cli.json_output import write_json
 from seam_fast.cli.main import run_guarded
-from seam_fast.cli.workflow import say, write_json
+from seam_fast.common.progress import say
 from seam_fast.errors import DataWarning, SeamFastError
 from seam_fast.training import devices
 

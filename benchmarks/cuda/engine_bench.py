@@ -22,7 +22,8 @@ from benchmarks.harness.bases import smoke_base
 from seam_fast.classifier.model import LSTMClassifier
 from seam_fast.classifier.training import train_classifier
 from seam_fast.cli import report
-from seam_fast.cli.workflow import corpus_for_base, get_corpus, say
+from seam_fast.cli.corpora import corpus_for_base, get_corpus
+from seam_fast.common.progress import say
 from seam_fast.data.synthetic import synthetic_r8
 from seam_fast.errors import SeamFastError
 from seam_fast.search.sampling import Sampler

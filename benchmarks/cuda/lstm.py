@@ -25,8 +25,9 @@ from benchmarks.cuda.device import check_comparable, first_line
 from benchmarks.harness.cuda_grid import DEFAULT, DTYPES, GROUPS
 from benchmarks.harness.machine import load_average
 from benchmarks.report.cuda_lstm_text import describe, details, summary
+from seam_fast.cli.json_output import write_json
 from seam_fast.cli.main import run_guarded
-from seam_fast.cli.workflow import say, write_json
+from seam_fast.common.progress import say
 from seam_fast.errors import SeamFastError
 
 FORMAT = "seam-fast cuda lstm 1"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks import RECORDS
 from benchmarks.harness import machine, schema
-from seam_fast.cli.workflow import say
+from seam_fast.common.progress import say
 from seam_fast.errors import SeamFastError
 
 KIND_OF = {

@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 from benchmarks.harness import schema
-from seam_fast.cli.workflow import say, write_json
+from seam_fast.cli.json_output import write_json
+from seam_fast.common.progress import say
 from seam_fast.errors import SeamFastError
 
 

@@ -22,8 +22,10 @@ from benchmarks.harness import records
 from benchmarks.quality import study as quality_study
 from benchmarks.report import tables_quality as tables
 from seam_fast.cli import report
+from seam_fast.cli.bases import train_base
+from seam_fast.cli.corpora import corpus_for_base, get_corpus
 from seam_fast.cli.main import run_guarded
-from seam_fast.cli.workflow import corpus_for_base, get_corpus, say, train_base
+from seam_fast.common.progress import say
 
 BASES = Path("runs/quality")
 

@@ -16,8 +16,10 @@ import seam_fast as sf
 from benchmarks.harness import records
 from benchmarks.report.tables_quality import reference_table
 from seam_fast.cli import report
+from seam_fast.cli.bases import train_base
+from seam_fast.cli.corpora import corpus_for_base, get_corpus
 from seam_fast.cli.main import run_guarded
-from seam_fast.cli.workflow import corpus_for_base, get_corpus, say, train_base
+from seam_fast.common.progress import say
 
 RUNS = (
     ("grain", "seam", 100),

@@ -20,7 +20,9 @@ from seam_fast.backend import untrainable_reason
 from seam_fast.classifier.model import LSTMClassifier
 from seam_fast.classifier.training import train_classifier
 from seam_fast.cli import report
-from seam_fast.cli.workflow import corpus_for_base, get_corpus, say, train_base
+from seam_fast.cli.bases import train_base
+from seam_fast.cli.corpora import corpus_for_base, get_corpus
+from seam_fast.common.progress import say
 from seam_fast.data.synthetic import synthetic_r8
 from seam_fast.errors import SeamFastError
 

@@ -1,8 +1,8 @@
-// The matrix kernel: a tile of kRows x (NV vectors) stays in registers while k runs. All six products of an LSTM are made
-// of it; they differ in where the left rows lie, in how the right panel was packed, and in what follows the loop.
+// The matrix kernel: a tile of kRows x (NV vectors) stays in registers over the loop over k. All six products of an
+// LSTM use it; they differ in where the left rows come from, how the right panel was packed, and what follows the loop.
 #pragma once
 
-#include "../masked_lstm.h"
+#include "common/masked_lstm_params.h"
 #include "simd.h"
 
 namespace {
@@ -13,8 +13,8 @@ constexpr int kRows = 6;  // 6 x 4 accumulators, a vector of the panel and 6 bro
 constexpr int kRows = 3;  // 3 x 4 accumulators, a vector of the panel and 3 broadcasts fill the 16 registers
 #endif
 constexpr int kVectors = 4;  // widest panel, in vectors
-// A panel's depth on the way through the cache. Sums are formed over so many terms and then added up, which keeps the
-// rounding error of long ones near that of blocked matrix libraries.
+// The depth of a panel, chosen for the cache. Sums are formed over so many terms and then added up, which keeps the
+// rounding error of long sums near that of blocked matrix libraries.
 constexpr int64_t kDepth = 256;
 
 template <typename T>
@@ -47,7 +47,7 @@ SEAM_INLINE void multiply(const typename S::Scalar* const (&left)[M], int64_t le
   }
 }
 
-// Asks for the cache lines of a row that will be written after the loop: without it, each tile would wait for them.
+// Prefetches the cache lines of a row that will be written after the loop; else each tile would wait for them.
 template <typename T>
 SEAM_INLINE void prefetch_row(const T* p, int width) {
   for (int i = 0; i < width; i += int(64 / sizeof(T))) __builtin_prefetch(p + i, 1);
@@ -65,7 +65,7 @@ SEAM_INLINE void with_constant(int64_t count, Body&& body) {
   body(Constant<Most>{});
 }
 
-// ---- Panels: up to kVectors vectors of neighbouring columns, the last of them perhaps narrow ------------------------
+// ---- Panels: up to kVectors vectors of adjacent columns, the last of them perhaps narrow ----------------------------
 
 template <typename T, int NV, bool Tail>
 struct PanelShape {
@@ -158,19 +158,19 @@ SEAM_INLINE void multiply_panel(Shape, const T* const (&left)[M], int64_t left_s
   }
 }
 
-// n lanes of a masked weight, from row q and column k on: the weight where it is kept, else 0. k: a multiple of the lanes
-// where bits are used.
+// n lanes of a masked weight from row q and column k on: the weight where its score is positive, else 0. With keep
+// bits, k must be a multiple of the lanes.
 template <class S>
-SEAM_INLINE typename S::V load_kept(const seam::Masked<typename S::Scalar>& w, int64_t columns, int64_t q, int64_t k,
-                                    int n) {
+SEAM_INLINE typename S::V load_effective(const seam::Masked<typename S::Scalar>& w, int64_t columns, int64_t q,
+                                         int64_t k, int n) {
   const int64_t at = q * columns + k;
-  if (w.kept) return S::load_where(S::bits(w.kept + q * w.kept_stride, k), w.weight + at, n);
+  if (w.keep_bits) return S::load_where(S::bits(w.keep_bits + q * w.keep_bits_stride, k), w.weight + at, n);
   const auto v = S::load(w.weight + at, n);
   return w.score ? S::keep(v, S::load(w.score + at, n)) : v;
 }
 
 // Packs a block of units of all four gates for products with rows of W: panel[k][gate][lane] is
-// W[gate * hidden + first_unit + lane, k] where kept, else 0; zeros in the lanes from `units` on. Depth: columns [k0, k1).
+// the masked W[gate * hidden + first_unit + lane, k]; zeros in the lanes from `units` on. Depth: columns [k0, k1).
 template <class S>
 SEAM_INLINE void pack_gates(const seam::Masked<typename S::Scalar>& w, int64_t columns, int64_t hidden,
                             int64_t first_unit, int units, int64_t k0, int64_t k1, typename S::Scalar* panel) {
@@ -187,7 +187,7 @@ SEAM_INLINE void pack_gates(const seam::Masked<typename S::Scalar>& w, int64_t c
         if (u < units) {
           const int64_t q = gate * hidden + first_unit + u;
           if (k + kAhead < k1) __builtin_prefetch(w.weight + q * columns + k + kAhead);
-          square[u] = load_kept<S>(w, columns, q, k, n);
+          square[u] = load_effective<S>(w, columns, q, k, n);
         }
       }
       S::transpose(square);

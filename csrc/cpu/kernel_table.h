@@ -1,5 +1,5 @@
-// Fills the table of one instruction set, at compile time: nothing of it may run before the CPU is known to have it.
-// Part of each kernels_*.cpp, not a header in its own right.
+// Fills the table of one instruction set, at compile time, because none of its code may run before the CPU is known to
+// have that set. Included by each kernels_*.cpp, after the kernels.
 
 namespace {
 
@@ -9,7 +9,7 @@ constexpr seam::CpuKernels<T> kernel_table() {
   k.unit_blocks = unit_blocks<T>;
   k.row_tiles = row_tiles<T>;
   k.scratch_size = scratch_size<T>;
-  k.mark_kept = mark_kept<T>;
+  k.mark_keep_bits = mark_keep_bits<T>;
   k.packed_block_size = packed_block_size<T>;
   k.packed_panel_size = packed_panel_size<T>;
   k.column_panels = column_panels<T>;
@@ -23,12 +23,12 @@ constexpr seam::CpuKernels<T> kernel_table() {
   k.finish_gradient = finish_gradient<T>;
   k.score_adam = score_adam<T>;
   k.update_scores = update_scores<T>;
-  k.replay_gap = replay_gap<T>;
-  k.jump_gap = jump_gap<T>;
+  k.replay_steps = replay_steps<T>;
+  k.closed_form_steps = closed_form_steps<T>;
   k.effective = effective<T>;
   k.add = add<T>;
   k.all_finite = all_finite<T>;
-  k.pack_kept = pack_kept<T>;
+  k.pack_keep_bits = pack_keep_bits<T>;
   k.linear = linear<T>;
   k.linear_gradient = linear_gradient<T>;
   return k;

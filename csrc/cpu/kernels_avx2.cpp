@@ -24,7 +24,8 @@
 #include "masked_lstm_kernels.h"
 #include "score_adam_kernel.h"
 #include "seam_kernels.h"
-#include "kernel_table.h"
+
+#include "kernel_table.h"  // after the kernels
 
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -32,9 +33,7 @@
 #pragma GCC pop_options
 #endif
 
-static bool supported() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
+static bool supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
 const seam::Isa seam::kAvx2 = {"avx2", supported, kTable32, kTable64};
 

@@ -14,7 +14,8 @@
 #include <utility>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma"))), \
+                             apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")
@@ -24,7 +25,8 @@
 #include "masked_lstm_kernels.h"
 #include "score_adam_kernel.h"
 #include "seam_kernels.h"
-#include "kernel_table.h"
+
+#include "kernel_table.h"  // after the kernels
 
 #if defined(__clang__)
 #pragma clang attribute pop

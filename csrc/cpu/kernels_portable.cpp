@@ -5,6 +5,7 @@
 #include "masked_lstm_kernels.h"
 #include "score_adam_kernel.h"
 #include "seam_kernels.h"
-#include "kernel_table.h"
+
+#include "kernel_table.h"  // after the kernels
 
 const seam::Isa seam::kPortable = {"portable", [] { return true; }, kTable32, kTable64};

@@ -1,9 +1,10 @@
-// The masked LSTM on one instruction set. Masks are applied while weights are packed for the tile, a score's gradient is
-// formed in the last pass over the sum that becomes it.
+// The masked LSTM for one instruction set. Masks are applied while weights are packed for the matrix tile; a score's
+// gradient is formed in the last pass over the sum over time and batch. One file, because forward and backward are made
+// of the same blocks, tiles and packed panels.
 #pragma once
 
-#include "../lstm_cell.h"
-#include "../score_update.h"
+#include "common/lstm_cell.h"
+#include "common/score_update.h"
 #include "gemm_tile.h"
 #include "kernels.h"
 
@@ -14,11 +15,12 @@ using seam::MaskedGradientParams;
 using seam::MaskedLstmBackwardParams;
 using seam::MaskedLstmParams;
 
-constexpr int64_t kPanelGroup = 8;  // panels that are packed together and meet the same left rows
-constexpr int64_t kRowBlock = 48;   // left rows that meet a panel before the next one; a multiple of kRows
-constexpr int kLeftBlock = 48;      // gates whose gradients are copied together, likewise
+constexpr int64_t kPanelGroup = 8;  // panels that are packed together and multiplied with the same left rows
+constexpr int64_t kRowBlock =
+    48;                         // left rows that are multiplied with a panel before the next panel; a multiple of kRows
+constexpr int kLeftBlock = 48;  // gates whose gradients are copied together, a multiple of kRows, too
 
-// ---- Blocks of hidden units, each with its four gates -------------------------------------------------------------
+// ---- Blocks of hidden units, each with its four gates ---------------------------------------------------------------
 
 template <typename T>
 int64_t unit_blocks(int64_t hidden) {
@@ -54,11 +56,11 @@ int64_t row_tiles(int64_t batch) {
   return (batch + kRows - 1) / kRows;
 }
 
-// ---- The last few units of a layer whose size leaves a rest, such as 2 of 50: their four gates share one vector -------
+// ---- The last few units of a layer, such as 2 of 50: their four gates share one vector ------------------------------
 
-// In a block of their own they would take half as long as a whole one. A vector has the units of gate i, then of f, g, o;
-// a tile is kJointRows rows high, so that its cells, unit by unit of row after row, fill whole vectors again. Sums and
-// cells are formed as in the other blocks, to the bit.
+// In a block of their own they would take half as long as a whole block. A vector has the units of gate i, then of f,
+// g, o; a tile is kJointRows rows high, so that its cells, the units of one row after the other, fill whole vectors
+// again. Sums and cells have the same bits as in the other blocks.
 template <typename T>
 using Joint = std::conditional_t<Narrow<T>::kLanes >= 2 * kGates, Narrow<T>, Wide<T>>;
 template <typename T>
@@ -72,11 +74,11 @@ SEAM_INLINE bool is_joint(int64_t hidden, int64_t b) {
   return units <= kJointUnits<T> && hidden > units;
 }
 
-// A weight where it is kept, else 0.
+// A masked weight.
 template <typename T>
-SEAM_INLINE T kept_at(const seam::Masked<T>& w, int64_t columns, int64_t q, int64_t k) {
+SEAM_INLINE T effective_at(const seam::Masked<T>& w, int64_t columns, int64_t q, int64_t k) {
   const T weight = w.weight[q * columns + k];
-  if (w.kept) return w.kept[q * w.kept_stride + (k >> 3)] >> (k & 7) & 1 ? weight : T(0);
+  if (w.keep_bits) return w.keep_bits[q * w.keep_bits_stride + (k >> 3)] >> (k & 7) & 1 ? weight : T(0);
   return !w.score || w.score[q * columns + k] > 0 ? weight : T(0);
 }
 
@@ -87,7 +89,7 @@ void pack_joint(const seam::Masked<T>& w, int64_t columns, int64_t hidden, int64
   for (int64_t k = k0; k < k1; ++k) {
     for (int g = 0; g < kGates; ++g) {
       for (int u = 0; u < kJointUnits<T>; ++u) {
-        *panel++ = u < units ? kept_at(w, columns, g * hidden + first + u, k) : T(0);
+        *panel++ = u < units ? effective_at(w, columns, g * hidden + first + u, k) : T(0);
       }
     }
   }
@@ -104,7 +106,7 @@ SEAM_INLINE void multiply_joint(const T* const (&left)[M], const T* panel, int64
   for (int m = 0; m < M; ++m) S::store(sums[m], acc[m][0]);
 }
 
-// ---- Forward ------------------------------------------------------------------------------------------------------
+// ---- Forward --------------------------------------------------------------------------------------------------------
 
 template <class S>
 SEAM_INLINE void load_gates(const typename S::Scalar* row, int64_t hidden, int64_t first, int units,
@@ -133,17 +135,17 @@ SEAM_INLINE void store_gates(typename S::Scalar* row, int64_t hidden, int64_t fi
   for (int g = 0; g < kGates; ++g) S::store(row + g * hidden + first, gates[g], units);
 }
 
-// Bits of the scores of W_hh, rows [begin, end).
+// Keep bits of W_hh, rows [begin, end).
 template <typename T>
-void mark_kept(const MaskedLstmParams<T>& p, int64_t begin, int64_t end) {
-  const int64_t H = p.hidden_size, stride = p.weight_hh.kept_stride;
+void mark_keep_bits(const MaskedLstmParams<T>& p, int64_t begin, int64_t end) {
+  const int64_t H = p.hidden_size, stride = p.weight_hh.keep_bits_stride;
   for (int64_t q = begin; q < end; ++q) {
     for (int64_t byte = 0; byte < stride; ++byte) {
       unsigned bits = 0;
       for (int64_t k = byte * 8; k < H && k < byte * 8 + 8; ++k) {
         bits |= unsigned(p.weight_hh.score[q * H + k] > 0) << (k & 7);
       }
-      p.weight_hh.kept[q * stride + byte] = uint8_t(bits);
+      p.weight_hh.keep_bits[q * stride + byte] = uint8_t(bits);
     }
   }
 }
@@ -166,13 +168,13 @@ SEAM_INLINE void load_bias(const MaskedLstmParams<typename S::Scalar>& p, int64_
   for (int g = 0; g < kGates; ++g) {
     bias[g] = S::zero();
     for (const auto& b : {p.bias_ih, p.bias_hh}) {
-      if (b.weight) bias[g] = bias[g] + load_kept<S>(b, 0, 0, g * p.hidden_size + first, units);
+      if (b.weight) bias[g] = bias[g] + load_effective<S>(b, 0, 0, g * p.hidden_size + first, units);
     }
   }
 }
 
 // gates[row] = W_ih x + b_ih + b_hh for the blocks [begin, end) and all rows of the steps: the part of the gates that
-// does not wait for the recurrence.
+// does not depend on the recurrence.
 template <typename T>
 void project(const MaskedLstmParams<T>& p, int64_t from, int64_t to, int64_t begin, int64_t end, T* scratch) {
   const int64_t I = p.input_size, H = p.hidden_size;
@@ -200,12 +202,12 @@ void project(const MaskedLstmParams<T>& p, int64_t from, int64_t to, int64_t beg
                 typename S::V acc[M][kGates];
                 T* const gates = p.gates + (row - p.gates_from) * kGates * H;
                 for (int m = 0; m < M; ++m) {
-                  left[m] = p.input.at(p.place[row + m]) + k0;
+                  left[m] = p.input.at(p.time_index[row + m]) + k0;
                   prefetch_gates(gates + m * kGates * H + first, H, units);
                   for (int g = 0; g < kGates; ++g) acc[m][g] = S::zero();
                 }
                 multiply<S>(left, 1, panel, depth, acc);
-                typename S::V bias[kGates];  // not before the product, whose sums need all registers
+                typename S::V bias[kGates];  // loaded after the product, whose sums need all registers
                 if (k0 == 0) load_bias<S>(p, first, units, bias);
                 for (int m = 0; m < M; ++m) {
                   T* const out = gates + m * kGates * H;
@@ -225,10 +227,10 @@ void project(const MaskedLstmParams<T>& p, int64_t from, int64_t to, int64_t beg
   }
 }
 
-// h and c of the step before: where the sequence starts, the initial state.
+// h and c of the previous step; at the first step the initial state.
 template <typename T>
 SEAM_INLINE const T* hidden_before(const MaskedLstmParams<T>& p, int64_t step, int64_t rank) {
-  if (step > 0) return p.output.at(p.place[p.first_row[step - 1] + rank]);
+  if (step > 0) return p.output.at(p.time_index[p.first_row[step - 1] + rank]);
   return p.h_0 ? p.h_0 + p.sequence[rank] * p.hidden_size : p.zeros;
 }
 
@@ -238,7 +240,7 @@ SEAM_INLINE const T* cell_before(const MaskedLstmParams<T>& p, int64_t step, int
   return p.c_0 ? p.c_0 + p.sequence[rank] * p.hidden_size : p.zeros;
 }
 
-// Depth [k0, k1) of one step of the rows of ranks [begin, end), of the last few units.
+// Depth [k0, k1) of one step of the rows of ranks [begin, end), for the last few units.
 template <typename T, int Units>
 void recur_joint(const MaskedLstmParams<T>& p, int64_t step, int64_t k0, int64_t k1, int64_t begin, int64_t end,
                  int64_t first, const T* right) {
@@ -253,7 +255,7 @@ void recur_joint(const MaskedLstmParams<T>& p, int64_t step, int64_t k0, int64_t
       for (int m = 0; m < M; ++m) left[m] = hidden_before(p, step, rank + m) + k0;
       T product[M][Joint<T>::kLanes];
       multiply_joint<T>(left, right, k1 - k0, product);
-      // By gate, then the units of row after row: of the product, and of what is there before it is added.
+      // Ordered by gate, then row, then unit: the product, and the values that it is added to.
       T sum[kGates][kLanes], so_far[kGates][kLanes], c[kLanes], h[kLanes] = {};
       for (int m = 0; m < M; ++m) {
         const int64_t row = row_0 + rank + m;
@@ -285,14 +287,14 @@ void recur_joint(const MaskedLstmParams<T>& p, int64_t step, int64_t k0, int64_t
         }
         if (k1 < H) continue;
         copy(c + m * Units, p.cells + (p.save ? row : rank + m) * H + first);
-        copy(h + m * Units, p.output.at(p.place[row]) + first);
+        copy(h + m * Units, p.output.at(p.time_index[row]) + first);
       }
     });
   }
 }
 
-// The steps [from, to) of the row tiles [begin, end). Gates of a unit are next to each other in the tile, so that a cell
-// is finished while they are still in registers.
+// The steps [from, to) of the row tiles [begin, end). Gates of a unit are next to each other in the tile, so that a
+// cell is finished while they are still in registers.
 template <typename T>
 void recur(const MaskedLstmParams<T>& p, int64_t from, int64_t to, int64_t begin, int64_t end, T* panel) {
   const int64_t H = p.hidden_size, blocks = unit_blocks<T>(H);
@@ -305,7 +307,8 @@ void recur(const MaskedLstmParams<T>& p, int64_t from, int64_t to, int64_t begin
         for (int64_t k0 = 0, k1; k0 < H; k0 = k1) {
           k1 = k0 + kDepth < H ? k0 + kDepth : H;
           const bool joint = is_joint<T>(H, b);
-          const T* right = p.packed_hh + b * packed_block_size<T>(H) + k0 * (joint ? Joint<T>::kLanes : kGates * S::kLanes);
+          const T* right =
+              p.packed_hh + b * packed_block_size<T>(H) + k0 * (joint ? Joint<T>::kLanes : kGates * S::kLanes);
           if (joint) {
             if (b >= p.packed) pack_joint(p.weight_hh, H, H, first, units, k0, k1, panel), right = panel;
             with_constant<kJointUnits<T>>(units, [&](auto rest) {
@@ -321,7 +324,7 @@ void recur(const MaskedLstmParams<T>& p, int64_t from, int64_t to, int64_t begin
             with_constant<kRows>(last - rank < kRows ? last - rank : kRows, [&](auto count) {
               constexpr int M = decltype(count)::value;
               const T* left[M];
-              const T* so_far[M];  // what the gates are before this product is added
+              const T* so_far[M];  // the values of the gates that this product is added to
               typename S::V acc[M][kGates];
               T* gates = p.gates + (row_0 + rank - p.gates_from) * kGates * H;
               for (int m = 0; m < M; ++m) {
@@ -347,7 +350,7 @@ void recur(const MaskedLstmParams<T>& p, int64_t from, int64_t to, int64_t begin
                 if (p.save) store_gates<S>(gates + m * kGates * H, H, first, units, acc[m]);
                 const int64_t row = row_0 + rank + m;
                 S::store(p.cells + (p.save ? row : rank + m) * H + first, c, units);
-                S::store(p.output.at(p.place[row]) + first, h, units);
+                S::store(p.output.at(p.time_index[row]) + first, h, units);
               }
             });
           }
@@ -357,16 +360,16 @@ void recur(const MaskedLstmParams<T>& p, int64_t from, int64_t to, int64_t begin
   }
 }
 
-// ---- Backward -----------------------------------------------------------------------------------------------------
+// ---- Backward -------------------------------------------------------------------------------------------------------
 
 // Depth [k0, k1) of one panel of a masked weight's columns.
 template <typename T, class Shape>
 SEAM_INLINE void pack_columns(Shape shape, const seam::Masked<T>& w, int64_t columns, int64_t k0, int64_t k1,
                               int64_t first, int width, T* panel) {
-  constexpr int64_t kAhead = 8;  // rows: they are far apart in memory, and no hardware foresees the jump
+  constexpr int64_t kAhead = 8;  // rows, which are far apart in memory: no hardware prefetcher follows such strides
   pack_rows(shape, k1 - k0, first, width, panel, [&](auto simd, int64_t k, int64_t column, int n) {
     if (k0 + k + kAhead < k1) __builtin_prefetch(w.weight + (k0 + k + kAhead) * columns + column);
-    return load_kept<decltype(simd)>(w, columns, k0 + k, column, n);
+    return load_effective<decltype(simd)>(w, columns, k0 + k, column, n);
   });
 }
 
@@ -380,8 +383,8 @@ void pack_recurrent_backward(const MaskedLstmBackwardParams<T>& p, int64_t begin
   }
 }
 
-// out(row) = W^T left(row) for the rows [begin, end) and the panels [b_begin, b_end) of W's columns, added to what is
-// there if `add`. W: [4H, columns], masked. The first `packed` panels are at packed_panels, the others are packed here.
+// out(row) = W^T left(row) for the rows [begin, end) and the panels [b_begin, b_end) of W's columns, added to the old
+// value if `add`. W: [4H, columns], masked. The first `packed` panels are at packed_panels, the others are packed here.
 template <typename T, class Left, class Out>
 SEAM_INLINE void multiply_columns(const seam::Masked<T>& w, int64_t G, int64_t columns, int64_t b_begin, int64_t b_end,
                                   int64_t begin, int64_t end, const T* packed_panels, int64_t packed, bool add,
@@ -423,8 +426,8 @@ SEAM_INLINE void backward_cells(const MaskedLstmBackwardParams<T>& p, int64_t st
   const int64_t H = p.hidden_size, row = p.first_row[step] + rank;
   const T* gates = p.gates + row * kGates * H;
   const T* c_prev = cell_before(p, step, rank);
-  const T* h = p.output.at(p.place[row]);
-  const T* d_output = p.grad_output.data ? p.grad_output.at(p.place[row]) : nullptr;
+  const T* h = p.output.at(p.time_index[row]);
+  const T* d_output = p.grad_output.data ? p.grad_output.at(p.time_index[row]) : nullptr;
   T *d_h = p.d_h + rank * H, *d_c = p.d_c + rank * H;
   for (int64_t b = 0; b < unit_blocks<T>(H); ++b) {
     with_block<T>(H, b, [&](auto simd, int64_t first, int units) {
@@ -473,7 +476,7 @@ int64_t outer_tasks(const MaskedLstmBackwardParams<T>& p) {
   return tasks.input + tasks.weights;
 }
 
-// A thread's scratch: a group of panels, or of unit blocks, which take as much; and a copied block of gradients.
+// A thread's scratch: a group of panels or of unit blocks, which are as large; and a copied block of gradients.
 template <typename T>
 int64_t scratch_size(int64_t input_size, int64_t hidden, int64_t rows) {
   int64_t panels = column_panels<T>(input_size > hidden ? input_size : hidden);
@@ -484,7 +487,8 @@ int64_t scratch_size(int64_t input_size, int64_t hidden, int64_t rows) {
   return depth * ((panels < kPanelGroup ? panels : kPanelGroup) * kPanelWidth<T> + kLeftBlock);
 }
 
-// d_gates of a few gates, [depth, kLeftBlock]: read column by column where they are, they would miss every cache.
+// Copies d_gates of a few gates to [depth, kLeftBlock]: to read them column by column in place would miss the cache
+// each time.
 template <class S>
 SEAM_INLINE void copy_block(const typename S::Scalar* from, int64_t stride, int64_t depth, int width,
                             typename S::Scalar* to) {
@@ -569,18 +573,18 @@ void outer(const MaskedLstmBackwardParams<T>& p, int64_t from, int64_t to, int64
     multiply_columns<T>(
         p.weight_ih, G, p.input_size, begin, end < tasks.input ? end : tasks.input, first_row, last_row, nullptr, 0,
         p.add_to_grad_input, [&](int64_t row) { return p.d_gates + (row - p.d_gates_from) * G; },
-        [&](int64_t row) { return p.grad_input.at(p.place[row]); }, scratch);
+        [&](int64_t row) { return p.grad_input.at(p.time_index[row]); }, scratch);
     begin = tasks.input;
   }
   if (begin >= end) return;
   const int64_t q_begin = (begin - tasks.input) * kLeftBlock;
   const int64_t q_end = (end - tasks.input) * kLeftBlock < G ? (end - tasks.input) * kLeftBlock : G;
   if (p.sum_ih) {
-    auto input = [&](int64_t row) { return p.input.at(p.place[row]); };
+    auto input = [&](int64_t row) { return p.input.at(p.time_index[row]); };
     weight_gradient(p, first_row, last_row, p.input_size, q_begin, q_end, input, p.sum_ih, scratch);
   }
   if (p.sum_hh) {
-    int64_t step = from;  // of the row asked for last: rows come nearly in order
+    int64_t step = from;  // of the last row that was looked up: rows come nearly in order
     auto before = [&](int64_t row) {
       while (row < p.first_row[step]) --step;
       while (row >= p.first_row[step + 1]) ++step;
@@ -591,7 +595,8 @@ void outer(const MaskedLstmBackwardParams<T>& p, int64_t from, int64_t to, int64
   if (p.sum_bias) bias_gradient(p, first_row, last_row, q_begin, q_end);
 }
 
-// sum * weight, clamped to [-1, 1] if asked, for the score; the sum where the score is positive for the weight.
+// The score's gradient: sum * weight, clamped to [-1, 1] if `clamp`. The weight's: the sum where the score is positive,
+// else 0.
 template <typename T>
 void finish_gradient(const MaskedGradientParams<T>& p, int64_t begin, int64_t end) {
   using S = Wide<T>;

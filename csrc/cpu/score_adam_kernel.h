@@ -1,8 +1,8 @@
-// The score update on one instruction set: one pass over score, gradient and Adam's state.
+// The score update as an op, for one instruction set: one pass over score, gradient and Adam's state.
 #pragma once
 
-#include "../adam_constants.h"
-#include "../score_update.h"
+#include "common/adam_constants.h"
+#include "common/score_update.h"
 #include "kernels.h"
 #include "simd.h"
 

@@ -1,21 +1,21 @@
-// What a training step needs beside the LSTM itself, on one instruction set: scores, embedding rows, the linear layers.
+// The kernels of a training step besides the LSTM, for one instruction set: scores, embedding rows, the linear layers.
 #pragma once
 
-#include "../score_state.h"
-#include "../score_update.h"
+#include "common/score_state.h"
+#include "common/score_update.h"
 #include "gemm_tile.h"
 #include "kernels.h"
 
 namespace {
 
+using seam::ClosedFormParams;
 using seam::LinearGradientParams;
 using seam::LinearParams;
-using seam::ScoreGap;
-using seam::ScoreJump;
+using seam::ReplayParams;
 using seam::ScoreState;
 using seam::ScoreUpdate;
 
-// Calls body(first, lanes in use) for each vector of a run.
+// Calls body(first, lanes in use) for each SIMD vector of a range.
 template <class S, class Body>
 SEAM_INLINE void each_vector(int64_t size, Body&& body) {
   int64_t i = 0;
@@ -46,39 +46,40 @@ void update_scores(const ScoreUpdate<T>& p) {
 }
 
 template <typename T>
-void replay_gap(const ScoreGap<T>& p) {
+void replay_steps(const ReplayParams<T>& p) {
   using S = Wide<T>;
   each_vector<S>(p.size, [&](int64_t i, int n) {
     change<S>(p.state, i, n, [&](auto& score, auto& m, auto& v) { replay<S>(p.rule, p.step, p.count, score, m, v); });
   });
 }
 
-// The places of a rule, as they lie in memory.
+// The nodes of a rule, from memory.
 template <typename T>
-struct TabledPlaces {
-  const ScoreJump<T>& p;
-  int count = p.gap->places, transient = p.gap->transient;
-  SEAM_INLINE T weight(int i) const { return p.gap->weight[i]; }
-  SEAM_INLINE T at(int i) const { return p.at[i]; }
+struct TabledNodes {
+  const ClosedFormParams<T>& p;
+  int count = p.quadrature->nodes, transient = p.quadrature->transient;
+  SEAM_INLINE T weight(int i) const { return p.quadrature->weight[i]; }
+  SEAM_INLINE T offset(int i) const { return p.offset[i]; }
   SEAM_INLINE T slope(int i) const { return p.slope[i]; }
 };
 
-// False, and nothing done, where the rule does not hold.
+// Returns false and does nothing where the rule is not accurate.
 template <typename T>
-bool jump_gap(const ScoreJump<T>& p) {
+bool closed_form_steps(const ClosedFormParams<T>& p) {
   using S = Wide<T>;
   bool holds = true;
   each_vector<S>(p.size, [&](int64_t i, int n) {
-    const auto below = S::load(p.state.exp_avg_sq + i, n) < S::set(p.least);
+    const auto below = S::load(p.state.exp_avg_sq + i, n) < S::set(p.min_exp_avg_sq);
     auto any = below[0];
     for (int l = 1; l < n; ++l) any |= below[l];
     if (n > 0 && any) holds = false;
   });
   if (!holds) return false;
-  const TabledPlaces<T> places{p};
+  const TabledNodes<T> nodes{p};
   each_vector<S>(p.size, [&](int64_t i, int n) {
     change<S>(p.state, i, n, [&](auto& score, auto& m, auto& v) {
-      jump<S>(p.rule, places, p.gap->exp_avg_decay, p.gap->exp_avg_sq_decay, p.rest, p.lr, score, m, v);
+      closed_form_update<S>(p.rule, nodes, p.quadrature->exp_avg_decay, p.quadrature->exp_avg_sq_decay, p.penalty_sq,
+                            p.lr, score, m, v);
     });
   });
   return true;
@@ -108,7 +109,7 @@ void add(const T* from, T* to, int64_t size) {
 template <typename T>
 bool all_finite(const T* values, int64_t size) {
   using S = Wide<T>;
-  auto zero = S::zero();  // times anything finite it stays zero
+  auto zero = S::zero();  // stays zero as long as it is multiplied by finite numbers
   each_vector<S>(size, [&](int64_t i, int n) { zero = S::fma(S::load(values + i, n), S::zero(), zero); });
   for (int l = 0; l < S::kLanes; ++l) {
     if (!(zero[l] == 0)) return false;
@@ -116,7 +117,7 @@ bool all_finite(const T* values, int64_t size) {
   return true;
 }
 
-// The bits of a byte the other way round.
+// Reverses the bits of a byte.
 SEAM_INLINE uint8_t reversed(unsigned byte) {
   byte = (byte & 0xf0) >> 4 | (byte & 0x0f) << 4;
   byte = (byte & 0xcc) >> 2 | (byte & 0x33) << 2;
@@ -124,7 +125,7 @@ SEAM_INLINE uint8_t reversed(unsigned byte) {
 }
 
 template <typename T>
-int64_t pack_kept(const T* score, int64_t size, uint8_t* bits) {
+int64_t pack_keep_bits(const T* score, int64_t size, uint8_t* bits) {
   using S = Wide<T>;
   constexpr int kAtOnce = S::kLanes < 8 ? 8 : S::kLanes;  // whole bytes
   int64_t kept = 0, i = 0;

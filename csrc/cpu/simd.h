@@ -1,5 +1,5 @@
 // Vectors of one instruction set: Simd<T, L> is L lanes of T with loads, stores and the functions an LSTM needs.
-// Built on the vector types of GCC and Clang, with intrinsics only where those have no word (fma, masked moves, sqrt).
+// Built on the vector types of GCC and Clang, with intrinsics only for what they lack (fma, masked moves, sqrt).
 // Included once by each kernels_*.cpp, under its own target, so everything lives in an unnamed namespace.
 #pragma once
 
@@ -7,11 +7,11 @@
 #include <type_traits>
 #include <utility>
 
-#include "../seam.h"
+#include "common/inline.h"
 
 namespace {
 
-// Integers and constants that go with a floating type.
+// The integer type and the constants of a floating type.
 template <typename T>
 struct Floating;
 
@@ -19,7 +19,7 @@ template <>
 struct Floating<float> {
   using Int = int32_t;
   static constexpr int kMantissa = 23, kBias = 127;
-  static constexpr float kMagic = 12582912.0f;          // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  static constexpr float kMagic = 12582912.0f;           // 1.5 * 2^23: adding it rounds to an integer in the low bits
   static constexpr float kLn2High = 0.693145751953125f;  // 16 bits, so that n * kLn2High is exact
   static constexpr float kLn2Low = 1.428606820309417e-6f;
   static constexpr float kExpLimit = 87.0f;   // exp and its inverse stay normal numbers
@@ -122,8 +122,8 @@ struct Simd {
     return a;
   }
 
-  // 1 / a, a positive and normal, to about an ulp: a step of Newton's iteration from a guess of 14 bits, where there is
-  // one, takes half the time of a division.
+  // 1 / a, a positive and normal, to about an ulp: where the CPU has an approximation of 14 bits, a Newton step from it
+  // takes half the time of a division.
   static SEAM_INLINE V inverse(V a) {
 #if SEAM_SIMD == 512
     if constexpr (std::is_same_v<T, float>) {
@@ -181,11 +181,11 @@ struct Simd {
   template <int Half, bool Upper, std::size_t... l>
   static SEAM_INLINE V swap_blocks(V upper, V lower, std::index_sequence<l...>) {
 #if defined(__clang__)
-    return __builtin_shufflevector(upper, lower, (Upper ? ((l & Half) ? L + (l ^ Half) : l)
-                                                        : ((l & Half) ? L + l : (l ^ Half)))...);
+    return __builtin_shufflevector(upper, lower,
+                                   (Upper ? ((l & Half) ? L + (l ^ Half) : l) : ((l & Half) ? L + l : (l ^ Half)))...);
 #else
-    return __builtin_shuffle(upper, lower, I{Int(Upper ? ((l & Half) ? L + (l ^ Half) : l)
-                                                       : ((l & Half) ? L + l : (l ^ Half)))...});
+    return __builtin_shuffle(upper, lower,
+                             I{Int(Upper ? ((l & Half) ? L + (l ^ Half) : l) : ((l & Half) ? L + l : (l ^ Half)))...});
 #endif
   }
   template <int Half>
@@ -204,7 +204,7 @@ struct Simd {
   }
   static SEAM_INLINE void transpose(V (&square)[L]) { transpose_blocks<L / 2>(square); }
 
-  // x, but at least low and at most high; a NaN passes: the instructions return their second operand then.
+  // x, but at least low and at most high; keeps a NaN, because the instructions then return their second operand.
   static SEAM_INLINE V clamp(V x, V low, V high) {
 #if SEAM_SIMD == 512
     if constexpr (std::is_same_v<T, float> && L == 16)

@@ -9,16 +9,17 @@
 //     static SEAM_KERNEL void run(const Block& block, Smem& smem, const Params& p);
 //   };
 //
-// and nothing else, so that the same source has two meanings: below, the GPU's; and in tests/cuda_host/block_host.h the
-// CPU's, which runs it thread by thread and watches what no GPU tells: races, reads of what nobody wrote, barriers that
-// not all threads reach. Rules that keep both true: shared memory only through Shared, global memory only through load
-// and store below; no early return from a kernel; all threads of a block meet in the same barrier, on the same line;
-// shuffles and tensor tiles by whole warps.
+// and uses nothing else, so that the same source can be compiled in two ways: with the definitions below for the GPU,
+// and with those of tests/cuda_host/block_host.h for the CPU, which run it thread by thread and detect what no GPU
+// reports: races, reads of uninitialised memory, barriers that not all threads reach. For that, shared memory is
+// accessed only through Shared, global memory only through load and store below; a kernel has no early return; all
+// threads of a block meet in the same barrier, on the same source line; shuffles and tensor-core tiles are executed by
+// whole warps.
 #pragma once
 
 #include <cstdint>
 
-#include "../seam.h"
+#include "common/inline.h"
 #include "real.cuh"
 
 #if defined(__CUDACC__)
@@ -40,7 +41,7 @@ SEAM_KERNEL void store(T* at, T value) {
   *at = value;
 }
 
-// Asks for the 128 bytes around a place to be fetched into the L2 cache, for whoever reads them later.
+// Prefetches the 128 bytes around an address into the L2 cache.
 template <class T>
 SEAM_KERNEL void prefetch(const T* at) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
@@ -48,7 +49,8 @@ SEAM_KERNEL void prefetch(const T* at) {
 
 // ---- Shared memory --------------------------------------------------------------------------------------------------
 
-// N values of T. `load4` and `store4` (and 2) move neighbours at once; the first index is then a multiple of 4 (of 2).
+// N values of T. `load4` and `store4` (`load2`, `store2`) move adjacent values at once; the index must be a multiple of
+// 4 (2).
 template <class T, int N>
 struct alignas(16) Shared {
   T memory[N];
@@ -80,9 +82,9 @@ struct alignas(16) Shared {
   }
 };
 
-// 16 bytes from global into shared memory, behind the thread's back: they may be read by the thread once it has passed
-// `copies_done`, by its block after the next barrier, and nobody touches their place before. Both begin at a multiple of 16
-// bytes. The copy goes through the L2 cache alone, so it sees whatever the cluster's last barrier let it see.
+// Copies 16 bytes from global into shared memory asynchronously: the thread may read them after `copies_done`, its
+// block after the next barrier, and nobody may use the destination before. Both addresses are multiples of 16 bytes.
+// The copy bypasses the L1 cache, so it sees what other blocks of the cluster wrote before its last barrier.
 template <class T, int N>
 SEAM_KERNEL void copy_async(Shared<T, N>& to, int i, const T* from) {
   static_assert(sizeof(T) == 4, "four numbers of 4 bytes");
@@ -91,9 +93,9 @@ SEAM_KERNEL void copy_async(Shared<T, N>& to, int i, const T* from) {
 }
 SEAM_KERNEL void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-// ---- A thread's place, and what it does with others -----------------------------------------------------------------
+// ---- Threads, barriers, shuffles ------------------------------------------------------------------------------------
 
-// A thread's number in its block: asked for whenever it is needed, or held.
+// A thread's number in its block: read from the register threadIdx each time, or held in a variable.
 template <bool Held>
 struct ThreadNumber {
   SEAM_KERNEL int thread() const { return int(threadIdx.x); }
@@ -104,7 +106,7 @@ struct ThreadNumber<true> {
   SEAM_KERNEL int thread() const { return held; }
 };
 
-// CL: blocks of a cluster. Clusters are numbered along the grid, blocks of one are neighbours in it. Held: see `anew`.
+// CL: blocks of a cluster. The blocks of a cluster are adjacent in the grid. Held: see `opaque`.
 template <int CL, bool Held = false>
 struct BlockOf : ThreadNumber<Held> {
   using ThreadNumber<Held>::thread;
@@ -112,14 +114,16 @@ struct BlockOf : ThreadNumber<Held> {
   SEAM_KERNEL int lane() const { return thread() & 31; }
   SEAM_KERNEL int warp() const { return thread() >> 5; }
   SEAM_KERNEL int threads() const { return int(blockDim.x); }
-  SEAM_KERNEL int index() const { return int(blockIdx.x) / CL; }   // of the cluster; of the block where there is none
-  SEAM_KERNEL int count() const { return int(gridDim.x) / CL; }    // of clusters
-  SEAM_KERNEL int rank() const { return CL == 1 ? 0 : int(blockIdx.x) % CL; }  // of the block in its cluster
+  SEAM_KERNEL int index() const {
+    return int(blockIdx.x) / CL;
+  }  // index of the cluster; of the block if there are no clusters
+  SEAM_KERNEL int count() const { return int(gridDim.x) / CL; }                // number of clusters
+  SEAM_KERNEL int rank() const { return CL == 1 ? 0 : int(blockIdx.x) % CL; }  // index of the block in its cluster
 
-  // Barriers: what was written before one is seen after it.
+  // Barriers: what was written before one can be read after it.
   SEAM_KERNEL void sync() const { __syncthreads(); }
   SEAM_KERNEL void sync_warp() const { __syncwarp(); }
-  // Of four neighbouring warps: threads 0 to 127, 128 to 255, and so on. The block's own barrier is number 0.
+  // A barrier of four adjacent warps: threads 0 to 127, 128 to 255, and so on. (The block's own barrier is number 0.)
   SEAM_KERNEL void sync_half() const { asm volatile("bar.sync %0, 128;" ::"r"(1 + (thread() >> 7)) : "memory"); }
   SEAM_KERNEL void sync_cluster() const {
     if constexpr (CL == 1) {
@@ -131,40 +135,41 @@ struct BlockOf : ThreadNumber<Held> {
     }
   }
 
-  // The same thread in its block alone, for what a block does by itself.
-  SEAM_KERNEL BlockOf<1, Held> alone() const {
+  // The same thread, for code that a block runs without its cluster.
+  SEAM_KERNEL BlockOf<1, Held> single() const {
     if constexpr (Held) return {{thread()}};
     else return {};
   }
-  // The same thread for a part of a long kernel, to the compiler another one, so that nothing derived from its number stays
-  // in registers from part to part.
-  SEAM_KERNEL BlockOf<CL, true> anew() const {
+  // The same thread, with a number that the compiler cannot relate to the old one: for a part of a long kernel, so that
+  // values derived from the thread's number are not kept in registers from one part to the next.
+  SEAM_KERNEL BlockOf<CL, true> opaque() const {
     int same = thread();
     asm volatile("" : "+r"(same));
     return {{same}};
   }
 
-  // Of this multiprocessor, in ticks of its clock; for profiles.
+  // Clock cycles of this multiprocessor; for profiles.
   SEAM_KERNEL int64_t clock() const { return clock64(); }
 
-  // Whether it is so in any lane of the warp, and in which: bit k for lane k. No barriers, like the shuffles below.
+  // Whether the value is true in any lane of the warp; in which lanes, bit k for lane k. These and the shuffles are no
+  // barriers.
   SEAM_KERNEL bool any(bool value) const { return __any_sync(0xffffffffu, value); }
   SEAM_KERNEL uint32_t ballot(bool value) const { return __ballot_sync(0xffffffffu, value); }
   // The value of another lane.
   SEAM_KERNEL float shuffle_xor(float value, int mask) const { return __shfl_xor_sync(0xffffffffu, value, mask); }
   SEAM_KERNEL uint32_t shuffle_xor(uint32_t value, int mask) const { return __shfl_xor_sync(0xffffffffu, value, mask); }
   SEAM_KERNEL float shuffle(float value, int lane) const { return __shfl_sync(0xffffffffu, value, lane); }
-  // Of 8 x 8 numbers of 16 bits, of which lane 4 r + k has those of row r in columns 2 k and 2 k + 1, the lower column in the
-  // lower half: the columns as rows.
+  // Transposes an 8 x 8 matrix of 16-bit numbers, of which lane 4 r + k has row r, columns 2 k and 2 k + 1, the first
+  // in the lower half.
   SEAM_KERNEL uint32_t transpose(uint32_t two) const {
     uint32_t other;
     asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(other) : "r"(two));
     return other;
   }
 
-  // A value into the same place of the shared memory of block `rank` of the cluster. It is seen after the next
-  // sync_cluster; in one's own block, which it may be, after any barrier. All blocks of a cluster must have met in one
-  // before the first such store, and meet in one after the last.
+  // Stores a value at the same address of the shared memory of block `rank` of the cluster, which may be the own one.
+  // It can be read there after the next sync_cluster, in the own block after any barrier. There must be a sync_cluster
+  // before the first such store and after the last one.
   template <class T, int N>
   SEAM_KERNEL void store_peer(int rank, Shared<T, N>& shared, int i, T value) const {
     static_assert(sizeof(T) == 4 || sizeof(T) == 2, "words of 4 or 2 bytes");
@@ -186,27 +191,30 @@ struct BlockOf : ThreadNumber<Held> {
     }
   }
 
-  // Tensor-core tiles of one warp, whose lanes have met in a barrier since they last went different ways: d (16 x 8, float)
-  // += a (16 x K, row by row) b (K x 8, column by column). With g = lane / 4 and t = lane % 4, a lane holds
+  // A product of tensor-core tiles by a warp, which must have converged: d (16 x 8, float) += a (16 x K, row-major) b
+  // (K x 8, column-major). With g = lane / 4 and t = lane % 4, a lane holds
   //   d[0..3]: (g, 2t) (g, 2t + 1) (g + 8, 2t) (g + 8, 2t + 1)
   //   K = 16, two 16-bit numbers a word, the lower column (of a) or row (of b) in the lower half:
   //     a[0..3]: (g, 2t..) (g + 8, 2t..) (g, 2t + 8..) (g + 8, 2t + 8..);   b[0..1]: (2t.., g) (2t + 8.., g)
   //   K = 8, a float rounded to tf32 a word:
   //     a[0..3]: (g, t) (g + 8, t) (g, t + 4) (g + 8, t + 4);               b[0..1]: (t, g) (t + 4, g)
   SEAM_KERNEL void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], BFloat16) const {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   }
   SEAM_KERNEL void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Half) const {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   }
   SEAM_KERNEL void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], Tf32) const {
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile(
+        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   }
 };
 
@@ -219,7 +227,7 @@ __global__ void __launch_bounds__(K::kThreads, 1) entry(const __grid_constant__ 
 #if __CUDA_ARCH__ >= 900
   constexpr bool kRuns = true;
 #else
-  constexpr bool kRuns = K::kCluster == 1;  // no clusters here: nobody starts such a kernel
+  constexpr bool kRuns = K::kCluster == 1;  // without clusters: such a kernel is never started
 #endif
   if constexpr (kRuns) {
     extern __shared__ __align__(16) unsigned char memory[];
@@ -227,21 +235,23 @@ __global__ void __launch_bounds__(K::kThreads, 1) entry(const __grid_constant__ 
   }
 }
 
-// The same for several at once that differ in their parameters alone: those of each, by value as well, and as many as find
-// room there (4 KB before CUDA 12.1). Row y of the grid has those of number y.
+// Several launches of a kernel that differ only in their parameters, as one: row y of the grid has the parameters of
+// number y. They are passed by value, as many as fit (4 KB before CUDA 12.1).
 #if CUDART_VERSION >= 12010
 constexpr size_t kBytesOfParameters = 32764;
 #else
 constexpr size_t kBytesOfParameters = 4096;
 #endif
 template <class Params>
-struct Together {
-  static constexpr int kWanted = 16, kRoom = int(kBytesOfParameters / sizeof(Params)), kMost = kRoom < kWanted ? kRoom : kWanted;
+struct BatchedParams {
+  static constexpr int kWanted = 16, kRoom = int(kBytesOfParameters / sizeof(Params)),
+                       kMost = kRoom < kWanted ? kRoom : kWanted;
   Params each[kMost];
 };
 
 template <class K>
-__global__ void __launch_bounds__(K::kThreads, 1) entry_together(const __grid_constant__ Together<typename K::Params> p) {
+__global__ void __launch_bounds__(K::kThreads, 1)
+    entry_batched(const __grid_constant__ BatchedParams<typename K::Params> p) {
 #if __CUDA_ARCH__ >= 900
   constexpr bool kRuns = true;
 #else

@@ -1,5 +1,5 @@
-// Rows of numbers from global into shared memory by one request for all of them: the machine copies behind the threads'
-// backs, about twice as fast as they would by copy_async, and none of them spends an instruction on it.
+// Copies rows of numbers from global into shared memory by one asynchronous request (cp.async.bulk): about twice as
+// fast as copy_async by each thread, and without an instruction of theirs.
 #pragma once
 
 #include "block.cuh"
@@ -9,15 +9,15 @@
 
 namespace seam::gpu {
 
-// In shared memory, for one request at a time.
+// The barrier of one request at a time. Lies in shared memory.
 struct BulkCopy {
   ByteBarrier barrier;
 
-  // By one thread, before a barrier of the block.
+  // Called by one thread, before a barrier of the block.
   SEAM_KERNEL void begin() { barrier.begin(); }
-  // `count` numbers, a multiple of 4; both places begin at a multiple of 16 bytes. Threads call it when all of the block have
-  // waited for the last request, and have met in a barrier since they last touched the place. What other blocks wrote before
-  // the cluster's last barrier is seen.
+  // Requests a copy of `count` numbers, a multiple of 4; both addresses are multiples of 16 bytes. All threads of the
+  // block call it, after all have waited for the last request and have passed a barrier since they last used the
+  // destination. It sees what other blocks wrote before the cluster's last barrier.
   template <class B, int N>
   SEAM_KERNEL void start(const B& block, Shared<float, N>& to, int i, const float* from, int count) {
 #if __CUDA_ARCH__ >= 900
@@ -26,7 +26,7 @@ struct BulkCopy {
     asm volatile("fence.proxy.async;" ::: "memory");
     barrier.expect(4 * count);
     const uint32_t there = uint32_t(__cvta_generic_to_shared(&to.memory[i]));
-    // Each block of a cluster begins elsewhere, so that not all ask the same part of the L2 cache at once.
+    // Each block of a cluster begins at another part, so that not all read the same part of the L2 cache at once.
     const int pieces = (count + kPiece - 1) / kPiece, shift = block.rank() % (pieces > 0 ? pieces : 1);
 #pragma unroll 1
     for (int k = 0; k < pieces; ++k) {
@@ -39,8 +39,8 @@ struct BulkCopy {
     }
 #endif
   }
-  // Until the request is served, by every thread of the block for every request. odd: a bit of the thread's own, false at
-  // first.
+  // Waits until the copy is complete. Called by every thread of the block for every request. odd: the parity of the
+  // request, one bit per thread, false at first.
   SEAM_KERNEL void wait(bool& odd) {
     barrier.wait(odd);
     odd = !odd;

@@ -1,30 +1,30 @@
-// What the backward pass of a cell reads, loaded a step before it is needed.
+// The data that the backward pass of a cell needs, loaded a step ahead.
 #pragma once
 
-#include "../lstm_cell.h"
+#include "common/lstm_cell.h"
 #include "sequences.cuh"
 
 namespace seam::gpu {
 
-// What a cell needs of the forward pass, and of those behind it.
+// What was saved of the forward pass, and the gradient of the output.
 struct CellBefore {
   float gates[kGates], c, c_prev, grad_output;
 };
 
 template <class T>
 SEAM_KERNEL CellBefore load_cell(const BackwardParams<T>& p, const Sequence& sequence, int step, int unit) {
-  const Place place = sequence.at(step);
+  const TimeIndex index = sequence.at(step);
   CellBefore cell;
 #pragma unroll
-  for (int g = 0; g < kGates; ++g) cell.gates[g] = widen(load(p.gates.at(place) + g * p.hidden + unit));
-  cell.c = widen(load(p.cells.at(place) + unit));
+  for (int g = 0; g < kGates; ++g) cell.gates[g] = widen(load(p.gates.at(index) + g * p.hidden + unit));
+  cell.c = widen(load(p.cells.at(index) + unit));
   if (step > 0) cell.c_prev = widen(load(p.cells.at(sequence.at(step - 1)) + unit));
   else cell.c_prev = p.c_0 ? widen(load(p.c_0 + sequence.index * p.hidden + unit)) : 0.0f;
-  cell.grad_output = p.grad_output.data ? widen(load(p.grad_output.at(place) + unit)) : 0.0f;
+  cell.grad_output = p.grad_output.data ? widen(load(p.grad_output.at(index) + unit)) : 0.0f;
   return cell;
 }
 
-// The same on the way back from a sequence's last step.
+// The same, step by step from a sequence's last step back.
 template <class T, bool Held>
 struct CellWalk {
   Walk<const T, Held> gates, grad_output;
@@ -35,7 +35,7 @@ struct CellWalk {
         grad_output(p.grad_output, s, sequence, step, unit),
         cells(p.cells, s, sequence, step, unit) {}
 
-  // `step`: where it stands; state: of its unit and sequence in c_0.
+  // `step`: the current one; state: index of the unit and sequence in c_0.
   SEAM_KERNEL CellBefore load_and_go_back(const BackwardParams<T>& p, int step, int64_t state) {
     CellBefore cell = {};
     const T* const at = gates.at(step);
@@ -54,7 +54,7 @@ struct CellWalk {
   }
 };
 
-// What is left of it to wait for the gradients of its step: formed before they are there.
+// The factors of a cell's gradients, formed before the gradients are known.
 template <class M>
 struct CellWaiting {
   CellFactors<M> factors = {};

@@ -1,12 +1,13 @@
-// Cells of a warp of the clusters that work by tensor cores: eight units of eight sequences, and all that they read and leave
-// in global memory.
+// The LSTM cells of a warp in the recurrences that use tensor cores: eight units of eight sequences, and what they read
+// from and write to global memory.
 //
-// Two views of them, with g = lane / 4 and t = lane % 4: as tiles have them, unit g of sequences 2t and 2t + 1 (rows of a pair
-// of tiles are the gates i and f, g and o of units, so that the four gates of a cell meet in its lane); and memory, sequence g
-// of units 2t and 2t + 1, which lie side by side. `transpose` changes one into the other.
+// There are two layouts, with g = lane / 4 and t = lane % 4. That of tiles: a lane has unit g of the sequences 2t and
+// 2t + 1 (the rows of a pair of tiles are the gates i and f, then g and o of the units, so that the four gates of a
+// cell are in one lane). That of memory: a lane has the units 2t and 2t + 1, which are adjacent, of sequence g.
+// `transpose` converts one into the other.
 #pragma once
 
-#include "../lstm_cell.h"
+#include "common/lstm_cell.h"
 #include "predicated.cuh"
 #include "recurrent_small.cuh"
 #include "sequences.cuh"
@@ -16,11 +17,11 @@ namespace seam::gpu {
 
 constexpr int kClusterSequences = 8, kWarpUnits = 8;
 
-// Cells of a lane: unit `unit` of two neighbouring sequences.
+// The cells of a lane in the layout of tiles: unit `unit` of two adjacent sequences.
 struct TwoCells {
   Sequence of[2];
   bool mine[2];
-  int length[2];  // 0 where there is no such cell
+  int length[2];  // 0 if there is no such cell
   int unit, H;
 
   SEAM_KERNEL TwoCells(const Sequences& s, int64_t first_rank, int unit, int H) : unit(unit), H(H) {
@@ -31,13 +32,13 @@ struct TwoCells {
       length[n] = mine[n] ? of[n].length : 0;
     }
   }
-  SEAM_KERNEL int64_t state(int n) const { return int64_t(of[n].index) * H + unit; }  // its place in (B, H)
+  SEAM_KERNEL int64_t state(int n) const { return int64_t(of[n].index) * H + unit; }  // its index in (B, H)
 };
 
-// Numbers of two neighbouring units of a sequence.
+// The layout of memory: two adjacent units of a sequence.
 struct TwoUnits {
-  int length, length_1;  // of the sequence, 0 where there is no such unit
-  int end, end_1;        // the same, -1 where there is no such unit or no sequence
+  int length, length_1;  // of the sequence, for each of the units; 0 if there is no such unit
+  int end, end_1;        // the same, but -1 if there is no such unit or sequence
 
   SEAM_KERNEL TwoUnits(const Sequence& sequence, int unit, int H) {
     length = unit < H ? sequence.length : 0, length_1 = unit + 1 < H ? sequence.length : 0;
@@ -45,7 +46,7 @@ struct TwoUnits {
   }
 };
 
-// A warp's cells on their way forward. Units from H on are none: they read and leave nothing.
+// A warp's cells in the forward pass. Units from H on do not exist: they read and write nothing.
 template <class T, bool Even>
 struct ForwardCells {
   using M = ShortGates;
@@ -62,7 +63,7 @@ struct ForwardCells {
   float bias[kGates], c[2], h[2] = {};
   Two fetched[2][kGates];
 
-  // The eight units from `first_unit` on.
+  // For the eight units from `first_unit` on.
   template <class B>
   SEAM_KERNEL ForwardCells(const B& block, const ForwardParams<T>& p, int64_t first_rank, int first_unit)
       : cells(p.sequences, first_rank + block.lane() % 4 * 2, first_unit + block.lane() / 4, int(p.hidden)),
@@ -87,7 +88,7 @@ struct ForwardCells {
     fetch<1>(1);
   }
 
-  // What comes from the input at a step, asked for two steps before it is needed.
+  // Loads the input projections of a step, two steps before they are needed.
   template <int Parity>
   SEAM_KERNEL void fetch(int step) {
 #pragma unroll
@@ -96,7 +97,7 @@ struct ForwardCells {
     }
     input.go_on();
   }
-  // It, as the tiles of i and f, g and o have it.
+  // Those in the layout of the tiles of i and f, g and o.
   template <int Parity, class B>
   SEAM_KERNEL void begin(const B& block, float (&sum)[2][4]) const {
 #pragma unroll
@@ -106,7 +107,7 @@ struct ForwardCells {
       sum[gate / 2][gate % 2 * 2 + 1] = widen(high_half<T>(two)) + bias[gate];
     }
   }
-  // The cells' step. The new hidden states come as memory has them.
+  // A step of the cells. Returns the new hidden states in the layout of memory.
   template <class B>
   SEAM_KERNEL uint32_t advance(const B& block, const float (&sum)[2][4], float (&activated)[2][kGates]) {
 #pragma unroll
@@ -118,7 +119,7 @@ struct ForwardCells {
     }
     return block.transpose(narrow_pair<T>(h[0], h[1]));
   }
-  // What a step leaves.
+  // Stores the results of a step.
   template <class B>
   SEAM_KERNEL void save(const B& block, int step, const float (&activated)[2][kGates], uint32_t h_word) {
     Two::store_if(step < units.length, step < units.length_1, output.at, h_word);
@@ -137,7 +138,7 @@ struct ForwardCells {
     }
     end_here(step + 1, h_word);
   }
-  // Behind `done` steps: a sequence's end.
+  // Stores h_n and c_n of sequences that end after `done` steps.
   SEAM_KERNEL void end_here(int done, uint32_t h_word) {
     Two::store_if(done == units.end, done == units.end_1, h_n, h_word);
 #pragma unroll
@@ -147,8 +148,8 @@ struct ForwardCells {
   }
 };
 
-// A warp's cells on their way back, for recurrent_grid.cuh. As forward, units from H on are none. TilesBackward, whose registers
-// are all taken, says the same in its own words: by way of this struct it has spilled some on sm_100.
+// A warp's cells in the backward pass of recurrent_grid.cuh. Units from H on do not exist, as forward. TilesBackward,
+// which uses every register, repeats this code instead of using the struct, with which it spilled registers on sm_100.
 template <class T, bool Even>
 struct BackwardCells {
   using M = ShortGates;
@@ -157,7 +158,7 @@ struct BackwardCells {
     Two gates[kGates], grad_output;
     float c[2];
   };
-  // Gradients of the last states, of h and of c of both sequences: they lie in shared memory until they are needed.
+  // Gradients of h_n and c_n of both sequences, in shared memory until they are needed.
   using Ends = float[4];
 
   const BackwardParams<T>& p;
@@ -168,11 +169,11 @@ struct BackwardCells {
   StepWalk<T> d_gates;
   StepWalk<const float> of_c_0, of_c_1;
   float c_0[2];
-  Fetched fetched[2] = {};  // of the step before the one that is worked on, and of the one before that
+  Fetched fetched[2] = {};  // loads for the previous step and the one before it
   Factors<kGates> factors[2];
   float d_h[2] = {}, d_c[2] = {};
 
-  // The eight units from `first_unit` on, of sequences of at most `steps`.
+  // For the eight units from `first_unit` on, of sequences of at most `steps` steps.
   template <class B>
   SEAM_KERNEL BackwardCells(const B& block, const BackwardParams<T>& p, int64_t first_rank, int first_unit, int steps)
       : p(p),
@@ -194,7 +195,7 @@ struct BackwardCells {
       ends[2 + n] = cells.mine[n] && p.grad_c_n ? widen(load(p.grad_c_n + cells.state(n))) : 0.0f;
     }
   }
-  // All that the last step begins with.
+  // Prepares the last step.
   template <class B>
   SEAM_KERNEL void begin(const B& block, int steps, const Ends& ends) {
     fetch(steps - 1, fetched[0]);
@@ -204,7 +205,7 @@ struct BackwardCells {
     add_ends(ends, steps, d_h, d_c);
     fetch(steps - 3, fetched[0]);
   }
-  // The gradients of a step's gates i, f, g, o. before: what has been fetched of the step before it.
+  // The gradients of a step's gates i, f, g, o. before: what was loaded for the previous step.
   SEAM_KERNEL void gradients(const Fetched& before, float (&d)[2][kGates]) {
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
@@ -224,7 +225,8 @@ struct BackwardCells {
     }
     d_gates.go_on();
   }
-  // All of the step before that does not wait for what its hidden states are passed on, but `more` that is added to it.
+  // All of the previous step that does not depend on the gradient which its hidden states get from the gates of this
+  // one. `more` is added to that gradient.
   template <class B>
   SEAM_KERNEL void prepare(const B& block, int step, Fetched& before, const Ends& ends, float (&more)[2]) {
     more_h(block, before, more);
@@ -236,11 +238,13 @@ struct BackwardCells {
   }
   SEAM_KERNEL void receive(int step, const float (&passed)[2], const float (&more)[2]) {
 #pragma unroll
-    for (int n = 0; n < 2; ++n) d_h[n] = step < cells.length[n] ? passed[n] + more[n] : more[n];  // whatever the weights are
+    for (int n = 0; n < 2; ++n)
+      d_h[n] = step < cells.length[n] ? passed[n] + more[n]
+                                      : more[n];  // a NaN or inf weight must not reach a step that does not exist
   }
 
  private:
-  // Zeros from before the end of a shorter sequence, and beyond its first step: nothing happens there.
+  // Zeros at steps that the sequence does not have: after its end and before its first step.
   SEAM_KERNEL void fetch(int step, Fetched& to) {
     const auto ran = [&](int of) { return unsigned(step) < unsigned(of); };
 #pragma unroll
@@ -266,14 +270,14 @@ struct BackwardCells {
     factors[1] = all_factors<M>(widen(high_half<T>(of[0])), widen(high_half<T>(of[1])), widen(high_half<T>(of[2])),
                                 widen(high_half<T>(of[3])), from.c[1]);
   }
-  // What comes to a step's h from elsewhere than the step behind it.
+  // The part of the gradient of a step's h that does not come from the next step.
   template <class B>
   SEAM_KERNEL void more_h(const B& block, const Fetched& from, float (&more)[2]) const {
     const uint32_t two = block.transpose(from.grad_output.word());
     more[0] = widen(low_half<T>(two));
     more[1] = widen(high_half<T>(two));
   }
-  // What comes in from behind the last step of sequences that have `steps`.
+  // The gradients of h_n and c_n, for sequences that have all `steps` steps.
   SEAM_KERNEL void add_ends(const Ends& ends, int steps, float (&to_h)[2], float (&to_c)[2]) const {
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
@@ -283,7 +287,8 @@ struct BackwardCells {
   }
 };
 
-// The gradients of the first states. The cells are asked for once more, instead of in registers all the time.
+// Stores the gradients of h_0 and c_0. Where the cells are is computed again, instead of held in registers all the
+// time.
 template <class T, class B>
 SEAM_KERNEL void store_first(const B& block, const BackwardParams<T>& p, int64_t first_rank, int first_unit,
                              const float (&d_h)[2], const float (&d_c)[2]) {

@@ -1,6 +1,7 @@
-// Weights of the clusters that work by tensor cores: how a block masks those of its gates, and where its warps keep them as
-// left operands of tiles. Registers come first. What they have no room for lies in shared memory as the lanes will hold it,
-// 16 bytes to a lane, so that a warp reads an operand by one request without conflicts.
+// The weights of the recurrences that use clusters and tensor cores: how a block masks those of its gates, and how its
+// warps hold them as left operands of tensor-core tiles: in registers, and what does not fit there in shared memory, in
+// the order in which the lanes use it, 16 bytes per lane, so that a warp reads an operand by one access without bank
+// conflicts.
 #pragma once
 
 #include <type_traits>
@@ -14,7 +15,7 @@ struct alignas(16) FourWords {
   uint32_t at[4];
 };
 
-// Two weights of 16 bits where their scores are positive.
+// Two adjacent masked 16-bit weights, packed in a word.
 template <class T>
 SEAM_KERNEL uint32_t kept_pair(uint32_t weights, uint32_t scores, bool masked) {
   const uint32_t low = widen(low_half<T>(scores)) > 0 || !masked ? 0xffffu : 0u;
@@ -22,8 +23,8 @@ SEAM_KERNEL uint32_t kept_pair(uint32_t weights, uint32_t scores, bool masked) {
   return weights & (low | high);
 }
 
-// Masked weights of a block's gates on their way there: [gate, unit], of each unit's row `Columns` neighbours, two to a word;
-// zeros where there are none.
+// The masked weights of a block's gates in shared memory, on their way into operands: [gate, unit], and `Columns`
+// adjacent columns of each row, two to a word; zeros where the layer has none.
 template <class T, int Units, int Columns, int Threads>
 struct StagedRows {
   static constexpr int kPitch = Columns / 2 + 4;
@@ -59,7 +60,8 @@ struct StagedRows {
     }
   }
   template <bool Aligned, class B>
-  SEAM_KERNEL void copy(const B& block, const T* weight, const T* score, bool masked, int first_unit, int first_column, int H) {
+  SEAM_KERNEL void copy(const B& block, const T* weight, const T* score, bool masked, int first_unit, int first_column,
+                        int H) {
     constexpr int kEach = Columns / 8, kPieces = kGates * Units * kEach, kAtOnce = Aligned ? 8 : 2;
     static_assert(kPieces % (kAtOnce * Threads) == 0);
 #pragma unroll 1
@@ -85,14 +87,15 @@ struct StagedRows {
   }
 };
 
-// Left operands of a warp: of each of its `Tiles` tiles, `Steps` along the terms. Registers have the first `Held` of these.
+// The left operands of a warp: `Tiles` tiles, each with `Steps` steps along the terms, the first `Held` of which are in
+// registers.
 template <int Tiles, int Steps, int Held, int Warps>
 struct LeftOperands {
   static_assert(0 < Held && Held <= Steps);
   static constexpr int kRest = Steps - Held;
-  // What is not in registers. `Rest` is empty where all is.
+  // Those that are not in registers; `Rest` is empty if all are.
   struct Some {
-    Shared<uint32_t, Warps * Tiles * (kRest > 0 ? kRest : 1) * 128> words;
+    Shared<uint32_t, Warps * Tiles*(kRest > 0 ? kRest : 1) * 128> words;
   };
   struct None {};
   using Rest = std::conditional_t<(kRest > 0), Some, None>;
@@ -127,8 +130,8 @@ struct LeftOperands {
   }
 };
 
-// Sums of neighbouring tiles whose terms come in `Steps` words, added to what is in `sum`: at least four chains, which take
-// turns. left(tile, k) and right(q): operands, on the right those of the steps 2 q and 2 q + 1.
+// Adds the products of adjacent tiles over `Steps` steps to `sum`, in at least four independent chains, so that one
+// does not wait for the other. left(tile, k) and right(q) give the operands; right those of the steps 2 q and 2 q + 1.
 template <class T, int Tiles, int Steps, class B, class Left, class Right>
 SEAM_KERNEL void multiply_in_chains(const B& block, const Left& left, const Right& right, float (*sum)[4]) {
   constexpr int kChains = Tiles < 4 ? 4 / Tiles : 1;

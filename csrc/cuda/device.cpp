@@ -1,5 +1,5 @@
-// What the op has to ask CUDA and torch about a GPU: the one file of the host side that needs CUDA's headers. Only the
-// runtime's own, so that a toolkit without the libraries (cuBLAS and the like) is enough to build with.
+// What the host side asks CUDA and torch about a GPU: its only file that needs CUDA's headers. Only the runtime's, so
+// that a toolkit without libraries (cuBLAS and others) suffices for the build.
 #include <ATen/Context.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
@@ -9,7 +9,7 @@
 #include <array>
 #include <atomic>
 
-#include "masked_lstm.h"
+#include "masked_lstm_cuda.h"
 
 namespace seam::gpu {
 
@@ -25,7 +25,7 @@ struct Hardware {
   int major, multiprocessors;
 };
 
-// Asked for once of each device.
+// Cached per device.
 Hardware hardware(c10::DeviceIndex index) {
   static std::array<std::atomic<Hardware>, 64> known = {};
   const bool remembers = size_t(index) < known.size();
@@ -36,7 +36,7 @@ Hardware hardware(c10::DeviceIndex index) {
   return found;
 }
 
-// As torch's own products decide it. Older names for the setting raise errors in a newer torch.
+// torch's own setting for products. Its older names raise errors in newer versions of torch.
 bool tf32_allowed() {
   if (at::NoTF32Guard::should_disable_tf32()) return false;
   const at::Context& context = at::globalContext();
@@ -54,8 +54,8 @@ bool tf32_allowed() {
 Device device_of(const Tensor& input) {
   const c10::DeviceIndex index = input.device().index();
   const auto [major, multiprocessors] = hardware(index);
-  TORCH_CHECK(major >= 8, "seam-fast's CUDA kernels need a GPU of compute capability 8.0 or more, and this one has ", major,
-              ".", attribute(cudaDevAttrComputeCapabilityMinor, index));
+  TORCH_CHECK(major >= 8, "seam-fast's CUDA kernels need a GPU of compute capability 8.0 or more, and this one has ",
+              major, ".", attribute(cudaDevAttrComputeCapabilityMinor, index));
   return {index, {c10::cuda::getCurrentCUDAStream(index).stream()}, multiprocessors, major >= 9, tf32_allowed()};
 }
 

@@ -1,4 +1,4 @@
-// Memory of a GPU that a trainer keeps from launch to launch.
+// Device memory that a trainer keeps from launch to launch.
 #pragma once
 
 #include <ATen/ops/empty.h>
@@ -8,25 +8,24 @@
 #include <tuple>
 #include <vector>
 
-#include "documents.h"
+#include "class_logits_cuda.h"
 
 namespace seam::gpu {
 
-// Memory on the device that grows when it has to.
+// Device memory that grows when needed.
 class DeviceBuffer {
  public:
   template <typename T>
   T* get(int64_t count, const at::TensorOptions& options) {
     const int64_t bytes = count * int64_t(sizeof(T));
     if (!memory_.defined() || memory_.numel() < bytes) {
-      const c10::InferenceMode ordinary(false);  // it will be used outside of any such mode, too
+      const c10::InferenceMode ordinary(false);  // it will also be used outside of inference mode
       memory_ = at::empty({bytes + bytes / 4 + 16}, options.dtype(at::kByte));
     }
     return reinterpret_cast<T*>(memory_.mutable_data_ptr());
   }
-  // Copies arrays of the host here, when all that the stream was given before is done; it does not wait for that. By one
-  // copy, each from a multiple of 16 bytes on: a copy is several calls of CUDA, in which modules side by side wait for each
-  // other.
+  // Copies arrays from the host, in stream order and without waiting. One copy for all of them, each at a multiple of
+  // 16 bytes, because a copy takes several calls of CUDA, in which the threads of other modules wait for each other.
   template <typename... T>
   std::tuple<T*...> put_all(const at::TensorOptions& options, const std::vector<T>&... values) {
     const void* const from[] = {values.data()...};
@@ -38,7 +37,7 @@ class DeviceBuffer {
     }
     uint8_t* const to = get<uint8_t>(int64_t(bytes), options);
     if (bytes > 0) {
-      // From memory that the device can read while the host goes on, which torch keeps until it has.
+      // From pinned memory, so that the copy is asynchronous; torch keeps it until then.
       const c10::InferenceMode ordinary(false);
       const Tensor here =
           at::empty({int64_t(bytes)}, at::TensorOptions(at::kByte).pinned_memory(options.device().is_cuda()));
@@ -57,23 +56,23 @@ class DeviceBuffer {
     return std::get<0>(put_all(options, values));
   }
   void clear() { memory_.zero_(); }
-  // The first so many numbers, as bytes, as they are when all that the stream was given before is done.
+  // A copy of the first `count` numbers to the host, as bytes, in stream order; to be read after synchronisation.
   template <typename T>
   Tensor fetch(int64_t count) const {
-    return fetched(memory_.narrow(0, 0, count * int64_t(sizeof(T))));
+    return copy_to_host(memory_.narrow(0, 0, count * int64_t(sizeof(T))));
   }
 
  private:
   Tensor memory_;
 };
 
-// Tensors of the host and their copies on the device, as long as they stay the same.
-struct Mirrored {
+// Host tensors and their copies on the device, which are valid as long as the tensors are the same and unmodified.
+struct DeviceCopies {
   std::vector<Tensor> here, there;
   std::vector<uint32_t> version;
 
-  Mirrored() = default;
-  Mirrored(const Tensor& a, const Tensor& b, const Tensor& c, const c10::Device& device) : here{a, b, c} {
+  DeviceCopies() = default;
+  DeviceCopies(const Tensor& a, const Tensor& b, const Tensor& c, const c10::Device& device) : here{a, b, c} {
     for (const Tensor& t : here) {
       there.push_back(t.to(device));
       version.push_back(t.is_inference() ? 0 : t._version());

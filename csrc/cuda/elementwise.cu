@@ -1,4 +1,4 @@
-// Launches of the kernels that touch each number once.
+// Launches of the elementwise kernels.
 #include "elementwise.cuh"
 
 #include "kernels.h"
@@ -10,7 +10,7 @@ namespace {
 
 template <class K>
 void launch_each(const Device& device, int64_t size, const typename K::Params& p) {
-  constexpr int64_t kBlocksEach = 16;  // of a multiprocessor; more would only wait
+  constexpr int64_t kBlocksEach = 16;  // per multiprocessor; more would only queue
   const int64_t wanted = (size + K::kThreads - 1) / K::kThreads, most = kBlocksEach * device.multiprocessors;
   launch<K>(device.stream, wanted < most ? wanted : most, p);
 }

@@ -1,17 +1,17 @@
-// Kernels that touch each number once: what stands between products of the whole batch, and around them.
+// Elementwise kernels: the steps between the products of a matrix library, and small work around the recurrence.
 #pragma once
 
-#include "../lstm_cell.h"
 #include "block.cuh"
+#include "common/lstm_cell.h"
 #include "sequences.cuh"
 #include "weights.cuh"
 
 namespace seam::gpu {
 
-// Each thread takes every count-th of `size` tasks.
+// A grid-stride loop over `size` tasks.
 struct Elementwise {
   static constexpr int kThreads = 256, kCluster = 1;
-  static constexpr bool kAlsoTogether = true;  // in launches of many calls
+  static constexpr bool kMayBeBatched = true;  // in launches of several calls, see block.cuh
   struct Smem {};
 
   template <class Body>
@@ -23,7 +23,7 @@ struct Elementwise {
 
 // ---- Before the recurrence ------------------------------------------------------------------------------------------
 
-// A sequence's rank is the number of those that are longer, or as long and before it.
+// A sequence's rank is the number of sequences that are longer, or as long with a lower index.
 struct Order : Elementwise {
   using Params = OrderParams;
 
@@ -52,9 +52,8 @@ struct Effective : Elementwise {
   using Params = EffectiveParams<To>;
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem&, const Params& p) {
-    each(block, p.size, [&](int64_t i) {
-      store(p.to + i, narrow<To>(effective<T>(p.from, i) + effective<T>(p.and_from, i)));
-    });
+    each(block, p.size,
+         [&](int64_t i) { store(p.to + i, narrow<To>(effective<T>(p.from, i) + effective<T>(p.and_from, i))); });
   }
 };
 
@@ -75,7 +74,7 @@ struct Padding : Elementwise {
 
 // ---- The recurrence, one step at a time -----------------------------------------------------------------------------
 
-// Before the first step: the states by rank. Sequences without steps are done.
+// Before the first step: orders the states by rank. Writes the results of sequences without steps.
 template <class T>
 struct ForwardStart : Elementwise {
   using Params = ForwardStepParams<T>;
@@ -105,8 +104,8 @@ struct ForwardStep : Elementwise {
       const int64_t rank = i / p.hidden, unit = i % p.hidden;
       const Sequence sequence = sequence_at(p.sequences, rank);
       if (p.step >= sequence.length) return;
-      const Place place = sequence.at(int(p.step));
-      T* const row = p.gates.at(place) + unit;
+      const TimeIndex index = sequence.at(int(p.step));
+      T* const row = p.gates.at(index) + unit;
       Wide<T> gates[kGates], c = load(p.c + i), h;
 #pragma unroll
       for (int g = 0; g < kGates; ++g) {
@@ -118,9 +117,9 @@ struct ForwardStep : Elementwise {
       const T narrow_h = narrow<T>(h);
       store(p.h + i, narrow_h);
       store(p.c + i, c);
-      store(p.output.at(place) + unit, narrow_h);
+      store(p.output.at(index) + unit, narrow_h);
       if (p.cells.data) {
-        store(p.cells.at(place) + unit, c);
+        store(p.cells.at(index) + unit, c);
 #pragma unroll
         for (int g = 0; g < kGates; ++g) store(row + g * p.hidden, narrow<T>(gates[g]));
       }
@@ -145,21 +144,21 @@ struct BackwardStep : Elementwise {
       CellGradient<M> d = {};
       const int64_t state = sequence.index * p.hidden + unit;
       if (runs) {
-        const Place place = sequence.at(int(p.step));
+        const TimeIndex index = sequence.at(int(p.step));
         W gates[kGates];
 #pragma unroll
-        for (int g = 0; g < kGates; ++g) gates[g] = widen(load(p.gates.at(place) + g * p.hidden + unit));
+        for (int g = 0; g < kGates; ++g) gates[g] = widen(load(p.gates.at(index) + g * p.hidden + unit));
         W c_prev = 0, d_h = 0, d_c = 0;
         if (p.step > 0) c_prev = load(p.cells.at(sequence.at(int(p.step) - 1)) + unit);
         else if (p.c_0) c_prev = widen(load(p.c_0 + state));
         if (!ends) d_h = widen(load(p.product + i)), d_c = load(p.d_c + i);
         else if (p.grad_h_n) d_h = widen(load(p.grad_h_n + state));
         if (ends && p.grad_c_n) d_c = widen(load(p.grad_c_n + state));
-        if (p.grad_output.data) d_h += widen(load(p.grad_output.at(place) + unit));
-        d = cell_backward<M>(cell_factors<M>(gates, load(p.cells.at(place) + unit), c_prev), d_h, d_c);
+        if (p.grad_output.data) d_h += widen(load(p.grad_output.at(index) + unit));
+        d = cell_backward<M>(cell_factors<M>(gates, load(p.cells.at(index) + unit), c_prev), d_h, d_c);
         store(p.d_c + i, d.c_prev);
 #pragma unroll
-        for (int g = 0; g < kGates; ++g) store(p.d_gates.at(place) + g * p.hidden + unit, narrow<T>(d.gates[g]));
+        for (int g = 0; g < kGates; ++g) store(p.d_gates.at(index) + g * p.hidden + unit, narrow<T>(d.gates[g]));
       }
 #pragma unroll
       for (int g = 0; g < kGates; ++g) store(p.d_step + (rank * kGates + g) * p.hidden + unit, narrow<T>(d.gates[g]));
@@ -213,7 +212,7 @@ struct CopyRows : Elementwise {
   }
 };
 
-// Sums of columns, each over the rows of a part.
+// Sums of columns over the rows of each part.
 template <class T>
 struct ColumnSums {
   static constexpr int kThreads = 256, kCluster = 1, kColumns = 32, kRows = kThreads / kColumns;

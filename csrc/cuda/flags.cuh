@@ -1,9 +1,9 @@
-// Blocks that are on the GPU all at once tell each other by flags in global memory how far they have come, and read what others
-// have written there: for kernels that `launch_resident` starts, whose blocks exchange something every step without being
-// neighbours of a cluster.
+// Flags in global memory by which blocks that all run at once tell each other how far they are, so that they may read
+// what others have written: for kernels started by `launch_resident`, whose blocks exchange something every step but
+// are not a cluster.
 //
-// A flag only grows. A wait is bounded: where a flag does not come within many times what any step takes, the kernel ends with
-// an error instead of holding the GPU for good.
+// A flag only grows. Waits are bounded: if a flag does not come within many times the duration of any step, the kernel
+// ends with an error instead of blocking the GPU for good.
 #pragma once
 
 #include "block.cuh"
@@ -12,16 +12,18 @@
 
 namespace seam::gpu {
 
-// By one thread behind a barrier of its block: who waits for that value sees what the block has written before the barrier.
+// Called by one thread after a barrier of its block: who waits for that value sees what the block wrote before the
+// barrier.
 template <class B>
 SEAM_KERNEL void post(const B&, int32_t* flag, int32_t value) {
   asm volatile("st.release.gpu.global.b32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
 }
-// Until a flag has that value or more. Whole warps wait, each lane for a flag of its choice: for those of all lanes.
+// Waits until a flag has at least that value. Whole warps call it, each lane with its own flag; it waits for all of
+// them.
 template <class B>
 SEAM_KERNEL void wait_for(const B& block, const int32_t* flag, int32_t value) {
   int32_t found;
-  int patience = 1 << 24;  // polls, of which each takes some hundred clocks
+  int patience = 1 << 24;  // polls of some hundred clocks each
   do {
     asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" : "=r"(found) : "l"(flag) : "memory");
     if (--patience == 0) __trap();

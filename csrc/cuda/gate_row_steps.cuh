@@ -1,19 +1,25 @@
-// Training steps of one module, many in one launch, by a cluster of blocks that share the module by gate rows: a block owns
-// some hidden units with the four rows of each, their weights, and the scores of these. The specification is the CPU's engine
-// (../seam_trainer.cpp); what is made ahead is in seam_params.h. A step has three phases, between which the cluster meets:
+// Training steps of one module, many in one launch, by a cluster of blocks that divide the module by gate rows: a block
+// owns some hidden units with their four gate rows, the weights of these and their scores. The specification is the
+// CPU's engine (cpu/seam_trainer_cpu.cpp); what the host prepares is in seam_params.h. A step has three phases, with a
+// cluster barrier between them:
 //
-//   project   each block: x of all words times its own rows of W_ih
-//   recur     a block a document, one after the other where there are more: LSTM, head, loss, and back through time. Who has
-//             nothing to do brings the scores of the next step's new words up to date
-//   learn     each block: W_hh, W_ih and biases of its own rows take their step, and some of the words theirs. So does what
-//             comes behind the LSTM
+//   project   each block: x of all distinct words times its own rows of W_ih
+//   recur     each block takes a document, or several in turn: LSTM, head, loss, and back through time. Idle blocks
+//   bring the stale
+//             rows of the next step up to date
+//   learn     each block updates W_hh, W_ih and the biases of its own rows, and the rows of scores of some of the
+//   words; the linear
+//             layer and the head are updated, too
 //
-// A word that occurs several times in a batch is projected once, and its gradients are summed before they are multiplied.
-// What goes from block to block goes through the L2 cache, in rows that are copied into shared memory as they lie, by one
-// request where they are neighbours.
+// A word that occurs several times in a batch is projected once, and its gradients are summed before they are
+// multiplied. Data passes between blocks through the L2 cache, in rows that are copied into shared memory as they are,
+// by one request where they are contiguous.
 //
-// Every number is summed by one thread or tile in a fixed order, which does not depend on how many blocks there are: the same
-// input gives the same bits, on clusters of any size and whatever else the GPU does.
+// Every number is summed by one thread or tile in a fixed order, which does not depend on the number of blocks: the
+// same input gives the same bits, on clusters of any size and whatever else the GPU does.
+//
+// One file of 900 lines, because it is one kernel, whose phases share the layout of shared memory and the ownership of
+// rows; its reusable parts are in small_recurrence.cuh, tile_terms.cuh, seam_head.cuh and scores.cuh.
 #pragma once
 
 #include "bulk_copy.cuh"
@@ -23,7 +29,7 @@
 
 namespace seam::gpu {
 
-// Clocks of each phase, counted by a block's first thread where the extension is compiled with SEAM_PROFILE.
+// Clocks of each phase, measured by the first thread of each block if the extension is compiled with SEAM_PROFILE.
 struct Profile {
 #if defined(SEAM_PROFILE)
   int64_t last;
@@ -46,81 +52,82 @@ struct Profile {
 #endif
 };
 
-// Number: SplitTf32 or Tf32, how products are formed. HB: hidden units, as padded_units has them. CL: blocks of a cluster.
+// Number: SplitTf32 or Tf32, the arithmetic of products. HB: hidden units, rounded up by padded_units. CL: blocks of a
+// cluster.
 template <class Number, int HB, int CL>
 struct GateRowSteps {
   static constexpr int kCluster = CL, kThreads = 256, kWarps = kThreads / 32;
-  static constexpr bool kLaunchedTogether = true;  // a launch takes steps of several modules, see block.cuh
-  static constexpr int kUnits = (HB + CL - 1) / CL;      // most that a block owns
-  static constexpr int kTilesM = (4 * kUnits + 15) / 16;  // of its rows: 16 each
-  static constexpr int kTilesN = (4 * kUnits + 7) / 8;    // 8 each
-  // Scores of tiles are read before their sums are there, of so many tiles as registers hold.
+  static constexpr bool kBatched = true;                  // a launch takes steps of several modules, see block.cuh
+  static constexpr int kUnits = (HB + CL - 1) / CL;       // the most units that a block owns
+  static constexpr int kTilesM = (4 * kUnits + 15) / 16;  // tiles of 16 of its rows
+  static constexpr int kTilesN = (4 * kUnits + 7) / 8;    // tiles of 8
+  // The scores of a tile are loaded before its sums are known, for as many tiles as there are registers for.
   static SEAM_KERNEL constexpr bool reads_ahead(int column) { return kTilesM * (column + 1) <= (HB <= 56 ? 2 : 1); }
   using Params = TrainParams;
-  using Block = BlockOf<CL, true>;  // in a phase
+  using Block = BlockOf<CL, true>;  // within a phase
   using Lstm = SmallRecurrence<HB>;
 
   static constexpr int kPlans = 3;
   struct Smem {
-    Shared<float, kLayoutFloats> memory;     // as GateRowLayout has it
-    Shared<int32_t, kListNumbers> lists;     // of the plan, from document_at on
+    Shared<float, kLayoutFloats> memory;     // in the layout of GateRowLayout
+    Shared<int32_t, kListNumbers> lists;     // the part of the plan from document_at on
     Shared<float, 2 * kMostClasses> logits;  // and their gradients
     Shared<PlanStep, kPlans> plans;          // of this step and the next two, [step % kPlans]
-    BulkCopy rows, weights;                  // x or hidden states; W_hh or W_ih
+    BulkCopy rows, weights;                  // copies of x or hidden states; of W_hh or W_ih
   };
-  struct Odd {  // a thread's bits of these
+  struct BarrierParity {  // of the two copies, see BulkCopy::wait; one per thread
     bool rows = false, weights = false;
   };
   static_assert(sizeof(Smem) <= 227 * 1024);
 
   static SEAM_KERNEL void run(const BlockOf<CL>& block, Smem& smem, const Params& p) {
     Outcome outcome = {0, -1, 0.0f};
-    Odd odd;
+    BarrierParity parity;
     if (block.thread() < 2) smem.plans.store(block.thread(), load(p.plan + block.thread()));
     if (block.thread() == 0) smem.rows.begin(), smem.weights.begin();
     block.sync();
-    prepare(block.anew(), smem, p);
+    prepare(block.opaque(), smem, p);
     block.sync_cluster();
-    gather(block.anew(), smem, p);
+    gather(block.opaque(), smem, p);
     block.sync_cluster();
-    uint32_t bad = 0;  // bit k: what SeamFailure calls k was not finite in the last step
+    uint32_t bad = 0;  // bit k is set if what SeamFailure calls k was not finite in the last step
     Profile profile(block, p);
 #pragma unroll 1
     for (int s = 0; s < p.steps; ++s) {
-      project(block.anew(), smem, p, s, odd, profile);
-      if (s > 0 && any_bad(block.anew(), p, s - 1)) {  // all see the same
-        if (has_weight_hh(block.anew(), smem, p, s)) smem.weights.wait(odd.weights);
+      project(block.opaque(), smem, p, s, parity, profile);
+      if (s > 0 && any_bad(block.opaque(), p, s - 1)) {  // the same in all blocks
+        if (has_weight_hh(block.opaque(), smem, p, s)) smem.weights.wait(parity.weights);
         break;
       }
       outcome.steps = s;
       block.sync_cluster();
       profile.mark(block, p, 2);
       bad = 0;
-      recur(block.anew(), smem, p, s, bad, odd, profile);
+      recur(block.opaque(), smem, p, s, bad, parity, profile);
       block.sync_cluster();
       profile.mark(block, p, 9);
-      learn(block.anew(), smem, p, s, bad, odd, profile);
+      learn(block.opaque(), smem, p, s, bad, parity, profile);
       const bool warp_is_bad = block.any(bad != 0);
       if (block.lane() == 0) store(flags(p, s) + block.rank() * kWarps + block.warp(), int32_t(warp_is_bad));
       block.sync_cluster();
       profile.mark(block, p, 17);
     }
-    const int last = outcome.steps;  // the last step taken, by number, as it may turn out
-    if (p.steps > 0 && any_bad(block.anew(), p, last)) {
-      outcome = {last, reason(block.anew(), p, bad, number(block.anew()), kNumbers), load(p.losses + last)};
+    const int last = outcome.steps;  // the index of the last step taken
+    if (p.steps > 0 && any_bad(block.opaque(), p, last)) {
+      outcome = {last, reason(block.opaque(), p, bad, number(block.opaque()), kNumbers), load(p.losses + last)};
     } else {
       outcome.steps = p.steps;
     }
-    restore(block.anew(), p);
+    restore(block.opaque(), p);
     if (block.rank() == 0 && block.thread() == 0) store(p.outcome, outcome);
   }
 
  private:
-  // A thread's number in the cluster, and how many there are.
+  // The index of a thread in the cluster, and how many there are.
   static SEAM_KERNEL int number(const Block& block) { return block.rank() * kThreads + block.thread(); }
   static constexpr int kNumbers = CL * kThreads;
 
-  // ---- Who owns what ----------------------------------------------------------------------------------------------------
+  // ---- Ownership ----------------------------------------------------------------------------------------------------
 
   static SEAM_KERNEL int first_unit(const TrainParams& p, int rank) {
     const int more = p.H % CL;
@@ -128,7 +135,7 @@ struct GateRowSteps {
   }
   static SEAM_KERNEL int units(const TrainParams& p, int rank) { return p.H / CL + (rank < p.H % CL); }
 
-  // Where lane `lane` has number j of a tile (m, n): its row of the block and its column.
+  // The row (of the block) and the column of number j of lane `lane` in a tile (m, n).
   static SEAM_KERNEL int row_in_tile(int m, int lane, int j) { return m * 16 + lane / 4 + j / 2 * 8; }
   static SEAM_KERNEL int column_in_tile(int n, int lane, int j) { return n * 8 + lane % 4 * 2 + j % 2; }
 
@@ -148,32 +155,34 @@ struct GateRowSteps {
     return block.any(found != 0);
   }
 
-  // ---- Before the first step, and after the last ------------------------------------------------------------------------
+  // ---- Before the first step, and after the last --------------------------------------------------------------------
 
-  // Calls body(where the number is kept, tensor, index in it) for each number of the block's rows that exists, of W_ih or of
-  // W_hh with the biases behind it; and elsewhere(where) for those that only fill tiles.
-  struct Kept {
-    float* state;   // (4, numbers): weight, score, exp_avg, exp_avg_sq
-    int numbers, i;  // and which of them
+  // for_each_ih and for_each_hh call body(number, tensor, index in the tensor) for each weight of the block's rows, of
+  // W_ih, or of W_hh with the biases as two more columns; and elsewhere(number) for the padding of tiles.
+  struct TiledScore {
+    float* state;    // [4, numbers]: weight, score, exp_avg, exp_avg_sq
+    int numbers, i;  // and the index of this one
     int row, column;
     SEAM_KERNEL float get(int what) const { return load(state + what * numbers + i); }
     SEAM_KERNEL void set(int what, float value) const { store(state + what * numbers + i, value); }
   };
   template <class Body, class Elsewhere>
-  static SEAM_KERNEL void each_ih(const Block& block, const TrainParams& p, const Body& body, const Elsewhere& elsewhere) {
+  static SEAM_KERNEL void for_each_ih(const Block& block, const TrainParams& p, const Body& body,
+                                      const Elsewhere& elsewhere) {
     const int numbers = p.layout.numbers_ih(), tiles = p.layout.pitch_e / 8;
     const int unit = first_unit(p, block.rank()), rows = kGates * units(p, block.rank());
 #pragma unroll 1
     for (int i = block.thread(); i < numbers; i += kThreads) {
       const int tile = i / 128, lane = i % 128 / 4, r = row_in_tile(tile / tiles, lane, i % 4);
       const int n = column_in_tile(tile % tiles, lane, i % 4);
-      const Kept kept = {p.rows_of_gates.state_ih + int64_t(block.rank()) * 4 * numbers, numbers, i, r, n};
-      if (r < rows && n < p.E) body(kept, p.weight_ih, int64_t(r % kGates * p.H + unit + r / kGates) * p.E + n);
-      else elsewhere(kept);
+      const TiledScore at = {p.rows_of_gates.state_ih + int64_t(block.rank()) * 4 * numbers, numbers, i, r, n};
+      if (r < rows && n < p.E) body(at, p.weight_ih, int64_t(r % kGates * p.H + unit + r / kGates) * p.E + n);
+      else elsewhere(at);
     }
   }
   template <class Body, class Elsewhere>
-  static SEAM_KERNEL void each_hh(const Block& block, const TrainParams& p, const Body& body, const Elsewhere& elsewhere) {
+  static SEAM_KERNEL void for_each_hh(const Block& block, const TrainParams& p, const Body& body,
+                                      const Elsewhere& elsewhere) {
     const int numbers = p.layout.numbers_hh(p.H), tiles = (p.H + 9) / 8;
     const int unit = first_unit(p, block.rank()), rows = kGates * units(p, block.rank());
 #pragma unroll 1
@@ -181,60 +190,60 @@ struct GateRowSteps {
       const int tile = i / 128, lane = i % 128 / 4, r = row_in_tile(tile / tiles, lane, i % 4);
       const int n = column_in_tile(tile % tiles, lane, i % 4);
       const int64_t row = r % kGates * p.H + unit + r / kGates;
-      const Kept kept = {p.rows_of_gates.state_hh + int64_t(block.rank()) * 4 * numbers, numbers, i, r, n};
-      if (r >= rows || n > p.H + 1) elsewhere(kept);
-      else if (n < p.H) body(kept, p.weight_hh, row * p.H + n);
-      else body(kept, n == p.H ? p.bias_ih : p.bias_hh, row);
+      const TiledScore at = {p.rows_of_gates.state_hh + int64_t(block.rank()) * 4 * numbers, numbers, i, r, n};
+      if (r >= rows || n > p.H + 1) elsewhere(at);
+      else if (n < p.H) body(at, p.weight_hh, row * p.H + n);
+      else body(at, n == p.H ? p.bias_ih : p.bias_hh, row);
     }
   }
 
   static SEAM_KERNEL void prepare(const Block& block, Smem& smem, const TrainParams& p) {
     const GateRowLayout& l = p.layout;
     const int first_row = kGates * first_unit(p, block.rank());
-    const auto take = [](const Kept& kept, const Scored& from, int64_t i) {
-      kept.set(0, load(from.weight + i));
-      kept.set(1, load(from.state.score + i));
-      kept.set(2, load(from.state.exp_avg + i));
-      kept.set(3, load(from.state.exp_avg_sq + i));
+    const auto take = [](const TiledScore& at, const Scored& from, int64_t i) {
+      at.set(0, load(from.weight + i));
+      at.set(1, load(from.state.score + i));
+      at.set(2, load(from.state.exp_avg + i));
+      at.set(3, load(from.state.exp_avg_sq + i));
       return effective(from, i);
     };
-    const auto clear = [](const Kept& kept) {
-      for (int what = 0; what < 4; ++what) kept.set(what, 0.0f);
+    const auto clear = [](const TiledScore& at) {
+      for (int what = 0; what < 4; ++what) at.set(what, 0.0f);
     };
-    each_ih(
+    for_each_ih(
         block, p,
-        [&](const Kept& kept, const Scored& from, int64_t i) {
-          const float w = take(kept, from, i);
-          smem.memory.store(l.weight_ih + kept.row * l.pitch_e + kept.column, w);
-          store(w_ih(p, 0) + int64_t(first_row + kept.row) * l.pitch_e + kept.column, w);
+        [&](const TiledScore& at, const Scored& from, int64_t i) {
+          const float w = take(at, from, i);
+          smem.memory.store(l.weight_ih + at.row * l.pitch_e + at.column, w);
+          store(w_ih(p, 0) + int64_t(first_row + at.row) * l.pitch_e + at.column, w);
         },
-        [&](const Kept& kept) {
-          clear(kept);
-          if (kept.row < l.rows) smem.memory.store(l.weight_ih + kept.row * l.pitch_e + kept.column, 0.0f);
+        [&](const TiledScore& at) {
+          clear(at);
+          if (at.row < l.rows) smem.memory.store(l.weight_ih + at.row * l.pitch_e + at.column, 0.0f);
         });
-    each_hh(
+    for_each_hh(
         block, p,
-        [&](const Kept& kept, const Scored& from, int64_t i) {
-          const float w = take(kept, from, i);
-          if (kept.column < p.H) store(p.rows_of_gates.w_hh + kept.column * Lstm::kGatesPitch + first_row + kept.row, w);
-          else smem.memory.store(l.bias + 2 * kept.row + kept.column - p.H, w);
+        [&](const TiledScore& at, const Scored& from, int64_t i) {
+          const float w = take(at, from, i);
+          if (at.column < p.H) store(p.rows_of_gates.w_hh + at.column * Lstm::kGatesPitch + first_row + at.row, w);
+          else smem.memory.store(l.bias + 2 * at.row + at.column - p.H, w);
         },
         clear);
-    catch_up_rows(block, smem, p, 0, block.rank() * kWarps + block.warp(), CL * kWarps);
+    update_stale_rows_for(block, smem, p, 0, block.rank() * kWarps + block.warp(), CL * kWarps);
   }
 
   static SEAM_KERNEL void restore(const Block& block, const TrainParams& p) {
-    const auto give = [](const Kept& kept, const Scored& to, int64_t i) {
-      store(to.state.score + i, kept.get(1));
-      store(to.state.exp_avg + i, kept.get(2));
-      store(to.state.exp_avg_sq + i, kept.get(3));
+    const auto give = [](const TiledScore& at, const Scored& to, int64_t i) {
+      store(to.state.score + i, at.get(1));
+      store(to.state.exp_avg + i, at.get(2));
+      store(to.state.exp_avg_sq + i, at.get(3));
     };
-    const auto nothing = [](const Kept&) {};
-    each_ih(block, p, give, nothing);
-    each_hh(block, p, give, nothing);
+    const auto nothing = [](const TiledScore&) {};
+    for_each_ih(block, p, give, nothing);
+    for_each_hh(block, p, give, nothing);
   }
 
-  // What the words of the first step keep.
+  // The effective embeddings of the words of the first step.
   static SEAM_KERNEL void gather(const Block& block, const Smem& smem, const TrainParams& p) {
     const PlanStep plan = smem.plans.load(0);
 #pragma unroll 4
@@ -242,11 +251,12 @@ struct GateRowSteps {
       const int u = i / p.E, e = i - u * p.E;
       const int64_t row = load(p.numbers + plan.word_at + u);
       store(x(p, 0) + int64_t(u) * p.layout.pitch_e + e,
-            keep(load(p.embedding + int64_t(load(p.word + row)) * p.E + e), load(p.rows.state.score + row * p.E + e)));
+            keep(load(p.embedding + int64_t(load(p.id_of_row + row)) * p.E + e),
+                 load(p.rows.state.score + row * p.E + e)));
     }
   }
 
-  // What a word keeps, into its row of x, if the step has it.
+  // Writes a word's effective embedding into its row of x, if the step has the word.
   struct IntoX {
     const float* weight;
     float* row;
@@ -256,38 +266,41 @@ struct GateRowSteps {
     }
   };
 
-  // Scores of rows that step s needs and the step before it leaves alone, and what these words keep.
-  static SEAM_KERNEL void catch_up_rows(const Block& block, const Smem& smem, const TrainParams& p, int s, int part,
-                                        int parts) {
+  // Brings the rows that step s needs, and that the step before it does not touch, up to date, and gathers their
+  // embeddings.
+  static SEAM_KERNEL void update_stale_rows_for(const Block& block, const Smem& smem, const TrainParams& p, int s,
+                                                int part, int parts) {
     const PlanStep plan = smem.plans.load(s % kPlans);
-    const float fresh[3] = {load(p.fresh + 3 * s), load(p.fresh + 3 * s + 1), load(p.fresh + 3 * s + 2)};
-    catch_up_all(block, p.rows, p.numbers + plan.due_at, plan.due, p.now + s, fresh, part, parts,
-                 [&](int32_t row, int32_t u) {
-                   return IntoX{p.embedding + int64_t(load(p.word + row)) * p.E,
-                                u == kNone ? nullptr : x(p, s) + int64_t(u) * p.layout.pitch_e};
-                 });
+    const float untouched[3] = {load(p.untouched + 3 * s), load(p.untouched + 3 * s + 1),
+                                load(p.untouched + 3 * s + 2)};
+    update_stale_rows(block, p.rows, p.numbers + plan.stale_at, plan.stale, p.now + s, untouched, part, parts,
+                      [&](int32_t row, int32_t u) {
+                        return IntoX{p.embedding + int64_t(load(p.id_of_row + row)) * p.E,
+                                     u == kNone ? nullptr : x(p, s) + int64_t(u) * p.layout.pitch_e};
+                      });
   }
 
-  // Asks for the rows that will be brought up to date for step s: those of many modules beside one another do not all stay
-  // in the L2 cache.
+  // Prefetches the rows that will be brought up to date for step s: with many modules at a time they do not all stay in
+  // the L2 cache.
   static SEAM_KERNEL void prefetch_rows(const Block& block, const Smem& smem, const TrainParams& p, int s) {
     constexpr int kLine = 32;  // numbers
     const PlanStep plan = smem.plans.load(s % kPlans);
     const int lines = (p.E + kLine - 1) / kLine;
-    for (int i = number(block); i < plan.due * lines; i += kNumbers) {
+    for (int i = number(block); i < plan.stale * lines; i += kNumbers) {
       const int k = i / lines, e = (i - k * lines) * kLine;
-      const int64_t row = load(p.numbers + plan.due_at + kDueNumbers * k);
+      const int64_t row = load(p.numbers + plan.stale_at + kStaleNumbers * k);
       const ScoreState<float> state = p.rows.state.at(row * p.E + e);
       prefetch(state.score);
       prefetch(state.exp_avg);
       prefetch(state.exp_avg_sq);
-      prefetch(p.embedding + int64_t(load(p.word + row)) * p.E + e);
+      prefetch(p.embedding + int64_t(load(p.id_of_row + row)) * p.E + e);
     }
   }
 
-  // ---- project ----------------------------------------------------------------------------------------------------------
+  // ---- project ------------------------------------------------------------------------------------------------------
 
-  static SEAM_KERNEL void project(const Block& block, Smem& smem, const TrainParams& p, int s, Odd& odd, Profile& profile) {
+  static SEAM_KERNEL void project(const Block& block, Smem& smem, const TrainParams& p, int s, BarrierParity& parity,
+                                  Profile& profile) {
     const GateRowLayout& l = p.layout;
     const PlanStep plan = smem.plans.load(s % kPlans);
     const int rank = block.rank(), U = plan.words, rows = kGates * units(p, rank);
@@ -305,7 +318,7 @@ struct GateRowSteps {
     if (rank < plan.documents) fetch_head(block, smem, p);
     prefetch_rows(block, smem, p, s + 1);
     copies_done();
-    smem.rows.wait(odd.rows);
+    smem.rows.wait(parity.rows);
     block.sync();
     profile.mark(block, p, 0);
     float* const to = p.rows_of_gates.projected + kGates * first_unit(p, rank);
@@ -314,8 +327,8 @@ struct GateRowSteps {
     for (int m = block.warp(); m * 16 < U; m += kWarps) {
       using Terms = TileTerms<Number, 1, kTilesN, 1>;
       typename Terms::Sums sum;
-      Terms::add(block, smem.memory, ByNumber{l.x, l.pitch_e, U}, ByNumber{l.weight_ih, l.pitch_e, l.rows}, m, 0, kTilesN,
-                 l.pitch_e, sum);
+      Terms::add(block, smem.memory, ByNumber{l.x, l.pitch_e, U}, ByNumber{l.weight_ih, l.pitch_e, l.rows}, m, 0,
+                 kTilesN, l.pitch_e, sum);
 #pragma unroll
       for (int j = 0; j < kTilesN; ++j) {
         const int r = j * 8 + 2 * t;
@@ -334,12 +347,12 @@ struct GateRowSteps {
     profile.mark(block, p, 1);
   }
 
-  // Whether the recurrent weights come into shared memory: where there is a document for them, and room.
+  // Whether this block copies W_hh into shared memory: if it has a document, and if there is room.
   static SEAM_KERNEL bool has_weight_hh(const Block& block, const Smem& smem, const TrainParams& p, int s) {
     return p.layout.weight_hh != 0 && block.rank() < smem.plans.load(s % kPlans).documents;
   }
 
-  // What a block that has a document needs behind the recurrence: linear layer and head as they stand.
+  // Loads what a block with a document needs after the recurrence: the linear layer and the head.
   static SEAM_KERNEL void fetch_head(const Block& block, Smem& smem, const TrainParams& p) {
     const int C = p.head.classes, weights = C * p.H;
     for (int i = block.thread(); i < linear_numbers(p.H, C); i += kThreads) {
@@ -350,70 +363,71 @@ struct GateRowSteps {
     }
   }
 
-  // ---- recur ------------------------------------------------------------------------------------------------------------
+  // ---- recur --------------------------------------------------------------------------------------------------------
 
-  static SEAM_KERNEL void recur(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad, Odd& odd,
-                                Profile& profile) {
-    const int B = smem.plans.load(s % kPlans).documents, busy = B < CL ? B : CL;  // blocks that have documents
+  static SEAM_KERNEL void recur(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad,
+                                BarrierParity& parity, Profile& profile) {
+    const int B = smem.plans.load(s % kPlans).documents, busy = B < CL ? B : CL;  // blocks with documents
     const int rank = block.rank(), idle = CL - busy;
     if (block.thread() == kThreads - 1) smem.plans.store((s + 2) % kPlans, load(p.plan + s + 2));
     if (rank >= busy) {
-      catch_up_rows(block, smem, p, s + 1, (rank - busy) * kWarps + block.warp(), idle * kWarps);
+      update_stale_rows_for(block, smem, p, s + 1, (rank - busy) * kWarps + block.warp(), idle * kWarps);
       return;
     }
     const bool first_half = block.warp() < kWarps / 2;
-    if (first_half) begin(block.anew(), smem, p, s, rank);
+    if (first_half) begin(block.opaque(), smem, p, s, rank);
     copies_done();
-    if (has_weight_hh(block, smem, p, s)) smem.weights.wait(odd.weights);
+    if (has_weight_hh(block, smem, p, s)) smem.weights.wait(parity.weights);
     block.sync();
     if (!first_half) {
-      // Where there are blocks without a document, only these: the two halves of a block are in each other's way.
+      // Only if there are no idle blocks: the two halves of a block slow each other down.
       const int part = rank * kWarps / 2 + block.warp() - kWarps / 2;
-      if (idle == 0) catch_up_rows(block.anew(), smem, p, s + 1, part, CL * kWarps / 2);
+      if (idle == 0) update_stale_rows_for(block.opaque(), smem, p, s + 1, part, CL * kWarps / 2);
       return;
     }
 #pragma unroll 1
     for (int document = rank; document < B; document += CL) {
       if (document != rank) {
-        begin(block.anew(), smem, p, s, document);
+        begin(block.opaque(), smem, p, s, document);
         copies_done();
         block.sync_half();
       }
-      forward(block.anew(), smem, p, document_at(smem, s, document).steps, profile);
-      back(block.anew(), smem, p, s, document, bad, profile);
+      forward(block.opaque(), smem, p, document_at(smem, s, document).steps, profile);
+      back(block.opaque(), smem, p, s, document, bad, profile);
       block.sync_half();
-      finish(block.anew(), smem, p, s, document);
+      finish(block.opaque(), smem, p, s, document);
       block.sync_half();
       profile.mark(block, p, 8);
     }
   }
 
-  // What of a document the first half of the block needs to know, read again wherever it is needed: it costs less than a
-  // register.
+  // What the first half of the block needs to know of a document; read again wherever it is needed, which is cheaper
+  // than a register.
   struct Document {
-    int index, steps, first;  // in the batch; words; its first place
+    int index, steps, first;  // in the batch; words; its first position
   };
   static SEAM_KERNEL Document document_at(const Smem& smem, int s, int document) {
     const int B = smem.plans.load(s % kPlans).documents;
     return {smem.lists.load(document), smem.lists.load(B + document), smem.lists.load(2 * B + document)};
   }
 
-  static SEAM_KERNEL SequencePlace sequence_place(const TrainParams& p) {
+  static SEAM_KERNEL SequenceLayout sequence_layout(const TrainParams& p) {
     return {p.layout.late, p.layout.factors, p.layout.hidden, p.layout.pitch_h};
   }
 
-  // Has copies of a document's gates begun, and lays its hidden states out: ones behind each, for the biases.
+  // Starts the copies of a document's gates, and initialises its hidden states, with two ones after each, for the
+  // biases.
   static SEAM_KERNEL void begin(const Block& block, Smem& smem, const TrainParams& p, int s, int document) {
-    const SequencePlace at = sequence_place(p);
+    const SequenceLayout at = sequence_layout(p);
     const PlanStep plan = smem.plans.load(s % kPlans);
     const Document d = document_at(smem, s, document);
-    const int words = plan.position_at - plan.document_at + d.first;
+    const int words = plan.word_number_at - plan.document_at + d.first;
 #pragma unroll 2
     for (int t = block.warp(); t < d.steps; t += kWarps / 2) {
       const float* const from = p.rows_of_gates.projected + int64_t(smem.lists.load(words + t)) * kGates * p.H;
 #pragma unroll
-      for (int unit = block.lane(); unit < kUnitPlaces; unit += 32) {
-        const int to = at.gates + (t * kUnitPlaces + unit) * 4;
+      for (int unit = block.lane(); unit < kUnitStride; unit += 32) {
+        const int to = at.gates + (t * kUnitStride + unit) * 4;
         if (unit < p.H) copy_async(smem.memory, to, from + 4 * unit);
         else smem.memory.store4(to, {0.0f, 0.0f, 0.0f, 0.0f});
       }
@@ -426,15 +440,16 @@ struct GateRowSteps {
     }
   }
 
-  // Calls body(source) with where the recurrent weights are to be had, as SmallRecurrence asks for them.
+  // Calls body(source), where source loads recurrent weights as SmallRecurrence requires, from shared or from global
+  // memory.
   template <class Body>
   static SEAM_KERNEL void with_weight_hh(const Smem& smem, const TrainParams& p, const Body& body) {
     const int first = p.layout.weight_hh;
     if (first) {
-      body([&smem, first](int i, float(&w)[4]) { smem.memory.load4(first + i, w); });
+      body([&smem, first](int i, float (&w)[4]) { smem.memory.load4(first + i, w); });
     } else {
       const float* const from = p.rows_of_gates.w_hh;
-      body([from](int i, float(&w)[4]) {
+      body([from](int i, float (&w)[4]) {
         const Four four = load_four(from + i);
 #pragma unroll
         for (int k = 0; k < 4; ++k) w[k] = four.at[k];
@@ -447,34 +462,36 @@ struct GateRowSteps {
     typename Lstm::ForwardWeights weights;
     with_weight_hh(smem, p, [&](const auto& source) { lstm.load_forward(block, weights, source); });
     profile.mark(block, p, 3);
-    lstm.forward(block, smem.memory, sequence_place(p), steps, weights);
+    lstm.forward(block, smem.memory, sequence_layout(p), steps, weights);
     profile.mark(block, p, 4);
   }
 
-  // Linear layer, head and the way back through time.
+  // Linear layer and head, and the recurrence back through time.
   static SEAM_KERNEL void back(const Block& block, Smem& smem, const TrainParams& p, int s, int document, uint32_t& bad,
                                Profile& profile) {
     const Lstm lstm = {p.H};
-    const float dh = head(block.anew(), smem, p, s, document, bad);
+    const float dh = head(block.opaque(), smem, p, s, document, bad);
     profile.mark(block, p, 5);
     typename Lstm::BackwardWeights weights;
     with_weight_hh(smem, p, [&](const auto& source) { lstm.load_backward(block, weights, source); });
-    lstm.backward(block, smem.memory, sequence_place(p), document_at(smem, s, document).steps, dh, weights);
+    lstm.backward(block, smem.memory, sequence_layout(p), document_at(smem, s, document).steps, dh, weights);
     profile.mark(block, p, 6);
   }
 
-  // The class logits of a document, its loss, and the way back: the gradient of the thread's hidden unit, thread / 2.
-  static SEAM_KERNEL float head(const Block& block, Smem& smem, const TrainParams& p, int s, int document, uint32_t& bad) {
-    const SequencePlace at = sequence_place(p);
+  // The class logits of a document and its loss. Returns the gradient of the last hidden state of the thread's unit,
+  // thread / 2.
+  static SEAM_KERNEL float head(const Block& block, Smem& smem, const TrainParams& p, int s, int document,
+                                uint32_t& bad) {
+    const SequenceLayout at = sequence_layout(p);
     const Document d = document_at(smem, s, document);
     const int H = p.H, C = p.head.classes, lane = block.lane(), hidden = at.hidden + d.steps * at.pitch;
     const int linear = p.layout.linear, bias = linear + C * H;
-    const float* const shares = p.shares + 2 * int64_t(smem.plans.load(s % kPlans).first + d.index);
-    const float target = load(shares), rest = load(shares + 1);
+    const float* const target_probs = p.target_probs + 2 * int64_t(smem.plans.load(s % kPlans).first + d.index);
+    const float target = load(target_probs), rest = load(target_probs + 1);
     for (int c = block.warp(); c < C; c += kWarps / 2) {
       float sum = 0;
 #pragma unroll
-      for (int k = lane; k < kUnitPlaces; k += 32) {
+      for (int k = lane; k < kUnitStride; k += 32) {
         if (k < H) sum = fmaf(smem.memory.load(hidden + k), smem.memory.load(linear + c * H + k), sum);
       }
       sum = sum_warp(block, sum);
@@ -484,8 +501,9 @@ struct GateRowSteps {
     block.sync_half();
     if (block.warp() == 0) {
       const auto number = [&](int32_t i) { return smem.memory.load(bias + C + i); };
-      const HeadResult result = head_of(block, p.head, d.index, target, rest, smem.plans.load(s % kPlans).total,
-                                        [&](int32_t c) { return smem.logits.load(c); }, number);
+      const HeadResult result = head_of(
+          block, p.head, d.index, target, rest, smem.plans.load(s % kPlans).total,
+          [&](int32_t c) { return smem.logits.load(c); }, number);
       if (!is_finite(result.loss)) bad |= 1;
       for (int c = lane; c < C; c += 32) {
         const float gradient = d_logit(p.head, result, c, smem.logits.load(c), number);
@@ -503,9 +521,9 @@ struct GateRowSteps {
     return unit < H ? dh : 0.0f;
   }
 
-  // A document's hidden states and gradients to where all blocks find them.
+  // Stores a document's hidden states and gradients in global memory, for all blocks.
   static SEAM_KERNEL void finish(const Block& block, const Smem& smem, const TrainParams& p, int s, int document) {
-    const SequencePlace at = sequence_place(p);
+    const SequenceLayout at = sequence_layout(p);
     const Document d = document_at(smem, s, document);
 #pragma unroll 4
     for (int i = 4 * block.thread(); i < d.steps * at.pitch; i += 2 * kThreads) {
@@ -519,54 +537,55 @@ struct GateRowSteps {
       for (int unit = block.lane(); unit < HB; unit += 32) {
         if (unit >= p.H) continue;
         float four[4];
-        smem.memory.load4(at.gates + (t * kUnitPlaces + unit) * 4, four);
+        smem.memory.load4(at.gates + (t * kUnitStride + unit) * 4, four);
         store_four(p.rows_of_gates.d_gates + (int64_t(d.first + t) * p.H + unit) * kGates, four);
       }
     }
   }
 
-  // ---- learn ------------------------------------------------------------------------------------------------------------
+  // ---- learn --------------------------------------------------------------------------------------------------------
 
-  static SEAM_KERNEL void learn(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad, Odd& odd,
-                                Profile& profile) {
+  static SEAM_KERNEL void learn(const Block& block, Smem& smem, const TrainParams& p, int s, uint32_t& bad,
+                                BarrierParity& parity, Profile& profile) {
     const PlanStep plan = smem.plans.load(s % kPlans);
     const AdamStep<float> step = load(p.rows.step + (p.now - p.rows.first + s));
-    // The block's share of the words.
+    // The words whose rows this block updates.
     const int each = (plan.words + CL - 1) / CL, first_word = block.rank() * each;
     const int left = plan.words - first_word, mine = left < 0 ? 0 : left < each ? left : each;
-    fetch(block.anew(), smem, p, plan);
-    sum_own(block.anew(), smem, p, plan, first_word, mine);
+    fetch(block.opaque(), smem, p, plan);
+    sum_own(block.opaque(), smem, p, plan, first_word, mine);
     copies_done();
-    smem.rows.wait(odd.rows);
+    smem.rows.wait(parity.rows);
     block.sync();
     profile.mark(block, p, 10);
-    learn_hh(block.anew(), smem, p, plan, step, bad);
-    if (block.warp() == kWarps - 1) {  // it has the fewest tiles
+    learn_hh(block.opaque(), smem, p, plan, step, bad);
+    if (block.warp() == kWarps - 1) {  // the warp with the fewest tiles
       step_linear(p, plan, step, block.lane() * CL + block.rank(), 32 * CL, bad);
       if (block.rank() == CL - 1) step_head_of(p, plan, s, block.lane(), 32, bad);
     }
     profile.mark(block, p, 11);
-    sum_words(block.anew(), smem, p, plan);
+    sum_words(block.opaque(), smem, p, plan);
     block.sync();
     profile.mark(block, p, 12);
-    learn_ih(block.anew(), smem, p, plan, s, step, bad);
+    learn_ih(block.opaque(), smem, p, plan, s, step, bad);
     profile.mark(block, p, 13);
-    Words words;
-    if (p.rows_by_four) words.template read<4>(block.anew(), smem, p, plan, first_word, mine);
-    multiply_own(block.anew(), smem, p, s, mine, odd, profile);
+    OwnWords words;
+    if (p.rows_by_four) words.template read<4>(block.opaque(), smem, p, plan, first_word, mine);
+    multiply_own(block.opaque(), smem, p, s, mine, parity, profile);
     block.sync();
-    if (p.rows_by_four) words.template step<4>(block.anew(), smem, p, plan, s, step, first_word, mine, bad);
-    else words.template step<1>(block.anew(), smem, p, plan, s, step, first_word, mine, bad);
+    if (p.rows_by_four) words.template step<4>(block.opaque(), smem, p, plan, s, step, first_word, mine, bad);
+    else words.template step<1>(block.opaque(), smem, p, plan, s, step, first_word, mine, bad);
     profile.mark(block, p, 16);
   }
 
-  // Gradients of the block's own rows, and hidden states: of all places, on their way into shared memory.
+  // Starts copies of the gradients of the block's own rows, and of the hidden states, of all positions, into shared
+  // memory.
   static SEAM_KERNEL void fetch(const Block& block, Smem& smem, const TrainParams& p, const PlanStep& plan) {
     const GateRowLayout& l = p.layout;
-    const int P = plan.places, own = units(p, block.rank());
+    const int P = plan.positions, own = units(p, block.rank());
     const float* const gates = p.rows_of_gates.d_gates + kGates * first_unit(p, block.rank());
-    // Half a warp has a place. A block with fewer units than others has rows of nothing, and so many terms fill the last
-    // eight.
+    // Half a warp per position. Rows of a block with fewer units than others are zero, and so are the positions that
+    // fill up the last eight.
     static_assert(kUnits <= 16);
     const int unit = block.lane() % 16;
     for (int k = block.thread() / 16; k < eights(P); k += kThreads / 16) {
@@ -580,11 +599,11 @@ struct GateRowSteps {
     }
   }
 
-  // Where in a plan's lists the places of words begin, and these.
+  // Where in the plan's lists the first position of each word is; and where the flat indices of the positions are.
   static SEAM_KERNEL int firsts(const PlanStep& plan) { return plan.word_at - plan.document_at + 2 * plan.words; }
-  static SEAM_KERNEL int places(const PlanStep& plan) { return plan.place_at - plan.document_at; }
+  static SEAM_KERNEL int flat_indices(const PlanStep& plan) { return plan.flat_index_at - plan.document_at; }
 
-  // The gradients of all gates of the block's own words, a warp a word, over its places in their order.
+  // The gradients of all gates of the block's own words: a warp per word, summed over its positions in their order.
   static SEAM_KERNEL void sum_own(const Block& block, Smem& smem, const TrainParams& p, const PlanStep& plan,
                                   int first_word, int mine) {
     for (int u = block.warp(); u < mine; u += kWarps) {
@@ -593,7 +612,8 @@ struct GateRowSteps {
       float sum[2][4] = {};
 #pragma unroll 4
       for (int k = begin; k < end; ++k) {
-        const float* const from = p.rows_of_gates.d_gates + int64_t(smem.lists.load(places(plan) + k)) * p.H * kGates;
+        const float* const from =
+            p.rows_of_gates.d_gates + int64_t(smem.lists.load(flat_indices(plan) + k)) * p.H * kGates;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const int unit = half * 32 + block.lane();
@@ -611,7 +631,7 @@ struct GateRowSteps {
     }
   }
 
-  // The same of all words for the block's own rows.
+  // The same for all words, but only the block's own rows.
   static SEAM_KERNEL void sum_words(const Block& block, Smem& smem, const TrainParams& p, const PlanStep& plan) {
     const GateRowLayout& l = p.layout;
     const int U = plan.words;
@@ -623,7 +643,7 @@ struct GateRowSteps {
 #pragma unroll 4
       for (int k = u < U ? smem.lists.load(firsts(plan) + u) : 0; k < end; ++k) {
         float d[4];
-        smem.memory.load4(l.late + smem.lists.load(places(plan) + k) * l.pitch_r + r, d);
+        smem.memory.load4(l.late + smem.lists.load(flat_indices(plan) + k) * l.pitch_r + r, d);
 #pragma unroll
         for (int q = 0; q < 4; ++q) sum[q] += d[q];
       }
@@ -639,7 +659,7 @@ struct GateRowSteps {
       weight = load_four(at), score = load_four(at + numbers);
       m = load_four(at + 2 * numbers), v = load_four(at + 3 * numbers);
     }
-    // One step, from the sums of their gradients: what the weights are from now on.
+    // One step from the sums of their gradients. Returns the effective weights after it.
     SEAM_KERNEL Four step(float* at, int numbers, AdamRule<float> rule, const AdamStep<float>& step,
                           const float (&penalty)[4], const float (&sum)[4]) {
       Four kept;
@@ -673,12 +693,14 @@ struct GateRowSteps {
       using Terms = TileTerms<Number, kTilesM, 1, 1>;
       typename Terms::Sums sums;
       Terms::add(block, smem.memory, ByTerm{l.late, l.pitch_r, l.rows}, ByTerm{l.states, l.pitch_h, l.pitch_h}, 0, n, 1,
-                 eights(plan.places), sums);
+                 eights(plan.positions), sums);
       float penalty[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int column = column_in_tile(n, lane, j);
-        penalty[j] = column < H ? p.weight_hh.rule.penalty : column == H ? p.bias_ih.rule.penalty : p.bias_hh.rule.penalty;
+        penalty[j] = column < H    ? p.weight_hh.rule.penalty
+                     : column == H ? p.bias_ih.rule.penalty
+                                   : p.bias_hh.rule.penalty;
       }
 #pragma unroll
       for (int i = 0; i < kTilesM; ++i) {
@@ -699,9 +721,9 @@ struct GateRowSteps {
     }
   }
 
-  static constexpr int kColumns = 2;  // of tiles that a warp has at a time
+  static constexpr int kColumns = 2;  // columns of tiles that a warp computes at a time
 
-  // The step of W_ih's scores. It asks for the weights as they were, which multiply_own needs.
+  // The step of W_ih's scores. Starts the copy of the old weights, which multiply_own needs.
   static SEAM_KERNEL void learn_ih(const Block& block, Smem& smem, const TrainParams& p, const PlanStep& plan, int s,
                                    const AdamStep<float>& step, uint32_t& bad) {
     const GateRowLayout& l = p.layout;
@@ -723,11 +745,11 @@ struct GateRowSteps {
           if (reads_ahead(k) && k < have && i < l.tiles_m()) tile[i][k].read(at(i, k), numbers);
         }
       }
-      if (n == block.warp()) fetch_weights(block, smem, p, s, 0);  // behind what is needed sooner
+      if (n == block.warp()) fetch_weights(block, smem, p, s, 0);  // after the loads that are needed sooner
       using Terms = TileTerms<Number, kTilesM, kColumns, kWarps>;
       typename Terms::Sums sums;
-      Terms::add(block, smem.memory, ByTerm{l.d_words, l.pitch_r, l.rows}, ByTerm{l.x, l.pitch_e, l.pitch_e}, 0, n, have,
-                 eights(plan.words), sums);
+      Terms::add(block, smem.memory, ByTerm{l.d_words, l.pitch_r, l.rows}, ByTerm{l.x, l.pitch_e, l.pitch_e}, 0, n,
+                 have, eights(plan.words), sums);
 #pragma unroll
       for (int i = 0; i < kTilesM; ++i) {
 #pragma unroll
@@ -752,7 +774,7 @@ struct GateRowSteps {
     }
   }
 
-  // W_ih, all of it or a part, as this step has it.
+  // Starts the copy of this step's W_ih, or of a part of it, from row `first` on.
   static SEAM_KERNEL void fetch_weights(const Block& block, Smem& smem, const TrainParams& p, int s, int first) {
     const GateRowLayout& l = p.layout;
     const int left = kGates * p.H - first, rows = left < l.chunk ? left : l.chunk;
@@ -763,18 +785,18 @@ struct GateRowSteps {
     }
   }
 
-  // The gradients of x of the block's own words, where those of the gates of all words have been. The first part of W_ih
-  // is on its way.
-  static SEAM_KERNEL void multiply_own(const Block& block, Smem& smem, const TrainParams& p, int s, int mine, Odd& odd,
-                                       Profile& profile) {
+  // The gradients of x of the block's own words; they overwrite the gradients of the gates of all words. The copy of
+  // the first part of W_ih is in flight.
+  static SEAM_KERNEL void multiply_own(const Block& block, Smem& smem, const TrainParams& p, int s, int mine,
+                                       BarrierParity& parity, Profile& profile) {
     const GateRowLayout& l = p.layout;
     const int tiles = l.pitch_e / 8, G = kGates * p.H, g = block.lane() / 4, t = block.lane() % 4;
     const int rounds = (mine + 15) / 16, parts = (G + l.chunk - 1) / l.chunk;
-    // What fills up the last eight gate rows of a word counts for nothing, but must be a number.
+    // The padding of the last eight gate rows of a word is multiplied by zero, but must be finite.
     for (int i = block.thread(); i < mine * (eights(G) - G); i += kThreads) {
       smem.memory.store(l.own + i / (eights(G) - G) * l.pitch_g + G + i % (eights(G) - G), 0.0f);
     }
-    smem.weights.wait(odd.weights);
+    smem.weights.wait(parity.weights);
     block.sync();
     profile.mark(block, p, 14);
 #pragma unroll 1
@@ -790,7 +812,7 @@ struct GateRowSteps {
           if (parts > 1 && (m > 0 || n_0 > 0 || part > 0)) {
             block.sync();
             fetch_weights(block, smem, p, s, part * l.chunk);
-            smem.weights.wait(odd.weights);
+            smem.weights.wait(parity.weights);
             block.sync();
           }
           const int left = G - part * l.chunk, K = left < l.chunk ? left : l.chunk;
@@ -814,13 +836,14 @@ struct GateRowSteps {
     profile.mark(block, p, 15);
   }
 
-  // The scores of the block's own words, and what these keep in the next step, if it has them. A warp has a word at a time,
-  // a lane W neighbouring numbers of it. So much as registers hold is read before the gradients are there.
-  struct Words {
+  // Updates the scores of the block's own words, and gathers their effective embeddings for the next step, if it has
+  // these words. A warp takes a word at a time, a lane W adjacent numbers of it. As much as fits into registers is
+  // loaded before the gradients are known.
+  struct OwnWords {
     static constexpr int kAhead = 1;
     Four weight[kAhead], score[kAhead], m[kAhead], v[kAhead];
 
-    // Of a word: where its weights are, and its scores.
+    // A word's weights and scores.
     struct Row {
       const float* weight;
       ScoreState<float> state;
@@ -842,8 +865,8 @@ struct GateRowSteps {
     }
 
     template <int W>
-    SEAM_KERNEL void read(const Block& block, const Smem& smem, const TrainParams& p, const PlanStep& plan, int first_word,
-                          int mine) {
+    SEAM_KERNEL void read(const Block& block, const Smem& smem, const TrainParams& p, const PlanStep& plan,
+                          int first_word, int mine) {
 #pragma unroll
       for (int k = 0; k < kAhead; ++k) {
         const int u = block.warp() + k * kWarps, e = W * block.lane();
@@ -877,8 +900,8 @@ struct GateRowSteps {
 
     template <int W>
     static SEAM_KERNEL void take(const Smem& smem, const TrainParams& p, const PlanStep& plan, int s,
-                                 const AdamStep<float>& step, int first_word, int u, int e, const Four& weight, Four score,
-                                 Four m, Four v, uint32_t& bad) {
+                                 const AdamStep<float>& step, int first_word, int u, int e, const Four& weight,
+                                 Four score, Four m, Four v, uint32_t& bad) {
       const GateRowLayout& l = p.layout;
       float sum[4] = {};
       if constexpr (W == 4) smem.memory.load4(l.d_words + u * l.pitch_e + e, sum);
@@ -894,7 +917,7 @@ struct GateRowSteps {
       put<W>(row.state.score, score);
       put<W>(row.state.exp_avg, m);
       put<W>(row.state.exp_avg_sq, v);
-      const int next = smem.lists.load(plan.position_at - plan.document_at + plan.places + first_word + u);
+      const int next = smem.lists.load(plan.word_number_at - plan.document_at + plan.positions + first_word + u);
       if (next != kNone) put<W>(x(p, s + 1) + int64_t(next) * l.pitch_e + e, kept);
     }
   };

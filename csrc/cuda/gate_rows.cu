@@ -6,7 +6,7 @@ namespace seam::gpu {
 GateRowLayout gate_row_layout(const Device& device, const GateRowSizes& sizes, int64_t modules) {
   if (!device.clusters || sizes.H > kMostGateRowUnits || sizes.lists > kListNumbers) return {};
   GateRowLayout best = {};
-  for (const int blocks : {16, 8, 5}) {  // the more, the quicker is a module; but fewer of them are trained at a time
+  for (const int blocks : {16, 8, 5}) {  // more blocks train a module faster, but fewer modules at a time
     if (device.cluster && device.cluster != blocks) continue;
     const GateRowLayout layout = gate_row_layout(blocks, sizes);
     if (layout.size > kLayoutFloats) continue;

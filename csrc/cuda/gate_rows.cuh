@@ -1,4 +1,4 @@
-// Launches of GateRowSteps with products of one kind.
+// Launches of GateRowSteps, for one arithmetic of its products.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 
 namespace seam::gpu {
 
-// Calls run.with<Kernel>() with the kernel for clusters of so many blocks.
+// Calls run.with<Kernel>() with the kernel for clusters of `blocks` blocks.
 template <class Number, class Run>
 void with_gate_rows(int blocks, int64_t hidden, const Run& run) {
   const auto of_size = [&](auto units) {
@@ -38,11 +38,11 @@ struct StartGateRows {
   int64_t count;
   template <class K>
   void with() const {
-    launch_together<K>(device.stream, 1, modules, count);
+    launch_batched<K>(device.stream, 1, modules, count);
   }
 };
 
-// How many clusters of so many blocks the device can run at once, and a launch of some.
+// How many clusters of `blocks` blocks the device can run at once; and a launch of some.
 template <class Number>
 int64_t resident_gate_rows(const Device& device, int blocks, int64_t hidden) {
   int64_t count = 0;

@@ -1,4 +1,4 @@
-// GateRowSteps with products of tf32; in a file of its own because each takes a minute to compile.
+// GateRowSteps with products in tf32; a file of its own, because each takes a minute to compile.
 #include "gate_rows.cuh"
 
 namespace seam::gpu {

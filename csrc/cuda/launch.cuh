@@ -1,4 +1,4 @@
-// Starting a kernel on the GPU; tests/cuda_host/block_host.h has the same for the CPU.
+// Starts kernels on the GPU; tests/cuda_host/block_host.h has the same functions for the CPU.
 #pragma once
 
 #include <algorithm>
@@ -9,19 +9,19 @@
 #include <type_traits>
 
 #include "block.cuh"
-#include "collected.h"
+#include "collected_launches.h"
 
 namespace seam::gpu {
 
-// Kernels that say so are started for several calls at once: kLaunchedTogether always, kAlsoTogether at times.
+// Kernels with kBatched always run for several sets of parameters in one launch; those with kMayBeBatched may.
 template <class K, class = void>
-struct IsTogether : std::false_type {};
+struct IsBatched : std::false_type {};
 template <class K>
-struct IsTogether<K, std::enable_if_t<K::kLaunchedTogether>> : std::true_type {};
+struct IsBatched<K, std::enable_if_t<K::kBatched>> : std::true_type {};
 template <class K, class = void>
-struct IsAlsoTogether : std::false_type {};
+struct MayBeBatched : std::false_type {};
 template <class K>
-struct IsAlsoTogether<K, std::enable_if_t<K::kAlsoTogether>> : std::true_type {};
+struct MayBeBatched<K, std::enable_if_t<K::kMayBeBatched>> : std::true_type {};
 
 }  // namespace seam::gpu
 
@@ -31,7 +31,7 @@ namespace seam::gpu {
 
 inline void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
-  cudaGetLastError();  // it has been told; the next call is not to blame
+  cudaGetLastError();  // clears the error, which the next call would return again
   throw std::runtime_error(std::string("seam-fast: ") + what + " failed: " + cudaGetErrorString(error));
 }
 
@@ -42,11 +42,11 @@ constexpr size_t shared_bytes() {
 
 template <class K>
 constexpr auto entry_of() {
-  if constexpr (IsTogether<K>::value) return entry_together<K>;
+  if constexpr (IsBatched<K>::value) return entry_batched<K>;
   else return entry<K>;
 }
 
-// What a kernel needs beyond the ordinary has to be allowed on each device.
+// Shared memory and cluster sizes above the defaults have to be allowed on each device.
 template <class K, class Entry>
 cudaError_t allow(Entry entry) {
   constexpr size_t kOrdinary = 48 << 10;
@@ -63,13 +63,13 @@ cudaError_t allow(Entry entry) {
 template <class K>
 cudaError_t allow() {
   cudaError_t error = allow<K>(entry_of<K>());
-  if constexpr (IsAlsoTogether<K>::value) {
-    if (error == cudaSuccess) error = allow<K>(entry_together<K>);
+  if constexpr (MayBeBatched<K>::value) {
+    if (error == cudaSuccess) error = allow<K>(entry_batched<K>);
   }
   return error;
 }
 
-// The same once on each device: asking takes about as long as starting a kernel.
+// The same, once on each device: it takes about as long as a launch.
 template <class K>
 void allow_once() {
   static std::atomic<uint64_t> allowed = 0;  // a bit for each device
@@ -110,8 +110,8 @@ void launch(void* stream, int64_t clusters, const typename K::Params& p) {
 
 // So many clusters for each of `count` calls.
 template <class K>
-void launch_together(void* stream, int64_t clusters, const typename K::Params* calls, int64_t count) {
-  using Calls = Together<typename K::Params>;
+void launch_batched(void* stream, int64_t clusters, const typename K::Params* calls, int64_t count) {
+  using Calls = BatchedParams<typename K::Params>;
   static_assert(Calls::kMost > 0, "parameters of one call find room");
   allow_once<K>();
   for (int64_t first = 0; first < count; first += Calls::kMost) {
@@ -121,11 +121,11 @@ void launch_together(void* stream, int64_t clusters, const typename K::Params* c
     cudaLaunchAttribute cluster;
     cudaLaunchConfig_t config = configuration<K>(static_cast<cudaStream_t>(stream), clusters, cluster);
     config.gridDim.y = unsigned(some);
-    check(cudaLaunchKernelEx(&config, entry_together<K>, p), "starting a kernel");
+    check(cudaLaunchKernelEx(&config, entry_batched<K>, p), "starting a kernel");
   }
 }
 
-// Groups of so many blocks, all of which are on the device at once: as many as `resident_blocks` allows.
+// Starts groups of `blocks` blocks, all of which run at once: at most `resident_blocks` in all.
 template <class K>
 void launch_resident(void* stream, int64_t groups, int64_t blocks, const typename K::Params& p) {
   static_assert(K::kCluster == 1);
@@ -139,8 +139,8 @@ void launch_resident(void* stream, int64_t groups, int64_t blocks, const typenam
   check(cudaLaunchKernelEx(&config, entry<K>, p), "starting a kernel");
 }
 
-// What ask(count) finds of a device and a kernel, 0 where it gives an error, which is nobody's; asked once of each, but that a
-// want of memory may pass. known: one more than the count.
+// Caches what ask(count) finds for a device, 0 where it returns an error, which is then cleared. An error for lack of
+// memory is not cached, since it may pass. known: one more than the count.
 constexpr int kDevices = 64;
 template <class Ask>
 int64_t asked_once(std::atomic<int> (&known)[kDevices], int device, const Ask& ask) {
@@ -156,8 +156,8 @@ int64_t asked_once(std::atomic<int> (&known)[kDevices], int device, const Ask& a
   return count;
 }
 
-// How many blocks of a kernel the device can run at once, for `launch_resident`: 0 where it cannot start such a kernel. Asked
-// once of each device.
+// How many blocks of a kernel the device can run at once, for `launch_resident`: 0 if it cannot start such a kernel.
+// Cached per device.
 template <class K>
 int64_t resident_blocks(int device) {
   static std::atomic<int> known[kDevices] = {};
@@ -174,8 +174,8 @@ int64_t resident_blocks(int device) {
   });
 }
 
-// How many clusters of a kernel the device can run at once: 0 where it has none so large, or too little shared memory, or
-// only code that was compiled for devices without clusters, which does nothing. Asked once of each device.
+// How many clusters of a kernel the device can run at once: 0 if it has no clusters of that size, too little shared
+// memory, or only code compiled for devices without clusters, which does nothing. Cached per device.
 template <class K>
 int64_t resident_clusters(int device) {
   static std::atomic<int> known[kDevices] = {};
@@ -212,10 +212,10 @@ int64_t resident_blocks(int) {
 
 namespace seam::gpu {
 
-// What is common to both meanings: a launch that may have to wait for others.
+// The same for GPU and CPU: a launch, which is only recorded where the queue collects launches.
 template <class K>
 void launch(const Queue& queue, int64_t clusters, const typename K::Params& p) {
-  if (queue.collected) queue.collected->note<K>(clusters, p);
+  if (queue.collected) queue.collected->record<K>(clusters, p);
   else launch<K>(queue.stream, clusters, p);
 }
 template <class K>
@@ -223,14 +223,14 @@ void launch_resident(const Queue& queue, int64_t groups, int64_t blocks, const t
   launch_resident<K>(queue.stream, groups, blocks, p);
 }
 template <class K>
-void launch_together(const Queue& queue, int64_t clusters, const typename K::Params* calls, int64_t count) {
-  launch_together<K>(queue.stream, clusters, calls, count);
+void launch_batched(const Queue& queue, int64_t clusters, const typename K::Params* calls, int64_t count) {
+  launch_batched<K>(queue.stream, clusters, calls, count);
 }
 
 template <class K>
-void Collected::Launches<K>::start(void* stream) const {
-  if constexpr (IsAlsoTogether<K>::value) {
-    launch_together<K>(stream, clusters, calls.data(), int64_t(calls.size()));
+void CollectedLaunches::Launches<K>::start(void* stream) const {
+  if constexpr (MayBeBatched<K>::value) {
+    launch_batched<K>(stream, clusters, calls.data(), int64_t(calls.size()));
   } else {
     for (const typename K::Params& p : calls) launch<K>(stream, clusters, p);
   }

@@ -1,9 +1,9 @@
-// Numbers sent into the shared memory of a cluster's blocks, with a count of what has arrived: for kernels that exchange
-// something every step. The cluster's barrier takes as long as a step of theirs, because it waits for all that was stored
-// in global memory before it.
+// Messages: numbers stored into the shared memory of a cluster's other blocks, where their bytes are counted as they
+// arrive. For kernels that exchange something every step: the cluster's barrier takes as long as one of their steps,
+// because it also waits for all earlier stores to global memory.
 //
-// Who sends must know that what he overwrites has been read. The watch on the CPU does not see that, nor anything else that
-// is finer than a barrier.
+// A sender must know that what it overwrites has been read. The race detection of tests/cuda_host does not check that,
+// nor anything else that is finer than a barrier.
 #pragma once
 
 #include "block.cuh"
@@ -13,30 +13,32 @@
 
 namespace seam::gpu {
 
-// Counts the bytes that arrive for a block, round by round: a round is over when all that were expected are there, and has
-// to be armed before the next can be. In shared memory.
+// Counts the bytes that arrive in a block, round by round: a round is over when all expected bytes have arrived, and
+// must be armed (the bytes announced) before the one after it. Lies in shared memory.
 struct Arrivals {
   ByteBarrier barrier;
 
-  // By one thread of the block, before any other of the cluster has passed a sync_cluster behind it. The first round is
-  // armed then.
+  // Called by one thread of the block, before the sync_cluster after which others may send. Arms the first round.
   SEAM_KERNEL void begin(int bytes) {
     barrier.begin();
     arm(bytes);
   }
-  // For the next round, by one thread that has waited for the last one.
+  // Arms the next round. Called by one thread that has waited for the last one.
   SEAM_KERNEL void arm(int bytes) { barrier.expect(bytes); }
-  // Until round `round` is over, counted from 0; no earlier one is asked for. What has been sent for it is seen then.
+  // Waits until round `round`, from 0, is over; rounds must be waited for in order. Then what was sent for it can be
+  // read.
   SEAM_KERNEL void wait(int round) { barrier.wait(round & 1); }
 
   SEAM_KERNEL uint32_t address() { return barrier.address(); }
 };
 
-// Numbers into the same place of block `rank`, which may be one's own, and what they count for there.
+// Stores numbers to the same address in the shared memory of block `rank`, which may be the own one, and counts them
+// there.
 struct Addresses {
   uint32_t to, counted;
 };
-// One is asked for and the other as far from it there as it is here, so that a kernel can hold one a block and not ask again.
+// The address of the barrier there is derived from that of the data, so that a kernel need map only one address per
+// block.
 template <class T, int N>
 SEAM_KERNEL Addresses addresses_in(int rank, Shared<T, N>& shared, int i, Arrivals& arrivals) {
   const uint32_t mine = uint32_t(__cvta_generic_to_shared(&shared.memory[0]));
@@ -64,16 +66,18 @@ template <class B, class T, int N>
 SEAM_KERNEL void send4(const B&, int rank, Shared<T, N>& shared, int i, const T (&values)[4], Arrivals& arrivals) {
 #if __CUDA_ARCH__ >= 900
   const Addresses there = addresses_in(rank, shared, i, arrivals);
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(there.to),
-               "r"(word_of(values[0])), "r"(word_of(values[1])), "r"(word_of(values[2])), "r"(word_of(values[3])),
-               "r"(there.counted)
-               : "memory");
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(there.to),
+      "r"(word_of(values[0])), "r"(word_of(values[1])), "r"(word_of(values[2])), "r"(word_of(values[3])),
+      "r"(there.counted)
+      : "memory");
 #endif
 }
 
-// `count` numbers of one's own block's shared memory into the same place of another block by one request, of a warp whose lanes
-// all call it. Count times their size and both places are multiples of 16 bytes. Threads that have written them say
-// `ready_to_send` and meet the warp in a barrier; nobody writes there, nor does the block end, before they have come.
+// Copies `count` numbers of the own block's shared memory to the same address in another block by one request. Called
+// by all lanes of a warp. Size and address are multiples of 16 bytes. Threads that wrote the numbers call
+// `ready_to_send` and then pass a barrier with the warp; until the copy has arrived nobody may write there, nor may the
+// block end.
 SEAM_KERNEL void ready_to_send() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 template <class B, class T, int N>
 SEAM_KERNEL void send_all(const B& block, int rank, Shared<T, N>& shared, int i, int count, Arrivals& arrivals) {
@@ -81,9 +85,10 @@ SEAM_KERNEL void send_all(const B& block, int rank, Shared<T, N>& shared, int i,
   const Addresses there = addresses_in(rank, shared, i, arrivals);
   const uint32_t here = uint32_t(__cvta_generic_to_shared(&shared.memory[i]));
   if (block.lane() == 0) {
-    asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(there.to),
-                 "r"(here), "r"(count * int(sizeof(T))), "r"(there.counted)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(there.to),
+        "r"(here), "r"(count * int(sizeof(T))), "r"(there.counted)
+        : "memory");
   }
 #endif
 }

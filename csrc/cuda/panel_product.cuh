@@ -1,6 +1,6 @@
-// A product of two matrices by one block, for the training engine: 64 x 64 numbers at a time, from panels of 32 terms in
-// shared memory; in full precision by plain arithmetic, or by tensor cores from operands rounded to tf32. While one panel
-// is worked on the next is on its way into registers.
+// A product of two matrices by one block, for the training engine: 64 x 64 numbers at a time, from panels of 32 terms
+// in shared memory; in full precision by ordinary arithmetic, or by tensor cores with operands rounded to tf32. The
+// next panel is loaded into registers while one is multiplied.
 #pragma once
 
 #include <type_traits>
@@ -9,13 +9,13 @@
 
 namespace seam::gpu {
 
-// Numbers of a product's operand, row by row in memory. By term: a row holds the terms of one row (column) of the
-// product; else a row is one term. rows: where the terms' rows lie; null: one after the other.
+// An operand of a product, row-major in memory. "By term": a row holds the terms of one row (column) of the product;
+// else a row is one term. rows: the indices of the terms' rows; null: consecutive.
 struct Operand {
   const float* data;
   int64_t stride;
   const int32_t* rows = nullptr;
-  int32_t ones = -1;  // a column that is 1 and not in memory
+  int32_t ones = -1;  // index of a column of ones that is not in memory
 };
 
 // Number: float, or Tf32 for tensor cores.
@@ -24,16 +24,16 @@ struct PanelProduct {
   using Block = BlockOf<1, true>;
   static constexpr bool kTiles = std::is_same_v<Number, Tf32>;
   static constexpr int kThreads = 256, kSide = 64, kDepth = 32, kEach = 4;
-  static constexpr int kStride = kSide + (kTiles ? 8 : 4);  // what a warp reads at once lies in different banks
+  static constexpr int kStride = kSide + (kTiles ? 8 : 4);  // puts what a warp reads at once into different banks
   static constexpr int kFetched = kSide * kDepth / kThreads;
-  static constexpr int kRight = kDepth * kStride;  // where the right panel begins
+  static constexpr int kRight = kDepth * kStride;  // offset of the right panel
   struct Smem {
     Shared<float, 2 * kRight> panels;  // left and right, [term, row or column]; in the end the product of tiles
   };
   static_assert(kSide * kStride <= 2 * kRight);
 
-  // done(m, n, count, sums) is given four neighbours in a row of the product (M, N), of which `count` exist. All threads
-  // have met since `smem` was last used, and have met again after the last use in here.
+  // Calls done(m, n, count, sums) for each four adjacent numbers in a row of the product (M, N), of which `count`
+  // exist. There must be a barrier since `smem` was last used; there is one after its last use in here.
   template <bool LeftByTerm, bool RightByTerm, class Done>
   static SEAM_KERNEL void multiply(const Block& block, Smem& smem, const Operand& left, const Operand& right,
                                    int first_m, int first_n, int M, int N, int K, const Done& done) {
@@ -62,9 +62,10 @@ struct PanelProduct {
   }
 
  private:
-  static constexpr int kPanels = 8;  // are added up by themselves: so a sum's error grows with their number only
+  static constexpr int kPanels =
+      8;  // panels that are summed separately, so that the rounding error grows only with the number of such groups
 
-  // What a thread sums up: `total`, 4 x 4 numbers of the product.
+  // The sums of a thread: `total`, 4 x 4 numbers of the product.
   struct PlainSums {
     float total[kEach][kEach] = {}, sum[kEach][kEach] = {};
 
@@ -91,14 +92,14 @@ struct PanelProduct {
     SEAM_KERNEL void spread(const Block&, Smem&) {}
   };
 
-  // The same by tiles: a warp has 16 rows and 32 columns. Only in the end, through shared memory, does each thread get its
-  // 4 x 4 numbers.
+  // The same by tensor-core tiles: a warp has 16 rows and 32 columns. In the end they are redistributed through shared
+  // memory, 4 x 4 numbers per thread.
   struct TileSums {
     float total[kEach][kEach], sum[4][4] = {};
 
     SEAM_KERNEL void add(const Block& block, const Smem& smem, bool) {
       const int g = block.lane() / 4, t = block.lane() % 4, row = block.warp() % 4 * 16 + g;
-      block.sync_warp();  // lanes have fetched, or not, in different ways
+      block.sync_warp();  // lanes may have diverged while loading
 #pragma unroll
       for (int k = 0; k < kDepth; k += 8) {
         const auto word = [&](int panel, int term, int at) {
@@ -131,10 +132,10 @@ struct PanelProduct {
   };
   using Sums = std::conditional_t<kTiles, TileSums, PlainSums>;
 
-  // The place of a thread's number j in a panel. By term, eight lanes read neighbours in memory, and a warp writes to 32
-  // different banks.
+  // The row (column) and term in a panel of number j of a thread. By term, eight lanes read adjacent numbers, and a
+  // warp writes to 32 different banks.
   template <bool ByTerm>
-  static SEAM_KERNEL void place(const Block& block, int j, int& across, int& term) {
+  static SEAM_KERNEL void panel_element(const Block& block, int j, int& across, int& term) {
     if constexpr (ByTerm) {
       const int piece = block.warp() + kThreads / 32 * j;
       across = piece / 4 * 4 + block.lane() / 8;
@@ -152,7 +153,7 @@ struct PanelProduct {
 #pragma unroll
     for (int j = 0; j < kFetched; ++j) {
       int across, term;
-      place<ByTerm>(block, j, across, term);
+      panel_element<ByTerm>(block, j, across, term);
       const int n = first + across, k = k_0 + term;
       to[j] = 0;
       if (n >= size || k >= K) continue;
@@ -169,7 +170,7 @@ struct PanelProduct {
 #pragma unroll
     for (int j = 0; j < kFetched; ++j) {
       int across, term;
-      place<ByTerm>(block, j, across, term);
+      panel_element<ByTerm>(block, j, across, term);
       smem.panels.store(panel + term * kStride + across, kTiles ? bits_to_float(to_tf32(from[j])) : from[j]);
     }
   }

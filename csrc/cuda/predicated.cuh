@@ -1,5 +1,5 @@
-// Global memory read and written under a condition, without a branch: where the compiler makes one, what comes behind it
-// cannot begin before.
+// Conditional loads and stores of global memory without a branch, by predicated instructions: a branch would keep later
+// instructions from being issued early.
 #pragma once
 
 #include "block.cuh"
@@ -14,7 +14,7 @@ SEAM_KERNEL float load_if(bool happens, const float* at, float otherwise) {
                : "l"(at), "r"(int(happens)));
   return otherwise;
 }
-// Nobody in the same kernel reads what is stored.
+// What is stored must not be read in the same kernel.
 SEAM_KERNEL void store_if(bool happens, float* at, float value) {
   asm volatile("{.reg .pred p;\nsetp.ne.s32 p, %2, 0;\n@p st.global.f32 [%0], %1;}" ::"l"(at), "f"(value),
                "r"(int(happens)));
@@ -29,7 +29,7 @@ SEAM_KERNEL void store_if(bool happens, uint32_t* at, uint32_t value) {
   asm volatile("{.reg .pred p;\nsetp.ne.s32 p, %2, 0;\n@p st.global.b32 [%0], %1;}" ::"l"(at), "r"(value),
                "r"(int(happens)));
 }
-// The same of 16 bits.
+// The same for 16-bit numbers.
 template <class T>
 SEAM_KERNEL T load_if(bool happens, const T* at, T otherwise) {
   static_assert(sizeof(T) == 2);
@@ -58,7 +58,7 @@ SEAM_KERNEL void store_if(bool happens, T* at, T value, host::Site site = host::
 
 #endif
 
-// Two neighbours of 16 bits. Even: they lie in a word, and both exist or neither does.
+// Two adjacent 16-bit numbers. Even: they are in one 32-bit word, and either both exist or neither.
 template <class T, bool Even>
 struct Pair {
   uint32_t both;

@@ -8,9 +8,9 @@ namespace seam::gpu {
 
 namespace {
 
-constexpr int kSmall = 32, kLarge = 64;  // sides of a tile
+constexpr int kSmall = 32, kLarge = 64;  // tile sizes
 
-// Large tiles read less, small ones are more: they are for products that would not fill the device otherwise.
+// Large tiles load less per product; small ones are for products that would otherwise not fill the device.
 bool few(const Device& device, int64_t large_tiles) { return large_tiles * device.calls < device.multiprocessors; }
 
 }  // namespace
@@ -31,7 +31,7 @@ void gradients(const Device& device, const GradientParams<T>& p) {
   else launch<Large>(device.stream, Large::tile_count(p), p);
 }
 
-#define SEAM_INSTANTIATE(T)                                           \
+#define SEAM_INSTANTIATE(T)                                            \
   template void projection(const Device&, const ProjectionParams<T>&); \
   template void gradients(const Device&, const GradientParams<T>&);
 SEAM_INSTANTIATE(float)

@@ -1,6 +1,6 @@
-// Products over all rows at once, for sizes at which a matrix library would spend its time starting up: the projection of
-// the input, with weights masked while they are loaded; and, in one launch, the gradients of the input and of the weights,
-// whose sum over all rows becomes a score's gradient before it leaves the registers.
+// Products over all rows at once, for sizes at which launches of a matrix library would take longer than the products:
+// the projection of the input, with weights masked while they are loaded; and, in one launch, the gradients of the
+// input and of the weights, whose sum over all rows is turned into a score's gradient in registers.
 #pragma once
 
 #include <type_traits>
@@ -11,15 +11,15 @@
 
 namespace seam::gpu {
 
-// ---- The rows that a panel of a product is made of ----------------------------------------------------------------------
+// ---- The rows of a panel --------------------------------------------------------------------------------------------
 
 template <int N>
 struct PanelRows {
   Shared<int32_t, N> time, before, sequence;
 
-  // Where the rows from `first` on lie: one division each instead of one for every number of it. Rows go step by step
-  // through all ranks; those behind a sequence's end get the time -1 - time. `before`: the time of the sequence's step
-  // before, -1 for its first.
+  // Computes the time and sequence of the rows from `first` on: one division per row instead of one per number. Rows go
+  // step by step through all ranks; those after a sequence's end get the time -1 - time. `before`: the time of the
+  // sequence's previous step, -1 for its first.
   template <int Count>
   SEAM_KERNEL void find(const BlockOf<1>& block, const Sequences& s, int64_t first) {
     static_assert(Count <= N);
@@ -33,37 +33,38 @@ struct PanelRows {
     }
   }
   SEAM_KERNEL bool runs(int at) const { return time.load(at) >= 0; }
-  SEAM_KERNEL Place place(int at) const {
+  SEAM_KERNEL TimeIndex time_index(int at) const {
     const int32_t step = time.load(at);
     return {step < 0 ? -1 - step : step, sequence.load(at)};
   }
 };
 
-// ---- A tile of a product ----------------------------------------------------------------------------------------------
+// ---- A tile of a product --------------------------------------------------------------------------------------------
 
-// S x S numbers of a product by 256 threads, each S / 16 rows and as many columns, from panels of `kDepth` terms.
+// An S x S tile of a product by 256 threads, each of S / 16 rows and as many columns, from panels of `kDepth` terms.
 template <class W, int S>
 struct Tile {
   static constexpr int kThreads = 256, kDepth = 32, kEach = S / 16;
-  static constexpr int kStride = S + 4;  // so that neither rows nor columns of a panel all share a bank
-  static constexpr int kPanels = 2;      // are added up by themselves: so a sum's error grows with their number only
+  static constexpr int kStride = S + 4;  // avoids bank conflicts along rows and along columns of a panel
+  static constexpr int kPanels =
+      2;  // panels that are summed separately, so that the rounding error grows only with the number of such groups
 
   struct Smem {
     Shared<W, kDepth * kStride> left, right;  // [term, row or column]
     PanelRows<(S > kDepth ? S : kDepth)> rows;
   };
 
-  // Calls done(m, n, sum of left(m, k) right(k, n) over k, ahead(m, n)) for the tile at (first_m, first_n). prepare(first_k)
-  // comes before the values of a panel are asked for, and is followed by a barrier; they are asked for while the panel before
-  // is multiplied. LeftByTerm, RightByTerm: neighbours in memory have neighbouring k.
+  // Calls done(m, n, sum of left(m, k) right(k, n) over k, ahead(m, n)) for the tile at (first_m, first_n).
+  // prepare(first_k) is called before the values of a panel are loaded, and is followed by a barrier; they are loaded
+  // while the previous panel is multiplied. LeftByTerm, RightByTerm: numbers adjacent in memory have adjacent k.
   template <bool LeftByTerm, bool RightByTerm, class Prepare, class Left, class Right, class Ahead, class Done>
   static SEAM_KERNEL void multiply(const BlockOf<1>& block, Smem& smem, int64_t first_m, int64_t first_n, int64_t M,
                                    int64_t N, int64_t K, const Prepare& prepare, const Left& left, const Right& right,
                                    const Ahead& ahead, const Done& done) {
-    constexpr int kLoads = S * kDepth / kThreads;  // of a thread, for each side of a panel
+    constexpr int kLoads = S * kDepth / kThreads;  // loads of a thread for each operand of a panel
     const int row = block.thread() / 16 * kEach, column = block.thread() % 16 * kEach;
     W total[kEach][kEach] = {}, sum[kEach][kEach] = {}, of_left[kLoads], of_right[kLoads];
-    // Number i of a panel: which row (column) it is of, and which term.
+    // The row (column) and the term of number i of a panel.
     const auto across = [&](int i, bool by_term) { return by_term ? i / kDepth : i % S; };
     const auto term = [&](int i, bool by_term) { return by_term ? i % kDepth : i / S; };
     const auto fetch = [&](int64_t k_0) {
@@ -132,13 +133,14 @@ struct Tile {
   }
 };
 
-// The same of numbers of 16 bits by tensor cores. The products take next to no time, and a panel costs as much waiting as it
-// ever does: so panels have as many terms as a thread has registers for, and nothing is asked for in a branch, behind which
-// it would be waited for; instead of what there is not, something else is read. What `ahead` reads comes with the first panel.
+// The same for 16-bit numbers by tensor cores. The products take hardly any time, so the latency of each panel counts:
+// panels have as many terms as there are registers for, and no load is in a branch, after which the compiler would wait
+// for it; in place of numbers that do not exist others are loaded. What `ahead` loads comes with the first panel.
 template <class T, int S>
 struct ShortTile {
-  static constexpr int kThreads = 256, kDepth = 2048 / S, kStride = kDepth + 8;  // rows of a panel in different banks
-  static constexpr int kTiles = S / 16 * (S / 8) / (kThreads / 32);              // of 16 x 8 a warp, all of the same rows
+  static constexpr int kThreads = 256, kDepth = 2048 / S,
+                       kStride = kDepth + 8;                         // puts the rows of a panel into different banks
+  static constexpr int kTiles = S / 16 * (S / 8) / (kThreads / 32);  // tiles of 16 x 8 per warp, all of the same rows
   static_assert(S == 32 || S == 64);
 
   struct Smem {
@@ -150,11 +152,12 @@ struct ShortTile {
   static SEAM_KERNEL void multiply(const BlockOf<1>& block, Smem& smem, int64_t first_m, int64_t first_n, int64_t M,
                                    int64_t N, int64_t K, const Prepare& prepare, const Left& left, const Right& right,
                                    const Ahead& ahead, const Done& done) {
-    constexpr int kLoads = S * kDepth / kThreads, kWarps = S / 8 / kTiles;  // of a thread a side; side by side
+    constexpr int kLoads = S * kDepth / kThreads,
+                  kWarps = S / 8 / kTiles;  // loads of a thread per operand; warps side by side
     const int g = block.lane() / 4, t = block.lane() % 4;
     const int row = block.warp() / kWarps * 16 + g, column = block.warp() % kWarps * kTiles * 8;
     const T zero = narrow<T>(0.0f);
-    float sums[2][kTiles][4] = {};  // of every other 16 terms, so that products need not wait for one another
+    float sums[2][kTiles][4] = {};  // two independent chains, each of every other 16 terms
     T of_left[kLoads], of_right[kLoads];
     const auto across = [&](int i, bool by_term) { return by_term ? i / kDepth : i % S; };
     const auto term = [&](int i, bool by_term) { return by_term ? i % kDepth : i / S; };
@@ -176,7 +179,8 @@ struct ShortTile {
       panel.load2(at, numbers);
       return pack(numbers[0], numbers[1]);
     };
-    const auto of = [&](int tile, int i, int64_t& m, int64_t& n) {  // number i of a tile; whether there is one
+    const auto of = [&](int tile, int i, int64_t& m,
+                        int64_t& n) {  // the indices of number i of a tile; returns whether it exists
       m = first_m + row + i / 2 * 8, n = first_n + column + tile * 8 + 2 * t + i % 2;
       return m < M && n < N;
     };
@@ -234,7 +238,8 @@ struct ShortTile {
 template <class T, int S>
 using TileOf = std::conditional_t<sizeof(T) == 2, ShortTile<T, S>, Tile<Wide<T>, S>>;
 
-// What is read if it counts, else 0. Numbers of 16 bits are read in any case, see ShortTile: `read` finds some then, too.
+// The loaded number if it exists, else 0. 16-bit numbers are loaded in any case, see ShortTile: `read` must give a
+// valid one then.
 template <class T, class Read>
 SEAM_KERNEL T read_or_zero(bool counts, const Read& read) {
   const T zero = narrow<T>(Wide<T>(0));
@@ -246,7 +251,7 @@ SEAM_KERNEL T read_or_zero(bool counts, const Read& read) {
   }
 }
 
-// Weights that are looked up when they are needed; those of 16-bit numbers, of which there are two kinds, as what they are.
+// A weight that is loaded only when it is needed; for 16-bit inputs, whose weights may be float32, of its own type.
 template <class T>
 struct LookedUp {
   MaskedNumbers weights;
@@ -264,7 +269,7 @@ SEAM_KERNEL void store_known_gradient(const Gradient& g, int64_t i, Wide<T> sum,
   else store_gradient<T>(g, i, sum);
 }
 
-// The tiles of several products, numbered one after the other.
+// Numbers the tiles of several products consecutively.
 template <int S>
 struct Tiles {
   int64_t columns, count;
@@ -273,11 +278,11 @@ struct Tiles {
   SEAM_INLINE int64_t n(int64_t tile) const { return tile % columns * S; }
 };
 
-// ---- The projection of the input --------------------------------------------------------------------------------------
+// ---- The projection of the input ------------------------------------------------------------------------------------
 
 template <class T, int S>
 struct Projection {
-  static constexpr bool kAlsoTogether = std::is_same_v<T, float>;  // in launches of many calls
+  static constexpr bool kMayBeBatched = std::is_same_v<T, float>;  // in launches of several calls, see block.cuh
   using W = Wide<T>;
   using Product = TileOf<T, S>;
   using Params = ProjectionParams<T>;
@@ -298,22 +303,22 @@ struct Projection {
           },
           [&](int64_t m, int64_t k) {
             const int at = int(m - m_0);
-            return read_or_zero<T>(smem.rows.runs(at), [&] { return load(p.input.at(smem.rows.place(at)) + k); });
+            return read_or_zero<T>(smem.rows.runs(at), [&] { return load(p.input.at(smem.rows.time_index(at)) + k); });
           },
           [&](int64_t k, int64_t n) { return narrow<T>(weight.effective(n * I + k)); },
           [](int64_t, int64_t) { return 0; },
           [&](int64_t m, int64_t n, W sum, int) {
-            store(p.gates.at(smem.rows.place(int(m - m_0))) + n, narrow<T>(sum));
+            store(p.gates.at(smem.rows.time_index(int(m - m_0))) + n, narrow<T>(sum));
           });
     });
   }
 };
 
-// ---- Gradients of the input and of the weights ------------------------------------------------------------------------
+// ---- Gradients of the input and of the weights ----------------------------------------------------------------------
 
 template <class T, int S>
 struct Gradients {
-  static constexpr bool kAlsoTogether = std::is_same_v<T, float>;  // in launches of many calls
+  static constexpr bool kMayBeBatched = std::is_same_v<T, float>;  // in launches of several calls, see block.cuh
   using W = Wide<T>;
   using Product = TileOf<T, S>;
   using Params = GradientParams<T>;
@@ -322,13 +327,12 @@ struct Gradients {
 
   static SEAM_INLINE bool wants_bias(const Params& p) { return p.bias_ih.wanted() || p.bias_hh.wanted(); }
   static SEAM_INLINE int64_t rows(const Params& p) { return p.sequences.steps * p.sequences.batch; }
-  static SEAM_INLINE Tiles<S> input_tiles(const Params& p) {
-    return {p.grad_input.data ? rows(p) : 0, p.input_size};
-  }
+  static SEAM_INLINE Tiles<S> input_tiles(const Params& p) { return {p.grad_input.data ? rows(p) : 0, p.input_size}; }
   static SEAM_INLINE Tiles<S> ih_tiles(const Params& p) {
     return {p.ih.wanted() ? kGates * p.hidden : 0, p.input_size};
   }
-  static SEAM_INLINE int64_t hh_columns(const Params& p) {  // one more for the bias, which is a weight of the number 1
+  static SEAM_INLINE int64_t
+  hh_columns(const Params& p) {  // one more for the bias, which is the weight of a constant 1
     return (p.hh.wanted() ? p.hidden : 0) + (wants_bias(p) ? 1 : 0);
   }
   static SEAM_INLINE Tiles<S> hh_tiles(const Params& p) { return {kGates * p.hidden, hh_columns(p)}; }
@@ -347,7 +351,7 @@ struct Gradients {
       with_weights<T>(p.ih.masked, [&](const auto& weight) {
         weight_gradient(
             block, smem, p, of_ih.m(tile), of_ih.n(tile), p.input_size,
-            [&](int at, int64_t n) { return load(p.input.at(smem.rows.place(at)) + n); },
+            [&](int at, int64_t n) { return load(p.input.at(smem.rows.time_index(at)) + n); },
             [&](int64_t m, int64_t n) { return weight.known(m * p.input_size + n); },
             [&](int64_t m, int64_t n, W sum, const auto& known) {
               store_known_gradient<T>(p.ih, m * p.input_size + n, sum, known);
@@ -389,23 +393,24 @@ struct Gradients {
         },
         [&](int64_t m, int64_t k) {
           const int at = int(m - m_0);
-          return read_or_zero<T>(smem.rows.runs(at), [&] { return load(p.d_gates.at(smem.rows.place(at)) + k); });
+          return read_or_zero<T>(smem.rows.runs(at), [&] { return load(p.d_gates.at(smem.rows.time_index(at)) + k); });
         },
         [&](int64_t k, int64_t n) { return narrow<T>(weight.effective(k * I + n)); },
         [](int64_t, int64_t) { return 0; },
         [&](int64_t m, int64_t n, W sum, int) {
           const int at = int(m - m_0);
-          T* const to = p.grad_input.at(smem.rows.place(at)) + n;
-          if (!smem.rows.runs(at)) sum = W(0);  // whatever the weights are
+          T* const to = p.grad_input.at(smem.rows.time_index(at)) + n;
+          if (!smem.rows.runs(at)) sum = W(0);  // a NaN or inf weight must not reach a step that does not exist
           if (p.add_to_grad_input) sum += widen(load(to));
           store(to, narrow<T>(sum));
         });
   }
 
   template <class Right, class Ahead, class Done>
-  static SEAM_KERNEL void weight_gradient(const BlockOf<1>& block, Smem& smem, const Params& p, int64_t m_0, int64_t n_0,
-                                          int64_t N, const Right& right, const Ahead& ahead, const Done& done) {
-    int64_t first = 0;  // row of the panel
+  static SEAM_KERNEL void weight_gradient(const BlockOf<1>& block, Smem& smem, const Params& p, int64_t m_0,
+                                          int64_t n_0, int64_t N, const Right& right, const Ahead& ahead,
+                                          const Done& done) {
+    int64_t first = 0;  // first row of the panel
     Product::template multiply<false, false>(
         block, smem, m_0, n_0, kGates * p.hidden, N, rows(p),
         [&](int64_t k_0) {
@@ -414,7 +419,7 @@ struct Gradients {
         },
         [&](int64_t m, int64_t k) {
           const int at = int(k - first);
-          return read_or_zero<T>(smem.rows.runs(at), [&] { return load(p.d_gates.at(smem.rows.place(at)) + m); });
+          return read_or_zero<T>(smem.rows.runs(at), [&] { return load(p.d_gates.at(smem.rows.time_index(at)) + m); });
         },
         [&](int64_t k, int64_t n) {
           const int at = int(k - first);
@@ -423,11 +428,11 @@ struct Gradients {
         ahead, done);
   }
 
-  // The hidden state that a row began with.
+  // The hidden state before a row's step.
   static SEAM_KERNEL T hidden_before(const Params& p, const Smem& smem, int at, int64_t unit) {
     const int32_t before = smem.rows.before.load(at), sequence = smem.rows.sequence.load(at);
     return read_or_zero<T>(before >= 0 || p.h_0, [&] {
-      const T* const first = p.h_0 ? p.h_0 + sequence * p.hidden : p.output.at({0, sequence});  // of which nothing is taken
+      const T* const first = p.h_0 ? p.h_0 + sequence * p.hidden : p.output.at({0, sequence});  // loaded, but not used
       return load((before >= 0 ? p.output.at({before, sequence}) : first) + unit);
     });
   }

@@ -1,13 +1,13 @@
-// The numbers of the CUDA kernels: what tensors hold, what is computed with, and the arithmetic that lstm_cell.h asks for.
+// The number types of the CUDA kernels, and the arithmetic (`M`) of lstm_cell.h and score_update.h for them.
 #pragma once
 
-#include <math.h>  // not <cmath>: the overloads of the global namespace are meant
+#include <math.h>  // not <cmath>: the overloads in the global namespace are needed
 #include <string.h>
 
 #include <cstdint>
 #include <type_traits>
 
-#include "../seam.h"
+#include "common/inline.h"
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
@@ -16,14 +16,14 @@
 
 namespace seam::gpu {
 
-// 16-bit numbers as bits: the same types on host and device, and in files that know neither torch nor CUDA.
+// 16-bit numbers as bits: the same types on host and device, without torch and CUDA.
 struct BFloat16 {
   uint16_t bits;
 };
 struct Half {
   uint16_t bits;
 };
-struct Tf32 {};  // a float whose lower 13 bits count for nothing; only names the tensor-core tile
+struct Tf32 {};  // a float whose lower 13 bits are ignored; a tag for the tensor-core tile
 
 template <class T>
 struct Wider {
@@ -34,7 +34,7 @@ struct Wider<double> {
   using type = double;
 };
 template <class T>
-using Wide = typename Wider<T>::type;  // what T is computed with
+using Wide = typename Wider<T>::type;  // the type of arithmetic on T
 
 SEAM_INLINE float bits_to_float(uint32_t bits) {
   float value;
@@ -56,12 +56,12 @@ SEAM_INLINE float widen(Half x) {
 #else
   const uint32_t sign = uint32_t(x.bits & 0x8000u) << 16, magnitude = x.bits & 0x7fffu;
   if (magnitude >= 0x7c00u) return bits_to_float(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);  // inf, NaN
-  const float value = bits_to_float(magnitude << 13) * bits_to_float(0x77800000u);                 // times 2^112
+  const float value = bits_to_float(magnitude << 13) * bits_to_float(0x77800000u);                  // times 2^112
   return bits_to_float(float_to_bits(value) | sign);
 #endif
 }
 
-// To the nearest, ties to even.
+// Rounds to nearest, ties to even.
 template <class T, class X>
 SEAM_INLINE T narrow(X x);
 template <>
@@ -78,7 +78,7 @@ SEAM_INLINE BFloat16 narrow<BFloat16, float>(float x) {
   return {__bfloat16_as_ushort(__float2bfloat16_rn(x))};
 #else
   const uint32_t bits = float_to_bits(x);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return {uint16_t(bits >> 16 | 0x40u)};  // a NaN stays one
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return {uint16_t(bits >> 16 | 0x40u)};  // keeps a NaN a NaN
   return {uint16_t((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
 #endif
 }
@@ -90,7 +90,7 @@ SEAM_INLINE Half narrow<Half, float>(float x) {
   const uint32_t bits = float_to_bits(x), sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return {uint16_t(sign | 0x7e00u)};   // NaN
   if (magnitude >= 0x477ff000u) return {uint16_t(sign | 0x7c00u)};  // rounds to 2^16 or more
-  if (magnitude < 0x38800000u) {  // below 2^-14: added to a half, whose last place is the least Half there is
+  if (magnitude < 0x38800000u) {  // below 2^-14: adding 0.5, whose last bit is worth the smallest Half, rounds it
     const float shifted = bits_to_float(magnitude) + 0.5f;
     return {uint16_t(sign | (float_to_bits(shifted) - 0x3f000000u))};
   }
@@ -98,7 +98,7 @@ SEAM_INLINE Half narrow<Half, float>(float x) {
 #endif
 }
 
-SEAM_INLINE uint32_t to_tf32(float x) {  // to the nearest, ties away from zero, as cvt.rna does
+SEAM_INLINE uint32_t to_tf32(float x) {  // rounds to nearest, ties away from zero, as cvt.rna does
 #if defined(__CUDA_ARCH__)
   uint32_t bits;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
@@ -121,7 +121,7 @@ template <class T>
 SEAM_INLINE T high_half(uint32_t word) {
   return {uint16_t(word >> 16)};
 }
-// Both narrowed, in one instruction.
+// Narrows both, in one instruction.
 template <class T>
 SEAM_INLINE uint32_t narrow_pair(float low, float high) {
 #if defined(__CUDA_ARCH__)
@@ -134,7 +134,7 @@ SEAM_INLINE uint32_t narrow_pair(float low, float high) {
 #endif
 }
 
-// What a GPU has for the asking, in one instruction, an ulp or two off. What would be a denormal number is 0.
+// A GPU's approximations by one instruction, with an error of an ulp or two; denormal numbers are 0.
 #if defined(__CUDA_ARCH__)
 SEAM_INLINE float quick_inverse(float x) {
   asm("rcp.approx.ftz.f32 %0, %0;" : "+f"(x));
@@ -154,14 +154,14 @@ SEAM_INLINE float quick_rsqrt(float x) { return 1.0f / sqrtf(x); }
 SEAM_INLINE float quick_exp2(float x) { return exp2f(x); }
 #endif
 
-// The inverse by one step of Newton's. Of a number from 2^-126 to 2^126.
+// The inverse with one Newton step, for numbers from 2^-126 to 2^126.
 SEAM_INLINE float refined_inverse(float x) {
   const float y = quick_inverse(x);
   return fmaf(fmaf(-x, y, 1.0f), y, y);
 }
 
-// Gates without a branch, so that the four of a unit need not wait for one another: division by IEEE's rules and the CUDA
-// library's tanh each have one. Errors of about an ulp of 1; Refined: half of one less, for two more operations in a row.
+// Gates without branches, so that the four of a unit are computed in parallel (IEEE division and the CUDA library's
+// tanh have branches). Errors of about an ulp of 1; Refined: half an ulp less, for two more dependent operations.
 template <bool Refined>
 struct BranchlessGates {
   using V = float;
@@ -175,30 +175,31 @@ struct BranchlessGates {
  private:
   static constexpr float kLog2E = 1.44269504f, kLog2ERest = 1.92596299e-8f, kLn2 = 0.69314718f, kNear = 0.55f;
 
-  // 1 / (1 + e^(k x)). What log2(e) and its product with k x lose by rounding is made good while the exponential is under
-  // way.
+  // 1 / (1 + e^(k x)). The rounding errors of log2(e) and of its product with k x are corrected while the exponential
+  // is computed.
   static SEAM_INLINE V one_over_one_plus_exp(V x, V k) {
-    constexpr V kFar = 256.0f;  // beyond, the result is 0 or 1 whatever is lost, which would be inf - inf for an infinite x
+    constexpr V kFar =
+        256.0f;  // beyond, the result is 0 or 1 without correction, which would be inf - inf for an infinite x
     const V scale = k * kLog2E, product = x * scale;
     const V lost = fabsf(product) < kFar ? fma(x, k * kLog2ERest, fma(x, scale, -product)) : 0.0f;
-    const V bounded = Refined && product > 125.0f ? 125.0f : product;  // a NaN passes
+    const V bounded = Refined && product > 125.0f ? 125.0f : product;  // keeps a NaN
     const V sum = fma(quick_exp2(bounded), fma(lost, kLn2, 1.0f), 1.0f);
     return Refined ? refined_inverse(sum) : quick_inverse(sum);
   }
-  // tanh(x) / x - 1 of s = x^2, where 1 - 2 / (1 + e^2x) would lose digits: minimax for |x| < kNear, relative error of tanh
-  // 4e-8.
+  // tanh(x) / x - 1 of s = x^2, where 1 - 2 / (1 + e^2x) would lose digits: minimax for |x| < kNear, relative error of
+  // tanh 4e-8.
   static SEAM_INLINE V series(V s) {
     return s * fma(s, fma(s, fma(s, 0.0164375806f, -0.0526718134f), 0.133207251f), -0.333329466f);
   }
 };
 
-// Gates for numbers of 16 bits, with relative errors below 1e-5, where a last place is worth 5e-4: fewer operations, and an
-// inverse for two gates at once, because of inverses and exponentials a multiprocessor forms sixteen a clock only.
+// Gates for 16-bit numbers, with relative errors below 1e-5, where the last bit is worth 5e-4: fewer operations, and
+// one inverse for two gates, because a multiprocessor computes only sixteen inverses or exponentials per clock.
 struct ShortGates {
   using V = float;
   static SEAM_INLINE V fma(V a, V b, V c) { return fmaf(a, b, c); }
   static SEAM_INLINE V tanh(V x) { return near_or(x, fma(-2.0f, quick_inverse(one_plus_exp(x, 2.0f)), 1.0f)); }
-  // Those of a cell: i, f, g, o. One that is NaN makes another so, but no other cell's.
+  // The gates i, f, g, o of a cell. A NaN in one makes another gate of the cell NaN, too, but no other cell's.
   static SEAM_INLINE void activate(V (&gates)[4]) {
     const V g = gates[2];
     gates[0] = one_plus_exp(gates[0], -1.0f);
@@ -211,7 +212,7 @@ struct ShortGates {
   }
 
  private:
-  // 1 + e^(k x), but not more than two can be multiplied.
+  // 1 + e^(k x), bounded so that the product of two is finite.
   static SEAM_INLINE V one_plus_exp(V x, V k) {
     constexpr V kMost = 60.0f;
     V exponent = x * (k * 1.44269504f);
@@ -227,15 +228,15 @@ struct ShortGates {
     b = inverse * a;
     a = of_a;
   }
-  // tanh(x), where `far` has lost digits by the first two terms of its series.
+  // tanh(x): `far`, or for small x, where that loses digits, the first two terms of the Taylor series.
   static SEAM_INLINE V near_or(V x, V far) {
     const V near = fma(x * x * x, -1.0f / 3, x);
     return fabsf(x) < 1.0f / 16 ? near : far;
   }
 };
 
-// Arithmetic for lstm_cell.h and score_update.h. What missed steps, linear layer and head need is rounded as IEEE says, so that
-// it gives the same bits everywhere.
+// Arithmetic for lstm_cell.h and score_update.h. The operations of skipped steps, linear layer and head are rounded as
+// IEEE requires, so that they give the same bits everywhere.
 template <class W>
 struct Exact {
   using V = W;
@@ -259,8 +260,8 @@ SEAM_INLINE float Exact<float>::tanh(float x) {
   return BranchlessGates<true>::tanh(x);
 }
 
-// For the step of a score that a step of training waits for: a place or two less exact than IEEE's quotient and root, and
-// without their branches. One step of Newton's makes the machine's approximations so good.
+// For updates of scores on the critical path: an ulp or two less accurate than IEEE's division and square root, but
+// without their branches, by the hardware's approximations and one Newton step.
 struct Branchless {
   using V = float;
   static SEAM_INLINE V set(float x) { return x; }
@@ -268,7 +269,7 @@ struct Branchless {
   static SEAM_INLINE V fma(V a, V b, V c) { return fmaf(a, b, c); }
   static SEAM_INLINE V where_greater(V a, V b, V yes, V no) { return a > b ? yes : no; }
   static SEAM_INLINE V inverse(V x) { return refined_inverse(x); }
-  // Of a number that is not negative; of less than 1e-36, the root of that: beside Adam's eps it is nothing.
+  // For numbers >= 0; below 1e-36 it gives the root of 1e-36, which is negligible beside Adam's eps.
   static SEAM_INLINE V sqrt(V x) {
     const float positive = x < 1e-36f ? 1e-36f : x, y = quick_rsqrt(positive), root = positive * y;
     return fmaf(fmaf(-root, root, positive), 0.5f * y, root);

@@ -1,24 +1,24 @@
-// The recurrence of small and middle layers in full precision: all steps of a few sequences in one launch. The weights,
-// masked while they are loaded, stay in registers, those of the largest layers also in shared memory; the hidden state
-// goes round through shared memory, the cell state never leaves its thread. Up to 96 units one block does it alone;
-// beyond, the blocks of a cluster share the units and write what the others need into their shared memory.
+// The recurrence of small and medium layers in full precision: all steps of a few sequences in one launch. The weights
+// are masked while they are loaded and stay in registers, those of the largest layers also in shared memory; the hidden
+// state is exchanged through shared memory, the cell state never leaves its thread. Up to 96 units are one block; of
+// larger layers the blocks of a cluster share the units and write what the others need into their shared memory.
 //
-// HB: hidden units, rounded up (the rest are zero). CL: blocks of a cluster. L: lanes that share the sum of a unit.
-// NB: sequences of a tile. All are constants, because registers have no index.
+// HB: hidden units, rounded up (the rest are zero). CL: blocks of a cluster. L: lanes that share the sum of a unit. NB:
+// sequences of a tile. All are compile-time constants, because registers cannot be indexed.
 #pragma once
 
-#include "../lstm_cell.h"
 #include "block.cuh"
 #include "cell_before.cuh"
+#include "common/lstm_cell.h"
 #include "sequences.cuh"
 #include "weights.cuh"
 
 namespace seam::gpu {
 
-// ---- Sums shared by neighbouring lanes ------------------------------------------------------------------------------
+// ---- Sums over groups of lanes --------------------------------------------------------------------------------------
 
-// Adds up v over the L lanes of a group. The N sums are spread over them: lane q keeps those from q N / L on, in v[0..],
-// at least one; lanes that would keep the same one all have it. The order of additions is fixed.
+// Adds up v over the L lanes of a group. The N sums are distributed over them: lane q keeps those from q N / L on, in
+// v[0..], at least one; if N < L several lanes have the same sum. The order of additions is fixed.
 template <int L, int N, class B>
 SEAM_KERNEL void spread_sum(const B& block, float (&v)[N], int q) {
   int left = N;
@@ -43,15 +43,17 @@ template <int L, int N>
 struct Spread {
   static constexpr int kEach = N > L ? N / L : 1;
   static SEAM_KERNEL int first(int q) { return q * N / L; }
-  static SEAM_KERNEL bool owns(int q) { return N >= L || q * N % L == 0; }  // of lanes with the same sum, the first
+  static SEAM_KERNEL bool owns(int q) {
+    return N >= L || q * N % L == 0;
+  }  // whether it is the first of the lanes with the same sum
 };
 
-// ---- A thread's weights -----------------------------------------------------------------------------------------------
+// ---- A thread's weights ---------------------------------------------------------------------------------------------
 
-constexpr int kRegisters = 65536, kOtherRegisters = 60;  // of a multiprocessor; of a thread, for all but weights
+constexpr int kRegisters = 65536, kOtherRegisters = 60;  // of a multiprocessor; of a thread for everything but weights
 
-// N weights, four by four: in registers, or if these are too few, three quarters of them in shared memory, next to those of
-// the next thread.
+// N weights in groups of four: in registers, or if these do not suffice, three quarters of them in shared memory,
+// interleaved with those of the other threads.
 template <int N, int Threads>
 struct Weights {
   static constexpr int kHeld = N <= kRegisters / Threads - kOtherRegisters ? N : N / 4, kRest = N - kHeld;
@@ -65,10 +67,10 @@ struct Weights {
 #pragma unroll
     for (int i = 0; i < kHeld; ++i) {
       held[i] = value(i);
-      if (i % 16 == 15) block.sync_warp();  // so that only so many are on their way: each takes registers
+      if (i % 16 == 15) block.sync_warp();  // bounds the loads in flight, each of which takes registers
     }
 #pragma unroll 1
-    for (int i = 0; i < kRest; ++i) smem.store(place(block, i) + i % 4, value(kHeld + i));
+    for (int i = 0; i < kRest; ++i) smem.store(weight_index(block, i) + i % 4, value(kHeld + i));
   }
   template <class B>
   SEAM_KERNEL void four(const B& block, const Smem& smem, int first, float (&w)[4]) const {
@@ -76,13 +78,13 @@ struct Weights {
 #pragma unroll
       for (int i = 0; i < 4; ++i) w[i] = held[first < kHeld ? first + i : 0];
     } else {
-      smem.load4(place(block, first - kHeld), w);
+      smem.load4(weight_index(block, first - kHeld), w);
     }
   }
 
  private:
   template <class B>
-  static SEAM_KERNEL int place(const B& block, int i) {
+  static SEAM_KERNEL int weight_index(const B& block, int i) {
     return (i / 4 * Threads + block.thread()) * 4;
   }
 };
@@ -92,13 +94,13 @@ struct Weights {
 template <class T, int HB, int CL, int L, int NB>
 struct RecurrentForward {
   static constexpr int kUnits = HB / CL, kThreads = kUnits * L, kCluster = CL;
-  static constexpr bool kHeldWalk = HB <= 64;  // beyond, where steps are longer, registers are too few
+  static constexpr bool kHeldWalk = HB <= 64;  // larger layers, whose steps are longer, lack the registers
   static constexpr int kShare = HB / L;  // hidden units whose products a lane forms, for the four gates of its unit
   static_assert(NB <= L && kShare % 2 == 0 && kThreads % 32 == 0);
   using Params = ForwardParams<T>;
   using Held = Weights<kGates * kShare, kThreads>;
   struct Smem {
-    Shared<float, 2 * NB * HB> h;  // of the last step and of this one, [row, unit]
+    Shared<float, 2 * NB * HB> h;  // of the previous and of this step, [row, unit]
     typename Held::Smem weights;
   };
 
@@ -106,15 +108,15 @@ struct RecurrentForward {
     tile(block, smem, p, p.sequences, block.index());
   }
 
-  // Tile `number` of the sequences `s`, those of `p` or others in their place. All blocks of the cluster have met since
-  // `smem` was last used.
+  // Tile `number` of the sequences `s`, which are those of `p` or others for its tensors. All blocks of the cluster
+  // must have passed a barrier since `smem` was last used.
   template <class B>
   static SEAM_KERNEL void tile(const B& block, Smem& smem, const Params& p, const Sequences& s, int64_t number) {
     using M = Arithmetic<T>;
     const int H = int(p.hidden), q = block.thread() % L, unit = block.rank() * kUnits + block.thread() / L;
 
-    // Lane q of a unit takes the pairs q, q + L, ... of hidden units: neighbours in shared memory for neighbours in the
-    // warp.
+    // Lane q of a unit takes the pairs q, q + L, ... of hidden units, so that adjacent lanes read adjacent words of
+    // shared memory.
     Held weights;
     const Weight<T> weight(p.weight_hh);
     weights.load(block, smem.weights, [&](int i) {
@@ -135,7 +137,7 @@ struct RecurrentForward {
       smem.h.store(i, given ? widen(load(p.h_0 + sequence.index * p.hidden + k)) : 0.0f);
     }
 
-    // From here on a lane also stands for one sequence: the one whose sums it is left with.
+    // From here on a lane also belongs to one sequence: that of the sums which it keeps.
     const int row = Spread<L, NB>::first(q), steps = tile_steps<NB>(s, first);
     const Sequence sequence = sequence_at(s, first + row);
     const bool owner = Spread<L, NB>::owns(q), mine = owner && unit < H && sequence.exists;
@@ -188,7 +190,7 @@ struct RecurrentForward {
         for (int peer = 0; peer < CL; ++peer) block.store_peer(peer, smem.h, to + row * HB + unit, h);
       }
       block.sync_cluster();
-      // Behind the barrier, which would otherwise wait until this has arrived.
+      // After the barrier, which would otherwise wait for these stores.
       if (runs) {
         store(of_output.at(step), narrow<T>(h));
         if (of_cells.exists()) {
@@ -217,35 +219,36 @@ struct RecurrentForward {
 
 // ---- Backward -------------------------------------------------------------------------------------------------------
 
-// A block has the gates of its units, and forms what they pass on to all hidden units; each block then adds up what the
-// blocks of the cluster have for its units. That is a quarter of the traffic of passing on the gates.
+// A block has the gates of its units, and forms the part of the gradient of all hidden units that comes from them; each
+// block then adds up the parts of all blocks for its units. That is a quarter of the traffic of exchanging the gates'
+// gradients.
 template <class T, int HB, int CL, int L, int NB>
 struct RecurrentBackward {
   static constexpr int kUnits = HB / CL, kThreads = kUnits * L, kCluster = CL;
-  static constexpr bool kHeldWalk = HB <= 64;                // as above
-  static constexpr int kLanes = kThreads / HB;               // that share the sum of a hidden unit
-  static constexpr int kShare = kGates * kUnits / kLanes;    // gates whose products a lane forms
+  static constexpr bool kHeldWalk = HB <= 64;              // as forward
+  static constexpr int kLanes = kThreads / HB;             // lanes that share the sum of a hidden unit
+  static constexpr int kShare = kGates * kUnits / kLanes;  // gates whose products a lane forms
   static_assert(NB <= L && kThreads % HB == 0 && kShare % 4 == 0 && kThreads % 32 == 0);
   using Params = BackwardParams<T>;
   using Held = Weights<kShare, kThreads>;
   struct Smem {
     typename Held::Smem weights;
-    Shared<float, NB * kGates * kUnits> d_gates;       // [row, unit, gate]
-    Shared<float, 2 * CL * NB * kUnits> passed_on;     // to this block's units, [step % 2, from block, row, unit]
+    Shared<float, NB * kGates * kUnits> d_gates;    // [row, unit, gate]
+    Shared<float, 2 * CL * NB * kUnits> passed_on;  // to this block's units, [step % 2, from block, row, unit]
   };
 
   static SEAM_KERNEL void run(const BlockOf<CL>& block, Smem& smem, const Params& p) {
     tile(block, smem, p, p.sequences, block.index());
   }
 
-  // Tile `number` of the sequences `s`, those of `p` or others in their place. All blocks of the cluster have met since
-  // `smem` was last used.
+  // Tile `number` of the sequences `s`, which are those of `p` or others for its tensors. All blocks of the cluster
+  // must have passed a barrier since `smem` was last used.
   template <class B>
   static SEAM_KERNEL void tile(const B& block, Smem& smem, const Params& p, const Sequences& s, int64_t number) {
     using M = Arithmetic<T>;
     const int H = int(p.hidden), first_unit = block.rank() * kUnits;
 
-    // As a part of products: hidden unit `column`, of whose four gates' neighbours this lane takes each kLanes-th.
+    // This thread's part of the products: hidden unit `column`, and every kLanes-th of the groups of four gates.
     const int column = block.thread() / kLanes, part = block.thread() % kLanes;
     Held weights;
     const Weight<T> weight(p.weight_hh);
@@ -254,7 +257,7 @@ struct RecurrentBackward {
       return unit < H && column < H ? weight.effective(int64_t(j % 4 * H + unit) * H + column) : 0.0f;
     });
 
-    // As a cell: unit `unit` of the sequence in row `row` of the tile.
+    // The cell of this thread: unit `unit` of the sequence in row `row` of the tile.
     const int q = block.thread() % L, unit_here = block.thread() / L, unit = first_unit + unit_here;
     const int64_t first = number * NB;
     const int row = Spread<L, NB>::first(q), steps = tile_steps<NB>(s, first);
@@ -284,7 +287,7 @@ struct RecurrentBackward {
       }
       if (owner) smem.d_gates.store4((row * kUnits + unit_here) * kGates, d.gates);
       block.sync();
-      // Others wait for what stands above only.
+      // After what other threads wait for.
       if (mine && 0 < step && step <= length) next = of_cell.load_and_go_back(p, step - 1, state);
       if (runs) {
         T* const to = of_d_gates.at(step);
@@ -293,7 +296,7 @@ struct RecurrentBackward {
         of_d_gates.backward();
       }
 
-      float sum[4][NB] = {};  // four, so that additions need not wait for one another
+      float sum[4][NB] = {};  // four independent chains of additions
 #pragma unroll
       for (int j = 0; j < kShare; j += 4) {
         float w[kGates];

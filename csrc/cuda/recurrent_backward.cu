@@ -40,7 +40,7 @@ bool recurrent_backward(const Device& device, const BackwardParams<Half>& p) {
 }
 
 template <>
-bool recurrent_backward(const Device&, const BackwardParams<double>&) {  // by steps: nobody is in a hurry
+bool recurrent_backward(const Device&, const BackwardParams<double>&) {  // float64 always goes step by step
   return false;
 }
 

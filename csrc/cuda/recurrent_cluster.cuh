@@ -1,15 +1,16 @@
-// The recurrence of layers of 65 to 128 hidden units in float32, built like that of small ones (recurrent_small.cuh) but
-// shared by a cluster of four blocks, each of which has the weights of 32 units in registers. What the others need of a
-// step, hidden states forward and gates' gradients backward, is sent into their shared memory as messages; a block waits
-// for those of all units, its own among them, and for nothing else: there is no barrier in the loop.
+// The recurrence of layers of 65 to 128 hidden units in float32: like that of small layers (recurrent_small.cuh), but
+// by a cluster of four blocks, each of which has the weights of 32 units in registers. What the other blocks need of a
+// step, hidden states forward and the gates' gradients backward, is sent into their shared memory as messages
+// (messages.cuh). A block waits for those of all units, its own included, and for nothing else: there is no barrier in
+// the loop.
 //
-// Nobody overwrites what is still read. There are two places, used in turn, and what a warp sends for a step goes out
-// behind its reads of the step before; so who has received that of all warps may send for the next.
+// Double buffering makes sure that nothing is overwritten while it is still read: a warp sends its part of a step after
+// it has read the previous one, so whoever has received the parts of all warps may send for the next step.
 //
-// S: sequences of a cluster. Four lanes have a unit; with two sequences each pair of them keeps the cell of one.
+// S: sequences of a cluster. Four lanes have a unit; with two sequences each pair of lanes keeps the cell of one.
 #pragma once
 
-#include "../lstm_cell.h"
+#include "common/lstm_cell.h"
 #include "messages.cuh"
 #include "predicated.cuh"
 #include "recurrent_small.cuh"
@@ -24,17 +25,17 @@ template <int S>
 struct ClusterBlock {
   static_assert(S == 1 || S == 2);
   static constexpr int kCluster = 4, kThreads = 128, kUnits = kClusterUnits / kCluster;  // units of a block
-  static constexpr int kPart = 4 / S;  // lanes that have the same cell: each stores S of the gates, and sends to S blocks
+  static constexpr int kPart = 4 / S;  // lanes with the same cell: each stores S of the gates, and sends to S blocks
 };
 
-// Masked weights in shared memory, from where threads take what they keep: `kRows` times `kColumns`, zeros where there are
-// none.
+// Masked weights in shared memory, from where threads load their own: `kRows` times `kColumns`, zeros where the layer
+// has none.
 template <int Rows, int Columns, int Pitch>
 struct StagedPart {
   static constexpr int kPitch = Pitch;
   Shared<float, Rows * Pitch> rows;
 
-  // from(i): where row i begins in weight_hh, and negative if there is none; of the columns as many as `columns`.
+  // from(i): where row i begins in weight_hh, negative if there is no such row; `columns`: how many columns exist.
   template <class B, class From>
   SEAM_KERNEL void fill(const B& block, const MaskedNumbers& weight_hh, int columns, const From& from) {
     constexpr int kAtOnce = 8, kWarps = ClusterBlock<1>::kThreads / 32, kEach = Columns / 32;
@@ -63,11 +64,11 @@ struct StagedPart {
   }
 };
 
-// ---- Forward ----------------------------------------------------------------------------------------------------------
+// ---- Forward --------------------------------------------------------------------------------------------------------
 
 template <int S>
 struct ClusterForward : ClusterBlock<S> {
-  static constexpr bool kAlsoTogether = true;  // in launches of many calls
+  static constexpr bool kMayBeBatched = true;  // in launches of several calls, see block.cuh
   using Base = ClusterBlock<S>;
   using Base::kCluster;
   using Base::kPart;
@@ -76,8 +77,9 @@ struct ClusterForward : ClusterBlock<S> {
   static constexpr int kLanes = 4, kShare = kClusterUnits / kLanes, kChains = S == 1 ? 2 : 1;
   using Params = ForwardParams<float>;
   struct Smem {
-    StagedPart<kGates * kUnits, kClusterUnits, kClusterUnits + 4> weights;  // [gate, unit], neighbours in other banks
-    Shared<float, 2 * S * kClusterUnits> h;                                  // [step % 2, sequence, unit]
+    StagedPart<kGates * kUnits, kClusterUnits, kClusterUnits + 4>
+        weights;                             // [gate, unit]; adjacent units in different banks
+    Shared<float, 2 * S * kClusterUnits> h;  // [step % 2, sequence, unit]
     Arrivals arrivals[2];
   };
 
@@ -85,9 +87,10 @@ struct ClusterForward : ClusterBlock<S> {
     using M = BranchlessGates<true>;
     constexpr int kBytes = S * kClusterUnits * int(sizeof(float));  // of a step's hidden states
     const int H = int(p.hidden), first_unit = block.rank() * kUnits;
-    // Lanes that read the same 16 bytes of h are neighbours.
+    // Lanes that read the same 16 bytes of h are adjacent.
     const int l = block.lane() / 8, unit = first_unit + block.warp() * 8 + block.lane() % 8;
-    const int row = S == 1 ? 0 : l / 2, part = l % kPart;  // the sequence whose cell a lane keeps; which lane of the cell
+    const int row = S == 1 ? 0 : l / 2,
+              part = l % kPart;  // the sequence whose cell this lane keeps; its index among the lanes of that cell
     if (block.thread() == 0) {
       smem.arrivals[0].begin(kBytes);
       smem.arrivals[1].begin(kBytes);
@@ -108,14 +111,16 @@ struct ClusterForward : ClusterBlock<S> {
     const int steps = tile_steps<S>(p.sequences, first), length = mine ? sequence.length : 0;
     const int64_t state = sequence.index * p.hidden + unit;
     float h = mine && p.h_0 ? load(p.h_0 + state) : 0.0f, c = mine && p.c_0 ? load(p.c_0 + state) : 0.0f;
-    for (int i = block.thread(); i < S * kClusterUnits; i += kThreads) {  // all that the first step reads
+    for (int i = block.thread(); i < S * kClusterUnits; i += kThreads) {  // what the first step reads
       const Sequence of = sequence_at(p.sequences, first + i / kClusterUnits);
       const int k = i % kClusterUnits;
       smem.h.store(i, p.h_0 && of.exists && k < H ? load(p.h_0 + of.index * p.hidden + k) : 0.0f);
     }
 
-    // Of a cell's lanes the first stores h, the second c.
-    const int saved = p.cells.data ? length : 0, kept = part == 0 ? length : part == 1 ? saved : 0;  // steps of which it stores
+    // The first lane of a cell stores h, the second one c.
+    const int saved = p.cells.data ? length : 0, kept = part == 0   ? length
+                                                        : part == 1 ? saved
+                                                                    : 0;  // steps for which it stores
     const int end = mine && part < 2 ? length : -1;
     StepWalk<const float> input(p.gates, sequence, S * part * H + unit, 0);
     StepWalk<float> gates(p.gates, sequence, S * part * H + unit, -1);
@@ -138,7 +143,7 @@ struct ClusterForward : ClusterBlock<S> {
     block.sync_cluster();
 
     float activated[kGates] = {};
-    // What there is behind `done` steps: the last one's results, and if it was the sequence's last, its end.
+    // Stores the results of step done - 1 and, if that was the sequence's last step, h_n and c_n.
     const auto put_away = [&](int done) {
       const float of_state = part == 0 ? h : c;
       store_if(unsigned(done - 1) < unsigned(kept), states.at, of_state);
@@ -155,13 +160,14 @@ struct ClusterForward : ClusterBlock<S> {
     };
 
     by_turns(steps, [&](auto parity, int step) {
-      constexpr int kNow = decltype(parity)::value, kFrom = kNow * S * kClusterUnits, kTo = (1 - kNow) * S * kClusterUnits;
+      constexpr int kNow = decltype(parity)::value, kFrom = kNow * S * kClusterUnits,
+                    kTo = (1 - kNow) * S * kClusterUnits;
       if (step > 0) {
-        const int round = (step - 1) / 2;  // the first step's h has come without messages
+        const int round = (step - 1) / 2;  // the first step's h came without messages
         smem.arrivals[kNow].wait(round);
         if (block.thread() == 0) smem.arrivals[kNow].arm(kBytes);
       }
-      // Slot s: of the sequence that this lane keeps, and of the other.
+      // Index s = 0: the sequence whose cell this lane keeps; 1: the other one.
       float share[S][kShare], sum[S][kGates][kChains] = {};
 #pragma unroll
       for (int s = 0; s < S; ++s) load_share(smem.h, kFrom + (s ^ row) * kClusterUnits, l, share[s]);
@@ -178,7 +184,8 @@ struct ClusterForward : ClusterBlock<S> {
 #pragma unroll
         for (int s = 0; s < S; ++s) {
 #pragma unroll
-          for (int g = 0; g < kGates; ++g) sum[s][g][j % kChains] = M::fma(weights[g][j], share[s][j], sum[s][g][j % kChains]);
+          for (int g = 0; g < kGates; ++g)
+            sum[s][g][j % kChains] = M::fma(weights[g][j], share[s][j], sum[s][g][j % kChains]);
         }
       }
 #pragma unroll
@@ -190,7 +197,7 @@ struct ClusterForward : ClusterBlock<S> {
       }
       activate<M>(activated);
       cell_forward<M>(activated, c, c, h);
-      if (step + 1 < steps) {  // who has come to the last step waits for nothing any more, and may have ended
+      if (step + 1 < steps) {  // a block at its last step waits for no more messages, and may have ended
 #pragma unroll
         for (int k = 0; k < S; ++k) {
           send(block, part * S + k, smem.h, kTo + row * kClusterUnits + unit, h, smem.arrivals[1 - kNow]);
@@ -201,7 +208,7 @@ struct ClusterForward : ClusterBlock<S> {
   }
 
  private:
-  // A lane's quarter of a row: neighbours by four, the lanes in turn.
+  // A lane's quarter of a row: every fourth group of four.
   template <class Rows>
   static SEAM_KERNEL void load_share(const Rows& rows, int row, int l, float (&to)[kShare]) {
 #pragma unroll
@@ -214,12 +221,12 @@ struct ClusterForward : ClusterBlock<S> {
   }
 };
 
-// ---- Backward ---------------------------------------------------------------------------------------------------------
+// ---- Backward -------------------------------------------------------------------------------------------------------
 
-// Sixteen lanes, those of four units, form what all gates pass on to these.
+// Sixteen lanes, those of four units, form the gradient that these get from all gates.
 template <int S>
 struct ClusterBackward : ClusterBlock<S> {
-  static constexpr bool kAlsoTogether = true;  // in launches of many calls
+  static constexpr bool kMayBeBatched = true;  // in launches of several calls, see block.cuh
   using Base = ClusterBlock<S>;
   using Base::kCluster;
   using Base::kPart;
@@ -240,7 +247,8 @@ struct ClusterBackward : ClusterBlock<S> {
     const int H = int(p.hidden), first_unit = block.rank() * kUnits;
     const int lane = block.lane() / 2, four_here = block.warp() * 8 + block.lane() % 2 * kFour, own = lane / kFour;
     const int unit = first_unit + four_here + own, l = lane % kFour;
-    const int row = S == 1 ? 0 : l / 2, part = l % kPart;  // the sequence whose gradients a lane keeps; which lane of them
+    const int row = S == 1 ? 0 : l / 2,
+              part = l % kPart;  // the sequence whose gradients this lane keeps; its index among the lanes of that cell
     if (block.thread() == 0) {
       smem.arrivals[0].begin(kBytes);
       smem.arrivals[1].begin(kBytes);
@@ -249,7 +257,7 @@ struct ClusterBackward : ClusterBlock<S> {
       const int of = i % kClusterUnits;
       return of < H ? int64_t(i / kClusterUnits * H + of) * H + first_unit : int64_t(-1);
     });
-    // Slot r: what is passed on to unit r ^ own of the four, so that slot 0 is the lane's own.
+    // Index r: the sum for unit r ^ own of the four, so that index 0 is the lane's own unit.
     float weights[kShare][kGates][kFour];
 #pragma unroll
     for (int j = 0; j < kShare; ++j) {
@@ -279,7 +287,7 @@ struct ClusterBackward : ClusterBlock<S> {
     StepWalk<const float> gates(p.gates, sequence, unit, steps - 1, -1), cells(p.cells, sequence, unit, steps - 1, -1);
     StepWalk<const float> grad_output(p.grad_output, sequence, unit, steps - 1, -1);
     StepWalk<float> d_gates(p.d_gates, sequence, S * part * H + unit, steps - 1, -1);
-    // Zeros from before the end of a shorter sequence, and beyond its first step: nothing happens there.
+    // Zeros at steps that the sequence does not have: after its end and before its first step.
     const auto fetch = [&](int step, SavedStep<float>& saved) {
       const bool ran = unsigned(step) < unsigned(length);
 #pragma unroll
@@ -290,11 +298,11 @@ struct ClusterBackward : ClusterBlock<S> {
       cells.go_on();
       grad_output.go_on();
     };
-    SavedStep<float> saved[2];  // of the step before the one that is worked on, and of the one before that
+    SavedStep<float> saved[2];  // loads for the previous step and the one before it
     fetch(steps - 1, saved[0]);
     fetch(steps - 2, saved[1]);
     Factors<kGates> factors = all_factors<M>(saved[0]);
-    // The gradients of a sequence's last states come in with its last step.
+    // The gradients of a sequence's h_n and c_n are added at its last step.
     float d_h = saved[0].grad_output + (steps == length ? end_h : 0.0f), d_c = steps == length ? end_c : 0.0f;
     fetch(steps - 3, saved[0]);
     block.sync_cluster();
@@ -311,8 +319,8 @@ struct ClusterBackward : ClusterBlock<S> {
         const int at = kHere + (row * kClusterUnits + unit) * kGates;
         send4(block, part * S + k, smem.d_gates, at, d, smem.arrivals[kNow]);
       }
-      // While they are on their way. Gradients may take the place of gates, which the cell's lanes have read, but some steps
-      // ago.
+      // While the messages are in flight. The gradients may overwrite the gates, which the cell's lanes have read some
+      // steps ago.
       block.sync_warp();
       const bool ran = step < length;
 #pragma unroll
@@ -330,7 +338,7 @@ struct ClusterBackward : ClusterBlock<S> {
       smem.arrivals[kNow].wait(turn / 2);
       if (block.thread() == 0) smem.arrivals[kNow].arm(kBytes);
 
-      // Slot s: of the sequence that this lane keeps, and of the other.
+      // Index s = 0: the sequence whose cell this lane keeps; 1: the other one.
       float passed[S][kShare][kGates], sum[S][kFour][kChains] = {};
 #pragma unroll
       for (int s = 0; s < S; ++s) {
@@ -364,7 +372,7 @@ struct ClusterBackward : ClusterBlock<S> {
       }
       d_h = total[0][0] + block.shuffle_xor(total[S - 1][0], 4);
       d_h += block.shuffle_xor(d_h, 2);
-      d_h = step < length ? d_h : more_h;  // whatever the weights are
+      d_h = step < length ? d_h : more_h;  // a NaN or inf weight must not reach a step that does not exist
     });
     if (mine && part == 0) {
       if (p.grad_h_0) store(p.grad_h_0 + state, d_h);

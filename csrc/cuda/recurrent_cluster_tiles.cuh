@@ -1,11 +1,11 @@
-// The recurrence of layers in 16 bits by clusters of blocks and tensor cores, all steps of eight sequences in one launch:
-// forward up to 256 hidden units (beyond: recurrent_wide_tiles.cuh), backward up to 512. A block has some units, and keeps
-// their weights as left operands of tiles. As in recurrent_cluster.cuh there is no barrier of the cluster in the loop: what
-// other blocks need of a step is sent into their shared memory as messages, in two places used in turn.
+// The recurrence of layers in 16 bits by clusters of blocks and tensor cores, all steps of eight sequences in one
+// launch: forward up to 256 hidden units (larger ones: recurrent_wide_tiles.cuh), backward up to 512. A block holds the
+// weights of some units as left operands of tiles. As in recurrent_cluster.cuh there is no cluster barrier in the loop:
+// what other blocks need of a step is sent into their shared memory as messages, double buffered.
 //
-// A step is a chain: tiles, cells, messages. All else is done while messages are on their way: saving the last step,
-// fetching the one after the next, and forming what backward multiplies gradients by. How a warp's cells are divided among
-// its lanes is in cluster_cells.cuh.
+// A step is a dependent chain: tiles, cells, messages. Everything else happens while messages are in flight: storing
+// the previous step, loading the one after the next, and forming the factors of the gradients. How a warp's cells are
+// distributed over its lanes is described in cluster_cells.cuh.
 #pragma once
 
 #include "cluster_cells.cuh"
@@ -14,22 +14,24 @@
 
 namespace seam::gpu {
 
-// CL blocks of a cluster, of U units and W warps each.
+// A cluster of CL blocks, of U units and W warps each.
 template <class T, int CL, int U, int W>
 struct ClusterTiles {
   static_assert(sizeof(T) == 2 && CL % 2 == 0 && U % 16 == 0 && W % (U / kWarpUnits) == 0);
   static constexpr int kCluster = CL, kThreads = 32 * W, kUnits = U, kAll = U * CL;  // units of a block, of the cluster
   static constexpr int kOwners = U / kWarpUnits;  // the warps that have cells are the first ones
-  // Where a block's weights lie in shared memory for good, those on their way come in parts.
+  // Where a block's weights stay in shared memory, there is less room for those that are being loaded: they come in
+  // parts.
   static constexpr int kColumns = W == kOwners && U > 32 ? 128 : kAll, kPasses = kAll / kColumns;
   using Staged = StagedRows<T, U, kColumns, kThreads>;
 };
 
-// ---- Forward ----------------------------------------------------------------------------------------------------------
+// ---- Forward --------------------------------------------------------------------------------------------------------
 
-// The hidden states of a step lie in shared memory as [block, sequence, warp, word]: the words of a warp are its eight units of
-// a sequence, and those that a lane reads, as the right operand of tiles, are the ones of warp t. Which pair of units is where
-// goes by the block that reads: word k is pair k ^ (rank % 4), because lane t sends to block t what it has from lanes t ^ k.
+// The hidden states of a step are in shared memory as [block, sequence, warp, word]: the words of a warp are its eight
+// units of a sequence; a lane reads those of warp t as the right operand of tiles. The order of the pairs of units
+// depends on the block that reads: word k is pair k ^ (rank % 4), because lane t sends to block t what it got from the
+// lanes t ^ k.
 template <class T, int CL, bool Even>
 struct ClusterTilesForward : ClusterTiles<T, CL, 32, 4> {
   using Base = ClusterTiles<T, CL, 32, 4>;
@@ -37,8 +39,8 @@ struct ClusterTilesForward : ClusterTiles<T, CL, 32, 4> {
   using Base::kCluster;
   using Base::kThreads;
   using Base::kUnits;
-  static constexpr int kSteps = 2 * CL;                           // of tiles along the hidden units
-  static constexpr int kWords = kAll * kClusterSequences / 2;     // of a step's h
+  static constexpr int kSteps = 2 * CL;                        // steps of tiles along the hidden units
+  static constexpr int kWords = kAll * kClusterSequences / 2;  // words of a step's h
   using Left = LeftOperands<2, kSteps, kSteps, 4>;
   using Params = ForwardParams<T>;
   struct Smem {
@@ -59,7 +61,7 @@ struct ClusterTilesForward : ClusterTiles<T, CL, 32, 4> {
     typename Left::Rest none;
 #pragma unroll
     for (int q = 0; q < CL; ++q) {
-      uint32_t made[2][2][4];  // of two tiles two steps
+      uint32_t made[2][2][4];  // two steps of two tiles
 #pragma unroll
       for (int gate = 0; gate < kGates; ++gate) {
         uint32_t words[4];
@@ -76,12 +78,13 @@ struct ClusterTilesForward : ClusterTiles<T, CL, 32, 4> {
 
     const int64_t first = block.index() * kClusterSequences;
     const int steps = tile_steps<kClusterSequences>(p.sequences, first);
-    for (int i = block.thread(); i < kWords; i += kThreads) {  // all that the first step reads
+    for (int i = block.thread(); i < kWords; i += kThreads) {  // what the first step reads
       const Sequence of = sequence_at(p.sequences, first + i / 16 % kClusterSequences);
       const int k = i / 128 * kUnits + i / 4 % 4 * kWarpUnits + (i % 4 ^ turn) * 2;
       const T* const from = p.h_0 + of.index * p.hidden + k;
       const bool given = p.h_0 && of.exists;
-      const float low = given && k < H ? widen(load(from)) : 0.0f, high = given && k + 1 < H ? widen(load(from + 1)) : 0.0f;
+      const float low = given && k < H ? widen(load(from)) : 0.0f,
+                  high = given && k + 1 < H ? widen(load(from + 1)) : 0.0f;
       smem.h.store(i, narrow_pair<T>(low, high));
     }
     ForwardCells<T, Even> cells(block, p, first, block.rank() * kUnits + block.warp() * kWarpUnits);
@@ -94,7 +97,7 @@ struct ClusterTilesForward : ClusterTiles<T, CL, 32, 4> {
       cells.template begin<kNow>(block, sum);
       cells.template fetch<kNow>(step + 2);
       if (step > 0) {
-        smem.arrivals[kNow].wait((step - 1) / 2);  // the first step's h has come without messages
+        smem.arrivals[kNow].wait((step - 1) / 2);  // the first step's h came without messages
         if (block.thread() == 0) smem.arrivals[kNow].arm(kBytes);
       }
       FourWords states[CL];
@@ -104,11 +107,12 @@ struct ClusterTilesForward : ClusterTiles<T, CL, 32, 4> {
 #pragma unroll
       for (int tile = 0; tile < 2; ++tile) {
         multiply_in_chains<T, 1, kSteps>(
-            block, [&](int, int k) { return left.get(block, none, tile, k); }, [&](int q) { return states[q]; }, &sum[tile]);
+            block, [&](int, int k) { return left.get(block, none, tile, k); }, [&](int q) { return states[q]; },
+            &sum[tile]);
       }
       float activated[2][kGates];
       const uint32_t h_word = cells.advance(block, sum, activated);
-      if (step + 1 < steps) {  // who has come to the last step waits for nothing any more, and may have ended
+      if (step + 1 < steps) {  // a block at its last step waits for no more messages, and may have ended
         uint32_t words[4] = {h_word};
 #pragma unroll
         for (int k = 1; k < 4; ++k) words[k] = block.shuffle_xor(h_word, k);
@@ -116,18 +120,19 @@ struct ClusterTilesForward : ClusterTiles<T, CL, 32, 4> {
 #pragma unroll
         for (int peer = t; peer < CL; peer += 4) send4(block, peer, smem.h, at, words, smem.arrivals[1 - kNow]);
       }
-      cells.save(block, step, activated, h_word);  // while they are on their way
+      cells.save(block, step, activated, h_word);  // while the messages are in flight
     });
   }
 };
 
-// ---- Backward ---------------------------------------------------------------------------------------------------------
+// ---- Backward -------------------------------------------------------------------------------------------------------
 
-// A block forms what its gates pass on to all hidden units, and each adds up what the blocks have for its own. That is half as
-// much to send as the gates' gradients.
+// A block forms the part of the gradient of all hidden units that comes from its gates, and each block adds up the
+// parts of all for its own units. That is half as much to send as the gates' gradients.
 //
-// These go round within the block, as [warp, pieces of 16 bytes]: piece 4 s + j has the units 2j and 2j + 1 of sequence s, their
-// gates i, f, g, o. Pieces change places so that lanes that are busy together find them in different banks.
+// These are exchanged within the block, as [warp, pieces of 16 bytes]: piece 4 s + j has the units 2j and 2j + 1 of
+// sequence s, their gates i, f, g, o. The pieces are permuted (swizzled), so that lanes that access them together use
+// different banks.
 template <class T, int CL, int U, int W, bool Even>
 struct TilesBackward : ClusterTiles<T, CL, U, W> {
   using Base = ClusterTiles<T, CL, U, W>;
@@ -138,13 +143,14 @@ struct TilesBackward : ClusterTiles<T, CL, U, W> {
   using Base::kPasses;
   using Base::kThreads;
   using Base::kUnits;
-  static constexpr int kSteps = kGates * kUnits / 16, kTiles = kAll / 16 / W;  // of tiles along the gates; of 16 units a warp
+  static constexpr int kSteps = kGates * kUnits / 16,
+                       kTiles = kAll / 16 / W;  // steps of tiles along the gates; tiles of 16 units per warp
   static constexpr int kBlockTiles = kUnits / 16;
   static constexpr int kWords = kGates * kUnits * kClusterSequences / 2, kPassed = CL * kBlockTiles * 128;
-  static constexpr int kMostHeld = 36 / kTiles;  // steps of a warp's tiles in registers: for more there is no room
+  static constexpr int kMostHeld = 36 / kTiles;  // steps of a warp's tiles whose operands fit into registers
   using Left = LeftOperands<kTiles, kSteps, (kSteps < kMostHeld ? kSteps : kMostHeld), W>;
-  // Tiles that are summed at once: a few, so that their messages leave while others are summed. All where operands come from
-  // shared memory, which then has more to do than the tensor cores: none on the right is read twice.
+  // Tiles that are summed at once: a few, so that their messages are sent while others are summed. All, if left
+  // operands come from shared memory, which is then the bottleneck: so no right operand is read twice.
   static constexpr int kAtOnce = Left::kRest > 0 ? kTiles : kTiles % 2 == 0 ? 2 : 1;
   static_assert(kTiles * 16 * W == kAll && kColumns % (kTiles * 16) == 0);
   using Params = BackwardParams<T>;
@@ -162,8 +168,9 @@ struct TilesBackward : ClusterTiles<T, CL, U, W> {
     float c[2];
   };
 
-  // What comes in from behind the last step of sequences that have `steps`.
-  static SEAM_KERNEL void add_ends(const float (&ends)[4], const TwoCells& cells, int steps, float (&d_h)[2], float (&d_c)[2]) {
+  // The gradients of h_n and c_n, for sequences that have all `steps` steps.
+  static SEAM_KERNEL void add_ends(const float (&ends)[4], const TwoCells& cells, int steps, float (&d_h)[2],
+                                   float (&d_c)[2]) {
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       d_h[n] += steps == cells.length[n] ? ends[n] : 0.0f;
@@ -175,7 +182,7 @@ struct TilesBackward : ClusterTiles<T, CL, U, W> {
     using M = ShortGates;
     constexpr int kBytes = kPassed * 4;
     const int H = int(p.hidden), g = block.lane() / 4, t = block.lane() % 4;
-    const bool owner = kOwners == W || block.warp() < kOwners;  // other warps only multiply
+    const bool owner = kOwners == W || block.warp() < kOwners;  // other warps only compute tiles
     const int warp_unit = owner ? block.rank() * kUnits + block.warp() * kWarpUnits : H, unit = warp_unit + g;
     const int pair = warp_unit + 2 * t;
     if (block.thread() == 0) {
@@ -191,19 +198,21 @@ struct TilesBackward : ClusterTiles<T, CL, U, W> {
     const Sequence sequence = sequence_at(p.sequences, first + g);
     const TwoUnits units(sequence, pair, H);
     const int length = units.length, length_1 = units.length_1;
-    float c_0[2], ends[4];  // gradients of the last states: h of both sequences, c of both
+    float c_0[2], ends[4];  // gradients of h_n of both sequences, of c_n of both
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       ends[n] = cells.mine[n] && p.grad_h_n ? widen(load(p.grad_h_n + cells.state(n))) : 0.0f;
       ends[2 + n] = cells.mine[n] && p.grad_c_n ? widen(load(p.grad_c_n + cells.state(n))) : 0.0f;
       c_0[n] = cells.length[n] > 0 && p.c_0 ? widen(load(p.c_0 + cells.state(n))) : 0.0f;
     }
-    smem.ends.store4(block.thread() * 4, ends);  // of registers there are too few
+    smem.ends.store4(block.thread() * 4, ends);  // there are not enough registers
 
-    StepWalk<const T> gates(p.gates, sequence, pair, steps - 1, -1), grad_output(p.grad_output, sequence, pair, steps - 1, -1);
+    StepWalk<const T> gates(p.gates, sequence, pair, steps - 1, -1),
+        grad_output(p.grad_output, sequence, pair, steps - 1, -1);
     StepWalk<T> d_gates(p.d_gates, sequence, pair, steps - 1, -1);
-    StepWalk<const float> of_c_0(p.cells, cells.of[0], unit, steps - 1, -1), of_c_1(p.cells, cells.of[1], unit, steps - 1, -1);
-    // Zeros from before the end of a shorter sequence, and beyond its first step: nothing happens there.
+    StepWalk<const float> of_c_0(p.cells, cells.of[0], unit, steps - 1, -1),
+        of_c_1(p.cells, cells.of[1], unit, steps - 1, -1);
+    // Zeros at steps that the sequence does not have: after its end and before its first step.
     const auto fetch = [&](int step, Fetched& to) {
       const auto ran = [&](int of) { return unsigned(step) < unsigned(of); };
 #pragma unroll
@@ -219,7 +228,7 @@ struct TilesBackward : ClusterTiles<T, CL, U, W> {
       of_c_0.go_on();
       of_c_1.go_on();
     };
-    const auto factors_of = [&](const Fetched& from, Factors<kGates> (&factors)[2]) {
+    const auto factors_of = [&](const Fetched& from, Factors<kGates>(&factors)[2]) {
       uint32_t of[kGates];
 #pragma unroll
       for (int gate = 0; gate < kGates; ++gate) of[gate] = block.transpose(from.gates[gate].word());
@@ -228,13 +237,13 @@ struct TilesBackward : ClusterTiles<T, CL, U, W> {
       factors[1] = all_factors<M>(widen(high_half<T>(of[0])), widen(high_half<T>(of[1])), widen(high_half<T>(of[2])),
                                   widen(high_half<T>(of[3])), from.c[1]);
     };
-    // What comes to a step's h from elsewhere than the step behind it.
+    // The part of the gradient of a step's h that does not come from the next step.
     const auto more_h = [&](const Fetched& from, float (&more)[2]) {
       const uint32_t two = block.transpose(from.grad_output.word());
       more[0] = widen(low_half<T>(two));
       more[1] = widen(high_half<T>(two));
     };
-    Fetched fetched[2] = {};  // of the step before the one that is worked on, and of the one before that
+    Fetched fetched[2] = {};  // loads for the previous step and the one before it
     Factors<kGates> factors[2];
     float d_h[2] = {}, d_c[2] = {};
     if (owner) {
@@ -275,7 +284,8 @@ struct TilesBackward : ClusterTiles<T, CL, U, W> {
       for (int i = 0; i < kTiles; i += kAtOnce) {
         float sum[kAtOnce][4] = {};
         multiply_in_chains<T, kAtOnce, kSteps>(
-            block, [&](int j, int k) { return left.get(block, smem.rest, i + j, k); }, [&](int q) { return of_gates[q]; }, sum);
+            block, [&](int j, int k) { return left.get(block, smem.rest, i + j, k); },
+            [&](int q) { return of_gates[q]; }, sum);
 #pragma unroll
         for (int j = 0; j < kAtOnce; ++j) {
           const int tile = block.warp() * kTiles + i + j;
@@ -285,7 +295,7 @@ struct TilesBackward : ClusterTiles<T, CL, U, W> {
       }
       if (!owner) return;
 
-      // While they are on their way.
+      // While the messages are in flight.
 #pragma unroll
       for (int gate = 0; gate < kGates; ++gate) {
         const uint32_t two = block.transpose(narrow_pair<T>(d[0][gate], d[1][gate]));
@@ -312,9 +322,12 @@ struct TilesBackward : ClusterTiles<T, CL, U, W> {
         total[1] += passed[1];
       }
 #pragma unroll
-      for (int n = 0; n < 2; ++n) d_h[n] = step < cells.length[n] ? total[n] + more[n] : more[n];  // whatever the weights are
+      for (int n = 0; n < 2; ++n)
+        d_h[n] = step < cells.length[n] ? total[n] + more[n]
+                                        : more[n];  // a NaN or inf weight must not reach a step that does not exist
     });
-    const TwoCells now(p.sequences, first + 2 * t, unit, H);  // once more, instead of in registers all the time
+    const TwoCells now(p.sequences, first + 2 * t, unit,
+                       H);  // computed again, instead of held in registers all the time
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       if (!now.mine[n]) continue;
@@ -324,14 +337,15 @@ struct TilesBackward : ClusterTiles<T, CL, U, W> {
   }
 
  private:
-  // Rows g and g + 8 of a tile are units of two warps. They change places where g / 2 is odd, so that those that a warp
-  // reads of its messages lie in different banks.
-  static SEAM_KERNEL void fill(const BlockOf<CL>& block, Smem& smem, const MaskedNumbers& weight_hh, int H, Left& left) {
+  // Rows g and g + 8 of a tile are units of two warps. They are swapped where g / 2 is odd, so that what a warp reads
+  // of its messages is in different banks.
+  static SEAM_KERNEL void fill(const BlockOf<CL>& block, Smem& smem, const MaskedNumbers& weight_hh, int H,
+                               Left& left) {
     const int g = block.lane() / 4, t = block.lane() % 4;
     left = {};
 #pragma unroll 1
     for (int pass = 0; pass < kPasses; ++pass) {
-      if (pass > 0) block.sync();  // the last columns have been read
+      if (pass > 0) block.sync();  // until the previous columns have been read
       smem.weights.fill(block, weight_hh, block.rank() * kUnits, pass * kColumns, H);
       const int first = block.warp() * kTiles * 16 - pass * kColumns;
       if (first < 0 || first >= kColumns) continue;

@@ -40,7 +40,7 @@ bool recurrent_forward(const Device& device, const ForwardParams<Half>& p) {
 }
 
 template <>
-bool recurrent_forward(const Device&, const ForwardParams<double>&) {  // by steps: nobody is in a hurry
+bool recurrent_forward(const Device&, const ForwardParams<double>&) {  // float64 always goes step by step
   return false;
 }
 

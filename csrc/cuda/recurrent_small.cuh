@@ -1,30 +1,30 @@
-// The recurrence of small layers: all steps of one or two sequences by one block, two lanes to a hidden unit. Tensors are of
-// float32 or of 16 bits, and what is computed with is float32: at so few units tensor cores gain nothing, since a step is no
-// shorter for them.
-// A step is a chain of dependent work (products, activations, a barrier), and its length in clocks is what counts: so
-// nothing lies on the chain but that. Weights are in registers; what a step reads from global memory is fetched two steps
-// ahead, and what it stores goes out behind the next step's first loads; activations have no branch; a second sequence is
-// more registers of the same threads, whose work fills the waits of the first.
+// The recurrence of small layers: all steps of one or two sequences by one block, two lanes per hidden unit. Tensors
+// are float32 or of 16 bits, the arithmetic is float32: with so few units tensor cores would not make a step shorter.
 //
-// HB: hidden units, rounded up (the rest are zero). S: sequences of a block; with two, each lane of a unit keeps the cell
-// of one of them. Both are constants, because registers have no index.
+// A step is a chain of dependent work (products, activations, a barrier), and the latency of that chain is the time of
+// a step. So everything else is kept off it: weights are in registers; what a step reads from global memory is loaded
+// two steps ahead, and its stores are issued after the next step's first loads; activations have no branches; a second
+// sequence takes more registers of the same threads, and its work fills the stalls of the first.
+//
+// HB: hidden units, rounded up (the rest are zero). S: sequences of a block; with two, each lane of a unit keeps the
+// cell of one of them. Both are compile-time constants, because registers cannot be indexed.
 #pragma once
 
 #include <type_traits>
 
-#include "../lstm_cell.h"
 #include "block.cuh"
+#include "common/lstm_cell.h"
 #include "predicated.cuh"
 #include "sequences.cuh"
 #include "weights.cuh"
 
 namespace seam::gpu {
 
-// ---- W_hh on its way into registers -----------------------------------------------------------------------------------
+// ---- W_hh on its way into registers ---------------------------------------------------------------------------------
 
-// The masked W_hh in shared memory, (4H, H) with `kPitch` numbers a row, from where threads take what they keep. Read from
-// global memory in the order in which it lies there, 16 bytes at a time: threads that each fetched their own rows of it
-// would wait for that as long as for 20 to 60 steps.
+// The masked W_hh in shared memory, (4H, H) with `kPitch` numbers per row, from where each thread loads its weights. It
+// is read from global memory in memory order, 16 bytes at a time: if each thread loaded its own rows from there, that
+// would take as long as 20 to 60 steps.
 template <class T, int HB, int Threads, int Pitch>
 struct StagedWeights {
   static constexpr int kPitch = Pitch;
@@ -44,7 +44,7 @@ struct StagedWeights {
     block.sync();
   }
 
-  // Where the weights of a unit's gate begin; those of a unit that the layer has not are all zero.
+  // Where the weights of a unit's gate begin; those of a unit that the layer does not have are all zero.
   static SEAM_KERNEL int row(int gate, int unit, int H) { return (unit < H ? gate * H + unit : kGates * H) * Pitch; }
 
  private:
@@ -55,9 +55,11 @@ struct StagedWeights {
 
   template <bool Aligned, class B>
   SEAM_KERNEL void copy(const B& block, const T* weight, const T* score, bool masked, int H) {
-    constexpr int kAtOnce = 10, kFurther = 4 * Threads;  // groups of four on their way to a thread; from one to the next
+    constexpr int kAtOnce = 10,
+                  kFurther =
+                      4 * Threads;  // loads in flight per thread, of four numbers each; the distance between them
     const int groups = H * H, ahead = kFurther / H * Pitch + kFurther % H;
-    int column = 4 * block.thread() % H, to = 4 * block.thread() / H * Pitch + column;  // where the next group begins
+    int column = 4 * block.thread() % H, to = 4 * block.thread() / H * Pitch + column;  // of the next group
 #pragma unroll 1
     for (int first = block.thread(); first < groups; first += kAtOnce * Threads) {
       Four w[kAtOnce], s[kAtOnce];
@@ -73,7 +75,8 @@ struct StagedWeights {
         int at = to, in_row = column;
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const float weight = widen(w[k].number[e]), score = widen(s[k].number[e]);  // both at once: no branch
+          const float weight = widen(w[k].number[e]),
+                      score = widen(s[k].number[e]);  // both are loaded, without a branch
           if (exists) rows.store(at, int(score > 0) | int(!masked) ? weight : 0.0f);
           const bool ends = ++in_row == H;
           at += ends ? Pitch - H + 1 : 1;
@@ -92,26 +95,28 @@ struct StagedWeights {
   }
 };
 
-// Two lanes a unit.
+// Two lanes per unit.
 template <int HB>
 struct SmallBlock {
   static_assert(HB % 4 == 0);
   static constexpr int kCluster = 1, kThreads = (2 * HB + 31) / 32 * 32;
-  static constexpr int kUnits = kThreads / 2;  // that there are lanes for
+  static constexpr int kUnits = kThreads / 2;  // units that there are lanes for
 };
 
-// A number of each step of a sequence in global memory, step by step; `steps` may be behind its end or before its first.
+// One number per step of a sequence in global memory; a step may also be after its end or before its first one.
 template <class T>
 struct StepWalk {
   T* at;
   int64_t stride;
   template <class From>
-  SEAM_KERNEL StepWalk(const Rows<From>& rows, const Sequence& sequence, int offset, int step, int direction = 1)
-      : at(rows.at(sequence.at(step)) + offset), stride(rows.time_stride * (sequence.reverse ? -direction : direction)) {}
+  SEAM_KERNEL StepWalk(const StridedView<From>& rows, const Sequence& sequence, int offset, int step, int direction = 1)
+      : at(rows.at(sequence.at(step)) + offset),
+        stride(rows.time_stride * (sequence.reverse ? -direction : direction)) {}
   SEAM_KERNEL void go_on() { at += stride; }
 };
 
-// Calls step(parity, i) for i from 0 to count - 1; the parity of i is a constant, so that it can choose registers.
+// Calls step(parity, i) for i from 0 to count - 1. The parity of i is a compile-time constant, so that it can select
+// registers.
 template <int N>
 struct Constant {
   static constexpr int value = N;
@@ -126,23 +131,23 @@ SEAM_KERNEL void by_turns(int count, const Step& step) {
   }
 }
 
-// ---- Forward ----------------------------------------------------------------------------------------------------------
+// ---- Forward --------------------------------------------------------------------------------------------------------
 
 template <class T, int HB, int S>
 struct SmallForward : SmallBlock<HB> {
-  static constexpr bool kAlsoTogether = std::is_same_v<T, float>;  // in launches of many calls
+  static constexpr bool kMayBeBatched = std::is_same_v<T, float>;  // in launches of several calls, see block.cuh
   using SmallBlock<HB>::kThreads;
   using SmallBlock<HB>::kUnits;
   static_assert(S == 1 || S == 2);
-  static constexpr int kShare = HB / 2;    // hidden units whose products a lane forms, for the four gates of its unit
-  static constexpr int kFours = HB / 8;    // of them, in groups of four; behind them there may be two more
-  static constexpr int kChains = 4 / S;    // sums of a gate that do not wait for one another
-  static constexpr int kOwn = 4 / (3 - S);  // gates of which a lane adds what comes from the input, and which it stores
+  static constexpr int kShare = HB / 2;     // hidden units whose products a lane forms, for the four gates of its unit
+  static constexpr int kFours = HB / 8;     // of these in groups of four; two more may follow
+  static constexpr int kChains = 4 / S;     // independent sums of a gate
+  static constexpr int kOwn = 4 / (3 - S);  // gates for which a lane adds the input projection, and which it stores
   using Params = ForwardParams<T>;
   struct Smem {
-    // Quarters of a warp, four units of two lanes, then read 16 bytes each from banks of their own.
+    // So that the quarters of a warp, four units of two lanes each, read 16 bytes per lane without bank conflicts.
     StagedWeights<T, HB, kThreads, (HB + 7) / 8 * 8 + ((HB + 7) / 8 % 2 ? 0 : 8)> weights;
-    Shared<float, 2 * S * kUnits> h;  // of the last step and of this one, [step % 2, sequence, unit]
+    Shared<float, 2 * S * kUnits> h;  // of the previous and of this step, [step % 2, sequence, unit]
   };
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem& smem, const Params& p) {
@@ -162,13 +167,13 @@ struct SmallForward : SmallBlock<HB> {
     float h = mine && p.h_0 ? widen(load(p.h_0 + state)) : 0.0f, c = mine && p.c_0 ? widen(load(p.c_0 + state)) : 0.0f;
     if (half == row) smem.h.store(row * kUnits + unit, h);
 
-    // One sequence: both lanes have the same cell, and one takes the gates i and f and stores h, the other g, o and c: in
-    // float32 by the same instruction.
+    // With one sequence both lanes have the same cell: one handles the gates i and f and stores h, the other g, o and
+    // c, in float32 by the same instruction.
     constexpr bool kSameStore = S == 1 && std::is_same_v<T, float>;
     const bool upper = S == 1 && half == 1;
     const int first_gate = S == 1 ? 2 * half : 0;
     const int saved = p.cells.data ? length : 0, end = mine ? length : -1;
-    // Steps of which a lane stores h and c, or what there is of them for it to store.
+    // The number of steps for which a lane stores h and c, or that of the two which is its own.
     const int kept_h = !upper ? length : kSameStore ? saved : 0, kept_c = S == 1 && !upper ? 0 : saved;
     StepWalk<const T> input(p.gates, sequence, first_gate * H + unit, 0);
     StepWalk<T> gates(p.gates, sequence, first_gate * H + unit, -1), output(p.output, sequence, unit, -1);
@@ -185,7 +190,7 @@ struct SmallForward : SmallBlock<HB> {
       const int at = (first_gate + g) * H + unit;
       bias[g] = unit < H ? effective<T>(p.bias_ih, at) + effective<T>(p.bias_hh, at) : 0.0f;
     }
-    const auto fetch = [&](int step, T (&to)[kOwn]) {
+    const auto fetch = [&](int step, T(&to)[kOwn]) {
 #pragma unroll
       for (int g = 0; g < kOwn; ++g) to[g] = load_if(step < length, input.at + g * H, zero);
       input.go_on();
@@ -195,7 +200,7 @@ struct SmallForward : SmallBlock<HB> {
     block.sync();
 
     float activated[kGates] = {};
-    // What there is behind `done` steps: the last one's results, and if it was the sequence's last, its end.
+    // Stores the results of step done - 1 and, if that was the sequence's last step, h_n and c_n.
     const auto put_away = [&](int done) {
       const T state_here = narrow<T>(kSameStore && upper ? c : h);
       store_if(unsigned(done - 1) < unsigned(kept_h), output.at, state_here);
@@ -214,7 +219,7 @@ struct SmallForward : SmallBlock<HB> {
 
     by_turns(steps, [&](auto parity, int step) {
       constexpr int kNow = decltype(parity)::value, kFrom = kNow * S * kUnits, kTo = (1 - kNow) * S * kUnits;
-      // Slot s: of the sequence that this lane keeps, and of the other lane's.
+      // Index s = 0: the sequence whose cell this lane keeps; 1: the other one.
       float share[S][kShare], sum[S][kGates][kChains] = {};
 #pragma unroll
       for (int s = 0; s < S; ++s) load_share(smem.h, kFrom + (s ^ row) * kUnits, half, share[s]);
@@ -235,7 +240,8 @@ struct SmallForward : SmallBlock<HB> {
 #pragma unroll
         for (int s = 0; s < S; ++s) {
 #pragma unroll
-          for (int g = 0; g < kGates; ++g) sum[s][g][j % kChains] = M::fma(weights[g][j], share[s][j], sum[s][g][j % kChains]);
+          for (int g = 0; g < kGates; ++g)
+            sum[s][g][j % kChains] = M::fma(weights[g][j], share[s][j], sum[s][g][j % kChains]);
         }
       }
 #pragma unroll
@@ -256,7 +262,7 @@ struct SmallForward : SmallBlock<HB> {
     if constexpr (kChains == 4) return (sum[0] + sum[1]) + (sum[2] + sum[3]);
     else return sum[0] + sum[1];
   }
-  // A lane's half of a row of HB numbers: neighbours by four, the lanes in turn.
+  // A lane's half of a row of HB numbers: every other group of four.
   template <class Rows>
   static SEAM_KERNEL void load_share(const Rows& rows, int row, int half, float (&to)[kShare]) {
 #pragma unroll
@@ -275,16 +281,16 @@ struct SmallForward : SmallBlock<HB> {
   }
 };
 
-// ---- Backward ---------------------------------------------------------------------------------------------------------
+// ---- Backward -------------------------------------------------------------------------------------------------------
 
-// What was saved of a step, as it was: what has just been asked for is not there to be widened.
+// What was saved of a step, in its own type: to widen it at once would wait for the load.
 template <class T>
 struct SavedStep {
   T gates[kGates], grad_output;
   float c;
 };
-// What its gradients are multiplied by: dc += dh a, then d c_prev = dc forget and d gates = gates times dc (o: dh), as in
-// lstm_cell.h. That of f lacks its c_prev, which arrives later.
+// The factors of its gradients, as in lstm_cell.h: dc += dh a, then d c_prev = dc forget and d gates = gates times dc
+// (o: dh). That of f still lacks c_prev, which is loaded later.
 template <int N>
 struct Factors {
   float a, forget, gates[N];
@@ -307,12 +313,14 @@ SEAM_KERNEL Factors<kGates> all_factors(float i, float f, float g, float o, floa
 }
 template <class M, class T>
 SEAM_KERNEL Factors<kGates> all_factors(const SavedStep<T>& saved) {
-  return all_factors<M>(widen(saved.gates[0]), widen(saved.gates[1]), widen(saved.gates[2]), widen(saved.gates[3]), saved.c);
+  return all_factors<M>(widen(saved.gates[0]), widen(saved.gates[1]), widen(saved.gates[2]), widen(saved.gates[3]),
+                        saved.c);
 }
-// Of i and g in one of two lanes, of f and o in the other.
+// i and g in one of two lanes, f and o in the other.
 template <class M, class T>
 SEAM_KERNEL Factors<2> half_of_factors(const SavedStep<T>& saved, int half) {
-  const float i = widen(saved.gates[0]), f = widen(saved.gates[1]), g = widen(saved.gates[2]), o = widen(saved.gates[3]);
+  const float i = widen(saved.gates[0]), f = widen(saved.gates[1]), g = widen(saved.gates[2]),
+              o = widen(saved.gates[3]);
   const float t = M::tanh(saved.c);
   Factors<2> factors = factors_of_cell<2, M>(f, o, t);
   const float x = half == 0 ? i : f, y = half == 0 ? g : o;
@@ -321,28 +329,30 @@ SEAM_KERNEL Factors<2> half_of_factors(const SavedStep<T>& saved, int half) {
   return factors;
 }
 
-// Eight lanes, those of four units, form what all gates pass on to these: each takes an eighth of the gates, then the
-// lanes add up, until each pair has the sum of its own unit.
+// Eight lanes, those of four units, form the gradient that these get from all gates: each takes an eighth of the gates,
+// then the lanes add their sums up, until each pair has the sum of its own unit.
 //
-// These eight are every fourth lane of a warp, because shared memory is read at full speed where the lanes that want the
-// same 16 bytes are neighbours.
+// These eight are every fourth lane of a warp, because shared memory is read at full speed if the lanes that read the
+// same 16 bytes are adjacent.
 template <class T, int HB, int S>
 struct SmallBackward : SmallBlock<HB> {
-  static constexpr bool kAlsoTogether = std::is_same_v<T, float>;  // in launches of many calls
+  static constexpr bool kMayBeBatched = std::is_same_v<T, float>;  // in launches of several calls, see block.cuh
   using SmallBlock<HB>::kThreads;
   using SmallBlock<HB>::kUnits;
   static_assert(S == 1 || S == 2);
-  static constexpr int kFour = 4, kLanes = 2 * kFour, kShare = (HB + kLanes - 1) / kLanes;  // units whose gates a lane takes
+  static constexpr int kFour = 4, kLanes = 2 * kFour,
+                       kShare = (HB + kLanes - 1) / kLanes;  // units whose gates a lane takes
   using Params = BackwardParams<T>;
   struct Smem {
-    // Quarters of a warp, two rows of four units, then read 16 bytes each from banks of their own.
+    // So that the quarters of a warp, two rows of four units each, read 16 bytes per lane without bank conflicts.
     StagedWeights<T, HB, kThreads, (HB + 15) / 32 * 32 + 16> weights;
     Shared<float, 2 * S * kUnits * kGates> d_gates;  // [step % 2, sequence, unit, gate], the gates as i, g, f, o
   };
 
   static SEAM_KERNEL void run(const BlockOf<1>& block, Smem& smem, const Params& p) {
     using M = BranchlessGates<true>;
-    const int H = int(p.hidden), lane = block.lane() / kFour, first_unit = block.warp() * 16 + block.lane() % kFour * kFour;
+    const int H = int(p.hidden), lane = block.lane() / kFour,
+              first_unit = block.warp() * 16 + block.lane() % kFour * kFour;
     const int own = lane / 2, half = lane % 2, unit = first_unit + own;
     smem.weights.fill(block, p.weight_hh, H);
     float weights[kShare][kGates][kFour];
@@ -365,7 +375,7 @@ struct SmallBackward : SmallBlock<HB> {
     StepWalk<const float> cells(p.cells, sequence, unit, steps - 1, -1);
     StepWalk<const T> grad_output(p.grad_output, sequence, unit, steps - 1, -1);
     StepWalk<T> d_gates(p.d_gates, sequence, (S == 1 ? half * H : 0) + unit, steps - 1, -1);
-    // Zeros from before the end of a shorter sequence, and beyond its first step: nothing happens there.
+    // Zeros at steps that the sequence does not have: after its end and before its first step.
     const T zero = narrow<T>(0.0f);
     const auto fetch = [&](int step, SavedStep<T>& saved) {
       const bool ran = unsigned(step) < unsigned(length);
@@ -377,11 +387,11 @@ struct SmallBackward : SmallBlock<HB> {
       cells.go_on();
       grad_output.go_on();
     };
-    SavedStep<T> saved[2];  // of the step before the one that is worked on, and of the one before that
+    SavedStep<T> saved[2];  // loads for the previous step and the one before it
     fetch(steps - 1, saved[0]);
     fetch(steps - 2, saved[1]);
     Factors<kFactors> factors = factors_of<M>(saved[0], half);
-    // The gradients of a sequence's last states come in with its last step.
+    // The gradients of a sequence's h_n and c_n are added at its last step.
     float d_h = widen(saved[0].grad_output) + (steps == length ? end_h : 0.0f), d_c = steps == length ? end_c : 0.0f;
     fetch(steps - 3, saved[0]);
     block.sync();
@@ -405,7 +415,7 @@ struct SmallBackward : SmallBlock<HB> {
       }
       block.sync();
 
-      // Slot s: of the sequence that this lane keeps, and of the other lane's.
+      // Index s = 0: the sequence whose cell this lane keeps; 1: the other one.
       float passed[S][kShare][kGates], sum[S][kFour][2] = {};
 #pragma unroll
       for (int s = 0; s < S; ++s) {
@@ -451,7 +461,7 @@ struct SmallBackward : SmallBlock<HB> {
         total[s][0] += block.shuffle_xor(total[s][1], 2 * kFour);
       }
       d_h = total[0][0] + block.shuffle_xor(total[S - 1][0], kFour);
-      if (S == 2) d_h = step < length ? d_h : more_h;  // whatever the weights are
+      if (S == 2) d_h = step < length ? d_h : more_h;  // a NaN or inf weight must not reach a step that does not exist
     });
     if (mine && half == row) {
       if (p.grad_h_0) store(p.grad_h_0 + state, narrow<T>(d_h));
@@ -467,14 +477,15 @@ struct SmallBackward : SmallBlock<HB> {
     else return all_factors<M>(saved);
   }
 
-  // Slot r of a lane: what is passed on to unit r ^ own of its four, so that slot 0 is the unit of the lane itself.
+  // Index r of a lane: the sum for unit r ^ own of its four, so that index 0 is the unit of the lane itself.
   template <class Weights>
-  static SEAM_KERNEL void load_weights(const Weights& from, int column, int lane, int H, float (&to)[kShare][kGates][kFour]) {
+  static SEAM_KERNEL void load_weights(const Weights& from, int column, int lane, int H,
+                                       float (&to)[kShare][kGates][kFour]) {
     constexpr int kOrder[kGates] = {0, 2, 1, 3};
     const int own = lane / 2;
 #pragma unroll
     for (int j = 0; j < kShare; ++j) {
-      const int unit = column < HB ? j * kLanes + lane : H;  // lanes of units that are none take zeros
+      const int unit = column < HB ? j * kLanes + lane : H;  // lanes of units that do not exist take zeros
 #pragma unroll
       for (int g = 0; g < kGates; ++g) {
         float four[kFour];

@@ -1,27 +1,28 @@
-// The recurrence by tensor cores, for numbers of 16 bits that neither recurrent_cluster_tiles.cuh nor recurrent_wide_tiles.cuh
-// takes (GPUs without such clusters; of more than 256 units, those of which no two lie in a word) and, where that is allowed,
-// for float32 rounded to tf32: all steps of eight sequences in one launch. As in recurrent.cuh the weights stay in registers, here as the left operands of
-// tiles, and the hidden state goes round through shared memory, as the right operand.
+// The recurrence by tensor cores, all steps of eight sequences in one launch: for 16-bit numbers where neither
+// recurrent_cluster_tiles.cuh nor recurrent_wide_tiles.cuh can run (GPUs without such clusters; more than 256 units
+// whose rows do not begin at whole words) and, where torch allows it, for float32 rounded to tf32. As in recurrent.cuh
+// the weights stay in registers, here as the left operands of tensor-core tiles, and the hidden state is exchanged
+// through shared memory, as the right operand.
 //
-// The rows of a pair of tiles are ordered so that the four gates of a unit end up in the lanes that need them: rows g and
-// g + 8 of the first are the gates i and f of unit g, those of the second g and o. A cell's update never leaves its lane.
+// The rows of a pair of tiles are ordered so that the four gates of a unit end up in one lane: rows g and g + 8 of the
+// first tile are the gates i and f of unit g, those of the second g and o. So a cell's update never leaves its lane.
 //
 // HB: hidden units, rounded up. CL: blocks of a cluster. KS: warps that share the sums of eight units.
 #pragma once
 
-#include "../lstm_cell.h"
 #include "block.cuh"
 #include "cell_before.cuh"
+#include "common/lstm_cell.h"
 #include "sequences.cuh"
 #include "weights.cuh"
 
 namespace seam::gpu {
 
-// ---- Operands of a tile: words of neighbouring terms ----------------------------------------------------------------
+// ---- Operands of a tile: words of adjacent terms --------------------------------------------------------------------
 
-// value(i): number i of the word, as `Element`, which `element` makes of a float.
+// value(i) gives number i of the word as an `Element`, which `element` makes of a float.
 template <class Number>
-struct Words {  // two numbers of 16 bits
+struct Words {  // two 16-bit numbers
   using Element = Number;
   static constexpr int kNumbers = 2;
   static SEAM_KERNEL Element element(float x) { return narrow<Number>(x); }
@@ -41,8 +42,9 @@ struct Words<Tf32> {
   }
 };
 
-constexpr int kTileRows = 16, kTileColumns = 8, kTileWords = 8;  // of the left operand; of the right; of terms
-constexpr int kPadding = 4;  // words behind a row of the right operand: then its eight rows lie in different banks
+constexpr int kTileRows = 16, kTileColumns = 8,
+              kTileWords = 8;  // rows of the left operand; columns of the right one; words along the terms
+constexpr int kPadding = 4;    // words after a row of the right operand, which put its eight rows into different banks
 
 template <int HB, int CL, int KS>
 struct TileSizes {
@@ -50,14 +52,14 @@ struct TileSizes {
   static_assert(HB % 16 == 0 && kUnits % 8 == 0 && kThreads <= 1024);
 };
 
-// sum = tiles of weights (kept in registers) times a panel of words in shared memory, [column, word], from word `first`
-// on. Each tile has Sums sums, one or two: then a product need not wait for the one before.
+// sum = tiles of weights (in registers) times a panel of words in shared memory, [column, word], from word `first` on.
+// Each tile has one or two (Sums) accumulators: with two a product need not wait for the one before.
 template <class Number, int Sums, int Tiles, int Steps, class B, class Panel>
-SEAM_KERNEL void multiply_panel(const B& block, const uint32_t (&weights)[Steps][Tiles][4], const Panel& panel, int first,
-                                int stride, float (&sum)[Tiles][4]) {
+SEAM_KERNEL void multiply_panel(const B& block, const uint32_t (&weights)[Steps][Tiles][4], const Panel& panel,
+                                int first, int stride, float (&sum)[Tiles][4]) {
   const int column = block.lane() / 4, t = block.lane() % 4;
   float sums[Sums][Tiles][4] = {};
-  block.sync_warp();  // lanes without a cell may have gone ahead
+  block.sync_warp();  // lanes without a cell may be ahead
 #pragma unroll
   for (int k = 0; k < Steps; ++k) {
     const int at = first + column * stride + k * kTileWords + t;
@@ -68,7 +70,8 @@ SEAM_KERNEL void multiply_panel(const B& block, const uint32_t (&weights)[Steps]
 #pragma unroll
   for (int tile = 0; tile < Tiles; ++tile) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) sum[tile][i] = Sums == 2 ? sums[0][tile][i] + sums[Sums - 1][tile][i] : sums[0][tile][i];
+    for (int i = 0; i < 4; ++i)
+      sum[tile][i] = Sums == 2 ? sums[0][tile][i] + sums[Sums - 1][tile][i] : sums[0][tile][i];
   }
 }
 
@@ -79,20 +82,21 @@ struct TiledForward {
   using Sizes = TileSizes<HB, CL, KS>;
   static constexpr int kUnits = Sizes::kUnits, kThreads = Sizes::kThreads, kCluster = CL;
   static constexpr int kWords = HB / Words<Number>::kNumbers, kStride = kWords + kPadding;
-  static constexpr int kSteps = kWords / kTileWords / KS;  // of tiles along the hidden units
+  static constexpr int kSteps = kWords / kTileWords / KS;  // steps of tiles along the hidden units
   static constexpr int kBuffer = kTileColumns * kStride;
   static_assert(kWords % (kTileWords * KS) == 0);
   using Params = ForwardParams<T>;
   struct Smem {
-    Shared<uint32_t, 2 * kBuffer> h;                              // of the last step and of this one, [sequence, word]
-    Shared<float, (KS > 1 ? (KS - 1) * kUnits * 32 : 4)> shared;  // sums of all warps but the first of each unit
+    Shared<uint32_t, 2 * kBuffer> h;  // of the previous and of this step, [sequence, word]
+    Shared<float, (KS > 1 ? (KS - 1) * kUnits * 32 : 4)>
+        shared;  // sums of all warps but the first of each group of units
   };
 
   static SEAM_KERNEL void run(const BlockOf<CL>& block, Smem& smem, const Params& p) {
     tile(block, smem, p, p.sequences, block.index());
   }
 
-  // As in recurrent.cuh.
+  // See recurrent.cuh.
   template <class B>
   static SEAM_KERNEL void tile(const B& block, Smem& smem, const Params& p, const Sequences& s, int64_t number) {
     using M = Arithmetic<T>;
@@ -115,20 +119,20 @@ struct TiledForward {
           });
         }
       }
-      block.sync_warp();  // so that only so many weights are on their way: each takes registers
+      block.sync_warp();  // bounds the loads of weights in flight, each of which takes registers
     }
 
     const int64_t first = number * kTileColumns;
     for (int i = block.thread(); i < kTileColumns * kWords; i += kThreads) {
       const Sequence sequence = sequence_at(s, first + i / kWords);
       smem.h.store(i / kWords * kStride + i % kWords, Words<Number>::make([&](int n) {
-        const int k = i % kWords * Words<Number>::kNumbers + n;
-        const bool given = p.h_0 && sequence.exists && k < H;
-        return Words<Number>::element(given ? widen(load(p.h_0 + sequence.index * p.hidden + k)) : 0.0f);
-      }));
+                     const int k = i % kWords * Words<Number>::kNumbers + n;
+                     const bool given = p.h_0 && sequence.exists && k < H;
+                     return Words<Number>::element(given ? widen(load(p.h_0 + sequence.index * p.hidden + k)) : 0.0f);
+                   }));
     }
 
-    // The first warp of each group of units also has its cells, those of two sequences to a lane.
+    // The first warp of each group of units also has its cells, two sequences per lane.
     const bool owner = part == 0;
     const int steps = tile_steps<kTileColumns>(s, first);
     float bias[kGates] = {}, h[2] = {}, c[2] = {}, next[2][kGates] = {};
@@ -174,17 +178,17 @@ struct TiledForward {
       }
       if (owner) pass_on(block, smem, to, unit, h);
       block.sync_cluster();
-      // Behind the barrier, which would otherwise wait until this has arrived.
+      // After the barrier, which would otherwise wait for these stores.
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
         if (!mine[n] || step >= sequence[n].length) continue;
-        const Place place = sequence[n].at(step);
-        store(p.output.at(place) + unit, narrow<T>(h[n]));
+        const TimeIndex index = sequence[n].at(step);
+        store(p.output.at(index) + unit, narrow<T>(h[n]));
         if (!p.cells.data) continue;
-        store(p.cells.at(place) + unit, c[n]);
+        store(p.cells.at(index) + unit, c[n]);
 #pragma unroll
         for (int gate = 0; gate < kGates; ++gate) {
-          store(p.gates.at(place) + gate * p.hidden + unit, narrow<T>(gates[n][gate]));
+          store(p.gates.at(index) + gate * p.hidden + unit, narrow<T>(gates[n][gate]));
         }
       }
     }
@@ -197,12 +201,12 @@ struct TiledForward {
   }
 
  private:
-  static SEAM_KERNEL void load_gates(const Params& p, Place place, int unit, float (&gates)[kGates]) {
+  static SEAM_KERNEL void load_gates(const Params& p, TimeIndex index, int unit, float (&gates)[kGates]) {
 #pragma unroll
-    for (int gate = 0; gate < kGates; ++gate) gates[gate] = widen(load(p.gates.at(place) + gate * p.hidden + unit));
+    for (int gate = 0; gate < kGates; ++gate) gates[gate] = widen(load(p.gates.at(index) + gate * p.hidden + unit));
   }
 
-  // The sums of a group's warps, in the order of the warps, to the first of them.
+  // Adds up the sums of a group's warps, in the order of the warps, in the first of them.
   template <class B>
   static SEAM_KERNEL void add_parts(const B& block, Smem& smem, int group, int part, float (&sum)[2][4]) {
     const auto at = [&](int from, int tile) {
@@ -226,8 +230,8 @@ struct TiledForward {
     }
   }
 
-  // Hidden states into the shared memory of all blocks, as words. A word of two numbers takes the states of two units,
-  // which are in lanes that are neighbours but for the four of each unit: they swap, and write a sequence each.
+  // Writes hidden states into the shared memory of all blocks, as words. A word of 16-bit numbers holds the states of
+  // two units, which are in lanes four apart: these exchange their values, and each writes one sequence.
   template <class B>
   static SEAM_KERNEL void pass_on(const B& block, Smem& smem, int to, int unit, const float (&h)[2]) {
     const int t = block.lane() % 4;
@@ -252,18 +256,18 @@ struct TiledForward {
 
 // ---- Backward -------------------------------------------------------------------------------------------------------
 
-// A block has the gates of its units, ordered unit by unit, and forms what they pass on to all hidden units, which are the
-// rows of its tiles; each block then adds up what all have for its units.
+// A block has the gates of its units, ordered unit by unit, and forms the part of the gradient of all hidden units, the
+// rows of its tiles, that comes from them; each block then adds up the parts of all blocks for its units.
 template <class T, class Number, int HB, int CL, int KS>
 struct TiledBackward {
   using Sizes = TileSizes<HB, CL, KS>;
   static constexpr int kUnits = Sizes::kUnits, kThreads = Sizes::kThreads, kWarps = Sizes::kWarps, kCluster = CL;
   static constexpr int kRowTiles = HB / kTileRows;
   static constexpr int kParts = kWarps > kRowTiles ? kWarps / kRowTiles : 1;  // warps that share the sums of a tile
-  static constexpr int kTiles = kRowTiles * kParts / kWarps;                  // of a warp
+  static constexpr int kTiles = kRowTiles * kParts / kWarps;                  // tiles of a warp
   static constexpr int kWords = kGates * kUnits / Words<Number>::kNumbers, kStride = kWords + kPadding;
   static constexpr int kSteps = kWords / kTileWords / kParts;
-  // Cells of a lane: two warps share those of a group of units, where there are two.
+  // Cells of a lane. Two warps share those of a group of units, if it has two.
   static constexpr int kCells = KS == 1 ? 2 : 1;
   static constexpr int kSources = CL * kParts, kPassedStride = kUnits + kPadding;
   static constexpr int kBuffer = kSources * kTileColumns * kPassedStride;
@@ -278,14 +282,14 @@ struct TiledBackward {
     tile(block, smem, p, p.sequences, block.index());
   }
 
-  // As in recurrent.cuh.
+  // See recurrent.cuh.
   template <class B>
   static SEAM_KERNEL void tile(const B& block, Smem& smem, const Params& p, const Sequences& s, int64_t number) {
     using M = Arithmetic<T>;
     const int H = int(p.hidden), first_unit = block.rank() * kUnits;
     const int g = block.lane() / 4, t = block.lane() % 4;
 
-    // As a part of products: tiles from `first_tile` on, part `part` of their terms.
+    // This warp's part of the products: the tiles from `first_tile` on, part `part` of their terms.
     const int first_tile = block.warp() / kParts * kTiles, part = block.warp() % kParts;
     uint32_t w[kSteps][kTiles][4];
     const Weight<T> weight(p.weight_hh);
@@ -303,10 +307,10 @@ struct TiledBackward {
           });
         }
       }
-      block.sync_warp();  // so that only so many weights are on their way: each takes registers
+      block.sync_warp();  // bounds the loads of weights in flight, each of which takes registers
     }
 
-    // As cells: unit `unit` of the sequences in rows `first_row` and on of the tile.
+    // This lane's cells: unit `unit` of the sequences in rows `first_row` and on of the tile.
     const bool owner = block.warp() % KS < 2 / kCells;
     const int first_row = 2 * t + block.warp() % KS % 2;
     const int unit_here = block.warp() / KS * 8 + g, unit = first_unit + unit_here;
@@ -343,15 +347,15 @@ struct TiledBackward {
         if (owner) store_gates(smem, first_row + n, unit_here, d[n].gates);
       }
       block.sync();
-      // Others wait for what stands above only.
+      // After what other threads wait for.
 #pragma unroll
       for (int n = 0; n < kCells; ++n) {
         if (mine[n] && 0 < step && step <= sequence[n].length) next[n] = load_cell(p, sequence[n], step - 1, unit);
         if (!mine[n] || step >= sequence[n].length) continue;
-        const Place place = sequence[n].at(step);
+        const TimeIndex index = sequence[n].at(step);
 #pragma unroll
         for (int gate = 0; gate < kGates; ++gate) {
-          store(p.d_gates.at(place) + gate * p.hidden + unit, narrow<T>(d[n].gates[gate]));
+          store(p.d_gates.at(index) + gate * p.hidden + unit, narrow<T>(d[n].gates[gate]));
         }
       }
 

@@ -2,16 +2,16 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "keep_bits.cuh"
 #include "kernels.h"
 #include "launch.cuh"
-#include "look.cuh"
 #include "seam_steps.cuh"
 
 namespace seam::gpu {
 
 namespace {
 
-// Calls run.with<Kernel>() with the kernel for a layer and a device; false where there is none.
+// Calls run.with<Kernel>() with the kernel for a layer on a device; returns false if there is none.
 template <class Run>
 bool with_kernel(const Device& device, int64_t hidden, int64_t batch, const Run& run) {
   using Small = SeamSteps<float, 64, 4, 2, false>;
@@ -61,17 +61,17 @@ void train(const Device& device, const TrainParams& p) {
 }
 
 void train_head(const Device& device, const TrainHeadParams* modules, int64_t count) {
-  launch_together<TrainHead>(device.stream, 1, modules, count);
+  launch_batched<TrainHead>(device.stream, 1, modules, count);
 }
 
 void flush(const Device& device, const FlushParams& p) {
-  constexpr int64_t kRows = Flush::kThreads / 32;  // of a block at a time
-  launch<Flush>(device.stream, std::min<int64_t>((p.due + kRows - 1) / kRows, 4 * device.multiprocessors), p);
+  constexpr int64_t kRows = Flush::kThreads / 32;  // per block at a time
+  launch<Flush>(device.stream, std::min<int64_t>((p.stale + kRows - 1) / kRows, 4 * device.multiprocessors), p);
 }
 
-void look(const Device& device, int64_t blocks, const LookParams& p) {
-  static_assert(kLookWarps == Look::kThreads / 32);
-  launch<Look>(device.stream, blocks, p);
+void keep_bits(const Device& device, int64_t blocks, const KeepBitsParams& p) {
+  static_assert(kKeepBitsWarps == KeepBits::kThreads / 32);
+  launch<KeepBits>(device.stream, blocks, p);
 }
 
 }  // namespace seam::gpu

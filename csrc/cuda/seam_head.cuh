@@ -1,11 +1,11 @@
-// The end of a module: linear layer, ReLU, head of two outputs, cross entropy, and the way back.
+// The end of a module: linear layer, ReLU, head with two outputs, cross entropy, and their gradients.
 #pragma once
 
 #include "scores.cuh"
 
 namespace seam::gpu {
 
-// The sum over a warp, in every lane the same.
+// The sum over a warp, the same in every lane.
 template <class B>
 SEAM_KERNEL float sum_warp(const B& block, float value) {
 #pragma unroll
@@ -13,9 +13,9 @@ SEAM_KERNEL float sum_warp(const B& block, float value) {
   return value;
 }
 
-// A warp takes a document from its logits (value(c) of class c) to its loss. target, rest: the document's shares.
-// head(i): number i of the head's 2 C weights and 2 biases. Returns the loss, undivided, and the gradients of both outputs;
-// keeps what the parameters' gradients need.
+// A warp computes a document's loss from its logits (value(c) for class c). target, rest: its label as probabilities.
+// head(i): number i of the head's 2 C weights and 2 biases. Returns the loss, not yet divided, and the gradients of
+// both outputs; stores what the gradients of the head's parameters need.
 struct HeadResult {
   float loss, d_target, d_rest;
 };
@@ -34,15 +34,15 @@ SEAM_KERNEL HeadResult head_of(const B& block, const HeadParams& p, int document
   a = sum_warp(block, a) + head(2 * C);
   b = sum_warp(block, b) + head(2 * C + 1);
   target *= p.target_weight;
-  // log(1 + exp(x)) of both differences, and what each output's softmax lacks of 1, with all their digits.
+  // log(1 + exp(x)) of both differences, and 1 minus each output's softmax, without cancellation.
   const float difference = b - a, small = log1pf(expf(-fabsf(difference)));
   const float log_a = (difference > 0 ? difference : difference <= 0 ? 0.0f : difference) + small;
   const float log_b = (difference < 0 ? -difference : difference >= 0 ? 0.0f : difference) + small;
-  const float share_a = 1.0f / (1.0f + expf(difference)), share_b = 1.0f / (1.0f + expf(-difference));
+  const float prob_a = 1.0f / (1.0f + expf(difference)), prob_b = 1.0f / (1.0f + expf(-difference));
   HeadResult result;
   result.loss = target * log_a + rest * log_b;
-  result.d_target = (rest * share_a - target * share_b) / total;
-  result.d_rest = (target * share_b - rest * share_a) / total;
+  result.d_target = (rest * prob_a - target * prob_b) / total;
+  result.d_rest = (target * prob_b - rest * prob_a) / total;
   if (block.lane() == 0) {
     store(p.d_outputs + 2 * int64_t(document), result.d_target);
     store(p.d_outputs + 2 * int64_t(document) + 1, result.d_rest);
@@ -51,7 +51,7 @@ SEAM_KERNEL HeadResult head_of(const B& block, const HeadParams& p, int document
   return result;
 }
 
-// As the head has them in memory.
+// Number i of the head's 2 C weights and 2 biases, from memory.
 SEAM_KERNEL float head_number(const HeadParams& p, int32_t i) {
   return i < 2 * p.classes ? load(p.weight.score + i) : load(p.bias.score + i - 2 * p.classes);
 }
@@ -71,7 +71,8 @@ SEAM_KERNEL float mean_loss(const HeadParams& p, int documents, float total) {
   return float(loss / double(total));
 }
 
-// Parameter i of the head, of 2 C weights and 2 biases: its gradient over a batch and its step. Returns the gradient.
+// Parameter i of the head's 2 C weights and 2 biases: its gradient over a batch and, if `steps`, its step. Returns the
+// gradient.
 SEAM_KERNEL float step_head(const HeadParams& p, int documents, int32_t i, bool steps, const AdamStep<float>& step) {
   const int32_t C = p.classes, output = i < 2 * C ? i / C : i - 2 * C;
   float sum = 0;
@@ -84,14 +85,14 @@ SEAM_KERNEL float step_head(const HeadParams& p, int documents, int32_t i, bool 
   return sum;
 }
 
-// ---- The end of a step with scores --------------------------------------------------------------------------------------
+// ---- The end of a step with scores ----------------------------------------------------------------------------------
 
 SEAM_KERNEL uint32_t flag(int what, float sum) { return is_finite(sum) ? 0u : 1u << what; }
 
-// Linear layer and head: so few numbers that a thread each does it, number `number` of `numbers`. In `bad`, bit k: what
-// SeamFailure calls k is not finite.
-SEAM_KERNEL void step_linear(const TrainParams& p, const PlanStep& plan, const AdamStep<float>& step, int number, int numbers,
-                             uint32_t& bad) {
+// The step of the linear layer: one thread per parameter, this one thread `number` of `numbers`. In `bad`, bit k is set
+// if what SeamFailure calls k is not finite.
+SEAM_KERNEL void step_linear(const TrainParams& p, const PlanStep& plan, const AdamStep<float>& step, int number,
+                             int numbers, uint32_t& bad) {
   const int B = plan.documents, H = p.H, C = p.head.classes, weights = C * H;
 #pragma unroll 1
   for (int i = number; i < weights + C; i += numbers) {
@@ -107,8 +108,9 @@ SEAM_KERNEL void step_linear(const TrainParams& p, const PlanStep& plan, const A
     step_score(is_weight ? p.linear : p.linear_bias, step, is_weight ? i : c, sum);
   }
 }
-// And the loss of step s, by the last of the threads.
-SEAM_KERNEL void step_head_of(const TrainParams& p, const PlanStep& plan, int s, int number, int numbers, uint32_t& bad) {
+// The step of the head, and the loss of step s, which the last thread forms.
+SEAM_KERNEL void step_head_of(const TrainParams& p, const PlanStep& plan, int s, int number, int numbers,
+                              uint32_t& bad) {
   const int C = p.head.classes;
   const AdamStep<float> step = load(p.head_step + (p.now - p.rows.first + s));
 #pragma unroll 1
@@ -118,7 +120,7 @@ SEAM_KERNEL void step_head_of(const TrainParams& p, const PlanStep& plan, int s,
   if (number == numbers - 1) store(p.losses + s, mean_loss(p.head, plan.documents, plan.total));
 }
 
-// The first of what any of `numbers` threads found.
+// The number of the first thing that is not finite, over the bits `bad` of all `numbers` threads of the cluster.
 template <class B>
 SEAM_KERNEL int32_t reason(const B& block, const TrainParams& p, uint32_t bad, int number, int numbers) {
   store(p.reasons + number, int32_t(bad));
@@ -130,11 +132,11 @@ SEAM_KERNEL int32_t reason(const B& block, const TrainParams& p, uint32_t bad, i
   return what;
 }
 
-// ---- Steps of the head alone --------------------------------------------------------------------------------------------
+// ---- Steps of the head alone ----------------------------------------------------------------------------------------
 
-// The masked base stands still, so all there is of it are its logits: one block takes all steps of an epoch.
+// The masked base does not change meanwhile, so its logits are the features: one block takes all steps of an epoch.
 struct TrainHead {
-  static constexpr bool kLaunchedTogether = true;  // a launch takes those of several modules, see block.cuh
+  static constexpr bool kBatched = true;  // of several modules, see block.cuh
   static constexpr int kThreads = 256, kCluster = 1, kWarps = kThreads / 32;
   using Params = TrainHeadParams;
   struct Smem {};
@@ -150,19 +152,21 @@ struct TrainHead {
       if (head.target_weight != 1.0f) {
         total = 0;
         for (int b = 0; b < B; ++b) {
-          total += load(p.shares + 2 * int64_t(first + b)) * head.target_weight + load(p.shares + 2 * int64_t(first + b) + 1);
+          total += load(p.target_probs + 2 * int64_t(first + b)) * head.target_weight +
+                   load(p.target_probs + 2 * int64_t(first + b) + 1);
         }
       }
 #pragma unroll 1
       for (int b = block.warp(); b < B; b += kWarps) {
         const float* const features = p.features + int64_t(first + b) * head.classes;
-        const float* const shares = p.shares + 2 * int64_t(first + b);
-        head_of(block, head, b, load(shares), load(shares + 1), total, [&](int32_t c) { return load(features + c); },
-                [&](int32_t i) { return head_number(head, i); });
+        const float* const target_probs = p.target_probs + 2 * int64_t(first + b);
+        head_of(
+            block, head, b, load(target_probs), load(target_probs + 1), total,
+            [&](int32_t c) { return load(features + c); }, [&](int32_t i) { return head_number(head, i); });
       }
       block.sync();
-      // Before anything moves: whether all is finite. What is not shows in the loss, or in a gradient of the head.
-      const float loss = mean_loss(head, B, total);  // by every thread: it is as quick as waiting for one
+      // Checks before any update that everything is finite: else it shows in the loss or in a gradient of the head.
+      const float loss = mean_loss(head, B, total);  // in every thread, which is as quick as waiting for one
       int what = is_finite(loss) ? -1 : 0;
       bool bad = false;
       for (int32_t i = block.thread(); i < 2 * head.classes + 2; i += kThreads) {

@@ -1,5 +1,5 @@
-// What a training step is made of where its state goes from phase to phase through the L2 cache: pieces that seam_steps.cuh
-// deals out to the blocks of one cluster, and wide_steps.cuh to all blocks of the GPU.
+// The phases of a training step whose state goes from phase to phase through the L2 cache: pieces of work that
+// seam_steps.cuh distributes over the blocks of one cluster, and wide_steps.cuh over all blocks of the GPU.
 #pragma once
 
 #include "panel_product.cuh"
@@ -13,12 +13,12 @@ template <class Number>
 struct SeamPhases {
   static constexpr int kThreads = 256, kWarps = kThreads / 32;
   using Product = PanelProduct<Number>;
-  using Alone = BlockOf<1, true>;  // a block, for what it does by itself
+  using SingleBlock = BlockOf<1, true>;  // for code that a block runs without its cluster
   using Params = TrainParams;
 
-  // ---- Who does what ------------------------------------------------------------------------------------------------------
+  // ---- Tiles of work ------------------------------------------------------------------------------------------------
 
-  // Tile `task` of a product of so many columns.
+  // The first row and column of tile number `task` of a product.
   struct TileAt {
     int m, n;
   };
@@ -32,16 +32,16 @@ struct SeamPhases {
 
   static SEAM_KERNEL const float* w_ih(const Params& p, int s) { return p.w_ih + int64_t(s % 2) * kGates * p.H * p.E; }
 
-  // The batch's documents as the recurrence sees them.
+  // The batch's documents as sequences of the recurrence.
   static SEAM_INLINE Sequences sequences(const Params& p, const PlanStep& plan) {
     const int32_t* const documents = p.numbers + plan.document_at;
     return {p.T, plan.documents, false, p.read_last_word ? documents : nullptr,
             p.read_last_word ? documents + plan.documents : nullptr};
   }
 
-  // ---- Before the first step ----------------------------------------------------------------------------------------------
+  // ---- Before the first step ----------------------------------------------------------------------------------------
 
-  // Thread `number` of `numbers`, here and below.
+  // number, numbers: the index of this thread, and how many there are; here and below.
   static SEAM_KERNEL void prepare(const Params& p, int number, int numbers) {
     const int G = kGates * p.H;
 #pragma unroll 4
@@ -51,44 +51,48 @@ struct SeamPhases {
     for (int i = number; i < p.batch * p.H; i += numbers) store(p.output + i, 0.0f);
   }
 
-  // Rows that step s needs and that the step before it leaves alone. Block `part` of `parts`.
+  // Brings the rows that step s needs, and that the step before it does not touch, up to date. Block `part` of `parts`.
   template <class B>
-  static SEAM_KERNEL void catch_up_rows(const B& block, const Params& p, const PlanStep& plan, int s, int part, int parts) {
-    const float fresh[3] = {load(p.fresh + 3 * s), load(p.fresh + 3 * s + 1), load(p.fresh + 3 * s + 2)};
-    catch_up_all(block, p.rows, p.numbers + plan.due_at, plan.due, p.now + s, fresh, part * kWarps + block.warp(),
-                 parts * kWarps, [](int32_t, int32_t) { return NothingElse{}; });
+  static SEAM_KERNEL void update_stale_rows_for(const B& block, const Params& p, const PlanStep& plan, int s, int part,
+                                                int parts) {
+    const float untouched[3] = {load(p.untouched + 3 * s), load(p.untouched + 3 * s + 1),
+                                load(p.untouched + 3 * s + 2)};
+    update_stale_rows(block, p.rows, p.numbers + plan.stale_at, plan.stale, p.now + s, untouched,
+                      part * kWarps + block.warp(), parts * kWarps, [](int32_t, int32_t) { return NothingElse{}; });
   }
 
-  // What a step's words keep.
+  // The effective embeddings of a step's words.
   static SEAM_KERNEL void gather(const Params& p, const PlanStep& plan, int number, int numbers) {
 #pragma unroll 4
     for (int i = number; i < plan.words * p.E; i += numbers) {
       const int64_t row = load(p.numbers + plan.word_at + i / p.E), e = i % p.E;
-      store(p.x + i, keep(load(p.embedding + int64_t(load(p.word + row)) * p.E + e), load(p.rows.state.score + row * p.E + e)));
+      store(p.x + i, keep(load(p.embedding + int64_t(load(p.id_of_row + row)) * p.E + e),
+                          load(p.rows.state.score + row * p.E + e)));
     }
   }
 
-  // ---- The input projection -------------------------------------------------------------------------------------------------
+  // ---- The input projection -----------------------------------------------------------------------------------------
 
-  // Tile `task` of the words' (U, E) times W_ih^T (E, 4H): done as in PanelProduct.
+  // Tile `task` of x (U, E) times W_ih^T (E, 4H), x the words' embeddings; `done` as in PanelProduct.
   template <class Done>
-  static SEAM_KERNEL void project_tile(const Alone& block, typename Product::Smem& smem, const Params& p, const PlanStep& plan,
-                                       int s, int task, const Done& done) {
+  static SEAM_KERNEL void project_tile(const SingleBlock& block, typename Product::Smem& smem, const Params& p,
+                                       const PlanStep& plan, int s, int task, const Done& done) {
     const int G = kGates * p.H;
     const TileAt at = tile_at(task, G);
-    Product::template multiply<true, true>(block, smem, {p.x, p.E}, {w_ih(p, s), p.E}, at.m, at.n, plan.words, G, p.E, done);
+    Product::template multiply<true, true>(block, smem, {p.x, p.E}, {w_ih(p, s), p.E}, at.m, at.n, plan.words, G, p.E,
+                                           done);
   }
 
-  // ---- Linear layer and head ------------------------------------------------------------------------------------------------
+  // ---- Linear layer and head ----------------------------------------------------------------------------------------
 
   template <int NB>
   struct HeadSmem {
-    Shared<float, NB * kMostClasses> logits, d_logits;  // [row of the tile, class]
+    Shared<float, NB * kMostClasses> logits, d_logits;  // [sequence of the tile, class]
   };
 
-  // Of the NB sequences of a tile, forward and back to their last hidden states.
+  // For the NB sequences of a tile: forward, and back to the gradients of their last hidden states.
   template <int NB>
-  static SEAM_KERNEL void head(const Alone& block, HeadSmem<NB>& smem, const Params& p, const PlanStep& plan,
+  static SEAM_KERNEL void head(const SingleBlock& block, HeadSmem<NB>& smem, const Params& p, const PlanStep& plan,
                                const Sequences& sequences, int tile, uint32_t& bad) {
     static_assert(NB <= kWarps);
     const int H = p.H, C = p.head.classes;
@@ -109,11 +113,11 @@ struct SeamPhases {
       const int row = block.warp();
       const Sequence sequence = sequence_at(sequences, tile * NB + row);
       if (sequence.exists) {
-        const float* const shares = p.shares + 2 * int64_t(plan.first + sequence.index);
+        const float* const target_probs = p.target_probs + 2 * int64_t(plan.first + sequence.index);
         const auto number = [&](int32_t i) { return head_number(p.head, i); };
-        const HeadResult result =
-            head_of(block, p.head, sequence.index, load(shares), load(shares + 1), plan.total,
-                    [&](int32_t c) { return smem.logits.load(row * kMostClasses + c); }, number);
+        const HeadResult result = head_of(
+            block, p.head, sequence.index, load(target_probs), load(target_probs + 1), plan.total,
+            [&](int32_t c) { return smem.logits.load(row * kMostClasses + c); }, number);
         if (!is_finite(result.loss)) bad |= 1;
         for (int32_t c = block.lane(); c < C; c += 32) {
           const float d = d_logit(p.head, result, c, smem.logits.load(row * kMostClasses + c), number);
@@ -137,17 +141,18 @@ struct SeamPhases {
     }
   }
 
-  // ---- Gradients ------------------------------------------------------------------------------------------------------------
+  // ---- Gradients ----------------------------------------------------------------------------------------------------
 
-  // Tile `task` of the words' gradients, (U, 4H) times W_ih (4H, E): their rows of scores take their step.
-  static SEAM_KERNEL void step_rows_tile(const Alone& block, typename Product::Smem& smem, const Params& p,
-                                         const PlanStep& plan, int s, int task, const AdamStep<float>& step, uint32_t& bad) {
+  // Tile `task` of the gradients of x, (U, 4H) times W_ih (4H, E), and the step of the words' rows of scores.
+  static SEAM_KERNEL void step_rows_tile(const SingleBlock& block, typename Product::Smem& smem, const Params& p,
+                                         const PlanStep& plan, int s, int task, const AdamStep<float>& step,
+                                         uint32_t& bad) {
     const int G = kGates * p.H, E = p.E;
     const TileAt at = tile_at(task, E);
     Product::template multiply<true, false>(
         block, smem, {p.d_words, G}, {w_ih(p, s), E}, at.m, at.n, plan.words, E, G,
         [&](int u, int n, int count, const float (&sum)[4]) {
-          const int64_t row = load(p.numbers + plan.word_at + u), word = load(p.word + row);
+          const int64_t row = load(p.numbers + plan.word_at + u), word = load(p.id_of_row + row);
           const Scored scored = {p.embedding + word * E, p.rows.state.at(row * E), p.rows.rule};
           step_scores<4>(scored, step, n, count, sum, [](int, float) {});
 #pragma unroll

@@ -1,4 +1,4 @@
-// The sequences of a batch as kernels see them; see params.h for rank and step.
+// The sequences of a batch in kernels; see params.h for rank and step.
 #pragma once
 
 #include "block.cuh"
@@ -7,11 +7,11 @@
 namespace seam::gpu {
 
 struct Sequence {
-  int32_t index = 0, length = 0;  // its place in the caller's batch; its steps
+  int32_t index = 0, length = 0;  // its index in the caller's batch; its steps
   bool exists = false, reverse = false;
 
-  SEAM_KERNEL Place at(int step) const { return {reverse ? length - 1 - step : step, index}; }
-  // The time of the step before the one at a time, -1 for the first.
+  SEAM_KERNEL TimeIndex at(int step) const { return {reverse ? length - 1 - step : step, index}; }
+  // The time of the step before that at `time`, -1 for the first.
   SEAM_KERNEL int32_t before(int32_t time) const {
     const int32_t other = reverse ? time + 1 : time - 1;
     return other < length ? other : -1;
@@ -20,7 +20,7 @@ struct Sequence {
 
 SEAM_KERNEL Sequence sequence_at(const Sequences& s, int64_t rank) {
   Sequence sequence;
-  sequence.reverse = s.reverse;  // also where there is none, so that strides are the same for all threads
+  sequence.reverse = s.reverse;  // also if there is no such sequence, so that strides are the same in all threads
   if (rank >= s.batch) return sequence;
   sequence.index = s.order ? load(s.order + rank) : int32_t(rank);
   sequence.length = s.length ? load(s.length + rank) : int32_t(s.steps);
@@ -28,14 +28,15 @@ SEAM_KERNEL Sequence sequence_at(const Sequences& s, int64_t rank) {
   return sequence;
 }
 
-// A number of a sequence's row of a tensor at a step, for a thread that goes from step to step. Held: by an addition from
-// one to the next; otherwise each by two products, which takes time instead of registers.
+// A pointer to one number of a sequence's row of a tensor, for a thread that goes from step to step. Held: kept in
+// registers and moved by an addition; otherwise computed each time, by two products, which takes time instead of
+// registers.
 template <class T, bool Held>
 struct Walk {
   T* here;
-  int64_t stride;  // the same for all sequences, so that threads need no registers for it
+  int64_t stride;  // the same for all sequences, so it takes no registers per thread
 
-  SEAM_KERNEL Walk(const Rows<T>& rows, const Sequences& s, const Sequence& sequence, int step, int column)
+  SEAM_KERNEL Walk(const StridedView<T>& rows, const Sequences& s, const Sequence& sequence, int step, int column)
       : here(rows.data ? rows.at(sequence.at(step)) + column : nullptr),
         stride(s.reverse ? -rows.time_stride : rows.time_stride) {}
   SEAM_KERNEL bool exists() const { return here != nullptr; }
@@ -46,11 +47,11 @@ struct Walk {
 };
 template <class T>
 struct Walk<T, false> {
-  const Rows<T>& rows;
+  const StridedView<T>& rows;
   const Sequence& sequence;
   int column;
 
-  SEAM_KERNEL Walk(const Rows<T>& rows, const Sequences&, const Sequence& sequence, int, int column)
+  SEAM_KERNEL Walk(const StridedView<T>& rows, const Sequences&, const Sequence& sequence, int, int column)
       : rows(rows), sequence(sequence), column(column) {}
   SEAM_KERNEL bool exists() const { return rows.data != nullptr; }
   SEAM_KERNEL T* at(int step) const { return rows.at(sequence.at(step)) + column; }
@@ -59,7 +60,7 @@ struct Walk<T, false> {
   SEAM_KERNEL void backward() {}
 };
 
-// Steps of a tile: those of its longest sequence.
+// The steps of a tile are those of its longest sequence.
 template <int NB>
 SEAM_KERNEL int tile_steps(const Sequences& s, int64_t first_rank) {
   int longest = 0;

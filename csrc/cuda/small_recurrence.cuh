@@ -1,8 +1,8 @@
-// The LSTM of a small layer over one sequence, forward and back, by four warps and out of shared memory alone: no step of
-// time waits for anything farther away. Two lanes have a unit; each multiplies half of the hidden state with the weights of
-// all four gates, and both finish the cell, which is quicker than to divide it among them.
+// The LSTM of a small layer over one sequence, forward and backward, by four warps, with all data in shared memory, so
+// that no time step waits for global memory. Two lanes have a unit; each multiplies half of the hidden state with the
+// weights of all four gates, and both compute the cell, which is quicker than to divide it among them.
 //
-// Forward leaves in place of the gates what backward multiplies by, so backward needs no activations:
+// The forward pass overwrites the gates with the factors of the backward pass, which therefore needs no activations:
 //   d c_t += d h_t * dh_dc          d gate = d c_t * gate's own factor (d h_t * that of o)          d c_t-1 = d c_t * f
 //
 // HB: hidden units, rounded up to a multiple of 8; the weights of the rest are zero.
@@ -25,32 +25,32 @@ SEAM_KERNEL void store_four(float* at, const float (&x)[4]) {
 }
 SEAM_KERNEL void store_two(float* at, float x, float y) { store(reinterpret_cast<Two*>(at), Two{{x, y}}); }
 
-// Where a sequence lies in shared memory, in floats, each a multiple of 4. There are places for kUnitPlaces units, so that
-// each thread has its own and asks nothing.
-struct SequencePlace {
-  int gates;    // [time, kUnitPlaces, 4]: W_ih x and the biases; then factors; then gradients. Zero from unit H on
-  int factors;  // [time, kUnitPlaces, 2]: dh_dc and f
-  int hidden;   // [1 + time, pitch]: the first is what the sequence begins with. Numbers, of no matter which size, from H on
+// Where the data of a sequence is in shared memory, in floats, each a multiple of 4. There is room for kUnitStride
+// units, so that each thread has an entry of its own and need not check.
+struct SequenceLayout {
+  int gates;    // [time, kUnitStride, 4]: W_ih x and the biases; then factors; then gradients. Zero from unit H on
+  int factors;  // [time, kUnitStride, 2]: dh_dc and f
+  int hidden;   // [1 + time, pitch]: the first is the initial state. From H on any finite numbers
   int pitch;
 };
 
 template <int HB>
 struct SmallRecurrence {
-  static constexpr int kThreads = 2 * kUnitPlaces, kParts = HB / 8;  // of a lane's half, four by four
-  static constexpr int kGatesPitch = 4 * kUnitPlaces, kFactorsPitch = 2 * kUnitPlaces;
-  static_assert(HB % 8 == 0 && HB <= kUnitPlaces);
+  static constexpr int kThreads = 2 * kUnitStride, kParts = HB / 8;  // groups of four in a lane's half
+  static constexpr int kGatesPitch = 4 * kUnitStride, kFactorsPitch = 2 * kUnitStride;
+  static_assert(HB % 8 == 0 && HB <= kUnitStride);
   using M = BranchlessGates<false>;
 
   int H;
 
-  // ---- Forward --------------------------------------------------------------------------------------------------------
+  // ---- Forward ------------------------------------------------------------------------------------------------------
 
-  // Of the lane's unit: from the hidden units 8 j + 4 l, ... + 3, the weights of the four gates.
+  // The weights of the lane's unit: from the hidden units 8 j + 4 l, ... + 3, for the four gates.
   struct ForwardWeights {
     float w[kParts][4][4];
   };
-  // four(i, w): four numbers from number i on of the effective weights, (HB, kUnitPlaces, 4): from which hidden unit, to
-  // which, gate. Zero from H on.
+  // four(i, w) gives four numbers of the effective weights from index i on, (HB, kUnitStride, 4): source unit,
+  // destination unit, gate. Zero from H on.
   template <class Block, class Source>
   SEAM_KERNEL void load_forward(const Block& block, ForwardWeights& weights, const Source& four) const {
     const int unit = block.thread() / 2, l = block.thread() % 2;
@@ -62,7 +62,7 @@ struct SmallRecurrence {
   }
 
   template <class Block, class Memory>
-  SEAM_KERNEL void forward(const Block& block, Memory& memory, const SequencePlace& at, int steps,
+  SEAM_KERNEL void forward(const Block& block, Memory& memory, const SequenceLayout& at, int steps,
                            const ForwardWeights& weights) const {
     const int unit = block.thread() / 2, l = block.thread() % 2;
     const bool tells = unit < H && l;
@@ -71,7 +71,7 @@ struct SmallRecurrence {
     float x[4];
     memory.load4(gates, x);
 
-    // What the step at `t` leaves for backward: factors of i and f by the first lane, of g and o by the second.
+    // Stores the factors of step t for the backward pass: of i and f by the first lane, of g and o by the second.
     const auto leave = [&](int t) {
       const float i = y[0], f = y[1], g = y[2], o = y[3];
       const float a = l ? g : i, b = l ? o : f;
@@ -83,8 +83,8 @@ struct SmallRecurrence {
       float h[kParts][4];
 #pragma unroll
       for (int j = 0; j < kParts; ++j) memory.load4(at.hidden + t * at.pitch + 8 * j + 4 * l, h[j]);
-      if (!first) leave(t - 1);  // while they are on their way
-      float sum[4][2];  // of each gate two chains
+      if (!first) leave(t - 1);  // while these loads are in flight
+      float sum[4][2];           // two chains for each gate
 #pragma unroll
       for (int gate = 0; gate < 4; ++gate) sum[gate][0] = l ? 0.0f : x[gate], sum[gate][1] = 0;
       memory.load4(gates + (t + 1 < steps ? t + 1 : t) * kGatesPitch, x);
@@ -119,17 +119,18 @@ struct SmallRecurrence {
     leave(steps - 1);
   }
 
-  // ---- Backward -------------------------------------------------------------------------------------------------------
+  // ---- Backward -----------------------------------------------------------------------------------------------------
 
-  // Eight lanes have four units: lane q the sums over gate rows of the units q, q + 8, ... Its r-th is of the unit
-  // r ^ (q / 2) of the four, so that in each exchange what is kept and what is sent have the same place in both lanes.
+  // Eight lanes have four units: lane q the sums over the gate rows of the units q, q + 8, ... Its r-th sum is for the
+  // unit r ^ (q / 2) of the four, so that in each exchange the kept and the sent sums have the same index in both
+  // lanes.
   struct BackwardWeights {
     float w[4][kParts][4];  // [r, j, gate of unit q + 8 j]
   };
   template <class Block, class Source>
   SEAM_KERNEL void load_backward(const Block& block, BackwardWeights& weights, const Source& four) const {
     const int q = block.thread() % 8, group = block.thread() / 8 * 4;
-    // Units from HB on have no weights, and nobody asks for what becomes of them: any others' will do.
+    // Units from HB on have no weights, and their results are not used: any other unit's weights will do.
     const int first = group < HB ? group : 0;
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
@@ -140,7 +141,7 @@ struct SmallRecurrence {
 
   // dh: the gradient of the last hidden state, of the thread's unit, thread / 2; 0 from unit H on.
   template <class Block, class Memory>
-  SEAM_KERNEL void backward(const Block& block, Memory& memory, const SequencePlace& at, int steps, float dh,
+  SEAM_KERNEL void backward(const Block& block, Memory& memory, const SequenceLayout& at, int steps, float dh,
                             const BackwardWeights& weights) const {
     const int unit = block.thread() / 2, l = block.thread() % 2, q = block.thread() % 8;
     const int gates = at.gates + unit * 4 + 2 * l, factors = at.factors + unit * 2;

@@ -1,8 +1,9 @@
-// Small products out of shared memory by a warp's tensor-core tiles: sum (16 MT x 8 NT) += A (16 MT x K) B (K x 8 NT).
-// Operands lie as they were left, row by row or term by term, so nothing is transposed or packed.
+// Small products by a warp's tensor-core tiles with operands in shared memory: sum (16 MT x 8 NT) += A (16 MT x K) B (K
+// x 8 NT). The operands may be row-major or column-major, so that nothing has to be transposed or packed.
 //
-// In float32 each number is split into two of tf32's 11 bits, high + low, and three of the four products are formed (3xTF32):
-// what is left out is at most 2^-22 of a term. Where torch allows tf32, the product of the high ones alone.
+// In float32 each number is split into two tf32 numbers of 11 bits, high + low, and three of the four products are
+// formed (3xTF32): the error is at most 2^-22 of a term. Where torch allows tf32, only the product of the high parts
+// is.
 #pragma once
 
 #include <type_traits>
@@ -11,9 +12,10 @@
 
 namespace seam::gpu {
 
-struct SplitTf32 {};  // float32 by three products; names the arithmetic, as Tf32 does
+struct SplitTf32 {};  // float32 by three products; a tag, as Tf32
 
-// Where an operand lies. `limit`: rows of A or columns of B that exist; beyond, the last one is read, for nothing.
+// The layout of an operand. `limit`: rows of A or columns of B that exist; beyond, the last one is read, and its
+// product ignored.
 struct ByTerm {  // term k of number i: first + k * pitch + i
   int first, pitch, limit;
 };
@@ -21,24 +23,24 @@ struct ByNumber {  // first + i * pitch + k
   int first, pitch, limit;
 };
 
-// The 11 bits of tf32, and as many of what is left. The first are rounded to the nearest: cut off, all rests would have the
-// sign of their number, and the products of two rests, which are left out, would not average to nothing. A NaN passes by way
-// of the rest.
+// The high and the low 11 bits. The high part is rounded to nearest: if it were truncated, all low parts would have the
+// sign of their number, and the products of two low parts, which are left out, would not average out. A NaN is kept in
+// the low part.
 SEAM_KERNEL uint32_t high_bits(float x) { return (float_to_bits(x) + 0x1000u) & 0xffffe000u; }
 SEAM_KERNEL uint32_t low_bits(float x, uint32_t high) {
   const uint32_t bits = float_to_bits(x - bits_to_float(high));
 #if defined(__CUDA_ARCH__)
-  return bits;  // the machine takes no notice of the lower 13
+  return bits;  // the hardware ignores the lower 13
 #else
   return bits & 0xffffe000u;
 #endif
 }
 
-// Where a lane finds its share of an operand: of number i the terms k + t and k + t + 4. Pairs: 2t and 2t + 1 in their place,
-// of both operands alike, which is another order of the same sum, and one access of 8 bytes instead of two.
+// What a lane reads of an operand: the terms k + t and k + t + 4 of number i. Pairs: the terms k + 2t and k + 2t + 1
+// instead, of both operands, which permutes the terms of the sum and takes one access of 8 bytes instead of two.
 template <bool Pairs>
 struct Share {
-  int at, apart, step;  // of the first term at k = 0; to the second; to the next 8
+  int at, apart, step;  // index of the first term at k = 0; distance to the second; to the next 8 terms
 
   SEAM_KERNEL Share(const ByNumber& from, int i, int t)
       : at(from.first + (i < from.limit ? i : from.limit - 1) * from.pitch + (Pairs ? 2 * t : t)), apart(4), step(8) {}
@@ -60,14 +62,15 @@ struct Share {
   }
 };
 
-// A's row tiles m, m + 1, ... and B's column tiles n, n + Apart, ..., of which `have` exist, at least one; what comes of the
-// others is nothing. K: terms, a multiple of 8. The sums of a tile lie as block.cuh has them. Whole warps.
+// The row tiles m, m + 1, ... of A and the column tiles n, n + Apart, ... of B, of which `have` exist, at least one;
+// the sums of the others are meaningless. K: terms, a multiple of 8. For the layout of a tile's sums see block.cuh.
+// Called by whole warps.
 template <class Number, int MT, int NT, int Apart>
 struct TileTerms {
   static constexpr bool kSplits = std::is_same_v<Number, SplitTf32>;
 
-  // Of each tile two chains, so that neither waits for the other: of products with a low half, and of the others. The terms may
-  // come in several pieces; where these begin changes no bit.
+  // Two independent chains per tile: products with a low part, and the others. The terms may be added in several calls;
+  // where they are divided changes no bit.
   struct Sums {
     float large[MT][NT][4] = {}, small[MT][NT][4] = {};
 
@@ -78,7 +81,7 @@ struct TileTerms {
     }
   };
 
-  struct Raw {  // numbers of 8 terms, as they were loaded
+  struct Raw {                    // 8 terms, as they were loaded
     float a[MT][2][2], b[NT][2];  // rows g and g + 8, column g
   };
 
@@ -96,8 +99,8 @@ struct TileTerms {
 #pragma unroll
       for (int j = 0; j < NT; ++j) Of(b, (n + (j < have ? j : 0) * Apart) * 8 + g, t).load(memory, eights, raw.b[j]);
     };
-    block.sync_warp();  // tiles are multiplied by lanes that are together
-    Raw one, other;  // what is multiplied, and what is on its way
+    block.sync_warp();  // tensor-core instructions need a converged warp
+    Raw one, other;     // the operands that are multiplied, and those that are being loaded
     const int last = K / 8 - 1;
     fetch(0, one);
 #pragma unroll 1
@@ -132,7 +135,7 @@ struct TileTerms {
         b_low[j][c] = low_bits(x, b_high[j][c]);
       }
     }
-    // A tile's sums wait for its last product: all tiles take turns.
+    // A product on the same sums waits for the previous one: so all tiles take turns.
     const auto each = [&](const auto& body) {
 #pragma unroll
       for (int i = 0; i < MT; ++i) {

@@ -14,7 +14,7 @@ namespace seam::gpu {
 namespace {
 
 int64_t blocks_for(const Device& device, int64_t size) {
-  constexpr int64_t kBlocksEach = 8;  // of a multiprocessor; more would only wait
+  constexpr int64_t kBlocksEach = 8;  // per multiprocessor; more would only queue
   const int64_t wanted = (size + WideKernel::kThreads - 1) / WideKernel::kThreads;
   return std::clamp<int64_t>(wanted, 1, kBlocksEach * device.multiprocessors);
 }
@@ -24,7 +24,7 @@ void start(const Device& device, int64_t blocks, const WideParams& w) {
   launch<K>(device.stream, blocks, w);
 }
 
-// Where the extension is compiled with SEAM_PROFILE: microseconds of each phase, on stderr, of the steps of a call.
+// Where the extension is compiled with SEAM_PROFILE: prints the microseconds of each phase on stderr.
 #if defined(SEAM_PROFILE) && defined(__CUDACC__)
 class Phases {
  public:
@@ -36,7 +36,8 @@ class Phases {
     events_.push_back(event);
   }
   ~Phases() {
-    constexpr const char* kNames[] = {"project", "spread", "forward", "head", "backward", "sums", "join", "learn", "finish", "gather"};
+    constexpr const char* kNames[] = {"project", "spread", "forward", "head",   "backward",
+                                      "sums",    "join",   "learn",   "finish", "gather"};
     constexpr size_t kPhases = sizeof(kNames) / sizeof(*kNames);
     float sums[kPhases] = {};
     cudaStreamSynchronize(stream_);
@@ -75,8 +76,9 @@ void take_step(const Device& device, const WideParams& w, Phases& phases) {
   forward.sequences = backward.sequences = SeamPhases<Number>::sequences(p, w.plan);
   bool found = recurrent_forward(device, forward);
   phases.mark();
-  // Beside the documents some blocks for the next step's rows.
-  const int64_t heads = WideHead::heads(w), for_rows = std::clamp<int64_t>(w.next.due / WideKernel::kWarps, 1, kWideBlocks - heads);
+  // Besides the blocks for documents some for the stale rows of the next step.
+  const int64_t heads = WideHead::heads(w),
+                for_rows = std::clamp<int64_t>(w.next.stale / WideKernel::kWarps, 1, kWideBlocks - heads);
   start<WideHead>(device, heads + for_rows, w);
   phases.mark();
   found = found && recurrent_backward(device, backward);
@@ -98,7 +100,7 @@ void take_step(const Device& device, const WideParams& w, Phases& phases) {
 }  // namespace
 
 bool is_wide(const Device& device, int64_t hidden, int64_t batch) {
-  constexpr int64_t kSteps = 1;  // which make no difference
+  constexpr int64_t kSteps = 1;  // the number of steps makes no difference
   return hidden <= 128 && has_recurrence(device, hidden, kSteps, batch);
 }
 

@@ -1,15 +1,17 @@
-"""Finds the tensors of an LSTM text classifier in checkpoints that were written elsewhere.
+"""Finds the tensors of an LSTM text classifier in checkpoints that were written by other programs.
 
-A checkpoint may hold them in a dictionary among others (``state_dict``, ``model_state_dict``), with a prefix
-(``module.``, ``_orig_mod.``), under other names, and without biases. What is meant is known by the LSTM, whose tensors
-torch names the same everywhere, and by shapes; names decide where shapes leave a choice. Whatever could be meant in two
-ways, or takes part in a computation that is not this model's, is refused with what to pass.
+A checkpoint may hold them within a dictionary (``state_dict``, ``model_state_dict``), with a prefix (``module.``,
+``_orig_mod.``), under other names, and without biases. They are recognised by the LSTM, whose tensors have torch's own
+names everywhere, and by shapes; names decide where several shapes fit. What is ambiguous, or belongs to a computation
+that is not this model's, is refused with a message that says which argument to pass.
 """
 
+from __future__ import annotations
+
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -17,10 +19,11 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .state_keys import EMBEDDING, LINEAR_KEYS, lstm_keys, lstm_shape
 
-_DEPTH = 16  # of dictionaries within one another
-PARTS = ("word_embeddings", "lstm", "hidden2label")  # of the model, as its state dict names them
+_DEPTH = 16  # how deep dictionaries within dictionaries are searched
+PARTS = ("word_embeddings", "lstm", "hidden2label")  # of the model, by their names in its state dict
+_Found = dict[str, tuple[str, Any]]  # by this package's key: the file's name and the tensor
 _LSTM_TENSOR = re.compile(r"(?:weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)_l\d+(?:_reverse)?")
-# Where several matrices have a fitting shape, these words in a name say which is meant.
+# Where several matrices have a fitting shape, the one with such a word in its name is taken.
 _HINTS = {
     "word_embeddings": ("emb", "lookup", "wte"),
     "hidden2label": ("label", "linear", "fc", "out", "class", "head", "off", "proj", "tag", "logit", "decod", "pred"),
@@ -30,13 +33,22 @@ _HINTS = {
 def standard_tensors(
     path: Path, content: Mapping[str, Any], key_map: Mapping[str, str] | None = None, ignore_keys: Iterable[str] = ()
 ) -> tuple[dict[str, Any], list[str]]:
-    """The tensors of a checkpoint under this package's keys, and what was done to them, a clause each.
+    """The tensors of a checkpoint under this package's keys.
 
-    ``content``: what the file holds; dictionaries in it may hold dictionaries. ``key_map``: this package's names of
-    parts (``word_embeddings``, ``lstm``, ``hidden2label``) or of tensors -> the file's. ``ignore_keys``: tensors that
-    take no part, or the beginnings of their names. Raises `CheckpointError` where it is not plain what is meant.
+    The caller checks shapes, dtypes and values.
 
-    Shapes, dtypes and values are for the caller to check.
+    Args:
+        path: the file, for messages.
+        content: what the file holds; dictionaries in it may hold dictionaries.
+        key_map: the file's names by this package's, of parts (``word_embeddings``, ``lstm``, ``hidden2label``) or of
+            single tensors.
+        ignore_keys: names of tensors, or how they begin, that take no part in the computation.
+
+    Returns:
+        The tensors by key, and how the checkpoint was adapted, one clause each.
+
+    Raises:
+        CheckpointError: it is ambiguous which tensors are meant.
     """
     key_map = dict(key_map or {})
     if not all(isinstance(name, str) for pair in key_map.items() for name in pair):
@@ -46,34 +58,48 @@ def standard_tensors(
 
 
 class _Checkpoint:
-    def __init__(self, path: Path, content: Mapping[str, Any], key_map: dict[str, str], ignored: tuple[str, ...]):
+    """A checkpoint while it is searched; arguments as in `standard_tensors`.
+
+    Attributes:
+        levels: every dictionary in the file: the prefix of its names, and its entries that are no dictionaries.
+        everything: all entries by their names with prefix.
+        notes: how the checkpoint was adapted so far.
+    """
+
+    def __init__(
+        self, path: Path, content: Mapping[str, Any], key_map: dict[str, str], ignored: tuple[str, ...]
+    ) -> None:
         self.path, self.key_map = path, key_map
-        self.boxes = [  # every dictionary with what lies directly in it
-            (prefix, {key: box[key] for key in box if not _begins(prefix + key, ignored) and not _begins(key, ignored)})
-            for prefix, box in _boxes(content)
+        self.levels = [
+            (
+                prefix,
+                {key: level[key] for key in level if not _begins(prefix + key, ignored) and not _begins(key, ignored)},
+            )
+            for prefix, level in _levels(content)
         ]
-        every = [key for prefix, box in _boxes(content) for inner in box for key in (inner, prefix + inner)]
+        every = [key for prefix, level in _levels(content) for inner in level for key in (inner, prefix + inner)]
         for name in ignored:
             if not any(_begins(key, (name,)) for key in every):
                 raise CheckpointError(f"{path}: holds no {name}, which is to be ignored (ignore_keys, --ignore-keys).")
-        self.everything = {prefix + key: value for prefix, box in self.boxes for key, value in box.items()}
+        self.everything = {prefix + key: value for prefix, level in self.levels for key, value in level.items()}
         self.notes: list[str] = []
 
     def read(self) -> tuple[dict[str, Any], list[str]]:
+        """The tensors by this package's keys, and how the checkpoint was adapted."""
         self._refuse_computed()
-        tensors = self._told()
-        lstm = self._lstm_prefix(tensors)
+        mapped = self._mapped()
+        lstm = self._lstm_prefix(mapped)
         pool = self._pool(lstm)
         root = self._own_root(lstm, pool)
         if root is None:
-            found, pool = self._by_shape(tensors, lstm, pool)
+            found, pool = self._by_shape(mapped, lstm, pool)
         else:
-            found = {key.removeprefix(root): (key, pool[key]) for key in pool if key.startswith(root)} | tensors
+            found = {key.removeprefix(root): (key, pool[key]) for key in pool if key.startswith(root)} | mapped
         names = {key: name for key, (name, _) in found.items()}
         tensors = {key: value for key, (_, value) in found.items()}
-        self._without_biases(tensors)
+        self._add_zero_biases(tensors)
         self._refuse_others(tensors, set(names.values()), pool)
-        self._take_down(names)
+        self._note_names(names)
         return tensors, self.notes
 
     def _refuse_computed(self) -> None:
@@ -89,13 +115,11 @@ class _Checkpoint:
                 "(torch.nn.utils.prune.remove, parametrize.remove_parametrizations) and save again."
             )
 
-    # -- what the caller says --------------------------------------------------------------------------------------
+    # -- the key map ----------------------------------------------------------------------------------------------
 
-    def _told(self) -> dict[str, tuple[str, Any]]:
-        """What ``key_map`` names: by this package's key, the file's name and the tensor. The LSTM's whole part is not
-        looked up here.
-        """
-        found = {}
+    def _mapped(self) -> _Found:
+        """The tensors that ``key_map`` names, except those of ``lstm`` as a whole part."""
+        found: _Found = {}
         for ours, theirs in self.key_map.items():
             part = ours.split(".")[0]
             if part not in PARTS:
@@ -133,17 +157,17 @@ class _Checkpoint:
 
     # -- the LSTM --------------------------------------------------------------------------------------------------
 
-    def _lstm_prefix(self, told) -> str:
-        """What stands before the names of the LSTM's tensors."""
+    def _lstm_prefix(self, mapped: _Found) -> str:
+        """The prefix of the LSTM's tensors, empty where the key map names each of them."""
         if "lstm" in self.key_map:
             prefix = self.key_map["lstm"].rstrip(".") + "."
             name, _ = self._look_up(f"{prefix}weight_hh_l0")
             return name.removesuffix("weight_hh_l0")
-        if "lstm.weight_hh_l0" in told:
+        if "lstm.weight_hh_l0" in mapped:
             return ""
         prefixes = [key.removesuffix("weight_hh_l0") for key in self.everything if _last(key) == "weight_hh_l0"]
         if len(prefixes) > 1 and "lstm." in prefixes and EMBEDDING in self.everything:
-            return "lstm."  # the file is a base of this very form, whatever else lies in it
+            return "lstm."  # a base of this package's own form, whatever else is in the file
         if len(prefixes) != 1:
             every = ", ".join(prefix.rstrip(".") or "at the top" for prefix in prefixes[:6])
             what = f"holds {len(prefixes)} LSTMs ({every})" if prefixes else f"no LSTM was found; {self._holdings()}"
@@ -154,27 +178,34 @@ class _Checkpoint:
         return prefixes[0]
 
     def _pool(self, lstm: str) -> dict[str, Any]:
-        """The tensors of the dictionary that the LSTM lies in, or of all where the rest of the model is elsewhere."""
-        prefix, box = max(
-            ((prefix, box) for prefix, box in self.boxes if f"{lstm}weight_hh_l0" in {prefix + key for key in box}),
+        """The entries among which the model is searched, by name with prefix.
+
+        These are the entries of the dictionary that holds the LSTM, or all where it holds no other matrix.
+        """
+        prefix, level = max(
+            (
+                (prefix, level)
+                for prefix, level in self.levels
+                if f"{lstm}weight_hh_l0" in {prefix + key for key in level}
+            ),
             key=lambda found: len(found[0]),
             default=("", self.everything),
         )
-        if not any(_is_matrix(value) and not _LSTM_TENSOR.fullmatch(_last(key)) for key, value in box.items()):
+        if not any(_is_matrix(value) and not _LSTM_TENSOR.fullmatch(_last(key)) for key, value in level.items()):
             return self.everything
-        return {prefix + key: value for key, value in box.items()}
+        return {prefix + key: value for key, value in level.items()}
 
-    def _own_root(self, lstm: str, pool) -> str | None:
-        """What stands before keys that are otherwise this package's own; None where they are others."""
+    def _own_root(self, lstm: str, pool: Mapping[str, Any]) -> str | None:
+        """The prefix of keys that are otherwise this package's own; None where the file has other names."""
         root = lstm.removesuffix("lstm.")
         own = (EMBEDDING, LINEAR_KEYS[0])
         return root if lstm.endswith("lstm.") and any(root + key in pool for key in own) else None
 
     # -- other names -----------------------------------------------------------------------------------------------
 
-    def _by_shape(self, told, lstm: str, pool) -> tuple[dict[str, tuple[str, Any]], dict[str, Any]]:
-        """By this package's key, the file's name and the tensor; and the tensors among which they were looked for."""
-        found = dict(told)
+    def _by_shape(self, mapped: _Found, lstm: str, pool: dict[str, Any]) -> tuple[_Found, dict[str, Any]]:
+        """The tensors as their shapes and names tell them apart, and the entries among which they were searched."""
+        found = dict(mapped)
         for key, value in pool.items():
             if key.startswith(lstm) and _LSTM_TENSOR.fullmatch(key.removeprefix(lstm)):
                 found.setdefault(f"lstm.{key.removeprefix(lstm)}", (key, value))
@@ -185,10 +216,10 @@ class _Checkpoint:
         wanted = {"word_embeddings": (EMBEDDING, input_size), "hidden2label": (LINEAR_KEYS[0], width)}
         wanted = {part: (key, columns) for part, (key, columns) in wanted.items() if key not in found}
         names = {name for name, _ in found.values()}
-        for pool in (pool, self.everything):  # noqa: B020 (the second where the first lacks a part)
+        choices = {part: self._matrices(pool, columns, names) for part, (_, columns) in wanted.items()}
+        if not all(choices.values()):  # a part of the model is in another dictionary
+            pool = self.everything
             choices = {part: self._matrices(pool, columns, names) for part, (_, columns) in wanted.items()}
-            if all(choices.values()):
-                break
         for part, weight in self._choose(choices).items():
             found[wanted[part][0]] = weight, pool[weight]
             bias = weight.removesuffix("weight") + "bias"
@@ -196,31 +227,31 @@ class _Checkpoint:
                 found.setdefault(LINEAR_KEYS[1], (bias, pool[bias]))
         return found, pool
 
-    def _matrices(self, pool, columns: int, but: set[str]) -> list[str]:
-        """Names of the matrices with so many columns that are no part of an LSTM."""
+    def _matrices(self, pool: Mapping[str, Any], columns: int, taken: set[str]) -> list[str]:
+        """Names of the matrices with that number of columns that are neither an LSTM's nor in ``taken``."""
         return [
             key
             for key, value in pool.items()
             if _is_matrix(value)
             and value.shape[1] == columns
-            and key not in but
+            and key not in taken
             and not _LSTM_TENSOR.fullmatch(_last(key))
         ]
 
     def _check_kind(self, tensors: Mapping[str, Any], lstm: str) -> None:
-        """Raises CheckpointError for what is named like an LSTM and is none."""
-        there = [tensors.get(f"lstm.{name}_l0") for name in ("weight_ih", "weight_hh")]
-        if not all(map(_is_matrix, there)):
+        """Raises CheckpointError for a GRU or plain RNN, or where weights of the LSTM are missing."""
+        input_weight, hidden_weight = (tensors.get(f"lstm.{name}_l0") for name in ("weight_ih", "weight_hh"))
+        if not (_is_matrix(input_weight) and _is_matrix(hidden_weight)):
             raise CheckpointError(
                 f"{self.path}: {lstm}weight_ih_l0 and {lstm}weight_hh_l0 must both be matrices of an LSTM."
             )
-        rows, columns = there[1].shape
+        rows, columns = hidden_weight.shape
         if rows in (columns, 3 * columns):
             kind = "a GRU" if rows == 3 * columns else "a plain RNN"
             raise CheckpointError(f"{self.path}: {lstm.rstrip('.') or 'it'} is {kind}, not an LSTM (4 gates).")
 
     def _choose(self, choices: dict[str, list[str]]) -> dict[str, str]:
-        """One of the names for each part, all different. Raises CheckpointError where it is not plain which."""
+        """One name for each part, out of several, all different. Raises CheckpointError where it is ambiguous."""
         chosen: dict[str, str] = {}
         hinted = {part: [name for name in names if _hints_at(part, name)] for part, names in choices.items()}
         for part, names in choices.items():
@@ -244,8 +275,8 @@ class _Checkpoint:
 
     # -- what remains ----------------------------------------------------------------------------------------------
 
-    def _without_biases(self, tensors: dict[str, Any]) -> None:
-        """Zeros where a part has no bias at all, which computes the same."""
+    def _add_zero_biases(self, tensors: dict[str, Any]) -> None:
+        """Adds zero biases to a part without any, which does not change its outputs."""
         keys = [key for key in lstm_keys(tensors) if ".bias_" in key]
         if not any(key in tensors for key in keys):
             for key in keys:
@@ -258,8 +289,8 @@ class _Checkpoint:
             tensors[LINEAR_KEYS[1]] = weight.new_zeros(len(weight))
             self.notes.append("a linear layer without bias: zeros in its place")
 
-    def _refuse_others(self, tensors: dict[str, Any], taken: set[str], pool) -> None:
-        """Drops what takes no part; raises CheckpointError for tensors that may be part of what is computed."""
+    def _refuse_others(self, tensors: dict[str, Any], taken: set[str], pool: Mapping[str, Any]) -> None:
+        """Drops entries that are no weights; raises CheckpointError for weights that this model does not have."""
         known = {EMBEDDING, *lstm_keys(tensors), *LINEAR_KEYS}
         for key in list(tensors):
             value = tensors[key]
@@ -276,15 +307,15 @@ class _Checkpoint:
             for key, value in pool.items()
             if isinstance(value, Tensor) and key not in taken and not _is_counter(value)
         ]
-        if others and not set(tensors) - known:  # else the caller names the keys that are too many
+        if others and not set(tensors) - known:  # otherwise the caller's check names the unknown keys
             raise CheckpointError(
                 f"{self.path}: holds more than embedding, LSTM and linear layer: {', '.join(others[:8])}"
                 f"{' and more' if len(others) > 8 else ''}; a model that computes with these is not supported. Where "
                 "they take no part, pass ignore_keys=[NAME], on the command line --ignore-keys NAME."
             )
 
-    def _take_down(self, names: dict[str, str]) -> None:
-        """Which names of the file were taken for which of ours, unless all are the same."""
+    def _note_names(self, names: dict[str, str]) -> None:
+        """Notes which names of the file were taken for which of this package's, unless all are the same."""
         parts: dict[str, str] = {}
         for ours, theirs in names.items():
             part, _, rest = ours.partition(".")
@@ -303,9 +334,12 @@ class _Checkpoint:
         return f"the file holds {', '.join(tensors[:12])}{' and more' if len(tensors) > 12 else ''}"
 
 
-def _boxes(content: Mapping[str, Any], prefix: str = "", known: set[int] | None = None, depth: int = 0):
-    """Each dictionary of named things, and those in it, as (prefix of its names, what lies directly in it); one that
-    is there twice, or holds itself, once. No checkpoint goes deeper than ``_DEPTH``, and what does is not looked at.
+def _levels(
+    content: Mapping[str, Any], prefix: str = "", known: set[int] | None = None, depth: int = 0
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each dictionary with the dictionaries in it: the prefix of its names, and its entries that are no dictionaries.
+
+    A dictionary that is there twice, or holds itself, comes once; those deeper than ``_DEPTH`` do not come.
     """
     known = {id(content)} if known is None else known
     yield prefix, {key: value for key, value in content.items() if not isinstance(value, Mapping)}
@@ -314,7 +348,7 @@ def _boxes(content: Mapping[str, Any], prefix: str = "", known: set[int] | None 
             continue
         if all(isinstance(name, str) for name in value):
             known.add(id(value))
-            yield from _boxes(value, f"{prefix}{key}.", known, depth + 1)
+            yield from _levels(value, f"{prefix}{key}.", known, depth + 1)
 
 
 def _begins(key: str, names: Iterable[str]) -> bool:
@@ -323,15 +357,16 @@ def _begins(key: str, names: Iterable[str]) -> bool:
 
 
 def _last(key: str) -> str:
+    """The part of a key after its last dot."""
     return key.rpartition(".")[2]
 
 
-def _is_matrix(value: Any) -> bool:
+def _is_matrix(value: Any) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.dim() == 2
 
 
 def _is_counter(value: Any) -> bool:
-    """Such as the number of models that were averaged: no weight."""
+    """Whether it is an integer scalar, such as the number of models that were averaged, and so no weight."""
     return isinstance(value, Tensor) and value.dim() == 0 and not value.is_floating_point() and not value.is_complex()
 
 
@@ -340,5 +375,5 @@ def _hints_at(part: str, name: str) -> bool:
 
 
 def float_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
-    """float64 where a tensor is, since a narrower one would round it; else float32, which holds both 16-bit types."""
+    """float64 where a tensor has it, since others would round its values; else float32, which holds 16-bit values."""
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32

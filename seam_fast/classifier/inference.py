@@ -1,4 +1,12 @@
-"""Runs a classifier, or a masked one, over many documents at once, without gradients."""
+"""Runs a classifier, masked or not, over many documents without gradients.
+
+Letters: N documents, n documents of a batch, T words, V vocabulary, E embedding size, H hidden size, D directions,
+C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -12,8 +20,8 @@ from ..ops.functional import masked_lstm
 from .reference_model import read_state
 from .state_keys import EMBEDDING, LINEAR_KEYS, WEIGHT_KEYS, is_plain, lstm_keys, lstm_shape
 
-BATCH = 256
-MOST_PROJECTED = 128 << 20  # bytes that `project_words` takes at most, R8's vocabulary 16 MB
+BATCH = 256  # documents
+MOST_PROJECTED = 128 << 20  # the most bytes that `project_words` allocates; R8's vocabulary needs 16 MB
 
 
 def read_lstm(
@@ -24,14 +32,23 @@ def read_lstm(
     num_layers: int = 1,
     bidirectional: bool = False,
 ) -> Tensor:
-    """Hidden state the linear layer sees, by torch's own LSTM kernels.
+    """The LSTM output that the linear layer reads, by torch's own LSTM kernels; with gradients where enabled.
 
-    embedded (T, B, E); lengths (B,), 1..T; lstm_weights: in torch's order. Returns (B, D * H), D: 1 or 2 directions.
+    Args:
+        embedded: word vectors (T, n, E).
+        lengths: real words of each document, (n,), 1 to T.
+        lstm_weights: in torch's order.
+        readout: see ``reference_model.read_state``.
+        num_layers: of the LSTM.
+        bidirectional: whether it has both directions.
+
+    Returns:
+        (n, D * H).
     """
     cells = num_layers * (2 if bidirectional else 1)
     zeros = embedded.new_zeros(cells, embedded.shape[1], lstm_weights[1].shape[1])
     options = (lstm_weights, True, num_layers, 0.0, torch.is_grad_enabled(), bidirectional)
-    if bidirectional and readout == "last_word":  # the reverse direction begins at the last word, not in the padding
+    if bidirectional and readout == "last_word":  # the reverse direction must begin at the last word, not in padding
         packed = pack_padded_sequence(embedded, lengths.cpu(), enforce_sorted=False)
         data = torch.lstm(packed.data, packed.batch_sizes, (zeros, zeros), *options)[0]
         states, _ = pad_packed_sequence(PackedSequence(data, *packed[1:]))
@@ -40,10 +57,16 @@ def read_lstm(
     return read_state(states, lengths, readout)
 
 
-def by_length(ids: Tensor, lengths: Tensor, readout: str):
-    """Documents in pieces, those of like length together: less padding is computed, and no result depends on it.
+def by_length(ids: Tensor, lengths: Tensor, readout: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Batches of documents of similar length, so that less padding is computed; no result depends on it.
 
-    Yields the documents' numbers (n,), their words (T', n), T' the longest one's, and lengths (n,).
+    Args:
+        ids: token ids (N, T).
+        lengths: (N,).
+        readout: with ``"last_position"`` padding is part of the input, so the documents stay as they are.
+
+    Yields:
+        Indices of the documents (n,), their words (T', n) up to the longest one's T', and lengths (n,).
     """
     order = torch.argsort(lengths, stable=True) if readout == "last_word" else torch.arange(len(ids))
     for chosen in order.split(BATCH) if len(ids) else ():
@@ -52,9 +75,15 @@ def by_length(ids: Tensor, lengths: Tensor, readout: str):
 
 
 @torch.no_grad()
-def project_words(weights: dict[str, Tensor], backend: str = "cpu") -> Tensor | None:
-    """The input projection of every word, (V, 4H), for `class_logits` of the same weights: of a base that reads
-    document after document it is the same each time. None where that has no use for it, or it would be too large.
+def project_words(weights: Mapping[str, Tensor], backend: str = "cpu") -> Tensor | None:
+    """The LSTM's input projection of every word, which `class_logits` can then look up for each word of a document.
+
+    Args:
+        weights: weights by key, on the CPU.
+        backend: as in `class_logits`.
+
+    Returns:
+        (V, 4 * H); None where `class_logits` has no use for it, or it would take more than ``MOST_PROJECTED`` bytes.
     """
     table, gates = weights[EMBEDDING], weights[WEIGHT_KEYS[1]]
     size = len(table) * len(gates) * table.element_size()
@@ -63,14 +92,14 @@ def project_words(weights: dict[str, Tensor], backend: str = "cpu") -> Tensor | 
     return _ext.C.project_words([weights[key].detach().contiguous() for key in WEIGHT_KEYS])
 
 
-def _reads_documents(weights: dict[str, Tensor], backend: str) -> bool:
-    """Whether the engine's forward pass reads documents by these weights, for that backend."""
+def _reads_documents(weights: Mapping[str, Tensor], backend: str) -> bool:
+    """Whether the CPU kernels compute documents with these weights, for that backend."""
     table = weights[EMBEDDING]
     return table.device.type == "cpu" and is_plain(weights) and choose_kernels(backend, table) is _ext.C
 
 
-def _reads_on_gpu(weights: dict[str, Tensor], ids: Tensor, backend: str) -> bool:
-    """Whether they are read on a GPU by one native call, in which Python's lock is free."""
+def _reads_on_gpu(weights: Mapping[str, Tensor], ids: Tensor, backend: str) -> bool:
+    """Whether the CUDA kernels compute all documents in one call, which releases Python's global lock."""
     if resolve(backend) not in ("auto", "cuda") or not has_kernels(weights[EMBEDDING].device):
         return False
     return is_plain(weights) and weights[EMBEDDING].dtype in FULL_DTYPES and ids.device.type == "cpu"
@@ -78,7 +107,7 @@ def _reads_on_gpu(weights: dict[str, Tensor], ids: Tensor, backend: str) -> bool
 
 @torch.no_grad()
 def class_logits(
-    weights: dict[str, Tensor],
+    weights: Mapping[str, Tensor],
     ids: Tensor,
     lengths: Tensor,
     readout: str,
@@ -87,11 +116,21 @@ def class_logits(
 ) -> Tensor:
     """Logits over the base's classes.
 
-    weights: (effective) weights by key, on the device that computes; ids (N, T) int64; lengths (N,), 1..T; readout:
-    ``"last_word"`` or ``"last_position"``, see ``reference_model.read_state``; backend: ``"torch"``, torch's own LSTM,
-    or for a base of one layer in one direction ``"auto"``, our own kernels where they are installed and take it, by one
-    call for all documents, ``"cpu"`` and ``"cuda"`` likewise on that device; projected: what `project_words` gave for
-    these weights, which spares the CPU a third of its work and changes no bit. Returns (N, C), on the device of ids.
+    Args:
+        weights: weights by key, already masked if they are to be, on the device that computes.
+        ids: token ids (N, T) int64.
+        lengths: real words of each document, (N,), 1 to T.
+        readout: see ``reference_model.read_state``.
+        backend: ``"torch"`` for torch's own LSTM; ``"auto"`` for this package's kernels where they are installed and
+            the base has one layer in one direction, ``"cpu"`` or ``"cuda"`` for those of that device.
+        projected: the result of `project_words` for these weights: the CPU then saves a third of its work, and no bit
+            of the result changes.
+
+    Returns:
+        (N, C), on the device of ``ids``.
+
+    Raises:
+        BackendError: a backend that does not exist or cannot be used.
     """
     device = weights[EMBEDDING].device
     on_gpu = _reads_on_gpu(weights, ids, backend)
@@ -107,10 +146,11 @@ def class_logits(
 
 
 @torch.no_grad()
-def logits_at_once(weights: dict[str, Tensor], words: Tensor, lengths: Tensor, readout: str) -> Tensor:
-    """Logits (n, C) of documents in one piece: words (T, n) and lengths (n,), int64, on the weights' device.
+def logits_at_once(weights: Mapping[str, Tensor], words: Tensor, lengths: Tensor, readout: str) -> Tensor:
+    """Logits (n, C) of one batch: words (T, n) and lengths (n,), int64, on the weights' device.
 
-    On a GPU nothing is read back, and a CUDA graph can record it. In the weights' dtype, also under autocast.
+    It computes in the weights' dtype, also under autocast. On a GPU it does not synchronise, so a CUDA graph can record
+    it.
     """
     with torch.autocast(words.device.type, enabled=False):
         embedded = functional.embedding(words, weights[EMBEDDING])
@@ -120,15 +160,22 @@ def logits_at_once(weights: dict[str, Tensor], words: Tensor, lengths: Tensor, r
 
 
 def has_kernels(device: torch.device) -> bool:
-    """Whether a device is a GPU that the compiled kernels can be used on."""
+    """Whether a device is a GPU on which the compiled kernels run."""
     return device.type == "cuda" and not unavailable_reason("cuda") and is_supported_gpu(device.index)
 
 
-def read_on_device(embedded, lengths, lstm_weights, readout, num_layers, bidirectional):
-    """`read_lstm` without gradients, by our own kernels on a GPU."""
+def read_on_device(
+    embedded: Tensor,
+    lengths: Tensor,
+    lstm_weights: list[Tensor],
+    readout: str,
+    num_layers: int,
+    bidirectional: bool,
+) -> Tensor:
+    """`read_lstm` without gradients, on a GPU by this package's kernels."""
     if not has_kernels(embedded.device):
         return read_lstm(embedded, lengths, lstm_weights, readout, num_layers, bidirectional)
-    # cuDNN would compute float32 in tf32 by default, and warn of weights that are not one piece of memory.
+    # cuDNN would by default compute float32 in TF32, and warn about weights that are not contiguous with one another.
     states, _ = masked_lstm(
         embedded,
         None,

@@ -1,1 +1,1 @@
-"""The command line, its reports and pictures. The only room that needs matplotlib."""
+"""The ``seam-fast`` command, its reports and pictures. The only room that uses argparse and matplotlib."""

@@ -1,9 +1,10 @@
-"""The pictures of a run. Matplotlib is imported when a picture is drawn, and never opens a window."""
+"""The pictures of a run. matplotlib is imported when a picture is drawn, and never opens a window."""
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -11,16 +12,32 @@ from ..files.atomic import write_atomically
 from ..modules.seam_module import SeamModule
 from .report import SYNTHETIC_NOTE
 
-MOST_PANELS, MOST_BARS = 32, 60  # classes in a picture; of more, the first ones are shown
-MOST_INCHES, MOST_LABELS = 11, 90  # of the confusion, whose picture would else grow with the square of the classes
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+Counts: TypeAlias = np.ndarray | Sequence[Sequence[int]]  # a matrix of document counts
+
+MOST_PANELS, MOST_BARS = 32, 60  # modules in a picture; of more, the first ones are shown
+MOST_INCHES, MOST_LABELS = 11, 90  # of the confusion matrix, which would otherwise grow with the number of classes
 NAMES = ("kept_by_group.png", "accuracy_against_kept.png", "base_confusion.png")
 BLUE, ORANGE, GREEN, GREY = "#2f6690", "#d1742b", "#4f8a57", "#6b6b6b"
 
 
-def plot_all(modules: Sequence[SeamModule], confusion, folder) -> list[Path]:
-    """Writes every picture there are figures for; returns their paths.
+def plot_all(modules: Sequence[SeamModule], confusion: Counts | None, folder: str | Path) -> list[Path]:
+    """Draws every picture for which there are figures, as PNG files.
 
-    confusion: (C, C) of the base on the test documents, rows true, or None.
+    Args:
+        modules: all modules of the run, at least one.
+        confusion: (C, C) counts of the base on the test documents, a row for each true class; None: not drawn.
+        folder: where the files go; it is made where it is missing.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        ImportError: where matplotlib is missing.
+        OSError: where a file cannot be written.
     """
     folder = Path(folder)
     paths = [kept_by_group(modules, folder / "kept_by_group.png")]
@@ -33,8 +50,8 @@ def plot_all(modules: Sequence[SeamModule], confusion, folder) -> list[Path]:
     return paths
 
 
-def accuracy_against_kept(modules: Sequence[SeamModule], path) -> Path:
-    """A panel a class: balanced accuracy on the evaluation documents against weights kept, epoch by epoch."""
+def accuracy_against_kept(modules: Sequence[SeamModule], path: str | Path) -> Path:
+    """A panel for each module: balanced accuracy on the evaluation documents against weights kept, epoch by epoch."""
     from matplotlib.ticker import FuncFormatter
 
     evaluated = [module for module in modules if any("accuracy" in figures for figures in module.history)]
@@ -42,7 +59,7 @@ def accuracy_against_kept(modules: Sequence[SeamModule], path) -> Path:
     columns = min(4, len(shown))
     rows = math.ceil(len(shown) / columns)
     figure, axes = _figure(3.1 * columns + 0.9, 2.7 * rows + 0.9, rows, columns)
-    dots = None
+    dots: Any = None
     for axis, module in zip(axes.flat, shown, strict=False):
         history = [figures for figures in module.history if "accuracy" in figures]
         kept = np.array([100 * figures["kept"] for figures in history])
@@ -78,24 +95,23 @@ def accuracy_against_kept(modules: Sequence[SeamModule], path) -> Path:
     return _save(figure, path)
 
 
-def kept_by_group(modules: Sequence[SeamModule], path) -> Path:
-    """Bars of the share kept of embedding, LSTM and linear, a group of bars a class."""
+def kept_by_group(modules: Sequence[SeamModule], path: str | Path) -> Path:
+    """Bars of the share kept of embedding, LSTM and linear layer, a group of bars for each module."""
     from matplotlib.ticker import FuncFormatter
 
     every, modules = modules, modules[:MOST_BARS]
-    wide = 1.1 if len(modules) <= 20 else 0.6  # inches a class
-    figure, axes = _figure(max(6.0, wide * len(modules) + 2), 4.2, 1, 1)
+    width = 1.1 if len(modules) <= 20 else 0.6  # inches for each module
+    figure, axes = _figure(max(6.0, width * len(modules) + 2), 4.2, 1, 1)
     axis = axes.flat[0]
-    places = np.arange(len(modules))
+    positions = np.arange(len(modules))
     shares = [share for module in modules for share in module.kept_by_group.values() if share > 0]
-    floor = 10.0 ** math.floor(
-        math.log10(100 * min(shares, default=1))
-    )  # per cent; a log axis cannot show an empty group
+    # The lower end of the axis in per cent, a power of ten. A log axis cannot show 0, so empty groups get this height.
+    floor = 10.0 ** math.floor(math.log10(100 * min(shares, default=1)))
     for offset, (group, label, color) in enumerate(
         (("embedding", "embedding", BLUE), ("lstm", "LSTM", ORANGE), ("linear", "linear", GREEN))
     ):
         heights = [max(100 * module.kept_by_group[group], floor) for module in modules]
-        bars = axis.bar(places + 0.27 * (offset - 1), heights, 0.25, color=color, label=label, bottom=0)
+        bars = axis.bar(positions + 0.27 * (offset - 1), heights, 0.25, color=color, label=label, bottom=0)
         for bar, module in zip(bars, modules, strict=True):
             value = 100 * module.kept_by_group[group]
             text = f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
@@ -105,7 +121,7 @@ def kept_by_group(modules: Sequence[SeamModule], path) -> Path:
     axis.set_yscale("log")
     axis.set_ylim(floor, 250)
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_xticks(places, [_name(module) for module in modules], rotation=0 if wide > 1 else 90)
+    axis.set_xticks(positions, [_name(module) for module in modules], rotation=0 if width > 1 else 90)
     axis.set_ylabel("weights kept (%, log)")
     title = "Share of each group that a module keeps" + _part(modules, every)
     axis.set_title(_title(title, modules[0].card.get("synthetic")), fontsize=11)
@@ -115,17 +131,29 @@ def kept_by_group(modules: Sequence[SeamModule], path) -> Path:
     return _save(figure, path)
 
 
-def base_confusion(confusion, names, path, synthetic: bool = False) -> Path:
-    """The base's confusion on the test documents: rows true class, columns predicted, shaded by share of the row."""
+def base_confusion(
+    confusion: Counts, names: Iterable[object], path: str | Path, synthetic: bool | None = False
+) -> Path:
+    """The base's confusion matrix on the test documents, each cell shaded by its share of the true class.
+
+    Args:
+        confusion: (C, C) counts, a row for each true class, a column for each predicted one.
+        names: of the C classes.
+        path: the file.
+        synthetic: whether the title says that the documents are generated.
+
+    Returns:
+        The file's path.
+    """
     counts = np.asarray(confusion)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size = min(max(4.6, 0.55 * len(counts) + 1.8), MOST_INCHES)
     figure, axes = _figure(size + 0.8, size, 1, 1)
     axis = axes.flat[0]
-    names = [_plain(name) for name in names]
-    every = -(-len(counts) // MOST_LABELS)  # of so many classes one is named
+    labels = [_plain(name) for name in names]
+    every = -(-len(counts) // MOST_LABELS)  # one class in this many gets a label
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    small = len(counts) > 20  # numbers in the cells would be noise
+    small = len(counts) > 20  # cells are too small for numbers
     if not small:
         for row in range(len(counts)):
             for column in range(len(counts)):
@@ -134,12 +162,12 @@ def base_confusion(confusion, names, path, synthetic: bool = False) -> Path:
                     axis.text(
                         column, row, str(int(counts[row, column])), ha="center", va="center", color=color, fontsize=8
                     )
-    places, names = range(0, len(counts), every), names[::every]
-    axis.set_xticks(places, names, rotation=90 if small else 45, fontsize=6 if small else 9)
+    positions, labels = range(0, len(counts), every), labels[::every]
+    axis.set_xticks(positions, labels, rotation=90 if small else 45, fontsize=6 if small else 9)
     for label in axis.get_xticklabels():
         label.set_horizontalalignment("center" if small else "right")
         label.set_rotation_mode("default" if small else "anchor")
-    axis.set_yticks(places, names, fontsize=6 if small else 9)
+    axis.set_yticks(positions, labels, fontsize=6 if small else 9)
     axis.set_xlabel("predicted by the base")
     axis.set_ylabel("true class")
     axis.set_title(_title(f"The base on {int(counts.sum())} test documents", synthetic), fontsize=11)
@@ -147,40 +175,45 @@ def base_confusion(confusion, names, path, synthetic: bool = False) -> Path:
     return _save(figure, path)
 
 
-def _figure(width: float, height: float, rows: int, columns: int):
+def _figure(width: float, height: float, rows: int, columns: int) -> "tuple[Figure, Any]":
+    """A figure of that size in inches, and its (rows, columns) array of axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)  # draws in memory: no display, no global state
+    FigureCanvasAgg(figure)  # draws in memory, without a display and without pyplot's global state
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _no_ticks():
+def _no_ticks() -> "NullLocator":
+    """A locator that sets no ticks."""
     from matplotlib.ticker import NullLocator
 
     return NullLocator()
 
 
 def _name(module: SeamModule) -> str:
+    """The names of a module's classes, or their numbers where its card has no names."""
     return _plain("+".join(module.card.get("target_names", map(str, module.target))))
 
 
-def _plain(text: str) -> str:
-    """Text that matplotlib does not take for mathematics."""
+def _plain(text: object) -> str:
+    """A text in which matplotlib finds no mathematics, which it would between dollar signs."""
     return str(text).replace("$", r"\$")
 
 
-def _part(shown: Sequence, of: Sequence) -> str:
-    """What a title says where not all are shown."""
+def _part(shown: Sequence[SeamModule], of: Sequence[SeamModule]) -> str:
+    """The end of a title where not all modules are shown, or ""."""
     return "" if len(shown) == len(of) else f" (the first {len(shown)} of {len(of)} modules)"
 
 
 def _title(text: str, synthetic: bool | None) -> str:
+    """A title, with the note about generated documents where that is due."""
     return f"{text}\n{SYNTHETIC_NOTE}" if synthetic else text
 
 
-def _save(figure, path) -> Path:
+def _save(figure: "Figure", path: str | Path) -> Path:
+    """Writes a figure as a PNG file, whole or not at all; returns the path."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return write_atomically(path, buffer.getvalue())

@@ -1,17 +1,11 @@
-"""What came of a run: the table people read and the record machines read."""
+"""The results of a run: the table that people read and the record that machines read."""
 
-import datetime
-import platform
-import subprocess
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-import torch
-
-from .._version import __version__
-from ..common.cores import usable_cores
 from ..modules.pareto import pareto
 from ..modules.seam_module import SeamModule
+from .machine import machine
 
 SYNTHETIC_NOTE = "SYNTHETIC corpus: generated documents, no figure here says anything about R8"
 
@@ -32,8 +26,16 @@ COLUMNS = (
 )
 
 
-def module_row(module: SeamModule) -> dict:
-    """One module's figures by name, plain numbers and strings; figures of the test documents where it was evaluated."""
+def module_row(module: SeamModule) -> dict[str, Any]:
+    """One module's figures by name.
+
+    Args:
+        module: a module that was trained here, or one of the reference, whose card is nearly empty.
+
+    Returns:
+        Plain numbers and strings; None for what the card does not tell, and for figures of the test documents where
+        the module was not evaluated. Shares, such as ``kept``, are fractions of 1; ``seconds`` are of the training.
+    """
     card, test = module.card, module.metrics.get("test", {})
     return {
         "target": list(module.target),
@@ -56,27 +58,27 @@ def module_row(module: SeamModule) -> dict:
     }
 
 
-def front_rows(module: SeamModule) -> list[dict]:
-    """The Pareto front of the module's run as plain figures, sorted by kept, as far as its history tells of it."""
+def front_rows(module: SeamModule) -> list[dict[str, Any]]:
+    """The Pareto front of the module's run as plain figures, sorted by kept; empty where no epoch was evaluated."""
     keys = ("epoch", "accuracy", "f1", "kept")
     return [{key: figures[key] for key in keys} for figures in pareto(module.history)]
 
 
-def mean_row(rows: Sequence[dict]) -> dict:
-    """Means over modules of the figures for which a mean has a meaning."""
+def mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over the rows of `module_row`, of those figures for which a mean makes sense; None counts for nothing."""
 
-    def mean(values):
-        values = [value for value in values if value is not None]
-        return sum(values) / len(values) if values else None
+    def mean(values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
 
     keys = ("base_f1", "f1", "precision", "recall", "accuracy", "balanced_accuracy", "kept", "vocabulary_floor")
-    row = {key: mean(row[key] for row in rows) for key in keys}
+    row: dict[str, Any] = {key: mean(row[key] for row in rows) for key in keys}
     row["kept_by_group"] = {g: mean(row["kept_by_group"][g] for row in rows) for g in rows[0]["kept_by_group"]}
     return row | {"name": "mean"}
 
 
 def table(modules: Sequence[SeamModule]) -> str:
-    """The table at the end of a run: a row a class, a mean, and a line that names the classes below the base."""
+    """The table at the end of a run: a row for each module, their means, and notes that explain marks and columns."""
     rows = [module_row(module) for module in modules]
     synthetic = any(module.card.get("synthetic") for module in modules)
     cells = [[name for name, _ in COLUMNS]] + [_cells(row) for row in rows]
@@ -112,11 +114,13 @@ def table(modules: Sequence[SeamModule]) -> str:
     return "\n".join(lines + [mark + note for note in notes])
 
 
-def _cells(row: dict) -> list[str]:
-    def percent(value, digits=1):
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    """A row of `module_row` or `mean_row` as the texts of the table's `COLUMNS`."""
+
+    def percent(value: float | None, digits: int = 1) -> str:
         return "-" if value is None else f"{100 * value:.{digits}f}"
 
-    def share(value):
+    def share(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}".removeprefix("0")
 
     groups = row["kept_by_group"]
@@ -145,7 +149,7 @@ def _cells(row: dict) -> list[str]:
 
 
 def in_a_line(module: SeamModule) -> str:
-    """The figures that are told of a module as soon as it is ready."""
+    """The figures of the line that is printed as soon as a module is ready."""
     row = module_row(module)
     f1 = [] if row["f1"] is None else [f"F1 {row['f1']:.3f}"]
     if f1 and row["base_f1"] is not None:
@@ -188,8 +192,19 @@ def comparison(module: SeamModule) -> str:
     return "\n".join(mark + line for line in lines)
 
 
-def record(modules: Sequence[SeamModule], command: str, base_metrics: dict | None = None) -> dict:
-    """Everything about a run that can be written as JSON: machine, versions, settings, figures, fronts, histories."""
+def record(
+    modules: Sequence[SeamModule], command: str, base_metrics: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Everything about a run that can be written as JSON: machine, versions, settings, figures, fronts, histories.
+
+    Args:
+        modules: all modules of the run, at least one; they share base, corpus and settings.
+        command: the command line.
+        base_metrics: more entries for the record's ``base``.
+
+    Returns:
+        The content of ``record.json``.
+    """
     rows = [module_row(module) for module in modules]
     card = modules[0].card
     return {
@@ -197,7 +212,7 @@ def record(modules: Sequence[SeamModule], command: str, base_metrics: dict | Non
         "command": command,
         "machine": machine(),
         "corpus": {key: card.get(key) for key in ("corpus", "synthetic", "data_hash")},
-        "base": {"hash": card.get("base_hash")} | (base_metrics or {}),
+        "base": {"hash": card.get("base_hash"), **(base_metrics or {})},
         "settings": card.get("settings"),
         "seed": card.get("seed"),
         "modules": [
@@ -206,46 +221,3 @@ def record(modules: Sequence[SeamModule], command: str, base_metrics: dict | Non
         ],
         "mean": mean_row(rows),
     }
-
-
-def machine() -> dict:
-    """What a figure was measured on."""
-    return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "cpu": cpu_name(),
-        "cores": usable_cores(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "seam_fast": __version__,
-        "commit": commit(),
-    }
-
-
-def cpu_name() -> str:
-    """The processor's own name, as far as the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown"
-
-
-def commit() -> str | None:
-    """Commit of the checkout this package runs from, with '+' where it was changed since; None outside a checkout."""
-    here = Path(__file__).resolve().parents[1]
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")) != here.parent:
-            return None  # installed into some other project's environment
-        paths = (":/", ":(top,exclude)benchmarks/records")  # a run's own record is no change of what ran
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", *paths)
-        return git("rev-parse", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -1,1 +1,1 @@
-"""Documents: corpora of one's own, R8 and a made-up one, and tokenizers: all code that parses texts or downloads."""
+"""Corpora: reading, checking and encoding documents; tokenizers; R8 and a generated corpus of its shape."""

@@ -1,4 +1,4 @@
-"""How documents become ids."""
+"""The settings by which documents become token ids."""
 
 from __future__ import annotations
 
@@ -18,45 +18,58 @@ _CHOICES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class CorpusConfig:
-    """How documents become ids.
+    """How documents become token ids.
 
-    text: "whole", or "label_stripped": every occurrence of a document's label string is deleted from its text, inside
-        words too (the public split's treatment: `acquire` of class acq becomes `uire`).
-    vocabulary: "train", or "train_and_test": train's words, then test's, in order of first appearance, with an
-        end mark after each document that takes an id and is never fed (the reference's).
-    padding: "own": id 0 is padding, id 1 the unknown word; "word": rows are filled up with id 0, which is a real word,
-        and words outside the vocabulary are skipped (the reference's).
-    max_length: words kept of each document, from the front.
-    tokenizer: how a text becomes words, a `Tokenizer`, the name of a rule, or a function. The default here is what
-        texts need that were prepared before; without a configuration the loaders choose (see `own_config`).
-    min_count: times that a word has to occur in the texts that the vocabulary is made of.
+    Attributes:
+        text: "whole"; or "label_stripped": every occurrence of a document's label is deleted from its text, inside
+            words too (the public split's treatment: `acquire` of class acq becomes `uire`).
+        vocabulary: "train"; or "train_and_test": train's words, then test's, in order of first appearance, with an
+            end-of-document mark that has an id and is never fed to the model (as in SeaM's LSTM port).
+        padding: "own": id 0 is padding, id 1 the unknown word; "word": rows are padded with id 0, which is a real
+            word's, and words outside the vocabulary are skipped (as in SeaM's LSTM port).
+        max_length: words kept of each document, from its beginning.
+        tokenizer: how a text becomes words: a `Tokenizer`, or a rule or function to make one of. The default is for
+            texts that were prepared before; without a configuration the loaders choose (see `own_config`).
+        min_count: how often a word must occur in the documents that the vocabulary is made from.
 
-    Raises DataError for a value outside these.
+    Raises:
+        DataError: a value outside these.
     """
 
-    text: str = "whole"
-    vocabulary: str = "train"
-    padding: str = "own"
-    max_length: int = 64
-    tokenizer: Tokenizer | str | Callable[[str], Iterable[str]] = "spaces"
-    min_count: int = 1
+    text: str
+    vocabulary: str
+    padding: str
+    max_length: int
+    tokenizer: Tokenizer
+    min_count: int
 
-    def __post_init__(self) -> None:
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                choices = " or ".join(f'"{value}"' for value in allowed)
-                raise DataError(f"corpus setting {name} must be {choices}, not {getattr(self, name)!r}.")
-        for name in ("max_length", "min_count"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise DataError(f"corpus setting {name} must be a whole number of at least 1, not {value!r}.")
-            object.__setattr__(self, name, int(value))
-        object.__setattr__(self, "tokenizer", Tokenizer.of(self.tokenizer))
+    # Written out because the tokenizer's argument is of more types than the attribute.
+    def __init__(
+        self,
+        text: str = "whole",
+        vocabulary: str = "train",
+        padding: str = "own",
+        max_length: int = 64,
+        tokenizer: Tokenizer | str | Callable[[str], Iterable[str]] = "spaces",
+        min_count: int = 1,
+    ) -> None:
+        values: dict[str, Any] = {"text": text, "vocabulary": vocabulary, "padding": padding}
+        for name, value in values.items():
+            if value not in _CHOICES[name]:
+                choices = " or ".join(f'"{choice}"' for choice in _CHOICES[name])
+                raise DataError(f"corpus setting {name} must be {choices}, not {value!r}.")
+        for name, count in (("max_length", max_length), ("min_count", min_count)):
+            if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 1:
+                raise DataError(f"corpus setting {name} must be a whole number of at least 1, not {count!r}.")
+            values[name] = int(count)
+        values["tokenizer"] = Tokenizer.of(tokenizer)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)  # the class is frozen
 
     def as_dict(self) -> dict[str, Any]:
-        """What JSON can hold, and ``CorpusConfig(**...)`` takes; of a tokenizer that is a function, its name."""
+        """The settings in JSON's types, as ``CorpusConfig(**...)`` takes them; of a tokenizer function, its name."""
         return {each.name: getattr(self, each.name) for each in fields(self)} | {"tokenizer": self.tokenizer.as_card()}
 
     @classmethod

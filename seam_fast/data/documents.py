@@ -1,4 +1,4 @@
-"""Raw documents, and what has to be known of a base to number their words and classes as it does."""
+"""Raw documents, and what must be known of a classifier to number their words and classes as it does."""
 
 from __future__ import annotations
 
@@ -13,22 +13,27 @@ from .corpus_config import CorpusConfig
 class Documents:
     """Raw documents of one split, and where each came from, for error messages.
 
-    places: what to call document i; None means line i + 1 of `path`.
-    label_stripped: the label string is already gone from the texts.
+    Attributes:
+        labels: the class name of each document.
+        texts: the text of each document.
+        path: the file, folder or archive that they came from.
+        locations: how messages name each document; None: line i + 1 of ``path``.
+        label_stripped: whether the label string was already deleted from the texts.
     """
 
     labels: list[str]
     texts: list[str]
     path: str
-    places: Sequence[str] | None = None
+    locations: Sequence[str] | None = None
     label_stripped: bool = False
 
-    def place(self, i: int) -> str:
-        return self.places[i] if self.places is not None else f"{self.path}, line {i + 1}"
+    def location(self, i: int) -> str:
+        """How messages name document i."""
+        return self.locations[i] if self.locations is not None else f"{self.path}, line {i + 1}"
 
 
 class VocabularyOwner(Protocol):
-    """A classifier, such as ``LSTMClassifier``: whose words, classes and text treatment new documents follow."""
+    """A classifier, such as ``LSTMClassifier``, whose vocabulary, classes and text treatment new documents follow."""
 
     class_names: tuple[str, ...] | None
     vocabulary: tuple[str, ...] | None

@@ -1,4 +1,6 @@
-"""Files of labelled documents, in the layouts that people have them in."""
+"""Reading files of labelled documents, in the layouts in which such corpora are published."""
+
+from __future__ import annotations
 
 import codecs
 import os
@@ -9,8 +11,16 @@ from . import checks
 from .documents import Documents
 
 
-def read_documents(data_dir: str | os.PathLike, name: str) -> tuple[Documents, Documents]:
-    """The raw train and test documents of corpus `name` in a folder, in whichever layout it has (see load_corpus)."""
+def read_documents(data_dir: str | os.PathLike[str], name: str) -> tuple[Documents, Documents]:
+    """Reads the raw training and test documents of a corpus.
+
+    Args:
+        data_dir: a folder in one of the layouts of `load_corpus`.
+        name: the corpus's name, which its files may begin with.
+
+    Raises:
+        DataError: the folder or a file is missing or not of that form; names the file and line.
+    """
     folder = Path(data_dir).expanduser()
     if not folder.is_dir():
         raise DataError(f"the data folder {folder} does not exist or is no folder: give the one that holds {name}.")
@@ -31,10 +41,15 @@ def read_documents(data_dir: str | os.PathLike, name: str) -> tuple[Documents, D
     )
 
 
-def read_labelled(path: str | os.PathLike) -> Documents:
-    """Reads a `label<TAB>text` file, one document a line. Raises DataError naming the file and the line."""
+def read_labelled(path: str | os.PathLike[str]) -> Documents:
+    """Reads a file of one document a line, `label<TAB>text`.
+
+    Raises:
+        DataError: the file is empty, not UTF-8 or not of this form; names the file and line.
+    """
     lines = _read_lines(Path(path))
-    labels, texts = [], []
+    labels: list[str] = []
+    texts: list[str] = []
     for number, line in enumerate(lines, 1):
         label, tab, text = line.partition("\t")
         if not tab:
@@ -69,13 +84,14 @@ def _read_one_file_each(folder: Path, split: str) -> Documents:
         if not name or Path(name).name != name:  # a list that points outside its folder is not this layout
             raise DataError(f"{names_path}, line {number}: {name!r} is no file name in {texts_folder}.")
         texts.append(_read_text(texts_folder / name, named_by=f"{names_path}, line {number}"))
-    places = [f"{labels_path}, line {number}" for number in range(1, len(labels) + 1)]
-    documents = Documents(labels, texts, str(labels_path), places, label_stripped=True)
+    locations = [f"{labels_path}, line {number}" for number in range(1, len(labels) + 1)]
+    documents = Documents(labels, texts, str(labels_path), locations, label_stripped=True)
     checks.check_labels(documents)
     return documents
 
 
 def _read_text(path: Path, named_by: str = "") -> str:
+    """A UTF-8 file's text; ``named_by``: where the file is listed, for the message that it cannot be read."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -93,6 +109,7 @@ def _read_text(path: Path, named_by: str = "") -> str:
 
 
 def _read_lines(path: Path) -> list[str]:
+    """A file's lines, without empty ones at the end. Raises DataError for an empty file."""
     text = _read_text(path)
     lines = text.split("\n")  # not splitlines(): that also splits at characters which are no line ends here
     while lines and not lines[-1].strip("\r "):

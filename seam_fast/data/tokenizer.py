@@ -1,7 +1,7 @@
 """How a text becomes words: one object that corpus, base, module and command line share.
 
-A module is of use only where texts are split as those were that it was trained on. So the rule is part of a corpus'
-configuration, is saved with base and module by its name, and `LSTMClassifier.encode` applies it to any new text.
+New texts must be split as the training texts were, or a module's results mean nothing. So the rule is part of a
+corpus's configuration, base and module files hold its name, and `LSTMClassifier.encode` applies it to new texts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from ..errors import DataError
 
@@ -20,66 +21,81 @@ ZERO_WIDTH_SPACE = 0x200B
 class Tokenizer:
     """Splits a text into words by one of four rules or by a function.
 
-    rule:
-        ``"spaces"``: at white space, the words as they are. What texts need that were prepared before, and what every
-        file means that was written before there was a choice.
-        ``"r8"``: lower case, the letters a to z alone, everything else a space: how the published R8 was made. Those
-        files pass through it unchanged, and a raw text comes out as they are.
-        ``"words"``: lower case (in Unicode's composed form), at white space; each punctuation mark and symbol is a word
-        of its own.
-        ``"characters"``: every character (composed form) is a word, a run of white space is one space. For scripts
-        that are written without spaces.
-        Or a function from a text to its words, for example ``jieba.lcut``. Files hold its name only, never its code,
-        and whoever loads them has to give it again.
+    The rules:
 
-    Raises DataError for anything else, and where the function raises or returns something other than strings.
+    - ``"spaces"``: splits at white space and changes nothing. For texts that were prepared before, and what files of
+      earlier versions mean, which name no tokenizer.
+    - ``"r8"``: lower case; everything but the letters a to z is a space: how the published R8 was made. Those files
+      pass through it unchanged, and a raw text comes out in their form.
+    - ``"words"``: lower case (in Unicode's composed form), split at white space; each punctuation mark and symbol is a
+      word of its own.
+    - ``"characters"``: every character (composed form) is a word, a run of white space is one space. For scripts that
+      are written without spaces.
+
+    Args:
+        rule: one of these, or a function from a text to its words, for example ``jieba.lcut``. Files hold a function's
+            name only, never its code, so it must be given again when they are loaded.
+
+    Attributes:
+        name: the rule, or the function's name as ``module:name``.
+        is_function: whether it is a function.
+
+    Raises:
+        DataError: anything else; when called: the function fails or returns something other than strings.
     """
 
     def __init__(self, rule: str | Callable[[str], Iterable[str]] = "words") -> None:
-        self.is_function = callable(rule)
-        if not self.is_function and not (isinstance(rule, str) and rule in RULES):
-            choices = ", ".join(f'"{name}"' for name in RULES)
-            raise DataError(f"corpus setting tokenizer must be {choices} or a function, not {rule!r}.")
-        self.name = function_name(rule) if self.is_function else rule
-        self._function = rule if self.is_function else None
+        self._function: Callable[[str], Iterable[str]] | None = None
+        if callable(rule):
+            self.name, self.is_function = function_name(rule), True
+            self._function = rule
+        elif isinstance(rule, str) and rule in RULES:
+            self.name, self.is_function = rule, False
+        else:
+            raise _refused(rule)
 
     @classmethod
-    def of(cls, rule: Tokenizer | str | Callable | dict) -> Tokenizer:
-        """A Tokenizer of what stands for one: itself, a rule, or what `as_card` wrote into a file."""
-        if isinstance(rule, cls):
+    def of(cls, rule: Tokenizer | str | Callable[[str], Iterable[str]] | Mapping[str, str]) -> Tokenizer:
+        """A Tokenizer from a Tokenizer, a rule, a function, or what `as_card` wrote into a file.
+
+        Raises DataError for anything else.
+        """
+        if isinstance(rule, Tokenizer):
             return rule
-        if isinstance(rule, dict) and list(rule) == ["function"] and isinstance(rule["function"], str):
+        if isinstance(rule, Mapping):
+            if list(rule) != ["function"] or not isinstance(rule["function"], str):
+                raise _refused(rule)
             named = cls("spaces")
             named.name, named.is_function = rule["function"], True
             return named
         return cls(rule)
 
     def as_card(self) -> str | dict[str, str]:
-        """What files say of it: the rule's name, or ``{"function": name}`` where it is a function."""
+        """What files hold: the rule's name, or ``{"function": name}`` for a function."""
         return {"function": self.name} if self.is_function else self.name
 
     @property
     def is_missing(self) -> bool:
-        """Whether it is a function that a file names and nobody has given yet."""
+        """Whether it is a function that a file names and that has not been given again."""
         return self.is_function and self._function is None
 
     @property
     def reads_characters(self) -> bool:
-        """Whether the rule is "characters", which makes several times as many words of a text as the others."""
+        """Whether the rule is "characters", which makes several times as many words of a text as other rules do."""
         return self.name == "characters" and not self.is_function
 
     def __call__(self, text: str) -> list[str]:
-        """The words of a text."""
+        """The words of a text. Raises DataError where the function is missing, fails, or returns no strings."""
         if not self.is_function:
             return RULES[self.name](text)
-        if self.is_missing:
+        if self._function is None:
             raise DataError(
                 f"texts were split by a function of the user's own, {self.name}, which files name but do not hold; "
                 "give it again: LSTMClassifier.load(path, tokenizer=...), or --tokenizer MODULE:FUNCTION."
             )
         try:
-            words = self._function(text)
-            words = None if isinstance(words, str) else list(words)
+            returned = self._function(text)
+            words = None if isinstance(returned, str) else list(returned)
         except Exception as error:
             raise DataError(f"the tokenizer {self.name} failed on {text[:40]!r}: {error!r}") from error
         if words is None or not all(isinstance(word, str) for word in words):
@@ -99,8 +115,17 @@ class Tokenizer:
         return f"Tokenizer({self.name if self.is_function else repr(self.name)})"
 
 
+def _refused(rule: object) -> DataError:
+    """The error for what is no tokenizer, to raise."""
+    choices = ", ".join(f'"{name}"' for name in RULES)
+    return DataError(f"corpus setting tokenizer must be {choices} or a function, not {rule!r}.")
+
+
 def tokenizer_named(text: str) -> Tokenizer:
-    """A Tokenizer by what a command line says: a rule, or ``MODULE:FUNCTION``, which is imported."""
+    """A Tokenizer from the command line's spelling: a rule, or ``MODULE:FUNCTION``, which is imported.
+
+    Raises DataError where there is no such rule or function.
+    """
     module, colon, function = text.partition(":")
     if not colon:
         return Tokenizer(text)
@@ -115,8 +140,8 @@ def tokenizer_named(text: str) -> Tokenizer:
     return Tokenizer(found)
 
 
-def function_name(function: Callable) -> str:
-    """``module:name``, as `tokenizer_named` takes it."""
+def function_name(function: Callable[..., Any]) -> str:
+    """A function's ``module:name``, as `tokenizer_named` takes it."""
     kind = type(function)
     name = getattr(function, "__qualname__", None) or kind.__qualname__
     return f"{getattr(function, '__module__', None) or kind.__module__}:{name}"
@@ -127,8 +152,11 @@ def letters_only(text: str) -> str:
     return re.sub("[^a-z]+", " ", text.lower()).strip()
 
 
-class _Apart(dict):
-    """For `str.translate`: sets punctuation and symbols apart, and takes away what cannot be seen."""
+class _SeparatePunctuation(dict[int, str]):
+    """A table for `str.translate` that puts spaces around punctuation and symbols and removes invisible characters.
+
+    Entries are made when a character first occurs.
+    """
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -145,15 +173,17 @@ class _Apart(dict):
         return made
 
 
-_APART = _Apart()
+_SEPARATED = _SeparatePunctuation()
 
 
 def _words(text: str) -> list[str]:
-    # By category and not by \w, which ends a word at the vowel signs of Indic scripts.
-    return unicodedata.normalize("NFC", text.lower()).translate(_APART).split()
+    """The words of rule "words"."""
+    # By Unicode category and not by the regular expression \w, which splits words at the vowel signs of Indic scripts.
+    return unicodedata.normalize("NFC", text.lower()).translate(_SEPARATED).split()
 
 
 def _characters(text: str) -> list[str]:
+    """The words of rule "characters"."""
     return list(" ".join(unicodedata.normalize("NFC", text).split()))
 
 

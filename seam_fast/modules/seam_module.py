@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from ..classifier import reference_model
+from ..classifier.base_file import FILE_READOUTS, readout_of_file
 from ..classifier.inference import class_logits
-from ..classifier.model import FILE_READOUTS, LSTMClassifier, readout_of_file
+from ..classifier.model import LSTMClassifier
 from ..classifier.state_keys import EMBEDDING, HEAD_KEYS, MASK_SUFFIX, MODULE_FORMAT, weight_keys
 from ..common.default_device import on_the_cpu
 from ..common.seen_tensors import SeenTensors

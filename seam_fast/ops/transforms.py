@@ -1,7 +1,7 @@
 """One masked LSTM layer under ``torch.func``: grad, vjp, jacrev, vmap and what they make together, by compiled kernels.
 
 Of vmap a layer sees independent calls, say one for each of many sets of scores on one base. They go to the kernels
-together, which share them among threads (csrc/transforms.cpp); plain PyTorch needs no such rule (torch.func sees
+together, which share them among threads (csrc/host/transforms.cpp); plain PyTorch needs no such rule (torch.func sees
 through it).
 """
 

@@ -4,7 +4,8 @@ from torch import Tensor
 
 from ..classifier.inference import class_logits
 from ..classifier.metrics import base_metrics, module_metrics, undefined_as_none, why_no_better_than_chance
-from ..classifier.model import READOUTS, LSTMClassifier
+from ..classifier.model import LSTMClassifier
+from ..classifier.reference_model import READOUTS
 from ..data.checks import warn
 from ..data.corpus import OF_NO_CLASS, Corpus, Split
 from ..errors import DataError, TrainingError

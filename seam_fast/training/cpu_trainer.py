@@ -53,18 +53,18 @@ class CpuTrainer(Trainer):
         self._evaluated_on: tuple = (None, ())  # documents, as they were given and as the engine takes them
         self._native = self._module().SeamTrainer(
             weights=[self.weights[key] for key in WEIGHT_KEYS],
-            rows=self.rows,
+            fed_ids=self.rows,
             scores=[self.scores[key] for key in WEIGHT_KEYS],
             exp_avg=[self.exp_avg[key] for key in WEIGHT_KEYS],
             exp_avg_sq=[self.exp_avg_sq[key] for key in WEIGHT_KEYS],
             head=self.head,
-            head_together=self.head_joint_moments,
-            head_alone=self.head_only_moments,
+            head_joint_moments=self.head_joint_moments,
+            head_only_moments=self.head_only_moments,
             penalty=[self.penalty_gradient[key] for key in WEIGHT_KEYS],
             train_head=self.schedule != "port",
             read_last_word=self.readout == "last_word",
             target_weight=self.target_weight,
-            catch_up="dense" if lazy_update == "off" else lazy_update,
+            lazy_update=lazy_update,
         )
 
     _module = staticmethod(lambda: _ext.C)  # whose trainer it is
@@ -87,7 +87,7 @@ class CpuTrainer(Trainer):
 
     def load_state(self, steps: int, head_steps: int = 0) -> None:
         """Takes scores, ``exp_avg`` and ``exp_avg_sq`` as they now stand, as the state after so many steps."""
-        self._native.adopt(steps, head_steps)
+        self._native.load_state(steps, head_steps)
 
     def scale_learning_rates(self, factor: float) -> None:
         self._factor = factor
@@ -147,7 +147,7 @@ class CpuTrainer(Trainer):
     def taken(self, told) -> tuple[float, Evaluation]:
         """An epoch of the engine in our terms. Raises TrainingError where it failed."""
         self._raise(told.failure)
-        return told.loss, self._evaluation_of(told.look, told.counts)
+        return told.loss, self._evaluation_of(told.evaluation, told.counts)
 
     def _draws_of(self, sampler, batch_size: int):
         """A sampler's documents as the engine draws them, and what for; None where somebody has to look at `stop`
@@ -167,13 +167,13 @@ class CpuTrainer(Trainer):
             *(part.long().contiguous() for part in (split.ids, split.lengths, sampler.rest, *pools)),
             *counts,
             unknown_id=sampler.unknown_id if share > 0 else 0,
-            least=rng.least(share),
-            slot=self._row_of_id,
-            absent=len(self.rows),
+            threshold=rng.least(share),
+            row_of_id=self._row_of_id,
+            absent_row=len(self.rows),
             dtype=self.head[0].dtype,
             read_last_word=self.readout == "last_word",
-            distill=sampler.settings.distill_weight if asks else 0.0,
-            target=list(sampler.target),
+            distill_weight=sampler.settings.distill_weight if asks else 0.0,
+            target_classes=list(sampler.target),
         )
         return documents, sampler.purposes
 
@@ -192,7 +192,7 @@ class CpuTrainer(Trainer):
         return slots, lengths, shares
 
     def evaluate(self, documents=None) -> Evaluation:
-        seen = self._native.look(*((None,) * 3 if documents is None else self._documents_at_hand(*documents)))
+        seen = self._native.evaluate(*((None,) * 3 if documents is None else self._documents_at_hand(*documents)))
         return self._evaluation_of(seen)
 
     def _evaluation_of(self, seen, counts=None) -> Evaluation:
@@ -236,7 +236,7 @@ class EngineEvaluation(Evaluation):
 
     def __init__(self, trainer: CpuTrainer, seen, counts):
         self._trainer = trainer
-        self._seen, self.kept = seen, trainer.kept_of(seen.kept)
+        self._seen, self.kept = seen, trainer.kept_of(seen.kept_counts)
         self.figures = None
         if counts is not None and counts.documents:
             right = counts.true_positive, counts.average_precision
@@ -247,7 +247,7 @@ class EngineEvaluation(Evaluation):
     outputs = property(lambda self: self._seen.outputs)
 
     def snapshot(self) -> Snapshot:
-        bits = dict(zip(WEIGHT_KEYS, self._seen.bits, strict=True))
+        bits = dict(zip(WEIGHT_KEYS, self._seen.keep_bits, strict=True))
         return self._trainer.snapshot_of_bits(bits, tuple(self._seen.head))
 
 

@@ -12,13 +12,13 @@ from .base import LastCallCache
 from .config import StepConfig
 from .cpu_trainer import CpuTrainer
 
-MOST_HIDDEN, MOST_CLASSES = 128, 256  # as in csrc/cuda/seam_trainer.h and seam_params.h
+MOST_HIDDEN, MOST_CLASSES = 128, 256  # as in csrc/cuda/seam_trainer_cuda.h and seam_params.h
 MOST_ALONE = 64  # hidden units of a block by itself, on GPUs whose blocks form no clusters
 # Documents of a batch that the whole GPU takes, by whether a block has the hidden units by itself: see is_wide in
 # csrc/cuda/wide.cu. Where a time step of a batch has no more products than these, a cluster takes any number of them.
 MOST_DOCUMENTS = {True: 2048, False: 256}
 MOST_PRODUCTS = 2_000_000
-CLUSTER_PRODUCTS = 500_000  # beyond, the whole GPU takes a step: kMostProducts of csrc/cuda/seam_trainer.cpp
+CLUSTER_PRODUCTS = 500_000  # beyond, the whole GPU takes a step: kMostProducts of csrc/cuda/seam_trainer_cuda*.cpp
 _PRODUCTS_AT_ONCE = 2e10  # of a launch: at most a tenth of a second on the blocks of a cluster ...
 _PRODUCTS_OF_ALL_AT_ONCE = 4e11  # of what the whole GPU takes ...
 _STEPS_AT_ONCE = 4096  # ... and no more steps than this
@@ -73,7 +73,7 @@ class CudaTrainer(CpuTrainer):
         return steps_at_once(self.weights, batch_size, width)
 
     def queued(self, sampler, epoch: int, batch_size: int, *, head_only=False, evaluated_on=None, known=None) -> tuple:
-        """This trainer's part of ``QueuedEpochs`` of csrc/cuda/together.h: the engine's trainer, and its epoch. All as
+        """This trainer's part of ``QueuedEpochs`` (csrc/cuda/queued_epochs.h): the engine's trainer, its epoch. All as
         in ``take_epoch``.
         """
         options = {"head_only": head_only, "evaluated_on": evaluated_on, "known": known}

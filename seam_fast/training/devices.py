@@ -15,7 +15,7 @@ from ..classifier.state_keys import EMBEDDING, LSTM_KEYS, lstm_shape
 
 SHARE_OF_FREE_MEMORY = 0.9  # the rest is for what no estimate sees, such as kernels that are loaded later
 BESIDE_A_MODULE = 64 << 20  # bytes: torch takes memory in blocks, of each stream anew, and cuBLAS has some a stream
-LOOKED_AT_ONCE = 1 << 16  # words, by the one-launch engine: kPositionsAtOnce of csrc/cuda/documents.h
+LOOKED_AT_ONCE = 1 << 16  # words, by the one-launch engine: kPositionsAtOnce of csrc/cuda/class_logits_cuda.h
 PRIORITIES = (0, -1, -2, -3)  # torch has a pool of 32 streams for each
 POOL = 32
 

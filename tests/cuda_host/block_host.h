@@ -1,9 +1,10 @@
-// The CPU's meaning of csrc/cuda/block.cuh: a kernel's threads take turns on one thread of the operating system, each
-// on a stack of its own, and change at barriers, shuffles and tensor tiles. All of a cluster are alive at once; one
-// cluster runs after the other. What is wrong with a kernel by the rules of block.cuh, `launch` throws as one sentence.
+// csrc/cuda/block.cuh for the CPU: a kernel's threads take turns on one thread of the operating system, each on a stack
+// of its own, and switch at barriers, shuffles and tensor-core tiles. All threads of a cluster are alive at once;
+// clusters run one after the other. If a kernel breaks the rules of block.cuh, `launch` throws an error of one
+// sentence.
 //
-// fibers.h has the stacks, machine.h the turns, shadow.h the watching. Every primitive takes one argument more than on
-// the GPU, which nobody gives: the line it stands in.
+// fibers.h has the stacks, machine.h the scheduling, shadow.h the race detection. Every primitive has one more argument
+// than on the GPU, with a default: the source line of the call.
 #pragma once
 
 #include <cstdint>
@@ -21,9 +22,9 @@ namespace seam::gpu {
 
 inline HostOptions& host_options() { return host::machine.options; }
 
-// Once any memory has been allowed, kernels may touch no other.
+// Once some memory has been allowed, kernels may access no other.
 inline void allow_memory(const void* at, size_t bytes) { host::machine.ranges.add(at, bytes); }
-inline void forget_memory(const void* at) { host::machine.ranges.remove(at); }  // as it was allowed
+inline void forget_memory(const void* at) { host::machine.ranges.remove(at); }  // with the address that was allowed
 inline void forget_memory() { host::machine.ranges.clear(); }
 
 // ---- Global memory --------------------------------------------------------------------------------------------------
@@ -82,8 +83,8 @@ struct alignas(16) Shared {
   }
 };
 
-// The copy is made as late as it may be, when the thread waits for it, so that whoever reads too early finds what was there
-// before; and for the watch the place is written to both times.
+// The copy is made as late as possible, when the thread waits for it, so that a premature read gets the old value; for
+// the race detection the destination is written both at the request and at the wait.
 template <class T, int N>
 SEAM_KERNEL void copy_async(Shared<T, N>& to, int i, const T* from, host::Site site = host::Site::current()) {
   static_assert(sizeof(T) == 4, "four numbers of 4 bytes");
@@ -94,7 +95,8 @@ SEAM_KERNEL void copy_async(Shared<T, N>& to, int i, const T* from, host::Site s
 }
 SEAM_KERNEL void copies_done() { host::machine.copy_now(nullptr); }
 
-// ---- A thread's place, and what it does with others -----------------------------------------------------------------
+// ---- Threads, barriers, shuffles --------------------
+// -----------------------------------------------------------------
 
 template <int CL, bool Held = false>
 struct BlockOf {
@@ -121,8 +123,8 @@ struct BlockOf {
     host::machine.barrier(*me, *me->cluster, host::Doing::sync_cluster, site);
   }
 
-  BlockOf<1, Held> alone() const { return {me}; }
-  BlockOf<CL, true> anew() const { return {me}; }
+  BlockOf<1, Held> single() const { return {me}; }
+  BlockOf<CL, true> opaque() const { return {me}; }
 
   int64_t clock() const { return 0; }
 
@@ -207,11 +209,11 @@ struct BlockOf {
                          [&] { return host::machine.name(*me) + ": " + std::to_string(bits_to_float(word)); });
   }
 
-  // By the layout that block.cuh tells; products and sums in double, rounded once.
+  // With the layout described in block.cuh; products and sums in double, rounded once.
   template <class Number>
   static void multiply_all(host::Thread* lanes) {
     constexpr bool kPairs = !std::is_same_v<Number, Tf32>;
-    constexpr int kDepth = kPairs ? 16 : 8, kStep = kPairs ? 2 : 1;  // of k, and of k within a word
+    constexpr int kDepth = kPairs ? 16 : 8, kStep = kPairs ? 2 : 1;  // terms; terms in a word
     double a[16][kDepth], b[kDepth][8];
     const auto unpack = [](uint32_t word, double* to, int step) {
       if constexpr (kPairs) {
@@ -243,7 +245,7 @@ struct BlockOf {
 
 using Stream = void*;
 
-// Runs `clusters` clusters, each of so many blocks, and throws std::runtime_error if K breaks a rule.
+// Runs `clusters` clusters of K::kCluster blocks, and throws std::runtime_error if K breaks a rule.
 template <class K>
 void run_clusters(int64_t clusters, int64_t blocks, const typename K::Params& p) {
   using Params = typename K::Params;
@@ -266,18 +268,19 @@ template <class K>
 void launch(Stream, int64_t clusters, const typename K::Params& p) {
   run_clusters<K>(clusters, K::kCluster, p);
 }
-// Groups of blocks that know nothing of other groups: one runs after the other.
+// Independent groups of blocks: they run one after the other.
 template <class K>
 void launch_resident(Stream, int64_t groups, int64_t blocks, const typename K::Params& p) {
   static_assert(K::kCluster == 1);
-  constexpr int64_t kMost = (1 << 14) / K::kThreads;  // the watch tells so many threads apart
-  if (blocks > kMost) throw std::runtime_error("a group of " + std::to_string(blocks) + " blocks: the watch has no room");
+  constexpr int64_t kMost = (1 << 14) / K::kThreads;  // the race detection distinguishes so many threads
+  if (blocks > kMost)
+    throw std::runtime_error("a group of " + std::to_string(blocks) + " blocks: the watch has no room");
   run_clusters<K>(groups, blocks, p);
 }
 
-// Here one after the other.
+// On the CPU one after the other.
 template <class K>
-void launch_together(Stream stream, int64_t clusters, const typename K::Params* calls, int64_t count) {
+void launch_batched(Stream stream, int64_t clusters, const typename K::Params* calls, int64_t count) {
   for (int64_t i = 0; i < count; ++i) launch<K>(stream, clusters, calls[i]);
 }
 

@@ -21,10 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 CSRC, HOST = ROOT / "csrc", ROOT / "tests" / "cuda_host"
 NAME = "seam_fast_cuda_host"
 KERNELS = sorted(CSRC.glob("cuda/*.cu"))
-SHARED = ("layer.cpp", "autograd.cpp", "transforms.cpp", "gap_rules.cpp", "trainer_base.cpp", "module_epoch.cpp")
-SHARED += ("drawn_documents.cpp", "draws.cpp", "binary_figures.cpp")
-HOST_SIDE = ("masked_lstm.cpp", "documents.cpp", "seam_trainer.cpp", "together.cpp")
-SOURCES = [*KERNELS, *(CSRC / "cuda" / name for name in HOST_SIDE)]
+SHARED = ("autograd", "binary_counts", "drawn_documents", "layer", "module_epoch", "rng", "trainer_base", "transforms")
+SHARED = (*(f"host/{name}.cpp" for name in SHARED), "common/quadrature_rules.cpp")
+HOST_SIDE = ("class_logits_cuda", "masked_lstm_cuda", "queued_epochs", "vmap_calls_cuda", "seam_trainer_cuda")
+HOST_SIDE += tuple(f"seam_trainer_cuda_{part}" for part in ("evaluate", "params", "stages"))
+SOURCES = [*KERNELS, *(CSRC / "cuda" / f"{name}.cpp" for name in HOST_SIDE)]
 SOURCES += [*(CSRC / name for name in SHARED), HOST / "module.cpp"]
 
 

@@ -1,6 +1,6 @@
-// The CPU's meaning of csrc/cuda/bulk_copy.cuh: thread 0 copies all of it when it waits. Its neighbours see that after their
-// next barrier only, which is later than on a GPU. A thread that has not waited for the request before is told of: on a GPU
-// it would take one round for another.
+// csrc/cuda/bulk_copy.cuh for the CPU: thread 0 makes the whole copy when it waits. Other threads see it only after
+// their next barrier, which is later than on a GPU. A thread that has not waited for the previous request is reported:
+// on a GPU it would confuse the rounds of the barrier.
 #pragma once
 
 #include "block_host.h"
@@ -15,9 +15,10 @@ struct BulkCopy {
   void start(const B& block, Shared<float, N>& to, int i, const float* from, int count,
              host::Site site = host::Site::current()) {
     if (block.thread() != 0) return;
-    if (waits < requests * block.threads()) {  // some may wait for this one already
-      host::machine.report("request before all threads have waited for the last one", site,
-                           [&] { return std::to_string(waits) + " waits for " + std::to_string(requests) + " requests"; });
+    if (waits < requests * block.threads()) {  // some threads may be waiting for this one already
+      host::machine.report("request before all threads have waited for the last one", site, [&] {
+        return std::to_string(waits) + " waits for " + std::to_string(requests) + " requests";
+      });
     }
     ++requests;
     for (int k = 0; k < count; k += 4) {

@@ -1,5 +1,6 @@
-// Fibers: many stacks for one thread of the operating system, switched by hand. A kernel's thread waits at a barrier by
-// switching to another's stack, which costs some nanoseconds and happens in the same order in every run.
+// Fibers: many stacks on one thread of the operating system, with explicit switches. A kernel's thread waits at a
+// barrier by switching to another thread's stack, which takes some nanoseconds and happens in the same order in every
+// run.
 #pragma once
 
 #include <sys/mman.h>
@@ -17,10 +18,10 @@ namespace seam::gpu::host {
 
 // ---- Stacks ---------------------------------------------------------------------------------------------------------
 
-constexpr size_t kStack = size_t(1) << 17;  // only what is touched takes memory
+constexpr size_t kStack = size_t(1) << 17;  // only touched pages take memory
 constexpr size_t kPage = size_t(1) << 12;
 
-// Stacks are mapped once and handed out again and again, the warmest first.
+// Stacks are mapped once and reused, the most recently used first.
 class Stacks {
  public:
   char* take() {  // the upper end of a free stack
@@ -39,8 +40,8 @@ class Stacks {
     if (memory == MAP_FAILED) throw std::bad_alloc();
     for (size_t k = kCount; k-- > 0;) {
       char* low = static_cast<char*>(memory) + k * kStack;
-      mprotect(low, kPage, PROT_NONE);  // too deep a stack ends here, not in its neighbour
-      // Different ends within a page: else all stacks would compete for the same few lines of the cache.
+      mprotect(low, kPage, PROT_NONE);  // a guard page: a stack overflow faults here
+      // Staggered within a page: else all stacks would compete for the same few cache lines.
       free_.push_back(low + kStack - k % 64 * 9 % 64 * 64);
     }
   }
@@ -52,8 +53,8 @@ class Stacks {
 
 #if defined(__x86_64__) && !defined(SEAM_UCONTEXT)
 
-// Saves what a function must preserve and the stack's end, and takes up another stack where it was left in the same
-// way. In assembler, of which the compiler knows nothing, so that it trusts no memory across it.
+// Saves the callee-saved registers and the stack pointer, and resumes another stack that was left in the same way. In
+// assembler, so that the compiler assumes nothing about memory across the call.
 extern "C" void seam_switch_stack(void** from, void* to);
 asm(R"(
   .pushsection .text.seam_switch_stack, "axG", @progbits, seam_switch_stack, comdat
@@ -86,15 +87,15 @@ struct Context {
 
 inline void switch_context(Context& from, const Context& to) { seam_switch_stack(&from.stack, to.stack); }
 
-// `context` will begin in `entry`, on the stack that ends at `top`. `entry` never returns.
+// Prepares `context` to begin in `entry`, on the stack that ends at `top`. `entry` never returns.
 inline void prepare(Context& context, char* top, void (*entry)()) {
   uintptr_t* words = reinterpret_cast<uintptr_t*>(top) - 8;
-  for (int i = 0; i < 8; ++i) words[i] = 0;  // six registers, `entry` to return to, and a caller for it
+  for (int i = 0; i < 8; ++i) words[i] = 0;  // six registers, `entry` as the return address, and its caller
   words[6] = reinterpret_cast<uintptr_t>(entry);
   context.stack = words;
 }
 
-#else  // several times as slow, for it asks the system about signals each time
+#else  // several times slower, because each switch is a system call for the signal mask
 
 struct Context {
   ucontext_t state;
@@ -104,7 +105,7 @@ inline void switch_context(Context& from, const Context& to) { swapcontext(&from
 
 inline void prepare(Context& context, char* top, void (*entry)()) {
   getcontext(&context.state);
-  const size_t bytes = kStack - 2 * kPage;  // less than there is, for `top` is not quite the stack's end
+  const size_t bytes = kStack - 2 * kPage;  // less than the stack has, because `top` is not quite its end
   context.state.uc_stack.ss_sp = top - bytes;
   context.state.uc_stack.ss_size = bytes;
   context.state.uc_link = nullptr;

@@ -1,5 +1,6 @@
-// The CPU's meaning of csrc/cuda/flags.cuh. The watch follows what a block is told of others, also of third ones: so what is
-// read too early, or written while others may still read it, is a race. A flag that nobody posts is reported.
+// csrc/cuda/flags.cuh for the CPU. The race detection follows what a block learns of others by flags, also
+// transitively: so a premature read, or a write while others may still read, is a race. A flag that is never posted is
+// reported.
 #pragma once
 
 #include "block_host.h"

@@ -1,5 +1,4 @@
-// Who runs a kernel's threads, in what order, and where they wait for each other; and which of their accesses may be
-// made.
+// The scheduler of a kernel's threads, with their order and their barriers; and the checks of their memory accesses.
 #pragma once
 
 #include <algorithm>
@@ -23,34 +22,34 @@ namespace seam::gpu::host {
 
 enum class Doing { running, sync, sync_warp, sync_half, sync_cluster, shuffle, tile };
 
-struct Copy {  // 16 bytes that are on their way
+struct Copy {  // 16 bytes that are being copied
   void* to;
   const void* from;
   Site site;
-  const void* request;  // that they are part of
+  const void* request;  // the request that they belong to
 };
 
 struct Thread : Member {
-  uint32_t rank;      // of its block in the cluster
-  uint32_t number;    // in its block
-  char* memory;       // its block's shared memory
-  char* stack;        // null before its first step and after its last
-  Doing doing;        // what it waits in
-  Site site;          // and where
-  void* offer;        // what it brings to a shuffle or a tile
-  uint32_t sent;      // when it last stored into a peer's memory, if so in this cluster
+  uint32_t rank;    // of its block in the cluster
+  uint32_t number;  // in its block
+  char* memory;     // its block's shared memory
+  char* stack;      // null before the thread has begun and after it has ended
+  Doing doing;      // the primitive that it waits in
+  Site site;        // and its source line
+  void* offer;      // its operands of a shuffle or a tile
+  uint32_t sent;    // when it last stored into another block's memory, if it did in this cluster
   Site sent_at;
   std::vector<Copy> copies;
   Context context;
 };
 
-struct Message {  // on its way into shared memory
+struct Message {  // not yet arrived in shared memory
   void* to;
-  const void* counted;  // where it counts as arrived
-  int32_t round;        // there
+  const void* counted;  // the counter of its arrival
+  int32_t round;        // of that counter
   char bytes[16];
   size_t size;
-  const void* from;  // where they lie until they arrive; null: nowhere else
+  const void* from;  // source that must stay valid until arrival; null: none
 };
 
 // ---- The machine ----------------------------------------------------------------------------------------------------
@@ -62,7 +61,7 @@ class Machine {
     uint32_t blocks, threads;  // of a cluster, of a block
     size_t bytes;              // of a block's shared memory
   };
-  using Body = void (*)(Thread&, const void* params);  // throws nothing
+  using Body = void (*)(Thread&, const void* params);  // must not throw
 
   HostOptions options;
   Ranges ranges;
@@ -90,7 +89,8 @@ class Machine {
   const Shape& shape() const { return shape_; }
   int64_t cluster() const { return cluster_; }
 
-  // ---- Meeting others ----
+  // ---- Barriers ------
+  // -----------------------------------------------------------------------------------------------
 
   void barrier(Thread& me, Group& group, Doing doing, const Site& site) {
     if (arrive(me, group, doing, site)) {
@@ -102,7 +102,7 @@ class Machine {
     go_on(me);
   }
 
-  // Each lane brings an offer; the last to come does `all(lanes)` for the warp, unless they have not come for the same.
+  // Each lane brings its operands; the last one runs `all(lanes)` for the warp, if all have come to the same primitive.
   template <class All>
   void together(Thread& me, void* offer, Doing doing, const Site& site, All&& all) {
     me.offer = offer;
@@ -113,7 +113,7 @@ class Machine {
     go_on(me);
   }
 
-  // Lets others go on until it is so.
+  // Lets other threads run until the condition holds.
   template <class Ready>
   void wait_until(const Ready& ready, const Site& site) {
     Thread& me = *current_;
@@ -127,9 +127,10 @@ class Machine {
     }
   }
 
-  // ---- Messages: numbers into shared memory of the cluster, that count where they arrive ----
+  // ---- Messages: stores into shared memory of the cluster that are counted on arrival ----
+  // ----------------------------
 
-  // Where a number of one's own block lies in block `rank`; null if there is no such place.
+  // The address in block `rank` of a number of the own block's shared memory; null if there is none.
   void* place_in(int rank, void* array, int size, size_t bytes, int i, int count, const Site& site) {
     Thread& me = *current_;
     if (rank < 0 || uint32_t(rank) >= shape_.blocks) {
@@ -146,7 +147,8 @@ class Machine {
     return memory_.get() + size_t(rank) * stride() + within;
   }
   void send(const Message& message, const Site& site) {
-    if (options.shadow) shadow_.receive_shared(size_t(static_cast<char*>(message.to) - memory_.get()), message.size, site);
+    if (options.shadow)
+      shadow_.receive_shared(size_t(static_cast<char*>(message.to) - memory_.get()), message.size, site);
     const bool late = options.order == HostOptions::depth_first || options.order == HostOptions::shuffled;
     if (late) messages_.push_back(message);
     else memcpy(message.to, message.bytes, message.size);
@@ -159,7 +161,7 @@ class Machine {
     });
   }
 
-  // ---- Flags: what a block tells others, in global memory ----
+  // ---- Flags in global memory --------------------------- -----------------------------------------------------------
 
   void post(const Thread& me, int32_t* flag, int32_t value) {
     shadow_.post(me, flag);
@@ -173,9 +175,10 @@ class Machine {
   }
   std::string name(const Thread& thread) const { return shadow_.name(thread.id, *thread.block); }
 
-  // ---- Memory: whether an access may be made, and what it says of the kernel ----
+  // ---- Checks of memory accesses --------------------------------------------
+  // ----------------------------------------
 
-  // `count` neighbours from `i` on, of an array of `size` values of `bytes` each.
+  // `count` adjacent values from index `i` on, of an array of `size` values of `bytes` bytes each.
   bool shared_access(const void* array, int size, size_t bytes, int i, int count, bool writes, const Site& site) {
     const Thread& me = *current_;
     if (!inside(me, array, size, i, count, site)) return false;
@@ -190,7 +193,7 @@ class Machine {
     return true;
   }
 
-  // Where the same value of block `rank` is; null if there is none.
+  // The address of the same value in block `rank`; null if there is none.
   void* peer_access(const void* array, int size, size_t bytes, int i, int rank, const Site& site) {
     Thread& me = *current_;
     if (rank < 0 || uint32_t(rank) >= shape_.blocks) {
@@ -237,12 +240,14 @@ class Machine {
       report("misaligned access", site, [&] { return name(me) + " in global memory"; });
     }
     if (!handed_over(at, bytes, site)) return false;
-    if (bytes > 1) shadow_.touch_global(me, at, bytes, writes, site);  // of single bytes, neighbours share a cell
+    if (bytes > 1)
+      shadow_.touch_global(me, at, bytes, writes,
+                           site);  // single bytes share a cell with their neighbour, and are not tracked
     return true;
   }
 
  private:
-  // ---- Setting up ----
+  // ---- Setting up ---------------------------------------------------------------------------------------------------
 
   static constexpr uint32_t kHalf = 128;
   uint32_t halves() const { return (shape_.threads + kHalf - 1) / kHalf; }  // of a block
@@ -274,11 +279,11 @@ class Machine {
     }
   }
 
-  // All blocks of a cluster from the first to the last step; false if that was not to be.
+  // Runs all blocks of a cluster to their end; returns false if they did not get there.
   bool run(int64_t cluster) {
     cluster_ = cluster;
     const uint32_t total = shape_.blocks * shape_.threads;
-    memset(memory_.get(), 0xff, shape_.blocks * stride());  // no number, whatever it is taken for
+    memset(memory_.get(), 0xff, shape_.blocks * stride());  // NaN, whatever floating type it is read as
     shadow_.begin_cluster(cluster, shape_.blocks * stride());
     begun_ = shadow_.now();
     for (uint32_t k = 0; k < warps_.size(); ++k) warps_[k] = {k * 32, 32, 0, begun_};
@@ -306,14 +311,15 @@ class Machine {
     return ended_ == total;
   }
 
-  // ---- Taking turns ----
+  // ---- Scheduling --
+  // -------------------------------------------------------------------------------------------------
 
   static void begin(Thread& thread, char* stack) {
     thread.stack = stack;
     prepare(thread.context, stack, &Machine::live);
   }
 
-  // What a stack does: one thread from its first step to its last, then the next that has not begun.
+  // Runs on each stack: one thread from beginning to end, then the next that has not begun.
   static void live() {
     Machine& machine = running();
     for (;;) machine.succeed(*machine.current_, machine.body_, machine.params_);
@@ -327,7 +333,7 @@ class Machine {
       leave();
     }
     current_ = next;
-    std::swap(me.stack, next->stack);  // `me` has ended: its stack is for who has none
+    std::swap(me.stack, next->stack);  // `me` has ended: its stack goes to a thread without one
     if (me.stack == nullptr) return;
     std::swap(me.stack, next->stack);
     stacks_.give(me.stack);
@@ -346,7 +352,7 @@ class Machine {
     }
   }
 
-  // The running thread has been put where it will be found, or counted where it is waited for: another's turn.
+  // Switches to another thread; the running one has been queued, or counted where it waits.
   void go_on(Thread& me) {
     Thread* next = findings_.enough() ? nullptr : take();
     if (next == nullptr) {
@@ -360,13 +366,13 @@ class Machine {
     }
     me.doing = Doing::running;
   }
-  void leave() { switch_context(nobody_, main_); }  // for good; kernels hold nothing that would have to be given back
+  void leave() { switch_context(nobody_, main_); }  // for good: kernels own nothing that would have to be destroyed
 
   void wake(const Group& group) {
     for (uint32_t k = 0; k < group.size; ++k) {
       const bool from_last = options.order == HostOptions::reversed || options.order == HostOptions::depth_first;
       Thread* thread = &threads_[group.first + (from_last ? group.size - 1 - k : k)];
-      if (options.order == HostOptions::depth_first) {  // to the front, so that a warp goes as far as it gets
+      if (options.order == HostOptions::depth_first) {  // to the front, so that a warp runs as far as it can
         first_ = (first_ == 0 ? all_.size : first_) - 1;
         ready_[first_] = thread;
       } else {
@@ -392,9 +398,9 @@ class Machine {
     return (z ^ z >> 31) % below;
   }
 
-  // ---- Meeting ----
+  // ---- Groups -------------------------------------------------------------------------------------------------------
 
-  bool arrive(Thread& me, Group& group, Doing doing, const Site& site) {  // whether it was the last
+  bool arrive(Thread& me, Group& group, Doing doing, const Site& site) {  // returns whether it was the last
     me.doing = doing;
     me.site = site;
     if (++group.arrived < group.size) return false;
@@ -402,21 +408,20 @@ class Machine {
     return true;
   }
 
-  bool alike(const Group& group) {  // whether all came for the same
+  bool alike(const Group& group) {  // whether all came to the same primitive
     const Thread& one = threads_[group.first];
     for (uint32_t id = group.first + 1; id < group.first + group.size; ++id) {
       const Thread& other = threads_[id];
       if (other.doing == one.doing && same_site(other.site, one.site)) continue;
       const bool barriers = is_barrier(one.doing) && is_barrier(other.doing);
-      report(barriers ? "divergent barrier" : "divergent shuffle", one.site, [&] {
-        return name(one) + " waits in " + place(one) + ", " + name(other) + " in " + place(other);
-      });
+      report(barriers ? "divergent barrier" : "divergent shuffle", one.site,
+             [&] { return name(one) + " waits in " + place(one) + ", " + name(other) + " in " + place(other); });
       return false;
     }
     return true;
   }
 
-  // Nobody can go on, though not all have come to their end; unless nobody shall.
+  // Reports a deadlock: no thread can run, though not all have ended.
   void report_standstill() {
     if (findings_.enough()) return;
     const Thread* culprit = nullptr;
@@ -485,11 +490,11 @@ class Machine {
   std::vector<Message> messages_;
 
   int64_t cluster_ = 0;
-  uint32_t begun_ = 0;  // when the cluster was
-  uint32_t ended_ = 0;  // of its threads
+  uint32_t begun_ = 0;  // when the cluster began
+  uint32_t ended_ = 0;  // number of its threads that have ended
   Thread* current_ = nullptr;
   Context main_, nobody_;
-  std::vector<Thread*> ready_;  // a ring: `count_` from `first_` on
+  std::vector<Thread*> ready_;  // a ring buffer: `count_` entries from `first_` on
   uint32_t first_ = 0, count_ = 0;
   uint64_t lot_ = 0;
 };

@@ -1,5 +1,5 @@
-// The CPU's meaning of csrc/cuda/messages.cuh. What is sent arrives at once or, where threads take turns by lot or warp by
-// warp, when somebody has waited for it: so that it neither helps to read too early nor to send too early.
+// csrc/cuda/messages.cuh for the CPU. Messages arrive at once or, in the shuffled and the depth-first order, when
+// somebody waits for them: so neither premature reads nor premature sends can go unnoticed in all orders.
 #pragma once
 
 #include "block_host.h"
@@ -7,7 +7,7 @@
 namespace seam::gpu {
 
 struct Arrivals {
-  int32_t missing, armed, rounds;  // bytes; whether they have been told; rounds that are over
+  int32_t missing, armed, rounds;  // bytes; whether the round is armed; rounds that are over
 
   void begin(int bytes) { missing = bytes, armed = 1, rounds = 0; }
   void arm(int bytes, host::Site site = host::Site::current()) {
@@ -40,11 +40,12 @@ void send_numbers(int rank, Shared<T, N>& shared, int i, const T (&values)[M], A
   static_assert(sizeof(T) == 4);
   host::Message message = {nullptr, nullptr, 0, {}, M * sizeof(T), from};
   message.to = host::machine.place_in(rank, shared.memory, N, sizeof(T), i, M, site);
-  Arrivals* const theirs = static_cast<Arrivals*>(host::machine.place_in(rank, &arrivals, 1, sizeof(arrivals), 0, 1, site));
+  Arrivals* const theirs =
+      static_cast<Arrivals*>(host::machine.place_in(rank, &arrivals, 1, sizeof(arrivals), 0, 1, site));
   if (message.to == nullptr || theirs == nullptr) return;
   memcpy(message.bytes, values, sizeof(values));
   message.counted = theirs;
-  // The round that it belongs to: none can be a round ahead of whom it is sent to.
+  // The round that it belongs to: a sender cannot be a round ahead of its receiver.
   message.round = theirs->rounds;
   host::machine.send(message, site);
   theirs->arrived(M * sizeof(T));
@@ -61,7 +62,7 @@ void send4(const B&, int rank, Shared<T, N>& shared, int i, const T (&values)[4]
   send_numbers(rank, shared, i, values, arrivals, site);
 }
 
-// As many messages, of what lies there when they arrive. Whether `ready_to_send` has been said, nobody sees.
+// As many messages, with the values at their arrival. Whether `ready_to_send` was called is not checked.
 SEAM_KERNEL void ready_to_send() {}
 template <class B, class T, int N>
 void send_all(const B& block, int rank, Shared<T, N>& shared, int i, int count, Arrivals& arrivals,

@@ -1,52 +1,45 @@
-// The CUDA op as a Python module that computes on the CPU: the host side as it is, the kernels in their host meaning.
+// The CUDA op as a Python module that runs on the CPU: the host side as it is, the kernels by block_host.h.
 #include <c10/core/CPUAllocator.h>
 #include <torch/extension.h>
 
 #include <cstdlib>
 
+#include "bindings/op_binding.h"
+#include "bindings/queued_epochs_binding.h"
+#include "bindings/trainer_binding.h"
 #include "cuda/block.cuh"
-#include "cuda/calls_together.h"
-#include "cuda/documents.h"
-#include "cuda/masked_lstm.h"
-#include "cuda/seam_trainer.h"
-#include "cuda/together_binding.h"
-#include "trainer_binding.h"
-#include "transforms.h"
+#include "cuda/class_logits_cuda.h"
+#include "cuda/masked_lstm_cuda.h"
+#include "cuda/seam_trainer_cuda.h"
+#include "cuda/vmap_calls_cuda.h"
 
 namespace py = pybind11;
 
 namespace seam {
 
-// What autograd.cpp calls; in the real module it goes by the device.
-std::tuple<Tensor, Tensor, Tensor, Tensor> masked_lstm_forward(const Tensor& input, const OptionalTensor& h_0,
-                                                               const OptionalTensor& c_0,
-                                                               const std::vector<Tensor>& weights,
-                                                               const std::vector<OptionalTensor>& scores,
-                                                               const OptionalTensor& lengths, bool batch_first_output,
-                                                               bool save) {
-  return gpu::masked_lstm_forward(input, h_0, c_0, weights, scores, lengths, batch_first_output, save);
+// In place of bindings/device_dispatch.cpp: always the GPU's code.
+LayerOutputs masked_lstm_forward(const LayerArguments& arguments, bool batch_first_output, bool save) {
+  return gpu::masked_lstm_forward(arguments, batch_first_output, save);
 }
-
-std::tuple<OptionalTensor, OptionalTensor, OptionalTensor, std::vector<OptionalTensor>, std::vector<OptionalTensor>>
-masked_lstm_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const OptionalTensor& grad_c_n,
-                     const Tensor& input, const Tensor& output, const OptionalTensor& h_0, const OptionalTensor& c_0,
-                     const Tensor& saved, const std::vector<Tensor>& weights,
-                     const std::vector<OptionalTensor>& scores, const OptionalTensor& lengths, bool need_input,
-                     bool need_h_0, bool need_c_0, const std::vector<bool>& need_weights,
-                     const std::vector<bool>& need_scores, bool overwrite_saved, bool clamp) {
-  return gpu::masked_lstm_backward(grad_output, grad_h_n, grad_c_n, input, output, h_0, c_0, saved, weights, scores,
-                                   lengths, need_input, need_h_0, need_c_0, need_weights, need_scores,
-                                   overwrite_saved, clamp);
+LayerGradients masked_lstm_backward(const LayerBackwardArguments& arguments, const GradientsNeeded& needed) {
+  return gpu::masked_lstm_backward(arguments, needed);
+}
+variable_list forward_calls(const Calls& calls, const variable_list& tensors) {
+  return gpu::forward_calls(calls, tensors);
+}
+variable_list backward_calls(const Calls& calls, const std::vector<bool>& needs, const variable_list& tensors) {
+  return gpu::backward_calls(calls, needs, tensors);
 }
 
 namespace gpu {
 
 namespace {
 
-Device pretended = {0, {}, 4, true, false, 1, 5};  // few multiprocessors, so that small batches already take several rounds
+Device pretended = {0,     {}, 4, true,
+                    false, 1,  5};  // few multiprocessors, so that small batches already take several rounds
 
-// Memory of tensors, each piece of it known to the kernels' watch while it lives. Between two pieces lies some that nobody
-// may touch.
+// An allocator of tensors that allows kernels access to each block of memory while it lives. There is a gap between two
+// blocks that nobody may access.
 struct WatchedMemory final : c10::Allocator {
   c10::DataPtr allocate(size_t size) override {
     void* const memory = size ? std::aligned_alloc(64, (size + 127) / 64 * 64) : nullptr;
@@ -63,7 +56,7 @@ struct WatchedMemory final : c10::Allocator {
   }
 };
 
-// From now on tensors get watched memory, and kernels may touch no other; or as before.
+// Whether tensors get such memory from now on, so that kernels may access no other.
 void watch_memory(bool watch) {
   static WatchedMemory watched;
   static c10::Allocator* const ordinary = c10::GetCPUAllocator();
@@ -71,7 +64,7 @@ void watch_memory(bool watch) {
   c10::SetCPUAllocator(watch ? &watched : ordinary, 1);
 }
 
-// Whether accesses are watched: for races, and for memory that nobody allowed. Thousands of steps are quicker unwatched.
+// Whether accesses are checked for races and for memory that is not allowed. Thousands of steps are quicker without.
 void watch(bool watch) { host_options().shadow = host_options().global_shadow = watch; }
 
 void set_order(const std::string& order, uint64_t seed) {
@@ -97,32 +90,17 @@ void wait_for(const Device&) {}
 
 }  // namespace gpu
 
-variable_list forward_each(const Calls& calls, const variable_list& tensors) {
-  gpu::CallsTogether turns(calls, tensors, 0);
-  return forward_in_turn(calls, tensors, turns);
-}
-variable_list backward_each(const Calls& calls, const std::vector<bool>& needs, const variable_list& tensors) {
-  gpu::CallsTogether turns(calls, tensors, kGrads);
-  return backward_in_turn(calls, needs, tensors, turns);
-}
-
 }  // namespace seam
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   using py::arg;
-  m.def("masked_lstm_forward", &seam::masked_lstm_forward);
-  m.def("masked_lstm_layer", &seam::masked_lstm_layer);
-  m.def("masked_lstm_layer_transformed", &seam::masked_lstm_layer_transformed);
-  m.def("masked_lstm_backward", &seam::masked_lstm_backward, arg("grad_output"), arg("grad_h_n"), arg("grad_c_n"),
-        arg("input"), arg("output"), arg("h_0"), arg("c_0"), arg("saved"), arg("weights"), arg("scores"),
-        arg("lengths"), arg("need_input"), arg("need_h_0"), arg("need_c_0"), arg("need_weights"), arg("need_scores"),
-        arg("overwrite_saved") = false, arg("clamp") = true);
+  seam::bind_masked_lstm(m);
   m.def("choose_cuda", &seam::gpu::choose);
   m.def("class_logits_on_gpu", &seam::gpu::class_logits);
   m.def("choose_steps", &seam::gpu::choose_steps);
-  m.def("use_little_memory", [](int64_t bytes) { seam::gpu::choices().little = bytes; });
+  m.def("use_little_memory", [](int64_t bytes) { seam::gpu::choices().scratch_bytes = bytes; });
   seam::bind_trainer(m, &seam::gpu::make_trainer);
-  seam::gpu::bind_together(m);
+  seam::gpu::bind_queued_epochs(m);
   m.def("modules_at_once", py::overload_cast<const seam::Tensor&, int64_t, int64_t>(&seam::gpu::modules_at_once));
   m.def("order", &seam::gpu::order_of);
   m.def("watch_memory", &seam::gpu::watch_memory);

@@ -1,5 +1,5 @@
-// What watches the kernels, watched: correct kernels run clean whoever's turn it is, each planted fault is found, and
-// the numbers of real.cuh are held against their definition.
+// Tests of the CPU implementation of block.cuh: correct kernels have no findings in any order of threads, each planted
+// fault is found, and the number types of real.cuh agree with their definition.
 #include <cfloat>
 #include <cmath>
 #include <cstdio>
@@ -11,9 +11,9 @@
 #include <type_traits>
 #include <vector>
 
-#include "../../csrc/cuda/block.cuh"
-#include "../../csrc/cuda/flags.cuh"
-#include "../../csrc/cuda/messages.cuh"
+#include "cuda/block.cuh"
+#include "cuda/flags.cuh"
+#include "cuda/messages.cuh"
 
 namespace {
 
@@ -46,7 +46,7 @@ std::string findings(const typename K::Params& p, int64_t clusters = 1) {  // em
 constexpr HostOptions::Order kOrders[] = {HostOptions::round_robin, HostOptions::depth_first, HostOptions::reversed,
                                           HostOptions::shuffled};
 
-// Whether `holds()` is empty in every order; else what it says.
+// Checks that `holds()` is empty in every order of threads; else reports its text.
 std::string in_all_orders(const std::function<std::string()>& holds) {
   std::string why;
   for (const HostOptions::Order order : kOrders) {
@@ -79,7 +79,7 @@ void clean(const char* what, const typename K::Params& p, int64_t clusters, cons
   check(why.empty(), std::string("clean: ") + what, why);
 }
 
-// What small kernels have in common.
+// The common part of small kernels.
 template <int CL = 1>
 struct Small {
   static constexpr int kThreads = 64, kCluster = CL;
@@ -94,7 +94,7 @@ struct Small {
   };
 };
 
-// Of kernels whose blocks are not neighbours, and tell each other by flags.
+// The common part of kernels whose blocks synchronise by flags.
 struct Grouped {
   static constexpr int kThreads = 64, kCluster = 1, kGroup = 4;
   using Block = BlockOf<1>;
@@ -177,7 +177,7 @@ struct Neighbours : Small<> {
   }
 };
 
-// Each step, each block adds what the block before it had; two buffers, so that one barrier a step is enough.
+// In each step each block adds what the previous block had; double buffered, so that one barrier per step suffices.
 struct Ring : Small<4> {
   static constexpr int kSteps = 6;
   static SEAM_KERNEL void run(const Block& block, Smem& smem, const Params& p) {
@@ -196,8 +196,8 @@ struct Ring : Small<4> {
   }
 };
 
-// The same by messages, without a barrier: each thread sends to all blocks, behind its reads of the step before. So who has
-// received what all sent for a step may overwrite what they read before it.
+// The same by messages, without a barrier: each thread sends to all blocks, after its reads of the previous step. So
+// whoever has received what all sent for a step may overwrite what they read before it.
 struct RingOfMessages : Small<4> {
   struct Smem {
     Shared<float, 2 * kCluster * 64> all;
@@ -223,7 +223,7 @@ struct RingOfMessages : Small<4> {
   }
 };
 
-// The same by requests: a block writes what it sends among its own, and sends all of it at once.
+// The same by requests: a block writes what it sends to its own memory, and sends all of it at once.
 struct RingOfRequests : Small<4> {
   using Smem = RingOfMessages::Smem;
   static constexpr int kSteps = Ring::kSteps, kBytes = (kCluster - 1) * 64 * int(sizeof(float));
@@ -391,7 +391,7 @@ struct ReadAfterWrite : Small<> {
   }
 };
 
-// The writer is the last of the readers: who looks only at the last does not see the others.
+// The writer is the last of the readers: a detector that keeps only the last reader misses the others.
 struct OneOfTheReaders : Small<> {
   static SEAM_KERNEL void run(const Block& block, Smem& smem, const Params&) {
     if (block.thread() == 0) smem.a.store(0, 1);
@@ -457,9 +457,7 @@ struct Unwritten : Small<> {
 };
 
 struct OutOfBounds : Small<> {
-  static SEAM_KERNEL void run(const Block& block, Smem& smem, const Params&) {
-    smem.a.store(block.thread() + 1, 1);
-  }
+  static SEAM_KERNEL void run(const Block& block, Smem& smem, const Params&) { smem.a.store(block.thread() + 1, 1); }
   static constexpr int kLine = __LINE__ - 2;
 };
 
@@ -723,7 +721,8 @@ void planted_faults() {
   found<GlobalSwap>("no barrier between writes and reads of global memory", "race in global memory", one);
 }
 
-// ---- What is said, and what is left out -----------------------------------------------------------------------------
+// ---- The text of findings --------------
+// -----------------------------------------------------------------------------
 
 void reports() {
   std::vector<float> in(256), out(256);
@@ -868,8 +867,8 @@ void races_by_definition() {
 
 // ---- Numbers of 16 bits ---------------------------------------------------------------------------------------------
 
-// What bits stand for, by the definition: a mantissa of `digits` bits, the exponent above it. What would stand for the
-// next number after the greatest is infinity, and that number is what rounding sees in its place.
+// The value of bits by the definition: a mantissa of `digits` bits, the exponent above it. The bits after the largest
+// number are infinity; for rounding they stand for the next number of the sequence.
 double value_of(uint32_t bits, int digits) {
   const int bias = (1 << (14 - digits)) - 1, exponent = int(bits & 0x7fffu) >> digits;
   const int mantissa = int(bits) & ((1 << digits) - 1);
@@ -944,7 +943,7 @@ void tf32() {
 
 }  // namespace
 
-// By ucontext only the switch is another one, and each costs calls of the system.
+// With ucontext only the switch differs, and each one takes system calls.
 #if defined(SEAM_UCONTEXT)
 constexpr bool kByHand = false;
 #else

@@ -1,5 +1,5 @@
-// What no GPU tells: who last wrote and read each cell of memory, whether a barrier stood between, and what was handed
-// over to a kernel at all. Beside it the findings, which a launch throws in one sentence.
+// Race detection: who last wrote and read each cell of memory, and whether a barrier was in between; which memory a
+// kernel was given at all; and the findings, which a launch throws in one sentence.
 #pragma once
 
 #include <algorithm>
@@ -16,15 +16,15 @@
 
 namespace seam::gpu {
 
-// How kernels are run and watched; for tests to set between launches.
+// How kernels are run and checked; set by tests between launches.
 struct HostOptions {
-  // Who goes on where several could: in turn, a warp as far as it gets, in turn from the last, or by lot.
+  // Which thread runs next: in turn, a warp as far as it can, in turn from the last one, or at random.
   enum Order { round_robin, depth_first, reversed, shuffled };
-  bool shadow = true;         // races in shared memory and reads of what nobody wrote there
-  bool global_shadow = true;  // races in global memory, and accesses outside what was handed over
+  bool shadow = true;         // detects races in shared memory and uninitialised reads
+  bool global_shadow = true;  // detects races in global memory, and accesses outside of allowed memory
   Order order = round_robin;
-  uint64_t seed = 0;       // of the lot
-  bool keep_going = true;  // to the kernel's end, else only to the first finding
+  uint64_t seed = 0;       // of the random order
+  bool keep_going = true;  // run to the kernel's end, else only to the first finding
 };
 
 namespace host {
@@ -45,7 +45,7 @@ inline std::string text_of(const Site& site) {
 
 class Findings {
  public:
-  // Notes what `text()` says, unless the line has been found guilty of the same already.
+  // Records the finding `text()`, unless the same was found for this line already.
   template <class Text>
   void add(const char* kind, const Site& site, Text&& text) {
     const auto known = [&](const Finding& other) {
@@ -82,19 +82,20 @@ class Findings {
   std::vector<Finding> all_;
 };
 
-// ---- Threads, and those they meet at barriers -----------------------------------------------------------------------
+// ---- Threads, and the groups of barriers -----
+// -----------------------------------------------------------------------
 
 // A warp, half a block, a block or a cluster: `size` threads of a cluster, numbered from `first`.
 struct Group {
   uint32_t first, size;
-  uint32_t arrived;  // of those that wait for the others
-  uint32_t time;     // of the last barrier
+  uint32_t arrived;  // number of threads that wait
+  uint32_t time;     // when the last barrier was complete
 
   bool has(uint32_t thread) const { return thread - first < size; }
 };
 
 struct Member {
-  uint32_t id;  // in the cluster
+  uint32_t id;                           // in the cluster
   Group *warp, *half, *block, *cluster;  // half: four warps, half a block of 256 threads
 };
 
@@ -131,8 +132,8 @@ class Sites {
   std::vector<Site> sites_ = std::vector<Site>(kCount);
 };
 
-// When, where and by whom: the clock of barriers (32 bits), the line (15), and a thread of the cluster (14) or, beyond
-// it (3), that there were several and what they have in common.
+// An access: the time by the clock of barriers (32 bits), the line (15), and the thread of the cluster (14), or that
+// there were several threads and what they have in common (3).
 struct Record {
   enum Level { kThread, kWarp, kHalf, kBlock, kCluster, kLaunch };
   uint64_t bits;
@@ -147,16 +148,16 @@ struct Record {
   bool operator==(const Record&) const = default;
 };
 
-// Two bytes of memory, the least that kernels handle: the last write, and the reads since.
+// Two bytes of memory, the smallest unit of kernels: the last write, and the reads since.
 struct Cell {
   Record writer, reader;
 };
 
 // ---- The shadow -----------------------------------------------------------------------------------------------------
 
-// The clock ticks whenever a barrier is complete. What a thread of the same warp (half, block, cluster) did is over and
-// seen if it was before the time of the warp's (half's, block's, cluster's) last barrier. Nothing is ever wiped: records from before
-// the kernel, or for shared memory before the cluster, are told by their time.
+// The clock advances whenever a barrier is complete. What a thread of the same warp (half, block, cluster) did is
+// complete and visible if it was before the last barrier of the warp (half, block, cluster). Records are never erased:
+// those from before the kernel, or for shared memory before the cluster, are recognised by their time.
 class Shadow {
  public:
   explicit Shadow(Findings& findings) : findings_(findings) {}
@@ -181,21 +182,22 @@ class Shadow {
   void touch_shared(const Member& me, size_t offset, size_t bytes, bool writes, const Site& site) {
     touch(me, &cells_[offset / 2], bytes / 2, writes, true, site);
   }
-  // Written by a message: those who wait for it know, and who else touches it is not found out.
+  // Written by a message: its receivers wait for it; races of other threads with it are not detected.
   void receive_shared(size_t offset, size_t bytes, const Site& site) {
     for (size_t k = offset / 2; k < (offset + bytes) / 2; ++k) {
       cells_[k] = {Record::of(cluster_begin_, sites_.number(site), Record::kThread, 0), {0}};
     }
   }
   void touch_global(const Member& me, const void* at, size_t bytes, bool writes, const Site& site) {
-    const uintptr_t first = reinterpret_cast<uintptr_t>(at) / 2, end = first + bytes / 2;  // cells of all memory
+    const uintptr_t first = reinterpret_cast<uintptr_t>(at) / 2, end = first + bytes / 2;  // cells of global memory
     for (uintptr_t cell = first, next; cell < end; cell = next) {
       next = std::min(end, (cell / kPageCells + 1) * kPageCells);
       touch(me, page(cell / kPageCells) + cell % kPageCells, next - cell, writes, false, site);
     }
   }
 
-  // Whoever is told of this flag knows that all that the block did before its last barrier is over, and what it has been told.
+  // Posts a flag: whoever waits for it knows that all that the block did before its last barrier is complete, and what
+  // the block itself knew of others.
   void post(const Member& me, const void* flag) {
     Known known = known_of(me);
     known[block_of(me)] = me.block->time;
@@ -205,7 +207,7 @@ class Shadow {
     const auto found = posted_.find(flag);
     if (found != posted_.end()) learn(known_of(me), found->second);
   }
-  // What its warps know, at a barrier of a block.
+  // At a barrier of a block: merges what its warps know.
   void share(const Group& block) {
     if (known_.empty()) return;
     Known all;
@@ -232,7 +234,7 @@ class Shadow {
     forget_pages();
   }
 
-  // By block: the time before which all that it did is known to be over.
+  // For each block: the time before which all that it did is known to be complete.
   using Known = std::vector<uint32_t>;
   static uint32_t block_of(const Member& me) { return me.block->first / me.block->size; }
   Known& known_of(uint32_t thread) {
@@ -244,7 +246,8 @@ class Shadow {
   static void learn(Known& known, const Known& other) {
     for (size_t k = 0; k < known.size(); ++k) known[k] = std::max(known[k], other[k]);
   }
-  // Whether flags have told so. Of several threads the record knows the last one alone: of the others it is believed.
+  // Whether that is known by flags. If there were several threads the record has only the last one; the others are
+  // trusted.
   bool told_of(const Member& me, Record record) const {
     const auto found = known_.find(me.id / 32);
     if (found == known_.end() || record.level() > Record::kCluster) return false;
@@ -252,8 +255,8 @@ class Shadow {
     return record.tick() < (block == block_of(me) ? me.block->time : found->second[block]);
   }
 
-  // Whether it was over, and seen, before what `me` does now: whether a group that holds all concerned has met since, or flags
-  // have told so.
+  // Whether the recorded access is complete and visible for `me`: whether a group that contains all threads concerned
+  // has had a barrier since, or it is known by flags.
   bool over(const Member& me, Record record) const {
     const uint32_t tick = record.tick(), level = record.level(), thread = record.thread();
     if (tick < cluster_begin_) return false;  // of another cluster
@@ -283,7 +286,7 @@ class Shadow {
     const Record writer = cells[0].writer, reader = cells[0].reader;
     follow(me, cells[0], now, writes, shared, site);
     for (size_t k = 1; k < count; ++k) {
-      // What goes for the first half of a word mostly goes for the others.
+      // What holds for the first cell of a word mostly holds for its others.
       if (cells[k].writer == writer && cells[k].reader == reader) {
         if (writes) cells[k].writer = now;
         cells[k].reader = cells[0].reader;
@@ -304,7 +307,7 @@ class Shadow {
         findings_.add("read of unwritten shared memory", site,
                       [&] { return name(me.id, *me.block) + " reads what nobody wrote"; });
       }
-      // Readers do not mind each other, but a writer to come must be past them all.
+      // Reads do not conflict, but a later write must be ordered after all of them.
       const bool several = going_on(me, cell.reader, shared);
       cell.reader = several ? Record::of(clock_, now.line(), common(me, cell.reader), me.id) : now;
     }
@@ -345,14 +348,15 @@ class Shadow {
   uint32_t clock_ = 0, launch_begin_ = 0, cluster_begin_ = 0;
   int blocks_ = 1;
   int64_t cluster_ = 0;
-  std::unordered_map<uint32_t, Known> known_;        // by warp; of those that have been told something
-  std::unordered_map<const void*, Known> posted_;    // by flag
+  std::unordered_map<uint32_t, Known> known_;      // by warp; those that know something by flags
+  std::unordered_map<const void*, Known> posted_;  // by flag
   std::vector<Cell> cells_;
   std::unordered_map<uintptr_t, Page> pages_;
   std::vector<std::pair<uintptr_t, Cell*>> near_ = std::vector<std::pair<uintptr_t, Cell*>>(kNear);
 };
 
-// ---- What was handed over -------------------------------------------------------------------------------------------
+// ---- Allowed memory ------
+// -------------------------------------------------------------------------------------------
 
 // Ranges of memory in order, none overlapping.
 class Ranges {
@@ -375,7 +379,7 @@ class Ranges {
   void clear() { all_.clear(); }
 
   bool hold(const void* at, size_t bytes) {
-    if (all_.empty()) return true;  // nothing is known
+    if (all_.empty()) return true;  // no memory was declared
     const uintptr_t begin = reinterpret_cast<uintptr_t>(at);
     if (last_ < all_.size() && all_[last_].holds(begin, bytes)) return true;
     const auto after = std::upper_bound(all_.begin(), all_.end(), begin, before);
@@ -383,7 +387,7 @@ class Ranges {
     last_ = size_t(std::prev(after) - all_.begin());
     return true;
   }
-  // Where the nearest range lies.
+  // Describes the nearest range.
   std::string offset(const void* at) const {
     const uintptr_t begin = reinterpret_cast<uintptr_t>(at);
     const auto away = [&](const Range& r) { return std::min(distance(begin, r.begin), distance(begin, r.end)); };
@@ -391,7 +395,9 @@ class Ranges {
     const Range& nearest = *std::min_element(all_.begin(), all_.end(), nearer);
     const bool behind = begin >= nearest.end;
     return std::to_string(distance(begin, behind ? nearest.end : nearest.begin)) +
-           (behind ? " bytes behind the " : begin < nearest.begin ? " bytes before the " : " bytes into the ") +
+           (behind                  ? " bytes behind the "
+            : begin < nearest.begin ? " bytes before the "
+                                    : " bytes into the ") +
            std::to_string(nearest.end - nearest.begin) + " bytes that were";
   }
 
@@ -404,7 +410,7 @@ class Ranges {
   static size_t distance(uintptr_t a, uintptr_t b) { return a < b ? b - a : a - b; }
 
   std::vector<Range> all_;
-  size_t last_ = 0;  // neighbours are asked for in a row
+  size_t last_ = 0;  // the last hit: accesses are mostly near each other
 };
 
 }  // namespace host

@@ -14,7 +14,7 @@ def arguments(dtype=torch.float64, **changes):
     head = list(toy_weights.make_head(dtype))
     fine = {
         "weights": weights,
-        "rows": torch.arange(R),
+        "fed_ids": torch.arange(R),
         "scores": states,
         "exp_avg": [torch.zeros_like(part) for part in states],
         "exp_avg_sq": [torch.zeros_like(part) for part in states],
@@ -57,13 +57,13 @@ BAD_TRAINERS = [
     ("weights", lambda tensors: [part.half() for part in tensors], TypeError, "must be float32"),
     ("weights", lambda tensors: [part.to("meta") for part in tensors], TypeError, "on the CPU|be on meta"),
     ("weights", lambda tensors: [None, *tensors[1:]], TypeError, "incompatible"),
-    ("rows", torch.Tensor.int, TypeError, "int64"),
-    ("rows", lambda rows: rows[:, None], TypeError, "one dimension"),
-    ("rows", lambda rows: rows + WORDS - R + 1, ValueError, f"0 to {WORDS - 1}, but holds {WORDS}"),
-    ("rows", lambda rows: rows - 1, ValueError, "but holds -1"),
-    ("rows", lambda rows: rows[1:], ValueError, "must have shape"),
+    ("fed_ids", torch.Tensor.int, TypeError, "int64"),
+    ("fed_ids", lambda rows: rows[:, None], TypeError, "one dimension"),
+    ("fed_ids", lambda rows: rows + WORDS - R + 1, ValueError, f"0 to {WORDS - 1}, but holds {WORDS}"),
+    ("fed_ids", lambda rows: rows - 1, ValueError, "but holds -1"),
+    ("fed_ids", lambda rows: rows[1:], ValueError, "must have shape"),
     ("penalty", [0.1] * 6, ValueError, "must hold 7"),
-    ("lazy_update", "never", ValueError, "quadrature, replay or dense, but is never"),
+    ("lazy_update", "never", ValueError, "quadrature, replay or off, but is never"),
     ("lazy_update", 3, TypeError, "incompatible"),
 ]
 
@@ -80,7 +80,7 @@ class Bare:
 
 
 def documents_for(dtype=torch.float64, count=4, width=3):
-    """slots, lengths and shares for ``train``."""
+    """score_rows, lengths and target_probs for ``train``."""
     slots = (torch.arange(count * width) % R).reshape(count, width).int()
     return slots, torch.full((count,), width), torch.ones(count, 2, dtype=dtype) / 2
 
@@ -93,7 +93,7 @@ def with_value(tensor, value):
 
 
 BAD_DOCUMENTS = [
-    (0, torch.Tensor.long, TypeError, "slots must be a contiguous"),
+    (0, torch.Tensor.long, TypeError, "score_rows must be a contiguous"),
     (0, lambda slots: slots[0], TypeError, "two dimensions"),
     (0, flipped, TypeError, "contiguous"),
     (0, lambda slots: with_value(slots, R), ValueError, f"0 to {R - 1}, but holds {R}"),
@@ -104,9 +104,9 @@ BAD_DOCUMENTS = [
     (1, lambda lengths: torch.stack([lengths, lengths], 1)[:, 0], TypeError, "contiguous"),
     (1, lambda lengths: with_value(lengths, 0), ValueError, "between 1 and 3, but holds 0 for document 3"),
     (1, lambda lengths: with_value(lengths, 4), ValueError, "between 1 and 3, but holds 4 for document 3"),
-    (2, otherwise, TypeError, "shares must have .*dtype"),
-    (2, lambda shares: shares[:-1], ValueError, "shares must have shape"),
-    (2, flipped, ValueError, "shares must be contiguous"),
+    (2, otherwise, TypeError, "target_probs must have .*dtype"),
+    (2, lambda shares: shares[:-1], ValueError, "target_probs must have shape"),
+    (2, flipped, ValueError, "target_probs must be contiguous"),
     (3, 0, ValueError, "batch must be at least 1, but is 0"),
     (3, -2, ValueError, "batch must be at least 1, but is -2"),
     (4, -1, ValueError, "documents -1 to 4 of 4"),

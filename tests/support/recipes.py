@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from seam_fast import load_corpus
-from seam_fast.classifier.training import PublicRecipe, StrongRecipe
+from seam_fast.classifier.recipes import PublicRecipe, StrongRecipe
 from seam_fast.data.corpus import CorpusConfig
 
 QUICK_PUBLIC = PublicRecipe(epochs=40, batch_size=4, lr=0.3, decay_every=30)

@@ -1,0 +1,210 @@
+"""Options that several verbs and scripts share: how they are added to a parser, and what is made of their values."""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from ..data.tokenizer import tokenizer_named
+from ..errors import TrainingError
+from ..search.settings import Settings
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+OptionGroup: TypeAlias = argparse._ActionsContainer  # a parser, or a group of one: what has ``add_argument``
+
+# Fields of `Settings` that have an option of the same name.
+SETTINGS = (
+    "schedule",
+    "sampling",
+    "penalty",
+    "selection",
+    "alpha",
+    "lr_mask",
+    "lr_head",
+    "epochs",
+    "steps",
+    "batch_size",
+    "word_dropout",
+    "negatives_per_target",
+    "shots",
+    "early_stop",
+)
+# Every argument of the Python functions that has a flag of the same name; error messages are translated by these.
+OPTION_NAMES = (*SETTINGS, "evaluate_every", "lazy_update", "min_count", "max_length", "smallest_class")
+
+
+def add_verb(
+    verbs: Subparsers, name: str, run: Callable[[argparse.Namespace], int], help: str
+) -> argparse.ArgumentParser:
+    """Adds a verb that is run by ``run``, with the option ``--json`` that all verbs have; returns its parser."""
+    parser = verbs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def add_corpus_options(parser: OptionGroup, default: str | None = "r8") -> None:
+    """Adds the options that name a corpus. default: the corpus where the command line names none."""
+    parser.add_argument("--dataset", default=default, metavar="NAME", help="corpus: r8, or any name with --data-dir")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder with the corpus (for r8: see also SEAM_FAST_DATA)")
+
+
+def add_base_options(parser: OptionGroup, default: str) -> None:
+    """Adds the options that say where the base is and how its file is read. default: for the help text only."""
+    parser.add_argument("--base", metavar="FILE", help=f"default: {default}")
+    parser.add_argument(
+        "--readout", choices=("last_word", "last_position"), help="where the LSTM is read (default: as saved)"
+    )
+    parser.add_argument("--read", action=OldFlag, new="--readout", values={"end": "last_position"})
+    parser.add_argument(
+        "--key-map",
+        type=key_map,
+        default={},
+        metavar="OURS=THEIRS,...",
+        help="what the base's file calls word_embeddings, lstm, hidden2label or a tensor of these, if not plain",
+    )
+    parser.add_argument(
+        "--ignore-keys",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="KEY,...",
+        help="tensors of the base's file that take no part, or what their names begin with",
+    )
+
+
+def add_base_tokenizer_option(parser: OptionGroup) -> None:
+    """Adds ``--tokenizer`` for verbs that read a base, whose file usually holds its tokenizer."""
+    parser.add_argument(
+        "--tokenizer",
+        metavar="RULE",
+        help="where the base's file does not hold it (a function, or a bare state dict): the tokenizer it was "
+        "trained with, as in train",
+    )
+
+
+def add_text_options(parser: OptionGroup) -> None:
+    """Adds the fields of `CorpusConfig` that people change, and ``--smallest-class``."""
+    parser.add_argument(
+        "--tokenizer",
+        metavar="RULE",
+        help="how texts become words: words (lower case, punctuation apart; default for your own corpus), r8 (the "
+        "letters a to z; default for R8 and texts that were prepared likewise), spaces (at white space; default "
+        "of protocol reference), characters, or a function as MODULE:FUNCTION, such as jieba:lcut",
+    )
+    parser.add_argument("--min-count", type=positive, metavar="N", help="times a word must occur (default: 1)")
+    parser.add_argument(
+        "--max-length",
+        type=positive,
+        metavar="N",
+        help="words read of each document (default: 64, characters 256, protocol reference 32)",
+    )
+    parser.add_argument(
+        "--smallest-class",
+        type=positive,
+        metavar="N",
+        help="training documents a class of your own corpus needs (default: 2)",
+    )
+
+
+def text_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `CorpusConfig` that the command line gives."""
+    given = {"min_count": arguments.min_count, "max_length": arguments.max_length}
+    given["tokenizer"] = tokenizer_named(arguments.tokenizer) if arguments.tokenizer else None
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def add_settings(parser: OptionGroup, protocol: str = "seam") -> None:
+    """Adds the fields of `Settings` that people change, and what trains. protocol: the default of ``--protocol``."""
+    parser.add_argument(
+        "--protocol",
+        choices=("seam", "reference"),
+        default=protocol,
+        help=f"sets all defaults below (default: {protocol})",
+    )
+    parser.add_argument("--schedule", choices=("seam", "port", "joint"))
+    parser.add_argument("--sampling", choices=("balanced", "redraw", "all"))
+    parser.add_argument("--penalty", choices=("global", "group"))
+    parser.add_argument("--selection", choices=("reference", "f1", "last"))
+    parser.add_argument("--alpha", type=float, help="weight of the penalty on kept weights")
+    parser.add_argument("--lr-mask", "--lr_mask", type=float, help="learning rate of the scores")
+    parser.add_argument("--lr-head", "--lr_head", type=float, help="learning rate of the head")
+    parser.add_argument(
+        "--epochs", "--n_epochs", type=positive, help="epochs (default of protocol seam: a budget in steps)"
+    )
+    parser.add_argument("--steps", type=int, help="budget in steps, in place of epochs")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--word-dropout", type=float)
+    parser.add_argument("--negatives-per-target", type=float)
+    parser.add_argument("--shots", type=int, help="target documents to train on; -1: all")
+    parser.add_argument(
+        "--early-stop", "--early_stop", type=int, help="epochs without progress before stopping; -1: never"
+    )
+    parser.add_argument(
+        "--backend",
+        default="auto",
+        choices=("auto", "cuda", "cpu", "torch"),
+        help="what trains: cuda, all NVIDIA GPUs here, cpu, the CPU's compiled engine, torch, plain PyTorch, or auto, "
+        "the first that works (default)",
+    )
+    parser.add_argument(
+        "--lazy-update",
+        default="quadrature",
+        choices=("quadrature", "replay", "off"),
+        help="how the compiled engines treat rows of words that a step does not use (default: quadrature, the fastest)",
+    )
+    parser.add_argument("--catch-up", action=OldFlag, new="--lazy-update", values={"dense": "off"})
+
+
+def settings_from(arguments: argparse.Namespace) -> Settings:
+    """The protocol's settings, changed by the options of the command line."""
+    if getattr(arguments, "evaluate_every", 1) == 0 and arguments.selection not in (None, "last"):
+        raise TrainingError(
+            "--selection has no effect with --evaluate-every 0, which keeps the last epoch; leave it out"
+        )
+    options = {name: getattr(arguments, name, None) for name in SETTINGS}
+    return Settings.for_protocol(arguments.protocol).with_options(**options)
+
+
+class OldFlag(argparse.Action):
+    """A flag by its old name, which works for one minor release; a line on standard error gives the new name."""
+
+    def __init__(
+        self, option_strings: Sequence[str], dest: str, *, new: str, values: Mapping[str, str] | None = None
+    ) -> None:
+        """Makes the action; argparse calls this from ``add_argument``.
+
+        Args:
+            option_strings: as argparse passes them.
+            dest: as argparse passes it; not used, since the value goes where the new flag's goes.
+            new: the flag's present name.
+            values: present spelling of values by their old spelling, where that changed as well.
+        """
+        super().__init__(option_strings, dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        self.new, self.values = new, values or {}
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, option_string: Any = None
+    ) -> None:
+        """Stores the value as the new flag would, or refuses it with the new flag's message."""
+        value = self.values.get(value, value)
+        notice = f"{option_string} is deprecated, it is called {self.new} now: {self.new} {value}"
+        print(f"seam-fast: {notice}", file=sys.stderr)
+        action = parser._option_string_actions[self.new]
+        parser._check_value(action, value)
+        setattr(namespace, action.dest, value)
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def key_map(text: str) -> dict[str, str]:
+    """``OURS=THEIRS`` pairs, separated by commas, for argparse."""
+    pairs = [pair.split("=") for pair in text.split(",")]
+    if not all(len(pair) == 2 and all(pair) for pair in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form OURS=THEIRS,OURS=THEIRS")
+    return dict(pairs)

@@ -1,0 +1,139 @@
+"""``seam-fast reengineer``: learns a module for each target class."""
+
+import argparse
+from pathlib import Path
+
+from ...classifier.model import LSTMClassifier
+from ...common.progress import say
+from ...data.corpus import Corpus
+from ...modules.seam_module import SeamModule
+from ...search import reengineer
+from ...search.auto_engine import engines_on_card
+from ...search.settings import Settings
+from ...training.devices import ask_for_queues
+from .. import report
+from ..bases import describe_base, load_base
+from ..corpora import corpus_for_base
+from ..json_output import print_json
+from ..options import (
+    Subparsers,
+    add_base_options,
+    add_base_tokenizer_option,
+    add_corpus_options,
+    add_settings,
+    add_verb,
+    positive,
+    settings_from,
+)
+from ..paths import module_file, run_folder
+from ..run_files import ModuleFiles, can_draw, check_run, draw_run, reusable, save_run
+from ..targets import parse_targets, with_documents
+
+
+def add_to(verbs: Subparsers) -> None:
+    """Adds the verb's parser."""
+    parser = add_verb(verbs, "reengineer", run, "learn a module for each target class")
+    add_corpus_options(parser)
+    add_base_options(parser, "runs/NAME/base.safetensors")
+    add_base_tokenizer_option(parser)
+    parser.add_argument(
+        "--targets", default="all", help="all, or classes by number or name: 0,grain,2+3 (+ joins a set)"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder for modules, record, table and pictures (default: runs/NAME)"
+    )
+    parser.add_argument("--reuse", action="store_true", help="keep modules that are there if they were made just so")
+    parser.add_argument("--no-plots", action="store_true", help="draw no pictures")
+    parser.add_argument("--seed", type=int, default=0)
+    add_settings(parser)
+    parser.add_argument("--evaluate-every", type=int, default=1, help="epochs between evaluations; 0: never")
+    parser.add_argument(
+        "--threads", type=positive, help="modules side by side (default: all cores it may use, or all that GPUs hold)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains the modules that are not there yet, and writes modules, record, table and pictures."""
+    ask_for_queues()
+    folder = Path(arguments.out or Path("runs") / arguments.dataset)
+    settings = settings_from(arguments)
+    base = load_base(arguments, arguments.base or Path("runs") / arguments.dataset / "base.safetensors")
+    corpus = corpus_for_base(base, arguments.dataset, arguments.data_dir, say)
+    targets = parse_targets(arguments.targets, corpus.class_names)
+    if arguments.targets == "all":
+        targets = with_documents(targets, corpus, say)
+    paths = {target: module_file(folder, target, corpus.class_names) for target in targets}
+    if arguments.targets != "all":  # the record of the run of all targets stays as it is
+        folder = run_folder(folder, targets)
+    done = _modules_there(arguments, settings, base, corpus, paths) if arguments.reuse else {}
+    if done:
+        say(f"{len(done)} of {len(targets)} modules are there already: kept")
+    todo = [target for target in targets if target not in done]
+    draw = not arguments.no_plots and can_draw(say)
+    check_run([paths[target] for target in todo], folder, base, draw)
+    if todo:
+        say(f"re-engineering {len(todo)} targets from a base with {describe_base(base)}")
+    mark = "SYNTHETIC: " if corpus.synthetic else ""
+    files = ModuleFiles({target: paths[target] for target in todo}, mark, say)
+    made = _train(arguments, settings, base, corpus, todo, files)
+    modules = [done.get(target) or made[todo.index(target)] for target in targets]
+    try:
+        if not arguments.json:
+            print(report.table(modules), flush=True)
+    finally:
+        files.save_all(made)
+    record, metrics, written = save_run(modules, base, corpus, folder, arguments.command_line)
+    if draw:
+        written += draw_run(modules, metrics, folder, say)
+    for path in written:
+        say(f"{mark}wrote {path}")
+    if arguments.json:
+        print_json(record)
+    return 0
+
+
+def _modules_there(
+    arguments: argparse.Namespace,
+    settings: Settings,
+    base: LSTMClassifier,
+    corpus: Corpus,
+    paths: dict[tuple[int, ...], Path],
+) -> dict[tuple[int, ...], SeamModule]:
+    """The modules, by target, that are on disk and just as this run would make them."""
+    wanted = {"settings": settings.as_dict(), "seed": arguments.seed, "evaluate_every": arguments.evaluate_every}
+    engines = engines_on_card(base.weights(), arguments.backend, arguments.lazy_update, settings.batch_size)
+    found = {target: reusable(path, base, corpus, wanted, engines) for target, path in paths.items()}
+    return {target: module for target, module in found.items() if module is not None}
+
+
+def _train(
+    arguments: argparse.Namespace,
+    settings: Settings,
+    base: LSTMClassifier,
+    corpus: Corpus,
+    targets: list[tuple[int, ...]],
+    files: ModuleFiles,
+) -> list[SeamModule]:
+    """The modules of some targets, in order, saved as each becomes ready; what an error or Ctrl-C leaves is saved too,
+    and the table shows it.
+    """
+    try:
+        # By the module's name, so that a caller who replaces the function is served.
+        return reengineer.reengineer(
+            base,
+            corpus,
+            targets,
+            settings=settings,
+            seed=arguments.seed,
+            evaluate_every=arguments.evaluate_every,
+            threads=arguments.threads,
+            backend=arguments.backend,
+            lazy_update=arguments.lazy_update,
+            progress=True,
+            on_module=lambda run, module: files.save(module),
+        )
+    except BaseException as error:
+        files.save_all(getattr(error, "modules", None) or ())
+        if files.saved and not arguments.json:
+            print(report.table(sorted(files.saved, key=lambda module: targets.index(module.target))))
+        raise
