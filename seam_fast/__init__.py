@@ -1,7 +1,12 @@
-"""seam-fast: small modules out of a trained LSTM text classifier.
+"""seam-fast: small modules out of a trained LSTM text classifier, and the masked LSTM op behind them.
 
-A base is a trained classifier; a target is a class of it; a module is the part of the base's weights that tells the
-target from the rest, found by learning a score for each weight (SeaM) while the weights stay frozen.
+A base is a trained classifier, a target one of its classes (or several). A module is the part of the base's weights
+that tells the target from the rest. It is found by learning a score for each weight while the weights stay frozen
+(SeaM, Qi et al., ICSE 2023).
+
+Three entrances: `reengineer` and its kin work on whole classifiers; `MaskedLSTM`, `MaskedEmbedding`, `MaskedLinear` and
+`ScoreAdam` are used like torch's own; `masked_lstm`, `masked_embedding` and `masked_linear` are the ops alone.
+``seam_fast.testing`` helps to test kernels of one's own.
 """
 
 import importlib as _importlib

@@ -1,6 +1,10 @@
 """The compiled part, loaded once, or the reason why it is not there. Never compiles and never raises.
 
-C is the module ``seam_fast._C`` or None; reason is "" or one clause that says why C is None.
+Attributes:
+    C: the module ``seam_fast._C``, or None (`has_ext` tells).
+    reason: why C is None, in one clause; "" where it is not.
+    isa_note: the warning about a SEAM_FAST_ISA that could not be followed; "" where there was none.
+    built_with_cuda: whether C has CUDA kernels.
 """
 
 import contextlib
@@ -14,32 +18,35 @@ import sys
 import urllib.parse
 import warnings
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch  # also because _C needs the libraries that torch loads
 
 REINSTALL = "pip install --no-build-isolation --no-deps --force-reinstall ."
 ISAS = ("avx512", "avx2", "portable")
 # What the Python side calls; a module without it was built from other sources.
-NEEDED = ("build_info", "isa", "isas", "set_isa", "score_adam_")
-NEEDED += ("masked_lstm_layer", "masked_lstm_layer_transformed", "masked_lstm_forward", "masked_lstm_backward")
-NEEDED += ("SeamTrainer", "empty_scratch", "documents_to_train", "draw_chance", "draw_permutation")
-NEEDED += ("class_logits", "project_words", "DrawnDocuments", "binary_counts")
+NEEDED = (
+    *("build_info", "isa", "isas", "set_isa", "score_adam_"),
+    *("masked_lstm_layer", "masked_lstm_layer_transformed", "masked_lstm_forward", "masked_lstm_backward"),
+    *("SeamTrainer", "empty_scratch", "documents_to_train", "draw_chance", "draw_permutation"),
+    *("class_logits", "project_words", "DrawnDocuments", "binary_counts"),
+)
 NEEDED_WITH_CUDA = ("choose_cuda", "choose_steps", "modules_at_once", "class_logits_on_gpu", "QueuedEpochs")
 
-
-told = False  # whether loading it has warned already
+warned = False  # whether the load below has warned of an unusable module
 
 
 def is_disabled() -> bool:
-    """Whether the user wants none."""
+    """Whether the user has switched the compiled part off (SEAM_FAST_DISABLE_EXT)."""
     return os.environ.get("SEAM_FAST_DISABLE_EXT", "") not in ("", "0")
 
 
-def load_extension() -> tuple[object | None, str]:
-    """The compiled module and "", or None and the reason; a module that is there and of no use gets one warning."""
+def load_extension() -> tuple[ModuleType | None, str]:
+    """The compiled module and "", or None and the reason. Warns once of a module that exists but cannot be used."""
     if is_disabled():
         return None, "SEAM_FAST_DISABLE_EXT is set"
-    # In this very folder: an editable install elsewhere would lend its own module to a copy that has none.
+    # Only beside this file: the import system would also find the module of another installed copy of the package.
     beside = importlib.machinery.PathFinder.find_spec("seam_fast._C", [str(Path(__file__).parent)])
     if beside is None and "seam_fast._C" not in sys.modules:
         return None, why_not_built()
@@ -60,7 +67,7 @@ def load_extension() -> tuple[object | None, str]:
 
 
 def why_not_built() -> str:
-    """What setup.py wrote down when it went without the compiled part."""
+    """The reason that setup.py wrote down when it installed the package without the compiled part."""
     try:
         note = Path(__file__).with_name("_build_note.txt").read_text(encoding="utf-8").strip()
     except OSError:
@@ -69,7 +76,7 @@ def why_not_built() -> str:
 
 
 def advice() -> str:
-    """What to do where nothing is compiled, as the end of a sentence; "" where the reason says it."""
+    """What to do where nothing is compiled, as the end of a sentence; "" where the reason says so already."""
     if is_disabled():
         return ""
     here = Path(__file__).resolve().parent
@@ -80,33 +87,37 @@ def advice() -> str:
 
 
 def compiled_elsewhere() -> Path | None:
-    """Another installed copy of this package that is compiled for this Python, which this one hides; or None."""
+    """The folder of another installed copy of this package that is compiled for this Python, or None.
+
+    This copy hides that one, as where Python was started in a source folder.
+    """
     here = Path(__file__).resolve().parent
-    places = [Path(place or ".") for place in sys.path]
+    parents = [Path(entry or ".") for entry in sys.path]
     for distribution in importlib.metadata.distributions(name="seam-fast"):
-        places.append(Path(distribution.locate_file("")))
-        with contextlib.suppress(ValueError, AttributeError):  # an editable installation lies where this file says
+        parents.append(Path(str(distribution.locate_file(""))))
+        # The source folder of an editable installation; other installations have no such file or no such entry.
+        with contextlib.suppress(ValueError, AttributeError, TypeError):
             source = json.loads(distribution.read_text("direct_url.json") or "null")["url"]
-            places.append(Path(urllib.parse.unquote(urllib.parse.urlparse(source).path)))
-    for place in places:
-        folder = (place / "seam_fast").resolve()
+            parents.append(Path(urllib.parse.unquote(urllib.parse.urlparse(source).path)))
+    for parent in parents:
+        folder = (parent / "seam_fast").resolve()
         if folder != here and importlib.machinery.PathFinder.find_spec("seam_fast._C", [str(folder)]):
             return folder
     return None
 
 
 def drop(fault: str) -> str:
-    """Warns that the compiled part is not used; returns the fault as a reason."""
-    global told
-    told = True
+    """Warns that the compiled part has a fault and is not used; returns the fault as a reason."""
+    global warned
+    warned = True
     reason = f"the compiled part {fault}"
     rebuild = f"to rebuild it, run in seam-fast's source folder: {REINSTALL}"
     warnings.warn(f"seam-fast: {reason}; using plain PyTorch; {rebuild}", stacklevel=2)
     return reason
 
 
-def obey_isa(module) -> str:
-    """Sets the instruction set that SEAM_FAST_ISA names. A wish that cannot be met becomes a warning, also returned."""
+def apply_isa_override(module: ModuleType) -> str:
+    """Sets the instruction set that SEAM_FAST_ISA names. One that cannot be used becomes a warning, also returned."""
     requested = os.environ.get("SEAM_FAST_ISA") or "auto"
     if requested == "auto":
         return ""
@@ -119,15 +130,21 @@ def obey_isa(module) -> str:
     return note
 
 
-C, reason = load_extension()
-isa_note = "" if C is None else obey_isa(C)
+if TYPE_CHECKING:
+    from . import _C
+
+    C = _C  # at run time also None: has_ext() has to be asked before it is used
+    reason = ""
+else:
+    C, reason = load_extension()
+isa_note = "" if C is None else apply_isa_override(C)
 built_with_cuda = C is not None and bool(C.build_info()["with_cuda"])
 
 
-@functools.cache  # asked for at each step of an optimizer
-def why_without_cuda(module) -> str:
+@functools.cache  # called at each step of an optimizer
+def why_without_cuda(module: ModuleType) -> str:
     """Why a compiled module has no CUDA kernels, or "" where it does not say."""
-    return module.build_info().get("without_cuda", "")
+    return str(module.build_info().get("without_cuda", ""))
 
 
 def has_ext() -> bool:
@@ -140,13 +157,15 @@ def has_cuda() -> bool:
     return built_with_cuda and torch.cuda.is_available()
 
 
-def build_info() -> dict:
-    """What the compiled part was built with and runs with, for reports of faults; without one, the reason.
+def build_info() -> dict[str, Any]:
+    """What the compiled part was built with and runs with, for bug reports.
 
-    Keys: loaded, reason; where it is loaded also torch, cuda, with_cuda, without_cuda (why, if so), compiler, flags,
-    openmp, isa (in use), isas (that this CPU can run, best first).
+    Returns:
+        ``loaded`` (bool) and ``reason`` (why it is not loaded, or ""); where it is loaded also ``torch``, ``cuda``,
+        ``with_cuda``, ``without_cuda`` (the reason, only where there is one), ``compiler``, ``flags``, ``openmp``,
+        ``isa`` (the instruction set in use) and ``isas`` (those that this CPU can run, best first).
     """
-    info = {"loaded": has_ext(), "reason": reason}
+    info: dict[str, Any] = {"loaded": has_ext(), "reason": reason}
     if C is not None:
         info |= C.build_info() | {"isa": C.isa(), "isas": list(C.isas())}
     return info

@@ -1,4 +1,4 @@
-"""Which implementation computes: compiled kernels where they are, plain PyTorch everywhere."""
+"""The choice of a backend: compiled kernels for NVIDIA GPUs or the CPU where they are installed, or plain PyTorch."""
 
 import functools
 import os
@@ -10,18 +10,18 @@ from . import _ext
 from .errors import BackendError
 
 NAMES = ("cuda", "cpu", "torch")  # best first
-# At the end of a warning: what silences it.
+# The ends of warnings: how to silence them.
 SILENCE = "if this is meant, set SEAM_FAST_BACKEND=torch"
 SILENCE_GPU = "if this is meant, set SEAM_FAST_BACKEND=cpu or torch"
 
 
 def backends() -> dict[str, str]:
-    """Every backend by name, with the reason why it cannot be used; an empty reason means that it can."""
+    """Every backend by name, with the reason why it cannot be used here, or "" if it can."""
     return {name: unavailable_reason(name) for name in NAMES}
 
 
 def unavailable_reason(name: str) -> str:
-    """The reason why a backend cannot be used, or ""."""
+    """Why a backend cannot be used here, or ""."""
     if name == "torch":
         return ""
     if not _ext.has_ext():
@@ -37,26 +37,34 @@ def unavailable_reason(name: str) -> str:
 
 
 def supported_gpus() -> list[int]:
-    """The GPUs that the CUDA kernels are written for, of those that torch sees, by index."""
+    """The indices of the GPUs that the CUDA kernels can run on, of those that torch sees."""
     return [index for index in range(torch.cuda.device_count()) if is_supported_gpu(index)]
 
 
 @functools.cache
 def is_supported_gpu(index: int) -> bool:
-    """Whether a GPU is one that the CUDA kernels are written for."""
+    """Whether the CUDA kernels can run on a GPU: compute capability 8.0 or more."""
     return torch.cuda.get_device_capability(index) >= (8, 0)
 
 
 @functools.cache
 def has_clusters(index: int) -> bool:
-    """Whether the blocks of a GPU can form clusters (H100 and newer)."""
+    """Whether a GPU has thread block clusters: compute capability 9.0 or more."""
     return torch.cuda.get_device_capability(index) >= (9, 0)
 
 
 def choose_backend(requested: str = "auto") -> str:
-    """The backend of an op for a wish: ``"auto"`` (or SEAM_FAST_BACKEND, where set) takes the first usable one.
+    """The backend of an op.
 
-    Raises BackendError for an unknown or unusable one.
+    Args:
+        requested: ``"cuda"``, ``"cpu"``, ``"torch"``, or ``"auto"``: SEAM_FAST_BACKEND where it is set, else the first
+            of the three that can be used.
+
+    Returns:
+        ``"cuda"``, ``"cpu"`` or ``"torch"``.
+
+    Raises:
+        BackendError: for one that is unknown or cannot be used.
     """
     requested = resolve(requested)
     if requested == "auto":
@@ -69,11 +77,19 @@ def choose_backend(requested: str = "auto") -> str:
 
 
 def choose_engine(requested: str = "auto", dtype: torch.dtype = torch.float32, warn: bool = True) -> str:
-    """What trains modules over a base of that dtype: ``"cuda"``, NVIDIA GPUs, ``"cpu"``, the CPU's compiled engine, or
-    ``"torch"``, plain PyTorch.
+    """The backend that trains modules.
 
-    ``"auto"`` (or SEAM_FAST_BACKEND, where set) takes the first of them that can be used. Raises BackendError for an
-    unknown one and for one that cannot train. warn: whether what makes "auto" slow here is said, once.
+    Args:
+        requested: ``"cuda"`` (NVIDIA GPUs), ``"cpu"`` (the CPU's compiled engine), ``"torch"`` (plain PyTorch), or
+            ``"auto"``: SEAM_FAST_BACKEND where it is set, else the first of the three that can train.
+        dtype: of the base.
+        warn: whether to warn, once in a process, where ``"auto"`` is slower than it could be.
+
+    Returns:
+        ``"cuda"``, ``"cpu"`` or ``"torch"``.
+
+    Raises:
+        BackendError: for one that is unknown or cannot train.
     """
     requested = resolve(requested)
     if requested == "auto":
@@ -90,7 +106,7 @@ def choose_engine(requested: str = "auto", dtype: torch.dtype = torch.float32, w
 
 
 def untrainable_reason(dtype: torch.dtype, name: str = "cpu") -> str:
-    """The reason why a backend cannot train modules over a base of that dtype, or ""."""
+    """Why a backend cannot train modules over a base of that dtype, or ""."""
     if reason := unavailable_reason(name):
         return reason
     if name != "torch" and dtype not in (torch.float32, torch.float64):
@@ -99,7 +115,7 @@ def untrainable_reason(dtype: torch.dtype, name: str = "cpu") -> str:
 
 
 def resolve(requested: str) -> str:
-    """A wish with SEAM_FAST_BACKEND in place of ``"auto"``. Raises BackendError for an unknown name."""
+    """The requested backend, with SEAM_FAST_BACKEND in place of ``"auto"``. Raises BackendError for an unknown name."""
     if requested == "auto":
         requested = os.environ.get("SEAM_FAST_BACKEND") or "auto"
     if requested != "auto" and requested not in NAMES:
@@ -107,35 +123,38 @@ def resolve(requested: str) -> str:
     return requested
 
 
-# Said once each -------------------------------------------------------------------------------------------------------
+# Warnings, each once in a process -------------------------------------------------------------------------------------
 
-_asked: set[tuple] = set()  # since asking looks at files
-_said: set[str] = set()
+_handled: set[tuple[str, bool, str]] = set()  # arguments that were dealt with: `why_slow` reads files
+_warned_texts: set[str] = set()
 
 
 def warn_if_slow(gpu: bool = False, why_no_engine: str = "") -> None:
     """Warns, once in a process, where "auto" computes more slowly than it could; arguments as of `why_slow`."""
-    if torch.compiler.is_compiling():  # what is traced may not warn; the next call that is not does
+    if torch.compiler.is_compiling():  # a traced call cannot warn; the next one that is not traced does
         return
     question = (_ext.reason, gpu, why_no_engine)
-    if question in _asked:
+    if question in _handled:
         return
-    _asked.add(question)
+    _handled.add(question)
     text = why_slow(gpu, why_no_engine)
-    if text and text not in _said:
-        _said.add(text)
+    if text and text not in _warned_texts:
+        _warned_texts.add(text)
         warnings.warn(f"seam-fast: {text}", stacklevel=4)
 
 
 def why_slow(gpu: bool = False, why_no_engine: str = "") -> str:
-    """What makes "auto" slower here than it could be and what to do, in one sentence; "" where nothing does, where it
-    was asked for (backend "torch"), and where loading the compiled part has warned already.
+    """What makes "auto" slower here than it could be and what to do, in one sentence.
 
-    gpu: whether the work is of the kind that goes to a GPU. why_no_engine: why the compiled engine does not train,
-    where it is there and does not.
+    Args:
+        gpu: whether the work is done on a GPU, if possible.
+        why_no_engine: where the compiled engine is installed and cannot train, why.
+
+    Returns:
+        The sentence; "" where nothing makes it slower, and where loading the compiled part has warned already.
     """
     if not _ext.has_ext():
-        if _ext.told:
+        if _ext.warned:
             return ""
         return f"slow, because plain PyTorch computes: {_ext.reason}{_ext.advice()}; {SILENCE}"
     if why_no_engine:

@@ -1,8 +1,10 @@
-"""Errors that are the user's to mend: the command line prints their one sentence instead of a traceback."""
+"""Errors that a user can correct: the command line prints their one sentence instead of a traceback."""
+
+from typing import Any
 
 
 class SeamFastError(Exception):
-    """A problem with input, a file or a setting; its text is one sentence: what, where, what to do."""
+    """A problem with input, a file or a setting. Its text is one sentence: what, where, what to do."""
 
 
 class DataError(SeamFastError):
@@ -10,7 +12,7 @@ class DataError(SeamFastError):
 
 
 class NoSourceError(DataError):
-    """No source has the corpus; its text lists what was tried."""
+    """No source has the corpus. Its text lists those that were tried."""
 
 
 class CheckpointError(SeamFastError):
@@ -20,16 +22,17 @@ class CheckpointError(SeamFastError):
 class TrainingError(SeamFastError):
     """A training run that cannot go on: a value that is not finite, or settings that contradict each other.
 
-    modules: where targets of a call failed, a list with a module for each: of those that failed the best so far, marked
-        ``interrupted`` on its card, or None where no epoch had ended.
+    Attributes:
+        modules: where targets of a call failed, a list with a module for each target: for those that failed the best so
+            far, marked ``interrupted`` on its card, or None where no epoch had ended.
     """
 
-    modules: list | None = None
+    modules: list[Any] | None = None
 
 
 class BackendError(TrainingError, ValueError):
-    """A backend that does not exist or cannot be used here; its text says why."""
+    """A backend that does not exist or cannot be used here. Its text says why."""
 
 
 class DataWarning(UserWarning):
-    """Data that can be used but may not mean what they are taken for; its text is one sentence."""
+    """Data that can be used but may not mean what they seem to. Its text is one sentence."""

@@ -1,7 +1,10 @@
-"""Drop-in modules: torch's LSTM, Embedding and Linear with frozen weights and a score for each of them.
+"""Drop-in modules: torch's LSTM, Embedding and Linear with frozen weights and a trainable score for each weight.
 
-A weight keeps torch's name in the state dict, its score has that name with ``_mask`` behind it, as in SeaM's files.
+In the state dict a weight keeps torch's name, and its score has that name with ``_mask`` appended, as in SeaM's files.
+Letters as in ``ops/functional.py``.
 """
+
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,19 +15,24 @@ from .ops.clamping import leave_to_the_op
 
 MASK_SUFFIX = "_mask"  # SeaM's: the scores of the weight K are called K + "_mask"
 
+_M = TypeVar("_M", bound="_Masked")
+_Target = TypeVar("_Target", bound=nn.Module)
+
 
 class _Masked(nn.Module):
-    """Weights, their scores and how many of them are positive.
+    """Frozen weights and a score for each of them.
 
-    clamp: of the op, as in ``seam_fast.masked_lstm``; it may be set at any time.
+    Attributes:
+        clamp: whether the op clamps the gradients of scores, as in ``seam_fast.masked_lstm``; it may be set at any
+            time.
     """
 
     _names: tuple[str, ...] = ()  # of the weights, in the order of the op
-    _baker = ""  # the method that gives a module of torch's
+    _exporter = ""  # the method that returns torch's module
     clamp: bool | None = None
 
-    def _adopt(self, source: nn.Module, score_init: float, clamp: bool | None) -> None:
-        """Takes copies of the weights of a module of torch's."""
+    def _copy_weights(self, source: nn.Module, score_init: float, clamp: bool | None) -> None:
+        """Registers copies of the weights of torch's module, and scores of one value."""
         for name in self._names:
             weight = getattr(source, name).detach().clone()
             self.register_parameter(name, nn.Parameter(weight, requires_grad=False))
@@ -33,26 +41,25 @@ class _Masked(nn.Module):
         self.train(source.training)
 
     @classmethod
-    def _copy_of(cls, source: nn.Module, kind: type, *settings):
-        """What from_lstm and its like give: a masked copy of a module of torch's."""
+    def _blank(cls: type[_M], source: nn.Module, kind: type[nn.Module]) -> _M:
+        """A module without weights yet, for copies of those of ``source``, which must be of torch's class ``kind``."""
         if not isinstance(source, kind):
             function = f"from_{kind.__name__.lower()}"
             raise TypeError(f"{function} takes a torch.nn.{kind.__name__}, but got a {type(source).__name__}")
         module = cls.__new__(cls)
         nn.Module.__init__(module)
-        module._set_up(source, *settings)
         return module
 
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         for score in self._parameters.values():
             if score is not None:
-                leave_to_the_op(score)  # a ScoreAdam that was saved besides takes it over again
+                leave_to_the_op(score)  # a ScoreAdam that was saved with them marks them again when it is loaded
 
-    def __prepare_scriptable__(self):
-        """What ``torch.jit.script`` asks for: it would put the result into the caller's own model, scores lost."""
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Called by ``torch.jit.script``, which would replace this module in the caller's model by what it returned."""
         raise TypeError(
-            f"torch.jit.script cannot compile {type(self).__name__}: script what its {self._baker}() gives, which "
+            f"torch.jit.script cannot compile {type(self).__name__}: script what its {self._exporter}() gives, which "
             "computes the same without scores, or use torch.jit.trace, torch.export or torch.compile"
         )
 
@@ -61,55 +68,84 @@ class _Masked(nn.Module):
         return [getattr(self, name) for name in self._names]
 
     def scores(self) -> list[Tensor]:
-        """The scores, in the order of ``weights()``; they are the parameters to train."""
+        """The scores, in the order of ``weights()``: the parameters to train."""
         return [getattr(self, name + MASK_SUFFIX) for name in self._names]
 
     @torch.no_grad()
     def effective_weights(self) -> list[Tensor]:
-        """New tensors: each weight where its score is positive, 0 elsewhere."""
+        """The weights where their scores are positive, 0 elsewhere: new tensors, in the order of ``weights()``."""
         return [torch.where(score > 0, weight, 0) for weight, score in zip(self.weights(), self.scores(), strict=True)]
 
     @property
     def num_scores(self) -> int:
+        """The number of scores, which is that of the weights."""
         return sum(score.numel() for score in self.scores())
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As in torch; ``torch.nn.utils.prune`` of a weight is refused, whose mask would take the name of its score."""
+        """As in torch, but ``torch.nn.utils.prune`` is refused: its mask would have the name of the weight's score.
+
+        Raises:
+            RuntimeError: for a parameter that ``torch.nn.utils.prune`` registers for one of the weights.
+        """
         if name.endswith("_orig") and name.removesuffix("_orig") in self._names:
             raise RuntimeError(
                 f"torch.nn.utils.prune cannot prune {name.removesuffix('_orig')} of {type(self).__name__}, whose "
                 f"scores have the name that its mask would get: prune torch's module before it is masked or after "
-                f"{self._baker}(), or set scores to -1"
+                f"{self._exporter}(), or set scores to -1"
             )
         super().register_parameter(name, param)
 
     def kept(self) -> float:
-        """Share of the weights whose score is positive."""
+        """The share of the weights whose score is positive, from 0 to 1.
+
+        Raises:
+            RuntimeError: for scores on the meta device.
+        """
         if any(score.is_meta for score in self.scores()):
             raise RuntimeError("scores on the meta device have no values to count: move the module by to_empty() first")
         return sum(int((score > 0).sum()) for score in self.scores()) / self.num_scores
 
-    def _bake(self, target: nn.Module) -> nn.Module:
-        """Puts copies of the effective weights into a module of torch's that may be on the meta device."""
+    def _export_to(self, target: _Target) -> _Target:
+        """Gives torch's module, which may be on the meta device, the effective weights for its own."""
         for name, weight in zip(self._names, self.effective_weights(), strict=True):
             setattr(target, name, nn.Parameter(weight))
         return target.train(self.training)
 
     def _repr_kept(self) -> str:
+        """The end of ``extra_repr``."""
         if any(score.is_meta for score in self.scores()):
             return f"scores={self.num_scores}"
         return f"kept={100 * self.kept():.1f}% of {self.num_scores}"
 
 
 class MaskedLSTM(_Masked):
-    """``torch.nn.LSTM`` with frozen weights and a score for each; see ``seam_fast.masked_lstm`` for what it computes.
+    """``torch.nn.LSTM`` with frozen weights and a score for each; ``seam_fast.masked_lstm`` says what it computes.
 
-    The arguments are those of ``torch.nn.LSTM``, and the weights are drawn as it draws them (``from_lstm`` copies those
-    of one that is trained). score_init: the first value of all scores. backend, clamp: as in
-    ``seam_fast.masked_lstm``.
+    The weights are initialised as torch does it; ``from_lstm`` copies those of a trained LSTM.
+
+    Args:
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as in
+            ``torch.nn.LSTM``.
+        proj_size: must be 0.
+        score_init: the initial value of all scores.
+        backend, clamp: as in ``seam_fast.masked_lstm``.
+
+    Attributes:
+        weight_ih_l0, ...: the frozen weights, with torch's names and shapes.
+        weight_ih_l0_mask, ...: their scores.
+
+    Raises:
+        ValueError: for sizes that torch refuses, an input_size of 0, and projections.
     """
 
-    _baker = "to_lstm"
+    _exporter = "to_lstm"
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
 
     def __init__(
         self,
@@ -125,70 +161,117 @@ class MaskedLSTM(_Masked):
         score_init: float = 1.0,
         backend: str = "auto",
         clamp: bool | None = None,
-        device=None,
-        dtype=None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         if input_size < 1:  # newer releases of torch say so themselves
             raise ValueError(f"input_size must be at least 1, but is {input_size}")
-        options = {"proj_size": proj_size, "device": device, "dtype": dtype}
-        lstm = nn.LSTM(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options)
+        lstm = nn.LSTM(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size=proj_size,
+            device=device,
+            dtype=dtype,
+        )
         self._set_up(lstm, score_init, clamp, backend)
 
     def _set_up(self, lstm: nn.LSTM, score_init: float, clamp: bool | None, backend: str) -> None:
+        """Takes sizes and copies of the weights of torch's LSTM."""
         if lstm.proj_size:
             raise ValueError(f"proj_size must be 0, but is {lstm.proj_size}: LSTMs with projections cannot be masked")
         for name in ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"):
             setattr(self, name, getattr(lstm, name))
         self.backend = backend
         self._names = tuple(lstm._flat_weights_names)
-        self._adopt(lstm, score_init, clamp)
+        self._copy_weights(lstm, score_init, clamp)
 
     @classmethod
     def from_lstm(
         cls, lstm: nn.LSTM, *, score_init: float = 1.0, backend: str = "auto", clamp: bool | None = None
     ) -> "MaskedLSTM":
-        """A masked copy; ``lstm`` is left as it is."""
-        return cls._copy_of(lstm, nn.LSTM, score_init, clamp, backend)
+        """A masked copy of a trained LSTM, which stays as it is; arguments as of the class.
+
+        Raises:
+            TypeError: for anything but a ``torch.nn.LSTM``.
+            ValueError: for an LSTM with projections.
+        """
+        module = cls._blank(lstm, nn.LSTM)
+        module._set_up(lstm, score_init, clamp, backend)
+        return module
 
     def to_lstm(self) -> nn.LSTM:
-        """A ``torch.nn.LSTM`` of the effective weights, which computes the same and knows of no scores."""
-        options = {"bias": self.bias, "batch_first": self.batch_first, "dropout": self.dropout}
-        options |= {"bidirectional": self.bidirectional, "device": "meta"}
-        return self._bake(nn.LSTM(self.input_size, self.hidden_size, self.num_layers, **options))
+        """A ``torch.nn.LSTM`` of the effective weights, which computes the same without scores."""
+        return self._export_to(
+            nn.LSTM(
+                self.input_size,
+                self.hidden_size,
+                self.num_layers,
+                bias=self.bias,
+                batch_first=self.batch_first,
+                dropout=self.dropout,
+                bidirectional=self.bidirectional,
+                device="meta",
+            )
+        )
 
     def flatten_parameters(self) -> None:
-        """Nothing to do; torch's LSTM has it, so that callers of it need not know the difference."""
+        """Does nothing; it is there because code for ``torch.nn.LSTM`` may call it."""
 
     def forward(
         self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
-        """As ``torch.nn.LSTM``, and lengths (B,) as in ``seam_fast.masked_lstm``.
+        """As ``torch.nn.LSTM``, with ``lengths`` besides.
 
-        A PackedSequence, which has lengths of its own, gives one.
+        Args:
+            input: (T, B, I), (B, T, I) if ``batch_first``, (T, I), or a PackedSequence.
+            hx: the first states ``(h_0, c_0)`` or None.
+            lengths: (B,), as in ``seam_fast.masked_lstm``; None for a PackedSequence, which has its own.
+
+        Returns:
+            ``(output, (h_n, c_n))``; output is a PackedSequence where ``input`` is one.
+
+        Raises:
+            ValueError, TypeError: as ``seam_fast.masked_lstm``.
         """
-        options = {
-            "num_layers": self.num_layers,
-            "bidirectional": self.bidirectional,
-            "dropout": self.dropout,
-            "training": self.training,
-            "backend": self.backend,
-            "clamp": self.clamp,
-        }
         if not isinstance(input, PackedSequence):
-            options["batch_first"], options["lengths"] = self.batch_first, lengths
-            return ops.masked_lstm(input, hx, self.weights(), self.scores(), **options)
+            return self._compute(input, hx, lengths, self.batch_first)
         if lengths is not None:
             raise ValueError("lengths must be None for a PackedSequence, which has its own")
-        padded, lengths = pad_packed_sequence(input)  # (T, B, I), rows in the caller's order
-        output, states = ops.masked_lstm(padded, hx, self.weights(), self.scores(), lengths=lengths, **options)
+        padded, lengths = pad_packed_sequence(input)  # (T, B, I), sequences in the caller's order
+        output, states = self._compute(padded, hx, lengths, batch_first=False)
         if input.sorted_indices is not None:
             output = output.index_select(1, input.sorted_indices)
             lengths = lengths[input.sorted_indices.cpu()]
         data = pack_padded_sequence(output, lengths).data
         return PackedSequence(data, input.batch_sizes, input.sorted_indices, input.unsorted_indices), states
 
+    def _compute(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None, lengths: Tensor | None, batch_first: bool
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The op with this module's weights and settings."""
+        return ops.masked_lstm(
+            input,
+            hx,
+            self.weights(),
+            self.scores(),
+            num_layers=self.num_layers,
+            bidirectional=self.bidirectional,
+            batch_first=batch_first,
+            lengths=lengths,
+            dropout=self.dropout,
+            training=self.training,
+            backend=self.backend,
+            clamp=self.clamp,
+        )
+
     def extra_repr(self) -> str:
+        """As in torch, with the share of weights kept."""
         parts = [f"{self.input_size}, {self.hidden_size}"]
         for name, default in (
             ("num_layers", 1),
@@ -204,14 +287,28 @@ class MaskedLSTM(_Masked):
 
 
 class MaskedEmbedding(_Masked):
-    """``torch.nn.Embedding`` with frozen rows and a score for each of their numbers.
+    """``torch.nn.Embedding`` with a frozen table and a score for each of its values.
 
-    The table is drawn as torch draws it; ``from_embedding`` copies a trained one. ``max_norm``, ``scale_grad_by_freq``
-    and ``sparse`` are not supported. score_init: the first value of all scores.
+    The table is initialised as torch does it; ``from_embedding`` copies a trained one. ``max_norm``,
+    ``scale_grad_by_freq`` and ``sparse`` are not supported.
+
+    Args:
+        num_embeddings, embedding_dim, padding_idx, device, dtype: as in ``torch.nn.Embedding``.
+        score_init: the initial value of all scores.
+        clamp: as in ``seam_fast.masked_lstm``.
+
+    Attributes:
+        weight: (V, E), frozen.
+        weight_mask: its scores.
     """
 
     _names = ("weight",)
-    _baker = "to_embedding"
+    _exporter = "to_embedding"
+    num_embeddings: int
+    embedding_dim: int
+    padding_idx: int | None
+    weight: nn.Parameter
+    weight_mask: nn.Parameter
 
     def __init__(
         self,
@@ -221,37 +318,46 @@ class MaskedEmbedding(_Masked):
         *,
         score_init: float = 1.0,
         clamp: bool | None = None,
-        device=None,
-        dtype=None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         embedding = nn.Embedding(num_embeddings, embedding_dim, padding_idx, device=device, dtype=dtype)
         self._set_up(embedding, score_init, clamp)
 
     def _set_up(self, embedding: nn.Embedding, score_init: float, clamp: bool | None) -> None:
+        """Takes sizes and a copy of torch's table."""
         for name in ("max_norm", "scale_grad_by_freq", "sparse"):
             if getattr(embedding, name):
                 raise ValueError(f"{name} must not be set, but is {getattr(embedding, name)}: it cannot be masked")
         for name in ("num_embeddings", "embedding_dim", "padding_idx"):
             setattr(self, name, getattr(embedding, name))
-        self._adopt(embedding, score_init, clamp)
+        self._copy_weights(embedding, score_init, clamp)
 
     @classmethod
     def from_embedding(
         cls, embedding: nn.Embedding, *, score_init: float = 1.0, clamp: bool | None = None
     ) -> "MaskedEmbedding":
-        """A masked copy; ``embedding`` is left as it is."""
-        return cls._copy_of(embedding, nn.Embedding, score_init, clamp)
+        """A masked copy of a trained table, which stays as it is; arguments as of the class.
+
+        Raises:
+            TypeError: for anything but a ``torch.nn.Embedding``.
+            ValueError: for one with ``max_norm``, ``scale_grad_by_freq`` or ``sparse``.
+        """
+        module = cls._blank(embedding, nn.Embedding)
+        module._set_up(embedding, score_init, clamp)
+        return module
 
     def to_embedding(self) -> nn.Embedding:
-        """A ``torch.nn.Embedding`` of the effective rows."""
-        return self._bake(nn.Embedding(self.num_embeddings, self.embedding_dim, self.padding_idx, device="meta"))
+        """A ``torch.nn.Embedding`` of the effective table."""
+        return self._export_to(nn.Embedding(self.num_embeddings, self.embedding_dim, self.padding_idx, device="meta"))
 
     def forward(self, input: Tensor) -> Tensor:
-        """ids (...) -> (..., E)."""
+        """ids (...) -> rows of the masked table (..., E)."""
         return ops.masked_embedding(input, self.weight, self.weight_mask, self.padding_idx, clamp=self.clamp)
 
     def extra_repr(self) -> str:
+        """As in torch, with the share of weights kept."""
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
         return f"{self.num_embeddings}, {self.embedding_dim}{padding}, {self._repr_kept()}"
 
@@ -259,11 +365,23 @@ class MaskedEmbedding(_Masked):
 class MaskedLinear(_Masked):
     """``torch.nn.Linear`` with frozen weights and a score for each.
 
-    The weights are drawn as torch draws them; ``from_linear`` copies trained ones. score_init: the first value of all
-    scores.
+    The weights are initialised as torch does it; ``from_linear`` copies those of a trained layer.
+
+    Args:
+        in_features, out_features, bias, device, dtype: as in ``torch.nn.Linear``.
+        score_init: the initial value of all scores.
+        clamp: as in ``seam_fast.masked_lstm``.
+
+    Attributes:
+        weight, bias: (O, I) and (O,), frozen; bias is None where there is none.
+        weight_mask, bias_mask: their scores.
     """
 
-    _baker = "to_linear"
+    _exporter = "to_linear"
+    weight: nn.Parameter
+    weight_mask: nn.Parameter
+    bias: nn.Parameter | None
+    bias_mask: nn.Parameter | None
 
     def __init__(
         self,
@@ -273,32 +391,40 @@ class MaskedLinear(_Masked):
         *,
         score_init: float = 1.0,
         clamp: bool | None = None,
-        device=None,
-        dtype=None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         self._set_up(nn.Linear(in_features, out_features, bias, device=device, dtype=dtype), score_init, clamp)
 
     def _set_up(self, linear: nn.Linear, score_init: float, clamp: bool | None) -> None:
+        """Takes sizes and copies of the weights of torch's layer."""
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self._names = ("weight",) if linear.bias is None else ("weight", "bias")
-        self._adopt(linear, score_init, clamp)
+        self._copy_weights(linear, score_init, clamp)
         if linear.bias is None:
             self.register_parameter("bias", None)
             self.register_parameter("bias" + MASK_SUFFIX, None)
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, *, score_init: float = 1.0, clamp: bool | None = None) -> "MaskedLinear":
-        """A masked copy; ``linear`` is left as it is."""
-        return cls._copy_of(linear, nn.Linear, score_init, clamp)
+        """A masked copy of a trained layer, which stays as it is; arguments as of the class.
+
+        Raises:
+            TypeError: for anything but a ``torch.nn.Linear``.
+        """
+        module = cls._blank(linear, nn.Linear)
+        module._set_up(linear, score_init, clamp)
+        return module
 
     def to_linear(self) -> nn.Linear:
         """A ``torch.nn.Linear`` of the effective weights."""
-        return self._bake(nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta"))
+        return self._export_to(nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta"))
 
     def forward(self, input: Tensor) -> Tensor:
         """input (..., I) -> (..., O)."""
         return ops.masked_linear(input, self.weight, self.bias, self.weight_mask, self.bias_mask, clamp=self.clamp)
 
     def extra_repr(self) -> str:
+        """As in torch, with the share of weights kept."""
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {self._repr_kept()}"

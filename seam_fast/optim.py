@@ -1,60 +1,70 @@
-"""ScoreAdam: what a step does to a score (clamp, penalty, Adam, the next effective weight) in one pass over it."""
+"""ScoreAdam: clamp, penalty, Adam's step and the next effective weight, in one pass over the scores."""
 
 import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
+from . import _ext
+from .backend import choose_backend
 from .ops import reference
+from .ops.checks import check_dense, check_floating
 from .ops.clamping import leave_to_the_step
-from .ops.custom_op import choose_kernels_module
 
 
 class ScoreAdam(torch.optim.Optimizer):
     """``torch.optim.Adam`` for scores: the gradient is clamped to [-1, 1] and a constant, the penalty, added to it.
 
-    The clamp of SeaM takes place here, once a step, on the gradient as it then is: complete, if several backward passes
-    have added to it, and unscaled, if a ``torch.amp.GradScaler`` is used. So the ops of this package leave the
+    SeaM's clamp takes place here, once a step, on the gradient as it then is: complete, if several backward passes have
+    added to it, and unscaled, if a ``torch.amp.GradScaler`` is used. The ops of this package therefore leave the
     gradients of scores unclamped from the moment that they are given to a ScoreAdam (but see their ``clamp``). With one
-    use of a score and one backward pass a step that is the same number as SeaM's, which clamps at each use.
+    use of a score and one backward pass a step the result is that of SeaM (Qi et al., ICSE 2023), which clamps at each
+    use.
+
+    Its state has the keys of Adam's (step, exp_avg, exp_avg_sq) and can be exchanged with ``torch.optim.Adam``.
 
     Args:
-        params: scores, or groups as in every optimizer of torch's; floating and dense.
-        lr, betas, eps: as in ``torch.optim.Adam``, for each group where wanted.
-        penalty: what keeping a weight costs, the gradient of ``alpha * (share kept)``: alpha / N for N scores. Clamped
-            to [-1, 1] by itself. With a penalty a score moves even where its ``grad`` is None, as one whose gradient is
-            0; without one it stays, as in Adam.
-        weights, effective: a tensor for each parameter (None entries: nothing), or group keys of these names: each step
-            also writes ``weight`` where the score is then positive, else 0, into ``effective``.
+        params: scores, or parameter groups, as in every optimizer of torch; floating and dense.
+        lr, betas, eps: as in ``torch.optim.Adam``; each may be set for a group.
+        penalty: a constant gradient: the cost of keeping a weight. For ``alpha * (share kept)`` it is alpha / N with N
+            scores. It is clamped to [-1, 1] as well. With a penalty a score whose ``grad`` is None is stepped like one
+            whose gradient is 0; without one it is skipped, as in Adam.
+        weights, effective: a tensor for each parameter, of its shape, dtype and device, or None; also as keys of a
+            group. Each step writes ``weight`` where the new score is positive, and 0 elsewhere, into ``effective``.
         backend: ``"auto"``: one compiled pass for contiguous float32 and float64 tensors on the CPU where it is
-            installed, plain PyTorch otherwise; ``"torch"``: always that.
+            installed, plain PyTorch otherwise; ``"torch"``: always plain PyTorch.
 
-    Its state has the keys of Adam's (step, exp_avg, exp_avg_sq) and loads into Adam and from it.
+    Raises:
+        TypeError: for scores that are not floating.
+        ValueError: for hyperparameters out of range, sparse scores, and companions that do not fit their scores.
+        BackendError: (a ValueError) for a backend that cannot be used.
     """
 
     def __init__(
         self,
-        params,
+        params: Iterable[Any],
         lr: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         penalty: float = 0.0,
         *,
-        weights: list[Tensor | None] | None = None,
-        effective: list[Tensor | None] | None = None,
+        weights: Sequence[Tensor | None] | None = None,
+        effective: Sequence[Tensor | None] | None = None,
         backend: str = "auto",
     ):
-        choose_kernels_module(backend)  # an unknown or unusable wish is refused here, not at the first step
+        choose_backend(backend)  # raises for an unknown or unusable one here, and not at the first step
         self.backend = backend
         self._companions: dict[Tensor, tuple[Tensor | None, Tensor | None]] = {}
-        # Scores above 0, where a step has counted them on their own device, and the version of the tensor they are of.
+        # The number of positive scores as of the last step, on their device, and torch's version of the tensor then.
         self._counts: dict[Tensor, tuple[int | Tensor, int]] = {}
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "penalty": penalty})
         if weights is not None or effective is not None:
-            self._accompany([p for group in self.param_groups for p in group["params"]], weights, effective)
+            self._add_companions([p for group in self.param_groups for p in group["params"]], weights, effective)
 
-    def add_param_group(self, param_group: dict) -> None:
-        """As in torch, with the keys ``weights`` and ``effective`` besides."""
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch, with the keys ``weights`` and ``effective`` besides. A group with errors is not added."""
         param_group = dict(param_group)
         weights, effective = param_group.pop("weights", None), param_group.pop("effective", None)
         _check_options({**self.defaults, **param_group})
@@ -62,29 +72,34 @@ class ScoreAdam(torch.optim.Optimizer):
         params = self.param_groups[-1]["params"]
         try:
             for number, score in enumerate(params):
-                _check_score(f"params[{number}]", score)
+                check_floating(f"params[{number}]", score)
+                check_dense(f"params[{number}]", score)
             if weights is not None or effective is not None:
-                self._accompany(params, weights, effective)
+                self._add_companions(params, weights, effective)
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
-        self._take_over_the_clamp(params)
+        self._mark_clamped(params)
 
-    def _take_over_the_clamp(self, params) -> None:
+    def _mark_clamped(self, params: Iterable[Tensor]) -> None:
+        """Tells the ops that the gradients of these scores are clamped here."""
         for score in params:
             leave_to_the_step(score)
 
-    def _accompany(self, params, weights, effective) -> None:
-        lists = {"weights": weights, "effective": effective}
-        for name, tensors in lists.items():
-            if tensors is None or len(tensors) != len(params):
-                count = "None" if tensors is None else f"{len(tensors)} entries"
-                raise ValueError(f"{name} must have {len(params)} entries, one for each parameter, but is {count}")
+    def _add_companions(
+        self,
+        params: Sequence[Tensor],
+        weights: Sequence[Tensor | None] | None,
+        effective: Sequence[Tensor | None] | None,
+    ) -> None:
+        """Checks and remembers the weight and the effective weight of each parameter that has them."""
+        weights = _one_each("weights", weights, len(params))
+        effective = _one_each("effective", effective, len(params))
         for number, (score, weight, target) in enumerate(zip(params, weights, effective, strict=True)):
-            if (weight is None) != (target is None):
-                raise ValueError(f"weights[{number}] and effective[{number}] must both be tensors or both be None")
-            if weight is None:
+            if weight is None and target is None:
                 continue
+            if weight is None or target is None:
+                raise ValueError(f"weights[{number}] and effective[{number}] must both be tensors or both be None")
             for name, tensor in ((f"weights[{number}]", weight), (f"effective[{number}]", target)):
                 for what in ("shape", "dtype", "device"):
                     wanted, found = getattr(score, what), getattr(tensor, what)
@@ -93,8 +108,8 @@ class ScoreAdam(torch.optim.Optimizer):
                         raise ValueError(f"{name} must have the {what} of its score, {wanted}, but has {found}")
             self._companions[score] = (weight.detach(), target)
 
-    def load_state_dict(self, state_dict: dict) -> None:
-        """As in torch; options that another optimizer's state does not have keep their values."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in torch; options that the state lacks, being that of another optimizer, keep their values."""
         before = [dict(group) for group in self.param_groups]
         super().load_state_dict(state_dict)
         for group, old in zip(self.param_groups, before, strict=True):
@@ -103,15 +118,25 @@ class ScoreAdam(torch.optim.Optimizer):
             _check_options(group)
 
     @torch.no_grad()
-    def step(self, closure=None):
-        """One step on every score; returns the closure's loss, if there is a closure."""
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step on every score.
+
+        Args:
+            closure: as in torch: computes the loss and the gradients again.
+
+        Returns:
+            The closure's loss, or None without a closure.
+
+        Raises:
+            RuntimeError: for sparse gradients.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        native = choose_kernels_module(self.backend)
+        compiled = None if choose_backend(self.backend) == "torch" else _ext.C.score_adam_
         for group in self.param_groups:
-            self._take_over_the_clamp(group["params"])
+            self._mark_clamped(group["params"])
             lr, eps, penalty = float(group["lr"]), group["eps"], group["penalty"]
             beta1, beta2 = group["betas"]
             for score in group["params"]:
@@ -128,9 +153,13 @@ class ScoreAdam(torch.optim.Optimizer):
                 state["step"] += 1
                 weight, effective = self._companions.get(score, (None, None))
                 tensors = (score, grad, state["exp_avg"], state["exp_avg_sq"], weight, effective)
-                update = native.score_adam_ if native and _suits(tensors) else reference.step_score_
-                kept = update(*tensors, lr, beta1, beta2, eps, int(state["step"]), penalty)
-                if update is not reference.step_score_:  # raw memory was written: autograd has to know
+                numbers = lr, beta1, beta2, eps, int(state["step"]), penalty
+                kept: int | Tensor
+                if compiled is None or not _takes_compiled_pass(tensors, score.dtype):
+                    kept = reference.step_score_(*tensors, *numbers)
+                else:
+                    kept = compiled(*tensors, *numbers)
+                    # The pass writes to raw memory, so torch's version counters have to be advanced here.
                     changed = (score, effective)
                     torch.autograd.graph.increment_version([tensor for tensor in changed if tensor is not None])
                 self._counts[score] = (kept, score._version)
@@ -138,42 +167,44 @@ class ScoreAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def kept(self) -> list[int]:
-        """How many scores of each parameter are positive; free after a step, which has counted them, but for the wait
-        for a GPU where they are there."""
+        """The number of positive scores of each parameter, in the order of the parameter groups.
+
+        After a step, which has counted them, this computes nothing; it waits for a GPU that they are on.
+        """
         counts = []
         for score in (score for group in self.param_groups for score in group["params"]):
             count, version = self._counts.get(score, (0, -1))
             counts.append(int(count if version == score._version else (score > 0).sum()))
         return counts
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"backend": self.backend, "_companions": self._companions, "_counts": {}}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            self._take_over_the_clamp(group["params"])
+            self._mark_clamped(group["params"])
 
 
-def _suits(tensors) -> bool:
-    """Whether the compiled pass takes them."""
-    dtype = tensors[0].dtype
+def _one_each(name: str, tensors: Sequence[Tensor | None] | None, count: int) -> Sequence[Tensor | None]:
+    """A list of companions; raises ValueError unless it has an entry for each parameter."""
+    if tensors is None or len(tensors) != count:
+        found = "None" if tensors is None else f"{len(tensors)} entries"
+        raise ValueError(f"{name} must have {count} entries, one for each parameter, but is {found}")
+    return tensors
+
+
+def _takes_compiled_pass(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> bool:
+    """Whether the compiled pass computes with these tensors; dtype: of the scores."""
     if dtype is not torch.float32 and dtype is not torch.float64:
         return False
     return all(t is None or (t.is_contiguous() and t.is_cpu and t.dtype is dtype) for t in tensors)
 
 
-def _check_score(name: str, score: Tensor) -> None:
-    if not score.dtype.is_floating_point:
-        raise TypeError(f"{name} must have a floating dtype, but is {score.dtype}")
-    if score.layout != torch.strided:
-        raise ValueError(f"{name} must be a dense tensor (torch.strided), but is {score.layout}")
+def _check_options(options: dict[str, Any]) -> None:
+    """Raises ValueError for hyperparameters out of range."""
 
-
-def _check_options(options: dict) -> None:
-    """Raises for hyperparameters that no run can want."""
-
-    def refuse(name, wanted):
+    def refuse(name: str, wanted: str) -> NoReturn:
         raise ValueError(f"{name} must be {wanted}, but is {options[name]}")
 
     if not 0 <= options["lr"] < math.inf:

@@ -140,7 +140,7 @@ def test_the_hash_of_a_base_that_modules_may_remember():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match="read must be one of last_word, end, got 'middle'"):
+    with pytest.raises(ValueError, match="readout must be one of last_word, last_position, got 'middle'"):
         LSTMClassifier(*SIZES, readout="middle")
     with pytest.raises(ValueError, match="hidden_dim must be at least 1"):
         LSTMClassifier(5, 4, 0, 2)

@@ -23,8 +23,9 @@ from seam_fast.common import cuda_graphs, rng
 from seam_fast.common.cuda_graphs import CudaGraphRunner
 from seam_fast.search import context, module_run, scheduler, workers
 from seam_fast.search.cohort import Cohort, Lane
-from seam_fast.search.sampling import Sampler, Taught
-from seam_fast.training import devices, registry
+from seam_fast.search.sampling import Sampler
+from seam_fast.search.teacher_cache import TeacherCache
+from seam_fast.training import devices, gpu_memory, registry
 from seam_fast.training.cuda_graph_trainer import CudaGraphTrainer
 from seam_fast.training.torch_trainer import TorchTrainer
 
@@ -108,14 +109,14 @@ def test_lanes_have_the_bits_of_trainers_by_themselves(toy, shape, readout, labe
             trainer.scale_learning_rates(1 - 0.1 * epoch)
         told = cohort.run_epoch(epoch, cohort.draw(epoch), True)()
         for row, lane, (sampler, trainer) in zip(told, lanes, alone, strict=True):
-            documents, look = sampler.epoch(epoch), lane.read(row, True)
-            assert look.loss == trainer.run_epoch(documents.ids, documents.lengths, documents.labels, 8)
+            documents, (loss, look) = sampler.epoch(epoch), lane.read(row, True)
+            assert loss == trainer.run_epoch(documents.ids, documents.lengths, documents.labels, 8)
             assert_bits(state(lane.trainer), state(trainer))
-            assert look.kept == trainer.kept_counts() and lane.trainer.steps == trainer.steps == 3 * (epoch + 1)
+            assert look.kept_counts == trainer.kept_counts() and lane.trainer.steps == trainer.steps == 3 * (epoch + 1)
             parts, snapshot = (trainer_kinds.parts_of(one.snapshot()) for one in (look, trainer))
             assert list(parts) == list(snapshot)
             assert_bits(parts.values(), snapshot.values())
-            assert torch.equal(look.logits, trainer.logits(toy.test.ids, toy.test.lengths))
+            assert torch.equal(look.outputs, trainer.logits(toy.test.ids, toy.test.lengths))
 
 
 def test_lanes_are_as_plain_pytorch_has_them(toy):
@@ -126,10 +127,10 @@ def test_lanes_are_as_plain_pytorch_has_them(toy):
     lane = Lane(make_trainer(weights, sampler), sampler, toy.train, 8, at_once)
     cohort = Cohort([lane])
     for epoch in range(6):
-        look = lane.read(cohort.run_epoch(epoch, cohort.draw(epoch), False)()[0], False)
+        found, look = lane.read(cohort.run_epoch(epoch, cohort.draw(epoch), False)()[0], False)
         documents = sampler.epoch(epoch)
         loss = plain.run_epoch(documents.ids, documents.lengths, documents.labels, 8)
-        assert look.loss == pytest.approx(loss, abs=1e-11) and look.logits is None
+        assert found == pytest.approx(loss, abs=1e-11) and look.outputs is None
     ours, theirs = (trainer.full_scores() for trainer in (lane.trainer, plain))
     for a, b in zip((*ours[0].values(), *ours[1]), (*theirs[0].values(), *theirs[1]), strict=True):
         torch.testing.assert_close(a, b.detach(), rtol=0, atol=1e-10)
@@ -396,6 +397,19 @@ def test_ctrl_c_ends_a_cohort_between_epochs(toy, toy_base, stepped):
     assert all(0 < len(module.history) < 5000 for module in modules if module is not None)
 
 
+def test_a_run_says_what_it_cannot_do(toy, toy_base):
+    run = module_run.ModuleRun(context.SearchContext(toy_base, toy, Settings(**QUICK), "torch"), (0,), 0, 1)
+    with pytest.raises(RuntimeError, match="target k0: a run that has not begun cannot be finished"):
+        run.finish()
+    with pytest.raises(RuntimeError, match="target k0: the run has no module, because it is not finished"):
+        run.module()
+    run.begin(devices.CPU)
+    with pytest.raises(TypeError, match="target k0: a TorchTrainer cannot queue its epochs"):
+        run.launched_lane()
+    with pytest.raises(TypeError, match="target k0: the steps of a TorchTrainer cannot be recorded"):
+        run.lane()
+
+
 def test_units(toy, toy_base, stepped):
     study = context.SearchContext(toy_base, toy, Settings(**QUICK), "cuda")
     seam = context.SearchContext(toy_base, toy, Settings(**QUICK | {"schedule": "seam"}), "cuda")
@@ -419,9 +433,9 @@ def test_units(toy, toy_base, stepped):
 def test_no_more_in_step_than_find_room(toy, toy_base, stepped):
     study = context.SearchContext(toy_base, toy, Settings(**QUICK), "cuda")
     jobs = [module_run.ModuleRun(study, (0,), seed, 1) for seed in range(80)]
-    need = devices.module_bytes(toy_base.weights(), len(jobs[0].sampler.words()), 8, toy.train.ids.shape[1])
+    need = gpu_memory.module_bytes(toy_base.weights(), len(jobs[0].sampler.fed_ids()), 8, toy.train.ids.shape[1])
     for room, (most, wanted) in {80: (8, 8), 35: (8, 4), 12: (8, 1), 3: (3, 1)}.items():
-        stepped.free = [int(room * need / devices.SHARE_OF_FREE_MEMORY) + 9, 0]
+        stepped.free = [int(room * need / gpu_memory.SHARE_OF_FREE_MEMORY) + 9, 0]
         found = workers.workers_for(jobs, None)
         units = scheduler.units_of(jobs, found, None)
         assert len(found) == most and max(map(len, units)) == wanted
@@ -592,8 +606,8 @@ def test_documents_that_stay_as_they_are_are_asked_about_once(toy, toy_base, ask
 
 
 def test_what_was_taught_is_let_go_of():
-    taught = Taught()
-    taught.users = 2
-    said = [taught.get(3, lambda n=n: n) for n in ("first", "second", "third")]
-    assert said == ["first", "first", "third"] and list(taught._known) == [3]
-    assert taught.get(4, lambda: "other") == "other"
+    cache = TeacherCache()
+    cache.users = 2
+    said = [cache.get(3, lambda n=n: n) for n in ("first", "second", "third")]
+    assert said == ["first", "first", "third"] and list(cache._known) == [3]
+    assert cache.get(4, lambda: "other") == "other"

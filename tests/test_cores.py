@@ -107,9 +107,9 @@ def test_what_counts_cores_counts_these(system, capsys, monkeypatch):
 
     system("0::/\n")
     system.write("cpu.max", "300000 100000")
-    jobs = [SimpleNamespace(study=SimpleNamespace(engine="cpu"))] * 8
+    runs = [SimpleNamespace(context=SimpleNamespace(engine="cpu"))] * 8
     assert (
-        len(workers_for(jobs, None)) == 3 and len(workers_for(jobs, 5)) == 5 and len(workers_for(jobs[:2], None)) == 2
+        len(workers_for(runs, None)) == 3 and len(workers_for(runs, 5)) == 5 and len(workers_for(runs[:2], None)) == 2
     )
     assert report.machine()["cores"] == 3
     assert main(["info"]) == 0

@@ -18,7 +18,6 @@ from support.lstm_cases import (
     distances,
     flat,
     leaves,
-    moved,
     run,
     torch_lstm,
     truth,
@@ -31,6 +30,7 @@ from seam_fast import MaskedLSTM, ScoreAdam, binarize, masked_lstm
 from seam_fast.backend import unavailable_reason
 from seam_fast.ops import custom_op, reference
 from seam_fast.ops import functional as ops
+from seam_fast.testing import FACTOR, perturbed
 
 if unavailable_reason("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {unavailable_reason('cuda')}", allow_module_level=True)
@@ -245,12 +245,12 @@ def assert_as_good_as_torch(case, dtype, results, tensors, context=contextlib.nu
         theirs = distances(flat(run(on_gpu(lstm_of_torch), case, dtype, tensors)), exact)
     generator = torch.Generator().manual_seed(1)
     changes = [
-        distances(flat(run(reference.masked_lstm, case, torch.float64, moved(wide, unit, generator))), exact)
+        distances(flat(run(reference.masked_lstm, case, torch.float64, perturbed(wide, unit, generator))), exact)
         for _ in range(3)
     ]
     for name, distance in distances(flat(results), exact).items():
         floor = max(change[name] for change in changes) + 2 * unit * float(exact[name].abs().max())
-        limit = 2 * theirs[name] + floor
+        limit = FACTOR * theirs[name] + floor
         assert distance <= limit, f"{name}: {distance:.3g} from float64, {limit:.3g} allowed ({case}, {dtype})"
 
 

@@ -13,7 +13,7 @@ from seam_fast import Interrupted, LSTMClassifier, Settings, TrainingError, reen
 from seam_fast.backend import unavailable_reason
 from seam_fast.data.corpus import Split
 from seam_fast.search.cohort import Cohort, Lane
-from seam_fast.training import devices
+from seam_fast.training.streams import own_streams
 
 if unavailable_reason("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {unavailable_reason('cuda')}", allow_module_level=True)
@@ -39,7 +39,7 @@ def test_lanes_have_the_bits_of_trainers_by_themselves(toy, shape, readout):
     """Also where steps are replayed on branches, and after the whole epoch's batches have been made by a graph."""
     weights = on_gpu(toy_weights.make_deep_weights(*shape, dtype=torch.float32, sizes=(toy.vocab_size, 12, 9, 4)))
     documents = Split(**{name: part.to(DEVICE) for name, part in vars(toy.train).items()})
-    streams = devices.own_streams(0, 4)
+    streams = own_streams(0, 4)
     with torch.cuda.stream(streams[0]):
         lanes, alone = [], []
         for target in ((0,), (1,), (0, 1)):
@@ -54,13 +54,13 @@ def test_lanes_have_the_bits_of_trainers_by_themselves(toy, shape, readout):
         for epoch in range(7):
             told = cohort.run_epoch(epoch, cohort.draw(epoch), True)()
             for row, lane, (sampler, trainer) in zip(told, lanes, alone, strict=True):
-                fed, look = sampler.epoch(epoch), lane.read(row, True)
+                fed, (loss, look) = sampler.epoch(epoch), lane.read(row, True)
                 words = toy.train.ids[sampler.draw(epoch)[0]]
                 assert (fed.ids != words).any()
-                assert look.loss == trainer.run_epoch(fed.ids, fed.lengths, fed.labels, 8)
+                assert loss == trainer.run_epoch(fed.ids, fed.lengths, fed.labels, 8)
                 assert_bits(state(lane.trainer), state(trainer))
-                assert look.kept == trainer.kept_counts()
-                assert torch.equal(look.logits, trainer.logits(toy.test.ids, toy.test.lengths))
+                assert look.kept_counts == trainer.kept_counts()
+                assert torch.equal(look.outputs, trainer.logits(toy.test.ids, toy.test.lengths))
 
 
 def test_any_number_at_once_gives_the_same_modules(toy, large):

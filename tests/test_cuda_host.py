@@ -15,8 +15,7 @@ from support.scripts import load_script
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from seam_fast import BackendError, _ext, backend, masked_lstm
-from seam_fast.ops import custom_op, eager
-from seam_fast.ops import functional as ops
+from seam_fast.ops import checks, custom_op, eager
 
 ROOT = Path(__file__).parents[1]
 SHORT = [torch.bfloat16, torch.float16]
@@ -699,7 +698,7 @@ def test_under_autocast_a_gpu_computes_in_its_dtype(pretended, dtype):
 def test_lengths_on_a_gpu_are_not_looked_at(pretended):
     """Values of these tensors cannot be read: whatever tried would fail here, and make the host wait on a GPU."""
     lengths = torch.zeros(3, dtype=torch.int32, device="cuda")
-    readout = ops._read_lengths(lengths, torch.zeros(4, 3, 2, device="cuda"), True, False)
+    readout = checks.read_lengths(lengths, torch.zeros(4, 3, 2, device="cuda"), True, False)
     assert (
         readout.device.type == "cuda"
         and readout.dtype == torch.int64

@@ -18,7 +18,8 @@ from seam_fast import Interrupted, LSTMClassifier, Settings, TrainingError, back
 from seam_fast.classifier import inference
 from seam_fast.cli.main import main
 from seam_fast.search import auto_engine, context, module_run, workers
-from seam_fast.training import cuda_graph_trainer, devices
+from seam_fast.training import cuda_graph_trainer, devices, gpu_memory
+from seam_fast.training import streams as streams_module
 
 loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
 QUICK = {"epochs": 3, "batch_size": 8, "lr_mask": 0.1, "distill_weight": 0.0}
@@ -103,8 +104,8 @@ def indices(jobs, threads=None):
 
 def test_places_are_as_many_as_a_gpu_trains_at_once_and_has_memory_for(toy, toy_base, gpus):
     jobs = make_jobs(toy_base, toy, [0, 1, 2, 3] * 3)
-    rows = max(len(job.sampler.words()) for job in jobs)
-    need = devices.module_bytes(toy_base.weights(), rows, 8, toy.train.ids.shape[1])
+    rows = max(len(job.sampler.fed_ids()) for job in jobs)
+    need = gpu_memory.module_bytes(toy_base.weights(), rows, 8, toy.train.ids.shape[1])
     assert indices(jobs) == [0, 1, 0, 1]
     gpus.at_once = [3, 5]
     assert indices(jobs) == [0, 1, 0, 1, 0, 1, 1, 1]
@@ -151,9 +152,9 @@ def test_no_targets_no_gpus(toy, toy_base, gpus):
 def test_streams_are_others_as_long_as_there_are_any(gpus):
     for count in (1, 32, 33, 128):
         torch.cuda.Stream(1)  # torch's round does not begin with us
-        streams = devices.own_streams(1, count)
+        streams = streams_module.own_streams(1, count)
         assert len(streams) == len({stream.cuda_stream for stream in streams}) == count
-    streams = devices.own_streams(0, 200)
+    streams = streams_module.own_streams(0, 200)
     assert len(streams) == 200 and len({stream.cuda_stream for stream in streams}) == 128
 
 
@@ -169,20 +170,20 @@ def test_streams_of_places_that_are_no_more_come_first(gpus):
     assert len(used) == 4
     many = devices.gpu_workers({0: 200})
     del many[:100]
-    assert len({stream.cuda_stream for stream in devices.own_streams(0, 128)}) == 128
-    assert devices._idle[0] == [], "some places still hold the streams that all of them have"
+    assert len({stream.cuda_stream for stream in streams_module.own_streams(0, 128)}) == 128
+    assert streams_module._idle[0] == [], "some places still hold the streams that all of them have"
 
 
 def test_the_memory_of_a_module():
     """Not less than scores and Adam's means take, and with R8's sizes about a quarter of a gigabyte."""
-    small, long = (devices.module_bytes(toy_weights.make_weights(torch.float32), rows, 5, 32) for rows in (10, 1000))
+    small, long = (gpu_memory.module_bytes(toy_weights.make_weights(torch.float32), rows, 5, 32) for rows in (10, 1000))
     assert long - small == 3 * 4 * 990 * toy_weights.E
     r8 = toy_weights.make_weights(torch.float32, sizes=(23_590, 100, 50, 8))
-    assert 3 * 4 * 11_445 * 100 < devices.module_bytes(r8, 11_444, 5, 32) < 300e6
+    assert 3 * 4 * 11_445 * 100 < gpu_memory.module_bytes(r8, 11_444, 5, 32) < 300e6
     double = {key: weight.double() for key, weight in r8.items()}
-    assert devices.module_bytes(double, 11_444, 5, 32) > devices.module_bytes(r8, 11_444, 5, 32)
+    assert gpu_memory.module_bytes(double, 11_444, 5, 32) > gpu_memory.module_bytes(r8, 11_444, 5, 32)
     deep = toy_weights.make_deep_weights(2, True, torch.float32, sizes=(23_590, 100, 50, 8))
-    assert devices.module_bytes(deep, 11_444, 128, 64) > devices.module_bytes(r8, 11_444, 128, 64)
+    assert gpu_memory.module_bytes(deep, 11_444, 128, 64) > gpu_memory.module_bytes(r8, 11_444, 128, 64)
 
 
 # -- results ----------------------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ def trainers_and_sampler(toy, kind, count, **options):
     sampler = Sampler(toy, torch.arange(len(toy.train.ids)), (0,), settings, 0, teacher)
     weights = toy_weights.make_weights(torch.float32, sizes=(toy.vocab_size, 6, 5, 4))
     head = toy_weights.make_head(torch.float32, classes=4)
-    words = torch.from_numpy(sampler.words())
+    words = torch.from_numpy(sampler.fed_ids())
     made = [
         trainer_kinds.make_trainer(kind, weights, head, words, **trainer_kinds.OPTIONS | {"alpha": 0.3 * (i + 1)})
         for i in range(count)
@@ -116,9 +116,9 @@ def test_queued_epochs_are_those_that_are_run(toy, kind, host_module, threads, o
         trainers, epochs = zip(*(one.queued(sampler, epoch, 4, evaluated_on=evaluated_on) for one in ours), strict=True)
         found = host_module.QueuedEpochs(list(trainers), list(epochs), threads=threads).take()
         for one, told, other in zip(ours, found, theirs, strict=True):
-            loss, look = one.taken(told)
+            loss, look = one.result_of(told)
             loss_too, look_too = other.take_epoch(sampler, epoch, 4, stop=stop, evaluated_on=evaluated_on)
-            assert loss == loss_too and look.kept == look_too.kept and look.figures == look_too.figures
+            assert loss == loss_too and look.kept_counts == look_too.kept_counts and look.figures == look_too.figures
             assert torch.equal(look.outputs, look_too.outputs)
             parts, parts_too = (trainer_kinds.parts_of(each.snapshot()) for each in (look, look_too))
             assert all(torch.equal(part, parts_too[name]) for name, part in parts.items())

@@ -1,12 +1,15 @@
 """Loading the compiled part: what is used, what is refused, and what it says then."""
 
+import ast
 import importlib.machinery
 import json
 import os
+import re
 import subprocess
 import sys
 import types
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -152,6 +155,45 @@ def test_the_compiled_part_can_be_disabled_and_the_first_use_says_that_it_is_slo
     assert before == "" and after.count(slow) == 1
 
 
+# -- its types --------------------------------------------------------------------------------------------------------
+
+
+def stub():
+    """What _C.pyi declares: argument names of each function, names of each class's members."""
+    declared = {}
+    text = Path(_ext.__file__).with_name("_C.pyi").read_text(encoding="utf-8")
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef):
+            declared[node.name] = [argument.arg for argument in node.args.args]
+        elif isinstance(node, ast.ClassDef):
+            members = [member for member in node.body if isinstance(member, ast.FunctionDef)]
+            declared[node.name] = {member.name: [argument.arg for argument in member.args.args] for member in members}
+    return declared
+
+
+def arguments_of(function):
+    """Names in the first line of pybind's docstring, ``name(first: type, second: type = default) -> type``."""
+    inside = function.__doc__.split("\n")[0].split("(", 1)[1].rsplit(") ->", 1)[0]
+    return re.findall(r"(?:^|, )(\w+): ", inside)
+
+
+@needs_ext
+def test_the_stub_declares_what_the_compiled_part_has():
+    declared = stub()
+    there = {name: value for name, value in vars(_ext.C).items() if not name.startswith("_")}
+    missing = set(_ext.NEEDED_WITH_CUDA) if not _ext.built_with_cuda else set()
+    assert declared.keys() - missing == there.keys()
+    for name, value in there.items():
+        if not isinstance(value, type):
+            assert declared[name] == arguments_of(value), name
+            continue
+        members = {member for member in vars(value) if not member.startswith("_")}
+        assert declared[name].keys() - {"__init__"} == members, name
+        for member, names in declared[name].items():
+            if callable(getattr(value, member)):
+                assert names == arguments_of(getattr(value, member)), f"{name}.{member}"
+
+
 # -- the instruction set ----------------------------------------------------------------------------------------------
 
 
@@ -159,7 +201,7 @@ def test_the_compiled_part_can_be_disabled_and_the_first_use_says_that_it_is_slo
 def test_the_instruction_set_that_is_asked_for(monkeypatch, requested, used):
     monkeypatch.setenv("SEAM_FAST_ISA", requested)
     module = FakeModule()
-    assert _ext.obey_isa(module) == "" and module.used == used
+    assert _ext.apply_isa_override(module) == "" and module.used == used
 
 
 @pytest.mark.parametrize(
@@ -170,7 +212,7 @@ def test_an_instruction_set_that_cannot_be_had(monkeypatch, requested, why):
     monkeypatch.setenv("SEAM_FAST_ISA", requested)
     module = FakeModule()
     with pytest.warns(UserWarning, match="using avx2"):
-        assert _ext.obey_isa(module) == f"SEAM_FAST_ISA={requested} is ignored: {why}"
+        assert _ext.apply_isa_override(module) == f"SEAM_FAST_ISA={requested} is ignored: {why}"
     assert module.used == "avx2"
 
 
@@ -201,9 +243,9 @@ def with_module(monkeypatch):
 @pytest.fixture
 def nothing_said(monkeypatch):
     """As if nothing had been warned of in this process."""
-    monkeypatch.setattr(backend, "_said", set())
-    monkeypatch.setattr(backend, "_asked", set())
-    monkeypatch.setattr(_ext, "told", False)
+    monkeypatch.setattr(backend, "_warned_texts", set())
+    monkeypatch.setattr(backend, "_handled", set())
+    monkeypatch.setattr(_ext, "warned", False)
     monkeypatch.delenv("SEAM_FAST_DISABLE_EXT", raising=False)
     monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
 
@@ -240,12 +282,12 @@ def test_without_kernels_the_first_use_says_so_once(with_module, nothing_said, f
     assert text.endswith("; if this is meant, set SEAM_FAST_BACKEND=torch")
 
 
-@pytest.mark.parametrize("name", ["SEAM_FAST_BACKEND", "told", "backend="])
+@pytest.mark.parametrize("name", ["SEAM_FAST_BACKEND", "warned", "backend="])
 def test_who_wants_it_so_hears_nothing(with_module, nothing_said, monkeypatch, name):
     with_module(None, "it rains")
     calls = every_way_to_begin()
-    if name == "told":
-        monkeypatch.setattr(_ext, "told", True)  # when it was loaded
+    if name == "warned":
+        monkeypatch.setattr(_ext, "warned", True)  # when it was loaded
     elif name == "backend=":
         calls = [lambda: backend.choose_backend("torch"), lambda: backend.choose_engine("torch")]
     else:
@@ -287,7 +329,7 @@ def test_what_is_slow_beside_kernels_is_said_too(with_module, with_gpus, nothing
     module = FakeModule()
     module.build_info = lambda: {"torch": torch.__version__, "with_cuda": False, "flags": "-O0 -g"}
     with_module(module)
-    monkeypatch.setattr(backend, "_asked", set())
+    monkeypatch.setattr(backend, "_handled", set())
     (text,) = said_by(backend.choose_backend)
     assert text == "seam-fast: slow, because the compiled part was built with DEBUG=1; build it again without"
 

@@ -59,7 +59,7 @@ from seam_fast.classifier import inference, reference_model
 from seam_fast.common import cuda_graphs
 from seam_fast.common.cuda_graphs import CudaGraphRunner
 from seam_fast.errors import BackendError, TrainingError
-from seam_fast.training import cuda_graph_trainer, reference_step
+from seam_fast.training import cuda_graph_trainer, graph_inputs, reference_step
 from seam_fast.training.cuda_graph_trainer import CudaGraphTrainer
 from seam_fast.training.torch_trainer import TorchTrainer
 
@@ -215,7 +215,7 @@ def test_bits_depend_neither_on_pieces_nor_on_time(monkeypatch):
     monkeypatch.setattr(cuda_graph_trainer, "_STEPS_AT_ONCE", 3)
     assert_same(run(), wanted)
     monkeypatch.setattr(cuda_graph_trainer, "_SECONDS_AT_ONCE", 0.0)  # one by one
-    monkeypatch.setattr(cuda_graph_trainer, "_STEPS_AT_FIRST", 1)
+    monkeypatch.setattr(graph_inputs, "_STEPS_AT_FIRST", 1)
     assert_same(run(), wanted)
 
 
@@ -386,7 +386,7 @@ def test_documents_that_come_again_are_on_the_device_already(monkeypatch):
     engine = deep((2, True), readout="last_word")
     placed = []
     monkeypatch.setattr(
-        engine, "_place", lambda *parts: placed.append(parts) or CudaGraphTrainer._place(engine, *parts)
+        engine, "_to_device", lambda *parts: placed.append(parts) or CudaGraphTrainer._to_device(engine, *parts)
     )
     ids, lengths, labels = toy_data.make_documents(20)
     for _ in range(3):
@@ -406,7 +406,7 @@ def test_documents_are_looked_at_in_chunks(monkeypatch):
     monkeypatch.setattr(inference, "BATCH", 3)
     engine, theirs = (deep((2, True), trainer, readout="last_word") for trainer in (CudaGraphTrainer, TorchTrainer))
     ids, lengths, _ = toy_data.make_documents(20)
-    chunks, _ = engine._place(ids, lengths)
+    chunks, _ = engine._to_device(ids, lengths)
     assert [len(words) for words, _ in chunks] == sorted(int(most.max()) for _, most in chunks)
     torch.testing.assert_close(engine.class_logits(ids, lengths), theirs.class_logits(ids, lengths), rtol=0, atol=1e-12)
     assert engine.logits(ids[:0], lengths[:0]).shape == (0, 2)
@@ -531,7 +531,7 @@ def test_a_trainer_whose_steps_are_replayed(cuda, monkeypatch):
         return types.SimpleNamespace(replay=function)
 
     monkeypatch.setattr(cuda_graphs, "_record", record)
-    monkeypatch.setattr(cuda_graph_trainer, "CudaGraphRunner", lambda device: CudaGraphRunner(GPU))
+    monkeypatch.setattr(graph_inputs, "CudaGraphRunner", lambda device: CudaGraphRunner(GPU))
     assert_same(run(), wanted)
     assert len(recorded) == 2, "joint steps, and those of the head alone"
 

@@ -219,18 +219,18 @@ RUN = ["reengineer", *TINY, "--epochs", "2", "--batch-size", "16", "--backend", 
 
 def test_each_module_is_on_disk_as_soon_as_it_is_ready(trained, monkeypatch, capsys):
     """What comes after the first one may go wrong as it likes."""
-    run, there = module_run.ModuleRun.run, []
+    train, there = module_run.ModuleRun.train, []
 
-    def look_and_run(self, *arguments):
+    def look_and_train(self, *arguments):
         if self.target != (0,):
             deadline = time.monotonic() + 60
             while not there and time.monotonic() < deadline:
                 there.extend((trained / "runs/tiny/modules").glob("0-*"))
                 time.sleep(0.01)
             raise SystemExit("the end of the world")
-        run(self, *arguments)
+        train(self, *arguments)
 
-    monkeypatch.setattr(module_run.ModuleRun, "run", look_and_run)
+    monkeypatch.setattr(module_run.ModuleRun, "train", look_and_train)
     capsys.readouterr()
     with pytest.raises(SystemExit):
         main([*RUN, "--threads", "1"])

@@ -317,5 +317,5 @@ def test_the_short_way_takes_what_the_long_one_takes(monkeypatch, options):
             return type(error), str(error)
 
     short = outcome()
-    monkeypatch.setattr(ops, "_at_once", lambda *given: None)
+    monkeypatch.setattr(ops, "_fast_path", lambda *given: None)
     assert outcome() == short

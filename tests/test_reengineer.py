@@ -602,7 +602,7 @@ def poisoned(many, k):
         base.word_embeddings.weight[words, 0] = math.nan
     fit, _ = corpus.validation_indices()
     for other in range(52):
-        if other != k and not set(words) & set(Sampler(corpus, fit, (other,), BALANCED, 0).words().tolist()):
+        if other != k and not set(words) & set(Sampler(corpus, fit, (other,), BALANCED, 0).fed_ids().tolist()):
             return corpus, base, other
     raise AssertionError("no class is clean of them")
 

@@ -316,6 +316,8 @@ def test_head_only_steps_move_the_head_alone_and_port_never_does():
     assert all(not torch.equal(a, b) for a, b in zip(alone.head, head, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(port.head, head, strict=True))
     assert reference_model.kept_ratio(alone.scores) == 1.0
+    with pytest.raises(ValueError, match="schedule 'port' has no steps of the head"):
+        port.step(*documents, head_only=True)
 
 
 def test_the_loss_is_clamped_apart_from_the_penalty_in_a_whole_step():

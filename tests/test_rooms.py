@@ -18,12 +18,13 @@ ORDER = (
     ("training",),
     ("modules",),
     ("classifier",),
-    ("nn", "optim"),
+    ("nn", "optim", "testing"),
     ("ops", "data"),
     ("files",),
     ("common",),
     ("backend",),
     ("_ext", "_version", "_moved", "errors"),
+    ("_C",),
 )
 LEVEL = {name: level for level, names in enumerate(reversed(ORDER)) for name in names}
 MODULES = sorted((ROOT / "seam_fast").rglob("*.py"))
@@ -54,9 +55,8 @@ def imports_of(path: Path):
                 continue
             for name in node.names:
                 whole = f"{base}.{name.name}"
-                is_module = (ROOT / (whole.replace(".", "/") + ".py")).is_file() or (
-                    ROOT / whole.replace(".", "/")
-                ).is_dir()
+                place = ROOT / whole.replace(".", "/")
+                is_module = place.is_dir() or place.with_suffix(".py").is_file() or place.with_suffix(".pyi").is_file()
                 yield whole if is_module else base, node.lineno
 
 

@@ -188,9 +188,9 @@ def test_only_documents_it_may_use(toy):
 @pytest.mark.parametrize("sampling", ["balanced", "redraw", "all"])
 def test_words_are_all_that_can_be_fed(toy, sampling):
     each = sampler(toy, (3,), sampling=sampling, word_dropout=0.4)
-    words = set(each.words().tolist())
+    words = set(each.fed_ids().tolist())
     assert 1 in words, "the unknown word stands for dropped ones"
-    assert sorted(words) == each.words().tolist()
+    assert sorted(words) == each.fed_ids().tolist()
     for epoch in range(20):
         assert set(each.epoch(epoch).ids.flatten().tolist()) <= words
 

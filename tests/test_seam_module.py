@@ -188,6 +188,13 @@ def test_a_mask_of_shared_rows_is_the_mask_of_all_rows():
     assert shared != KeepMask.of_scores(other) and shared != "a mask"
 
 
+def test_narrow_rows_are_not_made_of_what_fills_the_last_byte():
+    rows = torch.ones(3, 2, dtype=torch.bool)  # 6 bits, and 2 that would be a row more
+    row_of_id = torch.tensor([0, 2, 2, 1])
+    mask = KeepMask({toy_weights.EMBEDDING: (4, 2)}, {toy_weights.EMBEDDING: packed(rows)}, row_of_id, 3)
+    assert torch.equal(mask.rows(), rows) and mask.dense(toy_weights.EMBEDDING).all()
+
+
 def test_a_module_follows_its_scores_and_its_base():
     """Masked weights are made once, and again where a score or a weight has changed."""
     module, documents_ = make_module(), documents()

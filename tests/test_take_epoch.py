@@ -70,7 +70,12 @@ def told(trainer, loss, look, wanted):
         "logits": look.class_logits,
         "outputs": look.outputs,
     }
-    return loss, look.kept, figures, {name: None if part is None else part.tolist() for name, part in parts.items()}
+    return (
+        loss,
+        look.kept_counts,
+        figures,
+        {name: None if part is None else part.tolist() for name, part in parts.items()},
+    )
 
 
 @pytest.mark.parametrize("evaluates", ["always", "every other time", "never"])

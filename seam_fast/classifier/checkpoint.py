@@ -362,6 +362,7 @@ def _last(key: str) -> str:
 
 
 def _is_matrix(value: Any) -> TypeGuard[Tensor]:
+    """Whether it is a tensor of two dimensions."""
     return isinstance(value, Tensor) and value.dim() == 2
 
 
@@ -371,6 +372,7 @@ def _is_counter(value: Any) -> bool:
 
 
 def _hints_at(part: str, name: str) -> bool:
+    """Whether a tensor's name has a word that is usual for that part of the model."""
     return any(hint in name.lower() for hint in _HINTS[part])
 
 

@@ -28,9 +28,11 @@ TrainEpoch = Callable[[int], Iterable[float]]
 class LSTMReader(Protocol):
     """Runs the LSTM of a model and reads its output: the model itself, or a `DeviceReader` of it."""
 
-    def run_lstm(self, vectors: Tensor, lengths: Tensor | None) -> Tensor: ...
+    def run_lstm(self, vectors: Tensor, lengths: Tensor | None) -> Tensor:
+        """All outputs (B, T, D * H), of word vectors (B, T, E) and lengths (B,)."""
 
-    def read_output(self, output: Tensor, lengths: Tensor) -> Tensor: ...
+    def read_output(self, output: Tensor, lengths: Tensor) -> Tensor:
+        """The outputs (B, D * H) at the last words, of all outputs."""
 
 
 def train_strong(run: TrainingRun, recipe: StrongRecipe) -> tuple[LSTMClassifier, dict[str, Any]]:

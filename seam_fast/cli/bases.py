@@ -11,7 +11,8 @@ from typing import Any
 from ..classifier.device_training import device_name
 from ..classifier.evaluate import evaluate_classifier, predict_logits
 from ..classifier.model import LSTMClassifier
-from ..classifier.training import RECIPES, train_classifier
+from ..classifier.recipes import RECIPES
+from ..classifier.training import train_classifier
 from ..common.progress import is_terminal, say
 from ..data.corpus import Corpus
 from ..data.tokenizer import tokenizer_named

@@ -1,1 +1,1 @@
-"""What every room may use: arguments, cores and threads, random numbers, progress, CUDA graphs. Knows no other room."""
+"""What all other packages may use: checks of arguments, cores and threads, random numbers, progress, CUDA graphs."""

@@ -1,13 +1,15 @@
-"""Cutting documents into batches of one size."""
+"""Cutting documents into batches of one size, as a CUDA graph needs them."""
 
 import torch
 from torch import Tensor
 
 
 def deal(count: int, size: int) -> tuple[Tensor, Tensor]:
-    """Numbers of the documents of each batch, and which of them are real: (S, B) both.
+    """Batches over ``count`` documents.
 
-    Where the last batch is smaller, its first document fills it up: nothing in it that is not there anyway.
+    Returns:
+        The indices of the documents of each batch, int64, and which of them are real, bool, both (batches, size). A
+        smaller last batch is filled up with copies of its own first document, which are not real.
     """
     numbers = torch.arange(-(-count // size) * size).view(-1, size)
     real = numbers < count

@@ -1,22 +1,27 @@
-"""Corpora, bases and modules begin on the CPU, whatever device ``torch.set_default_device`` names."""
+"""Making tensors on the CPU whatever device ``torch.set_default_device`` names, as for corpora, bases and modules."""
 
 import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import ParamSpec, TypeVar
 
 import torch
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
-def cpu_by_default() -> AbstractContextManager:
-    """Tensors are made on the CPU in here, whatever default device the caller has set for the calling thread."""
-    # nothing to enter where it is the CPU already: torch's mode slows every op down
+
+def cpu_by_default() -> AbstractContextManager[object]:
+    """A context in which tensors are made on the CPU by default, in the calling thread."""
+    # Nothing where that is so already: torch's device mode slows every op down.
     return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
-def on_the_cpu(function):
-    """Lets a function make its tensors on the CPU where it does not say otherwise."""
+def on_the_cpu(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A decorator: the function makes its tensors on the CPU by default."""
 
     @functools.wraps(function)
-    def wrapped(*args, **kwargs):
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         with cpu_by_default():
             return function(*args, **kwargs)
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def warn_renamed(old: str, new: str, stacklevel: int = 3) -> None:
-    """Says that a name has changed; stacklevel as in ``warnings.warn``, from this function's caller."""
+def warn_renamed(old: str, new: str, stacklevel: int = 2) -> None:
+    """Warns that a name has changed; stacklevel as in ``warnings.warn``, counted from this function's caller."""
     warnings.warn(f"{old} is deprecated, it is called {new} now", DeprecationWarning, stacklevel=stacklevel + 1)
 
 
@@ -16,10 +16,19 @@ def modern(
     values: Mapping[str, Mapping[Any, Any]] | None = None,
     stacklevel: int = 3,
 ) -> dict[str, Any]:
-    """Keyword arguments by their present names.
+    """Keyword arguments by their present names, with a DeprecationWarning for each old name and old value.
 
-    names: present name by old name. values: by present name, present values by old ones. Warns of each old name.
-    Raises TypeError where the old and the present name are both given.
+    Args:
+        options: as they were given.
+        names: present names by old names.
+        values: by present name: present values by old values.
+        stacklevel: as of `warn_renamed`.
+
+    Returns:
+        The options by present names, with present values.
+
+    Raises:
+        TypeError: where the old and the present name of an argument are both given.
     """
     found = dict(options)
     for old in options:

@@ -1,20 +1,23 @@
-"""Telling whether tensors that something was computed from are still the same."""
+"""Whether a cached result is still valid: whether the tensors that it was computed from are unchanged."""
 
 from torch import Tensor
 
 
 class SeenTensors:
-    """Tensors as they were: `are` tells later whether the very same come again, and nobody has written to them.
+    """Remembers tensors and torch's version counters of them, which count in-place writes.
 
-    Writes that torch does not count, such as those to ``tensor.data``, are not seen. Tensors made in inference mode
-    count none, and so are never the same.
+    Writes to ``tensor.data`` are not counted and therefore not noticed. Tensors made in inference mode have no counter
+    and never compare as unchanged.
+
+    Args:
+        *tensors: to remember.
     """
 
     def __init__(self, *tensors: Tensor):
         self._tensors, self._states = tensors, [_state(tensor) for tensor in tensors]
 
     def are(self, *tensors: Tensor) -> bool:
-        """Whether the tensors given are those remembered, in order, unchanged."""
+        """Whether these are the same objects in the same order, unchanged."""
         return len(tensors) == len(self._tensors) and all(
             ours is theirs and state is not None and state == _state(theirs)
             for ours, theirs, state in zip(self._tensors, tensors, self._states, strict=True)
@@ -22,4 +25,5 @@ class SeenTensors:
 
 
 def _state(tensor: Tensor) -> tuple[int, int] | None:
+    """Address and version counter; None where there is no counter."""
     return None if tensor.is_inference() else (tensor.data_ptr(), tensor._version)

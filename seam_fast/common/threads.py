@@ -1,32 +1,38 @@
-"""What torch keeps for each thread of the process, set for one of ours, the rest of the process left alone.
+"""torch's number of threads, set for the calling thread without effect on the rest of the process.
 
-torch holds the number of its threads twice: for each thread that has used torch, and once for all threads that are
-still to come. ``torch.set_num_threads`` sets both, so that a caller who sets it and later sets it back disturbs others
-meanwhile, and two who overlap leave the wrong one behind.
+torch keeps that number for each thread that has used torch, and once more for all threads to come.
+``torch.set_num_threads`` sets both. Setting it and setting it back would therefore affect other threads in between, and
+two callers that overlap would leave the wrong number behind.
 """
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
 _LOCK = threading.Lock()
+_R = TypeVar("_R")
 
 
 def set_own_threads(count: int) -> None:
-    """Sets the number for the calling thread, and for no other (where no thread can be started, for new ones too)."""
+    """Sets torch's number of threads for the calling thread alone.
+
+    Where no thread can be started to restore it, the number for new threads changes as well.
+    """
     with _LOCK:
         of_new_threads = in_new_thread(torch.get_num_threads)
-        torch.get_num_threads()  # a thread takes over the number of new threads at its first use: now, not afterwards
+        torch.get_num_threads()  # a thread copies the number for new threads at its first use, which must come first
         torch.set_num_threads(count)
-        if of_new_threads not in (None, count):
-            in_new_thread(lambda: torch.set_num_threads(of_new_threads))
+        if of_new_threads is not None and of_new_threads != count:
+            restored = of_new_threads
+            in_new_thread(lambda: torch.set_num_threads(restored))
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One torch thread in the calling thread, which afterwards has as many as before."""
+    """A context in which torch uses one thread for the calling thread's work."""
     before = torch.get_num_threads()
     set_own_threads(1)
     try:
@@ -35,9 +41,9 @@ def one_thread() -> Iterator[None]:
         set_own_threads(before)
 
 
-def in_new_thread(function: Callable):
-    """What a function returns in a thread of its own; None where that cannot be started."""
-    found = [None]
+def in_new_thread(function: Callable[[], _R]) -> _R | None:
+    """What a function returns in a thread of its own; None where no thread can be started."""
+    found: list[_R | None] = [None]
     thread = threading.Thread(target=lambda: found.append(function()), daemon=True)
     try:
         thread.start()

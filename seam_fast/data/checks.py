@@ -377,6 +377,7 @@ def few(values: Sequence[str]) -> str:
 
 
 def _shortened(text: str, length: int = 80) -> str:
+    """A text cut to that many characters."""
     return text if len(text) <= length else text[:length] + "..."
 
 

@@ -47,6 +47,7 @@ class Split:
     labels: torch.Tensor
 
     def __len__(self) -> int:
+        """Number of documents, N."""
         return self.labels.shape[0]
 
 

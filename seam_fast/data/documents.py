@@ -39,8 +39,11 @@ class VocabularyOwner(Protocol):
     vocabulary: tuple[str, ...] | None
 
     @property
-    def corpus_config(self) -> CorpusConfig: ...
+    def corpus_config(self) -> CorpusConfig:
+        """How documents become token ids."""
 
-    def word_index(self) -> dict[str, int]: ...
+    def word_index(self) -> dict[str, int]:
+        """Token id by word. Raises CheckpointError for a base without a vocabulary."""
 
-    def names_or_refuse(self) -> tuple[str, ...]: ...
+    def names_or_refuse(self) -> tuple[str, ...]:
+        """The class names. Raises CheckpointError for a base without them."""

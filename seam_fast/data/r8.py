@@ -81,7 +81,7 @@ def fetch_r8(data_dir: str | os.PathLike[str] | None = None, log: Log | None = N
 
 
 def _silent(_: object) -> None:
-    pass
+    """The log where none is wanted."""
 
 
 def _find(data_dir: str | os.PathLike[str] | None, log: Log) -> Found:

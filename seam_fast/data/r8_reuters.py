@@ -70,8 +70,9 @@ def read_archive(path: Path) -> Found:
 
 
 def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """The content of a file in an archive."""
     file = archive.extractfile(member)
-    return b"" if file is None else file.read()  # None for folders and devices alone, which are not asked for
+    return b"" if file is None else file.read()  # None is for folders and devices, which are not asked for
 
 
 _DOCUMENT = re.compile(r"<REUTERS\b([^>]*)>(.*?)</REUTERS>", re.DOTALL)

@@ -1,1 +1,1 @@
-"""Files that are whole or not there at all, and files of tensors that cannot execute anything."""
+"""Writing files atomically, and reading files of tensors without running code from them."""

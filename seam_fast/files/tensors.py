@@ -1,4 +1,4 @@
-"""Files of named tensors, torch's and safetensors', which are read without ever running what is in them."""
+"""Files of named tensors, in torch's format and safetensors', read without running any code from them."""
 
 import argparse
 import re
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 
-# A safetensors file with a header of more than 100,000,000 bytes is neither written nor read by the library, and long
-# texts (a vocabulary of millions of words, the history of as many epochs) would be in it. Longer ones become tensors.
-MOST_IN_HEADER = 10_000_000
-TEXT_PREFIX = "metadata."  # and the entry's name: a text as a tensor of its bytes (uint8)
+# Metadata stand in the header of a safetensors file, which the library limits to 100,000,000 bytes. Longer texts (a
+# vocabulary of millions of words, the history of as many epochs) are stored as tensors of their bytes (uint8).
+MOST_IN_HEADER = 10_000_000  # characters of a text
+TEXT_PREFIX = "metadata."  # followed by the entry's name: the name of such a tensor
 
 
 def safetensors_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """A safetensors file with texts of any length as metadata; `read_tensor_file` gives them back."""
+    """The bytes of a safetensors file with texts of any length as metadata, for `read_tensor_file`."""
     long = {key: text for key, text in metadata.items() if len(text) > MOST_IN_HEADER}
     texts = {
         TEXT_PREFIX + key: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) for key, text in long.items()
@@ -28,11 +28,18 @@ def safetensors_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> b
     return save(tensors | texts, {key: text for key, text in metadata.items() if key not in long} or None)
 
 
-def read_tensor_file(path: Path) -> tuple[dict[str, Any], dict]:
-    """What a file holds by name, and its metadata (for a torch file: the state dict's own, where it has any).
+def read_tensor_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reads a state dict.
 
-    The ending decides: ``.safetensors``, or torch's format for all others. In torch's, values may be other plain things
-    than tensors; that is for the caller to refuse. Raises CheckpointError for a file damaged or of another kind.
+    Args:
+        path: of a file in safetensors' format, if it ends so, and else in torch's.
+
+    Returns:
+        The entries by name, and the metadata (of a torch file, the ``_metadata`` of the state dict, if any). In torch's
+        format entries may be other plain values than tensors, which the caller has to refuse.
+
+    Raises:
+        CheckpointError: for a file that is damaged or of another kind.
     """
     if path.suffix == ".safetensors":
         try:
@@ -43,20 +50,20 @@ def read_tensor_file(path: Path) -> tuple[dict[str, Any], dict]:
             raise CheckpointError(f"{path}: damaged, or not a safetensors file ({_first_line(error)}).") from error
         return _without_texts(path, tensors, metadata)
     try:
-        # Programs often save their arguments beside the weights; a Namespace holds names and values, and runs nothing.
+        # Many programs save their command line arguments beside the weights; a Namespace is data and runs no code.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*looks like a TorchScript archive")  # which is refused with a sentence
+            warnings.filterwarnings("ignore", ".*looks like a TorchScript archive")  # which raises below
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises nearly anything on damaged bytes
+    except Exception as error:  # on damaged bytes the unpickler raises nearly any exception
         raise CheckpointError(f"{path}: {_why_unreadable(error)}") from error
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise CheckpointError(f"{path}: holds {type(state).__name__}, not a state dict; save one.")
-    metadata = getattr(state, "_metadata", None)
-    return dict(state), metadata if isinstance(metadata, dict) else {}
+    of_state = getattr(state, "_metadata", None)
+    return dict(state), of_state if isinstance(of_state, dict) else {}
 
 
 def _why_unreadable(error: BaseException) -> str:
-    """What kept torch from reading a file, and what to do."""
+    """Why torch could not read a file, and what to do."""
     text = str(error)
     if "TorchScript" in text:
         return (
@@ -74,8 +81,10 @@ def _why_unreadable(error: BaseException) -> str:
     return f"damaged, or holds more than tensors (nothing in it was run); save a state dict ({_first_line(error)})."
 
 
-def _without_texts(path: Path, tensors: dict[str, Tensor], metadata: dict) -> tuple[dict[str, Tensor], dict]:
-    """Texts that stand among the tensors put back into the metadata."""
+def _without_texts(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Moves texts that are stored as tensors back into the metadata."""
     for key in [key for key in tensors if key.startswith(TEXT_PREFIX)]:
         value = tensors.pop(key)
         try:
@@ -88,5 +97,6 @@ def _without_texts(path: Path, tensors: dict[str, Tensor], metadata: dict) -> tu
 
 
 def _first_line(error: BaseException) -> str:
+    """The beginning of an error's text, without a full stop."""
     text = str(error).strip().splitlines()
     return text[0][:200].rstrip(".") if text else type(error).__name__

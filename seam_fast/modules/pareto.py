@@ -3,40 +3,46 @@
 import bisect
 import operator
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from .mask import KeepMask, Snapshot
 from .seam_module import SeamModule
 
-
-def beats(figures: dict, other: dict) -> bool:
-    """Whether one epoch's accuracy is as high as another's or higher, and its share of kept weights as low or lower."""
-    return figures["accuracy"] >= other["accuracy"] and figures["kept"] <= other["kept"]
+Figures = dict[str, Any]
+"""What is known of one epoch, by name, as in ``SeamModule.history``: ``epoch``, ``accuracy``, ``kept`` and more."""
 
 
-def enter(front: list[dict], figures: dict) -> list[dict]:
-    """The front, sorted by kept, after one more epoch: the same list where that epoch is beaten.
+def beats(figures: Figures, other: Figures) -> bool:
+    """Whether an epoch's accuracy is at least another's and its share of kept weights at most the other's."""
+    return bool(figures["accuracy"] >= other["accuracy"] and figures["kept"] <= other["kept"])
 
-    Of two equals the later one stays.
+
+def enter(front: list[Figures], figures: Figures) -> list[Figures]:
+    """Adds an epoch to a front sorted by kept, and removes those that it beats.
+
+    Returns:
+        The new front, or the very list given where the epoch is beaten. Of two equal epochs the later one stays.
     """
-    # Along a front accuracy rises with kept, so what beats an epoch, and what it beats, stands next to its place.
-    place = bisect.bisect_left(front, figures["kept"], key=_kept)
-    if place and front[place - 1]["accuracy"] >= figures["accuracy"]:
+    # Along a front accuracy rises with kept. So the only epoch that can beat the new one is the one before the index at
+    # which it belongs (or the one with the same share), and those that it beats follow from that index on.
+    index = bisect.bisect_left(front, figures["kept"], key=_kept)
+    if index and front[index - 1]["accuracy"] >= figures["accuracy"]:
         return front
-    same = place < len(front) and front[place]["kept"] == figures["kept"]
-    if same and front[place]["accuracy"] > figures["accuracy"]:
+    same = index < len(front) and front[index]["kept"] == figures["kept"]
+    if same and front[index]["accuracy"] > figures["accuracy"]:
         return front
-    end = place
+    end = index
     while end < len(front) and beats(figures, front[end]):
         end += 1
-    return [*front[:place], figures, *front[end:]]
+    return [*front[:index], figures, *front[end:]]
 
 
 _kept = operator.itemgetter("kept")
 
 
-def pareto(history: Iterable[dict]) -> list[dict]:
-    """The front of a history, sorted by kept; epochs that were not evaluated have no place in it."""
-    front: list[dict] = []
+def pareto(history: Iterable[Figures]) -> list[Figures]:
+    """The front of a module's history, sorted by kept. Epochs without evaluation are left out."""
+    front: list[Figures] = []
     for figures in history:
         if "accuracy" in figures:
             front = enter(front, figures)
@@ -44,35 +50,60 @@ def pareto(history: Iterable[dict]) -> list[dict]:
 
 
 class FrontPoint:
-    """One epoch of a front: its number, its dict of figures, and its module, made when asked for."""
+    """One epoch of a front, and its module, which is made when asked for.
 
-    def __init__(self, figures: dict, snapshot: Snapshot, chosen: SeamModule):
+    Args:
+        figures: The epoch's figures.
+        snapshot: The module as it was after that epoch.
+        chosen: The run's own module, which gives base, target, history and card.
+
+    Attributes:
+        epoch: Its number, from 0.
+        figures: The epoch's figures, as in ``SeamModule.history``.
+        mask: The weights kept.
+    """
+
+    def __init__(self, figures: Figures, snapshot: Snapshot, chosen: SeamModule) -> None:
         self.epoch: int = figures["epoch"]
         self.figures = figures
         self.mask: KeepMask = snapshot.mask
         self._head = snapshot.head
         self._base, self._target, self._history, self._card = chosen.base, chosen.target, chosen.history, chosen.card
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         accuracy, kept = (100 * self.figures[name] for name in ("accuracy", "kept"))
         return f"FrontPoint(epoch={self.epoch}, accuracy={accuracy:.2f} %, kept={kept:.2f} %)"
 
     def module(self) -> SeamModule:
-        """The module as it was after this epoch: scores 1 where kept and -1 elsewhere, no figures of test documents."""
+        """The module as it was after this epoch. Its scores are 1 where kept and -1 elsewhere; it has no metrics on
+        test documents.
+        """
         card = self._card | {"best_epoch": self.epoch}
         return SeamModule(self._base, self._target, self.mask, self._head, history=self._history, card=card)
 
 
 class Front:
-    """The front of one running module, with a snapshot of each of its epochs and nothing of those that are beaten."""
+    """The front of a module while it is trained: its epochs' figures with a snapshot of each. Snapshots of beaten
+    epochs are dropped.
+
+    Attributes:
+        figures: Of each epoch on the front, sorted by kept.
+    """
 
     def __init__(self) -> None:
-        self.figures: list[dict] = []
+        self.figures: list[Figures] = []
         self._snapshots: dict[int, Snapshot] = {}
 
-    def offer(self, figures: dict, snapshot: Callable[[], Snapshot]) -> Snapshot | None:
-        """One more evaluated epoch; ``snapshot``: gives its ``Trainer.snapshot``, called only if the epoch enters, and
-        then returned."""
+    def offer(self, figures: Figures, snapshot: Callable[[], Snapshot]) -> Snapshot | None:
+        """Adds an evaluated epoch, if no other beats it.
+
+        Args:
+            figures: The epoch's figures.
+            snapshot: Gives the trainer's snapshot; called only where the epoch enters the front.
+
+        Returns:
+            The snapshot taken, or None where the epoch is beaten.
+        """
         front = enter(self.figures, figures)
         if front is self.figures:
             return None
@@ -84,5 +115,5 @@ class Front:
         return taken
 
     def points(self, chosen: SeamModule) -> list[FrontPoint]:
-        """All points, sorted by kept; ``chosen``: the run's own module, from which they take card and history."""
+        """All epochs of the front, sorted by kept. ``chosen``: the run's own module, as in ``FrontPoint``."""
         return [FrontPoint(figures, self._snapshots[figures["epoch"]], chosen) for figures in self.figures]

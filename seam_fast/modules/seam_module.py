@@ -1,11 +1,11 @@
-"""A module: one target's scores and head over a base, in memory and on disk.
+"""A module: one target's kept weights and head over a base, in memory and on disk.
 
-Two file formats. The reference's ``.pth``: a state dict of float scores under ``<weight key>_mask`` and the head. The
-native ``.safetensors``: one bit a score, the head, and a card that says what the module is and on which base it stands.
-Neither is ever unpickled with code in it.
+There are two file formats. The reference's ``.pth`` is a state dict of float scores under ``<weight key>_mask`` and the
+head. The native ``.safetensors`` holds one bit a weight, the head, and a card (JSON) that says what the module is and
+which base it was made on. Reading either never runs code from the file.
 
-A module has no weights of its own: it is the base's weights where they are kept. It remembers the base it was made on
-by hash, and refuses to answer when the base's weights have become others, as they do when it is trained on.
+A module has no weights of its own: it is the base's weights where they are kept. It identifies its base by hash and
+raises CheckpointError when the base's weights have changed since, for example because the base was trained further.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ import io
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,11 +31,11 @@ from ..data.checks import few, warn
 from ..errors import CheckpointError
 from ..files.atomic import to_json, write_atomically
 from ..files.tensors import read_tensor_file, safetensors_bytes
-from .mask import KeepMask
+from .mask import Head, KeepMask
 
 
 class _Folded(NamedTuple):
-    """The masked weights, and what they were made of."""
+    """The masked weights by weight key, and the mask, readout and base tensors that they were made of."""
 
     mask: KeepMask
     readout: str
@@ -46,55 +46,84 @@ class _Folded(NamedTuple):
 class SeamModule:
     """The part of a base that recognises one target.
 
-    base: the frozen ``LSTMClassifier``. target: class numbers that count as the target. scores: a ``KeepMask``, or
-    scores by weight key, in the weights' shapes; a weight is kept where its score is > 0. head: weight (2, C) and bias
-    (2,); output 0 is the target.
-    history: one dict of figures an epoch. metrics: figures of this module. card: what is known about how it was made.
-    base_hash: hash of the base that it was made on, from the card where that says it, else the base's own now.
-    front: of a module that was just trained, the ``FrontPoint`` of each epoch on its run's Pareto front; never saved.
+    Args:
+        base: The frozen ``LSTMClassifier``.
+        target: Class numbers that count as the target.
+        scores: A ``KeepMask``, or scores by weight key in the weights' shapes; a weight is kept where its score is > 0.
+        head: Weight (2, C) and bias (2,); output 0 is the target.
+        history: One dict of figures for each epoch.
+        metrics: Figures of this module on test documents.
+        card: What is known about how it was made.
+
+    Attributes:
+        base: As given.
+        target: As given, as a tuple.
+        head: As given, in the base's dtype.
+        history: As given, as a list.
+        metrics: As given.
+        card: As given.
+        readout: The base's, when the module was made.
+        base_hash: Hash of the base that the module was made on: from the card where that says it, else the base's own.
+        front: Of a module that was just trained, the ``FrontPoint`` of each epoch on its run's Pareto front; not saved.
     """
 
-    def __init__(self, base: LSTMClassifier, target, scores, head, *, history=(), metrics=None, card=None):
+    def __init__(
+        self,
+        base: LSTMClassifier,
+        target: Iterable[int],
+        scores: KeepMask | Mapping[str, Tensor],
+        head: Iterable[Tensor],
+        *,
+        history: Iterable[dict[str, Any]] = (),
+        metrics: Mapping[str, Any] | None = None,
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
         self.base = base
         self.target = tuple(int(k) for k in target)
         dtype = base.hidden2label.weight.dtype
+        # The mask is known, or scores are; the other of the two is made from it when asked for.
         self._mask: KeepMask | None = scores if isinstance(scores, KeepMask) else None
-        self._scores: dict[str, Tensor] | None = None if self._mask else dict(scores)
+        self._scores: dict[str, Tensor] | None = None if isinstance(scores, KeepMask) else dict(scores)
         self._masked = SeenTensors()  # the scores that the mask was made of
         self._folded: _Folded | None = None
-        self.head: tuple[Tensor, Tensor] = tuple(part.detach().to(dtype) for part in head)
+        weight, bias = (part.detach().to(dtype) for part in head)
+        self.head: Head = weight, bias
         self.history = list(history)
-        self.metrics = dict(metrics or {})
-        self.card = dict(card or {})
+        self.metrics: dict[str, Any] = dict(metrics or {})
+        self.card: dict[str, Any] = dict(card or {})
         self.readout = base.readout
-        self.front: list = []
-        self._hash_in_float32 = False  # whether base_hash is an earlier version's, which rounded
-        self._seen: tuple | None = None  # checksum of the base's weights when they were last known to be the right ones
-        self.base_hash: str | None = self.card.get("base_hash")
-        if self.base_hash is None:
-            self.base_hash, self._seen = base.hash, self._look_at_base()
+        self.front: list[Any] = []
+        self._hash_in_float32 = False  # whether base_hash comes from an earlier version, which rounded to float32
+        # Readout and checksum of the base when it was last found to be the right one.
+        self._checked_base: tuple[str, Any] | None = None
+        base_hash: str | None = self.card.get("base_hash")
+        if base_hash is None:
+            base_hash, self._checked_base = base.hash, self._base_state()
+        self.base_hash: str = base_hash
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"SeamModule(target={list(self.target)}, kept={100 * self.kept:.2f} %)"
 
     # -- what it keeps -------------------------------------------------------------------------------------------
 
     @property
     def mask(self) -> KeepMask:
-        """Which weights are kept. Follows ``scores`` where these are changed."""
-        if self._scores is not None and not self._masked.are(*self._scores.values()):
-            self._masked = SeenTensors(*self._scores.values())
-            self._mask = KeepMask.of_scores(self._scores)
-        return self._mask
+        """Which weights are kept. It is made anew after ``scores`` have been changed."""
+        mask = self._mask
+        if mask is None or (self._scores is not None and not self._masked.are(*self._scores.values())):
+            scores = self.scores
+            self._masked = SeenTensors(*scores.values())
+            self._mask = mask = KeepMask.of_scores(scores)
+        return mask
 
     @property
     def scores(self) -> dict[str, Tensor]:
-        """Scores in the weights' shapes by weight key, of which the module goes by the signs; 1 and -1 where only those
-        are known. They may be changed, in place or by others under the same key.
+        """Scores in the weights' shapes by weight key. Only their signs count; they are 1 and -1 where no more than the
+        signs is known. They may be changed in place, or replaced by other tensors under the same keys.
         """
         if self._scores is None:
             dtype = self.base.hidden2label.weight.dtype
-            self._scores = self._mask.scores(dtype)
+            self._scores = self.mask.scores(dtype)
             self._masked = SeenTensors(*self._scores.values())
         return self._scores
 
@@ -109,26 +138,30 @@ class SeamModule:
 
     @property
     def kept_by_group(self) -> dict[str, float]:
-        """Share kept of embedding, lstm and linear."""
+        """Share kept of each of the groups embedding, lstm and linear."""
         return self.mask.kept_by_group()
 
     @property
     def kept_by_weight(self) -> dict[str, float]:
-        """Share kept of each weight, by key."""
+        """Share kept of each weight, by weight key."""
         return self.mask.kept_by_weight()
 
     # -- using it ------------------------------------------------------------------------------------------------
 
-    def _look_at_base(self) -> tuple:
+    def _base_state(self) -> tuple[str, Any]:
+        """The base's readout, and a checksum that changes with its weights."""
         return self.base.readout, self.base.checksum()
 
     def check_base(self) -> None:
-        """Raises CheckpointError where the base is no longer the one that this module was made on.
+        """Checks that the base is still the one that this module was made on.
 
-        That takes one pass over the weights, no more than masking them does.
+        Takes one pass over the weights, no more than masking them does.
+
+        Raises:
+            CheckpointError: The base's weights or its readout have changed.
         """
-        seen = self._look_at_base()
-        if seen == self._seen:
+        state = self._base_state()
+        if state == self._checked_base:
             return
         found = self.base.hash_in_float32 if self._hash_in_float32 else self.base.hash
         if found != self.base_hash:
@@ -142,55 +175,80 @@ class SeamModule:
                 f"the base of this module was read at {self.readout!r} and is read at {self.base.readout!r} now; set "
                 "its readout back"
             )
-        self._seen = seen
+        self._checked_base = state
 
     def effective_weights(self) -> dict[str, Tensor]:
-        """The base's weights where kept, zero elsewhere, by weight key. Raises CheckpointError as `check_base`."""
+        """The base's weights where kept and zero elsewhere, by weight key.
+
+        Raises:
+            CheckpointError: As ``check_base`` does.
+        """
         self.check_base()
         return self.mask.apply(self.base.weights())
 
     def _folded_weights(self) -> dict[str, Tensor]:
-        """`effective_weights`, made once: again only where scores or base have changed. Not to be changed."""
+        """``effective_weights``, kept until scores or base change. The caller must not write to them."""
         mask, tensors = self.mask, tuple(self.base.parameters())
         folded = self._folded
         if folded and folded.mask is mask and folded.readout == self.base.readout and folded.base.are(*tensors):
             return folded.weights
-        self._folded = None  # one copy at a time
+        self._folded = None  # frees the old copy before the new one is made
         weights = self.effective_weights()
         self._folded = _Folded(mask, self.base.readout, SeenTensors(*tensors), weights)
         return weights
 
     @on_the_cpu
     def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """ids (N, T) int64, lengths (N,), 1..T -> outputs (N, 2), column 0 the target's."""
+        """The module's outputs for documents.
+
+        Args:
+            ids: Word ids, int64 (N, T).
+            lengths: Numbers of words, (N,), each 1 to T.
+
+        Returns:
+            Logits (N, 2); column 0 is the target.
+
+        Raises:
+            ValueError: A length is outside 1 to T.
+            CheckpointError: As ``check_base`` does.
+        """
         if len(ids) and not 1 <= int(lengths.min()) <= int(lengths.max()) <= ids.shape[1]:
             raise ValueError(
                 f"lengths must lie between 1 and T = {ids.shape[1]}, got {lengths.min()} to {lengths.max()}"
             )
         logits = class_logits(self._folded_weights(), ids, lengths, self.base.readout)
-        return reference_model.head_logits(logits, tuple(part.to(logits) for part in self.head))
+        weight, bias = self.head
+        return reference_model.head_logits(logits, (weight.to(logits), bias.to(logits)))
 
     def predict_proba(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """ids (N, T) int64, lengths (N,), 1..T -> probabilities (N, 2): column 0 target, column 1 rest."""
+        """Probabilities (N, 2) of target (column 0) and rest (column 1); arguments and errors as of ``logits``."""
         return torch.softmax(self.logits(ids, lengths), 1)
 
-    def encode(self, texts) -> tuple[Tensor, Tensor]:
-        """New texts as the base had them at training: ``ids (N, T)``, ``lengths (N,)`` for `predict_proba`."""
+    def encode(self, texts: Iterable[str]) -> tuple[Tensor, Tensor]:
+        """Splits and numbers new texts as the base's training texts were: ids (N, T) and lengths (N,), for
+        ``predict_proba``.
+        """
         return self.base.encode(texts)
 
     # -- on disk -------------------------------------------------------------------------------------------------
 
     @on_the_cpu
-    def save(self, path) -> None:
-        """Writes the module, whole or not at all: ``.pth`` and ``.pt`` as the reference does, ``.safetensors`` native.
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the module to a file, completely or not at all.
 
-        The native format keeps one bit a score; the scores' values are only in the reference's. There, too, they are 1
-        and -1 unless the module is of a run's last epoch: best epochs before it are kept as bits. Its card names the
-        base that the module was made on, whatever has become of that since.
+        The native format keeps one bit a weight; only the reference's format holds the scores' values. There, too, they
+        are 1 and -1 unless the module is that of its run's last epoch, since a run keeps earlier epochs as bits. The
+        card names the base that the module was made on, even if that base has changed since.
+
+        Args:
+            path: Ends in ``.safetensors`` (native), or in ``.pth`` or ``.pt`` (the reference's format).
+
+        Raises:
+            CheckpointError: The path has another ending.
         """
         path = Path(path)
         if path.suffix in (".pth", ".pt"):
-            # Clones: torch would write all of a storage that one of these is a view of.
+            # Cloned, because torch.save writes the whole storage behind a view.
             state = {key + MASK_SUFFIX: self.scores[key].detach().float().clone() for key in weight_keys(self.scores)}
             state |= {key: part.float().clone() for key, part in zip(HEAD_KEYS, self.head, strict=True)}
             buffer = io.BytesIO()
@@ -202,6 +260,7 @@ class SeamModule:
             raise CheckpointError(f"{path}: a module file ends in .safetensors (native) or .pth (the reference's)")
 
     def _native(self) -> bytes:
+        """The contents of a native file."""
         tensors = {f"{key}.kept_bits": bits for key, bits in self.mask.pack().items()}
         tensors |= {key: part.detach().contiguous() for key, part in zip(HEAD_KEYS, self.head, strict=True)}
         card = self.card | {
@@ -220,12 +279,21 @@ class SeamModule:
 
     @classmethod
     @on_the_cpu
-    def load(cls, path, base: LSTMClassifier, *, target=None) -> "SeamModule":
-        """Reads either format and checks it against the base.
+    def load(
+        cls, path: str | os.PathLike[str], base: LSTMClassifier, *, target: int | Iterable[int] | None = None
+    ) -> "SeamModule":
+        """Reads a module file of either format and checks it against the base.
 
         A native file names its base by hash and is refused on another one. The reference's format names neither base
-        nor target: shapes are checked, and ``target`` says the class numbers (default: the folder's ``tc_<k>``). Scores
-        read from a native file are 1 (kept) or -1 (dropped). Raises CheckpointError.
+        nor target, so only shapes can be checked. Scores read from a native file are 1 (kept) or -1 (dropped).
+
+        Args:
+            path: The file.
+            base: The base that the module was made on.
+            target: Class numbers, for the reference's format; default: those in the folder's name ``tc_<k>``.
+
+        Raises:
+            CheckpointError: The file is missing or damaged, or does not belong to this base.
         """
         path = Path(path)
         if not path.is_file():
@@ -247,6 +315,7 @@ class SeamModule:
 
     @classmethod
     def _load_native(cls, path: Path, base: LSTMClassifier) -> "SeamModule":
+        """``load`` of a native file."""
         tensors, metadata = read_tensor_file(path)
         try:
             card = json.loads(metadata.get("card", "{}"))
@@ -267,7 +336,7 @@ class SeamModule:
                 f"{path}: an earlier version wrote it, which told bases apart in float32 only; that this is the very "
                 "base it was made for cannot be known."
             )
-        readout = readout_of_file(card.get("read")) or base.readout
+        readout = readout_of_file(card["read"]) if "read" in card else base.readout
         if readout != base.readout:
             raise CheckpointError(
                 f"{path}: made for a base read at {readout!r}, this one is read at {base.readout!r}; load the base "
@@ -306,8 +375,8 @@ class SeamModule:
         return module
 
 
-def refuse_base(path: Path, tensors: dict) -> None:
-    """Raises CheckpointError for a base's file where a module's is wanted."""
+def refuse_base(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Raises CheckpointError where a file's tensors are those of a base and not of a module."""
     if EMBEDDING in tensors and not any(key in tensors for key in HEAD_KEYS):
         raise CheckpointError(
             f"{path}: is a base, not a module; give a module that was made of it (seam-fast reengineer makes them)"
@@ -315,23 +384,32 @@ def refuse_base(path: Path, tensors: dict) -> None:
 
 
 def vocabulary_hash(base: LSTMClassifier) -> str | None:
-    """Hex sha256 of the words in their order; None for a base that does not say them."""
+    """Hex sha256 of a base's words in their order; None where the base has no vocabulary."""
     if base.vocabulary is None:
         return None
     return hashlib.sha256(json.dumps(base.vocabulary).encode()).hexdigest()
 
 
 def head_shapes(base: LSTMClassifier) -> dict[str, tuple[int, ...]]:
+    """Shapes of a head over a base, by the keys of module files."""
     classes = base.hidden2label.out_features
     return dict(zip(HEAD_KEYS, ((2, classes), (2,)), strict=True))
 
 
 def check_tensors(
-    path: os.PathLike, state: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], bits: bool = False
+    path: os.PathLike[str], state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], bits: bool = False
 ) -> None:
-    """Refuses missing and unknown keys, wrong shapes and types, and a head that is not finite, naming the first few.
+    """Checks the tensors of a module file.
 
-    All tensors are dense real numbers; with ``bits`` those outside the head are bytes.
+    Args:
+        path: The file, for messages.
+        state: Its tensors by key.
+        shapes: The shapes they must have, by key.
+        bits: Whether the tensors outside the head must be bytes; else all must be dense floating point tensors.
+
+    Raises:
+        CheckpointError: Keys are missing or unknown, shapes or types are wrong, or the head is not finite; the message
+            names the first few.
     """
     missing, extra = sorted(shapes.keys() - state.keys()), sorted(state.keys() - shapes.keys())
     wrong = [
@@ -359,8 +437,8 @@ def check_tensors(
             raise CheckpointError(f"{path}: {key} holds values that are not finite")
 
 
-def check_target(path: os.PathLike, target, base: LSTMClassifier) -> tuple[int, ...]:
-    """The target as class numbers of this base."""
+def check_target(path: os.PathLike[str], target: object, base: LSTMClassifier) -> tuple[int, ...]:
+    """The target that a file or caller names, as sorted class numbers of this base; CheckpointError if it is none."""
     numbers = target if isinstance(target, list | tuple) else []
     if not numbers or not all(type(k) is int and 0 <= k < base.num_classes for k in numbers):
         raise CheckpointError(f"{path}: no valid target ({target!r}) for a base with {base.num_classes} classes")
@@ -368,7 +446,9 @@ def check_target(path: os.PathLike, target, base: LSTMClassifier) -> tuple[int, 
 
 
 def target_from_folder(path: Path) -> tuple[int, ...]:
-    """The class number in the reference's folder name ``tc_<k>`` (``tc_<k>+<l>`` for a set)."""
+    """The class numbers in the reference's folder name ``tc_<k>``, or ``tc_<k>+<l>`` for a set; CheckpointError if the
+    folder has another name.
+    """
     name = path.absolute().parent.name
     numbers = name.removeprefix("tc_").split("+")
     if not name.startswith("tc_") or not all(number.isascii() and number.isdigit() for number in numbers):

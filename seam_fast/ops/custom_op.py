@@ -1,9 +1,14 @@
 """One masked LSTM layer as a ``torch.library`` op, for ``torch.compile``, ``torch.export`` and dispatch modes.
 
-Eager calls do not come here (a Python custom op costs more per call than a short LSTM); those that trace do, so that
-one node stands for the whole loop over time. It works with and without the extension: the kernels are chosen when the
-op runs, not when it is traced.
+Eager calls do not use it, because a Python custom op costs more per call than a short LSTM takes. Calls that are traced
+do, so that one node of the graph stands for the whole loop over time. It works with and without the compiled part: the
+kernels are chosen when the op runs, not when it is traced.
+
+Letters: T time steps, B batch, I input size, H hidden size, D directions (1 or 2).
 """
+
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,10 +23,72 @@ SHORT_DTYPES = (torch.bfloat16, torch.float16)
 NATIVE_DTYPES = {"cpu": FULL_DTYPES, "cuda": FULL_DTYPES + SHORT_DTYPES}
 
 
-def choose_kernels(backend: str, input: Tensor):
-    """The module with ``masked_lstm_forward`` and ``masked_lstm_backward`` for a wish and an input.
+class LayerKernels(Protocol):
+    """What computes one layer: the compiled module or `eager`, where the arguments are explained."""
 
-    Raises BackendError (a ValueError) for a backend that is not there and ValueError for one that cannot take input.
+    def masked_lstm_forward(
+        self,
+        input: Tensor,
+        h_0: Tensor | None,
+        c_0: Tensor | None,
+        weights: Sequence[Tensor],
+        scores: Sequence[Tensor | None],
+        lengths: Tensor | None,
+        batch_first_output: bool,
+        save: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The forward pass."""
+
+    def masked_lstm_backward(
+        self,
+        grad_output: Tensor | None,
+        grad_h_n: Tensor | None,
+        grad_c_n: Tensor | None,
+        input: Tensor,
+        output: Tensor,
+        h_0: Tensor | None,
+        c_0: Tensor | None,
+        saved: Tensor,
+        weights: Sequence[Tensor],
+        scores: Sequence[Tensor | None],
+        lengths: Tensor | None,
+        need_input: bool,
+        need_h_0: bool,
+        need_c_0: bool,
+        need_weights: Sequence[bool],
+        need_scores: Sequence[bool],
+        *,
+        clamp: bool = True,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, list[Tensor | None], list[Tensor | None]]:
+        """The backward pass."""
+
+    def masked_lstm_layer(
+        self,
+        input: Tensor,
+        h_0: Tensor | None,
+        c_0: Tensor | None,
+        weights: Sequence[Tensor],
+        scores: Sequence[Tensor | None],
+        lengths: Tensor | None,
+        batch_first_output: bool,
+        clamp: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Both, as autograd records them."""
+
+
+def choose_kernels(backend: str, input: Tensor) -> LayerKernels:
+    """The kernels for an input.
+
+    Args:
+        backend: ``"auto"``, ``"cuda"``, ``"cpu"`` or ``"torch"``; SEAM_FAST_BACKEND replaces ``"auto"``.
+        input: of the layer; its device and dtype matter.
+
+    Returns:
+        The compiled module or `eager`.
+
+    Raises:
+        BackendError: (a ValueError) for a backend that is unknown or not there.
+        ValueError: for one that cannot take this input.
     """
     requested, kind = resolve(backend), input.device.type
     if requested == "torch":
@@ -32,7 +99,7 @@ def choose_kernels(backend: str, input: Tensor):
     if compiled and input.dtype in NATIVE_DTYPES[kind] and requested in ("auto", kind):
         return _ext.C
     if requested != "auto":
-        choose_backend(requested)  # which says why it cannot be used at all
+        choose_backend(requested)  # raises where it cannot be used at all
     if backend == "auto":
         warn_if_slow(gpu=kind == "cuda")
         return eager
@@ -42,17 +109,26 @@ def choose_kernels(backend: str, input: Tensor):
     )
 
 
-def lengths_for(kernels, lengths: Tensor | None, device: torch.device) -> Tensor | None:
-    """Lengths where the kernels read them; the copy to a GPU makes nobody wait. ValueError within a CUDA graph."""
+def lengths_for(kernels: LayerKernels, lengths: Tensor | None, device: torch.device) -> Tensor | None:
+    """Lengths on the device where the kernels read them; the host does not wait for a copy to a GPU.
+
+    Args:
+        kernels: as `choose_kernels` gives them.
+        lengths: (B,) int64 or None.
+        device: of the layer's input.
+
+    Raises:
+        ValueError: for lengths on the CPU while a CUDA graph is captured: each replay would copy them again.
+    """
     if lengths is None or kernels is eager or lengths.device == device:
         return lengths
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # it would read them again at each replay
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise ValueError(f"lengths must be on {device} while a CUDA graph records, but are on {lengths.device}")
     return lengths.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else lengths.to(device)
 
 
 def saved_per_unit(backend: str, input: Tensor) -> int:
-    """Elements that a forward pass saves for each step, row and unit: four gates and a cell state.
+    """Elements that a forward pass saves for each step, sequence and hidden unit: four gates and a cell state.
 
     The CUDA kernels keep cell states in float32; beside gates of 16 bits each counts twice.
     """
@@ -60,31 +136,51 @@ def saved_per_unit(backend: str, input: Tensor) -> int:
     return 6 if short and choose_kernels(backend, input) is not eager else 5
 
 
-def choose_kernels_module(backend: str):
-    """The extension for a wish, or None where plain PyTorch is to be used. Raises BackendError as `choose_backend`."""
-    return None if choose_backend(backend) == "torch" else _ext.C
-
-
-def _with_gaps(scores: list[Tensor], masked: list[bool]) -> list[Tensor | None]:
+def _with_gaps(scores: Sequence[Tensor], masked: Sequence[bool]) -> list[Tensor | None]:
+    """The scores of masked weights, None for the others: what the op's two arguments mean together."""
     if len(scores) != sum(masked):
         raise ValueError(f"scores must hold {sum(masked)} tensors, as many as masked says, but holds {len(scores)}")
     found = iter(scores)
     return [next(found) if has_score else None for has_score in masked]
 
 
-def _layer_forward(input, h_0, c_0, weights, scores, masked, lengths, save, backend, clamp=True):
+def _layer_forward(
+    input: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    masked: Sequence[bool],
+    lengths: Tensor | None,
+    save: bool,
+    backend: str,
+    clamp: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """output (T, B, D H), h_n and c_n (D, B, H) and what the backward pass needs, if ``save``."""
     kernels = choose_kernels(backend, input)
-    scores = _with_gaps(scores, masked)
     lengths = lengths_for(kernels, lengths, input.device)
-    output, h_n, c_n, saved = kernels.masked_lstm_forward(input, h_0, c_0, weights, scores, lengths, False, save)
-    # Rows that have ended leave their share unwritten on the CPU.
+    given = _with_gaps(scores, masked)
+    output, h_n, c_n, saved = kernels.masked_lstm_forward(input, h_0, c_0, weights, given, lengths, False, save)
+    # On the CPU the kernels leave the part of sequences that have ended unwritten, at the end of each direction.
     if save and lengths is not None and kernels is _ext.C and input.device.type == "cpu":
         used = int(lengths.sum()) * 5 * weights[1].shape[1]
         saved.view(eager.direction_count(weights), -1)[:, used:] = 0
     return output, h_n, c_n, saved
 
 
-def _layer_forward_fake(input, h_0, c_0, weights, scores, masked, lengths, save, backend, clamp=True):
+def _layer_forward_fake(
+    input: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    masked: Sequence[bool],
+    lengths: Tensor | None,
+    save: bool,
+    backend: str,
+    clamp: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Results of the forward pass without values."""
     steps, batch, _ = input.shape
     directions, hidden = eager.direction_count(weights), weights[1].shape[1]
     return (
@@ -96,28 +192,29 @@ def _layer_forward_fake(input, h_0, c_0, weights, scores, masked, lengths, save,
 
 
 def _layer_backward(
-    grad_output,
-    grad_h_n,
-    grad_c_n,
-    input,
-    output,
-    h_0,
-    c_0,
-    saved,
-    weights,
-    scores,
-    masked,
-    lengths,
-    needs,
-    backend,
-    clamp=True,
-):
-    """The gradients that `needs` asks for, of input, h_0, c_0, weights and scores, in this order and without gaps."""
+    grad_output: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    input: Tensor,
+    output: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    saved: Tensor,
+    weights: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    masked: Sequence[bool],
+    lengths: Tensor | None,
+    needs: Sequence[bool],
+    backend: str,
+    clamp: bool = True,
+) -> list[Tensor]:
+    """The gradients that ``needs`` asks for, of input, h_0, c_0, weights and scores, in this order and without gaps."""
     if len(needs) != 3 + len(weights) + len(scores):
         raise ValueError(f"needs must have {3 + len(weights) + len(scores)} entries, but has {len(needs)}")
     need_scores = iter(needs[3 + len(weights) :])
     kernels = choose_kernels(backend, input)
     lengths = lengths_for(kernels, lengths, input.device)
+    need_input, need_h_0, need_c_0, *need_weights = needs[: 3 + len(weights)]
     *states, grad_weights, grad_scores = kernels.masked_lstm_backward(
         grad_output,
         grad_h_n,
@@ -130,8 +227,10 @@ def _layer_backward(
         weights,
         _with_gaps(scores, masked),
         lengths,
-        *needs[:3],
-        needs[3 : 3 + len(weights)],
+        need_input,
+        need_h_0,
+        need_c_0,
+        need_weights,
         [has_score and next(need_scores) for has_score in masked],
         clamp=clamp,
     )
@@ -139,28 +238,30 @@ def _layer_backward(
 
 
 def _layer_backward_fake(
-    grad_output,
-    grad_h_n,
-    grad_c_n,
-    input,
-    output,
-    h_0,
-    c_0,
-    saved,
-    weights,
-    scores,
-    masked,
-    lengths,
-    needs,
-    backend,
-    clamp=True,
-):
+    grad_output: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    input: Tensor,
+    output: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    saved: Tensor,
+    weights: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    masked: Sequence[bool],
+    lengths: Tensor | None,
+    needs: Sequence[bool],
+    backend: str,
+    clamp: bool = True,
+) -> list[Tensor]:
+    """The gradients that ``needs`` asks for, without values."""
     tensors = (input, h_0, c_0, *weights, *scores)
-    return [tensor.new_empty(tensor.shape) for tensor, need in zip(tensors, needs, strict=True) if need]
+    wanted = (tensor for tensor, need in zip(tensors, needs, strict=True) if need)
+    return [tensor.new_empty(tensor.shape) for tensor in wanted if tensor is not None]
 
 
-# Autograd for a list with None among its tensors is beyond torch.library: `scores` has only those that there are, and
-# `masked` says which weights they belong to.
+# torch.library has no autograd for lists with None among the tensors: `scores` holds those that there are, and `masked`
+# says which weights they belong to.
 _STATES = "Tensor? h_0, Tensor? c_0"
 _LISTS = "Tensor[] weights, Tensor[] scores, bool[] masked, Tensor? lengths"
 
@@ -186,15 +287,17 @@ masked_lstm_layer.register_fake(_layer_forward_fake)
 masked_lstm_layer_backward.register_fake(_layer_backward_fake)
 
 
-def _keep_for_backward(ctx, inputs, output):
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    """Autograd's ``setup_context``."""
     input, h_0, c_0, weights, scores, ctx.masked, lengths, ctx.save, ctx.backend, *clamp = inputs
-    ctx.clamp = all(clamp)  # the dispatcher leaves out what is as by default
+    ctx.clamp = all(clamp)  # the dispatcher leaves out arguments that have their default
     if ctx.save:
         states, _, _, saved = output
         ctx.save_for_backward(input, states, h_0, c_0, saved, lengths, *weights, *scores)
 
 
-def _autograd(ctx, grad_output, grad_h_n, grad_c_n, _):
+def _autograd(ctx: Any, grad_output: Tensor | None, grad_h_n: Tensor | None, grad_c_n: Tensor | None, _: Any) -> Any:
+    """Autograd's ``backward``: a gradient for each argument of the op, by the second op."""
     if not ctx.save:
         raise RuntimeError("seam_fast::masked_lstm_layer was called with save=False: it cannot give gradients")
     input, output, h_0, c_0, saved, lengths, *tensors = ctx.saved_tensors

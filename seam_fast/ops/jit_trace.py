@@ -1,12 +1,13 @@
-"""The op while ``torch.jit.trace`` or ``torch.onnx.export`` records: for inference.
+"""The masked LSTM while ``torch.jit.trace`` or ``torch.onnx.export`` records it: for inference.
 
-What is recorded consists of torch's own ops, so a file of it needs nothing of seam-fast, and it takes any number of
-steps and rows. Scores get no gradient there.
+The recorded graph consists of torch's own ops, so it runs without seam-fast, and it takes any batch size and, recorded
+by ``torch.jit.trace``, any number of steps. Scores get no gradient from it.
 """
 
 import contextlib
 import functools
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,13 +17,37 @@ from . import reference
 
 
 def masked_lstm(
-    input: Tensor, hx, weights, scores, num_layers: int, bidirectional: bool, lengths: Tensor | None, dropout, training
+    input: Tensor,
+    hx: tuple[Tensor, Tensor] | None,
+    weights: Sequence[Tensor],
+    scores: Sequence[Tensor | None],
+    num_layers: int,
+    bidirectional: bool,
+    lengths: Tensor | None,
+    dropout: float,
+    training: bool,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """input (T, B, I), lengths (B,) int64 or None; otherwise as ``seam_fast.masked_lstm``."""
+    """``seam_fast.masked_lstm`` in ops that can be recorded.
+
+    Args:
+        input: (T, B, I).
+        lengths: (B,) int64 or None.
+        hx, weights, scores, num_layers, bidirectional, dropout, training: as in ``seam_fast.masked_lstm``.
+
+    Returns:
+        ``(output, (h_n, c_n))``, as there.
+    """
     weights = [effective(*pair).to(input.dtype) for pair in zip(weights, scores, strict=True)]
-    if not torch.jit.is_tracing():  # ONNX by torch.export, which unrolls the steps: their number is fixed
-        options = {"num_layers": num_layers, "bidirectional": bidirectional, "lengths": lengths}
-        return reference.masked_lstm(input, hx, weights, [None] * len(weights), **options)
+    if not torch.jit.is_tracing():  # torch.onnx by torch.export: the loop over steps is unrolled, their number fixed
+        return reference.masked_lstm(
+            input,
+            hx,
+            weights,
+            [None] * len(weights),
+            num_layers=num_layers,
+            bidirectional=bidirectional,
+            lengths=lengths,
+        )
     directions = 2 if bidirectional else 1
     if hx is None:
         hx = (input.new_zeros(num_layers * directions, input.shape[1], weights[1].shape[1]),) * 2
@@ -32,21 +57,21 @@ def masked_lstm(
         output, h_n, c_n = torch._VF.lstm(input, hx, weights, *options)
         return output, (h_n, c_n)
     lengths = lengths.to(input.device)
-    direction, output, last = _scripted_direction(), input, []
+    direction, output = _scripted_direction(), input
+    last: list[tuple[Tensor, Tensor]] = []
     for layer in range(num_layers):
         if layer > 0:
             output = functional.dropout(output, dropout, training)
         results = []
         for n in range(layer * directions, (layer + 1) * directions):
             weight_ih, weight_hh, *biases = weights[n * each : (n + 1) * each]
-            bias = sum(biases) if biases else None
+            bias = biases[0] + biases[1] if biases else None
             results.append(
                 direction(output, hx[0][n], hx[1][n], weight_ih, weight_hh, bias, lengths, n % directions == 1)
             )
         output = torch.cat([states for states, _, _ in results], 2)
         last += [(h, c) for _, h, c in results]
-    h_n, c_n = (torch.stack(states) for states in zip(*last, strict=True))
-    return output, (h_n, c_n)
+    return output, (torch.stack([h for h, _ in last]), torch.stack([c for _, c in last]))
 
 
 def effective(weight: Tensor, score: Tensor | None) -> Tensor:
@@ -55,26 +80,27 @@ def effective(weight: Tensor, score: Tensor | None) -> Tensor:
 
 
 def is_recording() -> bool:
-    """Whether a graph for inference is being recorded."""
+    """Whether the call is recorded for inference, by ``torch.jit.trace`` or for ONNX."""
     return torch.jit.is_tracing() or (torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export())
 
 
 @contextlib.contextmanager
-def _ignoring_warnings():
+def _without_tracer_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         yield
 
 
-def without_warnings():
-    """For checks of arguments, which look at sizes and record nothing."""
-    return _ignoring_warnings() if torch.jit.is_tracing() else contextlib.nullcontext()
+def without_warnings() -> contextlib.AbstractContextManager[None]:
+    """Silences the tracer's warnings about sizes read by checks of arguments, which record nothing."""
+    return _without_tracer_warnings() if torch.jit.is_tracing() else contextlib.nullcontext()
 
 
 @functools.cache
-def _scripted_direction():
-    """`_direction` in TorchScript, which a trace records with its loop."""
-    return torch.jit.script(_direction)
+def _scripted_direction() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """`_direction` in TorchScript: a trace records the loop itself and not the steps of one example."""
+    scripted: Callable[..., tuple[Tensor, Tensor, Tensor]] = torch.jit.script(_direction)
+    return scripted
 
 
 def _direction(
@@ -87,7 +113,7 @@ def _direction(
     lengths: Tensor,
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One layer, one direction, as ``reference.lstm_direction``: (T, B, I) -> (T, B, H), last h and c."""
+    """One direction of one layer, as ``reference.lstm_direction``: (T, B, I) -> (T, B, H), last h and c."""
     steps = input.size(0)
     running = (torch.arange(steps, device=input.device).unsqueeze(1) < lengths).unsqueeze(2)  # (T, B, 1)
     projected = functional.linear(torch.where(running, input, torch.zeros_like(input)), weight_ih, bias)

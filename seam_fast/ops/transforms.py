@@ -1,9 +1,11 @@
-"""One masked LSTM layer under ``torch.func``: grad, vjp, jacrev, vmap and what they make together, by compiled kernels.
+"""What the ops need to know about ``torch.func``: which transforms are active, and what they cannot do here.
 
-Of vmap a layer sees independent calls, say one for each of many sets of scores on one base. They go to the kernels
-together, which share them among threads (csrc/host/transforms.cpp); plain PyTorch needs no such rule (torch.func sees
-through it).
+Within grad, vjp, jacrev and vmap the compiled kernels compute a masked LSTM layer by taking the transforms off its
+tensors one by one (csrc/host/transforms.cpp). vmap gives them many independent calls, say one for each of many sets of
+scores on one base, which they compute together, shared among threads. Plain PyTorch is transformed as it is.
 """
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -15,12 +17,16 @@ FORWARD_MODE = (
 
 
 def are_active() -> bool:
-    """Whether a transform of ``torch.func`` is at work."""
+    """Whether the call is made within a transform of ``torch.func``."""
     return torch._C._are_functorch_transforms_active()
 
 
 def refuse_to_be_compiled() -> None:
-    """torch.compile loses the gradients of functions like ours within torch.func; an error lets it go on uncompiled."""
+    """Raises RuntimeError within ``torch.func`` within ``torch.compile``, which would lose the gradients.
+
+    torch.compile loses gradients of autograd functions with static forward and setup_context there. After an error it
+    goes on uncompiled, unless fullgraph is set.
+    """
     if torch.compiler.is_compiling() and are_active():
         raise RuntimeError(
             "scores cannot be differentiated by torch.func within torch.compile(fullgraph=True), which would lose "
@@ -29,7 +35,10 @@ def refuse_to_be_compiled() -> None:
 
 
 def refuse_to_be_functionalized() -> None:
-    """torch has no rule for functions like ours within torch.func.functionalize, and no sentence that says so."""
+    """Raises RuntimeError within ``torch.func.functionalize``.
+
+    torch cannot functionalize autograd functions, and its own error does not say so.
+    """
     kind = torch._C._functorch.TransformType.Functionalize
     if are_active() and any(level.key() == kind for level in torch._C._functorch.get_interpreter_stack()):
         raise RuntimeError(
@@ -38,13 +47,12 @@ def refuse_to_be_functionalized() -> None:
         )
 
 
-def are_batched(tensors) -> bool:
-    """Whether some of them are many in one, be it by torch.func.vmap or by ``is_grads_batched`` of torch.autograd."""
-    key = torch._C._parse_dispatch_key("Batched")
+def are_batched(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether some of them are batched by ``torch.func.vmap`` or by autograd's ``is_grads_batched``."""
     given = (tensor for tensor in tensors if tensor is not None)
-    return are_active() or any(torch._C._dispatch_keys(tensor).has(key) for tensor in given)
+    return are_active() or any(torch._C._dispatch_keys(tensor).has("Batched") for tensor in given)
 
 
 def is_wrapped(tensor: Tensor) -> bool:
-    """Whether it is a transform's view of a tensor, without numbers of its own."""
+    """Whether a transform has wrapped this tensor, so that its values cannot be read."""
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)

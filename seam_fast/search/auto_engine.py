@@ -1,46 +1,54 @@
-"""Whether the CPU or a GPU trains a job sooner, by times that were measured and, for starting CUDA, estimated.
+"""Whether the CPU or a GPU finishes a job sooner, from measured times and, for the start of CUDA, an estimate.
 
-All are of R8's sizes (100 numbers a word, 50 hidden units) on the machines that the benchmarks' records name: the CPU's
-on a core of an AMD EPYC, the GPU's on one H100. The CPU's time grows with the words and with the base; a GPU's hardly
-does, since its steps are short and wait for each other. What is chosen only has to be right where the two lie far
-apart; where they are close either will do.
+All times are of R8's sizes (embedding size 100, 50 hidden units) on the machines that the benchmarks' records name: the
+CPU's on a core of an AMD EPYC, the GPU's on one H100. The CPU's time grows with the number of words and the size of the
+base; a GPU's hardly does, since its steps are short and depend on each other. The choice only has to be right where the
+two times are far apart; where they are close either engine will do.
 """
 
 import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..backend import choose_engine, resolve, supported_gpus, untrainable_reason
+from ..classifier.model import LSTMClassifier
 from ..classifier.state_keys import EMBEDDING, LSTM_KEYS, is_plain
 from ..common.cores import usable_cores
 from ..data.corpus import Corpus
 from ..training.cuda_trainer import CudaTrainer, takes_cluster
 from ..training.registry import trainer_class
-from .sampling import documents_of_epoch, epochs_of, is_target
+from .document_sets import is_target
+from .epoch_sizes import steps_of
 from .settings import Settings
 
-# Seconds that a core takes for a word and a weight of the LSTM, forward, backward and all else: 362 us for 5 x 32 words
-# and 30,000 weights (`native` in benchmarks/records/step.json).
+# Seconds of a CPU core for a word and a weight of the LSTM, everything in a step included: 362 us for 5 x 32 words and
+# 30,000 weights (`native` in benchmarks/records/step.json).
 CPU_PRODUCT = 362e-6 / (5 * 32 * 30_000)
-# Seconds a step on a GPU: of a module alone, and of many side by side by the number of all their steps.
-# Many steps a launch (`step` and `scaling`, 16 modules, in benchmarks/records/cuda_engine.json):
+# Seconds for a step on a GPU: of a module by itself; and of many side by side, divided by the number of their steps.
+# Where many steps are taken in a launch (`step` and `scaling`, 16 modules, in benchmarks/records/cuda_engine.json):
 GPU_LAUNCHED = 44e-6, 129e-6 / 16
-# Else, evaluation and all included: protocol seam, 500 steps of one module in 1.3 s, 4,026 of eight modules in 2.9 s
-# (benchmarks/cuda/default_protocol.py on the H100; no record is kept of it). That was by recorded sequences of ordinary
-# kernels; csrc/cuda/wide_steps.cuh should take a fraction of it, but nobody has measured that.
+# Elsewhere, evaluation included: protocol seam, 500 steps of one module in 1.3 s, 4,026 of eight modules in 2.9 s
+# (benchmarks/cuda/default_protocol.py on the H100; no record is kept of it). That was with recorded sequences of
+# ordinary kernels; the kernels of csrc/cuda/wide_steps.cuh should take a fraction of it, which has not been measured.
 GPU_STEPPED = 2.6e-3, 0.72e-3
-# Until a process has begun to use CUDA: context, kernels, libraries. An estimate; nobody has measured it.
+# Seconds for the start of CUDA in a process: context, kernels, libraries. An estimate, which has not been measured.
 GPU_START = 3.0
 
 
 @dataclass(frozen=True)
 class Work:
-    """A job. steps: of each of its modules; words: of a step, padding included; weights: of the LSTM's matrices."""
+    """The size of a job.
+
+    Attributes:
+        steps: Number of steps of each module.
+        words: Words of a step, padding included.
+        weights: Number of weights in the LSTM's matrices.
+    """
 
     steps: tuple[int, ...]
     words: int
@@ -50,23 +58,20 @@ class Work:
         return Work(self.steps + other.steps, max(self.words, other.words), self.weights)
 
 
-def steps_of(settings: Settings, targets: int, others: int) -> int:
-    """Steps of a module with so many documents of its target, and others, to learn from."""
-    if settings.shots > 0:
-        targets = min(settings.shots, targets)
-    size = sum(documents_of_epoch(settings, targets, others))
-    return epochs_of(settings, size) * math.ceil(size / settings.batch_size) if size else 0
-
-
 def cpu_seconds(work: Work, workers: int | None = None) -> float:
-    """How long the compiled engine takes on the CPU, a module a core. workers: at most so many cores."""
+    """Seconds that the compiled engine takes for a job on the CPU, a module a core, on at most ``workers`` cores."""
     cores = min(usable_cores(), workers or math.inf)
     return CPU_PRODUCT * work.words * work.weights * max(max(work.steps, default=0), sum(work.steps) / cores)
 
 
 def gpu_seconds(work: Work, one_launch: bool, gpus: int = 1, begun: bool | None = None) -> float:
-    """How long so many GPUs take. one_launch: whether many steps go into one launch; begun: whether this process uses
-    CUDA already, None: look.
+    """Seconds that GPUs take for a job.
+
+    Args:
+        work: The job.
+        one_launch: Whether many steps are taken in one launch.
+        gpus: Number of GPUs.
+        begun: Whether this process has started CUDA; None: ask torch.
     """
     alone, beside = GPU_LAUNCHED if one_launch else GPU_STEPPED
     if begun is None:
@@ -76,28 +81,32 @@ def gpu_seconds(work: Work, one_launch: bool, gpus: int = 1, begun: bool | None 
 
 
 def has_begun() -> bool:
-    """Whether this process has a context on a GPU. That torch has looked at the GPUs is told by ``is_initialized``, and
-    costs little of what starting takes."""
+    """Whether this process has a context on a GPU. ``is_initialized`` alone does not say so: it is also true when torch
+    has merely counted the GPUs, which takes little of the time that a context takes.
+    """
     if not torch.cuda.is_initialized():
         return False
-    return any(map(torch._C._cuda_hasPrimaryContext, range(torch.cuda.device_count())))
+    has_context: Callable[[int], bool] = torch._C._cuda_hasPrimaryContext  # type: ignore[attr-defined]
+    return any(map(has_context, range(torch.cuda.device_count())))
 
 
 def quicker(work: Work, one_launch: bool, gpus: int = 1, workers: int | None = None) -> tuple[str, str]:
-    """``"cuda"`` or ``"cpu"``, and why, in a clause."""
+    """The engine that finishes a job sooner, ``"cuda"`` or ``"cpu"``, and the reason, in a clause. Arguments as of
+    ``cpu_seconds`` and ``gpu_seconds``.
+    """
     cpu, gpu = cpu_seconds(work, workers), gpu_seconds(work, one_launch, gpus)
     chosen = "cuda" if gpu < cpu else "cpu"
     return chosen, f"about {seconds(gpu)} on the GPU, {seconds(cpu)} on the CPU"
 
 
 def seconds(value: float) -> str:
-    """A time in words, to two digits."""
+    """A time as text, with two digits."""
     return f"{value:.0f} s" if value >= 9.5 else f"{value:.1f} s"
 
 
 R8_WEIGHTS = 30_000
-R8_SEAM, R8_REFERENCE = 128 * 64, 5 * 32  # words a step
-R8_EPOCHS = (1097, 639, 101, 44, 17, 102, 76, 83)  # steps of each class in protocol reference
+R8_SEAM, R8_REFERENCE = 128 * 64, 5 * 32  # words of a step
+R8_EPOCHS = (1097, 639, 101, 44, 17, 102, 76, 83)  # steps of an epoch of each class in protocol reference
 JOBS = (  # for `what_auto_takes`: a name, the work, and whether a GPU takes many steps a launch
     ("one module of R8, 100 steps", Work((100,), R8_SEAM, R8_WEIGHTS), False),
     ("one module of R8", Work((504,), R8_SEAM, R8_WEIGHTS), False),
@@ -107,7 +116,12 @@ JOBS = (  # for `what_auto_takes`: a name, the work, and whether a GPU takes man
 
 
 def what_auto_takes(engine: str, gpus: int) -> list[str]:
-    """Lines on what ``"auto"`` takes here, and why; engine: the first that can be used."""
+    """Lines of text on which engine ``"auto"`` takes on this machine, and why.
+
+    Args:
+        engine: The first engine that can be used here.
+        gpus: Number of GPUs.
+    """
     if engine not in ("cuda", "cpu", "torch") or resolve("auto") != "auto":
         return []
     if engine == "cuda" and not untrainable_reason(torch.float32):
@@ -121,20 +135,42 @@ def what_auto_takes(engine: str, gpus: int) -> list[str]:
     return [f"auto takes {engine}: {', '.join(better)}"] if better else []
 
 
-def quicker_engine(engine: str, backend: str, base, corpus, targets, settings, threads: int | None) -> str:
-    """The engine that ``"auto"`` takes for a job: of CPU and GPU, where both can train it, the one that is done sooner;
-    otherwise, and where the caller has named one, that engine.
+def quicker_engine(
+    engine: str,
+    backend: str,
+    base: LSTMClassifier,
+    corpus: Corpus,
+    targets: Sequence[tuple[int, ...]],
+    settings: Sequence[Settings],
+    threads: int | None,
+) -> str:
+    """The engine to use for a job.
+
+    Args:
+        engine: The engine that ``backend`` stands for.
+        backend: As the caller of ``reengineer`` gave it. Only ``"auto"`` leaves a choice.
+        base: The base.
+        corpus: The corpus.
+        targets: All targets.
+        settings: All settings.
+        threads: As of ``reengineer``.
+
+    Returns:
+        Of CPU and GPU the one that finishes sooner, where both can train the job and there is a choice; else
+        ``engine``.
     """
     weights = base.weights()
     if engine != "cuda" or resolve(backend) != "auto" or untrainable_reason(weights[EMBEDDING].dtype):
         return engine
-    if not settings or not targets or not is_plain(weights):  # the CPU has no engine for several layers, but the op
+    if not settings or not targets or not is_plain(weights):  # for several layers the CPU has only the op
         return engine
     return quicker(*work_of(weights, corpus, targets, settings), len(supported_gpus()), threads)[0]
 
 
-def work_of(weights: dict[str, Tensor], corpus: Corpus, targets, settings: Sequence[Settings]) -> tuple[Work, bool]:
-    """What a job is, and whether a GPU trains all of it by many steps a launch."""
+def work_of(
+    weights: dict[str, Tensor], corpus: Corpus, targets: Sequence[tuple[int, ...]], settings: Sequence[Settings]
+) -> tuple[Work, bool]:
+    """The size of a job, and whether a GPU takes many steps in a launch for all of it."""
     labels = corpus.train.labels
     size = sum(weights[key].numel() for key in LSTM_KEYS[:2])
     works = []
@@ -153,8 +189,16 @@ def work_of(weights: dict[str, Tensor], corpus: Corpus, targets, settings: Seque
 def engines_on_card(
     weights: dict[str, Tensor], backend: str, lazy_update: str, batch_size: int
 ) -> list[dict[str, str | None]]:
-    """What the card of a module may say of its engine: ``engine`` and, where it has one, ``lazy_update``. More than one
-    thing where ``"auto"`` takes one engine or the other, as a job is large or small.
+    """What a module's card may say of its engine: ``engine``, and ``lazy_update`` where the trainer has one, else None.
+
+    Args:
+        weights: The base's, by weight key.
+        backend: As of ``reengineer``.
+        lazy_update: As of ``reengineer``.
+        batch_size: Documents a step.
+
+    Returns:
+        All possibilities; two where ``"auto"`` chooses between GPU and CPU by the size of the job.
     """
     dtype = weights[EMBEDDING].dtype
     engines = [choose_engine(backend, dtype)]

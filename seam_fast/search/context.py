@@ -2,8 +2,9 @@
 
 import collections
 import threading
-from collections.abc import Callable
+from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,24 +14,50 @@ from ..classifier.model import LSTMClassifier
 from ..classifier.state_keys import EMBEDDING, group_sizes, groups
 from ..common.arguments import choice
 from ..data.corpus import Corpus, Split
+from ..modules.mask import Head
 from ..training.base import Trainer
 from ..training.config import LAZY_UPDATES, StepConfig
 from ..training.cpu_trainer import copy_to_huge_pages
 from ..training.devices import CPU
 from ..training.registry import trainer_class
 from .evaluate import check_corpus
-from .sampling import Taught
+from .sampling import Address, Teacher
 from .settings import Settings, check_settings
+from .teacher_cache import TeacherCache
 
-TAUGHT_AT_ONCE = 2048  # documents
+TEACHER_DOCUMENTS_AT_ONCE = 2048
 
 
 class SearchContext:
-    """What all modules of one settings share: base, corpus, settings, the splits, and the base's own outputs.
+    """What all modules of one settings share: base, corpus, settings, splits, and the base's own outputs.
 
-    engine: ``"cuda"``, ``"cpu"`` or ``"torch"``; lazy_update: see ``reengineer``. beside: another context of the same
-    base, corpus and engine, with which this one shares what does not depend on settings. The weights are on the CPU;
-    ``weights_on`` gives those of a GPU.
+    It may be used by many threads.
+
+    Args:
+        base: The trained classifier.
+        corpus: The documents, numbered as the base numbers them.
+        settings: How modules are trained and chosen.
+        engine: ``"cuda"``, ``"cpu"`` or ``"torch"``.
+        lazy_update: See ``reengineer``.
+        beside: Another context of the same base, corpus and engine, with which this one shares all that does not depend
+            on settings.
+
+    Attributes:
+        base: As given.
+        base_hash: The base's hash when the context was made; the base may be trained further meanwhile.
+        corpus: As given.
+        settings: As given.
+        engine: As given.
+        lazy_update: As given.
+        weights: The base's by weight key, on the CPU; ``weights_on`` gives those on a GPU.
+        fit: Indices of the training documents that modules may be trained on, int64.
+        evaluation: The documents that choose the epoch.
+        trainer_class: What trains the modules.
+        step_config: How the trainers take a step.
+        groups: Weight keys of each of the groups embedding, lstm and linear.
+        sizes: Number of weights of each group.
+        total: Number of all weights.
+        teacher_caches: By what a sampler's epochs depend on, the cache that samplers with equal epochs share.
     """
 
     def __init__(
@@ -41,15 +68,17 @@ class SearchContext:
         engine: str = "torch",
         lazy_update: str = LAZY_UPDATES[0],
         beside: "SearchContext | None" = None,
-    ):
+    ) -> None:
         check_settings(settings)
         choice("engine", engine, NAMES)
         choice("lazy_update", lazy_update, LAZY_UPDATES)
         check_corpus(base, corpus)
         weights = {key: weight.to(CPU.device) for key, weight in base.weights().items()}
-        self.base_hash = beside.base_hash if beside else base.hash  # now: the base may be trained on meanwhile
+        self.base_hash: str = beside.base_hash if beside else base.hash
         self.base, self.corpus, self.settings, self.weights = base, corpus, settings, weights
         self.engine, self.lazy_update = engine, lazy_update
+        self.fit: Tensor
+        self.evaluation: Split
         if beside and beside.settings.evaluation == settings.evaluation:
             self.fit, self.evaluation = beside.fit, beside.evaluation
         elif settings.evaluation == "validation":
@@ -71,20 +100,22 @@ class SearchContext:
         self._base_logits: dict[int, Tensor] = {}
         self._copies: dict[torch.device, dict[str, Tensor]] = {}
         self._documents: dict[torch.device, Split] = {}
-        self.taught: collections.defaultdict[tuple, Taught] = collections.defaultdict(Taught)  # by what samplers draw
-        self._projected: dict[str, Tensor | None] = {}  # the base's projection of all words, once somebody needs it
+        self.teacher_caches: collections.defaultdict[Address, TeacherCache] = collections.defaultdict(TeacherCache)
+        self._projected: dict[str, Tensor | None] = {}  # what `project_words` gave, once it was needed
         self._lock, self._projecting = threading.Lock(), threading.Lock()
         if beside:
             self._base_logits, self._copies, self._lock = beside._base_logits, beside._copies, beside._lock
-            self._documents, self.taught = beside._documents, beside.taught
+            self._documents, self.teacher_caches = beside._documents, beside.teacher_caches
             self._projected, self._projecting = beside._projected, beside._projecting
 
-    def make_trainer(self, head: tuple[Tensor, Tensor], fed_ids: Tensor, device: torch.device = CPU.device) -> Trainer:
-        """A trainer on a device; arguments as in ``Trainer``."""
-        return self.trainer_class.for_engine(self.weights_on(device), head, fed_ids, self.step_config, self.lazy_update)
+    def make_trainer(self, head: Head, fed_ids: np.ndarray | Tensor, device: torch.device = CPU.device) -> Trainer:
+        """A trainer on a device; arguments as of ``Trainer``."""
+        return self.trainer_class.for_engine(
+            self.weights_on(device), head, torch.as_tensor(fed_ids), self.step_config, self.lazy_update
+        )
 
     def weights_on(self, device: torch.device) -> dict[str, Tensor]:
-        """The base's weights by key on a device, copied there once for all its modules."""
+        """The base's weights by key on a device, copied there once for all modules."""
         if device.type == "cpu":
             return self.weights
         with self._lock:
@@ -103,34 +134,38 @@ class SearchContext:
             return self._documents[device]
 
     def base_logits(self, split: Split, device: torch.device = CPU.device) -> Tensor:
-        """The base's logits of a split (N, C), computed once, where somebody first asks for them."""
+        """The base's logits for a split (N, C) on the CPU, computed once, on the device of the first call."""
         weights = self.weights_on(device)
         with self._lock:
             if id(split) not in self._base_logits:
                 self._base_logits[id(split)] = self._class_logits(weights, split.ids, split.lengths)
             return self._base_logits[id(split)]
 
-    def base_probability(self, target: tuple[int, ...], ids: Tensor, lengths: Tensor, device=CPU.device) -> Tensor:
-        """What the base gives the target: ids (N, T), lengths (N,) -> (N,), computed on that device."""
-        if ids is self.corpus.train.ids:  # the same for all modules
+    def base_probability(
+        self, target: tuple[int, ...], ids: Tensor, lengths: Tensor, device: torch.device = CPU.device
+    ) -> Tensor:
+        """The base's probability of a target: ids (N, T), lengths (N,) -> (N,), computed on a device."""
+        if ids is self.corpus.train.ids:  # the logits are the same for all modules
             logits = self.base_logits(self.corpus.train, device)
         else:
             logits = self._class_logits(self.weights_on(device), ids, lengths)
         return torch.softmax(logits, 1)[:, list(target)].sum(1)
 
-    def teacher_on(self, device: torch.device, target: tuple[int, ...]) -> Callable[[Tensor, Tensor], Tensor]:
-        """`base_probability` as a function of words (T, n) and lengths (n,) on a device that reads nothing back."""
+    def teacher_on(self, device: torch.device, target: tuple[int, ...]) -> Teacher:
+        """``base_probability`` as a function of ids (T, n) and lengths (n,) on a device, without synchronisation."""
         weights = self.weights_on(device)
         wanted = torch.tensor(target).to(weights[EMBEDDING].device)
 
-        def teacher(words, lengths):
-            pieces = zip(words.split(TAUGHT_AT_ONCE, 1), lengths.split(TAUGHT_AT_ONCE), strict=True)
+        def teacher(ids: Tensor, lengths: Tensor) -> Tensor:
+            size = TEACHER_DOCUMENTS_AT_ONCE
+            pieces = zip(ids.split(size, 1), lengths.split(size), strict=True)
             logits = torch.cat([logits_at_once(weights, *piece, self.base.readout) for piece in pieces])
             return torch.softmax(logits, 1).index_select(1, wanted).sum(1)
 
         return teacher
 
     def _class_logits(self, weights: dict[str, Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
+        """The base's logits by the context's engine: ids (N, T), lengths (N,) -> (N, C)."""
         if self.engine != "cpu":
             backend = "cuda" if weights[EMBEDDING].is_cuda else "torch"
             return class_logits(weights, ids, lengths, self.base.readout, backend)
@@ -140,6 +175,8 @@ class SearchContext:
         return class_logits(weights, ids, lengths, self.base.readout, "cpu", self._projected["words"])
 
 
-def copied_to(device: torch.device, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A base's weights by key on another device; all are there when this returns, whichever stream reads them."""
+def copied_to(device: torch.device, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of tensors by key on another device. The copies are complete when this returns, so that any stream may
+    read them.
+    """
     return {key: weight.to(device) for key, weight in weights.items()}

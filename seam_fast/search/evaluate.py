@@ -1,4 +1,6 @@
-"""Judges modules on documents: the figures every report is made of."""
+"""Evaluation of modules on documents: the figures that every report is made of."""
+
+from typing import Any
 
 from torch import Tensor
 
@@ -10,11 +12,11 @@ from ..data.checks import warn
 from ..data.corpus import OF_NO_CLASS, Corpus, Split
 from ..errors import DataError, TrainingError
 from ..modules.seam_module import SeamModule
-from .sampling import balanced, is_target
+from .document_sets import balanced, is_target
 
 
 def check_corpus(base: LSTMClassifier, corpus: Corpus) -> None:
-    """Raises TrainingError where a corpus numbers words or classes otherwise than a base, as far as both say."""
+    """Raises TrainingError where a corpus and a base number words or classes differently, as far as both name them."""
     way_out = "load it by the base: load_corpus(folder, name, base=base), or load_r8(base=base)"
     if base.vocab_size != corpus.vocab_size or base.num_classes != corpus.num_classes:
         if base.vocabulary is None:
@@ -42,7 +44,13 @@ def check_corpus(base: LSTMClassifier, corpus: Corpus) -> None:
 
 
 def warn_of_chance(logits: Tensor, labels: Tensor, what: str) -> None:
-    """Warns where a base is right no more often than one that always names the most frequent class."""
+    """Warns where a base is right no more often than a constant answer, the most frequent class.
+
+    Args:
+        logits: The base's (N, C).
+        labels: Class numbers (N,), ``OF_NO_CLASS`` where the base does not know the class.
+        what: The documents, for the message.
+    """
     known = labels != OF_NO_CLASS
     sentence = why_no_better_than_chance(logits[known].argmax(1), labels[known])
     if sentence:
@@ -51,13 +59,19 @@ def warn_of_chance(logits: Tensor, labels: Tensor, what: str) -> None:
 
 def figures_on(
     module: SeamModule, split: Split, base_logits: Tensor | None = None, logits: Tensor | None = None
-) -> dict[str, dict]:
-    """Figures of a module and its base on documents that are numbered as its base numbers them.
+) -> dict[str, dict[str, Any]]:
+    """Figures of a module and its base on documents.
 
-    ``test`` and ``base``: all documents, natural class shares; ``test_balanced`` and ``base_balanced``: the reference's
-    subset with as many others as targets. Figures that nothing can be said of, such as the F1 of a target without
-    documents, are None. base_logits: the base's logits (N, C) on these documents, where known; logits: the module's
-    (N, 2), likewise.
+    Args:
+        module: The module.
+        split: Documents, with words and classes numbered as the base numbers them.
+        base_logits: The base's logits for these documents (N, C), where known.
+        logits: The module's outputs for them (N, 2), where known.
+
+    Returns:
+        Figures by name, as ``metrics.module_metrics`` and ``metrics.base_metrics`` give them: ``test`` and ``base`` on
+        all documents, in their natural class shares; ``test_balanced`` and ``base_balanced`` on the reference's subset
+        with as many others as targets. Undefined figures, such as the F1 of a target without documents, are None.
     """
     wanted, subset = is_target(split.labels, module.target), balanced(split.labels, module.target)
     if logits is None:
@@ -75,17 +89,25 @@ def figures_on(
 
 def figures_on_test(
     module: SeamModule, corpus: Corpus, base_logits: Tensor | None = None, logits: Tensor | None = None
-) -> dict[str, dict]:
-    """`figures_on` the test documents of the corpus."""
+) -> dict[str, dict[str, Any]]:
+    """``figures_on`` the test documents of a corpus."""
     return figures_on(module, corpus.test, base_logits, logits)
 
 
 def evaluate_module(module: SeamModule, documents: Corpus | Split, source: str | None = None) -> SeamModule:
-    """Puts figures on the test documents of a corpus, or on the documents of `load_split`, into ``module.metrics``,
-    and what a report needs into its card; returns the module.
+    """Evaluates a module and enters the figures in ``module.metrics``, and what a report needs in ``module.card``.
 
-    source: where the documents came from, for the card's ``evaluated_on``. Raises TrainingError for a corpus that
-    numbers words or classes otherwise than the module's base, DataError where there are no documents.
+    Args:
+        module: The module, which is changed.
+        documents: A corpus, whose test documents are used, or documents that ``load_split`` gave.
+        source: Where the documents came from, for the card's ``evaluated_on``; default: the corpus's source.
+
+    Returns:
+        The module.
+
+    Raises:
+        TrainingError: The corpus numbers words or classes differently from the module's base.
+        DataError: There are no documents.
     """
     base, card = module.base, module.card
     if isinstance(documents, Corpus):

@@ -6,6 +6,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,45 +18,77 @@ from ..common.default_device import cpu_by_default
 from ..common.deprecation import warn_renamed
 from ..data.corpus import Split
 from ..errors import TrainingError
-from ..modules.mask import Snapshot
-from ..modules.pareto import Front
+from ..modules.mask import Head, KeepMask, Snapshot
+from ..modules.pareto import Figures, Front
 from ..modules.seam_module import SeamModule
-from ..training.base import Trainer
+from ..training.base import Evaluation, EvaluationDocuments, Trainer
+from ..training.cuda_graph_trainer import CudaGraphTrainer
+from ..training.cuda_trainer import CudaTrainer
 from ..training.devices import CPU, WorkerDevice
 from .cohort import Lane
 from .context import SearchContext
 from .cuda_cohort import LaunchedLane
+from .document_sets import balanced, is_target, vocabulary_floor
 from .evaluate import figures_on_test
-from .sampling import Sampler, balanced, is_target, vocabulary_floor
-from .selection import F1Selection, ReferenceSelection
+from .sampling import Sampler
+from .selection import F1Selection, ReferenceSelection, Selection
 
 
 class ModuleRun:
-    """One target's run: trainer, selection, history, the best state so far and the front."""
+    """The run of one target: its trainer, selection rule, history, best state so far and Pareto front.
 
-    def __init__(self, context: SearchContext, target: tuple[int, ...], seed: int, evaluate_every: int):
+    Args:
+        context: What it shares with other runs.
+        target: Class numbers of the target, sorted.
+        seed: Of all random choices.
+        evaluate_every: Epochs between two evaluations; 0: never evaluate, and keep the last epoch.
+
+    Attributes:
+        context: As given.
+        target: As given.
+        seed: As given.
+        evaluate_every: As given.
+        device: Where it is trained.
+        sampler: Draws its documents.
+        epochs: Number of epochs, if nothing stops it.
+        history: Figures of each epoch so far.
+        best_epoch: Number of the epoch whose module would be kept, or None.
+        trainer: What trains it, from ``begin`` to ``release``; else None.
+        front: Its Pareto front.
+        qualified: Whether an epoch has met the selection rule's requirement; None where no rule chooses.
+        seconds: Time from its beginning to the end of its last epoch.
+        finished: Whether its module is there: it has trained to its end, or as far as it was allowed to.
+        cut_short: Whether Ctrl-C or a failure ended it early.
+        ended: Whether nothing more will be done, with or without a module.
+    """
+
+    def __init__(self, context: SearchContext, target: tuple[int, ...], seed: int, evaluate_every: int) -> None:
         self.context, self.target, self.seed, self.evaluate_every = context, target, seed, evaluate_every
         settings = context.settings
-        self.device = CPU.device  # where it is trained; `train` says
+        self.device = CPU.device
         self.sampler = Sampler(context.corpus, context.fit, target, settings, seed, self._base_probability)
-        self.sampler.taught = context.taught[self.sampler.address, self.sampler.epochs]
-        self.sampler.taught.users += 1
+        cache = context.teacher_caches[self.sampler.address, self.sampler.epochs]
+        cache.users += 1
+        self.sampler.teacher_cache = cache
         self.epochs = self.sampler.epochs
-        self.history: list[dict] = []
+        self.history: list[Figures] = []
         self.best_epoch: int | None = None
         self.seconds = 0.0
         self.trainer: Trainer | None = None
-        self.front: Front | None = None
-        self._best, self._best_steps = None, 0  # bits and head of the epoch to keep, and the steps taken by then
+        self.front = Front()
+        self._selection: Selection | None = None
+        self._best: Snapshot | None = None
+        self._best_steps = 0  # steps taken when the best snapshot was taken
         self._view = self._evaluation_view()
-        self._metrics: dict | None = None
-        self._base_figures: dict | None = None
-        self.qualified: bool | None = None  # whether an epoch passed the rule's gate
-        self._steps = 0
+        self._metrics: dict[str, Any] | None = None
+        self._base_figures: dict[str, float] | None = None
+        self.qualified: bool | None = None
+        self._steps = 0  # once there is no trainer any more
+        self._chosen: tuple[KeepMask | dict[str, Tensor], Head] | None = None  # of the module that is kept
         self._module: SeamModule | None = None
-        self.finished = False  # to the end, or as far as it was let
-        self.cut_short = False  # by Ctrl-C or a failure
-        self.ended = False  # with or without a module
+        self.finished = False
+        self.cut_short = False
+        self.ended = False
 
     @property
     def study(self) -> SearchContext:
@@ -70,20 +103,23 @@ class ModuleRun:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run, early stopping apart."""
+        """Steps of the whole run, if nothing stops it."""
         return self.epochs * self.epoch_steps
 
     @property
     def steps_done(self) -> int:
-        """Steps taken so far."""
-        trainer = self.trainer  # once: the working thread lets go of it
+        """Steps taken so far. May be read by any thread."""
+        trainer = self.trainer  # read once, because the worker's thread may set it to None
         return trainer.steps if trainer else self._steps
 
     def _base_probability(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """The base's probability of the target, as ``Sampler``'s teacher: ids (n, T), lengths (n,) -> (n,)."""
         return self.context.base_probability(self.target, ids, lengths, self.device)
 
     def _evaluation_view(self) -> Tensor:
-        """Indices into the evaluation split: the reference's balanced subset where its sampling is used, else all."""
+        """Indices of the evaluation documents in their split, int64 (n,): the reference's balanced subset where the
+        settings ask for it, else all.
+        """
         labels = self.context.evaluation.labels
         settings = self.context.settings
         if settings.evaluation_subset == "sampled" and settings.sampling == "balanced":
@@ -91,95 +127,107 @@ class ModuleRun:
         return torch.arange(len(labels))
 
     def train(
-        self, stop: threading.Event, report: Callable[["ModuleRun", dict], None], worker: WorkerDevice = CPU
+        self, stop: threading.Event, report: Callable[["ModuleRun", Figures], None], worker: WorkerDevice = CPU
     ) -> None:
-        """Trains at a worker's device, which the calling thread has entered, to the end or until ``stop`` is set;
-        ``report(run, figures)`` follows each epoch.
+        """Trains the module to its end, or until ``stop`` is set.
+
+        Args:
+            stop: Ends the run between two steps.
+            report: Called as ``report(run, figures)`` after each epoch.
+            worker: Where to train; the calling thread has entered it.
         """
-        self.begin(worker)
-        settings, trainer = self.context.settings, self.trainer
-        known = None  # the last look at the evaluation documents, as long as the scores stand still
+        trainer = self.begin(worker)
+        settings = self.context.settings
+        known: Evaluation | None = None  # the last one with class logits, until the scores change
         for epoch in range(self.epochs):
             head_only, evaluates = settings.head_only(epoch), self.evaluates(epoch)
             trainer.scale_learning_rates(settings.lr_scale(epoch, self.epochs))
-            options = {"head_only": head_only, "stop": stop, "known": known if head_only else None}
             with self.naming(epoch):
-                evaluated_on = self._evaluated_on if evaluates else None
                 loss, evaluation = trainer.take_epoch(
-                    self.sampler, epoch, settings.batch_size, evaluated_on=evaluated_on, **options
+                    self.sampler,
+                    epoch,
+                    settings.batch_size,
+                    head_only=head_only,
+                    stop=stop,
+                    evaluated_on=self._evaluated_on if evaluates else None,
+                    known=known if head_only else None,
                 )
             if stop.is_set():
                 self.cut_short = True
                 break
             if evaluates or not head_only:
                 known = evaluation if evaluates else None
-            known_outputs = functools.partial(getattr, evaluation, "outputs")
-            if not self.end_epoch(
-                epoch, loss, evaluation.kept, known_outputs, evaluation.snapshot, report, evaluation.figures
-            ):
+            if not self.end_epoch(epoch, loss, evaluation, report):
                 break
         self.finish()
 
-    def begin(self, worker: WorkerDevice) -> None:
-        """Makes the trainer at a worker's device, where there is none yet."""
+    def begin(self, worker: WorkerDevice) -> Trainer:
+        """Makes the trainer on a worker's device, where there is none yet, and returns it."""
         if self.trainer is not None:
-            return
+            return self.trainer
         context, self.device = self.context, worker.device
         self._begun = time.perf_counter()
         base_dtype = next(iter(context.weights.values())).dtype
-        head = rng.head(self.seed, self.target, context.corpus.num_classes)
-        head = tuple(part.to(base_dtype) for part in head)
-        self.trainer = context.make_trainer(head, self.sampler.words(), worker.device)
+        weight, bias = (part.to(base_dtype) for part in rng.head(self.seed, self.target, context.corpus.num_classes))
+        self.trainer = trainer = context.make_trainer((weight, bias), self.sampler.fed_ids(), worker.device)
         self.front = Front()
         self._selection = self._rule() if self.evaluate_every else None
+        return trainer
 
     @contextlib.contextmanager
     def naming(self, epoch: int) -> Iterator[None]:
-        """TrainingErrors raised inside say whose epoch it is."""
+        """Adds target and epoch to the message of TrainingErrors raised inside."""
         try:
             yield
         except TrainingError as error:
             raise TrainingError(f"target {self.name}, epoch {epoch}: {error}") from None
 
     def evaluates(self, epoch: int) -> bool:
-        """Whether the evaluation documents are looked at after an epoch."""
+        """Whether the module is evaluated after an epoch."""
         if self._selection is None:
             return False
         return (epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs
 
     def end_epoch(
-        self,
-        epoch: int,
-        loss: float,
-        kept: dict[str, int],
-        outputs: Callable[[], Tensor],
-        snapshot: Callable[[], Snapshot],
-        report,
-        known_figures: dict[str, float] | None = None,
+        self, epoch: int, loss: float, evaluation: Evaluation, report: Callable[["ModuleRun", Figures], None]
     ) -> bool:
-        """Draws the conclusions from an epoch. Returns whether another one is wanted.
+        """Enters an epoch in the history and decides whether its module is the best so far.
 
-        kept: numbers by weight key; outputs(): those of the module for the evaluation documents (n, 2); snapshot(): the
-        trainer's; known_figures: `module_metrics` of the outputs, where they are known already.
+        Args:
+            epoch: Its number, from 0.
+            loss: Its mean cross entropy.
+            evaluation: What is known of the module after it.
+            report: Called as ``report(run, figures)``.
+
+        Returns:
+            Whether another epoch is to follow.
         """
-        rule, trainer = self._selection, self.trainer
-        figures = {"epoch": epoch, "cross_entropy": loss} | self._kept(kept)
-        taken = None  # the choice and the front share one
-        if self.evaluates(epoch):
-            figures |= known_figures or module_metrics(outputs(), self._evaluation_documents[1])
+        rule = self._selection
+        figures: Figures = {"epoch": epoch, "cross_entropy": loss} | self._kept(evaluation.kept_counts)
+        taken: Snapshot | None = None  # one snapshot serves the front and the choice
+        if rule is not None and self.evaluates(epoch):
+            figures |= self._evaluated_figures(evaluation)
             figures["best_so_far"] = rule.offer(figures)
-            taken = self.front.offer(figures, snapshot)
-        keep_each = rule is None or self.context.settings.selection == "last"  # the last whole epoch is what counts
+            taken = self.front.offer(figures, evaluation.snapshot)
+        keep_each = rule is None or self.context.settings.selection == "last"  # the last epoch that ends is kept
         if keep_each or self._best is None or figures.get("best_so_far"):
-            self.best_epoch, self._best, self._best_steps = epoch, taken or snapshot(), trainer.steps
+            self.best_epoch, self._best, self._best_steps = epoch, taken or evaluation.snapshot(), self.steps_done
         self.seconds = figures["seconds"] = time.perf_counter() - self._begun
         self.history.append(figures)
         report(self, figures)
-        if rule and self.context.settings.selection != "last":  # where the last is what counts, none is chosen
+        if rule and self.context.settings.selection != "last":
             self.qualified = rule.qualified
         return epoch + 1 < self.epochs and not (rule and rule.stop)
 
-    def _rule(self):
+    def _evaluated_figures(self, evaluation: Evaluation) -> dict[str, float]:
+        """Figures on the evaluation documents: the engine's where it has computed them, else those of the outputs."""
+        if evaluation.figures:
+            return evaluation.figures
+        outputs = evaluation.outputs
+        return {} if outputs is None else module_metrics(outputs, self._evaluation_documents[1])
+
+    def _rule(self) -> Selection:
+        """The selection rule of the settings."""
         settings = self.context.settings
         accuracy_base = self.base_figures()["accuracy"]
         if settings.selection == "reference":
@@ -194,7 +242,8 @@ class ModuleRun:
             self._base_figures = base_metrics(logits, wanted, self.target)
         return self._base_figures
 
-    def _kept(self, counts: dict[str, int]) -> dict[str, float]:
+    def _kept(self, counts: dict[str, int]) -> Figures:
+        """Shares of weights kept, in all and by group, from numbers by weight key."""
         sizes, parts = self.context.sizes, self.context.groups
         shares = {group: sum([counts[key] for key in keys]) / sizes[group] for group, keys in parts.items()}
         return {"kept": sum(counts.values()) / self.context.total, "kept_by_group": shares}
@@ -209,8 +258,9 @@ class ModuleRun:
 
     @functools.cached_property
     def launched(self) -> bool:
-        """Whether its steps can go into the launches of others: those of a cluster, an epoch at a time, without a
-        teacher, whose answers would be waited for module by module."""
+        """Whether its steps can go into the launches of other modules' steps: those of a cluster, a whole epoch in one
+        launch, without a teacher, which would need a synchronisation for each module.
+        """
         context, settings = self.context, self.context.settings
         if context.engine != "cuda" or not context.trainer_class.fused or self.sampler.teacher is not None:
             return False
@@ -222,77 +272,99 @@ class ModuleRun:
         """Steps of an epoch."""
         return -(-self.sampler.size // self.context.settings.batch_size)
 
-    def lane(self):
-        """Its place in a cohort, once it has begun."""
-        context, settings = self.context, self.context.settings
-        if self.launched:
-            return LaunchedLane(self.trainer, self.sampler, settings.batch_size, settings.head_only, self._evaluated_on)
+    def launched_lane(self) -> LaunchedLane:
+        """Its lane in a ``LaunchedCohort``, once it has begun.
+
+        Raises:
+            TypeError: It is trained by something other than ``CudaTrainer``.
+        """
+        settings, trainer = self.context.settings, self.trainer
+        if not isinstance(trainer, CudaTrainer):
+            raise TypeError(f"target {self.name}: a {type(trainer).__name__} cannot queue its epochs")
+        return LaunchedLane(trainer, self.sampler, settings.batch_size, settings.head_only, self._evaluated_on)
+
+    def lane(self) -> Lane:
+        """Its lane in a ``Cohort``, once it has begun.
+
+        Raises:
+            TypeError: It is trained by something other than ``CudaGraphTrainer``.
+        """
+        context, settings, trainer = self.context, self.context.settings, self.trainer
+        if not isinstance(trainer, CudaGraphTrainer):
+            raise TypeError(f"target {self.name}: the steps of a {type(trainer).__name__} cannot be recorded")
         teacher = context.teacher_on(self.device, self.target) if settings.distill_weight > 0 else None
-        looked_at = self._evaluation_documents[0] if self._selection else None
+        evaluated_on = self._evaluation_documents[0] if self._selection else None
         documents = context.documents_on(self.device)
-        return Lane(self.trainer, self.sampler, documents, settings.batch_size, teacher, looked_at)
+        return Lane(trainer, self.sampler, documents, settings.batch_size, teacher, evaluated_on)
 
     @functools.cached_property
     def _evaluation_documents(self) -> tuple[Split, Tensor]:
-        """The documents of the view, and which of them are the target's, until the run ends."""
+        """The evaluation documents, and which of them are the target's, bool (n,); kept until the run ends."""
         split, view = self.context.evaluation, self._view
         if not torch.equal(view, torch.arange(len(split))):
             split = Split(split.ids[view], split.lengths[view], split.labels[view])
         return split, is_target(split.labels, self.target)
 
     @functools.cached_property
-    def _evaluated_on(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The same as words, lengths and which are the target's."""
+    def _evaluated_on(self) -> EvaluationDocuments:
+        """The same as ``Trainer.take_epoch`` takes them."""
         split, wanted = self._evaluation_documents
         return split.ids, split.lengths, wanted
 
     def finish(self) -> None:
-        """Lets go of the trainer's state; only the chosen scores stay."""
+        """Ends the run: takes the chosen module from the trainer, releases the trainer, and computes the module's
+        metrics on the test documents.
+        """
         trainer, context = self.trainer, self.context
-        if self._best is None:  # not one whole epoch
+        if trainer is None:
+            raise RuntimeError(f"target {self.name}: a run that has not begun cannot be finished")
+        if self._best is None:  # not one epoch has ended
             self._best, self._best_steps = trainer.snapshot(), trainer.steps
-        whole = trainer.steps == self._best_steps and not self.cut_short  # else a step may have begun after the best
-        self._scores, self._head = self._best  # their signs; their values only where they still stand
-        if whole:
-            self._scores, self._head = trainer.full_scores()
+        best = self._best
+        # The scores' values are those of the best epoch only where no step has been begun since; else their signs are
+        # known from the snapshot.
+        unchanged = trainer.steps == self._best_steps and not self.cut_short
+        self._chosen = chosen = trainer.full_scores() if unchanged else (best.mask, best.head)
         test, logits = context.corpus.test, None
         if self.evaluate_every:
-            logits = trainer.logits_as(self._best, test.ids, test.lengths)
+            logits = trainer.logits_as(best, test.ids, test.lengths)
         self.release()
-        self.finished = True  # now the module is there, whatever its judgement meets
+        self.finished = True  # from here on there is a module, even if its evaluation fails
         if self.evaluate_every:
-            card = {"base_hash": context.base_hash}
-            module = SeamModule(context.base, self.target, self._scores, self._head, card=card)
+            module = SeamModule(context.base, self.target, *chosen, card={"base_hash": context.base_hash})
             self._metrics = figures_on_test(module, context.corpus, context.base_logits(test, self.device), logits)
 
     def rescue(self) -> None:
-        """After a failure: keeps the best epoch's module, where there is one, and gives back the memory."""
+        """After a failure: finishes with the best epoch's module, where there is one, and releases all memory."""
         self.cut_short = not self.finished
         if self.trainer is not None and self.history:
-            with contextlib.suppress(Exception):  # it is the failure before this one that is told
+            with contextlib.suppress(Exception):  # the first failure is the one to report
                 self.finish()
         self.release()
 
     def release(self) -> None:
-        """Gives back the memory that only training needs, also after a failure."""
+        """Releases the memory that only training needs."""
         self._steps, self.trainer, self._best = self.steps_done, None, None
         self.__dict__.pop("_evaluation_documents", None)
         self.__dict__.pop("_evaluated_on", None)
 
     @property
     def has_module(self) -> bool:
-        """Whether it is finished, or was cut short after an epoch at least."""
+        """Whether it is finished, and if it was cut short, whether at least one epoch had ended."""
         return self.finished and (bool(self.history) or not self.cut_short)
 
     def module(self) -> SeamModule:
-        """The chosen module, with its history, metrics and card; always the same object."""
+        """The chosen module of a finished run, with its history, metrics and card; always the same object."""
         if self._module is None:
             with cpu_by_default():
                 self._module = self._make_module()
         return self._module
 
     def _make_module(self) -> SeamModule:
+        """Makes the chosen module."""
         context = self.context
+        if self._chosen is None:
+            raise RuntimeError(f"target {self.name}: the run has no module, because it is not finished")
         documents = context.fit[balanced(context.corpus.train.labels[context.fit], self.target)]
         card = {
             "class_names": list(context.corpus.class_names),
@@ -323,7 +395,7 @@ class ModuleRun:
         if self.cut_short:
             card["interrupted"] = True
         module = SeamModule(
-            context.base, self.target, self._scores, self._head, history=self.history, metrics=self._metrics, card=card
+            context.base, self.target, *self._chosen, history=self.history, metrics=self._metrics, card=card
         )
         module.front = self.front.points(module)
         return module

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -43,46 +44,57 @@ def reengineer(
     on_module: OnModule | None = None,
     settings: Settings | None = None,
     catch_up: str | None = None,
-    **options,
+    **options: Any,
 ) -> list[SeamModule]:
-    """Learns which weights of a trained classifier each target needs; the weights themselves stay as they are.
+    """Learns which weights of a trained classifier each target needs; the weights themselves do not change.
 
-    Parameters
-    ----------
-    base: the trained classifier, frozen.
-    corpus: the documents, numbered with the base's vocabulary.
-    targets: class numbers; a target may also be a set of classes, such as ``(1, 4)``.
-    protocol: ``"seam"`` (the default: validation documents choose the epoch, the test set is looked at once) or
-        ``"reference"`` (the public port's procedure); it sets the defaults of all that follows.
-    alpha, lr_mask, lr_head, epochs, schedule, sampling, **options: override fields of ``Settings``.
-    settings: a whole ``Settings`` object instead of a protocol's defaults.
-    seed: a whole number, of head, order, drawn documents and dropped words; same seed, same machine: same modules, bit
-        for bit.
-    evaluate_every: epochs between two looks at the evaluation documents; 0 never looks, not even at the end, and keeps
-        the last epoch.
-    threads: modules trained at the same time; default: as many as there are cores, or on GPUs as many as all of these
-        together have multiprocessors and free memory for, which is also the most. The others wait for their turn.
-        Results do not depend on it, unless backend is ``"auto"`` on a machine with a GPU.
-    backend: ``"cuda"``, every NVIDIA GPU of the machine, ``"cpu"``, the compiled engine of the CPU, ``"torch"``, plain
-        PyTorch, or ``"auto"``, the first of them that can be used; but the CPU's engine where a run is so small that it
-        is done there before a GPU has begun.
-    lazy_update: when the compiled engine, that of a GPU as well, steps an embedding row whose word does not occur:
-        only once the word occurs again, by ``"quadrature"`` (all steps it has skipped at once, no less exact than
-        float32 is step by step) or ``"replay"`` (step by step), or ``"off"``, in every step. Where bases are trained by
-        the ops (several layers, both directions, or too large for one launch on a GPU) and in plain PyTorch every row
-        is stepped in every step.
-    progress: say on standard error how it goes: by a bar if that is a terminal, else by a line after some seconds and
-        then every half minute; steps a second, time left and modules done, of all.
-    on_epoch: called as ``on_epoch(run, figures)`` in the calling thread after each epoch of each module.
-    on_module: called as ``on_module(run, module)`` in the calling thread as soon as a module is ready, while others are
-        still trained: the moment to save it.
+    Args:
+        base: The trained classifier.
+        corpus: The documents, numbered with the base's vocabulary.
+        targets: Class numbers; a target may also be a set of classes, such as ``(1, 4)``.
+        protocol: ``"seam"`` (the default: validation documents choose the epoch, and the test set is used once, at the
+            end) or ``"reference"`` (the public port's procedure). It sets the defaults of all that follow.
+        alpha: See ``Settings``, as for the other fields of it.
+        lr_mask: See ``Settings``.
+        lr_head: See ``Settings``.
+        epochs: See ``Settings``.
+        schedule: See ``Settings``.
+        sampling: See ``Settings``.
+        seed: Seed of initial head, order, drawn documents and dropped words: a whole number. The same seed gives the
+            same modules on the same machine, bit for bit.
+        evaluate_every: Epochs between two evaluations; 0: never evaluate, not even at the end, and keep the last epoch.
+        threads: How many modules are trained at the same time. Default: as many as there are cores; on GPUs, as many as
+            these have multiprocessors and free memory for, which is also the maximum. Results do not depend on it,
+            unless ``backend`` is ``"auto"`` on a machine with a GPU.
+        backend: ``"cuda"``, all NVIDIA GPUs of the machine; ``"cpu"``, the compiled engine on the CPU; ``"torch"``,
+            plain PyTorch; or ``"auto"``, the first of these that can be used, but the CPU where a job is so small that
+            it is done there before a GPU has started.
+        lazy_update: When the compiled engine, on CPU or GPU, steps the scores of an embedding row whose word does not
+            occur in a step: not before the word occurs again, by ``"quadrature"`` (all skipped steps at once, no less
+            exact in float32 than step by step) or ``"replay"`` (step by step); or ``"off"``, in every step. It has no
+            effect in plain PyTorch, and where the ops train (several layers, both directions, or bases too large for
+            the compiled engine on a GPU): there every row is stepped in every step.
+        progress: Whether to report on standard error: by a progress bar if that is a terminal, else by a line after
+            some seconds and then every half minute.
+        on_epoch: Called as ``on_epoch(run, figures)`` in the calling thread after each epoch of each module.
+        on_module: Called as ``on_module(run, module)`` in the calling thread as soon as a module is ready, while others
+            are still trained: the moment to save it.
+        settings: A whole ``Settings`` object in place of a protocol's defaults.
+        catch_up: Deprecated: ``lazy_update``.
+        **options: More fields of ``Settings``.
 
-    Returns one ``SeamModule`` a target, in order. Its ``front`` lists the epochs that no other epoch equals or beats in
-    both accuracy on the evaluation documents and share of kept weights, each with its module. Raises TrainingError for
-    arguments and settings that cannot work, before anything is trained, and for values that are not finite or a GPU
-    without memory once the other targets have ended. Ctrl-C raises ``Interrupted``, and an exception in a callback ends
-    the training as Ctrl-C does. All these exceptions have ``modules``, one a target: those that were ready; the best so
-    far of a target that was cut short, its card saying ``interrupted``; None where no epoch had ended.
+    Returns:
+        One ``SeamModule`` for each target, in order. Its ``front`` lists the epochs that no other epoch equals or beats
+        in both accuracy on the evaluation documents and share of kept weights, each with its module.
+
+    Raises:
+        TrainingError: Before anything is trained: arguments or settings cannot work. After all other targets have
+            ended: a value was not finite, or a GPU had no memory left.
+        Interrupted: Ctrl-C. An exception in a callback ends the training in the same way.
+
+        All exceptions raised after training has begun have ``modules``, one for each target: its module if that was
+        ready; the best so far of a target that was cut short, with ``interrupted`` on its card; None where no epoch had
+        ended.
     """
     if settings is None:
         settings = Settings.for_protocol("seam" if protocol is None else protocol)
@@ -101,11 +113,22 @@ def reengineer(
         "sampling": sampling,
     }
     settings = settings.with_options(**overrides, **options)
-    same = {"seed": seed, "evaluate_every": evaluate_every, "threads": threads, "backend": backend}
     if catch_up is not None:
-        lazy_update = _lazy_update_of(catch_up)
-    same |= {"lazy_update": lazy_update, "progress": progress, "on_epoch": on_epoch, "on_module": on_module}
-    return reengineer_many(base, corpus, targets, [settings], **same)[0]
+        lazy_update = _lazy_update_of(catch_up, 3)
+    return reengineer_many(
+        base,
+        corpus,
+        targets,
+        [settings],
+        seed=seed,
+        evaluate_every=evaluate_every,
+        threads=threads,
+        backend=backend,
+        lazy_update=lazy_update,
+        progress=progress,
+        on_epoch=on_epoch,
+        on_module=on_module,
+    )[0]
 
 
 @on_the_cpu
@@ -125,15 +148,34 @@ def reengineer_many(
     on_module: OnModule | None = None,
     catch_up: str | None = None,
 ) -> list[list[SeamModule]]:
-    """``reengineer`` with each of several settings, all modules side by side: on a GPU a whole study costs little more
-    than its longest module.
+    """``reengineer`` with each of several settings, all modules side by side: on a GPU a study of many settings takes
+    little more time than its longest module.
 
-    Returns a list of modules for each of the settings, in order, each as ``reengineer`` gives it. Errors and Ctrl-C as
-    there; their ``modules`` come one settings' after the other's. ``run.context.settings`` tells ``on_epoch`` which
-    they are.
+    Args:
+        base: As of ``reengineer``.
+        corpus: As of ``reengineer``.
+        targets: As of ``reengineer``.
+        settings: The settings. ``run.context.settings`` tells ``on_epoch`` and ``on_module`` which ones a run has.
+        seed: As of ``reengineer``.
+        evaluate_every: As of ``reengineer``.
+        threads: As of ``reengineer``.
+        backend: As of ``reengineer``.
+        lazy_update: As of ``reengineer``.
+        progress: As of ``reengineer``.
+        on_epoch: As of ``reengineer``.
+        on_module: As of ``reengineer``.
+        catch_up: Deprecated: ``lazy_update``.
+
+    Returns:
+        For each of the settings, in order, a list of modules as ``reengineer`` gives it.
+
+    Raises:
+        TrainingError: As ``reengineer``.
+        Interrupted: As ``reengineer``. ``modules`` of exceptions is one list, with the modules of the first settings
+            first.
     """
     if catch_up is not None:
-        lazy_update = _lazy_update_of(catch_up)
+        lazy_update = _lazy_update_of(catch_up, 4)
     if isinstance(settings, Settings) or not isinstance(settings, Iterable):
         raise TrainingError(f"settings is {shown(settings)}; give a list of Settings")
     settings = [check_settings(one) for one in settings]
@@ -142,7 +184,7 @@ def reengineer_many(
     engine = choose_engine(backend, base.hidden2label.weight.dtype)
     if not isinstance(targets, Iterable) or isinstance(targets, str):
         raise TrainingError(f"targets is {shown(targets)}; give a list of targets, such as [4] or range(8)")
-    targets = [normalise_target(target, corpus.num_classes) for target in targets]
+    chosen = [normalise_target(target, corpus.num_classes) for target in targets]
     if threads is not None:
         threads = whole_number("threads", threads, 1, otherwise=", or None for all cores")
     evaluate_every = whole_number("evaluate_every", evaluate_every, 0)
@@ -151,14 +193,14 @@ def reengineer_many(
     seed = seed_number(seed)
     callback("on_epoch", on_epoch)
     callback("on_module", on_module)
-    engine = quicker_engine(engine, backend, base, corpus, targets, settings, threads)
+    engine = quicker_engine(engine, backend, base, corpus, chosen, settings, threads)
     contexts: list[SearchContext] = []
     with cpu_by_default():
         for one in settings:
             contexts.append(
                 SearchContext(base, corpus, one, engine, lazy_update, beside=contexts[0] if contexts else None)
             )
-        runs = [[ModuleRun(context, target, seed, evaluate_every) for target in targets] for context in contexts]
+        runs = [[ModuleRun(context, target, seed, evaluate_every) for target in chosen] for context in contexts]
         if evaluate_every and contexts:
             split, what = contexts[0].evaluation, contexts[0].settings.evaluation
             warn_of_chance(contexts[0].base_logits(split), split.labels, f"the {what} documents")
@@ -166,15 +208,15 @@ def reengineer_many(
     return [[run.module() for run in row] for row in runs]
 
 
-def _lazy_update_of(catch_up: str) -> str:
-    """What the deprecated ``catch_up`` means."""
+def _lazy_update_of(catch_up: str, stacklevel: int) -> str:
+    """The ``lazy_update`` that a value of the deprecated ``catch_up`` stands for; warns."""
     lazy_update = "off" if catch_up == "dense" else catch_up
-    warn_renamed(f"catch_up={catch_up!r}", f"lazy_update={lazy_update!r}", stacklevel=4)
+    warn_renamed(f"catch_up={catch_up!r}", f"lazy_update={lazy_update!r}", stacklevel=stacklevel)
     return lazy_update
 
 
 def check_base(base: LSTMClassifier) -> None:
-    """Raises TrainingError for what is no classifier, or has no values."""
+    """Raises TrainingError where the base is no classifier, or its weights have no values or several dtypes."""
     if not isinstance(base, LSTMClassifier):
         raise TrainingError(f"base is {shown(base)}; it must be an LSTMClassifier, such as LSTMClassifier.load gives")
     weights = base.weights().values()
@@ -184,17 +226,16 @@ def check_base(base: LSTMClassifier) -> None:
         raise TrainingError(f"the base's weights are of several dtypes, {', '.join(sorted(dtypes))}; make them of one")
 
 
-def normalise_target(target: int | Sequence[int], num_classes: int) -> tuple[int, ...]:
-    """A class number or a set of them as a sorted tuple; TrainingError where a class does not exist."""
+def normalise_target(target: int | Iterable[int], num_classes: int) -> tuple[int, ...]:
+    """A class number, or several, as a sorted tuple of distinct ones; TrainingError where one does not exist."""
     single = getattr(target, "ndim", 0) == 0 and (isinstance(target, str) or not isinstance(target, Iterable))
-    if single or (isinstance(target, Tensor) and target.ndim == 0):
-        target = [target]
+    numbers: Any = [target] if single or (isinstance(target, Tensor) and target.ndim == 0) else target
     try:
-        if any(isinstance(k, bool) for k in target):
+        if any(isinstance(k, bool) for k in numbers):
             raise TypeError
-        classes = sorted({operator.index(k) for k in target})
+        classes = sorted({operator.index(k) for k in numbers})
     except TypeError:
-        raise TrainingError(f"a target is a class number or a set of class numbers, not {shown(target)}") from None
+        raise TrainingError(f"a target is a class number or a set of class numbers, not {shown(numbers)}") from None
     if not classes:
         raise TrainingError("a target needs at least one class")
     for k in classes:

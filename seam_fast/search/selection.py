@@ -1,25 +1,53 @@
-"""Which epoch's module is kept: the reference's rule, and the default one, each with a gate before it."""
+"""Which epoch's module is kept: the reference's rule and the default one, both of which can refuse modules that are no
+better than a constant answer.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class Selection(Protocol):
+    """A rule that chooses among the evaluated epochs of a run, which are offered one after the other."""
+
+    @property
+    def qualified(self) -> bool:
+        """Whether an epoch has met the rule's minimum requirement so far."""
+
+    @property
+    def stop(self) -> bool:
+        """Whether early stopping asks for the end of the run."""
+
+    def offer(self, figures: Mapping[str, float]) -> bool:
+        """Whether this epoch's module becomes the best so far. figures: those of the epoch, by name, see
+        ``SeamModule.history``.
+        """
 
 
 class ReferenceSelection:
-    """SeaM's rule, on the evaluation set's accuracy and the share of weights kept.
+    """SeaM's rule, on the accuracy on the evaluation documents and the share of weights kept ("ratio").
 
-    Among epochs whose accuracy reaches the base's (``accuracy_base``): one replaces the best when its ratio in tenths
-    of a per cent, rounded down, is below the best's; else when its ratio is not above and its accuracy is. While no
-    epoch has reached the base's accuracy: the first with the largest accuracy - ratio. ``early_stop``: number of epochs
-    below the base's accuracy, counted since the last smaller module was found (as SeaM's code counts), before
-    stopping; -1 never.
-    ``reject_constant``: refuse epochs whose figures a constant predictor could have (the reference does not).
+    Among epochs whose accuracy reaches the base's, an epoch replaces the best one if its ratio, in tenths of a per cent
+    and rounded down, is smaller; or if its ratio is not larger and its accuracy is larger. As long as no epoch has
+    reached the base's accuracy, the best is the first one with the largest accuracy - ratio.
+
+    Args:
+        accuracy_base: The base's accuracy on the evaluation documents.
+        early_stop: How many epochs below the base's accuracy end the run, counted since the last smaller module was
+            found (as SeaM's code counts); -1: never.
+        reject_constant: Whether epochs are refused whose figures a constant predictor could have (SeaM: no).
+
+    Attributes:
+        qualified: Whether an epoch has reached the base's accuracy.
     """
 
-    def __init__(self, accuracy_base: float, early_stop: int = -1, reject_constant: bool = False):
+    def __init__(self, accuracy_base: float, early_stop: int = -1, reject_constant: bool = False) -> None:
         self.accuracy_base, self.early_stop, self.reject_constant = accuracy_base, early_stop, reject_constant
-        self.qualified = False  # an epoch has reached the base's accuracy
+        self.qualified = False
         self._ratio, self._accuracy, self._difference = 1.0, 0.0, float("-inf")
         self._below = 0
 
-    def offer(self, figures: dict[str, float]) -> bool:
-        """Whether this epoch's module becomes the best so far. figures: accuracy, kept, recall, specificity."""
+    def offer(self, figures: Mapping[str, float]) -> bool:
+        """As in ``Selection``; reads accuracy, kept, recall and specificity."""
         accuracy, ratio = figures["accuracy"], figures["kept"]
         passes = accuracy >= self.accuracy_base and not (self.reject_constant and is_constant_like(figures))
         if not passes:
@@ -38,19 +66,22 @@ class ReferenceSelection:
 
     @property
     def stop(self) -> bool:
-        """Whether early stopping asks for an end."""
+        """As in ``Selection``."""
         return self.early_stop >= 0 and self._below >= max(self.early_stop, 1)
 
 
 class F1Selection:
-    """The best target F1 on the validation documents, ties to the later epoch.
+    """The best target F1 on the evaluation documents; of equal epochs the later one, which keeps fewer weights.
 
-    The later of two equals keeps fewer weights. Epochs that a constant predictor could equal never win over one that
-    it could not. ``first_epoch``: epochs before this number (from 0) win only while no other qualifies; early ones keep
-    many weights still. ``early_stop``: settled epochs without a new best before stopping; -1 never.
+    Epochs that a constant predictor could equal never win over one that it could not.
+
+    Args:
+        early_stop: How many epochs without a new best, counted from ``first_epoch`` on, end the run; -1: never.
+        first_epoch: Epochs before this number, from 0, win only while no other qualifies, because early ones still keep
+            many weights.
     """
 
-    def __init__(self, early_stop: int = -1, first_epoch: int = 0):
+    def __init__(self, early_stop: int = -1, first_epoch: int = 0) -> None:
         self.early_stop, self.first_epoch = early_stop, first_epoch
         self._best = (False, False, -1.0)
         self._since = 0
@@ -60,11 +91,11 @@ class F1Selection:
         """Whether an epoch was found that no constant predictor could equal."""
         return self._best[0]
 
-    def offer(self, figures: dict[str, float]) -> bool:
-        """Whether this epoch's module becomes the best so far. figures: f1, recall, specificity and epoch."""
-        settled = self.first_epoch == 0 or figures["epoch"] >= self.first_epoch
-        rank = (not is_constant_like(figures), settled, figures["f1"])
-        self._since = 0 if rank > self._best else self._since + settled
+    def offer(self, figures: Mapping[str, float]) -> bool:
+        """As in ``Selection``; reads f1, recall, specificity and epoch."""
+        late_enough = self.first_epoch == 0 or figures["epoch"] >= self.first_epoch
+        rank = (not is_constant_like(figures), late_enough, figures["f1"])
+        self._since = 0 if rank > self._best else self._since + late_enough
         if rank < self._best:
             return False
         self._best = rank
@@ -72,12 +103,13 @@ class F1Selection:
 
     @property
     def stop(self) -> bool:
-        """Whether early stopping asks for an end."""
+        """As in ``Selection``."""
         return self.early_stop >= 0 and self._since >= max(self.early_stop, 1)
 
 
-def is_constant_like(figures: dict[str, float]) -> bool:
-    """Whether a predictor that ignores its input could have these figures: recall + specificity is 1 for each such one
-    (always yes, always no, a biased coin), and a module has to beat it on both kinds of document."""
+def is_constant_like(figures: Mapping[str, float]) -> bool:
+    """Whether a predictor that ignores its input could have these figures. For each such predictor (always yes, always
+    no, a biased coin) recall + specificity is 1, and a module has to beat it on both kinds of document.
+    """
     recall, specificity = figures["recall"], figures["specificity"]
     return recall == 0 or specificity == 0 or recall + specificity <= 1

@@ -1,7 +1,8 @@
-"""One object for everything that can differ between two re-engineering runs."""
+"""Everything that can differ between two re-engineering runs, in one object."""
 
 import math
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from ..common.arguments import choice, real_number, shown, truth, whole_number
 from ..common.deprecation import modern, warn_renamed
@@ -17,7 +18,7 @@ CHOICES = {
     "lr_decay": ("none", "cosine"),
     "evaluation_subset": ("all", "sampled"),
 }
-NUMBERS = {  # the least and the most
+NUMBERS = {  # least and largest value
     "alpha": (0, math.inf),
     "lstm_penalty_scale": (0, math.inf),
     "lr_mask": (0, math.inf),
@@ -28,7 +29,7 @@ NUMBERS = {  # the least and the most
     "min_epoch_fraction": (0, 1),
     "word_dropout": (0, 0.999),
 }
-WHOLE_NUMBERS = {  # the least
+WHOLE_NUMBERS = {  # least value
     "epochs": 0,
     "steps": 1,
     "batch_size": 1,
@@ -36,7 +37,7 @@ WHOLE_NUMBERS = {  # the least
     "shots": -1,
     "early_stop": -1,
 }
-NEEDS = (  # what has no effect unless another setting has one value, and what may stand there nevertheless
+NEEDS = (  # a setting; the other setting and the value of it without which it has no effect; a value allowed anyway
     ("lstm_penalty_scale", "penalty", "group", 1.0),
     ("negatives_per_target", "sampling", "redraw", None),
     ("targets_per_epoch", "sampling", "redraw", 0),
@@ -44,7 +45,7 @@ NEEDS = (  # what has no effect unless another setting has one value, and what m
     ("reject_constant", "selection", "reference", True),
     ("evaluation_subset", "sampling", "balanced", "all"),
 )
-HEAD_ONLY_EVERY = 5  # schedule "seam": epochs 0, 5, 10, ... step the head alone
+HEAD_ONLY_EVERY = 5  # with schedule "seam" epochs 0, 5, 10, ... step only the head
 
 
 RENAMED = {  # old names of fields, accepted for one minor release
@@ -57,36 +58,46 @@ RENAMED = {  # old names of fields, accepted for one minor release
 
 @dataclass(frozen=True, init=False)
 class Settings:
-    """How modules are trained and chosen: the defaults of a protocol, but for what is given.
+    """How modules are trained and chosen: a protocol's defaults, except for what is given.
 
-    protocol: ``"seam"`` or ``"reference"``; the defaults below are those of ``"seam"``, ``Settings("reference")`` has
-        the public port's.
-    alpha: weight of the penalty on kept weights. penalty: ``"global"``, alpha * kept / N over all weights, or
-        ``"group"``, the same for each of embedding, LSTM and linear, summed; ``lstm_penalty_scale`` multiplies the
-        LSTM's.
-    lr_mask, lr_head: Adam's learning rates of scores and head. lr_decay: ``"none"``, or ``"cosine"``, by which both
-        fall towards 0 over the epochs (constant within an epoch).
-    schedule: ``"seam"`` (every fifth epoch steps the head only, by an Adam of its own; the others head and scores),
-        ``"port"`` (scores only, the head stays as drawn) or ``"joint"`` (head and scores in every epoch).
-    epochs: passes over the drawn documents; None: as many as ``steps`` needs.
-    steps: budget of one module where ``epochs`` is None, as it is where ``steps`` alone is given.
-    batch_size: documents a step.
-    sampling: ``"balanced"`` (the target's documents and as many others, drawn once, as the reference does),
-        ``"redraw"`` (others drawn anew each epoch, ``negatives_per_target`` for each target document) or ``"all"``.
-    target_weight: weight of target documents in the loss.
-    distill_weight: share of the label that is the base's own probability of the target, on the very words that are
-        fed; the rest is the true label.
-    word_dropout: share of words replaced by the unknown word while training.
-    shots: number of target documents used for training; -1: all.
-    selection: ``"reference"`` (SeaM's rule on accuracy and ratio), ``"f1"`` (best target F1) or ``"last"``.
-    min_epoch_fraction: with ``"f1"``, share of the epochs that must have passed before one can be chosen.
-    reject_constant: refuse modules that a constant predictor could equal (``"f1"`` always does).
-    evaluation: documents that choose the epoch, ``"validation"`` (held out of training) or ``"test"`` (the reference).
-    evaluation_subset: ``"all"`` of them, or ``"sampled"``, the balanced part of them where sampling is balanced.
-    early_stop: epochs without progress before stopping (the rule defines progress); -1: never.
+    Numbers of NumPy and torch are kept as Python's.
 
-    Raises TrainingError for values that cannot be, and for those that exclude each other. Numbers of NumPy and torch
-    are kept as Python's.
+    Attributes:
+        protocol: ``"seam"``, whose defaults are those below, or ``"reference"``, with the public port's.
+        alpha: Weight of the penalty on kept weights.
+        penalty: ``"global"``, alpha * kept / N over all weights, or ``"group"``, the sum of that over the groups
+            embedding, LSTM and linear.
+        lstm_penalty_scale: Factor of the LSTM's term in penalty ``"group"``.
+        lr_mask: Adam's learning rate of the scores.
+        lr_head: Adam's learning rate of the head.
+        lr_decay: ``"none"``, or ``"cosine"``, by which both rates fall towards 0 over the epochs (constant within an
+            epoch).
+        schedule: ``"seam"`` (every fifth epoch steps only the head, by an Adam of its own; the others head and scores),
+            ``"port"`` (scores only, the head stays as initialised) or ``"joint"`` (head and scores in every epoch).
+        epochs: Passes over the drawn documents; None: as many as ``steps`` needs.
+        steps: Budget of one module where ``epochs`` is None, as it is where only ``steps`` is given.
+        batch_size: Documents a step.
+        sampling: ``"balanced"`` (the target's documents and as many others, drawn once, as in the reference),
+            ``"redraw"`` (others drawn anew in each epoch) or ``"all"``.
+        negatives_per_target: With ``"redraw"``, others for each target document.
+        targets_per_epoch: With ``"redraw"``, target documents of an epoch, drawn anew as well; 0: all.
+        target_weight: Weight of target documents in the loss.
+        distill_weight: Share of the label that is the base's own probability of the target for the very words that are
+            fed; the rest is the true label.
+        word_dropout: Share of words replaced by the unknown word in training.
+        shots: Number of target documents to train on; -1: all.
+        selection: Rule that chooses the epoch: ``"reference"`` (SeaM's, on accuracy and ratio), ``"f1"`` (best target
+            F1) or ``"last"``.
+        min_epoch_fraction: With ``"f1"``, share of the epochs that must have passed before one can be chosen.
+        reject_constant: Whether modules are refused that a constant predictor could equal (``"f1"`` always does).
+        evaluation: Documents that choose the epoch: ``"validation"`` (held out of training) or ``"test"`` (as in the
+            reference).
+        evaluation_subset: ``"all"`` of these, or ``"sampled"``, their balanced part where sampling is balanced.
+        early_stop: Epochs without progress, as the rule defines it, before a run ends; -1: never.
+
+    Raises:
+        TrainingError: A value is impossible, or values exclude each other.
+        TypeError: There is no such field.
     """
 
     protocol: str = "seam"
@@ -114,7 +125,7 @@ class Settings:
     evaluation_subset: str = "all"
     early_stop: int = -1
 
-    def __init__(self, protocol: str = "seam", **options):
+    def __init__(self, protocol: str = "seam", **options: Any) -> None:
         names = [field.name for field in fields(self)]
         options = modern(options, RENAMED)
         for name in options:
@@ -129,14 +140,16 @@ class Settings:
 
     @classmethod
     def for_protocol(cls, protocol: str) -> "Settings":
-        """Defaults of protocol ``"seam"`` (ours) or ``"reference"`` (the public port's, warts included)."""
+        """Defaults of protocol ``"seam"`` (this package's) or ``"reference"`` (the public port's, flaws included)."""
         return cls(protocol)
 
-    def with_options(self, **options) -> "Settings":
-        """A copy with the options that are not None; an unknown name is a TypeError.
+    def with_options(self, **options: Any) -> "Settings":
+        """A copy with other values for the options that are not None. ``steps`` replaces ``epochs`` and the reverse.
 
-        ``steps`` takes the place of ``epochs`` and the reverse; both at once are refused with a TrainingError, and so
-        is an option that would have no effect, such as ``lstm_penalty_scale`` with the penalty ``"global"``.
+        Raises:
+            TrainingError: A value is impossible, both ``epochs`` and ``steps`` are given, another protocol is asked
+                for, or an option has no effect, such as ``lstm_penalty_scale`` with penalty ``"global"``.
+            TypeError: There is no such field.
         """
         options = {name: value for name, value in modern(options, RENAMED).items() if value is not None}
         if "steps" in options and "epochs" in options:
@@ -158,6 +171,7 @@ class Settings:
         return made
 
     def _check(self) -> None:
+        """Raises TrainingError for values that are impossible; converts numbers to Python's."""
         for name, allowed in CHOICES.items():
             self._set(name, choice(name, getattr(self, name), allowed))
         for name, (low, high) in NUMBERS.items():
@@ -176,36 +190,40 @@ class Settings:
         if self.shots == 0:
             raise TrainingError(f"shots is {self.shots}; it must be -1 (all documents) or at least 1")
 
-    def _set(self, name: str, value) -> None:
+    def _set(self, name: str, value: object) -> None:
+        """Sets a field of this frozen object, while it is made."""
         object.__setattr__(self, name, value)
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
+        """Fields by their old names, with a DeprecationWarning."""
         if (new := RENAMED.get(name)) is None:
             raise AttributeError(f"Settings has no field {name!r}")
         warn_renamed(name, new)
         return getattr(self, new)
 
     def head_only(self, epoch: int) -> bool:
-        """Whether an epoch (from 0) steps the head alone."""
+        """Whether an epoch, from 0, steps only the head."""
         return self.schedule == "seam" and epoch % HEAD_ONLY_EVERY == 0
 
     def lr_scale(self, epoch: int, epochs: int) -> float:
-        """What both learning rates are multiplied with in an epoch (from 0) of a run of ``epochs``."""
+        """Factor of both learning rates in an epoch, from 0, of a run of ``epochs``."""
         if self.lr_decay == "none":
             return 1.0
         return max(0.5 * (1 + math.cos(math.pi * epoch / epochs)), 1e-3)
 
     def first_selectable_epoch(self, epochs: int) -> int:
-        """The first epoch (from 0) of a run of ``epochs`` that rule ``"f1"`` may choose freely."""
+        """The first epoch, from 0, of a run of ``epochs`` that rule ``"f1"`` chooses freely: earlier ones are chosen
+        only while no later one qualifies.
+        """
         return max(0, min(int(self.min_epoch_fraction * epochs), epochs - 1))
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Every field by name, for records and module cards."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-DEFAULTS = {field.name: field.default for field in fields(Settings)}
-REFERENCE = {  # what the public port does otherwise
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Settings)}
+REFERENCE: dict[str, Any] = {  # where the public port differs
     "protocol": "reference",
     "alpha": 0.2,
     "penalty": "global",
@@ -228,13 +246,13 @@ REFERENCE = {  # what the public port does otherwise
 }
 
 
-def defaults(protocol: str) -> dict:
-    """Every field's value by name, as a protocol has it."""
+def defaults(protocol: str) -> dict[str, Any]:
+    """Every field's default by name in a protocol."""
     return DEFAULTS | (REFERENCE if choice("protocol", protocol, CHOICES["protocol"]) == "reference" else {})
 
 
-def check_settings(settings: Settings) -> Settings:
-    """The same; TrainingError for anything else."""
+def check_settings(settings: object) -> Settings:
+    """Returns its argument; TrainingError where that is not a Settings object."""
     if not isinstance(settings, Settings):
         raise TrainingError(f"settings is {shown(settings)}; it must be a Settings object")
     return settings

@@ -1,14 +1,16 @@
 """Training of one module's scores over a frozen base, epoch by epoch: what all trainers share.
 
 A trainer computes what ``reference_step.Stepper`` computes, with less work:
-- only embedding rows that the module's documents can touch have scores of their own. All other rows receive the same
-  constant gradient in every step and so share one trajectory, kept as one extra row;
-- each step gathers and reduces the rows of its own words, once a word;
-- in head-only epochs the masked base stands still, so its logits are computed once.
+- Only embedding rows that the module's documents can touch have scores of their own. All other rows receive the same
+  constant gradient in every step, so their scores are equal at all times and one extra row stands for them.
+- A step gathers each distinct word's row once, and reduces its gradient once.
+- In head-only epochs the masked base does not change, so its logits are computed once.
 """
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,90 +26,152 @@ from ..classifier.state_keys import (
 )
 from ..common.seen_tensors import SeenTensors
 from ..errors import TrainingError
-from ..modules.mask import KeepMask, Snapshot, packed
+from ..modules.mask import Head, KeepMask, Snapshot, packed
 from .config import StepConfig
+from .epoch_source import EpochSource
+
+EvaluationDocuments = tuple[Tensor, Tensor, Tensor]
+"""Documents to evaluate a module on: ids (N, T), lengths (N,), and which of them are the target's, bool (N,)."""
+
+
+class Evaluation(Protocol):
+    """What is known of a module between two epochs; all tensors are on the CPU.
+
+    There are two of these: ``ComputedEvaluation``, whose values are at hand, and ``cpu_trainer.EngineEvaluation``,
+    which converts the compiled engine's values when they are read.
+    """
+
+    @property
+    def kept_counts(self) -> dict[str, int]:
+        """Number of kept weights, by weight key."""
+
+    @property
+    def head(self) -> Head:
+        """The head's weight (2, C) and bias (2,)."""
+
+    @property
+    def class_logits(self) -> Tensor | None:
+        """Logits of the masked base for the evaluation documents (N, C); None where these were not computed or are not
+        at hand.
+        """
+
+    @property
+    def outputs(self) -> Tensor | None:
+        """Logits of the module for the evaluation documents (N, 2); None where there were no such documents."""
+
+    @property
+    def figures(self) -> dict[str, float] | None:
+        """``metrics.module_metrics`` of the outputs, where the engine has computed them already."""
+
+    def snapshot(self) -> Snapshot:
+        """The module as it was; to be called before the next epoch begins."""
 
 
 @dataclass
-class Evaluation:
-    """A module between two epochs, on the CPU: the numbers of kept weights by key, the head, what the masked base says
-    of documents (N, C) and the module's outputs (N, 2), both None where nobody asked, and a function that gives its
-    ``Trainer.snapshot``. figures: ``metrics.module_metrics`` of the outputs, where they are known already.
+class ComputedEvaluation:
+    """An ``Evaluation`` whose values are at hand.
+
+    Attributes:
+        take_snapshot: What ``snapshot`` calls.
     """
 
-    kept: dict[str, int]
-    head: tuple[Tensor, Tensor]
+    kept_counts: dict[str, int]
+    head: Head
     class_logits: Tensor | None
     outputs: Tensor | None
-    snapshot: Callable[[], Snapshot]
+    take_snapshot: Callable[[], Snapshot]
     figures: dict[str, float] | None = None
+
+    def snapshot(self) -> Snapshot:
+        """As in ``Evaluation``."""
+        return self.take_snapshot()
 
 
 class Trainer:
-    """State of one module, and how it is looked at; subclasses train it.
+    """The training state of one module, and what can be read from it; subclasses train it.
 
-    Parameters
-    ----------
-    weights: frozen base by weight key, all of one floating dtype and on one device, where the training takes place.
-    head: initial weight (2, C) and bias (2,).
-    fed_ids: ids (int64, any shape) of every word that training can feed.
-    config: how a step is taken.
+    Args:
+        weights: The frozen base by weight key, all of one floating dtype and on the device that is to train.
+        head: Initial weight (2, C) and bias (2,).
+        fed_ids: Word ids (int64, any shape) of every word that training can feed.
+        config: How a step is taken.
 
-    Attributes
-    ----------
-    device: of the weights, scores and head. What a trainer is given and what it gives away is on the CPU.
-    scores: by weight key; of the embedding the rows of ``fed_ids``, sorted, and one row more for all other words.
-    head: weight and bias as they stand.
-    steps: taken in all, head-only ones included.
+    Attributes:
+        engine: What computes: ``"cuda"``, ``"cpu"`` or ``"torch"``.
+        fused: Whether whole epochs are native code, in which embedding rows are updated lazily (see ``CpuTrainer``).
+        device: Of weights, scores and head. Documents come from the CPU and results go there.
+        fed_ids: The word ids that have a row of scores of their own: sorted, distinct, int64 (R,), on the CPU.
+        row_of_id: Word id -> row of ``scores[EMBEDDING]``: int64 (V,), on the CPU. Row R belongs to all other words.
+        scores: By weight key, in the weights' shapes; that of the embedding is (R + 1, E).
+        head: Weight (2, C) and bias (2,) as they stand.
+        penalty_gradient: The constant gradient of the penalty at each score, by weight key.
     """
 
-    engine = "torch"  # what computes: "cuda", "cpu" or "torch"
-    fused = False  # whether whole epochs are native code, in which rows whose words do not occur are updated lazily
-    steps = 0
+    engine: str = "torch"
+    fused: bool = False
+    head: Head
 
     @classmethod
-    def unsupported(cls, weights: dict[str, Tensor], batch_size: int) -> str:
-        """Why modules over a base cannot be trained in this way, or "". Looks at shapes and dtype only."""
+    def unsupported(cls, weights: Mapping[str, Tensor], batch_size: int) -> str:
+        """Why this trainer cannot train over a base, in a clause, or "". Reads only shapes and dtype."""
         return ""
 
     @classmethod
-    def shares_launches(cls, weights: dict[str, Tensor], batch_size: int, width: int, steps: int) -> bool:
-        """Whether an epoch of so many steps, of documents of ``width`` words, can go into the launches of others."""
+    def shares_launches(cls, weights: Mapping[str, Tensor], batch_size: int, width: int, steps: int) -> bool:
+        """Whether an epoch of ``steps`` steps, of documents of ``width`` words, can run in the same GPU launches as
+        epochs of other modules.
+        """
         return False
 
     @classmethod
-    def capacity(cls, device: torch.device, weights: dict[str, Tensor], batch_size: int) -> int:
-        """How many modules a GPU trains side by side, memory apart; 0 where it can train none. weights: on it."""
+    def capacity(cls, device: torch.device, weights: Mapping[str, Tensor], batch_size: int) -> int:
+        """How many modules a GPU can train side by side, memory apart; 0 where it can train none.
+
+        Args:
+            device: The GPU.
+            weights: The base's by weight key, on that device.
+            batch_size: Documents a step.
+        """
         return 1
 
     @classmethod
-    def for_engine(cls, weights, head, fed_ids, config: StepConfig, lazy_update: str) -> "Trainer":
-        """A trainer by its class's engine; lazy_update is heeded by those that are ``fused``."""
+    def for_engine(
+        cls, weights: Mapping[str, Tensor], head: Head, fed_ids: Tensor, config: StepConfig, lazy_update: str
+    ) -> "Trainer":
+        """Makes a trainer that uses its class's engine. ``lazy_update`` only matters to trainers that are ``fused``."""
         return cls(weights, head, fed_ids, config)
 
-    def __init__(self, weights, head, fed_ids, config: StepConfig):
+    def __init__(self, weights: Mapping[str, Tensor], head: Head, fed_ids: Tensor, config: StepConfig) -> None:
+        self._steps = 0
         self.config = config
         self.weights = {key: weights[key].detach() for key in weight_keys(weights)}
         self.readout, self.schedule, self.target_weight = config.readout, config.schedule, config.target_weight
         self.lr_mask, self.lr_head = config.lr_mask, config.lr_head
         table = self.weights[EMBEDDING]
         self.device, dtype = table.device, table.dtype
-        self.rows = torch.unique(torch.as_tensor(fed_ids))  # sorted word ids with scores of their own
-        self.row_of_id = torch.full((len(table),), len(self.rows), dtype=torch.int64)  # word id -> row of the scores
-        self.row_of_id[self.rows] = torch.arange(len(self.rows))
-        self._more_alike = len(table) - len(self.rows) - 1  # words beside one that share the last row
-        self.scores = {EMBEDDING: table.new_ones(len(self.rows) + 1, table.shape[1])}
+        self.fed_ids = torch.unique(torch.as_tensor(fed_ids))
+        self.row_of_id = torch.full((len(table),), len(self.fed_ids), dtype=torch.int64)
+        self.row_of_id[self.fed_ids] = torch.arange(len(self.fed_ids))
+        # By how many words more than one the last row is shared; -1 where no word uses it and it must not be counted.
+        self._extra_shared_rows = len(table) - len(self.fed_ids) - 1
+        self.scores = {EMBEDDING: table.new_ones(len(self.fed_ids) + 1, table.shape[1])}
         self.scores |= {key: torch.ones_like(weight) for key, weight in self.weights.items() if key != EMBEDDING}
-        self.head = tuple(part.detach().to(self.device, dtype, copy=True) for part in head)
+        self.head = as_head(part.detach().to(self.device, dtype, copy=True) for part in head)
 
         self._shapes = {key: tuple(weight.shape) for key, weight in self.weights.items()}
         sizes = group_sizes(self.weights)
-        self.penalty_gradient = {}
+        self.penalty_gradient: dict[str, float] = {}
         for group, keys in groups(self.weights).items():
             factor = config.lstm_penalty_scale if config.penalty == "group" and group == "lstm" else 1.0
             count = sizes[group] if config.penalty == "group" else sum(sizes.values())
-            # Clamped apart from the loss's gradient, as a use of the kept set of its own.
+            # SeaM's binarisation clamps gradients to [-1, 1] at each use of the bits, so the penalty's is clamped here,
+            # apart from the loss's.
             self.penalty_gradient.update(dict.fromkeys(keys, max(-1.0, min(factor * config.alpha / count, 1.0))))
+
+    @property
+    def steps(self) -> int:
+        """Number of steps taken, head-only ones included."""
+        return self._steps
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -115,116 +179,155 @@ class Trainer:
         """Sets all learning rates to ``factor`` times their initial values, from the next epoch on."""
         raise NotImplementedError
 
-    def run_epoch(self, ids: Tensor, lengths: Tensor, labels: Tensor, batch_size: int, *, head_only=False, stop=None):
-        """One pass over documents in the order given: ids (N, T), lengths (N,), labels (N,), 0 target and 1 rest,
-        or (N, 2), shares of target and rest.
+    def run_epoch(
+        self,
+        ids: Tensor,
+        lengths: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        *,
+        head_only: bool = False,
+        stop: threading.Event | None = None,
+    ) -> float:
+        """Makes one pass over documents in the order given.
 
-        The last batch may be smaller. ``stop``: an event that ends the epoch between two steps once it is set. Returns
-        the mean over batches of the cross entropy, in nats a document. Raises TrainingError naming step and tensor
-        where a value is not finite.
+        Args:
+            ids: Word ids (N, T).
+            lengths: Numbers of words (N,).
+            labels: (N,), 0 target and 1 rest; or (N, 2), the probabilities of target and rest (soft labels).
+            batch_size: Documents a step; the last step may have fewer.
+            head_only: Whether only the head is stepped.
+            stop: Ends the epoch between two steps once it is set.
+
+        Returns:
+            Mean over the steps taken of the batch's cross entropy, in nats a document.
+
+        Raises:
+            TrainingError: A value is not finite; the message names step and tensor.
+            ValueError: Labels or documents are not as described.
         """
         raise NotImplementedError
 
     def take_epoch(
         self,
-        sampler,
+        sampler: EpochSource,
         epoch: int,
         batch_size: int,
         *,
-        head_only=False,
-        stop,
-        evaluated_on=None,
+        head_only: bool = False,
+        stop: threading.Event,
+        evaluated_on: EvaluationDocuments | None = None,
         known: Evaluation | None = None,
     ) -> tuple[float, Evaluation]:
-        """`run_epoch` of a sampler's documents, and `evaluate` afterwards: its loss and what was seen.
+        """``run_epoch`` of a sampler's documents, followed by ``evaluate``.
 
-        evaluated_on: the documents to look at, ids (N, T) and lengths (N,), and which of them are the target's (N,),
-        all the same from epoch to epoch; known: the last evaluation, where only the head has been stepped since.
-        Nothing is evaluated where ``stop`` is set.
+        Args:
+            sampler: Draws the documents.
+            epoch: The epoch's number, from 0.
+            batch_size: Documents a step.
+            head_only: Whether only the head is stepped.
+            stop: As in ``run_epoch``; once it is set, nothing is computed for the evaluation documents.
+            evaluated_on: The evaluation documents, the same tensors in every epoch; None: evaluate on none.
+            known: The last evaluation on these documents, where only the head has been stepped since: the masked base's
+                logits are taken from it.
+
+        Returns:
+            The loss, as ``run_epoch`` gives it, and the evaluation.
         """
         documents = sampler.epoch(epoch)
         parts = documents.ids, documents.lengths, documents.labels
         loss = self.run_epoch(*parts, batch_size, head_only=head_only, stop=stop)
         if evaluated_on is None or stop.is_set():
             return loss, self.evaluate()
-        if known is None:
+        logits = None if known is None else known.class_logits
+        if logits is None:
             return loss, self.evaluate(evaluated_on[:2])
-        now, logits = self.evaluate(), known.class_logits
+        now = self.evaluate()
         outputs = reference_model.head_logits(logits, now.head)
-        return loss, Evaluation(now.kept, now.head, logits, outputs, now.snapshot)
+        return loss, ComputedEvaluation(now.kept_counts, now.head, logits, outputs, now.snapshot)
 
     def _check_labels(self, labels: Tensor) -> None:
-        """Raises ValueError for labels that `run_epoch` does not know."""
+        """Raises ValueError for labels that ``run_epoch`` does not take."""
         if labels.ndim == 1 and not ((labels == 0) | (labels == 1)).all():
             raise ValueError("labels must be 0, target, or 1, rest")
         if labels.ndim == 2 and self.target_weight != 1:
             raise ValueError("labels that are shares cannot be combined with a target_weight")
 
-    def _check_rows(self, largest: int) -> None:
-        """Raises ValueError where the largest row of scores that documents ask for is that of words without one."""
-        if largest == len(self.rows):
+    def _check_rows(self, largest: Tensor) -> None:
+        """Raises ValueError where the largest row of scores that documents use is the row of words that are not fed."""
+        if largest == len(self.fed_ids):
             raise ValueError("a document holds a word that was not among the `fed_ids` this trainer was made for")
 
-    def _stop(self, name: str | None, loss: float = 0.0) -> None:
-        """Raises what is said of the next step, in which the gradient of ``name``, None for the loss, is not finite."""
+    def _raise_not_finite(self, name: str | None, loss: float = 0.0) -> NoReturn:
+        """Raises the TrainingError for a next step in which the gradient of tensor ``name`` is not finite; None: in
+        which the loss is not.
+        """
         step = self.steps + 1
         if name is None:
             raise TrainingError(f"the loss is {loss} in step {step}: a base weight or score is not finite")
         raise TrainingError(f"the gradient of {name} is not finite in step {step}")
 
-    # -- looking at it -------------------------------------------------------------------------------------------
+    # -- reading the state ---------------------------------------------------------------------------------------
 
-    def evaluate(self, documents: "tuple[Tensor, Tensor] | None" = None) -> Evaluation:
-        """All that is to be known of the module between two epochs. documents: ids (N, T) and lengths (N,).
+    def evaluate(self, documents: tuple[Tensor, Tensor] | None = None) -> Evaluation:
+        """What is known of the module between two epochs.
 
-        Raises TrainingError as ``check_finite`` does.
+        Args:
+            documents: ids (N, T) and lengths (N,) to compute logits for; None: none.
+
+        Raises:
+            TrainingError: As ``check_finite`` does.
         """
         self.check_finite()
-        head = tuple(part.detach().cpu() for part in self.head)
+        head = as_head(part.detach().cpu() for part in self.head)
         logits = None if documents is None else self.class_logits(*documents).detach()
         outputs = None if logits is None else reference_model.head_logits(logits, head)
-        return Evaluation(self.kept_counts(), head, logits, outputs, self.snapshot)
+        return ComputedEvaluation(self.kept_counts(), head, logits, outputs, self.snapshot)
 
     def effective_weights(self) -> dict[str, Tensor]:
-        """The base's weights where kept, zero elsewhere, by weight key."""
+        """The base's weights where kept and zero elsewhere, by weight key, on the trainer's device."""
         kept = {key: score > 0 for key, score in self.scores.items()}
         kept[EMBEDDING] = kept[EMBEDDING][self.row_of_id.to(self.device)]
         return {key: weight * kept[key] for key, weight in self.weights.items()}
 
     @torch.no_grad()
     def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Outputs of the module: ids (N, T), lengths (N,) -> (N, 2); column 0 is the target."""
-        return reference_model.head_logits(self.class_logits(ids, lengths), tuple(part.cpu() for part in self.head))
+        """Outputs of the module: ids (N, T), lengths (N,) -> (N, 2) on the CPU; column 0 is the target."""
+        return reference_model.head_logits(self.class_logits(ids, lengths), as_head(part.cpu() for part in self.head))
 
     def class_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """What the masked base says: ids (N, T), lengths (N,) -> (N, C)."""
+        """Logits of the masked base: ids (N, T), lengths (N,) -> (N, C) on the CPU."""
         return class_logits(self.effective_weights(), ids, lengths, self.readout)
 
     @torch.no_grad()
     def logits_as(self, snapshot: Snapshot, ids: Tensor, lengths: Tensor) -> Tensor:
-        """``logits``, but of the module as it was. The training must be over: the trainer's own state may be lost."""
+        """``logits`` of the module as a snapshot has it. Only for use after training: the trainer's state may be
+        overwritten.
+        """
         return reference_model.head_logits(
             self._logits_of(snapshot.mask.apply(self.weights), ids, lengths), snapshot.head
         )
 
     def _logits_of(self, weights: dict[str, Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
+        """Logits of a base with the given weights: ids (N, T), lengths (N,) -> (N, C)."""
         return class_logits(weights, ids, lengths, self.readout)
 
     def kept_counts(self) -> dict[str, int]:
-        """Number of kept weights by weight key."""
-        return self.kept_of(self.count_kept().tolist())
+        """Number of kept weights, by weight key."""
+        return self.kept_counts_of(self.count_positive().tolist())
 
-    def count_kept(self) -> Tensor:
-        """Number of positive scores of each tensor, then of the row that stands for all words without one of their
-        own; on the device."""
+    def count_positive(self) -> Tensor:
+        """Number of positive scores of each tensor, in the weights' order, and last that of the embedding's shared row
+        alone: int64, on the trainer's device.
+        """
         parts = [*self.scores.values(), self.scores[EMBEDDING][-1]]
         return torch.stack([(part > 0).sum() for part in parts])
 
-    def kept_of(self, counts) -> dict[str, int]:
-        """`kept_counts` of what `count_kept` gives."""
-        *counts, shared = map(int, counts)
-        kept = dict(zip(self.scores, counts, strict=True))  # in the order of the weights
-        kept[EMBEDDING] += shared * self._more_alike
+    def kept_counts_of(self, positive: Iterable[float]) -> dict[str, int]:
+        """``kept_counts``, from the numbers that ``count_positive`` gives."""
+        *counts, shared = map(int, positive)
+        kept = dict(zip(self.scores, counts, strict=True))
+        kept[EMBEDDING] += shared * self._extra_shared_rows
         return kept
 
     def check_finite(self) -> None:
@@ -236,37 +339,50 @@ class Trainer:
                 raise TrainingError(f"{name} holds a value that is not finite after step {self.steps}")
 
     def is_finite(self) -> Tensor:
-        """Whether the sums of scores and head are finite; on the device. They are quickly formed, and of finite numbers
-        they are finite, nearly always."""
+        """Whether the sums of scores and head are finite: bool (), on the trainer's device. Sums are quick to form, and
+        those of finite numbers are finite unless they overflow.
+        """
         return torch.isfinite(torch.stack([part.detach().sum() for part in (*self.scores.values(), *self.head)])).all()
 
     def snapshot(self) -> Snapshot:
-        """What is kept, a bit a score, and a copy of the head."""
+        """The module as it stands: one bit a weight, and a copy of the head."""
         bits = {key: packed(score > 0).cpu() for key, score in self.scores.items()}
-        return self.snapshot_of_bits(bits, tuple(part.detach().to("cpu", copy=True) for part in self.head))
+        return self.snapshot_of_bits(bits, as_head(part.detach().to("cpu", copy=True) for part in self.head))
 
-    def snapshot_of_bits(self, bits: dict[str, Tensor], head: tuple[Tensor, Tensor]) -> Snapshot:
-        """`snapshot` of what each of ``scores`` keeps, packed, and of the head's values, both on the CPU."""
-        return Snapshot(KeepMask(self._shapes, bits, self.row_of_id), head)
+    def snapshot_of_bits(self, bits: dict[str, Tensor], head: Head) -> Snapshot:
+        """A snapshot of packed keep bits, by weight key and in the scores' shapes, and a head; all on the CPU."""
+        return Snapshot(KeepMask(self._shapes, bits, self.row_of_id, len(self.fed_ids) + 1), head)
 
-    def full_scores(self) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
-        """Copies of the scores as they stand, in the weights' shapes by weight key, and of the head."""
-        scores = self._whole({key: score.detach().to("cpu", copy=True) for key, score in self.scores.items()})
-        return scores, tuple(part.detach().to("cpu", copy=True) for part in self.head)
+    def full_scores(self) -> tuple[dict[str, Tensor], Head]:
+        """Copies on the CPU of the scores, by weight key in the weights' shapes, and of the head."""
+        scores = self._expanded({key: score.detach().to("cpu", copy=True) for key, score in self.scores.items()})
+        return scores, as_head(part.detach().to("cpu", copy=True) for part in self.head)
 
-    def _whole(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _expanded(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Scores on the CPU by weight key, in the weights' shapes: a row of the embedding for each word."""
         return {key: scores[key][self.row_of_id] if key == EMBEDDING else scores[key] for key in self.weights}
 
 
-class LastCallCache:
-    """What was made of the documents last looked at, for the case that the same two tensors, unchanged, come again."""
+def as_head(parts: Iterable[Tensor]) -> Head:
+    """Weight (2, C) and bias (2,) as a pair."""
+    weight, bias = parts
+    return weight, bias
 
-    def __init__(self):
-        self._seen, self._made = SeenTensors(), None
 
-    def get(self, ids: Tensor, lengths: Tensor, make):
-        """``make(ids, lengths)``, or what it gave last time."""
+Made = TypeVar("Made")
+
+
+class LastCallCache(Generic[Made]):
+    """Keeps what was made from the last documents, for the case that the same two tensors, unchanged, come again."""
+
+    def __init__(self) -> None:
+        self._seen = SeenTensors()
+        self._made: Any = None
+
+    def get(self, ids: Tensor, lengths: Tensor, make: Callable[[Tensor, Tensor], Made]) -> Made:
+        """``make(ids, lengths)``, or what it gave in the last call where that had the same arguments."""
         if not self._seen.are(ids, lengths):
             self._made = make(ids, lengths)
             self._seen = SeenTensors(ids, lengths)
-        return self._made
+        made: Made = self._made
+        return made

@@ -1,5 +1,8 @@
-"""Training of one module by the compiled engine: whole epochs in native code, embedding rows touched only when their
-words occur."""
+"""Training of one module by the compiled engine: whole epochs in native code, the embedding's rows by lazy Adam."""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,51 +12,79 @@ from ..classifier.inference import class_logits
 from ..classifier.metrics import metrics_of_counts
 from ..classifier.state_keys import HEAD_NAMES, WEIGHT_KEYS, is_plain
 from ..common import rng
-from ..modules.mask import Snapshot
-from .base import Evaluation, Trainer
+from ..modules.mask import Head, Snapshot
+from .base import Evaluation, EvaluationDocuments, Trainer, as_head
 from .config import StepConfig
+from .epoch_source import EpochSource
 
-_STEPS_AT_ONCE = 64  # between two looks at `stop`, at most: some 20 milliseconds at the reference's sizes ...
-_WORDS_AT_ONCE = 64 * 160  # ... and fewer steps where batches hold more words than its own
+_STEPS_AT_ONCE = 64  # between two reads of `stop`, at most: some 20 milliseconds at the reference's sizes ...
+_WORDS_AT_ONCE = 64 * 160  # ... and fewer steps where batches hold more words than the reference's
 
 
 class CpuTrainer(Trainer):
     """The trainer of the compiled engine on a CPU, float32 or float64.
 
-    lazy_update: how rows whose words did not occur make up for the steps they missed, in which their gradient was the
-    penalty alone. ``"replay"`` takes the steps one by one, ``"quadrature"`` all at once: not the same to the last bit,
-    but no less exact in float32. ``"off"`` never misses one; it is there to be compared with, and ``"replay"`` gives
-    its very bits.
+    The Adam of the embedding's scores is lazy: a row whose word does not occur in a step is stale until the word occurs
+    again or the epoch ends. In the steps it has skipped, its gradient was the penalty's constant.
 
-    Scores may be read whenever no epoch is running; whoever sets them, or ``exp_avg`` and ``exp_avg_sq``, calls
-    ``load_state`` afterwards.
+    Scores may be read whenever no epoch is running. After scores, ``exp_avg`` or ``exp_avg_sq`` have been written to,
+    ``load_state`` must be called.
+
+    Args:
+        weights: As in ``Trainer``.
+        head: As in ``Trainer``.
+        fed_ids: As in ``Trainer``.
+        config: As in ``Trainer``.
+        lazy_update: How a stale row is brought up to date. ``"replay"`` takes the skipped steps one by one.
+            ``"quadrature"`` takes all of them at once, by a quadrature of Adam's steps: other last bits, but no larger
+            errors in float32. ``"off"`` steps every row in every step; it is there for comparison, and its results
+            equal those of ``"replay"`` bit for bit.
+
+    Attributes:
+        exp_avg: Adam's first moments of the scores, by weight key and in the scores' shapes.
+        exp_avg_sq: Adam's second moments, likewise.
+        head_joint_moments: exp_avg and exp_avg_sq of the head's weight, then of its bias, in joint steps.
+        head_only_moments: The same for head-only steps, which have an Adam of their own.
     """
 
     engine, fused = "cpu", True
 
     @classmethod
-    def unsupported(cls, weights, batch_size):
+    def unsupported(cls, weights: Mapping[str, Tensor], batch_size: int) -> str:
+        """As in ``Trainer``."""
         return "" if is_plain(weights) else "the base has more than one LSTM layer or direction"
 
     @classmethod
-    def for_engine(cls, weights, head, fed_ids, config, lazy_update):
+    def for_engine(
+        cls, weights: Mapping[str, Tensor], head: Head, fed_ids: Tensor, config: StepConfig, lazy_update: str
+    ) -> Trainer:
+        """As in ``Trainer``."""
         return cls(weights, head, fed_ids, config, lazy_update=lazy_update)
 
-    def __init__(self, weights, head, fed_ids, config: StepConfig, *, lazy_update="quadrature"):
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        head: Head,
+        fed_ids: Tensor,
+        config: StepConfig,
+        *,
+        lazy_update: str = "quadrature",
+    ) -> None:
         super().__init__({key: weight.contiguous() for key, weight in weights.items()}, head, fed_ids, config)
         self.lazy_update = lazy_update
         self.scores, self.exp_avg, self.exp_avg_sq = _three_like(self.scores, self._empty)
-        self.head = tuple(part.contiguous() for part in self.head)
-        # exp_avg and exp_avg_sq of the weight, then of the bias
+        self.head = as_head(part.contiguous() for part in self.head)
         self.head_joint_moments = [torch.zeros_like(self.head[i // 2]) for i in range(4)]
         self.head_only_moments = [torch.zeros_like(part) for part in self.head_joint_moments]
         self._row_of_id = self.row_of_id.int()
-        self._factor = 1.0
-        self._drawn: tuple = (None, None, ())  # a sampler, its documents as the engine draws them, and for what
-        self._evaluated_on: tuple = (None, ())  # documents, as they were given and as the engine takes them
+        self._factor = 1.0  # of the learning rates
+        # A sampler, its documents as the engine draws them (None: it cannot), and the purposes of its draws.
+        self._drawn: tuple[EpochSource | None, Any, tuple[str, ...]] = (None, None, ())
+        # Evaluation documents, as they were given and as the engine takes them.
+        self._evaluated_on: tuple[EvaluationDocuments | None, tuple[Tensor, ...]] = (None, ())
         self._native = self._module().SeamTrainer(
             weights=[self.weights[key] for key in WEIGHT_KEYS],
-            fed_ids=self.rows,
+            fed_ids=self.fed_ids,
             scores=[self.scores[key] for key in WEIGHT_KEYS],
             exp_avg=[self.exp_avg[key] for key in WEIGHT_KEYS],
             exp_avg_sq=[self.exp_avg_sq[key] for key in WEIGHT_KEYS],
@@ -67,41 +98,62 @@ class CpuTrainer(Trainer):
             lazy_update=lazy_update,
         )
 
-    _module = staticmethod(lambda: _ext.C)  # whose trainer it is
-    _asks_the_base = False  # what the teacher says, in the same call; else modules that see the same documents share it
+    # Whether the engine computes the teacher's probabilities within its call for an epoch. Where it does not, modules
+    # that see the same documents share them.
+    _engine_runs_teacher = False
+
+    @staticmethod
+    def _module() -> Any:
+        """The compiled module whose trainer this one uses."""
+        return _ext.C
 
     @staticmethod
     def _empty(size: int, like: Tensor) -> Tensor:
-        """Uninitialised memory."""
-        return _ext.C.empty_scratch(size, like.dtype)
+        """Uninitialised memory: (size,), with the dtype and device of another tensor."""
+        memory: Tensor = _compiled().empty_scratch(size, like.dtype)
+        return memory
 
-    @staticmethod
-    def _steps_at_once(batch_size: int, width: int) -> int:
-        """How many steps of documents of so many words are taken between two looks at `stop`."""
+    def _steps_at_once(self, batch_size: int, width: int) -> int:
+        """How many steps, of documents of ``width`` words, are taken between two reads of ``stop``."""
         return max(1, min(_STEPS_AT_ONCE, _WORDS_AT_ONCE // max(1, batch_size * width)))
 
     @property
     def steps(self) -> int:
-        """Steps taken in all, head-only ones included; any thread may ask."""
-        return self._native.steps
+        """Number of steps taken, head-only ones included. May be read by any thread at any time."""
+        return int(self._native.steps)
 
     def load_state(self, steps: int, head_steps: int = 0) -> None:
-        """Takes scores, ``exp_avg`` and ``exp_avg_sq`` as they now stand, as the state after so many steps."""
+        """Declares the present scores, moments and head to be the state after ``steps`` joint steps and ``head_steps``
+        steps of the head alone.
+        """
         self._native.load_state(steps, head_steps)
 
     def scale_learning_rates(self, factor: float) -> None:
+        """As in ``Trainer``."""
         self._factor = factor
 
-    def run_epoch(self, ids: Tensor, lengths: Tensor, labels: Tensor, batch_size: int, *, head_only=False, stop=None):
+    def run_epoch(
+        self,
+        ids: Tensor,
+        lengths: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        *,
+        head_only: bool = False,
+        stop: threading.Event | None = None,
+    ) -> float:
+        """As in ``Trainer``."""
         count = -(-len(ids) // batch_size)
+        documents: tuple[Tensor, ...]
         if head_only:
             self._check_labels(labels)
             features = self._features(ids, lengths)
-            run, documents = self._native.train_head, (features, self._shares(labels))
+            run, documents = self._native.train_head, (features, self._target_probs(labels))
         else:
             run, documents = self._native.train, self._documents_to_train(ids, lengths, labels)
         rates = self.lr_mask * self._factor, self.lr_head * self._factor
         at_once = self._steps_at_once(batch_size, ids.shape[1])
+        losses: list[float]
         if not head_only and count <= at_once and not (stop is not None and stop.is_set()):
             losses, failure = self._native.epoch(*rates, *documents, batch_size)
             self._raise(failure)
@@ -117,45 +169,81 @@ class CpuTrainer(Trainer):
                 losses += done
                 self._raise(failure)
         finally:
-            self._native.flush()
+            self._native.flush()  # brings all stale rows up to date
         return sum(losses) / max(len(losses), 1)
 
-    def take_epoch(self, sampler, epoch, batch_size, *, head_only=False, stop, evaluated_on=None, known=None):
-        options = {"head_only": head_only, "evaluated_on": evaluated_on, "known": known}
-        drawn = self._epoch_of(sampler, epoch, batch_size, **options)
-        if drawn is None or stop.is_set():
-            return super().take_epoch(sampler, epoch, batch_size, stop=stop, **options)
-        # In one call: after each, dozens of threads of a GPU's modules wait for Python's lock.
-        return self.taken(self._native.run(*drawn))
+    def take_epoch(
+        self,
+        sampler: EpochSource,
+        epoch: int,
+        batch_size: int,
+        *,
+        head_only: bool = False,
+        stop: threading.Event,
+        evaluated_on: EvaluationDocuments | None = None,
+        known: Evaluation | None = None,
+    ) -> tuple[float, Evaluation]:
+        """As in ``Trainer``; by one native call where the engine can draw the documents itself."""
+        native = self._native_epoch(
+            sampler, epoch, batch_size, head_only=head_only, evaluated_on=evaluated_on, known=known
+        )
+        if native is None or stop.is_set():
+            return super().take_epoch(
+                sampler, epoch, batch_size, head_only=head_only, stop=stop, evaluated_on=evaluated_on, known=known
+            )
+        # One call, because after each call this thread has to wait for Python's lock, which dozens of threads share
+        # where a GPU trains that many modules.
+        return self.result_of(self._native.run(*native))
 
-    def _epoch_of(self, sampler, epoch: int, batch_size: int, *, head_only, evaluated_on, known) -> tuple | None:
-        """All that the engine wants to know of an epoch; None where it can't draw that, as in `_draws_of`."""
+    def _native_epoch(
+        self,
+        sampler: EpochSource,
+        epoch: int,
+        batch_size: int,
+        *,
+        head_only: bool,
+        evaluated_on: EvaluationDocuments | None,
+        known: Evaluation | None,
+    ) -> tuple[Any, ...] | None:
+        """The engine's arguments for a whole epoch, drawing and evaluation included; None where ``_draws_of`` gives
+        none. Arguments as of ``take_epoch``.
+        """
         if sampler is not self._drawn[0]:
             self._drawn = sampler, *self._draws_of(sampler, batch_size)
         _, documents, purposes = self._drawn
         if documents is None:
             return None
-        looked_at = (None,) * 5
+        # ids, score rows, lengths, which are the target's, and the masked base's logits where they are known
+        evaluation: tuple[Tensor | None, ...] = (None,) * 5
         if evaluated_on is not None:
             if evaluated_on is not self._evaluated_on[0]:
                 self._evaluated_on = evaluated_on, (*self._documents(*evaluated_on[:2]), evaluated_on[2].contiguous())
             *parts, is_target = self._evaluated_on[1]
-            looked_at = (*parts, is_target, None) if known is None else (*looked_at[:3], is_target, known.class_logits)
+            evaluation = (*parts, is_target, None)
+            if known is not None:
+                evaluation = (None, None, None, is_target, known.class_logits)
         rates = self.lr_mask * self._factor, self.lr_head * self._factor
-        return (documents, sampler.keys(epoch, purposes), *rates, batch_size, head_only, *looked_at)
+        return (documents, sampler.keys(epoch, purposes), *rates, batch_size, head_only, *evaluation)
 
-    def taken(self, told) -> tuple[float, Evaluation]:
-        """An epoch of the engine in our terms. Raises TrainingError where it failed."""
-        self._raise(told.failure)
-        return told.loss, self._evaluation_of(told.evaluation, told.counts)
+    def result_of(self, native_result: Any) -> tuple[float, Evaluation]:
+        """Loss and evaluation of an epoch that the engine has run, as ``take_epoch`` gives them.
 
-    def _draws_of(self, sampler, batch_size: int):
-        """A sampler's documents as the engine draws them, and what for; None where somebody has to look at `stop`
-        meanwhile, or a teacher has to be asked that the engine does not ask itself, or only once for all epochs."""
+        Raises:
+            TrainingError: A value was not finite.
+        """
+        self._raise(native_result.failure)
+        return native_result.loss, self._evaluation_of(native_result.evaluation, native_result.counts)
+
+    def _draws_of(self, sampler: EpochSource, batch_size: int) -> tuple[Any, tuple[str, ...]]:
+        """A sampler's documents as the engine draws them, and the purposes of the draws.
+
+        (None, ()) where an epoch is so long that ``stop`` must be read within it, and where there is a teacher that the
+        engine does not run or whose probabilities are the same in every epoch.
+        """
         split = sampler.split
         count = -(-sampler.size // batch_size)
-        asks, share = sampler.teacher is not None, sampler.settings.word_dropout
-        if (asks and not (self._asks_the_base and share > 0)) or count > self._steps_at_once(
+        has_teacher, dropout = sampler.teacher is not None, sampler.settings.word_dropout
+        if (has_teacher and not (self._engine_runs_teacher and dropout > 0)) or count > self._steps_at_once(
             batch_size, split.ids.shape[1]
         ):
             return None, ()
@@ -166,93 +254,131 @@ class CpuTrainer(Trainer):
         documents = self._module().DrawnDocuments(
             *(part.long().contiguous() for part in (split.ids, split.lengths, sampler.rest, *pools)),
             *counts,
-            unknown_id=sampler.unknown_id if share > 0 else 0,
-            threshold=rng.least(share),
+            unknown_id=sampler.unknown_id if dropout > 0 else 0,
+            threshold=rng.least(dropout),
             row_of_id=self._row_of_id,
-            absent_row=len(self.rows),
+            absent_row=len(self.fed_ids),
             dtype=self.head[0].dtype,
             read_last_word=self.readout == "last_word",
-            distill_weight=sampler.settings.distill_weight if asks else 0.0,
+            distill_weight=sampler.settings.distill_weight if has_teacher else 0.0,
             target_classes=list(sampler.target),
         )
         return documents, sampler.purposes
 
     def _documents_to_train(self, ids: Tensor, lengths: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of scores, lengths and shares, as the engine takes them."""
+        """Documents as the engine's joint steps take them: score rows (N, T), lengths (N,), and the probabilities of
+        target and rest (N, 2). Arguments as of ``run_epoch``.
+        """
         dtype = self.head[0].dtype
-        # Already so, nearly always; and each call of torch's lets other threads go first.
+        # Tested first, because nearly all are of this dtype and each call into torch gives Python's lock away.
         ids, lengths = (part if part.dtype == torch.int64 else part.long() for part in (ids, lengths))
         if labels.dtype != torch.int64 or labels.ndim == 2:
             self._check_labels(labels)
             labels = labels.to(dtype if labels.ndim == 2 else torch.int64)
         ids, lengths, labels = ids.contiguous(), lengths.contiguous(), labels.contiguous()
-        absent, read_last_word = len(self.rows), self.readout == "last_word"
-        make = self._module().documents_to_train
-        slots, shares = make(self._row_of_id, absent, ids, lengths, labels, dtype, read_last_word)
-        return slots, lengths, shares
+        not_fed, read_last_word = len(self.fed_ids), self.readout == "last_word"
+        convert = self._module().documents_to_train
+        score_rows, target_probs = convert(self._row_of_id, not_fed, ids, lengths, labels, dtype, read_last_word)
+        return score_rows, lengths, target_probs
 
-    def evaluate(self, documents=None) -> Evaluation:
-        seen = self._native.evaluate(*((None,) * 3 if documents is None else self._documents_at_hand(*documents)))
-        return self._evaluation_of(seen)
+    def evaluate(self, documents: tuple[Tensor, Tensor] | None = None) -> Evaluation:
+        """As in ``Trainer``."""
+        return self._evaluation_of(
+            self._native.evaluate(*((None,) * 3 if documents is None else self._engine_documents(*documents)))
+        )
 
-    def _evaluation_of(self, seen, counts=None) -> Evaluation:
-        """The engine's look in our terms; counts: of its outputs, where they are known."""
-        if not seen.finite:
-            self.check_finite()  # which says what
-        return EngineEvaluation(self, seen, counts)
+    def _evaluation_of(self, native: Any, counts: Any = None) -> Evaluation:
+        """The engine's evaluation as a Python object; counts: of right and wrong outputs, where it has counted them."""
+        if not native.finite:
+            self.check_finite()  # raises unless only a sum has overflowed
+        return EngineEvaluation(self, native, counts)
 
     def class_logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """As in ``Trainer``."""
         return self._features(ids, lengths).cpu()
 
     def _logits_of(self, weights: dict[str, Tensor], ids: Tensor, lengths: Tensor) -> Tensor:
+        """As in ``Trainer``."""
         return class_logits(weights, ids, lengths, self.readout, "cpu")
 
     def _features(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """`class_logits` on the trainer's device."""
-        return self._native.class_logits(*self._documents_at_hand(ids, lengths))
+        """``class_logits`` on the trainer's device: ids (N, T), lengths (N,) -> (N, C)."""
+        logits: Tensor = self._native.class_logits(*self._engine_documents(ids, lengths))
+        return logits
 
-    def _documents_at_hand(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`_documents`, unless they are at hand."""
+    def _engine_documents(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``_documents``, which a subclass may keep from call to call."""
         return self._documents(ids, lengths)
 
     def _documents(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Words, their rows of scores, and lengths, as the engine takes them."""
+        """Documents as the engine evaluates them: ids (N, T), their score rows (N, T), and lengths (N,)."""
         return ids.contiguous(), self._row_of_id[ids], lengths.long().contiguous()
 
-    def _shares(self, labels: Tensor) -> Tensor:
-        """What of each document is target and rest, (N, 2), of the scores' dtype, on the CPU."""
+    def _target_probs(self, labels: Tensor) -> Tensor:
+        """Labels as in ``run_epoch`` -> probabilities of target and rest (N, 2), in the scores' dtype, on the CPU."""
         dtype = self.head[0].dtype
         if labels.ndim == 2:
             return labels.to(dtype).contiguous()
         return torch.stack([labels == 0, labels == 1], 1).to(dtype)
 
-    def _raise(self, failure) -> None:
+    def _raise(self, failure: Any) -> None:
+        """Raises TrainingError where the engine reports a value that is not finite."""
         if failure.what >= 0:
-            self._stop((None, *WEIGHT_KEYS, *HEAD_NAMES)[failure.what], failure.loss)
+            self._raise_not_finite((None, *WEIGHT_KEYS, *HEAD_NAMES)[failure.what], failure.loss)
 
 
-class EngineEvaluation(Evaluation):
-    """Of the engine. Its tensors become Python's where somebody asks for them, which is seldom."""
+class EngineEvaluation:
+    """An ``Evaluation`` by the compiled engine. Tensors are converted when they are read, because few of them are.
 
-    def __init__(self, trainer: CpuTrainer, seen, counts):
-        self._trainer = trainer
-        self._seen, self.kept = seen, trainer.kept_of(seen.kept_counts)
-        self.figures = None
+    Args:
+        trainer: What was evaluated.
+        native: The engine's evaluation.
+        counts: The engine's counts of right and wrong outputs, or None.
+    """
+
+    def __init__(self, trainer: CpuTrainer, native: Any, counts: Any) -> None:
+        self._trainer, self._native = trainer, native
+        self.kept_counts = trainer.kept_counts_of(native.kept_counts)
+        self.figures: dict[str, float] | None = None
         if counts is not None and counts.documents:
             right = counts.true_positive, counts.average_precision
             self.figures = metrics_of_counts(counts.documents, counts.targets, counts.predicted, *right)
 
-    head = property(lambda self: tuple(self._seen.head))
-    class_logits = property(lambda self: self._seen.logits)
-    outputs = property(lambda self: self._seen.outputs)
+    @property
+    def head(self) -> Head:
+        """As in ``Evaluation``."""
+        return as_head(self._native.head)
+
+    @property
+    def class_logits(self) -> Tensor | None:
+        """As in ``Evaluation``."""
+        logits: Tensor | None = self._native.logits
+        return logits
+
+    @property
+    def outputs(self) -> Tensor | None:
+        """As in ``Evaluation``."""
+        outputs: Tensor | None = self._native.outputs
+        return outputs
 
     def snapshot(self) -> Snapshot:
-        bits = dict(zip(WEIGHT_KEYS, self._seen.keep_bits, strict=True))
-        return self._trainer.snapshot_of_bits(bits, tuple(self._seen.head))
+        """As in ``Evaluation``."""
+        bits = dict(zip(WEIGHT_KEYS, self._native.keep_bits, strict=True))
+        return self._trainer.snapshot_of_bits(bits, self.head)
 
 
-def _three_like(scores: dict[str, Tensor], empty) -> list[dict[str, Tensor]]:
-    """The same scores and twice zeros of their shapes, all in one piece of memory. empty: as in ``_empty``."""
+def _compiled() -> Any:
+    """The compiled module; it is there wherever trainers of the compiled engine are used."""
+    return _ext.C
+
+
+def _three_like(scores: dict[str, Tensor], empty: Callable[[int, Tensor], Tensor]) -> list[dict[str, Tensor]]:
+    """A copy of the scores and two sets of zeros of the same shapes, by weight key, in one piece of memory.
+
+    Args:
+        scores: By weight key.
+        empty: Gives memory, as ``CpuTrainer._empty`` does.
+    """
     sizes = [score.numel() for score in scores.values()]
     whole = empty(3 * sum(sizes), next(iter(scores.values()))).view(3, -1).zero_()
     found = [dict(zip(scores, row.split(sizes), strict=True)) for row in whole]
@@ -262,6 +388,8 @@ def _three_like(scores: dict[str, Tensor], empty) -> list[dict[str, Tensor]]:
     return found
 
 
-def copy_to_huge_pages(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies of a base's weights, for all its trainers: rows here and there in a large table are found sooner."""
-    return {key: _ext.C.empty_scratch(w.numel(), w.dtype).view_as(w).copy_(w) for key, w in weights.items()}
+def copy_to_huge_pages(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of a base's weights on the CPU, by weight key, in huge pages: scattered rows of a large embedding are then
+    read with fewer misses in the address translation.
+    """
+    return {key: _compiled().empty_scratch(w.numel(), w.dtype).view_as(w).copy_(w) for key, w in weights.items()}

@@ -1,4 +1,6 @@
-"""Training of modules over any base: several LSTM layers, both directions."""
+"""Training of modules over any base by the package's ops: also several LSTM layers, and both directions."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -6,36 +8,56 @@ from torch.nn import functional
 
 from ..classifier import reference_model
 from ..classifier.state_keys import EMBEDDING, HEAD_NAMES, LINEAR_KEYS, groups, lstm_keys, lstm_shape
+from ..modules.mask import Head
 from ..ops import reference
 from ..ops.functional import masked_lstm
 from ..optim import ScoreAdam
+from .base import Trainer
 from .config import StepConfig
-from .torch_trainer import TorchTrainer
+from .torch_trainer import TorchTrainer, gradient_of
 
 
 class OpTrainer(TorchTrainer):
-    """By the ops: ``masked_lstm``, and ``ScoreAdam`` for the scores, compiled where they are.
+    """Trains by ``masked_lstm`` and, for the scores, ``ScoreAdam``, whose compiled kernels are used where available.
 
-    backend: of the ops, as in ``seam_fast.masked_lstm``. All else as in ``TorchTrainer``, whose results it has, but for
-    rounding.
+    Results are those of ``TorchTrainer`` up to rounding.
+
+    Args:
+        weights: As in ``Trainer``.
+        head: As in ``Trainer``.
+        fed_ids: As in ``Trainer``.
+        config: As in ``Trainer``.
+        backend: Of the ops, as in ``seam_fast.masked_lstm``.
     """
 
     engine = "cpu"
 
     @classmethod
-    def for_engine(cls, weights, head, fed_ids, config, lazy_update):
+    def for_engine(
+        cls, weights: Mapping[str, Tensor], head: Head, fed_ids: Tensor, config: StepConfig, lazy_update: str
+    ) -> Trainer:
+        """As in ``Trainer``."""
         return cls(weights, head, fed_ids, config, backend=cls.engine)
 
-    def __init__(self, weights, head, fed_ids, config: StepConfig, *, backend="auto"):
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        head: Head,
+        fed_ids: Tensor,
+        config: StepConfig,
+        *,
+        backend: str = "auto",
+    ) -> None:
         self.backend = backend
         super().__init__(weights, head, fed_ids, config)
-        self._gradient.zero_()  # of the loss alone: ScoreAdam adds the penalty
+        self._gradient.zero_()  # here the loss's alone, because ScoreAdam adds the penalty's
         for key in self._rest:
             self.scores[key].requires_grad_()
         self._num_layers, self._bidirectional = lstm_shape(self.weights)
         self._lstm = lstm_keys(self.weights)
 
     def _make_joint_adams(self) -> list[torch.optim.Optimizer]:
+        """As in ``TorchTrainer``."""
         by_group = [
             {"params": [self.scores[key] for key in keys], "penalty": self.penalty_gradient[keys[0]]}
             for keys in groups(self.weights).values()
@@ -46,12 +68,12 @@ class OpTrainer(TorchTrainer):
         return [score_adam, torch.optim.Adam(self.head, lr=self.lr_head, fused=True, **reference.ADAM)]
 
     def step(self, ids: Tensor, lengths: Tensor, labels: Tensor) -> float:
-        """One joint step on one batch; returns its cross entropy before the step."""
-        words, position, row_weights = self._gather(ids, lengths)
-        # The rows' gradient comes unclamped: whatever is not finite on the way from the loss is seen there.
-        rows = (row_weights * (self.scores[EMBEDDING][words] > 0)).requires_grad_()
+        """As in ``TorchTrainer``."""
+        unique_rows, unique_index, row_weights = self._gather(ids, lengths)
+        # The op gives the gradient of these rows unclamped, so that every value that is not finite is found there.
+        rows = (row_weights * (self.scores[EMBEDDING][unique_rows] > 0)).requires_grad_()
         output, _ = masked_lstm(
-            functional.embedding(position, rows),
+            functional.embedding(unique_index, rows),
             None,
             [self.weights[key] for key in self._lstm],
             [self.scores[key] for key in self._lstm],
@@ -69,8 +91,8 @@ class OpTrainer(TorchTrainer):
         leaves = {EMBEDDING: rows} | {key: self.scores[key] for key in self._rest}
         self._backward(loss, [*leaves.values(), *self.head], [*leaves, *HEAD_NAMES])
 
-        self._gradient[words] = rows.grad.mul_(row_weights)
+        self._gradient[unique_rows] = gradient_of(rows).mul_(row_weights)
         self.scores[EMBEDDING].grad = self._gradient
         self._joint_step()
-        self._gradient[words] = 0
+        self._gradient[unique_rows] = 0
         return loss.item()

@@ -19,7 +19,7 @@ def make_sampler(corpus, target=(0,), teacher=None, seed=0, **options):
 
 def make_trainer(weights, sampler, trainer=CudaGraphTrainer, readout="last_word", **options):
     head = toy_weights.make_head(weights[toy_weights.EMBEDDING].dtype, seed=len(sampler.target), classes=4)
-    return trainer_kinds.build(trainer, weights, head, sampler.words(), readout=readout, **ALPHA | options)
+    return trainer_kinds.build(trainer, weights, head, sampler.fed_ids(), readout=readout, **ALPHA | options)
 
 
 def state(trainer):

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from seam_fast import backend
 from seam_fast.common import cuda_graphs
 from seam_fast.search import context
-from seam_fast.training import devices, registry
+from seam_fast.training import registry, streams
 from seam_fast.training.cuda_graph_trainer import CudaGraphTrainer
 from seam_fast.training.cuda_trainer import CudaTrainer
 from seam_fast.training.torch_trainer import TorchTrainer
@@ -108,7 +108,7 @@ class TwoGpus:
         loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
         monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
         monkeypatch.setattr(Stream, "drawn", {})
-        monkeypatch.setattr(devices, "_idle", {})
+        monkeypatch.setattr(streams, "_idle", {})
         monkeypatch.setattr(backend, "unavailable_reason", lambda name: "")
         monkeypatch.setattr(backend, "is_supported_gpu", lambda index: True)
         for name, fake in (

@@ -1,9 +1,8 @@
 """Cases for the masked LSTM, what is true of them, and how far a kernel may be from it.
 
-The rule: error(kernel) <= 2 error(PyTorch float32) + floor, errors being the largest distance from float64 in a tensor.
-The floor is there because PyTorch may happen to be nearly exact: a good algorithm errs as much as its answer moves when
-what it is given changes in the last place. So every number given is moved by up to one unit, three times, in float64;
-the floor is four times the largest change, plus four units of the tensor's largest value for the last few roundings.
+The rule is that of ``seam_fast.testing``: error(kernel) <= 2 error(PyTorch float32) + floor. The floor: every number
+given is moved by up to one unit, three times, in float64; it is four times the largest change of the result, plus four
+units of the tensor's largest value for the last few roundings.
 bfloat16 and float16 are held to the same, each beside PyTorch's own and in its own units. A float64 kernel has no
 better truth than the float64 reference, which errs as well: twice the same, in its own units.
 """
@@ -16,6 +15,7 @@ from torch import nn
 
 from seam_fast import _ext, masked_lstm
 from seam_fast.ops import reference
+from seam_fast.testing import FACTOR, largest_error, perturbed
 
 NAMES = ("output", "h_n", "c_n", "input", "h_0", "c_0", "weights", "scores")
 
@@ -115,17 +115,8 @@ def flat(results) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def moved(tensors, unit: float, generator):
-    """The same tensors (or lists of them), every number changed by up to that share of itself."""
-    if isinstance(tensors, (list, tuple)):
-        return [moved(tensor, unit, generator) for tensor in tensors]
-    if tensors is None:
-        return None
-    return tensors * (1 + unit * (2 * torch.rand(tensors.shape, generator=generator, dtype=tensors.dtype) - 1))
-
-
 def distances(some: dict, exact: dict) -> dict[str, float]:
-    return {name: float((some[name] - tensor).abs().max()) for name, tensor in exact.items() if tensor.numel()}
+    return {name: largest_error(some[name], tensor) for name, tensor in exact.items() if tensor.numel()}
 
 
 _truths = {}
@@ -141,12 +132,15 @@ def truth(case: Case, single_dtype=torch.float32):
         generator = torch.Generator().manual_seed(1)
         floor = dict.fromkeys(single, 0.0)
         for _ in range(3):
-            change = run(reference.masked_lstm, case, torch.float64, moved(tensors, unit, generator))
+            change = run(reference.masked_lstm, case, torch.float64, perturbed(tensors, unit, generator))
             change = distances(flat(change), exact)
             floor = {name: max(floor[name], change[name]) for name in floor}
         _truths[case, single_dtype] = (
             exact,
-            {name: 2 * single[name] + 4 * floor[name] + 4 * unit * float(exact[name].abs().max()) for name in floor},
+            {
+                name: FACTOR * single[name] + 4 * floor[name] + 4 * unit * float(exact[name].abs().max())
+                for name in floor
+            },
         )
     return _truths[case, single_dtype]
 

@@ -77,8 +77,8 @@ def put_state(exact, other, step=0, head_steps=0):
     def fit(key, tensor):  # a trainer's last row stands for all words without one of their own, or for nobody
         if key != EMBEDDING or tensor.ndim == 0 or isinstance(other, reference_step.Stepper):
             return tensor
-        shared = torch.nonzero(other.row_of_id == len(other.rows)).flatten()[:1]
-        return tensor[torch.cat([other.rows, shared if len(shared) else other.rows[:1]])]
+        shared = torch.nonzero(other.row_of_id == len(other.fed_ids)).flatten()[:1]
+        return tensor[torch.cat([other.fed_ids, shared if len(shared) else other.fed_ids[:1]])]
 
     parts = [(key, score, other.scores[key]) for key, score in exact.scores.items()]
     parts += [(i, *pair) for i, pair in enumerate(zip(exact.head, other.head, strict=True))]
@@ -130,4 +130,4 @@ def make_for_sampler(kind, base, sampler, **options):
     """A trainer over a base of four classes for the documents that a sampler draws."""
     options = OPTIONS | {"lr_mask": 0.3, "schedule": "seam", "readout": "last_word"} | options
     head = make_head(torch.float32, classes=4)
-    return make_trainer(kind, base.weights(), head, sampler.words(), **options)
+    return make_trainer(kind, base.weights(), head, sampler.fed_ids(), **options)

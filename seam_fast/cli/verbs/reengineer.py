@@ -42,7 +42,9 @@ def add_to(verbs: Subparsers) -> None:
     parser.add_argument(
         "--out", metavar="DIR", help="folder for modules, record, table and pictures (default: runs/NAME)"
     )
-    parser.add_argument("--reuse", action="store_true", help="keep modules that are there if they were made just so")
+    parser.add_argument(
+        "--reuse", action="store_true", help="keep modules that are there if this command would make the same ones"
+    )
     parser.add_argument("--no-plots", action="store_true", help="draw no pictures")
     parser.add_argument("--seed", type=int, default=0)
     add_settings(parser)

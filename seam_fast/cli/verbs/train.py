@@ -26,7 +26,9 @@ def add_to(verbs: Subparsers) -> None:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda, where the result differs by rounding")
     add_text_options(parser)
     parser.add_argument("--out", metavar="FILE", help="default: runs/NAME/base.safetensors (base_public.safetensors)")
-    parser.add_argument("--reuse", action="store_true", help="keep the base that is there if it was made just so")
+    parser.add_argument(
+        "--reuse", action="store_true", help="keep the base that is there if this command would make the same one"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
