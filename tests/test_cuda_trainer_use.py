@@ -2,6 +2,7 @@
 another, and the whole SEAM loop over it. Its numbers are in test_cuda_trainer.py.
 """
 
+import functools
 import math
 import threading
 import time
@@ -37,6 +38,11 @@ from seam_fast.errors import TrainingError
 from seam_fast.search import context
 from seam_fast.training import cuda_trainer
 from seam_fast.training.cuda_trainer import CudaTrainer
+
+
+@pytest.fixture
+def make(unwatched, kind):
+    return functools.partial(trainer_kinds.make_trainer, f"{kind}-quadrature")
 
 
 @pytest.fixture

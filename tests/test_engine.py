@@ -43,9 +43,8 @@ PAIRS = [
 @pytest.mark.parametrize(("schedule", "penalty", "readout"), PAIRS)
 def test_follows_the_reference_step(make_pair, schedule, penalty, readout):
     engine, stepper = make_pair(schedule=schedule, penalty=penalty, readout=readout)
-    agreement.follow(
-        engine, stepper, [toy_data.make_documents(25, seed=epoch) for epoch in range(7)], 4
-    )  # 7 steps, the last of one
+    epochs = [toy_data.make_documents(25, seed=epoch) for epoch in range(7)]
+    agreement.follow(engine, stepper, epochs, 4)  # 7 steps an epoch, the last of one document
     kept = sum(engine.kept_counts().values()) / sum(weight.numel() for weight in engine.weights.values())
     assert 0.05 < kept < 0.95, "the run should have dropped some and kept some"
     assert engine.steps == 49
@@ -442,9 +441,8 @@ def test_what_it_shows_is_what_the_reference_ops_show(make_pair, readout):
     effective = engine.effective_weights()
     for key in toy_weights.KEYS:
         assert torch.equal(effective[key], engine.weights[key] * (scores[key] > 0))
-    ids, lengths, _ = toy_data.make_documents(
-        20, words=range(1, toy_weights.V), seed=9
-    )  # words without rows may be looked at
+    # Words without rows may be looked at, too.
+    ids, lengths, _ = toy_data.make_documents(20, words=range(1, toy_weights.V), seed=9)
     logits = reference_model.head_logits(
         reference_model.class_logits(ids, lengths, engine.weights, scores, readout), head
     )

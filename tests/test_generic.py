@@ -181,9 +181,8 @@ def test_what_it_shows_is_what_the_scores_say(shape, readout):
     effective = engine.effective_weights()
     for key, weight in engine.weights.items():
         assert torch.equal(effective[key], weight * (scores[key] > 0))
-    ids, lengths, _ = toy_data.make_documents(
-        20, words=range(1, toy_weights.V), seed=9
-    )  # words without rows may be looked at
+    # Words without rows may be looked at, too.
+    ids, lengths, _ = toy_data.make_documents(20, words=range(1, toy_weights.V), seed=9)
     wanted = reference_model.head_logits(by_hand.deep_logits(effective, ids, lengths, readout, *shape), head)
     shown = engine.logits(ids, lengths)
     assert not shown.requires_grad
