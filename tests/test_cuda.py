@@ -35,6 +35,8 @@ from seam_fast.testing import FACTOR, perturbed
 if unavailable_reason("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {unavailable_reason('cuda')}", allow_module_level=True)
 
+pytestmark = pytest.mark.usefixtures("faults_show_where_they_arise")
+
 DEVICE = "cuda"
 
 FULL, SHORT = [torch.float32, torch.float64], [torch.bfloat16, torch.float16]

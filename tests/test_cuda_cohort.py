@@ -18,6 +18,8 @@ from seam_fast.training.streams import own_streams
 if unavailable_reason("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {unavailable_reason('cuda')}", allow_module_level=True)
 
+pytestmark = pytest.mark.usefixtures("faults_show_where_they_arise")
+
 DEVICE = torch.device("cuda", 0)
 RUN = {"epochs": 6, "batch_size": 128, "lr_mask": 0.05, "backend": "cuda"}
 

@@ -9,10 +9,8 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import test_cuda_wide
-import test_gaps
 import torch
-from support import agreement, toy_data, toy_weights, trainer_kinds
+from support import agreement, gap_rules, toy_data, toy_weights, trainer_kinds
 from support.cuda_trainer_checks import (
     SETTINGS,
     SHARED,
@@ -99,6 +97,8 @@ from seam_fast.training import cuda_trainer
 if unavailable_reason("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {unavailable_reason('cuda')}", allow_module_level=True)
 
+pytestmark = pytest.mark.usefixtures("faults_show_where_they_arise")
+
 
 # What is run here again asks these for the trainer.
 
@@ -165,8 +165,8 @@ def test_graphs_end_where_the_engine_of_the_cpu_ends(options):
     assert_near(train("graph", **options), train("native-quadrature", **options))
 
 
-@pytest.mark.parametrize("penalty", test_gaps.PENALTIES)
-@pytest.mark.parametrize(("t", "gaps"), test_gaps.STARTS)
+@pytest.mark.parametrize("penalty", gap_rules.PENALTIES)
+@pytest.mark.parametrize(("t", "gaps"), gap_rules.STARTS)
 def test_gaps_at_once_err_no_more_than_step_by_step(t, gaps, penalty):
     check_gaps("cuda", t, penalty, gaps)
 
@@ -274,8 +274,8 @@ def test_steps_of_the_whole_gpu(kind, case):
 @pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize("readout", ["last_position", "last_word"])
 def test_batches_of_many_words(kind, readout):
-    check_case(kind, (700, 20, 16, 4), test_cuda_wide.many_documents(), 40, readout=readout, steps=2)
-    check_case(kind, (9000, 100, 50, 8), test_cuda_wide.many_documents(256, 64, 9000), 128, readout=readout, steps=2)
+    check_case(kind, (700, 20, 16, 4), toy_data.many_documents(), 40, readout=readout, steps=2)
+    check_case(kind, (9000, 100, 50, 8), toy_data.many_documents(256, 64, 9000), 128, readout=readout, steps=2)
 
 
 @pytest.mark.usefixtures("wide")

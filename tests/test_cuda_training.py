@@ -17,6 +17,8 @@ from seam_fast.classifier.evaluate import predict_logits
 if unavailable_reason("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {unavailable_reason('cuda')}", allow_module_level=True)
 
+pytestmark = pytest.mark.usefixtures("faults_show_where_they_arise")
+
 
 @SHAPES
 @RECIPES

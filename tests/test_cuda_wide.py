@@ -56,17 +56,9 @@ def test_single_steps(kind, case):
     check_case(kind, sizes, toy_data.make_documents(count, width, range(words)), batch, readout=readout)
 
 
-def many_documents(count=70, width=30, words=700, seed=0):
-    """So many words that sums are cut into parts, every third of them the same one, as dropped words are."""
-    ids, lengths, labels = toy_data.make_documents(count, width, range(words), seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    ids[torch.rand(ids.shape, generator=generator) < 0.3] = 3
-    return ids, lengths, labels
-
-
 @pytest.mark.parametrize("readout", ["last_position", "last_word"])
 def test_batches_of_many_words(kind, unwatched, readout):
-    check_case(kind, (700, 20, 16, 4), many_documents(), 40, readout=readout, steps=2)
+    check_case(kind, (700, 20, 16, 4), toy_data.many_documents(), 40, readout=readout, steps=2)
 
 
 @pytest.mark.skipif(not _ext.has_ext(), reason=f"needs the compiled part: {_ext.reason}")

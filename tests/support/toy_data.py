@@ -93,3 +93,11 @@ def write_corpus(folder: Path, name: str, classes: int = 3, documents: int = 20,
 
 
 TINY = ["--dataset", "tiny", "--data-dir", "corpus"]
+
+
+def many_documents(count=70, width=30, words=700, seed=0):
+    """So many words that sums are cut into parts, every third of them the same one, as dropped words are."""
+    ids, lengths, labels = make_documents(count, width, range(words), seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    ids[torch.rand(ids.shape, generator=generator) < 0.3] = 3
+    return ids, lengths, labels
