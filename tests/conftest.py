@@ -1,12 +1,20 @@
-"""Where tests find real data, and the small invented world that the others share."""
+"""Where tests find real data, and every fixture that more than one file uses.
 
+What fixtures make comes from tests/support, which is imported where it is needed: where the package cannot be imported,
+the reason below shall be the first thing said.
+"""
+
+import functools
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+pytest.register_assert_rewrite("support")
 
 # `benchmarks`, which is never installed; at the end, so that tests of an installed seam_fast are not of the checkout's.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
@@ -16,6 +24,8 @@ def pytest_configure(config):
     """Where the compiled part is required, tests of the fallback must not pass for tests of the kernels."""
     # Invented documents are few and alike, and the warnings about that are many; tests of them see them all the same.
     config.addinivalue_line("filterwarnings", "ignore::seam_fast.errors.DataWarning")
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which share the cores
+        torch.set_num_threads(1)
     if os.environ.get("SEAM_FAST_REQUIRE_EXT", "") in ("", "0"):
         return
     from seam_fast import _ext
@@ -62,17 +72,124 @@ def r8_reference(r8_dir):
 @pytest.fixture(scope="session")
 def toy():
     """The invented corpus of four classes: padding of its own, documents of at most 8 words."""
-    import world
+    from support import toy_data
 
-    return world.make_corpus()
+    return toy_data.make_corpus()
 
 
 @pytest.fixture(scope="session")
 def toy_base(toy):
     """A base that has learned the invented corpus; tests leave it as it is."""
-    import world
+    from support import toy_weights
 
-    return world.make_base(toy)
+    return toy_weights.make_base(toy)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Folder of the corpus that `support.recipes` trains on; tests leave it as it is."""
+    from support import recipes
+
+    return recipes.write_corpus(tmp_path_factory.mktemp("tiny"))
+
+
+# -- the command line -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder with a corpus called tiny."""
+    from support import toy_data
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpus").mkdir()
+    toy_data.write_corpus(tmp_path / "corpus", "tiny")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
+    """A working folder in which `seam-fast train` has been run; tests get copies of it."""
+    from support import toy_data
+
+    from seam_fast.cli.main import main
+
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "corpus").mkdir()
+    toy_data.write_corpus(folder / "corpus", "tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train", *toy_data.TINY, "--epochs", "2"]) == 0
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path, monkeypatch):
+    """A working folder with a corpus called tiny and its base."""
+    shutil.copytree(trained_once, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# -- kernels of the op ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kernel(request, monkeypatch):
+    """The backend's name; its instruction set, or the CUDA op on the CPU, is in use during the test."""
+    from support.gpu_stand_in import use_cuda_host
+
+    from seam_fast import _ext
+
+    backend, _, kind = request.param.partition("-")
+    if backend == "host":
+        use_cuda_host(monkeypatch, kind, kind)
+        yield "cpu"
+        return
+    if not kind:
+        yield backend
+        return
+    before = _ext.C.isa()
+    _ext.C.set_isa(kind)
+    yield backend
+    _ext.C.set_isa(before)
+
+
+# -- trainers: a file that runs the tests of another says by a `make` of its own of which trainer ----------------------
+
+
+@pytest.fixture
+def make_pair(make):
+    """Makes a trainer, by the fixture `make` of the file, and a Stepper that begin alike."""
+    from support.toy_weights import make_head, make_weights
+    from support.trainer_kinds import OPTIONS
+
+    from seam_fast.training import reference_step
+
+    def make_both(weights=None, head=None, words=range(15), **options):
+        weights, head = weights or make_weights(), head or make_head()
+        options = OPTIONS | options
+        stepper = reference_step.Stepper(weights, head, **options)
+        return make(weights, head, torch.tensor(list(words)), **options), stepper
+
+    return make_both
+
+
+@pytest.fixture
+def make_one(in_one_call):
+    """Makes a trainer of the kind `in_one_call` for the documents of a sampler."""
+    from support.trainer_kinds import make_for_sampler
+
+    return functools.partial(make_for_sampler, in_one_call)
+
+
+@pytest.fixture
+def evaluated_on(toy):
+    """ids, lengths and, for each document, whether it is of class 1."""
+    return toy.test.ids, toy.test.lengths, toy.test.labels == 1
+
+
+# -- the engine of a GPU, on the CPU ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -80,7 +197,7 @@ def host_module():
     """The engine and op of a GPU as a module that runs on the CPU, there on a device that forms clusters; tests may
     pretend another one.
     """
-    from lstm_cases import cuda_host
+    from support.gpu_stand_in import cuda_host
 
     module = cuda_host()
     module.pretend(4, True, False)
@@ -93,7 +210,7 @@ def host_module():
 
 @pytest.fixture
 def kind(host_module):
-    """What `world.make_trainer` knows the trainers of a GPU by, but for how they catch up."""
+    """What `trainer_kinds.make_trainer` knows the trainers of a GPU by, but for how they catch up."""
     return "cuda-host"
 
 
@@ -101,6 +218,55 @@ def kind(host_module):
 def unwatched(host_module):
     """For thousands of steps, none of which is new to the watch on races and bounds."""
     host_module.watch(False)
+
+
+@pytest.fixture
+def on_host(monkeypatch, unwatched):
+    """Lets `reengineer` train by the engine of a GPU on the CPU; how its trainers catch up, in the order of making."""
+    from support.trainer_kinds import HostTrainer
+
+    from seam_fast import backend
+    from seam_fast.search import scheduler
+    from seam_fast.training import registry
+    from seam_fast.training.devices import CPU
+
+    trainers = []
+
+    class Seen(HostTrainer):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            trainers.append(self.lazy_update)
+
+    monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
+    unavailable_reason = backend.unavailable_reason
+    monkeypatch.setattr(backend, "unavailable_reason", lambda name: "" if name == "cuda" else unavailable_reason(name))
+    monkeypatch.setattr(scheduler, "workers_for", lambda jobs, threads: [CPU] * len(jobs))
+    monkeypatch.setattr(registry, "TRAINERS", [Seen, *registry.TRAINERS[1:]])
+    return trainers
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """`support.fake_gpus.TwoGpus` in the place of torch's view of the GPUs."""
+    from support.fake_gpus import TwoGpus
+
+    return TwoGpus().installed(monkeypatch)
+
+
+# -- a real GPU -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def faults_show_where_they_arise(request):
+    """Kernels fail behind one's back; and after an illegal access nothing works any more in this process."""
+    yield
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        pytest.exit(f"the GPU was lost in {request.node.nodeid}: {str(error).splitlines()[0]}", returncode=4)
+
+
+# -- benchmarks -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -120,7 +286,7 @@ def run_bench(tmp_path, capsys):
 @pytest.fixture(scope="module")
 def small_reference():
     """The invented corpus as the reference treats it, and a base that has learned it: (base, corpus)."""
-    import world
+    from support import toy_data, toy_weights
 
-    corpus = world.make_corpus(protocol="reference")
-    return world.make_base(corpus), corpus
+    corpus = toy_data.make_corpus(protocol="reference")
+    return toy_weights.make_base(corpus), corpus

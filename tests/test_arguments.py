@@ -5,14 +5,13 @@ import fractions
 import importlib.util
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-import world
-from test_cli import ROOT, write_corpus
+from support import toy_weights
+from support.scripts import load_script
+from support.toy_data import write_corpus
 
 from seam_fast import (
     DataError,
@@ -30,6 +29,7 @@ from seam_fast.cli.guarded_run import in_flags
 from seam_fast.cli.main import main, make_parser
 from seam_fast.cli.options import settings_from
 from seam_fast.common.arguments import real_number, whole_number
+from seam_fast.data.corpus import load_corpus
 from seam_fast.data.synthetic import synthetic_r8
 from seam_fast.search import context
 
@@ -271,7 +271,7 @@ def test_bases_and_corpora_that_are_none(toy, toy_base, never_trained):
         empty = LSTMClassifier(toy.vocab_size, 6, 5, 4)
     with pytest.raises(TrainingError, match="the base has no values"):
         reengineer(empty, toy, [0])
-    mixed = world.make_base(toy, steps=0)
+    mixed = toy_weights.make_base(toy, steps=0)
     mixed.lstm.double()
     with pytest.raises(TrainingError, match="of several dtypes, float32, float64"):
         reengineer(mixed, toy, [0])
@@ -283,7 +283,7 @@ def test_numbers_of_numpy_and_torch_train_what_pythons_do_and_can_be_saved(toy, 
         options = {"epochs": whole(2), "batch_size": whole(8), "threads": whole(1), "shots": whole(4)}
         options |= {"seed": whole(3), "evaluate_every": whole(1), "alpha": real(0.5), "backend": np.str_("torch")}
         (module,) = reengineer(toy_base, toy, [whole(1)], **options)
-        assert all(torch.equal(module.scores[key], wanted.scores[key]) for key in world.KEYS)
+        assert all(torch.equal(module.scores[key], wanted.scores[key]) for key in toy_weights.KEYS)
         module.save(tmp_path / "module.safetensors")
         card = SeamModule.load(tmp_path / "module.safetensors", toy_base).card
         assert (card["seed"], card["settings"]) == (3, wanted.card["settings"])
@@ -329,8 +329,8 @@ def test_refused_by_a_study(toy, toy_base, options, sentence):
 def test_flags_that_are_refused(tmp_path, monkeypatch, capsys, flags, sentence):
     write_corpus(tmp_path, "tiny")
     monkeypatch.chdir(tmp_path)
-    corpus = world.load_corpus(".", "tiny")
-    world.make_base(corpus, steps=0).save("base.safetensors")
+    corpus = load_corpus(".", "tiny")
+    toy_weights.make_base(corpus, steps=0).save("base.safetensors")
     monkeypatch.setattr(loop, "run_all", lambda *_: pytest.fail("it was trained"))
     command = ["reengineer", "--dataset", "tiny", "--data-dir", ".", "--base", "base.safetensors", "--backend", "torch"]
     assert main([*command, *flags.split()]) == 1
@@ -379,17 +379,17 @@ def test_flags_that_would_have_no_effect(tmp_path, monkeypatch, capsys, command,
 
 def test_a_base_leaves_no_choice_of_texts_and_classes(tmp_path):
     write_corpus(tmp_path, "tiny")
-    corpus = world.load_corpus(tmp_path, "tiny")
-    base = world.make_base(corpus, steps=0)
+    corpus = load_corpus(tmp_path, "tiny")
+    base = toy_weights.make_base(corpus, steps=0)
     base.class_names = corpus.class_names
     for options, name in (({"protocol": "reference"}, "protocol"), ({"smallest_class": 1}, "smallest_class")):
         with pytest.raises(DataError, match=f"{name} has no effect with a base"):
-            world.load_corpus(tmp_path, "tiny", base=base, **options)
+            load_corpus(tmp_path, "tiny", base=base, **options)
     for load in (load_r8, synthetic_r8):
         with pytest.raises(DataError, match="protocol has no effect with a base"):
             load(protocol="seam", base=base)
     with pytest.raises(TrainingError, match=r"smallest_class is 1\.5; it must be a whole number"):
-        world.load_corpus(tmp_path, "tiny", smallest_class=1.5)
+        load_corpus(tmp_path, "tiny", smallest_class=1.5)
 
 
 def test_a_budget_in_steps_is_obeyed_under_either_protocol():
@@ -400,11 +400,7 @@ def test_a_budget_in_steps_is_obeyed_under_either_protocol():
 
 
 def script():
-    path = ROOT / "scripts" / "model_reengineering.py"
-    spec = importlib.util.spec_from_file_location("model_reengineering", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("model_reengineering")
 
 
 def test_values_that_are_given_join_the_grid():
@@ -415,15 +411,13 @@ def test_values_that_are_given_join_the_grid():
     ]
 
 
-def test_flags_of_the_reference_are_refused_before_a_base_is_trained(tmp_path):
+def test_flags_of_the_reference_are_refused_before_a_base_is_trained(tmp_path, monkeypatch, capsys):
     write_corpus(tmp_path, "tiny")
+    monkeypatch.chdir(tmp_path)
     refused = (["--seed", str(HUGE)], "seed is"), (["--lr_mask", "nan"], "--lr-mask is nan")
     for flags, sentence in (*refused, (["--key-map", "lstm=rnn"], "--key-map has no effect where no base is at data")):
-        command = [sys.executable, str(ROOT / "scripts" / "model_reengineering.py"), "--target_class", "1", *flags]
-        done = subprocess.run(
-            [*command, "--dataset", "tiny", "--data-dir", "."], cwd=tmp_path, capture_output=True, text=True
-        )
-        assert done.returncode == 1 and done.stderr.startswith(f"model_reengineering: error: {sentence}"), done.stderr
+        assert script().main(["--target_class", "1", *flags, "--dataset", "tiny", "--data-dir", "."]) == 1
+        assert capsys.readouterr().err.startswith(f"model_reengineering: error: {sentence}")
         assert not (tmp_path / "data").exists()
 
 

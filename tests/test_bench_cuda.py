@@ -7,8 +7,8 @@ import types
 import breaking_bench
 import pytest
 import torch
-import world
 from bench_checks import RECORDS, SPREAD
+from support import toy_data, toy_weights, trainer_kinds
 
 from benchmarks.baselines import cuda_engine as engine_rivals
 from benchmarks.baselines import cuda_lstm as lstm_rivals
@@ -386,19 +386,19 @@ def test_tf32_is_allowed_only_inside_a_way_that_asks_for_it():
 
 
 def test_the_captured_rival_takes_whole_batches_only():
-    weights, head = world.make_weights(torch.float32), world.make_head(torch.float32)
-    rival = engine_rivals.Captured(weights, head, torch.arange(15), **world.OPTIONS)
-    documents = world.make_documents(13)
+    weights, head = toy_weights.make_weights(torch.float32), toy_weights.make_head(torch.float32)
+    rival = engine_rivals.Captured(weights, head, torch.arange(15), **trainer_kinds.OPTIONS)
+    documents = toy_data.make_documents(13)
     with pytest.raises(ValueError, match="whole batches only"):
         rival.run_epoch(*documents, 4)
-    stepper = Stepper(weights, head, **world.OPTIONS)
+    stepper = Stepper(weights, head, **trainer_kinds.OPTIONS)
     for count in (8, 4, 12):  # fewer fit into the memory that is there, more need more
         part = [tensor[:count] for tensor in documents]
-        wanted = [stepper.step(*batch).cross_entropy for batch in world.cut(part, 4)]
+        wanted = [stepper.step(*batch).cross_entropy for batch in toy_data.cut(part, 4)]
         assert rival.run_epoch(*part, 4) == pytest.approx(sum(wanted) / len(wanted), abs=1e-5)
     assert rival.steps == 6
     with pytest.raises(ValueError, match="schedule 'joint'"):
-        engine_rivals.Captured(weights, head, torch.arange(15), **world.OPTIONS | {"schedule": "port"})
+        engine_rivals.Captured(weights, head, torch.arange(15), **trainer_kinds.OPTIONS | {"schedule": "port"})
 
 
 def test_a_folder_without_r8_is_an_error_and_nothing_else_is_looked_for(monkeypatch, tmp_path):

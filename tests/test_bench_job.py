@@ -7,8 +7,8 @@ import types
 
 import pytest
 import torch
-import world
 from bench_checks import RECORDS, check_spread
+from support import toy_data
 
 import seam_fast as sf
 from benchmarks.baselines.reference_loop import ReferenceLoop
@@ -82,7 +82,7 @@ def test_a_race_ends_where_all_have_been():
 def test_eight_classes_are_measured_as_they_are_trained(small_reference):
     part = job.measure_eight(*small_reference, argparse.Namespace(epochs=3, threads=1, seed=0, backend="torch"))
     assert [row["class"] for row in part["rows"]] == ["k0", "k1", "k2", "k3"] and part["engine"] == "torch"
-    sizes = [min(n, sum(world.TRAIN_SIZES) - n) + n for n in world.TRAIN_SIZES]
+    sizes = [min(n, sum(toy_data.TRAIN_SIZES) - n) + n for n in toy_data.TRAIN_SIZES]
     assert [row["steps"] for row in part["rows"]] == [3 * -(-size // 5) for size in sizes]
     assert "reached" not in part["figures"]
 

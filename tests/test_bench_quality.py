@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import world
+from support import toy_weights
 
 import seam_fast as sf
 
@@ -25,12 +25,12 @@ def test_masks_keep_as_many_weights_of_each_group(module):
     scores = baselines.masks_of_equal_size(module, values)
     kept = sf.SeamModule(module.base, module.target, scores, module.head).kept_by_group
     assert kept == module.kept_by_group and 0 < kept["lstm"] < 1
-    largest = torch.cat([values[key].flatten() for key in world.LSTM])
-    mask = torch.cat([scores[key].flatten() for key in world.LSTM]) > 0
+    largest = torch.cat([values[key].flatten() for key in toy_weights.LSTM])
+    mask = torch.cat([scores[key].flatten() for key in toy_weights.LSTM]) > 0
     assert largest[mask].min() >= largest[~mask].max()
     one, other, again = (baselines.random_values(module, seed) for seed in (0, 1, 0))
     assert all(torch.equal(one[key], again[key]) for key in one) and not torch.equal(
-        one[world.KEYS[1]], other[world.KEYS[1]]
+        one[toy_weights.KEYS[1]], other[toy_weights.KEYS[1]]
     )
 
 
@@ -42,10 +42,10 @@ def test_the_floor_drops_the_rows_of_absent_words_alone(module, toy):
     documents = baselines.training_documents(toy, fit, module.target, settings, 0)
     assert set(documents[2].tolist()) == {0, 1} and documents[2].ndim == 1
     scores = baselines.floor_mask(module, toy, documents)
-    rows = (scores[world.EMBEDDING] > 0).all(1)
+    rows = (scores[toy_weights.EMBEDDING] > 0).all(1)
     met = set(baselines.token_ids(toy, *documents[:2]).tolist())
     assert set(torch.nonzero(rows)[:, 0].tolist()) == met and len(met) < toy.vocab_size
-    assert all((scores[key] > 0).all() for key in world.KEYS[1:])
+    assert all((scores[key] > 0).all() for key in toy_weights.KEYS[1:])
 
 
 def test_the_head_of_a_mask_is_trained():
@@ -53,7 +53,7 @@ def test_the_head_of_a_mask_is_trained():
 
     features = torch.cat([torch.tensor([[3.0, 0.0]]).repeat(20, 1), torch.tensor([[0.0, 3.0]]).repeat(20, 1)])
     labels = torch.tensor([0] * 20 + [1] * 20)
-    head = baselines.fit_head(features, labels, world.make_head(torch.float32, classes=2))
+    head = baselines.fit_head(features, labels, toy_weights.make_head(torch.float32, classes=2))
     outputs = torch.nn.functional.linear(torch.relu(features), *head)
     assert torch.equal(outputs.argmax(1), labels)
 

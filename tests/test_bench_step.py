@@ -8,8 +8,8 @@ import sys
 
 import pytest
 import torch
-import world
 from bench_checks import RECORDS, ROOT, check_spread
+from support import agreement, toy_data, toy_weights
 
 from benchmarks.baselines import reference_step
 from benchmarks.baselines.reference_step import ReferenceBest, Workload, first_steps, long_run
@@ -22,18 +22,18 @@ from seam_fast.training.reference_step import Stepper
 @pytest.mark.parametrize("schedule", ["port", "joint"])
 @pytest.mark.parametrize("name", ["Reference", "ReferenceBest"])
 def test_the_rivals_take_the_reference_step(name, schedule):
-    weights, head = world.make_weights(), world.make_head()
+    weights, head = toy_weights.make_weights(), toy_weights.make_head()
     options = {"alpha": 0.7, "lr_mask": 0.1, "lr_head": 0.02, "schedule": schedule}
     rival = getattr(reference_step, name)(weights, head, **options)
     stepper = Stepper(weights, head, **options)
     results, losses = [], []
     for epoch in range(4):
-        documents = world.make_documents(10, seed=epoch)
-        results += [stepper.step(*batch) for batch in world.cut(documents, 3)]  # the last batch is of one document
+        documents = toy_data.make_documents(10, seed=epoch)
+        results += [stepper.step(*batch) for batch in toy_data.cut(documents, 3)]  # the last batch is of one document
         losses.append(rival.run_epoch(*documents, 3))
         wanted = sum(result.cross_entropy for result in results[-4:]) / 4
         assert losses[-1] == pytest.approx(wanted, abs=1e-12)
-        assert world.largest_difference(stepper, *rival.full_scores()) < 1e-12
+        assert agreement.largest_difference(stepper, *rival.full_scores()) < 1e-12
     assert rival.steps == len(results) == 16
     kept = [result.kept for result in results]
     assert min(kept) < 0.9 < max(kept), "the run should have dropped some"
@@ -48,19 +48,21 @@ def test_the_rivals_take_the_reference_step(name, schedule):
 
 def test_the_reference_reads_at_the_end_only():
     with pytest.raises(ValueError, match="reads documents at the end, not 'last_word'"):
-        reference_step.Reference(world.make_weights(), world.make_head(), readout="last_word", **reference_step.OPTIONS)
+        reference_step.Reference(
+            toy_weights.make_weights(), toy_weights.make_head(), readout="last_word", **reference_step.OPTIONS
+        )
 
 
 def test_rows_that_never_occur_change_nothing(small_reference):
     few = Workload(*small_reference)
-    many = Workload(*small_reference, vocabulary=few.weights[world.EMBEDDING].shape[0] + 50)
+    many = Workload(*small_reference, vocabulary=few.weights[toy_weights.EMBEDDING].shape[0] + 50)
     assert many.options["alpha"] / many.count == pytest.approx(few.options["alpha"] / few.count, rel=1e-14)
     states = []
     for workload in (few, many):
         trainer = workload.make("best_torch", torch.float64)
         states.append((trainer.run_epoch(*workload.first(24), 5), trainer.full_scores()[0]))
     assert states[0][0] == states[1][0]
-    for key in world.KEYS:
+    for key in toy_weights.KEYS:
         ours, theirs = states[0][1][key], states[1][1][key]
         torch.testing.assert_close(theirs[: len(ours)], ours, rtol=0, atol=1e-12)
 
@@ -79,7 +81,7 @@ def test_a_wrong_step_voids_the_time(small_reference):
     class Flip(ReferenceBest):
         def full_scores(self):
             scores, head = super().full_scores()
-            scores[world.EMBEDDING][-1, -1] *= -1
+            scores[toy_weights.EMBEDDING][-1, -1] *= -1
             return scores, head
 
     class Nan(ReferenceBest):
@@ -99,7 +101,7 @@ def test_a_wrong_step_voids_the_time(small_reference):
         for name in ("reference", "reference_best", "best_torch"):
             errors = truth.check(name)
             assert set(errors) == set(truth.allowed) and errors["flipped"] == 0
-        for key in world.KEYS:
+        for key in toy_weights.KEYS:
             Scores.spoilt = key
             with pytest.raises(SeamFastError, match=r"batch 5: .* its time says nothing"):
                 truth.check(Scores)

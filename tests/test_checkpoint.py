@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-import world
+from support import toy_data, toy_weights
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
@@ -54,8 +54,8 @@ def make(**options) -> Theirs:
 
 
 def test_modules_are_no_bases_and_bases_no_modules(tmp_path, capsys):
-    base = world.make_base(world.make_corpus(), steps=0)
-    module = SeamModule(base, [1], base.weights(), world.make_head(torch.float32, classes=base.num_classes))
+    base = toy_weights.make_base(toy_data.make_corpus(), steps=0)
+    module = SeamModule(base, [1], base.weights(), toy_weights.make_head(torch.float32, classes=base.num_classes))
     for name in ("m.safetensors", "m.pth"):
         file = tmp_path / name
         module.save(file)
@@ -133,7 +133,7 @@ def test_numbers_for_names(file):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("layers", "both"), [(1, False), *world.DEEP])
+@pytest.mark.parametrize(("layers", "both"), [(1, False), *toy_weights.DEEP])
 def test_layers_directions_and_no_biases(file, layers, both, bias):
     theirs = make(layers=layers, both=both, bias=bias)
     base = LSTMClassifier.load(file(theirs.state_dict()))
@@ -350,7 +350,7 @@ def test_a_torchscript_archive(tmp_path):
 
 
 def test_the_command_line_takes_another_s_base(file, tmp_path, monkeypatch, capsys):
-    from test_cli import TINY, write_corpus
+    from support.toy_data import TINY, write_corpus
 
     monkeypatch.chdir(tmp_path)
     Path("corpus").mkdir()

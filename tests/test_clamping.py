@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from lstm_cases import Case, each_dtype, each_kernel, kernel, leaves, run  # noqa: F401
+from support.lstm_cases import Case, each_dtype, each_kernel, leaves, run
 from torch.nn.functional import mse_loss
 from torch.nn.utils import clip_grad_value_
 
@@ -75,7 +75,7 @@ def step_by_scaler(adam, layer, micro_batches=4, scale=2.0**16, dtype=torch.floa
 @each_kernel
 @each_dtype
 @pytest.mark.parametrize("case", [LARGE, Case(T=32, B=5, I=100, H=50, hx=False, scale=9.0)], ids=str)
-def test_the_op_can_leave_it_out(kernel, dtype, case):  # noqa: F811
+def test_the_op_can_leave_it_out(kernel, dtype, case):
     """Then the gradient is the effective weight's times the weight, and all others are as they were."""
     found = run(masked_lstm, case, dtype, backend=kernel, clamp=False)
     clamped = run(masked_lstm, case, dtype, backend=kernel)

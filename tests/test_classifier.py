@@ -8,13 +8,14 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-import world
+from support import by_hand, toy_weights
+from support.recipes import QUICK_PUBLIC, QUICK_STRONG, write_corpus
 
 from seam_fast.classifier import strong_recipe
 from seam_fast.classifier.evaluate import evaluate_classifier, predict_logits
 from seam_fast.classifier.metrics import confusion_metrics
 from seam_fast.classifier.model import LSTMClassifier
-from seam_fast.classifier.recipes import PublicRecipe, StrongRecipe
+from seam_fast.classifier.recipes import StrongRecipe
 from seam_fast.classifier.state_keys import WEIGHT_KEYS
 from seam_fast.classifier.training import train_classifier
 from seam_fast.classifier.training_run import new_model
@@ -55,7 +56,7 @@ def documents(count=7, width=6, seed=0) -> Documents:
     return Documents(ids, lengths, torch.randint(0, SIZES[3], (count,), generator=generator))
 
 
-def by_hand(model, words) -> torch.Tensor:
+def logits_by_hand(model, words) -> torch.Tensor:
     """Class scores (C,) after the last of ``words`` (T,), one gate equation at a time."""
     w = model.weights()
     h = c = torch.zeros(model.hidden_dim, dtype=w[WEIGHT_KEYS[0]].dtype)
@@ -85,7 +86,7 @@ def test_reading_position_against_a_loop(readout):
     model, batch = make_model(readout=readout).double(), documents()
     logits = model(batch.ids, batch.lengths)
     for row, words, length in zip(logits, batch.ids, batch.lengths, strict=True):
-        torch.testing.assert_close(row, by_hand(model, words[:length] if readout == "last_word" else words))
+        torch.testing.assert_close(row, logits_by_hand(model, words[:length] if readout == "last_word" else words))
 
 
 def test_without_lengths_rows_are_full():
@@ -156,26 +157,26 @@ def make_deep(num_layers, bidirectional, seed=0, **options) -> LSTMClassifier:
     return make_model(seed, num_layers=num_layers, bidirectional=bidirectional, **options)
 
 
-@pytest.mark.parametrize("shape", world.DEEP)
+@pytest.mark.parametrize("shape", toy_weights.DEEP)
 def test_keys_of_deep_bases_are_torchs(shape):
     model = make_deep(*shape)
-    wanted = world.make_deep_weights(*shape, sizes=SIZES)
+    wanted = toy_weights.make_deep_weights(*shape, sizes=SIZES)
     assert tuple(model.state_dict()) == tuple(model.weights()) == tuple(wanted)
     assert {key: w.shape for key, w in model.weights().items()} == {key: w.shape for key, w in wanted.items()}
 
 
 @pytest.mark.parametrize("readout", ["last_word", "last_position"])
-@pytest.mark.parametrize("shape", world.DEEP)
+@pytest.mark.parametrize("shape", toy_weights.DEEP)
 def test_deep_bases_against_documents_read_alone(shape, readout):
     model, batch = make_deep(*shape, readout=readout).double(), documents(count=23)
-    wanted = world.deep_logits(model.weights(), batch.ids, batch.lengths, readout, *shape)
+    wanted = by_hand.deep_logits(model.weights(), batch.ids, batch.lengths, readout, *shape)
     for logits in (model(batch.ids, batch.lengths), predict_logits(model, batch.ids, batch.lengths)):
         torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-13)
     full = torch.full_like(batch.lengths, batch.ids.shape[1])
     torch.testing.assert_close(model(batch.ids), model(batch.ids, full), rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("shape", world.DEEP)
+@pytest.mark.parametrize("shape", toy_weights.DEEP)
 def test_padding_of_its_own_is_nothing_to_deep_bases(shape):
     """Not even where it is not a number, and not in the gradient."""
     model, batch = make_deep(*shape, readout="last_word"), documents()
@@ -197,7 +198,7 @@ def test_padding_of_its_own_is_nothing_to_deep_bases(shape):
 
 
 @pytest.mark.parametrize("ending", [".pt", ".pth", ".safetensors"])
-@pytest.mark.parametrize("shape", world.DEEP)
+@pytest.mark.parametrize("shape", toy_weights.DEEP)
 def test_deep_round_trip(tmp_path, ending, shape):
     model = make_deep(*shape, class_names="abcde", info={"seed": 3})
     loaded = LSTMClassifier.load(model.save(tmp_path / f"base{ending}"))
@@ -210,7 +211,7 @@ def test_deep_round_trip(tmp_path, ending, shape):
 
 
 def test_a_deep_state_dict_of_another_origin(tmp_path):
-    tensors = world.make_deep_weights(2, True, torch.float32, sizes=SIZES)
+    tensors = toy_weights.make_deep_weights(2, True, torch.float32, sizes=SIZES)
     torch.save(dict(reversed(tensors.items())), tmp_path / "base.pt")  # in any order
     loaded = LSTMClassifier.load(tmp_path / "base.pt")
     assert (loaded.num_layers, loaded.bidirectional, loaded.readout) == (2, True, "last_position")
@@ -235,7 +236,7 @@ def test_a_deep_state_dict_of_another_origin(tmp_path):
     ids=["missing", "unknown", "projection", "shape", "dimension", "width", "infinity"],
 )
 def test_deep_files_are_refused_with_the_key_named(tmp_path, changes, sentence):
-    tensors = world.make_deep_weights(2, True, torch.float32, sizes=SIZES) | changes
+    tensors = toy_weights.make_deep_weights(2, True, torch.float32, sizes=SIZES) | changes
     torch.save({key: tensor for key, tensor in tensors.items() if tensor is not None}, tmp_path / "base.pt")
     with pytest.raises(CheckpointError, match=sentence):
         LSTMClassifier.load(tmp_path / "base.pt")
@@ -425,28 +426,6 @@ def test_golden_base(golden_dir, r8_dir):
 
 # --- training --------------------------------------------------------------------------------------------------------
 
-QUICK_PUBLIC = PublicRecipe(epochs=40, batch_size=4, lr=0.3, decay_every=30)
-QUICK_STRONG = StrongRecipe(epochs=25, min_steps=15)
-
-
-def write_corpus(folder, classes=3, per_class=12, seed=0):
-    """Each class has two words of its own among words that all share; the last class has two documents only."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, count in (("train", per_class), ("test", 4)):
-        lines = []
-        for k in range(classes):
-            for _ in range(2 if k == classes - 1 and name == "train" and classes > 2 else count):
-                shared = [f"s{j}" for j in torch.randint(0, 20, (6,), generator=generator).tolist()]
-                place = int(torch.randint(0, 6, (), generator=generator))
-                lines.append(f"label{k}\t{' '.join([*shared[:place], f'own{k}', f'also{k}', *shared[place:]])}")
-        (folder / f"{name}.txt").write_text("\n".join(lines))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("tiny"))
-
 
 @pytest.mark.parametrize("recipe", [QUICK_PUBLIC, QUICK_STRONG], ids=["public", "strong"])
 def test_training_is_deterministic_and_leaves_the_random_state_alone(tiny, recipe):
@@ -511,7 +490,7 @@ def test_the_second_reading_sees_no_word_behind_its_prefix(tiny, monkeypatch):
     loss = strong_recipe._loss(model, drawn, recipe, model)
     lengths, labels = corpus.train.lengths[batch], corpus.train.labels[batch]
     for prefix in (lengths, torch.minimum((0.25 * lengths).long() + 1, lengths)):
-        logits = world.deep_logits(model.weights(), corpus.train.ids[batch], prefix, "last_word", 2, True)
+        logits = by_hand.deep_logits(model.weights(), corpus.train.ids[batch], prefix, "last_word", 2, True)
         seen.append(torch.nn.functional.cross_entropy(logits, labels))
     torch.testing.assert_close(loss, sum(seen), rtol=0, atol=1e-5)
 

@@ -9,9 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from support.scripts import load_script
+from support.toy_data import TINY, write_corpus
 
 from seam_fast import LSTMClassifier, SeamModule, TrainingError, backend, load_corpus
 from seam_fast.backend import choose_engine
@@ -21,38 +22,6 @@ from seam_fast.cli.targets import parse_targets
 from seam_fast.training.torch_trainer import TorchTrainer
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def write_corpus(folder: Path, name: str, classes: int = 3, documents: int = 20, seed: int = 0) -> Path:
-    """A corpus of invented words: each class has words of its own among words of all."""
-    random = np.random.RandomState(seed)
-    for split, count in (("train", documents), ("test", max(4, documents // 2))):
-        lines = []
-        for number in range(count * classes):
-            k = number % classes
-            own = [f"k{k}w{w}" for w in random.randint(0, 5, 4)]
-            common = [f"w{w}" for w in random.randint(0, 30, 6)]
-            lines.append(f"class{k}\t{' '.join(random.permutation(own + common))}")
-        (folder / f"{name}-{split}-all-terms.txt").write_text("\n".join(lines))
-    return folder
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty working folder with a corpus called tiny."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "corpus").mkdir()
-    write_corpus(tmp_path / "corpus", "tiny")
-    return tmp_path
-
-
-TINY = ["--dataset", "tiny", "--data-dir", "corpus"]
-
-
-@pytest.fixture
-def trained(here):
-    assert main(["train", *TINY, "--epochs", "2"]) == 0
-    return here
 
 
 def test_data_lists_the_classes(here, capsys):
@@ -345,7 +314,19 @@ def test_backend_cuda_without_a_gpu_is_refused_in_one_sentence(trained, capsys):
 SCRIPT = str(ROOT / "scripts" / "model_reengineering.py")
 
 
-def test_reference_command_line_writes_the_reference_file(here):
+def run_script(capsys, *flags):
+    """As `run_process` of the script in the working folder, but within this process."""
+    capsys.readouterr()
+    try:
+        code = load_script("model_reengineering").main(list(flags))
+    except SystemExit as left:
+        code = left.code
+    shown = capsys.readouterr()
+    return subprocess.CompletedProcess(flags, code, shown.out, shown.err)
+
+
+def test_reference_command_line_writes_the_reference_file(here, capsys):
+    """In a process of its own; the tests below call what it calls, and spare the start of one."""
     flags = ["--model", "lstm", "--target_class", "1", "--lr_mask", "0.1", "--alpha", "0.2", "--n_epochs", "3"]
     done = run_process(SCRIPT, *flags, *TINY, cwd=here)
     assert done.returncode == 0, done.stderr
@@ -358,12 +339,12 @@ def test_reference_command_line_writes_the_reference_file(here):
     epochs = [line for line in done.stdout.splitlines() if line.startswith("epoch ")]
     assert len(epochs) == 3 and "embed" in epochs[0] and "h2l" in epochs[0]
     assert main(["evaluate", str(path.relative_to(here)), "--data-dir", "corpus"]) == 0
-    again = run_process(SCRIPT, *flags, *TINY, cwd=here)
-    assert "is trained now" not in again.stdout
+    again = run_script(capsys, *flags, *TINY)
+    assert again.returncode == 0 and "is trained now" not in again.stdout
     assert torch.load(path, weights_only=True)["lstm.weight_hh_l0_mask"].equal(state["lstm.weight_hh_l0_mask"])
 
 
-def test_reference_command_line_over_a_base_of_other_names(here):
+def test_reference_command_line_over_a_base_of_other_names(here, capsys):
     corpus = load_corpus("corpus", "tiny", tokenizer="spaces")
     parts = {"rnn": torch.nn.LSTM(4, 3), "e": torch.nn.Embedding(corpus.vocab_size, 4), "fc": torch.nn.Linear(3, 3)}
     state = torch.nn.ModuleDict(parts).state_dict()
@@ -375,17 +356,18 @@ def test_reference_command_line_over_a_base_of_other_names(here):
         ("--key-map lstm=a.rnn --min-count 2", "--min-count has no effect over a base"),
         ("--key-map lstm=a.rnn --word-dropout 2", "--word-dropout is 2.0; it must be"),
     ):
-        bad = run_process(SCRIPT, *flags, *more.split(), *TINY, cwd=here)
+        bad = run_script(capsys, *flags, *more.split(), *TINY)
         assert bad.returncode == 1 and sentence in bad.stderr
-    done = run_process(SCRIPT, *flags, "--key-map", "lstm=a.rnn", "--word-dropout", "0.1", *TINY, cwd=here)
+    done = run_script(capsys, *flags, "--key-map", "lstm=a.rnn", "--word-dropout", "0.1", *TINY)
     assert done.returncode == 0, done.stderr
     assert "lstm = a.rnn" in done.stderr and len(list(here.glob("data/**/*.pth"))) == 1
 
 
-def test_reference_command_line_with_52_classes(tmp_path):
+def test_reference_command_line_with_52_classes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     write_corpus(tmp_path, "r52", classes=52, documents=6)
     flags = ["--dataset", "r52", "--data-dir", ".", "--target_class", "51", "--n_epochs", "2", "--lr_mask", "0.1"]
-    done = run_process(SCRIPT, *flags, cwd=tmp_path)
+    done = run_script(capsys, *flags)
     assert done.returncode == 0, done.stderr
     state = torch.load(
         tmp_path / "data/binary_classification/lstm_r52/tc_51/lr_head_mask_0.1_0.1_alpha_0.2.pth", weights_only=True
@@ -394,27 +376,27 @@ def test_reference_command_line_with_52_classes(tmp_path):
     assert state["hidden2label.weight_mask"].shape == (52, 50)
 
 
-def test_tuning_param_runs_a_grid_and_names_the_best(here):
+def test_tuning_param_runs_a_grid_and_names_the_best(here, capsys):
     flags = ["--target_class", "0", "--n_epochs", "2", "--tuning_param", "--shots", "5", "--seed", "3"]
-    done = run_process(SCRIPT, *flags, *TINY, cwd=here)
+    done = run_script(capsys, *flags, *TINY)
     assert done.returncode == 0, done.stderr
     files = list((here / "data/binary_classification/lstm_tiny/tc_0").iterdir())
     assert len(files) == 6
     assert done.stdout.count("<- best") == 1 and done.stdout.splitlines()[-1].startswith("best: data/")
 
 
-def test_reference_command_line_with_protocol_seam(here):
-    done = run_process(SCRIPT, "--target_class", "1", "--n_epochs", "2", "--protocol", "seam", *TINY, cwd=here)
+def test_reference_command_line_with_protocol_seam(here, capsys):
+    done = run_script(capsys, "--target_class", "1", "--n_epochs", "2", "--protocol", "seam", *TINY)
     assert done.returncode == 0, done.stderr
     assert "no words are dropped" in done.stdout
     assert (here / "data/binary_classification/lstm_tiny/tc_1/lr_head_mask_0.01_0.03_alpha_1.0.pth").exists()
 
 
-def test_reference_command_line_refuses_bad_input(here):
-    bad = run_process(SCRIPT, "--target_class", "9", *TINY, "--base", "no.pt", cwd=here)
+def test_reference_command_line_refuses_bad_input(here, capsys):
+    bad = run_script(capsys, "--target_class", "9", *TINY, "--base", "no.pt")
     assert bad.returncode == 1 and bad.stderr.startswith("model_reengineering: error: no.pt")
-    assert run_process(SCRIPT, "--model", "cnn", cwd=here).returncode == 2
+    assert run_script(capsys, "--model", "cnn").returncode == 2
     if backend.unavailable_reason("cuda"):
-        gpu = run_process(SCRIPT, "--target_class", "1", "--backend", "cuda", *TINY, cwd=here)
+        gpu = run_script(capsys, "--target_class", "1", "--backend", "cuda", *TINY)
         assert gpu.returncode == 1 and "backend 'cuda' cannot be used for training" in gpu.stderr
     assert not (here / "data").exists(), "said before a base is trained"

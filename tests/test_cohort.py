@@ -8,14 +8,16 @@ import types
 import numpy as np
 import pytest
 import torch
-import world
-from test_cuda_places import QUICK, Stream, assert_same, gpus  # noqa: F401
-from test_graph_trainer import FakeCuda, Watch
+from support import toy_data, toy_weights, trainer_kinds
+from support.agreement import assert_same
+from support.cohort_cases import assert_bits, make_sampler, make_trainer, state, teacher_of
+from support.fake_gpus import FakeCuda, Stream, Watch
+from test_cuda_places import QUICK
 from torch.nn import functional
 
 from seam_fast import Settings, TrainingError, reengineer, reengineer_many
 from seam_fast.classifier import inference
-from seam_fast.classifier.inference import class_logits, logits_at_once
+from seam_fast.classifier.inference import class_logits
 from seam_fast.classifier.state_keys import EMBEDDING, WEIGHT_KEYS
 from seam_fast.common import cuda_graphs, rng
 from seam_fast.common.cuda_graphs import CudaGraphRunner
@@ -27,48 +29,11 @@ from seam_fast.training import devices, gpu_memory, registry
 from seam_fast.training.cuda_graph_trainer import CudaGraphTrainer
 from seam_fast.training.torch_trainer import TorchTrainer
 
-SHAPES = ((1, False), *world.DEEP)
-ALPHA = {"alpha": 0.2, "lr_mask": 0.1, "lr_head": 0.05, "schedule": "joint"}
+SHAPES = ((1, False), *toy_weights.DEEP)
 
 
 def make_base(corpus, shape=(1, False), dtype=torch.float64):
-    return world.make_deep_weights(*shape, dtype=dtype, sizes=(corpus.vocab_size, 4, 3, 4))
-
-
-def make_sampler(corpus, target=(0,), teacher=None, seed=0, **options):
-    settings = Settings(**{"batch_size": 8, "targets_per_epoch": 6, "negatives_per_target": 2.0} | options)
-    return Sampler(corpus, torch.arange(len(corpus.train)), target, settings, seed, teacher)
-
-
-def make_trainer(weights, sampler, trainer=CudaGraphTrainer, readout="last_word", **options):
-    head = world.make_head(weights[world.EMBEDDING].dtype, seed=len(sampler.target), classes=4)
-    return world.build(trainer, weights, head, sampler.fed_ids(), readout=readout, **ALPHA | options)
-
-
-def state(trainer):
-    scores, head = trainer.full_scores()
-    return [
-        *scores.values(),
-        *head,
-        *trainer.exp_avg.values(),
-        *trainer.exp_avg_sq.values(),
-        *trainer.head_joint_moments,
-    ]
-
-
-def assert_bits(some, others):
-    assert all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
-
-
-def teacher_of(weights, target, readout):
-    """As a lane asks it, words first, and as a sampler does."""
-
-    classes = torch.tensor(target, device=next(iter(weights.values())).device)  # before anything is recorded
-
-    def at_once(words, lengths):
-        return torch.softmax(logits_at_once(weights, words, lengths, readout), 1)[:, classes].sum(1)
-
-    return at_once, lambda ids, lengths: at_once(ids.T, lengths)
+    return toy_weights.make_deep_weights(*shape, dtype=dtype, sizes=(corpus.vocab_size, 4, 3, 4))
 
 
 # -- what is drawn ----------------------------------------------------------------------------------------------------
@@ -116,10 +81,15 @@ def test_an_address_tells_apart_what_is_drawn_otherwise(toy):
 # -- a cohort beside trainers by themselves ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
-@pytest.mark.parametrize("labels", ["soft", "half", "hard"])
-@pytest.mark.parametrize("readout", ["last_position", "last_word"])
-@pytest.mark.parametrize("shape", SHAPES)
+# Every two of the four values.
+LANES = [
+    (shape, ("last_position", "last_word")[(i + j) % 2], labels, ("auto", "torch")[(i // 2 + j) % 2])
+    for i, shape in enumerate(SHAPES)
+    for j, labels in enumerate(("soft", "half", "hard"))
+]
+
+
+@pytest.mark.parametrize(("shape", "readout", "labels", "backend"), LANES)
 def test_lanes_have_the_bits_of_trainers_by_themselves(toy, shape, readout, labels, backend):
     weights, lanes, alone = make_base(toy, shape, torch.float32), [], []
     distill_weight = {"soft": 1.0, "half": 0.5, "hard": 0.0}[labels]
@@ -143,7 +113,7 @@ def test_lanes_have_the_bits_of_trainers_by_themselves(toy, shape, readout, labe
             assert loss == trainer.run_epoch(documents.ids, documents.lengths, documents.labels, 8)
             assert_bits(state(lane.trainer), state(trainer))
             assert look.kept_counts == trainer.kept_counts() and lane.trainer.steps == trainer.steps == 3 * (epoch + 1)
-            parts, snapshot = (world.parts_of(one.snapshot()) for one in (look, trainer))
+            parts, snapshot = (trainer_kinds.parts_of(one.snapshot()) for one in (look, trainer))
             assert list(parts) == list(snapshot)
             assert_bits(parts.values(), snapshot.values())
             assert torch.equal(look.outputs, trainer.logits(toy.test.ids, toy.test.lengths))
@@ -194,7 +164,9 @@ def test_what_is_drawn_alike_is_drawn_and_made_once(toy, monkeypatch):
     lanes = [Lane(make_trainer(weights, s, alpha=s.settings.alpha), s, toy.train, 8, teacher) for s in samplers]
     run_epochs(Cohort(lanes), 2, evaluates=False)
     assert len(asked) == 2 and len(drawn) == len(set(drawn)) == 6
-    assert not torch.equal(lanes[0].trainer.scores[world.EMBEDDING], lanes[1].trainer.scores[world.EMBEDDING])
+    assert not torch.equal(
+        lanes[0].trainer.scores[toy_weights.EMBEDDING], lanes[1].trainer.scores[toy_weights.EMBEDDING]
+    )
     assert lanes[0].batches is lanes[1].batches
 
 
@@ -213,7 +185,7 @@ def test_a_lane_that_has_ended_stands_still(toy):
 def test_a_lane_that_fails_names_step_and_tensor_and_the_others_go_on(toy):
     cohort, alone = make_cohort(toy), make_cohort(toy)
     bad, good = cohort.lanes
-    bad.trainer.weights = bad.trainer.weights | {world.LINEAR[0]: torch.full((4, 3), math.nan)}
+    bad.trainer.weights = bad.trainer.weights | {toy_weights.LINEAR[0]: torch.full((4, 3), math.nan)}
     told = run_epochs(cohort, 1)
     with pytest.raises(TrainingError, match="the loss is nan in step 1"):
         bad.read(told[0], True)
@@ -226,7 +198,7 @@ def test_a_lane_that_fails_names_step_and_tensor_and_the_others_go_on(toy):
 def test_scores_that_are_not_finite_are_named(toy):
     cohort = make_cohort(toy)
     told = run_epochs(cohort, 1)
-    cohort.lanes[0].trainer.exp_avg[world.LSTM[1]][:] = math.nan
+    cohort.lanes[0].trainer.exp_avg[toy_weights.LSTM[1]][:] = math.nan
     told = run_epochs(cohort, 1)
     with pytest.raises(TrainingError, match=r"lstm.weight_hh_l0 holds a value that is not finite after step"):
         cohort.lanes[0].read(told[0], True)
@@ -302,7 +274,7 @@ def test_branches_are_joined_where_one_fails(toy, monkeypatch):
 
 
 @pytest.fixture
-def stepped(gpus, monkeypatch):  # noqa: F811
+def stepped(gpus, monkeypatch):
     """GPUs whose modules are trained by the real trainer of ordinary kernels, on the CPU."""
 
     class Stepped(CudaGraphTrainer):
@@ -344,7 +316,7 @@ def test_a_whole_run_is_that_of_plain_pytorch(toy, toy_base, stepped):
             assert a["cross_entropy"] == pytest.approx(b["cross_entropy"], abs=1e-9)
             assert (a["kept"], a["f1"], a["best_so_far"]) == (b["kept"], b["f1"], b["best_so_far"])
         assert one.metrics == other.metrics
-        for key in world.KEYS:
+        for key in toy_weights.KEYS:
             assert torch.equal(one.scores[key] > 0, other.scores[key] > 0)
 
 
@@ -372,7 +344,7 @@ def test_a_target_that_fails_fails_alone(toy, toy_base, stepped, monkeypatch):
     def spoiled(study, head, fed_ids, device):
         trainer = made(study, head, fed_ids, device)
         if torch.equal(head[0], rng.head(0, (1,), 4)[0]):
-            trainer.weights = trainer.weights | {world.LINEAR[0]: torch.full((4, 5), math.nan)}
+            trainer.weights = trainer.weights | {toy_weights.LINEAR[0]: torch.full((4, 5), math.nan)}
         return trainer
 
     monkeypatch.setattr(context.SearchContext, "make_trainer", spoiled)
@@ -504,8 +476,8 @@ def test_every_place_has_branches_of_its_own(stepped):
 def test_the_engine_reads_documents_as_torch_does(readout, dtype):
     """By the tolerance rule, for more documents than are projected at once, whatever stands in the padding."""
     pytest.importorskip("seam_fast._C")
-    weights = world.make_weights(dtype, sizes=(60, 20, 21, 5))
-    ids, lengths, _ = world.make_documents(2300, width=9, words=range(60))
+    weights = toy_weights.make_weights(dtype, sizes=(60, 20, 21, 5))
+    ids, lengths, _ = toy_data.make_documents(2300, width=9, words=range(60))
     ids[7], lengths[7] = 3, 1
     exact = class_logits({key: weight.double() for key, weight in weights.items()}, ids, lengths, readout)
     theirs, ours = (class_logits(weights, ids, lengths, readout, backend) for backend in ("torch", "cpu"))
@@ -526,8 +498,8 @@ def test_the_engine_reads_documents_as_torch_does(readout, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_words_projected_beforehand_change_no_bit(readout, dtype, monkeypatch):
     compiled = pytest.importorskip("seam_fast._C")
-    weights = world.make_weights(dtype, sizes=(60, 20, 21, 5))
-    ids, lengths, _ = world.make_documents(1100, width=9, words=range(60))
+    weights = toy_weights.make_weights(dtype, sizes=(60, 20, 21, 5))
+    ids, lengths, _ = toy_data.make_documents(1100, width=9, words=range(60))
     projected = inference.project_words(weights)
     wanted = functional.linear(weights[EMBEDDING], weights["lstm.weight_ih_l0"])
     wanted += weights["lstm.bias_ih_l0"] + weights["lstm.bias_hh_l0"]
@@ -544,7 +516,7 @@ def test_words_projected_beforehand_change_no_bit(readout, dtype, monkeypatch):
             compiled.class_logits(parts, ids, lengths, True, bad)
     monkeypatch.setattr(inference, "MOST_PROJECTED", 1000)
     assert inference.project_words(weights) is None, "it would be too large"
-    assert inference.project_words(world.make_deep_weights(*world.DEEP[0])) is None
+    assert inference.project_words(toy_weights.make_deep_weights(*toy_weights.DEEP[0])) is None
     assert inference.project_words(weights, "torch") is None
 
 
@@ -562,8 +534,8 @@ def test_all_modules_share_one_projection_of_the_words(toy, toy_base, monkeypatc
 
 def test_what_the_engine_cannot_read_is_refused():
     compiled = pytest.importorskip("seam_fast._C")
-    weights = list(world.make_weights(torch.float32).values())
-    ids, lengths, _ = world.make_documents(4)
+    weights = list(toy_weights.make_weights(torch.float32).values())
+    ids, lengths, _ = toy_data.make_documents(4)
     assert compiled.class_logits(weights, ids, lengths, True).shape == (4, 5)
     for bad, words in (
         ((weights[:6], ids, lengths), "weights must hold 7 entries"),
@@ -579,10 +551,10 @@ def test_what_the_engine_cannot_read_is_refused():
             compiled.class_logits(*bad, True)
 
 
-@pytest.mark.parametrize("shape", world.DEEP)
+@pytest.mark.parametrize("shape", toy_weights.DEEP)
 def test_other_shapes_are_read_by_torch(shape):
-    weights = world.make_deep_weights(*shape)
-    ids, lengths, _ = world.make_documents(30)
+    weights = toy_weights.make_deep_weights(*shape)
+    ids, lengths, _ = toy_data.make_documents(30)
     for readout in ("last_position", "last_word"):
         assert torch.equal(
             class_logits(weights, ids, lengths, readout, "auto"), class_logits(weights, ids, lengths, readout)

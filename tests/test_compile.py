@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lstm_cases import CPU_KERNELS, Case, leaves
+from support.lstm_cases import CPU_KERNELS, Case, leaves
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx

@@ -10,9 +10,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lstm_cases import Case, assert_close, assert_gates_are_right, distances, flat, leaves, run, truth, widened
-from on_gpu import faults_show_where_they_arise  # noqa: F401
-from test_ops import GRID, torch_lstm
+from support.lstm_cases import (
+    GRID,
+    Case,
+    assert_close,
+    assert_gates_are_right,
+    distances,
+    flat,
+    leaves,
+    run,
+    torch_lstm,
+    truth,
+    widened,
+)
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
@@ -24,6 +34,8 @@ from seam_fast.testing import FACTOR, perturbed
 
 if unavailable_reason("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {unavailable_reason('cuda')}", allow_module_level=True)
+
+pytestmark = pytest.mark.usefixtures("faults_show_where_they_arise")
 
 DEVICE = "cuda"
 

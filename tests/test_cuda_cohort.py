@@ -5,10 +5,9 @@ import gc
 
 import pytest
 import torch
-import world
-from on_gpu import faults_show_where_they_arise  # noqa: F401
-from test_cohort import assert_bits, make_sampler, make_trainer, state, teacher_of
-from test_cuda_places import assert_same
+from support import toy_weights
+from support.agreement import assert_same
+from support.cohort_cases import assert_bits, make_sampler, make_trainer, state, teacher_of
 
 from seam_fast import Interrupted, LSTMClassifier, Settings, TrainingError, reengineer, reengineer_many
 from seam_fast.backend import unavailable_reason
@@ -18,6 +17,8 @@ from seam_fast.training.streams import own_streams
 
 if unavailable_reason("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {unavailable_reason('cuda')}", allow_module_level=True)
+
+pytestmark = pytest.mark.usefixtures("faults_show_where_they_arise")
 
 DEVICE = torch.device("cuda", 0)
 RUN = {"epochs": 6, "batch_size": 128, "lr_mask": 0.05, "backend": "cuda"}
@@ -38,7 +39,7 @@ def on_gpu(weights):
 @pytest.mark.parametrize("shape", [(1, False), (2, True)])
 def test_lanes_have_the_bits_of_trainers_by_themselves(toy, shape, readout):
     """Also where steps are replayed on branches, and after the whole epoch's batches have been made by a graph."""
-    weights = on_gpu(world.make_deep_weights(*shape, dtype=torch.float32, sizes=(toy.vocab_size, 12, 9, 4)))
+    weights = on_gpu(toy_weights.make_deep_weights(*shape, dtype=torch.float32, sizes=(toy.vocab_size, 12, 9, 4)))
     documents = Split(**{name: part.to(DEVICE) for name, part in vars(toy.train).items()})
     streams = own_streams(0, 4)
     with torch.cuda.stream(streams[0]):

@@ -9,12 +9,9 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import test_cuda_wide
-import test_gaps
 import torch
-import world
-from on_gpu import faults_show_where_they_arise  # noqa: F401
-from test_cuda_trainer import (  # noqa: F401
+from support import agreement, gap_rules, toy_data, toy_weights, trainer_kinds
+from support.cuda_trainer_checks import (
     SETTINGS,
     SHARED,
     SMALL,
@@ -23,6 +20,10 @@ from test_cuda_trainer import (  # noqa: F401
     check_case,
     check_gaps,
     name_of,
+    train,
+)
+from support.trainer_kinds import assert_same_bits
+from test_cuda_trainer import (  # noqa: F401
     test_adopted_state_goes_on_as_its_own,
     test_blocks_with_and_without_sequences,
     test_class_logits_are_those_of_the_kept_weights,
@@ -43,7 +44,6 @@ from test_cuda_trainer import (  # noqa: F401
     test_units_shared_by_blocks,
     test_what_is_not_a_number_stays_so_and_stays_where_it_is,
     test_where_an_epoch_is_cut_into_launches_changes_nothing,
-    train,
 )
 from test_cuda_trainer_use import (  # noqa: F401
     QUICK,
@@ -61,7 +61,6 @@ from test_cuda_trainer_use import (  # noqa: F401
     test_the_loop_ends_where_it_ends_on_the_cpu,
 )
 from test_engine import (  # noqa: F401
-    make_pair,
     test_a_base_that_is_not_finite_stops_with_the_step_named,
     test_a_class_that_is_dropped_whole,
     test_a_gradient_that_overflows_names_its_tensor,
@@ -87,8 +86,7 @@ from test_engine import (  # noqa: F401
     test_when_an_absent_word_drops_out_in_float32,
     test_words_in_any_order_and_shape,
 )
-from test_native import assert_same_bits
-from test_take_epoch import evaluated_on, make_one, test_it_is_what_single_calls_give  # noqa: F401
+from test_take_epoch import test_it_is_what_single_calls_give  # noqa: F401
 
 from seam_fast import Interrupted, LSTMClassifier, Settings, _ext, reengineer, reengineer_many
 from seam_fast.backend import unavailable_reason
@@ -98,6 +96,8 @@ from seam_fast.training import cuda_trainer
 
 if unavailable_reason("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {unavailable_reason('cuda')}", allow_module_level=True)
+
+pytestmark = pytest.mark.usefixtures("faults_show_where_they_arise")
 
 
 # What is run here again asks these for the trainer.
@@ -110,7 +110,7 @@ def kind():
 
 @pytest.fixture(params=["cuda-quadrature", "graph"])
 def make(request):
-    return functools.partial(world.make_trainer, request.param)
+    return functools.partial(trainer_kinds.make_trainer, request.param)
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def on_host(monkeypatch):
     return trainers
 
 
-KINDS = [*(f"cuda-{lazy_update}" for lazy_update in world.LAZY_UPDATES), "graph"]
+KINDS = [*(f"cuda-{lazy_update}" for lazy_update in trainer_kinds.LAZY_UPDATES), "graph"]
 each_kind = pytest.mark.parametrize("name", KINDS)
 
 
@@ -165,8 +165,8 @@ def test_graphs_end_where_the_engine_of_the_cpu_ends(options):
     assert_near(train("graph", **options), train("native-quadrature", **options))
 
 
-@pytest.mark.parametrize("penalty", test_gaps.PENALTIES)
-@pytest.mark.parametrize(("t", "gaps"), test_gaps.STARTS)
+@pytest.mark.parametrize("penalty", gap_rules.PENALTIES)
+@pytest.mark.parametrize(("t", "gaps"), gap_rules.STARTS)
 def test_gaps_at_once_err_no_more_than_step_by_step(t, gaps, penalty):
     check_gaps("cuda", t, penalty, gaps)
 
@@ -217,7 +217,7 @@ def test_modules_beside_one_another_are_as_alone(name):
 @pytest.mark.parametrize("name", ["cuda-quadrature", "graph"])
 def test_it_runs_where_the_current_stream_is(name):
     """The stream is busy for a while before scores are there: whoever does not wait in line reads NaN."""
-    documents = world.make_documents(20)
+    documents = toy_data.make_documents(20)
     wanted, engine = build_in(name), build_in(name)
     for trainer in (wanted, engine):
         trainer.run_epoch(*documents, 4)
@@ -238,8 +238,8 @@ def test_it_runs_where_the_current_stream_is(name):
 
 
 def build_in(name, **options):
-    weights, head = world.make_weights(), world.make_head()
-    return world.make_trainer(name, weights, head, torch.arange(15), **world.OPTIONS | options)
+    weights, head = toy_weights.make_weights(), toy_weights.make_head()
+    return trainer_kinds.make_trainer(name, weights, head, torch.arange(15), **trainer_kinds.OPTIONS | options)
 
 
 @pytest.mark.parametrize("name", ["cuda-quadrature", "graph"])
@@ -268,14 +268,14 @@ def wide():
 @pytest.mark.parametrize("case", [*SMALL, *SHARED], ids=name_of)
 def test_steps_of_the_whole_gpu(kind, case):
     (sizes, width, batch, count, readout), words = case, case[0][0]
-    check_case(kind, sizes, world.make_documents(count, width, range(words)), batch, readout=readout)
+    check_case(kind, sizes, toy_data.make_documents(count, width, range(words)), batch, readout=readout)
 
 
 @pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize("readout", ["last_position", "last_word"])
 def test_batches_of_many_words(kind, readout):
-    check_case(kind, (700, 20, 16, 4), test_cuda_wide.many_documents(), 40, readout=readout, steps=2)
-    check_case(kind, (9000, 100, 50, 8), test_cuda_wide.many_documents(256, 64, 9000), 128, readout=readout, steps=2)
+    check_case(kind, (700, 20, 16, 4), toy_data.many_documents(), 40, readout=readout, steps=2)
+    check_case(kind, (9000, 100, 50, 8), toy_data.many_documents(256, 64, 9000), 128, readout=readout, steps=2)
 
 
 @pytest.mark.usefixtures("wide")
@@ -293,27 +293,27 @@ def test_modules_in_the_same_launches_are_what_they_are_alone(toy, toy_base, mon
     monkeypatch.setattr(module_run.ModuleRun, "launched", property(lambda job: False))
     alone = reengineer_many(toy_base, toy, [0, 1], settings, backend="cuda")
     for one, other in zip(itertools.chain(*rows), itertools.chain(*alone), strict=True):
-        assert all(torch.equal(one.scores[key], other.scores[key]) for key in world.KEYS)
+        assert all(torch.equal(one.scores[key], other.scores[key]) for key in toy_weights.KEYS)
         assert all(torch.equal(*pair) for pair in zip(one.head, other.head, strict=True))
 
 
 def test_what_a_base_says_by_one_call():
-    weights = world.make_weights(torch.float32, sizes=(60, 5, 30, 4))
-    ids, lengths, _ = world.make_documents(900, 80, range(60))
-    on_gpu = {key: weight.to(world.GPU) for key, weight in weights.items()}
+    weights = toy_weights.make_weights(torch.float32, sizes=(60, 5, 30, 4))
+    ids, lengths, _ = toy_data.make_documents(900, 80, range(60))
+    on_gpu = {key: weight.to(trainer_kinds.GPU) for key, weight in weights.items()}
     for readout in ("last_position", "last_word"):
         exact = inference.class_logits({key: weight.double() for key, weight in weights.items()}, ids, lengths, readout)
         ours, theirs = (
             inference.class_logits(on_gpu, ids, lengths, readout, "cuda"),
             inference.class_logits(weights, ids, lengths, readout),
         )
-        floor = world.EPS * max(1, exact.abs().max().item())
+        floor = agreement.EPS * max(1, exact.abs().max().item())
         assert ours.device.type == "cpu"
         assert (ours - exact).abs().max() <= 2 * (theirs - exact).abs().max() + floor
 
 
 def test_how_many_modules_a_gpu_takes():
-    weights = {key: weight.to(world.GPU) for key, weight in world.make_weights(torch.float32).items()}
+    weights = {key: weight.to(trainer_kinds.GPU) for key, weight in toy_weights.make_weights(torch.float32).items()}
     most = torch.cuda.get_device_properties(0).multi_processor_count
     assert 1 <= cuda_trainer.places_at_once(0, weights, 5) <= 16 * most
 
@@ -339,7 +339,7 @@ def test_any_number_of_places_gives_the_same_modules(toy, toy_base):
     runs = [reengineer(toy_base, toy, targets, backend="cuda", threads=n, **QUICK) for n in (1, 3, None)]
     for modules in itertools.islice(runs, 1, None):
         for one, other in zip(runs[0], modules, strict=True):
-            assert all(torch.equal(one.scores[key], other.scores[key]) for key in world.KEYS)
+            assert all(torch.equal(one.scores[key], other.scores[key]) for key in toy_weights.KEYS)
             assert all(torch.equal(*pair) for pair in zip(one.head, other.head, strict=True))
 
 

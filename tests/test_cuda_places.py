@@ -3,155 +3,30 @@
 The GPUs are memory on the CPU with a device's name, their trainer is the one in plain PyTorch. Real ones: test_cuda.py.
 """
 
-import contextlib
 import copy
 import gc
 import importlib
 import threading
-import weakref
-from typing import ClassVar
 
 import pytest
 import torch
-import world
+from support import toy_weights
+from support.agreement import assert_same
+from support.fake_gpus import GB
 
 from seam_fast import Interrupted, LSTMClassifier, Settings, TrainingError, backend, reengineer
 from seam_fast.classifier import inference
 from seam_fast.cli.main import main
 from seam_fast.search import auto_engine, context, module_run, workers
-from seam_fast.training import cuda_graph_trainer, devices, gpu_memory, registry
+from seam_fast.training import cuda_graph_trainer, devices, gpu_memory
 from seam_fast.training import streams as streams_module
-from seam_fast.training.cuda_graph_trainer import CudaGraphTrainer
-from seam_fast.training.cuda_trainer import CudaTrainer
-from seam_fast.training.torch_trainer import TorchTrainer
 
 loop = importlib.import_module("seam_fast.search.reengineer")  # the package gives that name to the function
 QUICK = {"epochs": 3, "batch_size": 8, "lr_mask": 0.1, "distill_weight": 0.0}
-GB = 1 << 30
 
 
 def run(base, corpus, targets, **options):
     return reengineer(base, corpus, targets, **QUICK | options)
-
-
-def assert_same(one, other):
-    """Bit for bit."""
-    for key in world.KEYS:
-        assert torch.equal(one.scores[key], other.scores[key]), key
-    assert all(torch.equal(a, b) for a, b in zip(one.head, other.head, strict=True))
-    assert [figures["cross_entropy"] for figures in one.history] == [f["cross_entropy"] for f in other.history]
-    assert one.metrics == other.metrics
-
-
-class Stream:
-    """Handed out as torch does: 32 for each priority and device, in turn."""
-
-    drawn: ClassVar = {}
-
-    def __init__(self, device, priority=0):
-        number = self.drawn[device, priority] = self.drawn.get((device, priority), -1) + 1
-        self.device, self.cuda_stream = device, (device, priority, number % 32)
-
-
-class World:
-    """Two GPUs: how many modules each takes, its memory, and what was seen of those who trained there."""
-
-    def __init__(self):
-        self.here = threading.local()  # what the thread has entered: index of the device, stream
-        self.at_once = [2, 2]
-        self.free, self.cached = [80 * GB, 80 * GB], [0, 0]
-        self.copies = []  # indices of devices that got the base's weights
-        self.trainers, self.seen = [], []
-        self.most = {}  # trainers that were in an epoch at the same time, by device
-        self.unavailable_reason = ""  # why the one-launch kernel does not suit
-        self.in_epoch = lambda trainer: None
-        self._now, self._lock = {}, threading.Lock()
-
-    @contextlib.contextmanager
-    def entered(self, name, value):
-        before = getattr(self.here, name, None)
-        setattr(self.here, name, value)
-        yield
-        setattr(self.here, name, before)
-
-    def copied_to(self, device, weights):
-        self.copies.append(device.index)
-        copied = {key: weight.clone() for key, weight in weights.items()}
-        for weight in copied.values():
-            weight.on = device.index
-        return copied
-
-    @contextlib.contextmanager
-    def epoch(self, trainer):
-        with self._lock:
-            now = self._now[trainer.index] = self._now.get(trainer.index, 0) + 1
-            self.most[trainer.index] = max(now, self.most.get(trainer.index, 0))
-        try:
-            self.in_epoch(trainer)
-            yield
-        finally:
-            with self._lock:
-                self._now[trainer.index] -= 1
-
-    def trainer(self, real):
-        gpus, name = self, real.__name__
-
-        class Fake(TorchTrainer):
-            engine, fused = real.engine, real.fused
-            for_engine = classmethod(real.for_engine.__func__)
-
-            @classmethod
-            def unsupported(cls, weights, batch_size):
-                return gpus.unavailable_reason if cls.fused else ""
-
-            @classmethod
-            def capacity(cls, device, weights, batch_size):
-                return gpus.at_once[device.index] if cls.fused else real.capacity(device, weights, batch_size)
-
-            def __init__(self, weights, head, fed_ids, config, *, lazy_update=None, backend=None):
-                super().__init__(weights, head, fed_ids, config)
-                self.name, self.lazy_update, self.backend = name, lazy_update, backend
-                self.index, self.stream = gpus.here.device, gpus.here.stream
-                self.thread = threading.get_ident()
-                assert all(weight.on == self.index for weight in weights.values()), "those of another device"
-                gpus.trainers.append(weakref.ref(self))
-                gpus.seen.append((self.index, self.stream.cuda_stream, name, lazy_update, backend))
-
-            def run_epoch(self, *arguments, **options):
-                assert (gpus.here.device, gpus.here.stream) == (self.index, self.stream)
-                assert all(part.device.type == "cpu" for part in arguments[:3])
-                with gpus.epoch(self):
-                    return super().run_epoch(*arguments, **options)
-
-        return Fake
-
-
-@pytest.fixture
-def gpus(monkeypatch):
-    """A World in the place of torch's view of the GPUs."""
-    gpus = World()
-    monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
-    monkeypatch.setattr(Stream, "drawn", {})
-    monkeypatch.setattr(streams_module, "_idle", {})
-    monkeypatch.setattr(backend, "unavailable_reason", lambda name: "")
-    monkeypatch.setattr(backend, "is_supported_gpu", lambda index: True)
-    for name, fake in (
-        ("is_available", lambda: True),
-        ("device_count", lambda: 2),
-        ("Stream", Stream),
-        ("device", lambda device: gpus.entered("device", device.index)),
-        ("stream", lambda stream: gpus.entered("stream", stream)),
-        ("mem_get_info", lambda index: (gpus.free[index], 80 * GB)),
-        ("memory_reserved", lambda index: 5 + gpus.cached[index]),
-        ("memory_allocated", lambda index: 5),
-    ):
-        monkeypatch.setattr(torch.cuda, name, fake)
-    monkeypatch.setattr(context, "copied_to", gpus.copied_to)
-    monkeypatch.setattr(loop, "quicker_engine", lambda engine, *rest: engine)  # these jobs are small
-    # The steps of fake trainers never go together: test_cuda_together.py.
-    fakes = [gpus.trainer(CudaTrainer), gpus.trainer(CudaGraphTrainer)]
-    monkeypatch.setattr(registry, "TRAINERS", [*fakes, *registry.TRAINERS[2:]])
-    return gpus
 
 
 def meet(count):
@@ -301,13 +176,13 @@ def test_streams_of_places_that_are_no_more_come_first(gpus):
 
 def test_the_memory_of_a_module():
     """Not less than scores and Adam's means take, and with R8's sizes about a quarter of a gigabyte."""
-    small, long = (gpu_memory.module_bytes(world.make_weights(torch.float32), rows, 5, 32) for rows in (10, 1000))
-    assert long - small == 3 * 4 * 990 * world.E
-    r8 = world.make_weights(torch.float32, sizes=(23_590, 100, 50, 8))
+    small, long = (gpu_memory.module_bytes(toy_weights.make_weights(torch.float32), rows, 5, 32) for rows in (10, 1000))
+    assert long - small == 3 * 4 * 990 * toy_weights.E
+    r8 = toy_weights.make_weights(torch.float32, sizes=(23_590, 100, 50, 8))
     assert 3 * 4 * 11_445 * 100 < gpu_memory.module_bytes(r8, 11_444, 5, 32) < 300e6
     double = {key: weight.double() for key, weight in r8.items()}
     assert gpu_memory.module_bytes(double, 11_444, 5, 32) > gpu_memory.module_bytes(r8, 11_444, 5, 32)
-    deep = world.make_deep_weights(2, True, torch.float32, sizes=(23_590, 100, 50, 8))
+    deep = toy_weights.make_deep_weights(2, True, torch.float32, sizes=(23_590, 100, 50, 8))
     assert gpu_memory.module_bytes(deep, 11_444, 128, 64) > gpu_memory.module_bytes(r8, 11_444, 128, 64)
 
 
@@ -328,7 +203,7 @@ def test_the_teacher_looks_at_the_base_where_the_module_is_trained(toy, toy_base
     asked, plain = [], context.class_logits
     monkeypatch.setattr(context, "class_logits", lambda weights, *rest: asked.append(weights) or plain(weights, *rest))
     run(toy_base, toy, [0, 1], distill_weight=0.4, evaluate_every=0)
-    assert {weights[world.EMBEDDING].on for weights in asked} == {0, 1} and len(asked) == 6
+    assert {weights[toy_weights.EMBEDDING].on for weights in asked} == {0, 1} and len(asked) == 6
 
 
 def test_auto_takes_the_gpus(toy, toy_base, gpus, monkeypatch):
@@ -458,7 +333,7 @@ def test_ctrl_c_carries_the_best_modules_of_all_gpus(toy, toy_base, gpus):
 
 
 def test_the_command_line_reuses_what_a_gpu_has_made(gpus, tmp_path, monkeypatch, capsys):
-    from test_cli import TINY, write_corpus
+    from support.toy_data import TINY, write_corpus
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "corpus").mkdir()
@@ -478,7 +353,7 @@ def test_the_command_line_reuses_what_a_gpu_has_made(gpus, tmp_path, monkeypatch
 @pytest.mark.parametrize("readout", ["last_word", "last_position"])
 def test_the_base_by_the_op_says_what_it_says_by_torch(toy, monkeypatch, shape, readout):
     """As on a GPU, with the kernels of the CPU."""
-    weights = world.make_deep_weights(*shape, sizes=(toy.vocab_size, 6, 5, 4))
+    weights = toy_weights.make_deep_weights(*shape, sizes=(toy.vocab_size, 6, 5, 4))
     wanted = inference.class_logits(weights, toy.train.ids, toy.train.lengths, readout)
     calls, op = [], inference.masked_lstm
 

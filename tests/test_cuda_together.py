@@ -6,9 +6,8 @@ import threading
 
 import pytest
 import torch
-import world
-from test_cuda_trainer_use import on_host  # noqa: F401
-from test_native import assert_same_bits
+from support import toy_weights, trainer_kinds
+from support.trainer_kinds import assert_same_bits
 
 from seam_fast import Settings, TrainingError, reengineer_many
 from seam_fast.search import context, cuda_cohort, module_run, scheduler
@@ -40,7 +39,7 @@ def alone(monkeypatch):
 
 def assert_same_modules(ours, theirs):
     for one, other in zip(ours, theirs, strict=True):
-        assert all(torch.equal(one.scores[key], other.scores[key]) for key in world.KEYS)
+        assert all(torch.equal(one.scores[key], other.scores[key]) for key in toy_weights.KEYS)
         assert all(torch.equal(*pair) for pair in zip(one.head, other.head, strict=True))
         for figures, expected in zip(one.history, other.history, strict=True):
             assert figures | {"seconds": 0} == expected | {"seconds": 0}
@@ -96,11 +95,12 @@ def teacher(ids, lengths):
 def trainers_and_sampler(toy, kind, count, **options):
     settings = Settings("reference", batch_size=4, **options)
     sampler = Sampler(toy, torch.arange(len(toy.train.ids)), (0,), settings, 0, teacher)
-    weights = world.make_weights(torch.float32, sizes=(toy.vocab_size, 6, 5, 4))
-    head = world.make_head(torch.float32, classes=4)
+    weights = toy_weights.make_weights(torch.float32, sizes=(toy.vocab_size, 6, 5, 4))
+    head = toy_weights.make_head(torch.float32, classes=4)
     words = torch.from_numpy(sampler.fed_ids())
     made = [
-        world.make_trainer(kind, weights, head, words, **world.OPTIONS | {"alpha": 0.3 * (i + 1)}) for i in range(count)
+        trainer_kinds.make_trainer(kind, weights, head, words, **trainer_kinds.OPTIONS | {"alpha": 0.3 * (i + 1)})
+        for i in range(count)
     ]
     return made, sampler
 
@@ -120,7 +120,7 @@ def test_queued_epochs_are_those_that_are_run(toy, kind, host_module, threads, o
             loss_too, look_too = other.take_epoch(sampler, epoch, 4, stop=stop, evaluated_on=evaluated_on)
             assert loss == loss_too and look.kept_counts == look_too.kept_counts and look.figures == look_too.figures
             assert torch.equal(look.outputs, look_too.outputs)
-            parts, parts_too = (world.parts_of(each.snapshot()) for each in (look, look_too))
+            parts, parts_too = (trainer_kinds.parts_of(each.snapshot()) for each in (look, look_too))
             assert all(torch.equal(part, parts_too[name]) for name, part in parts.items())
             assert one.steps == other.steps
     for one, other in zip(ours, theirs, strict=True):

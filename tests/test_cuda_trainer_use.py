@@ -2,6 +2,7 @@
 another, and the whole SEAM loop over it. Its numbers are in test_cuda_trainer.py.
 """
 
+import functools
 import math
 import threading
 import time
@@ -9,16 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-import world
-from test_cuda_trainer import (  # noqa: F401
-    assert_same_run,
-    make,
-    needs_ext,
-    train,
-    weights_and_head,
-)
+from support import agreement, toy_data, toy_weights, trainer_kinds
+from support.bare_trainers import Bare
+from support.cuda_trainer_checks import assert_same_run, needs_ext, train, weights_and_head
+from support.trainer_kinds import OPTIONS, assert_same_bits, tensors
 from test_engine import (  # noqa: F401
-    make_pair,
     test_a_base_that_is_not_finite_stops_with_the_step_named,
     test_a_gradient_that_overflows_names_its_tensor,
     test_a_word_outside_words_is_refused_and_nothing_moves,
@@ -27,11 +23,6 @@ from test_engine import (  # noqa: F401
     test_words_in_any_order_and_shape,
 )
 from test_native import (  # noqa: F401
-    BAD_TRAINERS,
-    Bare,
-    assert_same_bits,
-    documents_for,
-    tensors,
     test_a_batch_of_any_size_is_all_there_is,
     test_a_trainer_is_not_made_of_what_does_not_fit,
     test_an_epoch_may_begin_before_the_last_was_flushed,
@@ -41,14 +32,17 @@ from test_native import (  # noqa: F401
     test_more_steps_than_announced_are_refused,
     test_numbers_of_steps_that_cannot_be_are_refused,
 )
-from world import OPTIONS
 
-from seam_fast import backend, reengineer
+from seam_fast import reengineer
 from seam_fast.errors import TrainingError
-from seam_fast.search import context, scheduler
-from seam_fast.training import cuda_trainer, registry
+from seam_fast.search import context
+from seam_fast.training import cuda_trainer
 from seam_fast.training.cuda_trainer import CudaTrainer
-from seam_fast.training.devices import CPU
+
+
+@pytest.fixture
+def make(unwatched, kind):
+    return functools.partial(trainer_kinds.make_trainer, f"{kind}-quadrature")
 
 
 @pytest.fixture
@@ -57,14 +51,14 @@ def bare(host_module):
 
 
 def build(kind, weights=None, head=None, words=15, **options):
-    kind = kind if kind.endswith(world.LAZY_UPDATES) else f"{kind}-quadrature"
-    weights, head = world.single(weights or world.make_weights(), head or world.make_head())
-    return world.make_trainer(kind, weights, head, torch.arange(words), **OPTIONS | options)
+    kind = kind if kind.endswith(trainer_kinds.LAZY_UPDATES) else f"{kind}-quadrature"
+    weights, head = toy_weights.single(weights or toy_weights.make_weights(), head or toy_weights.make_head())
+    return trainer_kinds.make_trainer(kind, weights, head, torch.arange(words), **OPTIONS | options)
 
 
 # -- what is not finite -----------------------------------------------------------------------------------------------
 
-EMBEDDING, (IH, HH, BIAS, _), (LINEAR, LINEAR_BIAS) = world.EMBEDDING, world.LSTM, world.LINEAR
+EMBEDDING, (IH, HH, BIAS, _), (LINEAR, LINEAR_BIAS) = toy_weights.EMBEDDING, toy_weights.LSTM, toy_weights.LINEAR
 
 
 def a_nan(key):
@@ -83,7 +77,7 @@ def an_infinity(key, value=math.inf):
 
 def wrong(head, size):
     """A head that takes every target document for one of the rest."""
-    head[0].copy_(size * torch.tensor([[-1.0], [1.0]]).expand(2, world.C))
+    head[0].copy_(size * torch.tensor([[-1.0], [1.0]]).expand(2, toy_weights.C))
     head[1].zero_()
 
 
@@ -102,10 +96,10 @@ def first_of_recurrence(small):
 
     def change(weights, head):
         weights[EMBEDDING].fill_(1e-3)
-        for key in world.LSTM:
+        for key in toy_weights.LSTM:
             weights[key].zero_()
         weights[BIAS].fill_(8.0)  # gates open ...
-        weights[BIAS][2 * world.H : 3 * world.H] = 0.0 if small else 5e-3  # ... but for what comes in
+        weights[BIAS][2 * toy_weights.H : 3 * toy_weights.H] = 0.0 if small else 5e-3  # ... but for what comes in
         weights[LINEAR].fill_(1e19)
         weights[LINEAR_BIAS].fill_(1.0)
         wrong(head, 6e18)
@@ -117,11 +111,11 @@ def first_of_linear(small):
     """Logits just above 0 whose gradients are 2e38, three documents of them; nothing goes on to the LSTM."""
 
     def change(weights, head):
-        for key in (*world.LSTM, LINEAR):
+        for key in (*toy_weights.LSTM, LINEAR):
             weights[key].zero_()
         weights[BIAS].fill_(4.0)
         if small:  # output gates are shut
-            weights[BIAS][-world.H :] = -80.0
+            weights[BIAS][-toy_weights.H :] = -80.0
         weights[LINEAR_BIAS].fill_(2e-38)
         wrong(head, 3e38)
 
@@ -137,8 +131,8 @@ def first_of_head(weights, head):
 
 
 BROKEN = {
-    **{f"nan {key}": a_nan(key) for key in world.KEYS},
-    **{f"inf {key}": an_infinity(key) for key in world.LINEAR},
+    **{f"nan {key}": a_nan(key) for key in toy_weights.KEYS},
+    **{f"inf {key}": an_infinity(key) for key in toy_weights.LINEAR},
     "-inf bias": an_infinity(LINEAR_BIAS, -math.inf),
     "loss of 3e38": lambda weights, head: (weights[LINEAR_BIAS].fill_(3e38), head[0].fill_(1e30)),
     "weight_ih": first_weight_ih,
@@ -154,10 +148,12 @@ NAMED |= {"head": "head weight"}
 
 def failing(kind, change, head_only=False, **options):
     """What an epoch of one good step, where words may tell, and three others says ("": nothing), and the trainer."""
-    weights, head = world.single(world.make_weights(sizes=(100, world.E, world.H, world.C)), world.make_head())
+    weights, head = toy_weights.single(
+        toy_weights.make_weights(sizes=(100, toy_weights.E, toy_weights.H, toy_weights.C)), toy_weights.make_head()
+    )
     change(weights, head)
     engine = build(kind, weights, head, 100, schedule="seam", **options)
-    good, poor = world.make_documents(3, words=[1, 2, 3]), world.make_documents(9, words=[5, 6, 7])
+    good, poor = toy_data.make_documents(3, words=[1, 2, 3]), toy_data.make_documents(9, words=[5, 6, 7])
     documents = [torch.cat(parts) for parts in zip(good[:2], poor[:2], strict=True)]
     if change in (BROKEN["weight_hh"], BROKEN["bias"]):
         documents = [torch.arange(90).reshape(3, 30), torch.full((3,), 30)]
@@ -187,12 +183,12 @@ def test_after_a_failure_it_is_refused_until_adopt(kind):
     """The state stands for nothing; another one is as good as a new trainer."""
     said, engine = failing(f"{kind}-replay", a_nan(EMBEDDING))
     assert said == "the loss is nan in step 2: a base weight or score is not finite" and engine.steps == 1
-    documents = world.make_documents(8, words=range(6, 15))
+    documents = toy_data.make_documents(8, words=range(6, 15))
     for head_only in (False, True):
         with pytest.raises(ValueError, match="has failed; make a new one, or set its scores and call load_state"):
             engine.run_epoch(*documents, 3, head_only=head_only)
     assert engine.steps == 1
-    fresh = build(f"{kind}-replay", engine.weights, world.make_head(), 100, schedule="seam")
+    fresh = build(f"{kind}-replay", engine.weights, toy_weights.make_head(), 100, schedule="seam")
     mine = tensors(engine)
     for name, part in tensors(fresh).items():
         mine[name].copy_(part)
@@ -212,7 +208,7 @@ def test_a_failure_in_a_later_launch(kind, monkeypatch):
 
 
 @needs_ext
-@pytest.mark.parametrize("key", world.KEYS)
+@pytest.mark.parametrize("key", toy_weights.KEYS)
 def test_a_score_that_is_not_a_number_is_dropped_and_found(kind, key):
     """As on the CPU: its weight counts as 0, and it stays one."""
     outcomes = []
@@ -220,7 +216,7 @@ def test_a_score_that_is_not_a_number_is_dropped_and_found(kind, key):
         engine = build(name, readout="last_word")
         engine.scores[key].view(-1)[1] = math.nan
         engine.load_state(0)
-        loss = engine.run_epoch(*world.make_documents(12, words=[0, *range(2, 15)]), 4)
+        loss = engine.run_epoch(*toy_data.make_documents(12, words=[0, *range(2, 15)]), 4)
         with pytest.raises(TrainingError, match=f"{key} .*step 3"):
             engine.check_finite()
         outcomes.append((loss, engine.full_scores()[0]))
@@ -242,7 +238,7 @@ def test_epochs_of_the_head_alone(kind, batch, classes, target_weight):
     for name in (kind, "native"):
         weights, head = weights_and_head((23, 4, 3, classes))
         engine = build(name, weights, head, schedule="seam", target_weight=target_weight)
-        losses = [engine.run_epoch(*world.make_documents(23, seed=seed), batch, head_only=True) for seed in range(3)]
+        losses = [engine.run_epoch(*toy_data.make_documents(23, seed=seed), batch, head_only=True) for seed in range(3)]
         assert all((score == 1).all() for score in engine.scores.values()) and engine.steps == 3 * -(-23 // batch)
         engines.append((engine, losses))
     (ours, losses), (theirs, wanted) = engines
@@ -256,7 +252,7 @@ def test_epochs_of_the_head_alone(kind, batch, classes, target_weight):
 
 @pytest.mark.parametrize("schedule", ["seam", "joint"])
 def test_target_weight_is_as_good_as_that_many_copies(kind, schedule):
-    documents = world.make_documents(7)
+    documents = toy_data.make_documents(7)
     copies = tuple(part.repeat_interleave(torch.where(documents[2] == 0, 3, 1), 0) for part in documents)
     one, other = build(kind, target_weight=3.0, schedule=schedule), build(kind, schedule=schedule)
     for epoch in range(3):
@@ -264,14 +260,14 @@ def test_target_weight_is_as_good_as_that_many_copies(kind, schedule):
             trainer.run_epoch(*d, len(d[0]), head_only=epoch == 1 and schedule == "seam")
             for trainer, d in ((one, documents), (other, copies))
         ]
-        assert losses[0] == pytest.approx(losses[1], abs=16 * world.EPS)
-    errors = [world.errors(score, other.scores[key].double())[0] for key, score in one.scores.items()]
+        assert losses[0] == pytest.approx(losses[1], abs=16 * agreement.EPS)
+    errors = [agreement.errors(score, other.scores[key].double())[0] for key, score in one.scores.items()]
     assert max(errors) < 1e-4
 
 
 def test_port_never_moves_the_head(kind):
     engine, other = build(kind, schedule="port"), build(kind)
-    engine.run_epoch(*world.make_documents(), 4)
+    engine.run_epoch(*toy_data.make_documents(), 4)
     assert all(torch.equal(*pair) for pair in zip(engine.head, other.head, strict=True))
 
 
@@ -290,8 +286,8 @@ def test_bases_that_are_too_large(host_module, sizes, clusters, text):
     host_module.pretend(4, clusters, False)
     weights, head = weights_and_head(sizes)
     with pytest.raises(ValueError, match=text):
-        world.HostTrainer(*world.single(weights, head), torch.arange(9), **OPTIONS)
-    table = world.single(weights, head)[0][EMBEDDING]
+        trainer_kinds.HostTrainer(*toy_weights.single(weights, head), torch.arange(9), **OPTIONS)
+    table = toy_weights.single(weights, head)[0][EMBEDDING]
     assert host_module.modules_at_once(table, 64, 5) > 0
     assert (host_module.modules_at_once(table, sizes[2], 5) > 0) == (sizes[2] == 3)
 
@@ -304,10 +300,10 @@ def test_the_same_limits_are_known_before(monkeypatch):
         ((9, 4, 129, 5), "the base has 129 hidden units, more than 128"),
         ((9, 4, 64, 257), "the base has 257 classes, more than 256"),
     ):
-        assert CudaTrainer.unsupported(world.make_weights(torch.float32, sizes=sizes), 5) == why
-    assert "not float32" in CudaTrainer.unsupported(world.make_weights(), 5)
-    assert "more than one LSTM layer" in CudaTrainer.unsupported(world.make_deep_weights(2, False), 5)
-    wide = world.make_weights(torch.float32, sizes=(9, 300, 128, 5))
+        assert CudaTrainer.unsupported(toy_weights.make_weights(torch.float32, sizes=sizes), 5) == why
+    assert "not float32" in CudaTrainer.unsupported(toy_weights.make_weights(), 5)
+    assert "more than one LSTM layer" in CudaTrainer.unsupported(toy_weights.make_deep_weights(2, False), 5)
+    wide = toy_weights.make_weights(torch.float32, sizes=(9, 300, 128, 5))
     assert CudaTrainer.unsupported(wide, 256) == ""
     assert "257 documents to a step" in CudaTrainer.unsupported(wide, 257)
     assert CudaTrainer.unsupported(hidden_units(64), 2048) == ""
@@ -318,7 +314,7 @@ def test_the_same_limits_are_known_before(monkeypatch):
 
 
 def hidden_units(count):
-    return world.make_weights(torch.float32, sizes=(9, 4, count, 5))
+    return toy_weights.make_weights(torch.float32, sizes=(9, 4, count, 5))
 
 
 def test_batches_that_are_too_large_for_a_launch(kind):
@@ -334,7 +330,7 @@ def test_batches_that_are_too_large_for_a_launch(kind):
 def test_an_epoch_of_nothing(kind):
     trainer = build(kind, schedule="seam")
     before = {name: part.clone() for name, part in tensors(trainer).items()}
-    nothing = world.make_documents(0)
+    nothing = toy_data.make_documents(0)
     for head_only in (False, True):
         assert trainer.run_epoch(*nothing, 5, head_only=head_only) == 0
     assert trainer.steps == 0 and trainer.logits(*nothing[:2]).shape == (0, 2)
@@ -343,7 +339,7 @@ def test_an_epoch_of_nothing(kind):
 
 def test_a_base_of_float64_is_refused(host_module):
     with pytest.raises(TypeError, match="must be float32, but are Double"):
-        world.HostTrainer(world.make_weights(), world.make_head(), torch.arange(5), **OPTIONS)
+        trainer_kinds.HostTrainer(toy_weights.make_weights(), toy_weights.make_head(), torch.arange(5), **OPTIONS)
 
 
 # -- beside others ----------------------------------------------------------------------------------------------------
@@ -366,7 +362,7 @@ def test_one_thread_at_a_time(kind, unwatched):
             self.set()
             return False
 
-    documents = tuple(part.repeat(30, *[1] * (part.ndim - 1)) for part in world.make_documents())
+    documents = tuple(part.repeat(30, *[1] * (part.ndim - 1)) for part in toy_data.make_documents())
     alone, engine, begun = build(kind), build(kind), Begun()
     alone.run_epoch(*documents, 2)
     worker = threading.Thread(target=engine.run_epoch, args=(*documents, 2), kwargs={"stop": begun})
@@ -390,7 +386,7 @@ def test_a_tensor_that_is_no_longer_where_it_was_is_refused(kind, change):
     else:
         engine.head[0].set_(torch.zeros_like(engine.head[0]))
     with pytest.raises(ValueError, match="moved or resized"):
-        engine.run_epoch(*world.make_documents(), 4)
+        engine.run_epoch(*toy_data.make_documents(), 4)
 
 
 @pytest.mark.parametrize("head_only", [False, True])
@@ -403,7 +399,7 @@ def test_stop_ends_an_epoch_between_two_launches(kind, monkeypatch, head_only):
             return self.asked > 2
 
     monkeypatch.setattr(cuda_trainer, "_STEPS_AT_ONCE", 2)
-    documents = world.make_documents(12)
+    documents = toy_data.make_documents(12)
     engine, other = build(kind, schedule="seam"), build(kind, schedule="seam")
     loss = engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAt())
     assert loss == other.run_epoch(*(part[:8] for part in documents), 2, head_only=head_only) and engine.steps == 4
@@ -414,24 +410,6 @@ def test_stop_ends_an_epoch_between_two_launches(kind, monkeypatch, head_only):
 
 
 # -- the whole loop ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def on_host(monkeypatch, unwatched):
-    """Lets `reengineer` train by the engine of a GPU, which it finds on the CPU."""
-    trainers = []
-
-    class Seen(world.HostTrainer):
-        def __init__(self, *arguments, **options):
-            super().__init__(*arguments, **options)
-            trainers.append(self.lazy_update)
-
-    monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
-    unavailable_reason = backend.unavailable_reason
-    monkeypatch.setattr(backend, "unavailable_reason", lambda name: "" if name == "cuda" else unavailable_reason(name))
-    monkeypatch.setattr(scheduler, "workers_for", lambda jobs, threads: [CPU] * len(jobs))
-    monkeypatch.setattr(registry, "TRAINERS", [Seen, *registry.TRAINERS[1:]])
-    return trainers
 
 
 QUICK = {"epochs": 4, "batch_size": 8, "lr_mask": 0.05}
@@ -453,11 +431,11 @@ def test_the_loop_ends_where_it_ends_on_the_cpu(toy, toy_base, on_host, options)
         for one, other in zip(ours.history, theirs.history, strict=True):
             assert one["cross_entropy"] == pytest.approx(other["cross_entropy"], abs=1e-4)
             assert one["kept"] == pytest.approx(other["kept"], abs=0.01)
-        differing = sum(int(((ours.scores[key] > 0) != (theirs.scores[key] > 0)).sum()) for key in world.KEYS)
+        differing = sum(int(((ours.scores[key] > 0) != (theirs.scores[key] > 0)).sum()) for key in toy_weights.KEYS)
         assert differing <= 0.01 * total
     again = reengineer(toy_base, toy, [0, (1, 3)], backend="cuda", threads=1, **QUICK | options)
     for one, other in zip(runs[0], again, strict=True):
-        assert all(torch.equal(one.scores[key], other.scores[key]) for key in world.KEYS)
+        assert all(torch.equal(one.scores[key], other.scores[key]) for key in toy_weights.KEYS)
         assert all(torch.equal(*pair) for pair in zip(one.head, other.head, strict=True))
 
 

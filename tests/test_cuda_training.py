@@ -7,9 +7,7 @@ import dataclasses
 
 import pytest
 import torch
-from on_gpu import faults_show_where_they_arise  # noqa: F401
-from test_classifier import QUICK_PUBLIC, QUICK_STRONG
-from test_device_training import RECIPES, SHAPES, corpus_for, folder, losses  # noqa: F401
+from support.recipes import QUICK_PUBLIC, QUICK_STRONG, RECIPES, SHAPES, corpus_for, losses
 
 from seam_fast import MaskedEmbedding, MaskedLinear, MaskedLSTM, ScoreAdam, evaluate_classifier, train_classifier
 from seam_fast.backend import unavailable_reason
@@ -19,11 +17,13 @@ from seam_fast.classifier.evaluate import predict_logits
 if unavailable_reason("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {unavailable_reason('cuda')}", allow_module_level=True)
 
+pytestmark = pytest.mark.usefixtures("faults_show_where_they_arise")
+
 
 @SHAPES
 @RECIPES
-def test_a_gpu_trains_what_the_cpu_trains_and_the_same_each_time(folder, recipe, shape, monkeypatch):  # noqa: F811
-    corpus = corpus_for(folder, recipe)
+def test_a_gpu_trains_what_the_cpu_trains_and_the_same_each_time(tiny, recipe, shape, monkeypatch):
+    corpus = corpus_for(tiny, recipe)
     recipe = dataclasses.replace(recipe, batch_size=7, epochs=3)
     options = {"embedding_dim": 12, "hidden_dim": 7, "num_layers": shape[0], "bidirectional": shape[1], "seed": 3}
     said: list[list[str]] = [[], [], []]
@@ -39,8 +39,8 @@ def test_a_gpu_trains_what_the_cpu_trains_and_the_same_each_time(folder, recipe,
 
 
 @pytest.mark.parametrize("recipe", [QUICK_PUBLIC, QUICK_STRONG], ids=["public", "strong"])
-def test_a_base_is_judged_where_it_is(folder, recipe):  # noqa: F811
-    corpus = corpus_for(folder, recipe)
+def test_a_base_is_judged_where_it_is(tiny, recipe):
+    corpus = corpus_for(tiny, recipe)
     base = train_classifier(corpus, recipe, device="cuda")
     wanted, logits = evaluate_classifier(base, corpus.test), predict_logits(base, corpus.test.ids, corpus.test.lengths)
     base.cuda()

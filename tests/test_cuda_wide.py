@@ -6,8 +6,8 @@ import functools
 
 import pytest
 import torch
-import world
-from test_cuda_trainer import (  # noqa: F401
+from support import agreement, toy_data, toy_weights, trainer_kinds
+from support.cuda_trainer_checks import (
     ORDERS,
     SETTINGS,
     SHARED,
@@ -17,17 +17,15 @@ from test_cuda_trainer import (  # noqa: F401
     check_case,
     check_tf32,
     name_of,
-    test_looks_in_the_midst_of_an_epoch,
-    test_tf32_in_every_order,
     train,
 )
+from support.trainer_kinds import tensors
+from test_cuda_trainer import test_looks_in_the_midst_of_an_epoch, test_tf32_in_every_order  # noqa: F401
 from test_engine import (  # noqa: F401
-    make_pair,
     test_a_base_that_is_not_finite_stops_with_the_step_named,
     test_documents_of_one_repeated_word,
     test_labels_that_are_shares_and_a_heavier_lstm_penalty,
 )
-from test_native import tensors
 
 from seam_fast import TrainingError, _ext
 from seam_fast.classifier.inference import class_logits
@@ -49,26 +47,18 @@ def tf32(host_module):
 
 @pytest.fixture
 def make(unwatched, kind):
-    return functools.partial(world.make_trainer, f"{kind}-quadrature")
+    return functools.partial(trainer_kinds.make_trainer, f"{kind}-quadrature")
 
 
 @pytest.mark.parametrize("case", [*SMALL, *SHARED[1:3]], ids=name_of)
 def test_single_steps(kind, case):
     (sizes, width, batch, count, readout), words = case, case[0][0]
-    check_case(kind, sizes, world.make_documents(count, width, range(words)), batch, readout=readout)
-
-
-def many_documents(count=70, width=30, words=700, seed=0):
-    """So many words that sums are cut into parts, every third of them the same one, as dropped words are."""
-    ids, lengths, labels = world.make_documents(count, width, range(words), seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    ids[torch.rand(ids.shape, generator=generator) < 0.3] = 3
-    return ids, lengths, labels
+    check_case(kind, sizes, toy_data.make_documents(count, width, range(words)), batch, readout=readout)
 
 
 @pytest.mark.parametrize("readout", ["last_position", "last_word"])
 def test_batches_of_many_words(kind, unwatched, readout):
-    check_case(kind, (700, 20, 16, 4), many_documents(), 40, readout=readout, steps=2)
+    check_case(kind, (700, 20, 16, 4), toy_data.many_documents(), 40, readout=readout, steps=2)
 
 
 @pytest.mark.skipif(not _ext.has_ext(), reason=f"needs the compiled part: {_ext.reason}")
@@ -114,10 +104,15 @@ def test_tf32_where_it_is_allowed(kind, tf32, case):
 
 def test_a_step_that_fails_is_the_first_one_told_of(make):
     """And those before it count: of an epoch the third batch has a document whose share overflows its loss."""
-    documents = world.make_documents(12)
+    documents = toy_data.make_documents(12)
     shares = torch.ones(12, 2)
     shares[7] = 3e38
-    engine = make(world.make_weights(torch.float32), world.make_head(torch.float32), torch.arange(15), **world.OPTIONS)
+    engine = make(
+        toy_weights.make_weights(torch.float32),
+        toy_weights.make_head(torch.float32),
+        torch.arange(15),
+        **trainer_kinds.OPTIONS,
+    )
     with pytest.raises(TrainingError, match=r"loss is (inf|nan) in step 3"):
         engine.run_epoch(*documents[:2], shares, 3)
     assert engine.steps == 2
@@ -138,7 +133,7 @@ def test_large_batches_are_taken_by_all_and_small_ones_by_a_cluster(kind, host_m
 
 def test_a_cluster_takes_what_the_recurrence_of_the_op_does_not(kind, unwatched):
     """Of 100 units on four multiprocessors, more than 64 documents."""
-    check_case(kind, (30, 5, 100, 3), world.make_documents(70, 2, range(30)), 70, readout="last_position", steps=1)
+    check_case(kind, (30, 5, 100, 3), toy_data.make_documents(70, 2, range(30)), 70, readout="last_position", steps=1)
 
 
 def test_who_takes_steps_is_one_of_three(host_module):
@@ -153,20 +148,20 @@ def test_who_takes_steps_is_one_of_three(host_module):
 @pytest.mark.parametrize("width", [7, 9000], ids=["one piece", "pieces"])
 def test_what_a_base_says_by_one_call(host_module, unwatched, readout, width):
     """As right as plain PyTorch, against float64; of many words a piece after the other."""
-    weights = world.make_weights(torch.float32, sizes=(60, 5, 3, 4), scale=0.5)
-    ids, lengths, _ = world.make_documents(9, width, range(60))
+    weights = toy_weights.make_weights(torch.float32, sizes=(60, 5, 3, 4), scale=0.5)
+    ids, lengths, _ = toy_data.make_documents(9, width, range(60))
     parts = [weights[key] for key in WEIGHT_KEYS]
     ours = host_module.class_logits_on_gpu(parts, ids, lengths, readout == "last_word")
     exact = class_logits({key: weight.double() for key, weight in weights.items()}, ids, lengths, readout)
     theirs = class_logits(weights, ids, lengths, readout)
-    floor = world.EPS * max(1, exact.abs().max().item())
+    floor = agreement.EPS * max(1, exact.abs().max().item())
     assert (ours - exact).abs().max() <= 2 * (theirs - exact).abs().max() + floor
     assert host_module.class_logits_on_gpu(parts, ids[:0], lengths[:0], True).shape == (0, 4)
 
 
 def test_words_that_a_base_does_not_have_are_refused(host_module):
-    weights = world.make_weights(torch.float32, sizes=(60, 5, 3, 4))
-    ids, lengths, _ = world.make_documents(3, 7, range(60))
+    weights = toy_weights.make_weights(torch.float32, sizes=(60, 5, 3, 4))
+    ids, lengths, _ = toy_data.make_documents(3, 7, range(60))
     ids[1, 2] = 60
     with pytest.raises(ValueError, match="60"):
         host_module.class_logits_on_gpu([weights[key] for key in WEIGHT_KEYS], ids, lengths, True)

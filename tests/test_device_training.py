@@ -4,26 +4,13 @@ import dataclasses
 
 import pytest
 import torch
-from test_classifier import QUICK_PUBLIC, QUICK_STRONG, write_corpus
+from support.recipes import QUICK_STRONG, RECIPES, SHAPES, corpus_for, losses
 
-from seam_fast import TrainingError, evaluate_classifier, load_corpus, train_classifier
+from seam_fast import TrainingError, evaluate_classifier, train_classifier
 from seam_fast.classifier import public_recipe, strong_recipe, word_vectors
 from seam_fast.classifier.device_training import EpochSteps, training_device
-from seam_fast.data.corpus import CorpusConfig
 
-RECIPES = pytest.mark.parametrize("recipe", [QUICK_PUBLIC, QUICK_STRONG], ids=["public", "strong"])
-SHAPES = pytest.mark.parametrize("shape", [(1, False), (2, True)], ids=["plain", "deep"])
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("tiny"))
-
-
-def corpus_for(folder, recipe):
-    config = CorpusConfig.for_protocol("reference" if recipe.name == "public" else "seam")
-    return load_corpus(folder, "tiny", config=dataclasses.replace(config, max_length=8))
 
 
 @pytest.fixture
@@ -37,15 +24,11 @@ def as_on_a_device(monkeypatch):
     return choose
 
 
-def losses(lines):
-    return [float(line.split("loss ")[1].split(",")[0]) for line in lines if line.startswith("epoch ")]
-
-
 @SHAPES
 @RECIPES
-def test_a_device_trains_what_the_cpu_trains(folder, recipe, shape, as_on_a_device):
+def test_a_device_trains_what_the_cpu_trains(tiny, recipe, shape, as_on_a_device):
     """The same draws; losses and weights differ by rounding, which a few epochs do not blow up."""
-    corpus = corpus_for(folder, recipe)
+    corpus = corpus_for(tiny, recipe)
     recipe = dataclasses.replace(recipe, batch_size=7, epochs=3)  # the last batch of recipe public is smaller
     options = {"embedding_dim": 12, "hidden_dim": 7, "num_layers": shape[0], "bidirectional": shape[1], "seed": 3}
     said: list[list[str]] = [[], []]
@@ -60,8 +43,8 @@ def test_a_device_trains_what_the_cpu_trains(folder, recipe, shape, as_on_a_devi
 
 
 @RECIPES
-def test_a_loss_that_is_not_finite_is_found_at_the_end_of_its_epoch(folder, recipe, as_on_a_device, monkeypatch):
-    corpus = corpus_for(folder, recipe)
+def test_a_loss_that_is_not_finite_is_found_at_the_end_of_its_epoch(tiny, recipe, as_on_a_device, monkeypatch):
+    corpus = corpus_for(tiny, recipe)
     real, calls = torch.nn.functional.cross_entropy, []
 
     def poisoned(*arguments, **options):
@@ -101,8 +84,8 @@ def test_a_device_counts_the_same_pairs():
         torch.testing.assert_close(found.values(), wanted.values())
 
 
-def test_devices_that_cannot_train_are_refused(folder, monkeypatch):
-    corpus = corpus_for(folder, QUICK_STRONG)
+def test_devices_that_cannot_train_are_refused(tiny, monkeypatch):
+    corpus = corpus_for(tiny, QUICK_STRONG)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(TrainingError, match="device is 'cuda', but torch sees no GPU here"):
         train_classifier(corpus, QUICK_STRONG, device="cuda")

@@ -1,38 +1,25 @@
 """Every trainer against the reference step, over tens of steps in float64, and against hand-written expectations."""
 
 import functools
-import itertools
 import math
 import threading
 
 import numpy as np
 import pytest
 import torch
-import world
-from world import OPTIONS, with_shares
+from support import agreement, by_hand, toy_data, toy_weights, trainer_kinds
+from support.toy_data import with_soft_labels
+from support.trainer_kinds import OPTIONS
 
 from seam_fast.classifier import reference_model
 from seam_fast.errors import TrainingError
 from seam_fast.training import cpu_trainer, reference_step
 
 
-@pytest.fixture(params=world.TRAINERS)
+@pytest.fixture(params=trainer_kinds.TRAINERS)
 def make(request):
     """Makes a trainer of weights, head, words and options: each test runs with every kind."""
-    return functools.partial(world.make_trainer, request.param)
-
-
-@pytest.fixture
-def make_pair(make):
-    """Makes an engine and a Stepper that begin alike."""
-
-    def make_both(weights=None, head=None, words=range(15), **options):
-        weights, head = weights or world.make_weights(), head or world.make_head()
-        options = OPTIONS | options
-        stepper = reference_step.Stepper(weights, head, **options)
-        return make(weights, head, torch.tensor(list(words)), **options), stepper
-
-    return make_both
+    return functools.partial(trainer_kinds.make_trainer, request.param)
 
 
 def state(engine):
@@ -42,15 +29,22 @@ def state(engine):
 # -- the same as the Stepper ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("schedule", "penalty", "readout"),
-    list(itertools.product(("seam", "port", "joint"), ("global", "group"), ("last_position", "last_word"))),
-)
+# Every two of schedule, penalty and readout; hypothesis draws all three (test_native.py, test_cuda_trainer.py).
+PAIRS = [
+    ("seam", "global", "last_position"),
+    ("seam", "group", "last_word"),
+    ("port", "global", "last_word"),
+    ("port", "group", "last_position"),
+    ("joint", "global", "last_position"),
+    ("joint", "group", "last_word"),
+]
+
+
+@pytest.mark.parametrize(("schedule", "penalty", "readout"), PAIRS)
 def test_follows_the_reference_step(make_pair, schedule, penalty, readout):
     engine, stepper = make_pair(schedule=schedule, penalty=penalty, readout=readout)
-    world.follow(
-        engine, stepper, [world.make_documents(25, seed=epoch) for epoch in range(7)], 4
-    )  # 7 steps, the last of one
+    epochs = [toy_data.make_documents(25, seed=epoch) for epoch in range(7)]
+    agreement.follow(engine, stepper, epochs, 4)  # 7 steps an epoch, the last of one document
     kept = sum(engine.kept_counts().values()) / sum(weight.numel() for weight in engine.weights.values())
     assert 0.05 < kept < 0.95, "the run should have dropped some and kept some"
     assert engine.steps == 49
@@ -58,41 +52,41 @@ def test_follows_the_reference_step(make_pair, schedule, penalty, readout):
 
 def test_one_document_a_step(make_pair):
     engine, stepper = make_pair(readout="last_word")
-    world.follow(engine, stepper, [world.make_documents(5, seed=epoch) for epoch in range(6)], 1)
+    agreement.follow(engine, stepper, [toy_data.make_documents(5, seed=epoch) for epoch in range(6)], 1)
 
 
 def test_documents_of_one_repeated_word(make_pair):
-    ids = torch.full((6, world.T), 3)
+    ids = torch.full((6, toy_weights.T), 3)
     ids[3:] = 9
     documents = ids, torch.tensor([7, 1, 3, 7, 7, 2]), torch.tensor([0, 1, 0, 1, 0, 1])
     for readout in ("last_position", "last_word"):
         engine, stepper = make_pair(readout=readout, words=[3, 9])
-        world.follow(engine, stepper, [documents] * 10, 2)
+        agreement.follow(engine, stepper, [documents] * 10, 2)
 
 
 def test_documents_of_one_word_only(make_pair):
     ids = torch.tensor([[4], [5], [4]])
     engine, stepper = make_pair(words=[4, 5])
-    world.follow(engine, stepper, [(ids, torch.ones(3, dtype=torch.int64), torch.tensor([0, 1, 1]))] * 10, 2)
+    agreement.follow(engine, stepper, [(ids, torch.ones(3, dtype=torch.int64), torch.tensor([0, 1, 1]))] * 10, 2)
 
 
 def test_id_0_as_padding_and_as_a_word(make_pair):
     """The reference's padding: id 0 fills rows up and is a word, so its row gathers gradient from both."""
     engine, stepper = make_pair(readout="last_position")
-    epochs = [world.make_documents(9, words=range(6), seed=epoch) for epoch in range(6)]
-    assert any((ids[torch.arange(world.T) < lengths[:, None]] == 0).any() for ids, lengths, _ in epochs)
-    world.follow(engine, stepper, epochs, 3)
+    epochs = [toy_data.make_documents(9, words=range(6), seed=epoch) for epoch in range(6)]
+    assert any((ids[torch.arange(toy_weights.T) < lengths[:, None]] == 0).any() for ids, lengths, _ in epochs)
+    agreement.follow(engine, stepper, epochs, 3)
 
 
 def test_active_clamps(make_pair):
     """Both parts of the gradient are large, and clamping their sum would be another thing."""
-    weights, head = world.make_weights(scale=2.0), tuple(20 * part for part in world.make_head())
+    weights, head = toy_weights.make_weights(scale=2.0), tuple(20 * part for part in toy_weights.make_head())
     total = sum(weight.numel() for weight in weights.values())
     for alpha in (0.5 * total, 3.0 * total):
         engine, stepper = make_pair(weights, head, alpha=alpha, lr_mask=0.02, readout="last_word")
         clamped = 0
         for epoch in range(5):
-            world.follow(engine, stepper, [world.make_documents(6, seed=epoch)], 2)
+            agreement.follow(engine, stepper, [toy_data.make_documents(6, seed=epoch)], 2)
             share = min(alpha / total, 1)
             clamped += sum(int(((s.grad - share).abs() >= 1).sum()) for s in stepper.scores.values())
         assert clamped > 10
@@ -100,20 +94,20 @@ def test_active_clamps(make_pair):
 
 def test_large_learning_rate_of_the_head_and_large_alpha(make_pair):
     engine, stepper = make_pair(schedule="seam", lr_head=0.5, lr_mask=0.1, alpha=5.0, penalty="group")
-    world.follow(engine, stepper, [world.make_documents(9, seed=epoch) for epoch in range(6)], 4)
+    agreement.follow(engine, stepper, [toy_data.make_documents(9, seed=epoch) for epoch in range(6)], 4)
 
 
 def test_six_epochs_by_hand(make):
     """Against Adams written out in NumPy: two of them, with a state each."""
-    weights, head, options = world.make_weights(), world.make_head(), OPTIONS | {"schedule": "seam"}
+    weights, head, options = toy_weights.make_weights(), toy_weights.make_head(), OPTIONS | {"schedule": "seam"}
     engine = make(weights, head, torch.arange(15), **options)
-    hand = world.HandSeam(weights, head, **options)
+    hand = by_hand.HandSeam(weights, head, **options)
     for epoch in range(6):
-        documents = world.make_documents(seed=epoch)
-        for batch in world.cut(documents, 4):
+        documents = toy_data.make_documents(seed=epoch)
+        for batch in toy_data.cut(documents, 4):
             hand.step(*batch, head_only=epoch % 5 == 0)
         engine.run_epoch(*documents, 4, head_only=epoch % 5 == 0)
-        assert world.largest_difference(hand, *state(engine)) < 1e-10, f"epoch {epoch}"
+        assert agreement.largest_difference(hand, *state(engine)) < 1e-10, f"epoch {epoch}"
 
 
 def test_a_class_that_is_dropped_whole(make_pair):
@@ -121,60 +115,62 @@ def test_a_class_that_is_dropped_whole(make_pair):
     engine, stepper = make_pair(readout="last_word")
     with torch.no_grad():
         for trainer in (engine, stepper):
-            for key in world.LINEAR:
+            for key in toy_weights.LINEAR:
                 trainer.scores[key][1] = -0.01  # a gradient other than the penalty's would soon show
-    world.load_state(engine)
-    world.follow(engine, stepper, [world.make_documents(9, seed=epoch) for epoch in range(4)], 4)
+    trainer_kinds.load_state(engine)
+    agreement.follow(engine, stepper, [toy_data.make_documents(9, seed=epoch) for epoch in range(4)], 4)
 
 
 @pytest.mark.parametrize("schedule", ["seam", "port", "joint"])
 def test_labels_that_are_shares_and_a_heavier_lstm_penalty(make_pair, schedule):
     engine, stepper = make_pair(schedule=schedule, penalty="group", lstm_penalty_scale=3.0, readout="last_word")
-    world.follow(engine, stepper, [with_shares(world.make_documents(9, seed=epoch)) for epoch in range(6)], 4)
+    agreement.follow(
+        engine, stepper, [with_soft_labels(toy_data.make_documents(9, seed=epoch)) for epoch in range(6)], 4
+    )
 
 
 def test_learning_rates_that_fall(make):
     """Adam's memory stays; the rates are always multiples of the first ones."""
     options = OPTIONS | {"schedule": "seam"}
-    weights, head = world.make_weights(), world.make_head()
-    engine, hand = make(weights, head, torch.arange(15), **options), world.HandSeam(weights, head, **options)
+    weights, head = toy_weights.make_weights(), toy_weights.make_head()
+    engine, hand = make(weights, head, torch.arange(15), **options), by_hand.HandSeam(weights, head, **options)
     for epoch, factor in enumerate((1.0, 0.5, 0.25, 0.75, 0.001, 0.3)):
         engine.scale_learning_rates(factor)
         hand.lr_mask, hand.lr_head = 0.05 * factor, 0.02 * factor
-        documents = world.make_documents(seed=epoch)
+        documents = toy_data.make_documents(seed=epoch)
         engine.run_epoch(*documents, 4, head_only=epoch % 5 == 0)
-        for batch in world.cut(documents, 4):
+        for batch in toy_data.cut(documents, 4):
             hand.step(*batch, head_only=epoch % 5 == 0)
-        assert world.largest_difference(hand, *state(engine)) < 1e-10, f"epoch {epoch}"
+        assert agreement.largest_difference(hand, *state(engine)) < 1e-10, f"epoch {epoch}"
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0])
 def test_a_score_of_exactly_0_is_dropped(make_pair, value):
     """Set in every tensor, rows of fed words among them; the loss, the counts and all that follows tell."""
     engine, stepper = make_pair(readout="last_word")
-    for key in world.KEYS:
-        places = slice(3, 6) if key == world.EMBEDDING else slice(0, None, 2)
+    for key in toy_weights.KEYS:
+        places = slice(3, 6) if key == toy_weights.EMBEDDING else slice(0, None, 2)
         with torch.no_grad():
             engine.scores[key][places] = value
             stepper.scores[key][places] = value
-    world.load_state(engine)
+    trainer_kinds.load_state(engine)
     assert engine.kept_counts() == {key: int((score > 0).sum()) for key, score in stepper.scores.items()}
     for key, weight in engine.effective_weights().items():
         assert torch.equal(weight.cpu(), engine.weights[key].cpu() * (stepper.scores[key] > 0))
-    world.follow(engine, stepper, [world.make_documents(9, seed=epoch) for epoch in range(3)], 4)
+    agreement.follow(engine, stepper, [toy_data.make_documents(9, seed=epoch) for epoch in range(3)], 4)
 
 
 def test_float32_stays_near(make_pair):
     """Six steps, before a sign can flip: all that differs is rounding."""
-    weights, head = world.make_weights(torch.float32), world.make_head(torch.float32)
+    weights, head = toy_weights.make_weights(torch.float32), toy_weights.make_head(torch.float32)
     engine, stepper = make_pair(weights, head, readout="last_word")
-    documents = world.make_documents(12)
+    documents = toy_data.make_documents(12)
     engine.run_epoch(*documents, 2)
-    for batch in world.cut(documents, 2):
+    for batch in toy_data.cut(documents, 2):
         stepper.step(*batch)
     scores, head = state(engine)
     assert all(score.dtype == torch.float32 for score in scores.values())
-    errors = [(scores[key] - stepper.scores[key].detach()).abs().mean().item() for key in world.KEYS]
+    errors = [(scores[key] - stepper.scores[key].detach()).abs().mean().item() for key in toy_weights.KEYS]
     assert max(errors) < 1e-4  # 1000 float32 roundings of a score of 1
 
 
@@ -185,29 +181,29 @@ def test_never_fed_words_share_the_dense_trajectory(make_pair):
     """Words 15 and above are outside `words`, 11 to 14 inside and never fed: they all move as dense scores do."""
     engine, stepper = make_pair(lr_mask=0.1)
     for epoch in range(4):
-        documents = world.make_documents(12, words=range(1, 11), seed=epoch)
+        documents = toy_data.make_documents(12, words=range(1, 11), seed=epoch)
         engine.run_epoch(*documents, 4)
-        for batch in world.cut(documents, 4):
+        for batch in toy_data.cut(documents, 4):
             stepper.step(*batch)
-        ours, dense = state(engine)[0][world.EMBEDDING][11:], stepper.scores[world.EMBEDDING].detach()[11:]
+        ours, dense = state(engine)[0][toy_weights.EMBEDDING][11:], stepper.scores[toy_weights.EMBEDDING].detach()[11:]
         torch.testing.assert_close(ours, dense, rtol=0, atol=1e-12)
         assert torch.equal(ours, ours[:1, :1].expand_as(ours))
     assert (ours < 0).all(), "long enough to drop out"
-    assert engine.kept_counts()[world.EMBEDDING] == int((stepper.scores[world.EMBEDDING] > 0).sum())
+    assert engine.kept_counts()[toy_weights.EMBEDDING] == int((stepper.scores[toy_weights.EMBEDDING] > 0).sum())
 
 
-@pytest.mark.parametrize("words", [range(15), range(world.V), [0, *range(1, 11), 22]])
+@pytest.mark.parametrize("words", [range(15), range(toy_weights.V), [0, *range(1, 11), 22]])
 def test_kept_counts_are_those_of_the_whole_scores(make_pair, words):
     engine, stepper = make_pair(words=words, lr_mask=0.1)
-    total = world.V * world.E
-    assert engine.kept_counts()[world.EMBEDDING] == total
+    total = toy_weights.V * toy_weights.E
+    assert engine.kept_counts()[toy_weights.EMBEDDING] == total
     seen = set()
     for epoch in range(8):
-        world.follow(engine, stepper, [world.make_documents(8, words=range(1, 11), seed=epoch)], 4)
+        agreement.follow(engine, stepper, [toy_data.make_documents(8, words=range(1, 11), seed=epoch)], 4)
         scores, _ = state(engine)
         assert engine.kept_counts() == {key: int((score > 0).sum()) for key, score in scores.items()}
-        assert list(engine.kept_counts()) == list(world.KEYS)
-        seen.add(engine.kept_counts()[world.EMBEDDING])
+        assert list(engine.kept_counts()) == list(toy_weights.KEYS)
+        seen.add(engine.kept_counts()[toy_weights.EMBEDDING])
     assert len(seen) > 1
 
 
@@ -216,14 +212,14 @@ def test_kept_counts_are_those_of_the_whole_scores(make_pair, words):
 )
 def test_when_an_absent_word_drops_out_in_float32(make_pair, alpha, lr_mask, steps):
     """Counted in float32 with alpha / N as at the reference sizes, where N is 2,389,808."""
-    weights = world.make_weights(torch.float32)
+    weights = toy_weights.make_weights(torch.float32)
     alpha *= sum(weight.numel() for weight in weights.values()) / 2_389_808
-    engine, _ = make_pair(weights, world.make_head(torch.float32), words=[0, 1, 2], alpha=alpha, lr_mask=lr_mask)
-    documents = world.make_documents(1, words=[1])
+    engine, _ = make_pair(weights, toy_weights.make_head(torch.float32), words=[0, 1, 2], alpha=alpha, lr_mask=lr_mask)
+    documents = toy_data.make_documents(1, words=[1])
     kept = []
     for _ in range(steps):
         engine.run_epoch(*documents, 1)
-        rows = state(engine)[0][world.EMBEDDING] > 0
+        rows = state(engine)[0][toy_weights.EMBEDDING] > 0
         assert rows[2].all() == rows[20].all() == rows[20].any()  # with and without a row of its own
         kept.append(bool(rows[20].all()))
     assert kept == [True] * (steps - 1) + [False]
@@ -231,17 +227,17 @@ def test_when_an_absent_word_drops_out_in_float32(make_pair, alpha, lr_mask, ste
 
 def test_words_in_any_order_and_shape(make):
     words = torch.tensor([[5, 3, 3], [9, 0, 5]])
-    engine = make(world.make_weights(), world.make_head(), words, **OPTIONS)
-    engine.run_epoch(*world.make_documents(4, words=[3, 5, 9]), 2)
+    engine = make(toy_weights.make_weights(), toy_weights.make_head(), words, **OPTIONS)
+    engine.run_epoch(*toy_data.make_documents(4, words=[3, 5, 9]), 2)
     with pytest.raises(ValueError, match="word that was not among"):
-        engine.run_epoch(*world.make_documents(4, words=[3, 5, 4]), 4)
+        engine.run_epoch(*toy_data.make_documents(4, words=[3, 5, 4]), 4)
 
 
 @pytest.mark.parametrize("words", [[4], [4, 1]])
 def test_a_word_outside_words_is_refused_and_nothing_moves(make_pair, words):
     engine, _ = make_pair(words=[0, 1, 2, 3])
     with pytest.raises(ValueError, match="word that was not among"):
-        engine.run_epoch(*world.make_documents(6, words=words), 6)
+        engine.run_epoch(*toy_data.make_documents(6, words=words), 6)
     assert all((score == 1).all() for score in engine.scores.values())
 
 
@@ -250,15 +246,15 @@ def test_a_word_outside_words_is_refused_and_nothing_moves(make_pair, words):
 
 def test_padding_of_its_own_is_never_seen(make_pair):
     """Wider rows and other padding change nothing, bit for bit, and the untrimmed reference agrees."""
-    ids, lengths, labels = world.make_documents(12)
+    ids, lengths, labels = toy_data.make_documents(12)
     lengths = lengths.clamp(max=5)  # room behind every document
     wide = torch.cat([ids, torch.full((12, 9), 7)], 1)  # padding that looks like words
     wide[:, :5] = ids[:, :5]
     states = []
     for documents in (ids, wide):
         engine, stepper = make_pair(readout="last_word")
-        world.follow(engine, stepper, [(documents, lengths, labels)] * 6, 4)
-        states.append(world.parts_of(engine.snapshot()))
+        agreement.follow(engine, stepper, [(documents, lengths, labels)] * 6, 4)
+        states.append(trainer_kinds.parts_of(engine.snapshot()))
         logits = engine.logits(documents, lengths)
         states[-1]["logits"] = logits
     for key, value in states[0].items():
@@ -267,8 +263,8 @@ def test_padding_of_its_own_is_never_seen(make_pair):
 
 def test_rows_of_padding_words_get_the_penalty_alone(make_pair):
     engine, _ = make_pair(readout="last_word")
-    engine.run_epoch(*world.make_documents(12), 4)
-    rows = state(engine)[0][world.EMBEDDING]
+    engine.run_epoch(*toy_data.make_documents(12), 4)
+    rows = state(engine)[0][toy_weights.EMBEDDING]
     assert torch.equal(rows[0], rows[20])
 
 
@@ -277,23 +273,23 @@ def test_rows_of_padding_words_get_the_penalty_alone(make_pair):
 
 def test_target_weight_is_as_good_as_that_many_copies(make):
     """Weight 3 of a target document: three of it in the batch, and the mean over all of them."""
-    ids, lengths, labels = world.make_documents(7)
+    ids, lengths, labels = toy_data.make_documents(7)
     times = torch.where(labels == 0, 3, 1)
     copies = tuple(part.repeat_interleave(times, 0) for part in (ids, lengths, labels))
-    weights, head, options = world.make_weights(), world.make_head(), OPTIONS | {"readout": "last_word"}
+    weights, head, options = toy_weights.make_weights(), toy_weights.make_head(), OPTIONS | {"readout": "last_word"}
     engine = make(weights, head, torch.arange(15), **options, target_weight=3)
     stepper = reference_step.Stepper(weights, head, **options)
     for _ in range(20):
         loss = engine.run_epoch(ids, lengths, labels, 7)
         assert loss == pytest.approx(stepper.step(*copies).cross_entropy, abs=1e-11)
-    assert world.largest_difference(stepper, *state(engine)) < 1e-10
+    assert agreement.largest_difference(stepper, *state(engine)) < 1e-10
 
 
 def test_target_weight_by_hand(make):
     """All weights 0: the head's bias alone decides, so each document's loss is known. Head-only epochs weigh alike."""
-    weights, (head_weight, _) = world.make_weights(scale=0.0), world.make_head()
+    weights, (head_weight, _) = toy_weights.make_weights(scale=0.0), toy_weights.make_head()
     head = head_weight, torch.tensor([math.log(3.0), 0.0], dtype=torch.float64)  # probabilities 3/4 and 1/4
-    ids, lengths, _ = world.make_documents(3)
+    ids, lengths, _ = toy_data.make_documents(3)
     labels = torch.tensor([0, 1, 1])
     wanted = (5 * math.log(4 / 3) + 2 * math.log(4)) / 7
     for head_only in (False, True):
@@ -302,10 +298,10 @@ def test_target_weight_by_hand(make):
 
 
 def test_loss_of_an_epoch_is_the_mean_over_batches(make):
-    weights = world.make_weights(scale=0.0)
-    head = world.make_head()[0], torch.tensor([math.log(3.0), 0.0], dtype=torch.float64)
+    weights = toy_weights.make_weights(scale=0.0)
+    head = toy_weights.make_head()[0], torch.tensor([math.log(3.0), 0.0], dtype=torch.float64)
     engine = make(weights, head, torch.arange(15), **OPTIONS | {"schedule": "port"})
-    ids, lengths, _ = world.make_documents(3)
+    ids, lengths, _ = toy_data.make_documents(3)
     loss = engine.run_epoch(ids, lengths, torch.tensor([0, 1, 1]), 2)  # batches of 2 and 1
     assert loss == pytest.approx(((math.log(4 / 3) + math.log(4)) / 2 + math.log(4)) / 2, abs=1e-12)
 
@@ -314,42 +310,42 @@ def test_loss_of_an_epoch_is_the_mean_over_batches(make):
 
 
 @pytest.mark.parametrize(  # an infinity in the LSTM saturates a gate, which is finite and so allowed
-    ("key", "bad"), [*((key, math.nan) for key in world.KEYS), *((key, math.inf) for key in world.LINEAR)]
+    ("key", "bad"), [*((key, math.nan) for key in toy_weights.KEYS), *((key, math.inf) for key in toy_weights.LINEAR)]
 )
 @pytest.mark.parametrize("head_only", [False, True])
 def test_a_base_that_is_not_finite_stops_with_the_step_named(make_pair, key, bad, head_only):
-    weights = world.make_weights()
-    if key == world.EMBEDDING:
+    weights = toy_weights.make_weights()
+    if key == toy_weights.EMBEDDING:
         weights[key][5] = bad
     else:
         weights[key].view(-1)[0] = bad
     engine, _ = make_pair(weights, schedule="seam")
-    good, poor = world.make_documents(2, words=[1, 2]), world.make_documents(2, words=[5])
+    good, poor = toy_data.make_documents(2, words=[1, 2]), toy_data.make_documents(2, words=[5])
     documents = tuple(torch.cat(parts) for parts in zip(good, poor, strict=True))
-    number = 2 if key == world.EMBEDDING else 1
+    number = 2 if key == toy_weights.EMBEDDING else 1
     with pytest.raises(TrainingError, match=f"step {number}"):
         engine.run_epoch(*documents, 2, head_only=head_only)
         engine.check_finite()
 
 
 def test_a_gradient_that_overflows_names_its_tensor(make_pair):
-    weights = world.make_weights(torch.float32)
-    weights["lstm.bias_ih_l0"][-world.H :] = -70.0  # output gates nearly shut: states near 1e-31 ...
+    weights = toy_weights.make_weights(torch.float32)
+    weights["lstm.bias_ih_l0"][-toy_weights.H :] = -70.0  # output gates nearly shut: states near 1e-31 ...
     weights["hidden2label.weight"].fill_(3e38)  # ... so that the loss is finite and the gradient of the states is not
-    head = torch.tensor([[1.0] * world.C, [-1.0] * world.C]), torch.zeros(2)
+    head = torch.tensor([[1.0] * toy_weights.C, [-1.0] * toy_weights.C]), torch.zeros(2)
     engine, _ = make_pair(weights, head)
-    ids, lengths, _ = world.make_documents(2)
+    ids, lengths, _ = toy_data.make_documents(2)
     with pytest.raises(TrainingError, match=r"gradient of word_embeddings\.weight is not finite in step 1"):
         engine.run_epoch(ids, lengths, torch.tensor([1, 1]), 2)
 
 
 @pytest.mark.parametrize("head_only", [False, True])
 def test_a_gradient_of_the_head_that_overflows_names_it(make_pair, head_only):
-    weights = world.make_weights(torch.float32, scale=0)
+    weights = toy_weights.make_weights(torch.float32, scale=0)
     weights["hidden2label.bias"].fill_(3e38)
-    head = torch.zeros(2, world.C), torch.zeros(2)  # the loss is log 2, ten times
+    head = torch.zeros(2, toy_weights.C), torch.zeros(2)  # the loss is log 2, ten times
     engine, _ = make_pair(weights, head, schedule="seam")
-    ids, lengths, _ = world.make_documents(3)
+    ids, lengths, _ = toy_data.make_documents(3)
     shares = torch.tensor([[10.0, 0.0]]).expand(3, 2)
     with pytest.raises(TrainingError, match="gradient of head weight is not finite in step 1"):
         engine.run_epoch(ids, lengths, shares, 3, head_only=head_only)
@@ -360,30 +356,30 @@ def test_after_an_error_all_is_as_it_was_before_the_step(make_pair):
     """Rows of words that did not occur of late, too; and training may go on from there."""
     engine, stepper = make_pair()
     stepper.weights = {key: weight.clone() for key, weight in stepper.weights.items()}
-    engine.weights[world.EMBEDDING][7, 0] = math.nan
+    engine.weights[toy_weights.EMBEDDING][7, 0] = math.nan
     ones = torch.ones(9, dtype=torch.int64)
     good = torch.tensor([1, 2, *[3] * 7])[:, None], ones, ones % 2
     poor = torch.tensor([*[3] * 8, 7])[:, None], ones, ones % 2
-    world.follow(engine, stepper, [good], 1)
+    agreement.follow(engine, stepper, [good], 1)
     with pytest.raises(TrainingError, match="the loss is nan in step 18"):
         engine.run_epoch(*poor, 1)
     assert engine.steps == 17
-    for batch in world.cut(poor, 1)[:8]:
+    for batch in toy_data.cut(poor, 1)[:8]:
         stepper.step(*batch)
-    assert world.largest_difference(stepper, *state(engine)) < 1e-12
-    engine.weights[world.EMBEDDING][7, 0] = stepper.weights[world.EMBEDDING][7, 0]
-    world.follow(engine, stepper, [good, good], 1)
+    assert agreement.largest_difference(stepper, *state(engine)) < 1e-12
+    engine.weights[toy_weights.EMBEDDING][7, 0] = stepper.weights[toy_weights.EMBEDDING][7, 0]
+    agreement.follow(engine, stepper, [good, good], 1)
 
 
-@pytest.mark.parametrize("key", world.KEYS)
+@pytest.mark.parametrize("key", toy_weights.KEYS)
 def test_a_score_that_is_not_a_number_is_dropped_and_found(make_pair, key):
     engine, stepper = make_pair(readout="last_word")
     with torch.no_grad():
         for trainer in (engine, stepper):
             trainer.scores[key].view(-1)[1] = math.nan
-    world.load_state(engine)
-    documents = world.make_documents(12, words=[0, *range(2, 15)])
-    wanted = [stepper.step(*batch).cross_entropy for batch in world.cut(documents, 4)]
+    trainer_kinds.load_state(engine)
+    documents = toy_data.make_documents(12, words=[0, *range(2, 15)])
+    wanted = [stepper.step(*batch).cross_entropy for batch in toy_data.cut(documents, 4)]
     assert engine.run_epoch(*documents, 4) == pytest.approx(sum(wanted) / 3, abs=1e-12)
     for name, score in state(engine)[0].items():
         torch.testing.assert_close(score, stepper.scores[name].detach(), rtol=0, atol=1e-12, equal_nan=True)
@@ -391,16 +387,16 @@ def test_a_score_that_is_not_a_number_is_dropped_and_found(make_pair, key):
         engine.check_finite()
 
 
-@pytest.mark.parametrize("key", [*world.KEYS, *world.HEAD])
+@pytest.mark.parametrize("key", [*toy_weights.KEYS, *agreement.HEAD])
 def test_check_finite_names_the_tensor(make_pair, key):
     engine, _ = make_pair()
-    engine.run_epoch(*world.make_documents(4), 2)
+    engine.run_epoch(*toy_data.make_documents(4), 2)
     engine.check_finite()
     engine.evaluate()
-    tensor = dict(zip(world.HEAD, engine.head, strict=True)).get(key, engine.scores.get(key))
+    tensor = dict(zip(agreement.HEAD, engine.head, strict=True)).get(key, engine.scores.get(key))
     with torch.no_grad():
         tensor.view(-1)[0] = math.nan  # not in the row for all other words, which is uniform
-    world.load_state(engine, engine.steps)
+    trainer_kinds.load_state(engine, engine.steps)
     for evaluate in (engine.check_finite, engine.evaluate):
         with pytest.raises(TrainingError, match=f"{key} .*step 2"):
             evaluate()
@@ -422,12 +418,12 @@ def test_stop_ends_an_epoch_between_two_steps(make_pair, monkeypatch, head_only)
 
     monkeypatch.setattr(cpu_trainer, "_STEPS_AT_ONCE", 1)
     engine, stepper = make_pair(schedule="seam")
-    documents = world.make_documents(12)
+    documents = toy_data.make_documents(12)
     engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAt())
-    for batch in world.cut(documents, 2)[:3]:
+    for batch in toy_data.cut(documents, 2)[:3]:
         stepper.step(*batch, head_only=head_only)
     assert engine.steps == 3
-    assert world.largest_difference(stepper, *state(engine)) < 1e-12
+    assert agreement.largest_difference(stepper, *state(engine)) < 1e-12
 
     stop = threading.Event()
     stop.set()
@@ -438,14 +434,15 @@ def test_stop_ends_an_epoch_between_two_steps(make_pair, monkeypatch, head_only)
 @pytest.mark.parametrize("readout", ["last_position", "last_word"])
 def test_what_it_shows_is_what_the_reference_ops_show(make_pair, readout):
     engine, _ = make_pair(readout=readout, lr_mask=0.1)
-    documents = world.make_documents(12)
+    documents = toy_data.make_documents(12)
     for _ in range(4):
         engine.run_epoch(*documents, 4)
     scores, head = state(engine)
     effective = engine.effective_weights()
-    for key in world.KEYS:
+    for key in toy_weights.KEYS:
         assert torch.equal(effective[key], engine.weights[key] * (scores[key] > 0))
-    ids, lengths, _ = world.make_documents(20, words=range(1, world.V), seed=9)  # words without rows may be looked at
+    # Words without rows may be looked at, too.
+    ids, lengths, _ = toy_data.make_documents(20, words=range(1, toy_weights.V), seed=9)
     logits = reference_model.head_logits(
         reference_model.class_logits(ids, lengths, engine.weights, scores, readout), head
     )
@@ -458,14 +455,14 @@ def test_a_look_tells_what_single_questions_tell(make_pair):
     engine, _ = make_pair(schedule="joint", lr_mask=0.5)
     seen = set()
     for epoch in range(4):
-        engine.run_epoch(*world.make_documents(12, seed=epoch), 4)
-        ids, lengths, _ = world.make_documents(20, words=range(1, world.V), seed=9)
-        look, snapshot = engine.evaluate((ids, lengths)), world.parts_of(engine.snapshot())
-        assert look.kept == engine.kept_counts() and list(look.kept) == list(world.KEYS)
+        engine.run_epoch(*toy_data.make_documents(12, seed=epoch), 4)
+        ids, lengths, _ = toy_data.make_documents(20, words=range(1, toy_weights.V), seed=9)
+        look, snapshot = engine.evaluate((ids, lengths)), trainer_kinds.parts_of(engine.snapshot())
+        assert look.kept == engine.kept_counts() and list(look.kept) == list(toy_weights.KEYS)
         assert torch.equal(look.class_logits, engine.class_logits(ids, lengths))
         assert all(torch.equal(part, other.cpu()) for part, other in zip(look.head, engine.head, strict=True))
         assert torch.equal(look.outputs, engine.logits(ids, lengths))
-        found = world.parts_of(look.snapshot())
+        found = trainer_kinds.parts_of(look.snapshot())
         assert list(found) == list(snapshot)
         assert all(found[key].dtype == snapshot[key].dtype for key in found)
         assert all(torch.equal(found[key], snapshot[key]) for key in found)
@@ -476,10 +473,10 @@ def test_a_look_tells_what_single_questions_tell(make_pair):
 
 def test_a_snapshot_stays_as_it_was(make_pair):
     engine, _ = make_pair()
-    documents = world.make_documents(12)
+    documents = toy_data.make_documents(12)
     engine.run_epoch(*documents, 4)
     taken = engine.snapshot()
-    snapshot, looked = world.parts_of(taken), world.parts_of(engine.evaluate().snapshot())
+    snapshot, looked = trainer_kinds.parts_of(taken), trainer_kinds.parts_of(engine.evaluate().snapshot())
     copy = {key: value.clone() for key, value in snapshot.items()}
     engine.run_epoch(*documents, 4)
     engine.evaluate()
@@ -492,7 +489,7 @@ def test_a_snapshot_stays_as_it_was(make_pair):
 
 
 def test_base_head_and_documents_are_left_alone(make_pair):
-    weights, head, documents = world.make_weights(), world.make_head(), world.make_documents()
+    weights, head, documents = toy_weights.make_weights(), toy_weights.make_head(), toy_data.make_documents()
     before = [tensor.clone() for tensor in (*weights.values(), *head, *documents)]
     engine, _ = make_pair(weights, head, schedule="seam")
     for head_only in (True, False):
@@ -503,27 +500,29 @@ def test_base_head_and_documents_are_left_alone(make_pair):
 
 def test_port_never_moves_the_head(make_pair):
     engine, _ = make_pair(schedule="port")
-    engine.run_epoch(*world.make_documents(), 4)
-    assert all(torch.equal(a, b) for a, b in zip(engine.head, world.make_head(), strict=True))
+    engine.run_epoch(*toy_data.make_documents(), 4)
+    assert all(torch.equal(a, b) for a, b in zip(engine.head, toy_weights.make_head(), strict=True))
 
 
 def test_the_same_twice(make_pair):
     states = []
     for _ in range(2):
-        engine, _ = make_pair(world.make_weights(torch.float32), world.make_head(torch.float32), schedule="seam")
+        engine, _ = make_pair(
+            toy_weights.make_weights(torch.float32), toy_weights.make_head(torch.float32), schedule="seam"
+        )
         for epoch in range(6):
-            engine.run_epoch(*world.make_documents(seed=epoch), 4, head_only=epoch % 5 == 0)
-        states.append(world.parts_of(engine.snapshot()))
+            engine.run_epoch(*toy_data.make_documents(seed=epoch), 4, head_only=epoch % 5 == 0)
+        states.append(trainer_kinds.parts_of(engine.snapshot()))
     assert all(np.array_equal(states[0][key].numpy(), states[1][key].numpy()) for key in states[0])
 
 
 def test_labels_that_cannot_be_are_refused(make):
     engine, weighted = (
-        make(world.make_weights(), world.make_head(), torch.arange(15), **OPTIONS, target_weight=weight)
+        make(toy_weights.make_weights(), toy_weights.make_head(), torch.arange(15), **OPTIONS, target_weight=weight)
         for weight in (1, 2)
     )
-    ids, lengths, labels = world.make_documents()
+    ids, lengths, labels = toy_data.make_documents()
     with pytest.raises(ValueError, match="labels must be 0"):
         engine.run_epoch(ids, lengths, labels + 1, 4)
     with pytest.raises(ValueError, match="cannot be combined with a target_weight"):
-        weighted.run_epoch(*with_shares((ids, lengths, labels)), 4)
+        weighted.run_epoch(*with_soft_labels((ids, lengths, labels)), 4)

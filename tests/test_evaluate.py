@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import world
 from safetensors import safe_open
+from support import toy_data, toy_weights
 
 import seam_fast as sf
 from seam_fast import CheckpointError, DataError, DataWarning, LSTMClassifier, SeamModule, TrainingError
@@ -327,8 +327,8 @@ def test_classes_without_documents_have_no_figures_in_a_record(toy, toy_base):
 
 @pytest.fixture
 def pair():
-    corpus = world.make_corpus()
-    base = world.make_base(corpus, steps=20)
+    corpus = toy_data.make_corpus()
+    base = toy_weights.make_base(corpus, steps=20)
     (module,) = sf.reengineer(base, corpus, [0], steps=2)
     return base, module, corpus
 
@@ -435,7 +435,7 @@ def test_the_base_of_a_run_is_the_one_it_began_with(pair, tmp_path):
 
 def test_a_card_of_another_base_is_believed(pair):
     _, module, corpus = pair
-    other = world.make_base(corpus, steps=1)
+    other = toy_weights.make_base(corpus, steps=1)
     moved = SeamModule(other, module.target, module.scores, module.head, card=module.card)
     with pytest.raises(CheckpointError, match="changed since"):
         moved.predict_proba(corpus.test.ids, corpus.test.lengths)

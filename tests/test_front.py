@@ -7,9 +7,9 @@ import weakref
 
 import pytest
 import torch
-import world
 from hypothesis import given
 from hypothesis import strategies as st
+from support import toy_weights
 
 from seam_fast import LSTMClassifier, SeamModule, TrainingError, backend, reengineer
 from seam_fast.classifier.metrics import module_metrics
@@ -127,7 +127,7 @@ def test_the_point_of_the_chosen_epoch_is_the_module(toy, toy_base):
     (module,) = run(toy_base, toy, [1], selection="last")
     (point,) = [point for point in module.front if point.epoch == module.card["best_epoch"]]
     made = point.module()
-    for key in world.KEYS:
+    for key in toy_weights.KEYS:
         assert torch.equal(made.scores[key] > 0, module.scores[key] > 0), key
     assert all(torch.equal(a, b) for a, b in zip(made.head, module.head, strict=True))
 
@@ -141,7 +141,7 @@ def test_fronts_do_not_depend_on_threads_or_on_who_runs_beside(toy, toy_base, en
         assert [point.epoch for point in a.front] == [point.epoch for point in b.front]
         for mine, theirs in zip(a.front, b.front, strict=True):
             mine, theirs = mine.module(), theirs.module()
-            assert all(torch.equal(mine.scores[key], theirs.scores[key]) for key in world.KEYS)
+            assert all(torch.equal(mine.scores[key], theirs.scores[key]) for key in toy_weights.KEYS)
             assert all(torch.equal(p, q) for p, q in zip(mine.head, theirs.head, strict=True))
 
 
@@ -154,7 +154,7 @@ def test_a_front_of_a_float64_base_and_of_a_saved_point(toy, toy_base, tmp_path)
     base = copy.deepcopy(toy_base).double()
     (module,) = run(base, toy, [1])
     made = module.front[0].module()
-    assert made.scores[world.EMBEDDING].dtype == torch.float64 == made.head[0].dtype
+    assert made.scores[toy_weights.EMBEDDING].dtype == torch.float64 == made.head[0].dtype
     made.save(tmp_path / "small.safetensors")
     loaded = SeamModule.load(tmp_path / "small.safetensors", base)
     assert loaded.card["best_epoch"] == module.front[0].epoch and loaded.kept == made.kept and loaded.front == []
@@ -181,7 +181,7 @@ def test_a_front_does_not_keep_the_trainer_alive(toy, toy_base, monkeypatch, eng
     def watched(*arguments):
         trainer = make(*arguments)
         trainers.append(weakref.ref(trainer))
-        trainers.append(weakref.ref(trainer.scores[world.EMBEDDING]))
+        trainers.append(weakref.ref(trainer.scores[toy_weights.EMBEDDING]))
         return trainer
 
     monkeypatch.setattr(SearchContext, "make_trainer", watched)

@@ -7,8 +7,10 @@ import threading
 
 import pytest
 import torch
-import world
-from world import OPTIONS, follow, with_shares
+from support import agreement, by_hand, toy_data, toy_weights, trainer_kinds
+from support.agreement import follow
+from support.toy_data import with_soft_labels
+from support.trainer_kinds import OPTIONS
 
 import seam_fast
 from seam_fast import LSTMClassifier, SeamModule
@@ -18,20 +20,20 @@ from seam_fast.training import reference_step
 from seam_fast.training.op_trainer import OpTrainer
 from seam_fast.training.torch_trainer import TorchTrainer
 
-SHAPES = ((1, False), *world.DEEP)
+SHAPES = ((1, False), *toy_weights.DEEP)
 
 
 def make_pair(shape, dtype=torch.float64, trainer=OpTrainer, words=range(15), weights=None, head=None, **options):
     """A trainer and a Stepper that begin alike; what the latter does not know is the trainer's alone."""
-    weights = weights or world.make_deep_weights(*shape, dtype=dtype)
-    head, options = head or world.make_head(dtype), OPTIONS | options
+    weights = weights or toy_weights.make_deep_weights(*shape, dtype=dtype)
+    head, options = head or toy_weights.make_head(dtype), OPTIONS | options
     known = {name: value for name, value in options.items() if name not in ("backend", "target_weight")}
-    engine = world.build(trainer, weights, head, torch.tensor(list(words)), **options)
+    engine = trainer_kinds.build(trainer, weights, head, torch.tensor(list(words)), **options)
     return engine, reference_step.Stepper(weights, head, **known)
 
 
 def epochs(count, documents=13):
-    return [world.make_documents(documents, seed=epoch) for epoch in range(count)]
+    return [toy_data.make_documents(documents, seed=epoch) for epoch in range(count)]
 
 
 # -- the same as the Stepper ------------------------------------------------------------------------------------------
@@ -56,12 +58,12 @@ def test_schedules_penalties_and_labels_that_are_shares(schedule, penalty):
     options = {"schedule": schedule, "penalty": penalty, "lstm_penalty_scale": 3.0, "readout": "last_word"}
     engine, stepper = make_pair((2, True), **options)
     before = [part.detach().clone() for part in engine.head]
-    follow(engine, stepper, [with_shares(documents) for documents in epochs(6)], 4)
+    follow(engine, stepper, [with_soft_labels(documents) for documents in epochs(6)], 4)
     assert all(torch.equal(a, b) == (schedule == "port") for a, b in zip(before, engine.head, strict=True))
 
 
 @pytest.mark.parametrize("readout", ["last_position", "last_word"])
-@pytest.mark.parametrize("shape", world.DEEP)
+@pytest.mark.parametrize("shape", toy_weights.DEEP)
 @pytest.mark.parametrize("trainer", [functools.partial(OpTrainer, backend="torch"), TorchTrainer])
 def test_plain_pytorch_follows_as_well(trainer, shape, readout):
     engine, stepper = make_pair(shape, trainer=trainer, readout=readout, schedule="seam")
@@ -74,16 +76,19 @@ def test_three_layers():
     follow(engine, stepper, epochs(3), 4)
 
 
-@pytest.mark.parametrize("shape", world.DEEP)
+@pytest.mark.parametrize("shape", toy_weights.DEEP)
 def test_active_clamps(shape):
     """Both parts of the gradient are large, and clamping their sum would be another thing."""
-    weights, head = world.make_deep_weights(*shape, scale=2.0), tuple(20 * part for part in world.make_head())
+    weights, head = (
+        toy_weights.make_deep_weights(*shape, scale=2.0),
+        tuple(20 * part for part in toy_weights.make_head()),
+    )
     total = sum(weight.numel() for weight in weights.values())
     for alpha in (0.5 * total, 3.0 * total):
         engine, stepper = make_pair(shape, weights=weights, head=head, alpha=alpha, lr_mask=0.02, readout="last_word")
         clamped = 0
         for epoch in range(4):
-            follow(engine, stepper, [world.make_documents(6, seed=epoch)], 2)
+            follow(engine, stepper, [toy_data.make_documents(6, seed=epoch)], 2)
             share = min(alpha / total, 1)
             clamped += sum(int(((s.grad - share).abs() >= 1).sum()) for s in stepper.scores.values())
         assert clamped > 10
@@ -97,20 +102,20 @@ def test_learning_rates_that_fall():
         for adam, rates in initial.items():
             for group, rate in zip(adam.param_groups, rates, strict=True):
                 group["lr"] = factor * rate
-        documents, head_only = world.make_documents(seed=epoch), epoch == 3
+        documents, head_only = toy_data.make_documents(seed=epoch), epoch == 3
         engine.run_epoch(*documents, 4, head_only=head_only)
-        for batch in world.cut(documents, 4):
+        for batch in toy_data.cut(documents, 4):
             stepper.step(*batch, head_only=head_only)
-        assert world.largest_difference(stepper, *engine.full_scores()) < 1e-10, f"epoch {epoch}"
+        assert agreement.largest_difference(stepper, *engine.full_scores()) < 1e-10, f"epoch {epoch}"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_float32_stays_near(shape):
     """Six steps, before a sign can flip: all that differs is rounding."""
     engine, stepper = make_pair(shape, dtype=torch.float32, readout="last_word")
-    documents = world.make_documents(12)
+    documents = toy_data.make_documents(12)
     engine.run_epoch(*documents, 2)
-    for batch in world.cut(documents, 2):
+    for batch in toy_data.cut(documents, 2):
         stepper.step(*batch)
     scores, _ = engine.full_scores()
     assert all(score.dtype == torch.float32 for score in scores.values())
@@ -119,21 +124,21 @@ def test_float32_stays_near(shape):
 
 
 def test_target_weight_is_as_good_as_that_many_copies():
-    ids, lengths, labels = world.make_documents(7)
+    ids, lengths, labels = toy_data.make_documents(7)
     times = torch.where(labels == 0, 3, 1)
     copies = tuple(part.repeat_interleave(times, 0) for part in (ids, lengths, labels))
     engine, stepper = make_pair((2, True), readout="last_word", target_weight=3)
     for _ in range(10):
         loss = engine.run_epoch(ids, lengths, labels, 7)
         assert loss == pytest.approx(stepper.step(*copies).cross_entropy, abs=1e-11)
-    assert world.largest_difference(stepper, *engine.full_scores()) < 1e-10
+    assert agreement.largest_difference(stepper, *engine.full_scores()) < 1e-10
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0])
 def test_a_score_of_exactly_0_is_dropped(value):
     engine, stepper = make_pair((2, True), readout="last_word")
     for key in engine.scores:
-        places = slice(3, 6) if key == world.EMBEDDING else slice(0, None, 2)
+        places = slice(3, 6) if key == toy_weights.EMBEDDING else slice(0, None, 2)
         with torch.no_grad():
             engine.scores[key][places] = value
             stepper.scores[key][places] = value
@@ -144,10 +149,10 @@ def test_a_score_of_exactly_0_is_dropped(value):
 
 
 @pytest.mark.parametrize("backend", ["auto", "torch"])
-@pytest.mark.parametrize("shape", world.DEEP)
+@pytest.mark.parametrize("shape", toy_weights.DEEP)
 def test_padding_is_never_seen(shape, backend):
     """Wider rows and other padding change nothing, bit for bit; the words in it get the penalty alone."""
-    ids, lengths, labels = world.make_documents(12, words=range(1, 7))
+    ids, lengths, labels = toy_data.make_documents(12, words=range(1, 7))
     lengths = lengths.clamp(max=5)  # room behind every document
     wide = torch.cat([ids, torch.full((12, 9), 7)], 1)
     wide[torch.arange(16) >= lengths[:, None]] = 7  # padding that looks like words
@@ -157,7 +162,7 @@ def test_padding_is_never_seen(shape, backend):
         follow(engine, stepper, [(documents, lengths, labels)] * 4, 4)
         scores, head = engine.full_scores()
         states.append([*scores.values(), *head, engine.logits(documents, lengths)])
-        rows = scores[world.EMBEDDING]
+        rows = scores[toy_weights.EMBEDDING]
         assert torch.equal(rows[7], rows[20]) and torch.equal(rows[0], rows[20])
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
 
@@ -166,7 +171,7 @@ def test_padding_is_never_seen(shape, backend):
 
 
 @pytest.mark.parametrize("readout", ["last_position", "last_word"])
-@pytest.mark.parametrize("shape", world.DEEP)
+@pytest.mark.parametrize("shape", toy_weights.DEEP)
 def test_what_it_shows_is_what_the_scores_say(shape, readout):
     engine, _ = make_pair(shape, readout=readout, lr_mask=0.1)
     for documents in epochs(3):
@@ -176,14 +181,15 @@ def test_what_it_shows_is_what_the_scores_say(shape, readout):
     effective = engine.effective_weights()
     for key, weight in engine.weights.items():
         assert torch.equal(effective[key], weight * (scores[key] > 0))
-    ids, lengths, _ = world.make_documents(20, words=range(1, world.V), seed=9)  # words without rows may be looked at
-    wanted = reference_model.head_logits(world.deep_logits(effective, ids, lengths, readout, *shape), head)
+    # Words without rows may be looked at, too.
+    ids, lengths, _ = toy_data.make_documents(20, words=range(1, toy_weights.V), seed=9)
+    wanted = reference_model.head_logits(by_hand.deep_logits(effective, ids, lengths, readout, *shape), head)
     shown = engine.logits(ids, lengths)
     assert not shown.requires_grad
     torch.testing.assert_close(shown, wanted, rtol=0, atol=1e-12)
 
     snapshot = engine.snapshot()
-    engine.run_epoch(*world.make_documents(seed=5), 4)
+    engine.run_epoch(*toy_data.make_documents(seed=5), 4)
     signs, kept_head = snapshot.mask.scores(), snapshot.head
     assert all(torch.equal(signs[key] > 0, score > 0) for key, score in scores.items())
     assert all(torch.equal(a, b) for a, b in zip(kept_head, head, strict=True))
@@ -203,37 +209,37 @@ def test_the_same_twice():
 def test_a_word_outside_words_is_refused_and_nothing_moves():
     engine, _ = make_pair((1, True), words=[0, 1, 2, 3])
     with pytest.raises(ValueError, match="word that was not among"):
-        engine.run_epoch(*world.make_documents(6, words=[4, 1]), 6)
+        engine.run_epoch(*toy_data.make_documents(6, words=[4, 1]), 6)
     assert all((score == 1).all() for score in engine.scores.values())
 
 
 @pytest.mark.parametrize("head_only", [False, True])
 @pytest.mark.parametrize(
-    "key", ["lstm.weight_ih_l1", "lstm.bias_hh_l1_reverse", "lstm.weight_hh_l0_reverse", *world.LINEAR]
+    "key", ["lstm.weight_ih_l1", "lstm.bias_hh_l1_reverse", "lstm.weight_hh_l0_reverse", *toy_weights.LINEAR]
 )
 def test_a_base_that_is_not_finite_stops_with_the_step_named(key, head_only):
-    weights = world.make_deep_weights(2, True)
+    weights = toy_weights.make_deep_weights(2, True)
     weights[key].view(-1)[0] = math.nan
     engine, _ = make_pair((2, True), weights=weights, schedule="seam")
     with pytest.raises(TrainingError, match="step 1"):
-        engine.run_epoch(*world.make_documents(2), 2, head_only=head_only)
+        engine.run_epoch(*toy_data.make_documents(2), 2, head_only=head_only)
         engine.check_finite()
 
 
 def test_a_gradient_that_overflows_names_its_tensor():
-    weights = world.make_deep_weights(2, False, torch.float32)
-    weights["lstm.bias_ih_l1"][-world.H :] = -70.0  # output gates nearly shut: states near 1e-31 ...
-    weights[world.LINEAR[0]].fill_(3e38)  # ... so that the loss is finite and the gradient of the states is not
-    head = torch.tensor([[1.0] * world.C, [-1.0] * world.C]), torch.zeros(2)
+    weights = toy_weights.make_deep_weights(2, False, torch.float32)
+    weights["lstm.bias_ih_l1"][-toy_weights.H :] = -70.0  # output gates nearly shut: states near 1e-31 ...
+    weights[toy_weights.LINEAR[0]].fill_(3e38)  # ... so that the loss is finite and the gradient of the states is not
+    head = torch.tensor([[1.0] * toy_weights.C, [-1.0] * toy_weights.C]), torch.zeros(2)
     engine, _ = make_pair((2, False), weights=weights, head=head)
-    ids, lengths, _ = world.make_documents(2)
+    ids, lengths, _ = toy_data.make_documents(2)
     with pytest.raises(TrainingError, match=r"gradient of word_embeddings\.weight is not finite in step 1"):
         engine.run_epoch(ids, lengths, torch.tensor([1, 1]), 2)
 
 
 def test_check_finite_names_the_tensor():
     engine, _ = make_pair((2, True))
-    engine.run_epoch(*world.make_documents(4), 2)
+    engine.run_epoch(*toy_data.make_documents(4), 2)
     engine.check_finite()
     with torch.no_grad():
         engine.scores["lstm.bias_ih_l1_reverse"][0] = math.inf
@@ -246,14 +252,14 @@ def test_stop_ends_an_epoch(head_only):
     engine, _ = make_pair((1, True), schedule="seam")
     stop = threading.Event()
     stop.set()
-    assert engine.run_epoch(*world.make_documents(12), 2, head_only=head_only, stop=stop) == 0
+    assert engine.run_epoch(*toy_data.make_documents(12), 2, head_only=head_only, stop=stop) == 0
     assert engine.steps == 0
 
 
 # -- the whole way ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", world.DEEP)
+@pytest.mark.parametrize("shape", toy_weights.DEEP)
 def test_reengineer_and_files(tmp_path, toy, shape):
     num_layers, bidirectional = shape
     with torch.random.fork_rng():

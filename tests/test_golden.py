@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-import world
 from safetensors.torch import load_file, safe_open
+from support import agreement, trainer_kinds
 
-from seam_fast import LSTMClassifier, SeamModule
+from seam_fast import LSTMClassifier, SeamModule, _ext
 from seam_fast.classifier import reference_model
 from seam_fast.classifier.state_keys import EMBEDDING, HEAD_KEYS, WEIGHT_KEYS
 from seam_fast.training import reference_step
@@ -37,7 +37,7 @@ class Golden:
     def make(self, kind):
         if kind == "stepper":
             return reference_step.Stepper(self.weights, self.head, **self.options)
-        return world.make_trainer(kind, self.weights, self.head, self.ids, **self.options)
+        return trainer_kinds.make_trainer(kind, self.weights, self.head, self.ids, **self.options)
 
     def advance(self, trainer, step):
         """Runs step number `step` (from 0); returns (cross entropy, kept ratio before the step)."""
@@ -71,7 +71,7 @@ def assert_scores(golden, step, scores, head, tolerance):
         torch.testing.assert_close(ours.detach(), golden.tensors[f"step{step}.{key}"], rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("kind", ["stepper", *world.TRAINERS])
+@pytest.mark.parametrize("kind", ["stepper", *trainer_kinds.TRAINERS])
 @pytest.mark.parametrize("schedule", ["port", "seam"])
 def test_float64_follows_the_reference(golden_dir, schedule, kind):
     golden = Golden(golden_dir, schedule, torch.float64)
@@ -84,7 +84,7 @@ def test_float64_follows_the_reference(golden_dir, schedule, kind):
             assert_scores(golden, step + 1, *golden.scores(trainer), tolerance=1e-9)
 
 
-@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
+@pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
 @pytest.mark.parametrize("schedule", ["port", "seam"])
 def test_the_native_engine_in_float32_keeps_the_same_weights(golden_dir, schedule, lazy_update):
     """Sixty steps in a row: no kept bit differs from the reference's in float64, and no loss by more than 1e-6."""
@@ -128,10 +128,9 @@ class CompactGolden(Golden):
         return {key: weight.float() for key, weight in self.weights.items()}, tuple(part.float() for part in self.head)
 
 
-@pytest.mark.parametrize("kind", world.TRAINERS)
 @pytest.mark.parametrize("schedule", ["port", "seam"])
-def test_float32_steps_are_as_good_as_plain_pytorch(golden_dir, schedule, kind):
-    """Each of the 60 steps begins at the float64 state: the engine may err twice as much as the float32 Stepper does.
+def test_float32_steps_are_as_good_as_plain_pytorch(golden_dir, schedule):
+    """Each of the 60 steps begins at the float64 state: a trainer may err twice as much as the float32 Stepper does.
 
     To that comes one rounding of a score: eps times the largest one, since no score is held more exactly. The loss, a
     number near 1 after 32 time steps and from logits some times as large, is allowed sixteen.
@@ -139,14 +138,18 @@ def test_float32_steps_are_as_good_as_plain_pytorch(golden_dir, schedule, kind):
     golden = CompactGolden(golden_dir, schedule)
     exact, eps = golden.make("stepper"), torch.finfo(torch.float32).eps
     weights, head = golden.single()
+    words = torch.arange(len(golden.rows))
+    kinds = trainer_kinds.TRAINERS if _ext.has_ext() else ("torch",)  # side by side: the truth is worked out once
     for step in range(60):
         stepper = reference_step.Stepper(weights, head, **golden.options)
-        engine = world.make_trainer(kind, weights, head, torch.arange(len(golden.rows)), **golden.options)
-        for other in (stepper, engine):
-            world.put_state(exact, other, step, min(step, golden.head_only))
-        wanted, theirs, ours = (golden.advance(each, step)[0] for each in (exact, stepper, engine))
-        assert abs(ours - wanted) <= 2 * abs(theirs - wanted) + 16 * eps * max(1, wanted), f"loss of step {step}"
-        world.assert_as_good(exact, stepper, engine, f"step {step}")
+        engines = [trainer_kinds.make_trainer(kind, weights, head, words, **golden.options) for kind in kinds]
+        for other in (stepper, *engines):
+            trainer_kinds.put_state(exact, other, step, min(step, golden.head_only))
+        wanted, theirs, *ours = (golden.advance(each, step)[0] for each in (exact, stepper, *engines))
+        for kind, engine, loss in zip(kinds, engines, ours, strict=True):
+            where = f"step {step} of {kind}"
+            assert abs(loss - wanted) <= 2 * abs(theirs - wanted) + 16 * eps * max(1, wanted), f"loss of {where}"
+            agreement.assert_as_good(exact, stepper, engine, where)
     for key in WEIGHT_KEYS[1:]:  # the compact run is the golden one
         torch.testing.assert_close(exact.scores[key].detach(), golden.tensors[f"step60.{key}_mask"], rtol=0, atol=1e-9)
     places = torch.searchsorted(golden.rows, golden.tensors["embedding_rows"].long())

@@ -2,22 +2,22 @@
 CUDA graph that replays it.
 """
 
-import contextlib
+import functools
 import gc
-import itertools
 import math
 import threading
 import types
 import weakref
 
-import lstm_cases
 import pytest
 import torch
-import world
+from support import agreement, gpu_stand_in, toy_data, toy_weights, trainer_kinds
+from support.fake_gpus import GPU, FakeCuda, Watch
+from support.toy_data import with_soft_labels
+from support.trainer_kinds import OPTIONS
 
 # What every trainer is held to: with the fixture `make` below, these tests are run with this one.
 from test_engine import (  # noqa: F401
-    make_pair,
     test_a_base_that_is_not_finite_stops_with_the_step_named,
     test_a_class_that_is_dropped_whole,
     test_a_gradient_of_the_head_that_overflows_names_it,
@@ -54,8 +54,6 @@ from test_engine import (  # noqa: F401
     test_when_an_absent_word_drops_out_in_float32,
     test_words_in_any_order_and_shape,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
-from world import OPTIONS, with_shares
 
 from seam_fast.classifier import inference, reference_model
 from seam_fast.common import cuda_graphs
@@ -65,12 +63,12 @@ from seam_fast.training import cuda_graph_trainer, graph_inputs, reference_step
 from seam_fast.training.cuda_graph_trainer import CudaGraphTrainer
 from seam_fast.training.torch_trainer import TorchTrainer
 
-SHAPES = ((1, False), *world.DEEP)
+SHAPES = ((1, False), *toy_weights.DEEP)
 
 
 @pytest.fixture
 def make():
-    return CudaGraphTrainer
+    return functools.partial(trainer_kinds.build, CudaGraphTrainer)
 
 
 @pytest.fixture(autouse=True)
@@ -80,8 +78,8 @@ def _no_hurry(monkeypatch):
 
 
 def deep(shape, trainer=CudaGraphTrainer, dtype=torch.float64, **options):
-    weights, head = world.make_deep_weights(*shape, dtype=dtype), world.make_head(dtype)
-    return world.build(trainer, weights, head, torch.arange(15), **OPTIONS | options)
+    weights, head = toy_weights.make_deep_weights(*shape, dtype=dtype), toy_weights.make_head(dtype)
+    return trainer_kinds.build(trainer, weights, head, torch.arange(15), **OPTIONS | options)
 
 
 def state(engine):
@@ -101,24 +99,31 @@ def assert_same(some, others):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_follows_the_reference_step_for_every_shape(shape, readout, backend):
     engine = deep(shape, readout=readout, backend=backend, schedule="seam", penalty="group")
-    weights, head = world.make_deep_weights(*shape), world.make_head()
+    weights, head = toy_weights.make_deep_weights(*shape), toy_weights.make_head()
     stepper = reference_step.Stepper(
         weights, head, **OPTIONS | {"readout": readout, "schedule": "seam", "penalty": "group"}
     )
-    world.follow(engine, stepper, [world.make_documents(13, seed=epoch) for epoch in range(7)], 4)
+    agreement.follow(engine, stepper, [toy_data.make_documents(13, seed=epoch) for epoch in range(7)], 4)
     assert engine.steps == 28
 
 
-@pytest.mark.parametrize("labels", ["hard", "weighted", "shares"])
-@pytest.mark.parametrize("schedule", ["seam", "port", "joint"])
-@pytest.mark.parametrize(("shape", "readout"), list(itertools.product(SHAPES, ["last_position", "last_word"])))
+READOUTS = ("last_position", "last_word")
+# Every two of the four values.
+PLAIN = [
+    (shape, READOUTS[(i + j) % 2], schedule, ("hard", "weighted", "shares")[(i + j) % 3])
+    for i, shape in enumerate(SHAPES)
+    for j, schedule in enumerate(("seam", "port", "joint"))
+]
+
+
+@pytest.mark.parametrize(("shape", "readout", "schedule", "labels"), PLAIN)
 def test_agrees_with_plain_pytorch(shape, readout, schedule, labels):
     """Epochs of many sizes: the last batch smaller, one batch larger than the documents, none at all, falling rates."""
     options = {"schedule": schedule, "readout": readout, "target_weight": 3.0 if labels == "weighted" else 1.0}
     ours, theirs = (deep(shape, trainer, **options) for trainer in (CudaGraphTrainer, TorchTrainer))
     for epoch, count in enumerate((13, 9, 3, 0, 8, 13)):
-        documents = world.make_documents(count, seed=epoch)
-        documents = with_shares(documents) if labels == "shares" else documents
+        documents = toy_data.make_documents(count, seed=epoch)
+        documents = with_soft_labels(documents) if labels == "shares" else documents
         losses = []
         for engine in (ours, theirs):
             engine.scale_learning_rates(1 - 0.1 * epoch)
@@ -127,7 +132,7 @@ def test_agrees_with_plain_pytorch(shape, readout, schedule, labels):
     assert ours.steps == theirs.steps == 14
     for a, b in zip(state(ours), state(theirs), strict=True):
         torch.testing.assert_close(a, b.detach(), rtol=0, atol=1e-10)
-    documents = world.make_documents(20, words=range(world.V), seed=9)[:2]
+    documents = toy_data.make_documents(20, words=range(toy_weights.V), seed=9)[:2]
     torch.testing.assert_close(ours.logits(*documents), theirs.logits(*documents).detach(), rtol=0, atol=1e-9)
     torch.testing.assert_close(ours.class_logits(*documents), theirs.class_logits(*documents), rtol=0, atol=1e-9)
 
@@ -135,7 +140,7 @@ def test_agrees_with_plain_pytorch(shape, readout, schedule, labels):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_padding_is_never_seen(shape):
     """Other and wider padding, even a word of its own without a row, changes nothing but roundings."""
-    ids, lengths, labels = world.make_documents(12)
+    ids, lengths, labels = toy_data.make_documents(12)
     lengths = lengths.clamp(max=5)
     wide = torch.cat([ids, torch.full((12, 9), 7)], 1)
     wide[torch.arange(16) >= lengths[:, None]] = 20
@@ -153,30 +158,32 @@ def test_padding_is_never_seen(shape):
 def test_as_good_as_plain_pytorch_in_float32(readout):
     """Single steps from the state of a float64 run, by the tolerance rule; some of the head alone."""
     sizes = (40, 6, 5, 5)
-    weights, head = world.make_weights(sizes=sizes), world.make_head()
+    weights, head = toy_weights.make_weights(sizes=sizes), toy_weights.make_head()
     single = {key: weight.float() for key, weight in weights.items()}, tuple(part.float() for part in head)
     options = OPTIONS | {"readout": readout, "schedule": "seam"}
     exact, taken = reference_step.Stepper(weights, head, **options), [0, 0]
-    batches = [batch for seed in range(4) for batch in world.cut(world.make_documents(9, seed=seed), 4)]
+    batches = [batch for seed in range(4) for batch in toy_data.cut(toy_data.make_documents(9, seed=seed), 4)]
     for step, batch in enumerate(batches):
         plain = reference_step.Stepper(*single, **options)
-        engine = world.build(CudaGraphTrainer, *single, torch.arange(sizes[0]), **options)
+        engine = trainer_kinds.build(CudaGraphTrainer, *single, torch.arange(sizes[0]), **options)
         for other in (plain, engine):
-            world.put_state(exact, other, step, taken[1])
+            trainer_kinds.put_state(exact, other, step, taken[1])
         head_only = step % 5 == 0
         wanted, theirs = (stepper.step(*batch, head_only=head_only).cross_entropy for stepper in (exact, plain))
         ours = engine.run_epoch(*batch, 4, head_only=head_only)
         taken[head_only] += 1
-        assert abs(ours - wanted) <= 2 * abs(theirs - wanted) + 16 * world.EPS * max(1, wanted), f"loss of step {step}"
-        world.assert_as_good(exact, plain, engine, f"step {step}")
+        assert abs(ours - wanted) <= 2 * abs(theirs - wanted) + 16 * agreement.EPS * max(1, wanted), (
+            f"loss of step {step}"
+        )
+        agreement.assert_as_good(exact, plain, engine, f"step {step}")
 
 
 @pytest.mark.parametrize(("shape", "readout"), [((1, False), "last_word"), ((2, True), "last_position")])
 def test_with_the_cuda_kernels_in_their_meaning_on_the_cpu(monkeypatch, shape, readout):
     wanted = deep(shape, TorchTrainer, torch.float64, readout=readout)
-    lstm_cases.use_cuda_host(monkeypatch)
+    gpu_stand_in.use_cuda_host(monkeypatch)
     engine = deep(shape, readout=readout)
-    documents = world.make_documents(5)
+    documents = toy_data.make_documents(5)
     for _ in range(2):
         assert engine.run_epoch(*documents, 3) == pytest.approx(wanted.run_epoch(*documents, 3), abs=1e-10)
     for a, b in zip(state(engine), state(wanted), strict=True):
@@ -198,7 +205,7 @@ def test_what_it_does_not_take_is_refused():
 def run(shape=(2, True), epochs=6, dtype=torch.float32):
     engine, losses = deep(shape, dtype=dtype, schedule="seam", readout="last_word"), []
     for epoch in range(epochs):
-        documents = world.make_documents(25, seed=epoch)
+        documents = toy_data.make_documents(25, seed=epoch)
         losses.append(engine.run_epoch(*documents, 4, head_only=epoch % 5 == 0))
     return [torch.tensor(losses), *state(engine)]
 
@@ -243,13 +250,13 @@ def test_stop_ends_an_epoch_between_two_pieces(monkeypatch, head_only):
     monkeypatch.setattr(cuda_graph_trainer, "_STEPS_AT_ONCE", 2)
     engine = deep((1, True), schedule="seam")
     stepper = reference_step.Stepper(
-        world.make_deep_weights(1, True), world.make_head(), **OPTIONS | {"schedule": "seam"}
+        toy_weights.make_deep_weights(1, True), toy_weights.make_head(), **OPTIONS | {"schedule": "seam"}
     )
-    documents = world.make_documents(12)
+    documents = toy_data.make_documents(12)
     loss = engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAt())
-    wanted = [stepper.step(*batch, head_only=head_only).cross_entropy for batch in world.cut(documents, 2)[:4]]
+    wanted = [stepper.step(*batch, head_only=head_only).cross_entropy for batch in toy_data.cut(documents, 2)[:4]]
     assert loss == pytest.approx(sum(wanted) / 4, abs=1e-12) and engine.steps == 4
-    assert world.largest_difference(stepper, *engine.full_scores()) < 1e-12
+    assert agreement.largest_difference(stepper, *engine.full_scores()) < 1e-12
     stop = threading.Event()
     stop.set()
     assert engine.run_epoch(*documents, 2, head_only=head_only, stop=stop) == 0 and engine.steps == 4
@@ -259,7 +266,7 @@ def test_its_memory_is_free_as_soon_as_nobody_holds_it():
     """Without the garbage collector, which does not know how much lies on a GPU."""
     engine = deep((2, True), schedule="seam")
     for head_only in (False, True):
-        engine.run_epoch(*world.make_documents(5), 2, head_only=head_only)
+        engine.run_epoch(*toy_data.make_documents(5), 2, head_only=head_only)
     seen = weakref.ref(engine)
     gc.disable()
     try:
@@ -275,8 +282,8 @@ def test_its_memory_is_free_as_soon_as_nobody_holds_it():
 def test_steps_after_one_that_failed_change_nothing(monkeypatch):
     """They are on their way when the host learns of it."""
     engine = deep((2, True), readout="last_word")
-    engine.weights[world.EMBEDDING][7, 0] = math.nan
-    ids, lengths, labels = world.make_documents(12, words=range(1, 7))
+    engine.weights[toy_weights.EMBEDDING][7, 0] = math.nan
+    ids, lengths, labels = toy_data.make_documents(12, words=range(1, 7))
     ids[6, 0] = 7
     calls = []
     step = engine._joint_step
@@ -313,7 +320,7 @@ def test_the_first_gradient_that_is_not_finite_is_named(monkeypatch, number):
     """All from one on are spoiled, in the order of the weights; the loss stays finite."""
     engine = deep((1, False))
     state_of, linear = engine._state, torch.nn.functional.linear
-    names = (*engine.weights, *world.HEAD)
+    names = (*engine.weights, *agreement.HEAD)
 
     def spoil(tensor, at):
         return Spoiled.apply(tensor) if at >= number else tensor
@@ -322,13 +329,13 @@ def test_the_first_gradient_that_is_not_finite_is_named(monkeypatch, number):
         return state_of(spoil(embedded, 0), lengths, [spoil(score, at) for at, score in enumerate(scores, 1)])
 
     def spoiled_linear(input, weight, bias):
-        first = 5 if len(weight) == world.C else 7  # the base's or the head's
+        first = 5 if len(weight) == toy_weights.C else 7  # the base's or the head's
         return linear(input, spoil(weight, first), spoil(bias, first + 1))
 
     monkeypatch.setattr(engine, "_state", spoiled_state)
     monkeypatch.setattr(torch.nn.functional, "linear", spoiled_linear)
     with pytest.raises(TrainingError, match=f"gradient of {names[number]} is not finite in step 1"):
-        engine.run_epoch(*world.make_documents(6), 3)
+        engine.run_epoch(*toy_data.make_documents(6), 3)
     assert engine.steps == 0 and all((score == 1).all() for score in engine.scores.values())
 
 
@@ -346,26 +353,15 @@ def test_constants_that_change_nothing_do_change_nothing():
 # -- nothing crosses ------------------------------------------------------------------------------------------------
 
 
-class Watch(TorchDispatchMode):
-    """Writes down every operation with the shapes it is given, and refuses what makes the host wait for the device."""
-
-    WAITS = ("_local_scalar_dense", "nonzero", "unique", "equal", "is_nonzero", "masked_select", "item")
-
-    def __init__(self):
-        super().__init__()
-        self.log = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name().split("::")[1].split(".")[0]
-        assert not any(name.startswith(wait) for wait in self.WAITS), name
-        tensors = torch.utils._pytree.tree_leaves((args, kwargs))
-        self.log.append((name, *(tuple(t.shape) for t in tensors if isinstance(t, torch.Tensor))))
-        return func(*args, **kwargs or {})
+# Every two of the four values.
+SEQUENCES = [
+    (shape, readout, (i // 2 + j) % 2 == 1, ("auto", "torch")[(i + j) % 2])
+    for i, shape in enumerate(SHAPES)
+    for j, readout in enumerate(READOUTS)
+]
 
 
-@pytest.mark.parametrize("backend", ["auto", "torch"])
-@pytest.mark.parametrize("head_only", [False, True])
-@pytest.mark.parametrize(("shape", "readout"), list(itertools.product(SHAPES, ["last_position", "last_word"])))
+@pytest.mark.parametrize(("shape", "readout", "head_only", "backend"), SEQUENCES)
 def test_every_step_is_the_same_sequence_and_waits_for_nothing(monkeypatch, shape, readout, head_only, backend):
     """Also the smaller last one, and one in which something is not finite."""
     engine = deep(shape, readout=readout, backend=backend, schedule="seam")
@@ -378,11 +374,11 @@ def test_every_step_is_the_same_sequence_and_waits_for_nothing(monkeypatch, shap
         logs.append(watch.log)
 
     monkeypatch.setattr(engine, name, watched)
-    documents = world.make_documents(9)
+    documents = toy_data.make_documents(9)
     engine.run_epoch(*documents, 4, head_only=head_only)
-    engine.weights[world.LINEAR[0]][:] = math.nan
+    engine.weights[toy_weights.LINEAR[0]][:] = math.nan
     with pytest.raises(TrainingError, match="step 4"):
-        engine.run_epoch(*world.make_documents(9, seed=5), 4, head_only=head_only)
+        engine.run_epoch(*toy_data.make_documents(9, seed=5), 4, head_only=head_only)
     assert len(logs) == 6 and all(log == logs[0] for log in logs)
 
 
@@ -392,7 +388,7 @@ def test_documents_that_come_again_are_on_the_device_already(monkeypatch):
     monkeypatch.setattr(
         engine, "_to_device", lambda *parts: placed.append(parts) or CudaGraphTrainer._to_device(engine, *parts)
     )
-    ids, lengths, labels = world.make_documents(20)
+    ids, lengths, labels = toy_data.make_documents(20)
     for _ in range(3):
         logits = engine.class_logits(ids, lengths)
         assert logits.device.type == "cpu"
@@ -409,7 +405,7 @@ def test_documents_are_looked_at_in_chunks(monkeypatch):
     """Those of like length together; none at all gives none."""
     monkeypatch.setattr(inference, "BATCH", 3)
     engine, theirs = (deep((2, True), trainer, readout="last_word") for trainer in (CudaGraphTrainer, TorchTrainer))
-    ids, lengths, _ = world.make_documents(20)
+    ids, lengths, _ = toy_data.make_documents(20)
     chunks, _ = engine._to_device(ids, lengths)
     assert [len(words) for words, _ in chunks] == sorted(int(most.max()) for _, most in chunks)
     torch.testing.assert_close(engine.class_logits(ids, lengths), theirs.class_logits(ids, lengths), rtol=0, atol=1e-12)
@@ -418,7 +414,7 @@ def test_documents_are_looked_at_in_chunks(monkeypatch):
 
 def test_documents_that_have_changed_are_looked_at_anew():
     engine, theirs = (deep((1, False), trainer) for trainer in (CudaGraphTrainer, TorchTrainer))
-    ids, lengths, _ = world.make_documents(6)
+    ids, lengths, _ = toy_data.make_documents(6)
     before = engine.class_logits(ids, lengths)
     assert torch.equal(engine.class_logits(ids, lengths), before)
     ids[0] = 14 - ids[0]
@@ -431,47 +427,13 @@ def test_a_head_only_epoch_looks_at_the_base_once(monkeypatch):
     engine = deep((1, False), schedule="seam")
     calls, lstm = [], engine._masked_lstm
     monkeypatch.setattr(engine, "_masked_lstm", lambda *args, **kwargs: calls.append(args) or lstm(*args, **kwargs))
-    engine.run_epoch(*world.make_documents(25), 4, head_only=True)
+    engine.run_epoch(*toy_data.make_documents(25), 4, head_only=True)
     assert len(calls) == 1
 
 
 # -- graphs ----------------------------------------------------------------------------------------------------------
 
 
-class FakeCuda:
-    """Stands in for what is used of torch.cuda, and writes down what is asked of it."""
-
-    def __init__(self, monkeypatch):
-        monkeypatch.setattr(cuda_graphs, "_own", threading.local())
-        self.log, self.default, self.sides = [], self.stream("default"), []
-        self.current = self.stream("mine")
-        fakes = {
-            "current_stream": lambda device: self.current,
-            "default_stream": lambda device: self.default,
-            "stream": self.entered,
-            "Stream": lambda device: self.sides.append(self.stream("side")) or self.sides[-1],
-            "CUDAGraph": lambda: types.SimpleNamespace(
-                capture_begin=lambda **options: self.log.append(("begin", self.current.name, options)),
-                capture_end=lambda: self.log.append("last_position"),
-                replay=lambda: self.log.append("replay"),
-            ),
-        }
-        for name, fake in fakes.items():
-            monkeypatch.setattr(torch.cuda, name, fake)
-
-    def stream(self, name):
-        stream = types.SimpleNamespace(name=name, cuda_stream=name, device=GPU)
-        stream.wait_stream = lambda other: other is stream or self.log.append((name, "waits for", other.name))
-        return stream
-
-    @contextlib.contextmanager
-    def entered(self, stream):
-        before, self.current = self.current, stream
-        yield
-        self.current = before
-
-
-GPU = torch.device("cuda", 0)
 BEGIN = ("begin", "mine", {"capture_error_mode": "thread_local"})
 
 
@@ -576,6 +538,6 @@ def test_a_trainer_whose_steps_are_replayed(cuda, monkeypatch):
     recorded.clear()
     engine, plain = deep((1, True)), deep((1, True), TorchTrainer)
     for count in (20, 12, 3, 20, 24):  # the third epoch has one step of 3, the last one six of 4
-        documents = world.make_documents(count, seed=count)
+        documents = toy_data.make_documents(count, seed=count)
         assert engine.run_epoch(*documents, 4) == pytest.approx(plain.run_epoch(*documents, 4), abs=1e-11)
     assert len(recorded) == 3, "for at most 5 steps of 4, again after those of 3, and for 6"

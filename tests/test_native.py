@@ -12,65 +12,49 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-import world
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from support import agreement, strategies, toy_data, toy_weights, trainer_kinds
+from support.bare_trainers import (
+    BAD_DOCUMENTS,
+    BAD_TRAINERS,
+    WORDS,
+    Bare,
+    R,
+    documents_for,
+    flipped,
+    otherwise,
+    with_value,
+)
+from support.toy_data import documents_of, take
+from support.trainer_kinds import SCHEDULES, assert_same_bits, tensors
 
 from seam_fast import _ext
 from seam_fast.classifier import inference
 from seam_fast.common import rng
-from seam_fast.search.sampling import balanced
 from seam_fast.training import cpu_trainer, reference_step
 
 pytestmark = pytest.mark.skipif(not _ext.has_ext(), reason=f"needs the compiled part: {_ext.reason}")
 
 REFERENCE = {"alpha": 0.2, "lr_mask": 0.1, "lr_head": 0.01, "schedule": "seam"}  # the reference's settings
 OPTIONS = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "schedule": "joint"}
-STATES = ("scores", "exp_avg", "exp_avg_sq")
 
 
 def make(lazy_update="quadrature", weights=None, head=None, words=range(15), **options):
     """A native trainer of the small world, in float32 unless weights say otherwise."""
-    weights = weights or world.make_weights(torch.float32)
-    dtype = weights[world.EMBEDDING].dtype
-    head = head or world.make_head(dtype, classes=len(weights[world.LINEAR[1]]))
-    return world.make_trainer(f"native-{lazy_update}", weights, head, torch.tensor(list(words)), **OPTIONS | options)
-
-
-def tensors(trainer):
-    """All that training moves, by name."""
-    found = {(name, key): part for name in STATES for key, part in getattr(trainer, name).items()}
-    for name in ("head", "head_joint_moments", "head_only_moments"):
-        found |= {(name, i): part for i, part in enumerate(getattr(trainer, name))}
-    return found
-
-
-def assert_same_bits(one, other):
-    assert one.steps == other.steps
-    theirs = tensors(other)
-    for name, part in tensors(one).items():
-        assert torch.equal(part, theirs[name]), name
+    weights = weights or toy_weights.make_weights(torch.float32)
+    dtype = weights[toy_weights.EMBEDDING].dtype
+    head = head or toy_weights.make_head(dtype, classes=len(weights[toy_weights.LINEAR[1]]))
+    return trainer_kinds.make_trainer(
+        f"native-{lazy_update}", weights, head, torch.tensor(list(words)), **OPTIONS | options
+    )
 
 
 @pytest.fixture(scope="module")
 def trained(golden_dir):
     """The reference's base, trained on R8, in float32."""
     return load_file(golden_dir / "base_public.safetensors")
-
-
-def documents_of(corpus, name, seed=0):
-    """A class and as many others, shuffled: (ids, lengths, labels), and the head to begin with."""
-    k = corpus.class_names.index(name)
-    chosen = balanced(corpus.train.labels, (k,))
-    chosen = chosen[torch.from_numpy(rng.permutation(seed, rng.ORDER, (k,), 0, len(chosen)))]
-    split = corpus.train
-    documents = split.ids[chosen], split.lengths[chosen], (split.labels[chosen] != k).long()
-    return documents, rng.head(seed, (k,), corpus.num_classes)
-
-
-def take(documents, begin, end):
-    return tuple(part[begin:end] for part in documents)
 
 
 # -- against float64, on a trained base and real documents ------------------------------------------------------------
@@ -90,7 +74,7 @@ def take_over(engine, exact):
     engine.load_state(exact.steps)
 
 
-@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
+@pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
 @pytest.mark.parametrize(("name", "readout"), [("acq", "last_position"), ("trade", "last_word")])
 def test_sixty_steps_keep_what_float64_keeps(trained, r8_reference, name, readout, lazy_update):
     """Losses within 1e-6, kept weights the same, but where a score of 2.4 million has just come within 1e-3 of 0.
@@ -102,10 +86,10 @@ def test_sixty_steps_keep_what_float64_keeps(trained, r8_reference, name, readou
     documents = take(documents, 0, 300)
     options = REFERENCE | {"readout": readout, "schedule": "joint"}
     double = {key: weight.double() for key, weight in trained.items()}
-    exact = world.make_trainer("torch", double, head, documents[0], **options)
-    engine = world.make_trainer(f"native-{lazy_update}", trained, head, documents[0], **options)
+    exact = trainer_kinds.make_trainer("torch", double, head, documents[0], **options)
+    engine = trainer_kinds.make_trainer(f"native-{lazy_update}", trained, head, documents[0], **options)
     parted, counts = 0, set()
-    for step, batch in enumerate(world.cut(documents, 5)):
+    for step, batch in enumerate(toy_data.cut(documents, 5)):
         loss, wanted = (trainer.run_epoch(*batch, 5) for trainer in (engine, exact))
         assert loss == pytest.approx(wanted, abs=1e-6), f"step {step}"
         differing = []
@@ -144,7 +128,7 @@ def test_replay_is_dense_to_the_last_bit(trained, r8_reference, monkeypatch):
     documents, head = documents_of(r8_reference, "acq")
     looked_at = take(documents, 0, 40)[:2]
     trainers = [
-        world.make_trainer(f"native-{lazy_update}", trained, head, documents[0], **REFERENCE)
+        trainer_kinds.make_trainer(f"native-{lazy_update}", trained, head, documents[0], **REFERENCE)
         for lazy_update in ("replay", "off")
     ]
     pieces = [(0, 3192, 5, 1.0), (0, 7, 5, 0.5), (100, 1003, 1, 0.5), (3000, 3192, 16, 0.25), (0, 3192, 5, 0.75)]
@@ -166,15 +150,15 @@ def test_replay_is_dense_to_the_last_bit(trained, r8_reference, monkeypatch):
 
 # -- on its own and in company ----------------------------------------------------------------------------------------
 
-SCHEDULES = ("seam", "port", "joint")
-
 
 def train_one(weights, number, lazy_update="quadrature"):
     """One of several modules over the same base; returns it trained."""
     options = {"schedule": SCHEDULES[number % 3], "alpha": 0.1 * (number + 1), "lr_mask": 0.02 * (number + 1)}
-    trainer = make(lazy_update, weights, world.make_head(torch.float32, seed=number, classes=6), range(60), **options)
+    trainer = make(
+        lazy_update, weights, toy_weights.make_head(torch.float32, seed=number, classes=6), range(60), **options
+    )
     for epoch in range(12):
-        documents = world.make_documents(150, width=9, words=range(60), seed=100 * number + epoch)
+        documents = toy_data.make_documents(150, width=9, words=range(60), seed=100 * number + epoch)
         trainer.run_epoch(*documents, number % 4 + 1, head_only=epoch % 5 == 0 and trainer.schedule == "seam")
         trainer.class_logits(*documents[:2])
     return trainer
@@ -183,7 +167,7 @@ def train_one(weights, number, lazy_update="quadrature"):
 @pytest.fixture(scope="module")
 def wide():
     """A base of 80 words in sizes that fill no vector."""
-    return world.make_weights(torch.float32, sizes=(80, 19, 21, 6), scale=0.3)
+    return toy_weights.make_weights(torch.float32, sizes=(80, 19, 21, 6), scale=0.3)
 
 
 def test_a_module_alone_is_the_module_in_company(wide):
@@ -201,10 +185,10 @@ def test_the_number_of_threads_changes_nothing(wide):
     assert_same_bits(one, train_one(wide, 1))
 
 
-@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
+@pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
 def test_where_an_epoch_is_cut_changes_nothing(wide, monkeypatch, lazy_update):
     trainers, event = [], threading.Event()
-    documents = world.make_documents(150, width=9, words=range(60))
+    documents = toy_data.make_documents(150, width=9, words=range(60))
     for at_once in (64, 7, 1):
         monkeypatch.setattr(cpu_trainer, "_STEPS_AT_ONCE", at_once)
         trainer = make(lazy_update, wide, words=range(60), schedule="seam")
@@ -249,27 +233,29 @@ def check_case(sizes, documents, batch_size, words=None, lazy_update="quadrature
     """Follows the Stepper in float64; then single steps in float32 from the float64 state, by the tolerance rule."""
     classes, words = sizes[3], range(sizes[0]) if words is None else words
     # Not so large that the LSTM is chaotic, where rounding grows from step to step.
-    weights = world.make_weights(sizes=sizes, scale=min(0.7, 2 / sum(sizes[1:3]) ** 0.5))
-    head = world.make_head(classes=classes)
+    weights = toy_weights.make_weights(sizes=sizes, scale=min(0.7, 2 / sum(sizes[1:3]) ** 0.5))
+    head = toy_weights.make_head(classes=classes)
     options = OPTIONS | options
     stepper = reference_step.Stepper(weights, head, **options)
-    world.follow(make(lazy_update, weights, head, words, **options), stepper, [documents] * epochs, batch_size)
+    agreement.follow(make(lazy_update, weights, head, words, **options), stepper, [documents] * epochs, batch_size)
 
     exact = reference_step.Stepper(weights, head, **options)
     single = {key: weight.float() for key, weight in weights.items()}, tuple(part.float() for part in head)
     float_labels = documents[2].float() if documents[2].ndim == 2 else documents[2]
-    for step, batch in enumerate(world.cut(documents, batch_size)[:4]):
+    for step, batch in enumerate(toy_data.cut(documents, batch_size)[:4]):
         plain, engine = (
             reference_step.Stepper(*single, **options),
             make(lazy_update, *single, range(sizes[0]), **options),
         )
         for other in (plain, engine):
-            world.put_state(exact, other, step)
+            trainer_kinds.put_state(exact, other, step)
         labels = float_labels[step * batch_size :][: len(batch[0])]
         wanted, theirs = exact.step(*batch).cross_entropy, plain.step(*batch[:2], labels).cross_entropy
         ours = engine.run_epoch(*batch, len(batch[0]))
-        assert abs(ours - wanted) <= 2 * abs(theirs - wanted) + 16 * world.EPS * max(1, wanted), f"loss of step {step}"
-        world.assert_as_good(exact, plain, engine, f"step {step}")
+        assert abs(ours - wanted) <= 2 * abs(theirs - wanted) + 16 * agreement.EPS * max(1, wanted), (
+            f"loss of step {step}"
+        )
+        agreement.assert_as_good(exact, plain, engine, f"step {step}")
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, phases=[Phase.generate])
@@ -281,29 +267,29 @@ def test_any_shape(data):
     embedding, hidden = (draw(1, 3, 16, 17, 33, 50, 97) for _ in range(2))
     count, width, batch_size = draw(1, 2, 5, 11), draw(1, 2, 7, 20), draw(1, 2, 4, 5, 16, 70)
     words = range(draw(1, 2, 30))
-    documents = world.draw_documents(data, count, width, words)
+    documents = strategies.draw_documents(data, count, width, words)
     options = {
         "schedule": draw(*SCHEDULES),
         "readout": draw("last_position", "last_word"),
         "penalty": draw("global", "group"),
     }
     sizes = len(words), embedding, hidden, draw(1, 2, 5, 52)
-    check_case(sizes, documents, batch_size, lazy_update=draw(*world.LAZY_UPDATES), **options)
+    check_case(sizes, documents, batch_size, lazy_update=draw(*trainer_kinds.LAZY_UPDATES), **options)
 
 
 def test_more_hidden_units_than_one_block_of_the_products():
-    check_case((20, 97, 300, 3), world.make_documents(7, 4, range(20)), 5, epochs=2)
+    check_case((20, 97, 300, 3), toy_data.make_documents(7, 4, range(20)), 5, epochs=2)
 
 
 @pytest.mark.parametrize("readout", ["last_position", "last_word"])
 def test_one_long_document(readout):
-    ids, lengths, labels = world.make_documents(1, 946, range(50))
+    ids, lengths, labels = toy_data.make_documents(1, 946, range(50))
     lengths[:] = 946
     check_case((50, 17, 5, 3), (ids, lengths, labels), 1, readout=readout, epochs=2)
 
 
 def test_a_long_document_among_short_ones():
-    ids, lengths, labels = world.make_documents(6, 300, range(1, 50))
+    ids, lengths, labels = toy_data.make_documents(6, 300, range(1, 50))
     lengths[1:] = torch.tensor([1, 2, 299, 7, 1])
     lengths[0] = 300
     check_case((50, 8, 5, 3), (ids, lengths, labels), 3, readout="last_word", epochs=2)
@@ -311,7 +297,7 @@ def test_a_long_document_among_short_ones():
 
 def test_many_documents_at_once():
     """More rows than the gradients of the weights are summed over in one go."""
-    check_case((40, 9, 7, 3), world.make_documents(150, 20, range(40)), 130, epochs=2)
+    check_case((40, 9, 7, 3), toy_data.make_documents(150, 20, range(40)), 130, epochs=2)
 
 
 def test_one_word_thirty_two_times():
@@ -321,14 +307,14 @@ def test_one_word_thirty_two_times():
 
 
 def test_a_word_in_every_batch_and_words_that_are_never_fed():
-    ids, lengths, labels = world.make_documents(12, 6, range(2, 9))
+    ids, lengths, labels = toy_data.make_documents(12, 6, range(2, 9))
     ids[:, 0] = 1
     for readout in ("last_position", "last_word"):  # id 0 fills up and is a word, or is never seen
         check_case((25, 5, 5, 3), (ids, lengths, labels), 2, words=[0, *range(1, 14)], readout=readout)
 
 
 def test_a_class_of_one_document():
-    ids, lengths, labels = world.make_documents(9, 6)
+    ids, lengths, labels = toy_data.make_documents(9, 6)
     labels[:] = 1
     labels[4] = 0
     check_case((23, 5, 5, 3), (ids, lengths, labels), 4)
@@ -337,24 +323,24 @@ def test_a_class_of_one_document():
 def test_an_epoch_of_nothing():
     trainer = make(schedule="seam")
     before = {name: part.clone() for name, part in tensors(trainer).items()}
-    nothing = world.make_documents(0)
+    nothing = toy_data.make_documents(0)
     for head_only in (False, True):
         assert trainer.run_epoch(*nothing, 5, head_only=head_only) == 0
     assert trainer.steps == 0 and trainer.logits(*nothing[:2]).shape == (0, 2)
     assert all(torch.equal(part, before[name]) for name, part in tensors(trainer).items())
 
 
-@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
+@pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
 def test_tensors_that_are_laid_out_otherwise(lazy_update):
     """Weights, head and documents may be views with any strides."""
-    weights, head, documents = world.make_weights(), world.make_head(), world.make_documents()
+    weights, head, documents = toy_weights.make_weights(), toy_weights.make_head(), toy_data.make_documents()
 
     def spread(tensor):
         return torch.stack([tensor, tensor], -1)[..., 0]
 
     odd = {key: spread(weight) for key, weight in weights.items()}, tuple(spread(part) for part in head)
     documents_too = tuple(spread(part) for part in documents)
-    assert not odd[0][world.EMBEDDING].is_contiguous() and not documents_too[0].is_contiguous()
+    assert not odd[0][toy_weights.EMBEDDING].is_contiguous() and not documents_too[0].is_contiguous()
     one, other = make(lazy_update, weights, head, schedule="seam"), make(lazy_update, *odd, schedule="seam")
     for head_only in (True, False, False):
         losses = [one.run_epoch(*documents, 4, head_only=head_only)]
@@ -367,7 +353,7 @@ def test_tensors_that_are_laid_out_otherwise(lazy_update):
 @pytest.mark.parametrize("schedule", ["seam", "joint"])
 def test_target_weight_with_shares(schedule):
     """Weight 3 of target documents is three of each, in float32 and with a head-only epoch between, too."""
-    documents = world.make_documents(9)
+    documents = toy_data.make_documents(9)
     times = torch.where(documents[2] == 0, 3, 1)
     copies = tuple(part.repeat_interleave(times, 0) for part in documents)
     one, other = make(target_weight=3.0, schedule=schedule), make(schedule=schedule)
@@ -376,8 +362,8 @@ def test_target_weight_with_shares(schedule):
             trainer.run_epoch(*d, len(d[0]), head_only=epoch == 1 and schedule == "seam")
             for trainer, d in ((one, documents), (other, copies))
         ]
-        assert losses[0] == pytest.approx(losses[1], abs=16 * world.EPS)
-    errors = [world.errors(score, other.scores[key].double())[0] for key, score in one.scores.items()]
+        assert losses[0] == pytest.approx(losses[1], abs=16 * agreement.EPS)
+    errors = [agreement.errors(score, other.scores[key].double())[0] for key, score in one.scores.items()]
     assert max(errors) < 1e-4  # 1000 roundings of a score of 1
 
 
@@ -394,10 +380,10 @@ def isa(request):
     _ext.C.set_isa(before)
 
 
-@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
+@pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
 def test_every_instruction_set(isa, lazy_update):
     for sizes in ((30, 17, 33, 5), (30, 50, 3, 8), (30, 97, 16, 2)):
-        check_case(sizes, world.make_documents(11, 7, range(30)), 4, lazy_update=lazy_update, readout="last_word")
+        check_case(sizes, toy_data.make_documents(11, 7, range(30)), 4, lazy_update=lazy_update, readout="last_word")
 
 
 def test_every_instruction_set_replays_like_dense(isa, wide):
@@ -409,24 +395,24 @@ def test_every_instruction_set_replays_like_dense(isa, wide):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("readout", ["last_position", "last_word"])
-@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
+@pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
 def test_class_logits_are_those_of_the_kept_weights(lazy_update, readout, dtype):
     """In batches and in one go, of words with and without a row of their own, before and after these drop out."""
-    weights = world.make_weights(dtype, sizes=(60, 17, 9, 5))
+    weights = toy_weights.make_weights(dtype, sizes=(60, 17, 9, 5))
     engine = make(lazy_update, weights, readout=readout, lr_mask=0.1)
-    looked_at = world.make_documents(300, 12, range(60), seed=5)[:2]
+    looked_at = toy_data.make_documents(300, 12, range(60), seed=5)[:2]
     dropped = set()
     for epoch in range(5):
-        documents = world.make_documents(9, words=range(15), seed=epoch)
+        documents = toy_data.make_documents(9, words=range(15), seed=epoch)
         engine.run_epoch(*documents, 2)
-        shared = engine.full_scores()[0][world.EMBEDDING][20]
+        shared = engine.full_scores()[0][toy_weights.EMBEDDING][20]
         dropped.add(bool((shared > 0).all()))
         kept = engine.effective_weights()
         exact = {key: weight.double() for key, weight in kept.items()}
         true = inference.class_logits(exact, *looked_at, readout)
         theirs, ours = inference.class_logits(kept, *looked_at, readout), engine.class_logits(*looked_at)
         assert ours.dtype == dtype and ours.shape == (300, 5)
-        floor = world.EPS * max(1, true.abs().max().item()) if dtype == torch.float32 else 1e-12
+        floor = agreement.EPS * max(1, true.abs().max().item()) if dtype == torch.float32 else 1e-12
         for q in (0.95, 1):
             error, allowed = (torch.quantile((logits.double() - true).abs(), q) for logits in (ours, theirs))
             assert error <= 2 * allowed + floor
@@ -438,7 +424,7 @@ def test_class_logits_are_those_of_the_kept_weights(lazy_update, readout, dtype)
 def test_class_logits_follow_what_is_asked_and_what_has_moved():
     """The same between epochs of the head alone, and never behind a change."""
     engine = make(schedule="seam")
-    documents = world.make_documents()
+    documents = toy_data.make_documents()
     ids, lengths = (part.clone() for part in documents[:2])
 
     def fresh():
@@ -461,7 +447,7 @@ def test_class_logits_follow_what_is_asked_and_what_has_moved():
     assert not any(torch.equal(a, b) for a, b in itertools.pairwise(seen))
 
 
-@pytest.mark.parametrize("lazy_update", world.LAZY_UPDATES)
+@pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
 def test_counts_snapshot_and_whole_scores_agree(lazy_update, wide):
     engine = train_one(wide, 2, lazy_update)
     scores, head = engine.full_scores()
@@ -499,7 +485,13 @@ def test_adopted_state_goes_on_as_its_own(wide):
     """A trainer that takes over another's scores and averages continues to the last bit."""
     one = train_one(wide, 0, "replay")
     other = make(
-        "replay", wide, world.make_head(torch.float32, classes=6), range(60), schedule="seam", alpha=0.1, lr_mask=0.02
+        "replay",
+        wide,
+        toy_weights.make_head(torch.float32, classes=6),
+        range(60),
+        schedule="seam",
+        alpha=0.1,
+        lr_mask=0.02,
     )
     mine = tensors(other)
     for name, part in tensors(one).items():
@@ -507,87 +499,13 @@ def test_adopted_state_goes_on_as_its_own(wide):
     head_steps = 3 * 150  # epochs 0, 5 and 10, of one document a step
     other.load_state(one.steps - head_steps, head_steps)
     for epoch in range(4):
-        documents = world.make_documents(30, words=range(60), seed=epoch)
+        documents = toy_data.make_documents(30, words=range(60), seed=epoch)
         for trainer in (one, other):
             trainer.run_epoch(*documents, 4, head_only=epoch == 2)
         assert_same_bits(one, other)
 
 
 # -- what it refuses --------------------------------------------------------------------------------------------------
-
-R, WORDS = 6, 9  # rows with scores, words; of the trainers below
-
-
-def arguments(dtype=torch.float64, **changes):
-    """Of a small ``_C.SeamTrainer``; a change may be a function of what it replaces."""
-    weights = list(world.make_weights(dtype, sizes=(WORDS, 4, 3, 5)).values())
-    states = [weights[0].new_ones(R + 1, 4), *(torch.ones_like(weight) for weight in weights[1:])]
-    head = list(world.make_head(dtype))
-    fine = {
-        "weights": weights,
-        "fed_ids": torch.arange(R),
-        "scores": states,
-        "exp_avg": [torch.zeros_like(part) for part in states],
-        "exp_avg_sq": [torch.zeros_like(part) for part in states],
-        "head": head,
-        "head_joint_moments": [torch.zeros_like(head[i // 2]) for i in range(4)],
-        "head_only_moments": [torch.zeros_like(head[i // 2]) for i in range(4)],
-        "penalty": [1e-3] * 7,
-        "train_head": True,
-        "read_last_word": True,
-        "target_weight": 1.0,
-        "lazy_update": "quadrature",
-    }
-    return fine | {name: change(fine[name]) if callable(change) else change for name, change in changes.items()}
-
-
-def at(i, change):
-    """A list with its entry i changed."""
-    return lambda tensors: [change(part) if j == i else part for j, part in enumerate(tensors)]
-
-
-def otherwise(tensor):
-    """In the other dtype."""
-    return tensor.float() if tensor.dtype == torch.float64 else tensor.double()
-
-
-def flipped(tensor):
-    """The same values, laid out in another order."""
-    return tensor.T.contiguous().T
-
-
-LISTS = ("weights", "scores", "exp_avg", "exp_avg_sq", "head", "head_joint_moments", "head_only_moments")
-BAD_TRAINERS = [
-    *((name, lambda tensors: tensors[:-1], ValueError, "must hold") for name in LISTS),
-    *((name, at(0, otherwise), TypeError, "dtype") for name in LISTS[1:]),
-    *((name, at(1, lambda part: torch.cat([part, part])), ValueError, "must have shape") for name in LISTS),
-    *((name, at(0, flipped), ValueError, "contiguous") for name in LISTS),
-    *((name, at(0, lambda part: part[0]), ValueError, "dimensions|shape") for name in LISTS),
-    ("scores", at(0, lambda part: part[1:]), ValueError, "must have shape"),
-    ("weights", lambda tensors: [part.long() for part in tensors], TypeError, "must be float32"),
-    ("weights", lambda tensors: [part.half() for part in tensors], TypeError, "must be float32"),
-    ("weights", lambda tensors: [part.to("meta") for part in tensors], TypeError, "on the CPU|be on meta"),
-    ("weights", lambda tensors: [None, *tensors[1:]], TypeError, "incompatible"),
-    ("fed_ids", torch.Tensor.int, TypeError, "int64"),
-    ("fed_ids", lambda rows: rows[:, None], TypeError, "one dimension"),
-    ("fed_ids", lambda rows: rows + WORDS - R + 1, ValueError, f"0 to {WORDS - 1}, but holds {WORDS}"),
-    ("fed_ids", lambda rows: rows - 1, ValueError, "but holds -1"),
-    ("fed_ids", lambda rows: rows[1:], ValueError, "must have shape"),
-    ("penalty", [0.1] * 6, ValueError, "must hold 7"),
-    ("lazy_update", "never", ValueError, "quadrature, replay or off, but is never"),
-    ("lazy_update", 3, TypeError, "incompatible"),
-]
-
-
-class Bare:
-    """Makes a module's trainers of `arguments`, which `given` holds afterwards."""
-
-    def __init__(self, module, dtype):
-        self.module, self.dtype, self.given = module, dtype, None
-
-    def __call__(self, **changes):
-        self.given = arguments(self.dtype, **changes)
-        return self.module.SeamTrainer(**self.given)
 
 
 @pytest.fixture
@@ -600,44 +518,6 @@ def test_a_trainer_is_not_made_of_what_does_not_fit(bare, name, change, error, t
     bare()
     with pytest.raises(error, match=text):
         bare(**{name: change})
-
-
-def documents_for(dtype=torch.float64, count=4, width=3):
-    """slots, lengths and shares for ``train``."""
-    slots = (torch.arange(count * width) % R).reshape(count, width).int()
-    return slots, torch.full((count,), width), torch.ones(count, 2, dtype=dtype) / 2
-
-
-def with_value(tensor, value):
-    """A copy with another last entry."""
-    tensor = tensor.clone()
-    tensor.view(-1)[-1] = value
-    return tensor
-
-
-BAD_DOCUMENTS = [
-    (0, torch.Tensor.long, TypeError, "score_rows must be a contiguous"),
-    (0, lambda slots: slots[0], TypeError, "two dimensions"),
-    (0, flipped, TypeError, "contiguous"),
-    (0, lambda slots: with_value(slots, R), ValueError, f"0 to {R - 1}, but holds {R}"),
-    (0, lambda slots: with_value(slots, -1), ValueError, "but holds -1"),
-    (0, lambda slots: slots[:, :0].contiguous(), ValueError, "at least one position"),
-    (1, torch.Tensor.int, TypeError, "lengths must be a contiguous int64"),
-    (1, lambda lengths: lengths[:-1], ValueError, "lengths must have shape"),
-    (1, lambda lengths: torch.stack([lengths, lengths], 1)[:, 0], TypeError, "contiguous"),
-    (1, lambda lengths: with_value(lengths, 0), ValueError, "between 1 and 3, but holds 0 for document 3"),
-    (1, lambda lengths: with_value(lengths, 4), ValueError, "between 1 and 3, but holds 4 for document 3"),
-    (2, otherwise, TypeError, "target_probs must have .*dtype"),
-    (2, lambda shares: shares[:-1], ValueError, "target_probs must have shape"),
-    (2, flipped, ValueError, "target_probs must be contiguous"),
-    (3, 0, ValueError, "batch must be at least 1, but is 0"),
-    (3, -2, ValueError, "batch must be at least 1, but is -2"),
-    (4, -1, ValueError, "documents -1 to 4 of 4"),
-    (4, 5, ValueError, "documents 5 to 4 of 4"),
-    (5, 5, ValueError, "documents 0 to 5 of 4"),
-    (5, 2.5, TypeError, "incompatible"),
-    (5, None, TypeError, "incompatible"),
-]
 
 
 def changed(fine, place, change):
@@ -767,7 +647,7 @@ def test_one_thread_at_a_time(monkeypatch):
     """A second thread is refused while the first one trains, and disturbs nothing."""
     monkeypatch.setattr(cpu_trainer, "_STEPS_AT_ONCE", 10**9)  # the whole epoch is one call
     monkeypatch.setattr(cpu_trainer, "_WORDS_AT_ONCE", 10**9)
-    documents = tuple(part.repeat(4000, *[1] * (part.ndim - 1)) for part in world.make_documents())
+    documents = tuple(part.repeat(4000, *[1] * (part.ndim - 1)) for part in toy_data.make_documents())
     alone, engine = make(), make()
     alone.run_epoch(*documents, 2)
     worker = threading.Thread(target=engine.run_epoch, args=(*documents, 2))
@@ -787,28 +667,28 @@ def test_a_tensor_that_is_no_longer_where_it_was_is_refused(change):
     if change == "resize":
         score.resize_(2 * score.numel())
     else:
-        engine.head[0].set_(torch.zeros(2, world.C))
+        engine.head[0].set_(torch.zeros(2, toy_weights.C))
     with pytest.raises(ValueError, match="moved or resized"):
-        engine.run_epoch(*world.make_documents(), 4)
+        engine.run_epoch(*toy_data.make_documents(), 4)
 
 
 def test_the_instruction_set_of_a_trainer_stays():
     """Another one, chosen meanwhile, has other panels and changes nothing here."""
     engine, other = make(), make()
     before = _ext.C.isa()
-    engine.run_epoch(*world.make_documents(), 4)
-    other.run_epoch(*world.make_documents(), 4)
+    engine.run_epoch(*toy_data.make_documents(), 4)
+    other.run_epoch(*toy_data.make_documents(), 4)
     try:
         _ext.C.set_isa("portable")
-        engine.run_epoch(*world.make_documents(seed=3), 4)
+        engine.run_epoch(*toy_data.make_documents(seed=3), 4)
     finally:
         _ext.C.set_isa(before)
-    other.run_epoch(*world.make_documents(seed=3), 4)
+    other.run_epoch(*toy_data.make_documents(seed=3), 4)
     assert_same_bits(engine, other)
 
 
 def test_padding_may_be_anything_where_it_is_never_fed():
-    ids, lengths, labels = world.make_documents(padding=20)
+    ids, lengths, labels = toy_data.make_documents(padding=20)
     one, other = make(words=range(1, 15), readout="last_word"), make(words=range(1, 15), readout="last_word")
     assert (ids == 20).any()
     one.run_epoch(ids, lengths, labels, 4)
@@ -828,8 +708,8 @@ def test_large_batches_are_stopped_between_two_of_them(monkeypatch):
             self.evaluates += 1
             return False
 
-    documents = world.make_documents(24)
-    for words, evaluates in ((world.T * 4, 6), (world.T * 8, 3), (1, 6), (10**6, 1)):
+    documents = toy_data.make_documents(24)
+    for words, evaluates in ((toy_weights.T * 4, 6), (toy_weights.T * 8, 3), (1, 6), (10**6, 1)):
         monkeypatch.setattr(cpu_trainer, "_WORDS_AT_ONCE", words)
         stop = CountsLooks()
         make().run_epoch(*documents, 4, stop=stop)
@@ -847,7 +727,7 @@ def final_figures(kind, weights, corpus, seed, **options):
     (ids, lengths, labels), head = documents_of(corpus, "grain", seed)
     k, width = corpus.class_names.index("grain"), 10
     ids, lengths = ids[:, :width], lengths.clamp(max=width)
-    trainer = world.make_trainer(kind, weights, head, ids, **REFERENCE | {"readout": "last_word"} | options)
+    trainer = trainer_kinds.make_trainer(kind, weights, head, ids, **REFERENCE | {"readout": "last_word"} | options)
     for epoch in range(16):
         order = torch.from_numpy(rng.permutation(seed, rng.ORDER, (k,), epoch, len(ids)))
         trainer.run_epoch(ids[order], lengths[order], labels[order], 1, head_only=epoch % 5 == 0)

@@ -17,9 +17,9 @@ import types
 import numpy as np
 import pytest
 import torch
-import world
-from test_cli import TINY, here, trained  # noqa: F401 (fixtures)
-from test_report import make_module
+from support import toy_weights
+from support.toy_data import TINY
+from support.toy_weights import make_module
 
 from seam_fast import (
     Interrupted,
@@ -44,7 +44,7 @@ RECIPES = {"strong": StrongRecipe(epochs=4, min_steps=3), "public": PublicRecipe
 
 
 def same_scores(one, other):
-    return all(torch.equal(one.scores[key] > 0, other.scores[key] > 0) for key in world.KEYS)
+    return all(torch.equal(one.scores[key] > 0, other.scores[key] > 0) for key in toy_weights.KEYS)
 
 
 # -- callbacks --------------------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ def test_figures_of_numpy_on_a_card_are_no_obstacle(toy_base, toy, tmp_path):
 RUN = ["reengineer", *TINY, "--epochs", "2", "--batch-size", "16", "--backend", "torch", "--no-plots"]
 
 
-def test_each_module_is_on_disk_as_soon_as_it_is_ready(trained, monkeypatch, capsys):  # noqa: F811
+def test_each_module_is_on_disk_as_soon_as_it_is_ready(trained, monkeypatch, capsys):
     """What comes after the first one may go wrong as it likes."""
     train, there = module_run.ModuleRun.train, []
 
@@ -240,7 +240,7 @@ def test_each_module_is_on_disk_as_soon_as_it_is_ready(trained, monkeypatch, cap
     assert shown.out.splitlines()[2].split()[0] == "class0", "what there is, is shown"
 
 
-def test_a_disk_that_is_full_for_a_while(trained, monkeypatch, capsys):  # noqa: F811
+def test_a_disk_that_is_full_for_a_while(trained, monkeypatch, capsys):
     """The others are trained and saved, and at the end it is tried again."""
     save, refused = SeamModule.save, []
 
@@ -256,7 +256,7 @@ def test_a_disk_that_is_full_for_a_while(trained, monkeypatch, capsys):  # noqa:
     assert "1-class1.safetensors cannot be written yet: No space left on device" in capsys.readouterr().err
 
 
-def test_a_disk_that_stays_full(trained, monkeypatch, capsys):  # noqa: F811
+def test_a_disk_that_stays_full(trained, monkeypatch, capsys):
     def full(self, path):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
@@ -267,7 +267,7 @@ def test_a_disk_that_stays_full(trained, monkeypatch, capsys):  # noqa: F811
     assert shown.err.splitlines()[-1].endswith(": No space left on device")
 
 
-def test_too_little_room_is_said_before_the_training(trained, monkeypatch, capsys):  # noqa: F811
+def test_too_little_room_is_said_before_the_training(trained, monkeypatch, capsys):
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=1000))
     assert main(RUN) == 1
     assert "MB will be written, and the disk has 0 MB free" in capsys.readouterr().err
@@ -275,21 +275,21 @@ def test_too_little_room_is_said_before_the_training(trained, monkeypatch, capsy
 
 
 @pytest.mark.parametrize("name", ["modules/1-class1.safetensors", "record.json", "table.txt", "base_confusion.png"])
-def test_a_folder_in_the_way_is_found_before_the_training(trained, monkeypatch, capsys, name):  # noqa: F811
+def test_a_folder_in_the_way_is_found_before_the_training(trained, monkeypatch, capsys, name):
     (trained / "runs/tiny" / name).mkdir(parents=True)
     monkeypatch.setattr(loop, "run_all", lambda *_: pytest.fail("it was trained"))
     assert main([argument for argument in RUN if argument != "--no-plots"]) == 1
     assert f"runs/tiny/{name}: a folder is in the way" in capsys.readouterr().err
 
 
-def test_a_base_cannot_take_the_place_of_a_folder(here, monkeypatch, capsys):  # noqa: F811
+def test_a_base_cannot_take_the_place_of_a_folder(here, monkeypatch, capsys):
     (here / "base.safetensors").mkdir()
     monkeypatch.setattr(bases, "train_classifier", lambda *_, **__: pytest.fail("it was trained"))
     assert main(["train", *TINY, "--out", "base.safetensors"]) == 1
     assert "base.safetensors: a folder is in the way" in capsys.readouterr().err
 
 
-def test_a_base_is_on_disk_before_it_is_judged(here, monkeypatch):  # noqa: F811
+def test_a_base_is_on_disk_before_it_is_judged(here, monkeypatch):
     def broken(*arguments):
         raise MemoryError("invented")
 
@@ -299,7 +299,7 @@ def test_a_base_is_on_disk_before_it_is_judged(here, monkeypatch):  # noqa: F811
     assert LSTMClassifier.load("base.safetensors").info["recipe"] == "strong"
 
 
-def test_a_base_that_is_cut_short_is_saved_beside(here, monkeypatch, capsys):  # noqa: F811
+def test_a_base_that_is_cut_short_is_saved_beside(here, monkeypatch, capsys):
     def interrupting(line=""):
         if line.startswith("epoch 2/"):
             raise KeyboardInterrupt
@@ -332,7 +332,7 @@ def test_hundreds_of_targets(tmp_path):
     assert paths.module_file(tmp_path, (3,), ["a", "b", "c", "ship/x"]).name == "3-ship_x.safetensors"
 
 
-def test_more_targets_on_the_command_line_than_a_folder_name_takes(trained, monkeypatch, capsys):  # noqa: F811
+def test_more_targets_on_the_command_line_than_a_folder_name_takes(trained, monkeypatch, capsys):
     monkeypatch.setattr(paths.shortened, "__defaults__", (10,))
     assert main([*RUN, "--targets", "0,1,2,0+1,0+2,1+2", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["modules"]) == 6
@@ -340,7 +340,7 @@ def test_more_targets_on_the_command_line_than_a_folder_name_takes(trained, monk
     assert (folder / "record.json").exists() and len(folder.name) == len("targets_") + 10
 
 
-def test_pictures_that_cannot_be_drawn_hide_nothing(trained, monkeypatch, capsys):  # noqa: F811
+def test_pictures_that_cannot_be_drawn_hide_nothing(trained, monkeypatch, capsys):
     def broken(*arguments):
         raise ValueError("no such font")
 
@@ -351,7 +351,7 @@ def test_pictures_that_cannot_be_drawn_hide_nothing(trained, monkeypatch, capsys
     assert (trained / "runs/tiny/record.json").exists()
 
 
-def test_no_matplotlib_is_said_before_the_training(trained, monkeypatch, capsys):  # noqa: F811
+def test_no_matplotlib_is_said_before_the_training(trained, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main([argument for argument in RUN if argument != "--no-plots"]) == 0
     said = capsys.readouterr().err
@@ -361,7 +361,7 @@ def test_no_matplotlib_is_said_before_the_training(trained, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
-def test_class_names_that_the_output_has_no_letters_for(here, monkeypatch, encoding):  # noqa: F811
+def test_class_names_that_the_output_has_no_letters_for(here, monkeypatch, encoding):
     for split in ("train", "test"):
         lines = "".join(f"{name}\tword{name} word other\n" * 6 for name in ("小麦", "naïve", "grain"))
         (here / "corpus" / f"many-{split}-all-terms.txt").write_text(lines, encoding="utf-8")
@@ -381,7 +381,7 @@ def test_class_names_that_the_output_has_no_letters_for(here, monkeypatch, encod
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_sigterm_is_treated_like_ctrl_c(trained, monkeypatch, capsys, number):  # noqa: F811
+def test_sigterm_is_treated_like_ctrl_c(trained, monkeypatch, capsys, number):
     """A second one does not disturb the saving."""
     before = signal.signal(number, signal.SIG_DFL)
     save = SeamModule.save
@@ -410,7 +410,7 @@ def test_sigterm_is_treated_like_ctrl_c(trained, monkeypatch, capsys, number):  
     assert SeamModule.load(path, base).card["interrupted"] is True
 
 
-def test_sigterm_in_a_process_of_its_own(trained):  # noqa: F811
+def test_sigterm_in_a_process_of_its_own(trained):
     """One target is ready, another is trained for hours: both are on disk."""
     command = [sys.executable, "-m", "seam_fast", *RUN, "--epochs", "1000000", "--threads", "2"]
     process = subprocess.Popen(
@@ -434,7 +434,8 @@ def test_sigterm_in_a_process_of_its_own(trained):  # noqa: F811
 def test_pictures_of_many_classes_stay_small(tmp_path, classes):
     """They must not grow with the square of the classes, nor beyond what matplotlib draws."""
     plots.base_confusion(np.eye(classes, dtype=int), [f"class {k}" for k in range(classes)], tmp_path / "a.png")
-    modules = [make_module((k % 3,)) for k in range(classes)]
+    three = [make_module((k,)) for k in range(3)]
+    modules = [three[k % 3] for k in range(classes)]
     plots.kept_by_group(modules, tmp_path / "b.png")
     plots.accuracy_against_kept(modules, tmp_path / "c.png")
     for path in tmp_path.iterdir():
@@ -490,7 +491,7 @@ def test_durations(seconds, text):
     assert progress.duration(seconds) == text
 
 
-def test_a_base_says_how_it_goes_where_there_is_no_terminal(here, capsys):  # noqa: F811
+def test_a_base_says_how_it_goes_where_there_is_no_terminal(here, capsys):
     assert main(["train", *TINY, "--epochs", "3"]) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
     assert [line.split(":")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
@@ -511,7 +512,7 @@ def test_talk_and_bar_do_not_write_into_each_other(monkeypatch):
     assert any(part.strip() == "module: a" for part in terminal.getvalue().replace("\r", "\n").splitlines())
 
 
-def test_training_goes_on_where_nobody_reads_what_it_says(here, monkeypatch):  # noqa: F811
+def test_training_goes_on_where_nobody_reads_what_it_says(here, monkeypatch):
     class Gone(io.StringIO):
         def write(self, text):
             raise BrokenPipeError(errno.EPIPE, "Broken pipe")

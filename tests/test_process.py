@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-import world
+from support import toy_weights
 
 from seam_fast import reengineer, train_classifier
 from seam_fast.classifier.training import PublicRecipe, StrongRecipe
@@ -168,7 +168,7 @@ def test_results_do_not_depend_on_what_torch_is_set_to(toy, toy_base):
     def check():
         assert train_classifier(toy, recipe).hash == base.hash
         (again,) = reengineer(toy_base, toy, [1], **QUICK)
-        assert all(torch.equal(again.scores[key], module.scores[key]) for key in world.KEYS)
+        assert all(torch.equal(again.scores[key], module.scores[key]) for key in toy_weights.KEYS)
         assert again.metrics == module.metrics and again.card["vocabulary_floor"] == module.card["vocabulary_floor"]
 
     for dtype in (torch.float64, torch.float16):

@@ -12,8 +12,8 @@ import threading
 import numpy as np
 import pytest
 import torch
-import world
-from world import choose
+from support import agreement, by_hand, toy_data, toy_weights
+from support.by_hand import choose
 
 from seam_fast import (
     Interrupted,
@@ -53,7 +53,7 @@ def without_seconds(history):
 def assert_same(one, other):
     """Bit for bit."""
     assert one.target == other.target
-    for key in world.KEYS:
+    for key in toy_weights.KEYS:
         assert torch.equal(one.scores[key], other.scores[key]), key
     assert all(torch.equal(a, b) for a, b in zip(one.head, other.head, strict=True))
     assert without_seconds(one.history) == without_seconds(other.history)
@@ -63,8 +63,8 @@ def assert_same(one, other):
 @pytest.fixture(scope="module")
 def many():
     """52 classes of three training documents each, and a base as drawn."""
-    corpus = world.make_corpus((3,) * 52, (2,) * 52)
-    return corpus, world.make_base(corpus, steps=0)
+    corpus = toy_data.make_corpus((3,) * 52, (2,) * 52)
+    return corpus, toy_weights.make_base(corpus, steps=0)
 
 
 # -- results ----------------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_several_settings_side_by_side(toy, toy_base, engine):
 def test_seeds_differ(toy, toy_base):
     one, other = (run(toy_base, toy, [1], seed=seed)[0] for seed in (0, 1))
     assert not torch.equal(one.head[0], other.head[0])
-    assert any(not torch.equal(one.scores[key], other.scores[key]) for key in world.KEYS)
+    assert any(not torch.equal(one.scores[key], other.scores[key]) for key in toy_weights.KEYS)
     assert (one.card["seed"], other.card["seed"]) == (0, 1)
 
 
@@ -155,15 +155,17 @@ def test_a_whole_run_by_hand(toy, toy_base, schedule):
     (module,) = run(
         base, toy, [2], protocol="reference", selection="last", seed=4, **options | {"epochs": 6, "batch_size": 5}
     )
-    hand = world.HandSeam(base.weights(), rng.head(4, (2,), 4), readout="last_word", **options)
+    hand = by_hand.HandSeam(base.weights(), rng.head(4, (2,), 4), readout="last_word", **options)
     settings = Settings.for_protocol("reference")
     sampler = Sampler(toy, torch.arange(len(toy.train)), (2,), settings, 4)
     for epoch in range(6):
         drawn = sampler.epoch(epoch)
-        for batch in world.cut((drawn.ids, drawn.lengths, drawn.labels), 5):  # 18 documents: the last batch has three
+        for batch in toy_data.cut(
+            (drawn.ids, drawn.lengths, drawn.labels), 5
+        ):  # 18 documents: the last batch has three
             hand.step(*batch, head_only=schedule == "seam" and epoch % 5 == 0)
     assert all(score.dtype == torch.float64 for score in module.scores.values())
-    assert world.largest_difference(hand, module.scores, module.head) < 1e-9
+    assert agreement.largest_difference(hand, module.scores, module.head) < 1e-9
     assert module.card["steps"] == 24
 
 
@@ -184,14 +186,14 @@ def test_a_whole_run_of_protocol_seam_by_hand(toy, toy_base):
         "lstm_penalty_scale": settings.lstm_penalty_scale,
         "schedule": "joint",
     }
-    hand = world.HandSeam(base.weights(), rng.head(2, (1,), 4), readout="last_word", lr_mask=0, lr_head=0, **options)
+    hand = by_hand.HandSeam(base.weights(), rng.head(2, (1,), 4), readout="last_word", lr_mask=0, lr_head=0, **options)
     for epoch in range(5):
         scale = (1 + math.cos(math.pi * epoch / 5)) / 2
         hand.lr_mask, hand.lr_head = 0.05 * scale, 0.01 * scale
         drawn = sampler.epoch(epoch)
-        for batch in world.cut((drawn.ids, drawn.lengths, drawn.labels), 16):
+        for batch in toy_data.cut((drawn.ids, drawn.lengths, drawn.labels), 16):
             hand.step(*batch)
-    assert world.largest_difference(hand, module.scores, module.head) < 1e-9
+    assert agreement.largest_difference(hand, module.scores, module.head) < 1e-9
 
 
 def test_a_float64_base_goes_all_the_way(toy, toy_base):
@@ -300,7 +302,7 @@ def test_evaluate_every_0_never_looks(toy, toy_base, monkeypatch):
         assert module.metrics == {} and module.card["best_epoch"] == 2
         assert all("accuracy" not in figures and figures["kept"] <= 1 for figures in module.history)
     (module,) = run(toy_base, toy, [1], evaluate_every=0, distill_weight=0.0, backend="torch")
-    assert all(torch.equal(module.scores[key], looked.scores[key]) for key in world.KEYS), "the last epoch's"
+    assert all(torch.equal(module.scores[key], looked.scores[key]) for key in toy_weights.KEYS), "the last epoch's"
 
 
 def test_evaluate_every_other_epoch_and_always_the_last(toy, toy_base):
@@ -520,7 +522,7 @@ def test_ctrl_c_in_the_middle_of_an_epoch_gives_a_whole_epochs_module(toy, toy_b
         run(toy_base, toy, [1], epochs=9, on_epoch=interrupt_at((1,), 0), **options)
     (module,) = caught.value.modules
     assert module.card["best_epoch"] == 0
-    for key in world.KEYS:
+    for key in toy_weights.KEYS:
         assert torch.equal(module.scores[key] > 0, wanted.scores[key] > 0), key
     assert module.kept == module.history[0]["kept"]
 
@@ -715,8 +717,8 @@ def test_the_engine_is_chosen_for_the_bases_dtype(toy, toy_base, monkeypatch):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_target_without_evaluation_documents(engine):
     """Nothing is said of it, and nothing fails: the reference's subset of none is none."""
-    corpus = world.make_corpus(test=(8, 6, 4, 0), protocol="reference")
-    (module,) = run(world.make_base(corpus, steps=0), corpus, [3], protocol="reference", epochs=2, backend=engine)
+    corpus = toy_data.make_corpus(test=(8, 6, 4, 0), protocol="reference")
+    (module,) = run(toy_weights.make_base(corpus, steps=0), corpus, [3], protocol="reference", epochs=2, backend=engine)
     assert [figures["documents"] for figures in module.history] == [0, 0]
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-import world
+from support import agreement, by_hand, toy_data, toy_weights
 from torch import nn
 
 from seam_fast.classifier import reference_model
@@ -101,28 +101,28 @@ def test_lstm_gradients_are_those_of_differences():
 
 
 def test_masked_lstm_is_the_lstm_of_the_kept_weights():
-    weights = world.make_weights()
+    weights = toy_weights.make_weights()
     generator = torch.Generator().manual_seed(3)
     scores = {key: torch.randn(w.shape, generator=generator, dtype=w.dtype) for key, w in weights.items()}
-    ids, lengths, _ = world.make_documents()
+    ids, lengths, _ = toy_data.make_documents()
     kept = {key: torch.where(scores[key] > 0, weights[key], 0.0) for key in weights}
     for readout in ("last_position", "last_word"):
         logits = reference_model.class_logits(ids, lengths, weights, scores, readout)
-        torch.testing.assert_close(logits, world.hand_logits(kept, ids, lengths, readout), rtol=0, atol=1e-13)
+        torch.testing.assert_close(logits, by_hand.hand_logits(kept, ids, lengths, readout), rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("readout", ["last_position", "last_word"])
-@pytest.mark.parametrize("shape", world.DEEP)
+@pytest.mark.parametrize("shape", toy_weights.DEEP)
 def test_deep_bases_are_those_of_the_kept_weights(shape, readout):
     """Values and gradients; read at the last word, no padding takes part."""
-    weights = world.make_deep_weights(*shape)
+    weights = toy_weights.make_deep_weights(*shape)
     generator = torch.Generator().manual_seed(3)
     scores = {key: torch.randn(w.shape, generator=generator, dtype=w.dtype) for key, w in weights.items()}
     scores = {key: score.requires_grad_() for key, score in scores.items()}
-    ids, lengths, _ = world.make_documents()
+    ids, lengths, _ = toy_data.make_documents()
     logits = reference_model.class_logits(ids, lengths, weights, scores, readout)
     kept = {key: torch.where(scores[key] > 0, weights[key], 0.0).requires_grad_() for key in weights}
-    wanted = world.deep_logits(kept, ids, lengths, readout, *shape)
+    wanted = by_hand.deep_logits(kept, ids, lengths, readout, *shape)
     torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-13)
     for part in (logits, wanted):
         (part.square().sum() / 100).backward()
@@ -180,7 +180,7 @@ def test_the_lstm_term_of_the_group_penalty_may_count_more():
 
 
 def test_penalty_of_a_deep_base_by_hand():
-    weights = world.make_deep_weights(2, True, sizes=(6, 2, 1, 2))  # 12, 4 * 20, 4 + 2
+    weights = toy_weights.make_deep_weights(2, True, sizes=(6, 2, 1, 2))  # 12, 4 * 20, 4 + 2
     scores = {key: -torch.ones_like(weight) for key, weight in weights.items()}
     scores["lstm.weight_ih_l1_reverse"][0] = 0.3  # 2 of 80
     scores["hidden2label.weight"][0] = 0.3  # 2 of 6
@@ -209,14 +209,14 @@ def test_penalty_gradient_is_clamped():
 
 def stepper(head=None, weights=None, **options):
     options = {"alpha": 0.2, "lr_mask": 0.1, "lr_head": 0.02} | options
-    return reference_step.Stepper(weights or world.make_weights(), head or world.make_head(), **options)
+    return reference_step.Stepper(weights or toy_weights.make_weights(), head or toy_weights.make_head(), **options)
 
 
 def test_a_step_reports_what_was_before_it():
-    ids, lengths, labels = world.make_documents(4)
-    trainer = stepper(weights=world.make_weights(scale=0.0))
+    ids, lengths, labels = toy_data.make_documents(4)
+    trainer = stepper(weights=toy_weights.make_weights(scale=0.0))
     result = trainer.step(ids, lengths, labels)
-    head = world.make_head()[1].tolist()  # all logits are 0: the head's bias decides
+    head = toy_weights.make_head()[1].tolist()  # all logits are 0: the head's bias decides
     total = math.log(sum(math.exp(b) for b in head))
     assert result.cross_entropy == pytest.approx(total - sum(head[k] for k in labels.tolist()) / 4, abs=1e-12)
     assert result.kept == 1.0
@@ -224,9 +224,9 @@ def test_a_step_reports_what_was_before_it():
 
 @pytest.mark.parametrize("penalty", ["global", "group"])
 def test_penalty_is_all_that_moves_scores_of_zero_weights(penalty):
-    trainer = stepper(weights=world.make_weights(scale=0.0), penalty=penalty)
-    trainer.step(*world.make_documents(4))
-    v, e, h, c = world.V, world.E, world.H, world.C
+    trainer = stepper(weights=toy_weights.make_weights(scale=0.0), penalty=penalty)
+    trainer.step(*toy_data.make_documents(4))
+    v, e, h, c = toy_weights.V, toy_weights.E, toy_weights.H, toy_weights.C
     sizes = {"word_embeddings": v * e, "lstm": 4 * h * (e + h + 2), "hidden2label": c * h + c}
     for key, score in trainer.scores.items():
         size = sizes[key.split(".")[0]] if penalty == "group" else sum(sizes.values())
@@ -236,12 +236,12 @@ def test_penalty_is_all_that_moves_scores_of_zero_weights(penalty):
 def test_words_not_in_the_batch_sink_alike():
     """Gradient alpha/N in every step, so each step is lr * g / (g + eps), whatever Adam remembers."""
     trainer = stepper()
-    documents = world.make_documents(words=range(1, 10))
+    documents = toy_data.make_documents(words=range(1, 10))
     total = sum(weight.numel() for weight in trainer.weights.values())
     gradient = 0.2 / total
     for step in range(1, 6):
         trainer.step(*documents)
-        rows = trainer.scores[world.EMBEDDING].detach()[10:]
+        rows = trainer.scores[toy_weights.EMBEDDING].detach()[10:]
         assert torch.equal(rows, rows[:1, :1].expand_as(rows))
         assert rows[0, 0].item() == pytest.approx(1 - step * 0.1 * gradient / (gradient + 1e-8), abs=1e-12)
 
@@ -259,16 +259,20 @@ def test_one_step_of_an_absent_word_at_the_reference_sizes():
     ("alpha", "lr_mask", "steps"), [(0.2, 0.01, 112), (0.2, 0.1, 12), (1, 0.01, 103), (1, 0.1, 11)]
 )
 def test_when_an_absent_word_drops_out_in_float32(alpha, lr_mask, steps):
-    weights = world.make_weights(torch.float32)
+    weights = toy_weights.make_weights(torch.float32)
     total = sum(weight.numel() for weight in weights.values())
     trainer = stepper(  # alpha scaled so that alpha / N is what it is at the reference sizes
-        world.make_head(torch.float32), weights, alpha=alpha * total / REFERENCE_TOTAL, lr_mask=lr_mask, schedule="port"
+        toy_weights.make_head(torch.float32),
+        weights,
+        alpha=alpha * total / REFERENCE_TOTAL,
+        lr_mask=lr_mask,
+        schedule="port",
     )
-    documents = world.make_documents(1, words=[1, 2])
+    documents = toy_data.make_documents(1, words=[1, 2])
     kept = []
     for _ in range(steps):
         trainer.step(*documents)
-        kept.append(bool((trainer.scores[world.EMBEDDING][20] > 0).all()))
+        kept.append(bool((trainer.scores[toy_weights.EMBEDDING][20] > 0).all()))
     assert kept == [True] * (steps - 1) + [False]
 
 
@@ -277,33 +281,33 @@ def test_when_an_absent_word_drops_out_in_float32(alpha, lr_mask, steps):
 def test_six_epochs_by_hand(schedule, penalty):
     """Epochs 0 and 5 of schedule seam step the head by an Adam of its own; the others have theirs."""
     options = {"alpha": 0.2, "lr_mask": 0.1, "lr_head": 0.02, "schedule": schedule, "penalty": penalty}
-    weights, head = world.make_weights(), world.make_head()
-    ours, hand = stepper(head, weights, **options), world.HandSeam(weights, head, **options)
+    weights, head = toy_weights.make_weights(), toy_weights.make_head()
+    ours, hand = stepper(head, weights, **options), by_hand.HandSeam(weights, head, **options)
     for epoch in range(6):
         head_only = schedule == "seam" and epoch % 5 == 0
-        for batch in world.cut(world.make_documents(seed=epoch), 4):
+        for batch in toy_data.cut(toy_data.make_documents(seed=epoch), 4):
             loss = ours.step(*batch, head_only=head_only).cross_entropy
             assert loss == pytest.approx(hand.step(*batch, head_only=head_only), abs=1e-11)
-        assert world.largest_difference(hand, ours.scores, ours.head) < 1e-10, f"epoch {epoch}"
+        assert agreement.largest_difference(hand, ours.scores, ours.head) < 1e-10, f"epoch {epoch}"
     kept = reference_model.kept_ratio(ours.scores)
     assert 0.05 < kept < 0.95, "the run should have dropped some and kept some"
 
 
 def test_labels_may_be_shares():
     options = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "penalty": "group", "lstm_penalty_scale": 3.0}
-    weights, head = world.make_weights(), world.make_head()
-    ours, hand = stepper(head, weights, **options), world.HandSeam(weights, head, **options)
+    weights, head = toy_weights.make_weights(), toy_weights.make_head()
+    ours, hand = stepper(head, weights, **options), by_hand.HandSeam(weights, head, **options)
     for epoch in range(4):
-        for ids, lengths, labels in world.cut(world.make_documents(seed=epoch), 4):
+        for ids, lengths, labels in toy_data.cut(toy_data.make_documents(seed=epoch), 4):
             share = 0.75 * (labels == 0) + 0.05
             shares = torch.stack([share, 1 - share], 1).double()
             loss = ours.step(ids, lengths, shares).cross_entropy
             assert loss == pytest.approx(hand.step(ids, lengths, shares), abs=1e-11)
-    assert world.largest_difference(hand, ours.scores, ours.head) < 1e-10
+    assert agreement.largest_difference(hand, ours.scores, ours.head) < 1e-10
 
 
 def test_head_only_steps_move_the_head_alone_and_port_never_does():
-    documents, head = world.make_documents(), world.make_head()
+    documents, head = toy_data.make_documents(), toy_weights.make_head()
     alone, port = stepper(head), stepper(head, schedule="port")
     for _ in range(3):
         alone.step(*documents, head_only=True)
@@ -318,15 +322,15 @@ def test_head_only_steps_move_the_head_alone_and_port_never_does():
 
 def test_the_loss_is_clamped_apart_from_the_penalty_in_a_whole_step():
     """Both parts of the gradient are large, and clamping their sum would be another thing."""
-    weights, head = world.make_weights(scale=2.0), tuple(20 * part for part in world.make_head())
+    weights, head = toy_weights.make_weights(scale=2.0), tuple(20 * part for part in toy_weights.make_head())
     total = sum(weight.numel() for weight in weights.values())
     options = {"alpha": 0.5 * total, "lr_mask": 0.01, "lr_head": 0.02, "schedule": "joint", "readout": "last_word"}
-    ours, hand = stepper(head, weights, **options), world.HandSeam(weights, head, **options)
-    documents = world.make_documents()
+    ours, hand = stepper(head, weights, **options), by_hand.HandSeam(weights, head, **options)
+    documents = toy_data.make_documents()
     ours.step(*documents)
     hand.step(*documents)
     differs = 0
-    for key in world.KEYS:
+    for key in toy_weights.KEYS:
         wanted = np.clip(hand.loss_path[key], -1, 1) + 0.5
         np.testing.assert_allclose(ours.scores[key].grad.numpy(), wanted, rtol=0, atol=1e-12)
         differs += int((np.abs(wanted - np.clip(hand.loss_path[key] + 0.5, -1, 1)) > 0.01).sum())
@@ -339,7 +343,7 @@ def test_a_class_that_is_dropped_whole_gets_no_gradient_from_the_loss():
     with torch.no_grad():
         trainer.scores["hidden2label.weight"][2] = -0.5
         trainer.scores["hidden2label.bias"][2] = 0.0
-    trainer.step(*world.make_documents())
+    trainer.step(*toy_data.make_documents())
     total = sum(weight.numel() for weight in trainer.weights.values())
     for key in ("hidden2label.weight", "hidden2label.bias"):
         gradient = trainer.scores[key].grad
@@ -348,8 +352,8 @@ def test_a_class_that_is_dropped_whole_gets_no_gradient_from_the_loss():
 
 
 def test_the_base_is_left_alone():
-    weights = world.make_weights()
+    weights = toy_weights.make_weights()
     before = {key: weight.clone() for key, weight in weights.items()}
     trainer = stepper(weights=weights)
-    trainer.step(*world.make_documents())
+    trainer.step(*toy_data.make_documents())
     assert all(torch.equal(weights[key], before[key]) for key in weights)

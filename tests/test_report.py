@@ -4,33 +4,9 @@ import json
 
 import numpy as np
 import pytest
-import torch
+from support.toy_weights import make_module
 
-from seam_fast import LSTMClassifier, SeamModule
 from seam_fast.cli import plots, report
-
-NAMES = ["oats", "steel", "tin"]
-
-
-def make_module(target, f1=0.5, base_f1=0.4, synthetic=False, evaluated=True):
-    torch.manual_seed(0)
-    base = LSTMClassifier(10, 4, 3, 3)
-    scores = {key: torch.ones_like(weight) for key, weight in base.weights().items()}
-    scores["word_embeddings.weight"][1:] = -1  # keeps 4 of 40
-    history = [
-        {"epoch": e, "kept": 1 / (e + 1), "kept_by_group": {}, "cross_entropy": 1.0}
-        | ({"accuracy": 0.9 - e * e / 10, "f1": 0.4, "balanced_accuracy": 0.5 + e / 10} if evaluated else {})
-        for e in range(3)
-    ]
-    counts = {"accuracy": 0.9, "accuracy_low": 0.85, "accuracy_high": 0.93, "precision": 0.6, "recall": 0.7}
-    counts |= {"documents": 100}
-    metrics = {key: counts | {"f1": f1} for key in ("test", "test_balanced")}
-    metrics |= {key: counts | {"f1": base_f1} for key in ("base", "base_balanced")}
-    card = {"target_names": [NAMES[k] for k in target], "class_names": NAMES, "vocabulary_floor": 0.25}
-    card |= {"epochs": 3, "best_epoch": 1, "seconds": 2.5, "synthetic": synthetic, "settings": {"alpha": 0.2}}
-    card |= {"evaluation": {"documents": "validation", "base": {"balanced_accuracy": 0.6}}}
-    head = torch.zeros(2, 3), torch.zeros(2)
-    return SeamModule(base, target, scores, head, history=history, metrics=metrics if evaluated else {}, card=card)
 
 
 def test_table_has_a_row_a_class_a_mean_and_marks_what_is_below_the_base():

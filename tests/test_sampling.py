@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-import world
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import toy_data
 
 from seam_fast.common import rng
 from seam_fast.errors import TrainingError
@@ -97,7 +97,7 @@ def test_vocabulary_floor_by_hand(toy):
     total = toy.vocab_size * 6 + 100
     assert vocabulary_floor(toy, chosen, total, 6) == pytest.approx((len(words) * 6 + 100) / total)
     assert 0 not in words  # padding of its own is no word
-    word_padded = world.make_corpus(protocol="reference")
+    word_padded = toy_data.make_corpus(protocol="reference")
     short = torch.nonzero(word_padded.train.lengths < 8)[:1, 0]
     words = set(word_padded.train.ids[short].flatten().tolist()) | {0}  # padding is a word there
     total = word_padded.vocab_size * 6 + 100
@@ -302,7 +302,7 @@ def test_word_dropout_leaves_the_corpus_alone(toy):
 
 
 def test_word_dropout_needs_an_unknown_word():
-    corpus = world.make_corpus(protocol="reference")
+    corpus = toy_data.make_corpus(protocol="reference")
     with pytest.raises(
         TrainingError, match=r"no unknown word .* pass word_dropout=0, on the command line --word-dropout 0"
     ):

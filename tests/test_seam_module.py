@@ -10,10 +10,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
-import world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, safe_open, save_file
+from support import by_hand, toy_data, toy_weights
 
 from seam_fast import CheckpointError, LSTMClassifier, SeamModule
 from seam_fast.classifier import reference_model
@@ -41,7 +41,7 @@ def make_module(base=None, seed=0, **options):
 
 
 def documents(count=20, sizes=SIZES):
-    ids, lengths, _ = world.make_documents(count, words=range(1, sizes[0]))
+    ids, lengths, _ = toy_data.make_documents(count, words=range(1, sizes[0]))
     return ids, lengths
 
 
@@ -63,7 +63,7 @@ def test_kept_by_hand():
     assert module.kept_by_group == pytest.approx({"embedding": 12 / 33, "lstm": 3 / 96, "linear": 2 / 20})
     assert module.kept == pytest.approx(17 / (33 + 96 + 20))
     assert module.kept_by_weight["lstm.weight_hh_l0"] == pytest.approx(3 / 36)
-    assert list(module.kept_by_weight) == list(world.KEYS)
+    assert list(module.kept_by_weight) == list(toy_weights.KEYS)
     assert "11.41 %" in repr(module)
 
 
@@ -116,33 +116,33 @@ def test_kept_of_a_deep_base_by_hand():
     assert module.kept_by_group == pytest.approx({"embedding": 12 / 33, "lstm": 8 / 456, "linear": 2 / 35})
     assert module.kept == pytest.approx(22 / (33 + 456 + 35))
     assert module.kept_by_weight["lstm.bias_ih_l0_reverse"] == pytest.approx(5 / 12)
-    assert list(module.kept_by_weight) == list(world.make_deep_weights(2, True))
+    assert list(module.kept_by_weight) == list(toy_weights.make_deep_weights(2, True))
 
 
 @pytest.mark.parametrize("readout", ["last_word", "last_position"])
-@pytest.mark.parametrize("shape", world.DEEP)
+@pytest.mark.parametrize("shape", toy_weights.DEEP)
 def test_predictions_over_deep_bases(shape, readout):
     module = make_module(make_base(readout=readout, shape=shape))
     ids, lengths = documents()
     effective = module.effective_weights()
     for key, weight in effective.items():
         assert torch.equal(weight, torch.where(module.scores[key] > 0, module.base.weights()[key], 0))
-    wanted = reference_model.head_logits(world.deep_logits(effective, ids, lengths, readout, *shape), module.head)
+    wanted = reference_model.head_logits(by_hand.deep_logits(effective, ids, lengths, readout, *shape), module.head)
     torch.testing.assert_close(module.logits(ids, lengths), wanted, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", world.DEEP)
+@pytest.mark.parametrize("shape", toy_weights.DEEP)
 @pytest.mark.parametrize("name", ["tc_2/module.pth", "module.safetensors"])
 def test_deep_round_trip(tmp_path, shape, name):
     module = make_module(make_base(shape=shape))
     path = tmp_path / name
     module.save(path)
     loaded = SeamModule.load(path, make_base(shape=shape))
-    assert kept(loaded) == kept(module) and list(loaded.scores) == list(world.make_deep_weights(*shape))
+    assert kept(loaded) == kept(module) and list(loaded.scores) == list(toy_weights.make_deep_weights(*shape))
     assert loaded.target == (2,) and loaded.kept_by_group == module.kept_by_group
     assert torch.equal(loaded.predict_proba(*documents()), module.predict_proba(*documents()))
     if path.suffix == ".pth":
-        suffixed = [f"{key}_mask" for key in world.make_deep_weights(*shape)]
+        suffixed = [f"{key}_mask" for key in toy_weights.make_deep_weights(*shape)]
         assert list(torch.load(path, weights_only=True)) == suffixed + list(HEAD_KEYS)
     with pytest.raises(CheckpointError, match=r"unknown keys: lstm|wrong shapes|made for the base"):
         SeamModule.load(path, make_base())
@@ -170,17 +170,17 @@ def test_bits_of_any_number(flags):
 
 def test_a_mask_of_shared_rows_is_the_mask_of_all_rows():
     """Words 0, 2 and 5 have rows of their own, all others share the last."""
-    scores = {key: torch.randn(weight.shape) for key, weight in world.make_weights().items()}
-    row_of_id = torch.full((world.V,), 3)
+    scores = {key: torch.randn(weight.shape) for key, weight in toy_weights.make_weights().items()}
+    row_of_id = torch.full((toy_weights.V,), 3)
     row_of_id[torch.tensor([0, 2, 5])] = torch.arange(3)
-    rows = torch.randn(4, world.E)
-    scores[world.EMBEDDING] = rows[row_of_id]
+    rows = torch.randn(4, toy_weights.E)
+    scores[toy_weights.EMBEDDING] = rows[row_of_id]
     shapes = {key: tuple(score.shape) for key, score in scores.items()}
-    bits = {key: packed(score > 0) for key, score in scores.items()} | {world.EMBEDDING: packed(rows > 0)}
+    bits = {key: packed(score > 0) for key, score in scores.items()} | {toy_weights.EMBEDDING: packed(rows > 0)}
     shared, whole = KeepMask(shapes, bits, row_of_id), KeepMask.of_scores(scores)
     assert shared == whole and shared.counts() == whole.counts() and shared.kept_by_group() == whole.kept_by_group()
-    assert torch.equal(shared.rows(), rows > 0) and torch.equal(whole.rows(), scores[world.EMBEDDING] > 0)
-    weights = world.make_weights()
+    assert torch.equal(shared.rows(), rows > 0) and torch.equal(whole.rows(), scores[toy_weights.EMBEDDING] > 0)
+    weights = toy_weights.make_weights()
     for ours, theirs in zip(shared.apply(weights).values(), whole.apply(weights).values(), strict=True):
         assert torch.equal(ours, theirs)
     assert all(torch.equal(shared.dense(key), score > 0) for key, score in scores.items())
@@ -191,8 +191,8 @@ def test_a_mask_of_shared_rows_is_the_mask_of_all_rows():
 def test_narrow_rows_are_not_made_of_what_fills_the_last_byte():
     rows = torch.ones(3, 2, dtype=torch.bool)  # 6 bits, and 2 that would be a row more
     row_of_id = torch.tensor([0, 2, 2, 1])
-    mask = KeepMask({world.EMBEDDING: (4, 2)}, {world.EMBEDDING: packed(rows)}, row_of_id, 3)
-    assert torch.equal(mask.rows(), rows) and mask.dense(world.EMBEDDING).all()
+    mask = KeepMask({toy_weights.EMBEDDING: (4, 2)}, {toy_weights.EMBEDDING: packed(rows)}, row_of_id, 3)
+    assert torch.equal(mask.rows(), rows) and mask.dense(toy_weights.EMBEDDING).all()
 
 
 def test_a_module_follows_its_scores_and_its_base():
@@ -279,7 +279,7 @@ def test_native_file_is_refused_on_another_base(tmp_path):
 
 # -- the reference's format -------------------------------------------------------------------------------------------
 
-PTH_KEYS = [f"{key}_mask" for key in world.KEYS] + list(HEAD_KEYS)
+PTH_KEYS = [f"{key}_mask" for key in toy_weights.KEYS] + list(HEAD_KEYS)
 
 
 def test_reference_format_round_trip(tmp_path):
@@ -293,7 +293,7 @@ def test_reference_format_round_trip(tmp_path):
     assert all(tensor.dtype == torch.float32 for tensor in state.values())
     loaded = SeamModule.load(path, module.base)
     assert loaded.target == (2,)
-    for key in world.KEYS:
+    for key in toy_weights.KEYS:
         assert torch.equal(loaded.scores[key].nan_to_num(nan=77.0), module.scores[key].nan_to_num(nan=77.0))
     assert torch.equal(torch.signbit(loaded.scores["hidden2label.bias"])[3:], torch.tensor([False, True]))
     assert kept(loaded)["hidden2label.bias"] == [False, True, False, False, False]
@@ -590,7 +590,7 @@ def test_saving_leaves_the_module_alone(tmp_path):
     module.save(tmp_path / "module.safetensors")
     module.save(tmp_path / "module.pth")
     assert module.card == before[4] and module.history == before[2] and module.metrics == before[3]
-    assert all(torch.equal(module.scores[key], before[0][key]) for key in world.KEYS)
+    assert all(torch.equal(module.scores[key], before[0][key]) for key in toy_weights.KEYS)
 
 
 def test_a_base_read_elsewhere_is_another_base(tmp_path, toy, toy_base):

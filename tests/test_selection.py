@@ -1,7 +1,7 @@
 """Which epoch is kept, on invented histories."""
 
 import pytest
-from world import choose
+from support.by_hand import choose
 
 from seam_fast.search.selection import F1Selection, ReferenceSelection, is_constant_like
 

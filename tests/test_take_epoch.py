@@ -1,12 +1,11 @@
 """An epoch of a module in one native call: documents, steps, look and figures as single calls give them, to the bit."""
 
-import functools
 import threading
 
 import numpy as np
 import pytest
 import torch
-import world
+from support import toy_weights, trainer_kinds
 
 from seam_fast import TrainingError, _ext
 from seam_fast.classifier import metrics
@@ -38,35 +37,19 @@ def make_sampler(corpus, target=(1,), teacher=None, **options):
     return Sampler(corpus, everything, target, Settings(epochs=4, **given), seed=2, teacher=teacher)
 
 
-def make_trainer(kind, base, sampler, **options):
-    options = world.OPTIONS | {"lr_mask": 0.3, "schedule": "seam", "readout": "last_word"} | options
-    head = world.make_head(torch.float32, classes=4)
-    return world.make_trainer(kind, base.weights(), head, sampler.fed_ids(), **options)
-
-
 @pytest.fixture(params=["native-quadrature", "cuda-host-quadrature"])
 def in_one_call(request):
-    """The trainers that can, as `world.make_trainer` calls them; test_cuda_engine.py has another."""
+    """The trainers that can, as `trainer_kinds.make_trainer` calls them; test_cuda_engine.py has another."""
     if request.param.startswith("cuda-host"):
         request.getfixturevalue("unwatched")
     return request.param
-
-
-@pytest.fixture
-def make_one(in_one_call):
-    return functools.partial(make_trainer, in_one_call)
-
-
-@pytest.fixture
-def evaluated_on(toy):
-    return toy.test.ids, toy.test.lengths, toy.test.labels == 1
 
 
 @pytest.mark.parametrize("readout", ["last_position", "last_word"])
 @pytest.mark.parametrize("options", DRAWS)
 def test_documents_are_those_of_the_sampler(toy, toy_base, options, readout):
     sampler = make_sampler(toy, **options)
-    trainer = make_trainer("native-quadrature", toy_base, sampler, readout=readout)
+    trainer = trainer_kinds.make_for_sampler("native-quadrature", toy_base, sampler, readout=readout)
     drawn, purposes = trainer._draws_of(sampler, 4)
     for epoch in range(3):
         split = sampler.epoch(epoch)
@@ -82,7 +65,7 @@ def told(trainer, loss, look, wanted):
     if figures is None and look.outputs is not None:
         figures = metrics.module_metrics(look.outputs, wanted)
     parts = {
-        **world.parts_of(look.snapshot()),
+        **trainer_kinds.parts_of(look.snapshot()),
         "head weight now": look.head[0],
         "logits": look.class_logits,
         "outputs": look.outputs,
@@ -138,7 +121,7 @@ def test_a_teacher_and_long_epochs_go_step_by_step(toy, toy_base, make_one, monk
 @pytest.mark.parametrize("options", [{"word_dropout": 0.4}, {"distill_weight": 0.3, "word_dropout": 0.1}], ids=str)
 @pytest.mark.parametrize("target", [(1,), (0, 3)])
 def test_the_engine_of_a_gpu_asks_the_base_itself(toy, toy_base, host_module, unwatched, evaluated_on, options, target):
-    weights = list(world.single(toy_base.weights(), [])[0].values())
+    weights = list(toy_weights.single(toy_base.weights(), [])[0].values())
 
     def teacher(ids, lengths):
         logits = host_module.class_logits_on_gpu(weights, ids, lengths, True)
@@ -146,7 +129,7 @@ def test_the_engine_of_a_gpu_asks_the_base_itself(toy, toy_base, host_module, un
 
     options = {"distill_weight": 1.0, "sampling": "redraw"} | options
     sampler, stop = make_sampler(toy, target, teacher, **options), threading.Event()
-    trainers = [make_trainer("cuda-host-quadrature", toy_base, sampler) for _ in range(2)]
+    trainers = [trainer_kinds.make_for_sampler("cuda-host-quadrature", toy_base, sampler) for _ in range(2)]
     for epoch in range(2):
         seen = []
         for trainer, take in zip(trainers, (type(trainers[0]).take_epoch, Trainer.take_epoch), strict=True):
@@ -166,7 +149,7 @@ def test_nothing_is_done_once_stop_is_set(toy, toy_base, make_one, evaluated_on)
 def test_it_says_what_is_not_finite(toy, toy_base, make_one, evaluated_on):
     sampler = make_sampler(toy)
     trainer = make_one(toy_base, sampler)
-    trainer.scores[world.LSTM[0]][0, 0] = float("inf")
+    trainer.scores[toy_weights.LSTM[0]][0, 0] = float("inf")
     trainer.load_state(0)
     with pytest.raises(TrainingError, match="not finite"):
         trainer.take_epoch(sampler, 0, 4, stop=threading.Event(), evaluated_on=evaluated_on)

@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 import torch
-from lstm_cases import CPU_KERNELS
+from support.lstm_cases import CPU_KERNELS
 from torch import nn
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.rnn import pack_padded_sequence

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lstm_cases import CPU_KERNELS, Case, each_kernel, kernel, leaves  # noqa: F401
+from support.lstm_cases import CPU_KERNELS, Case, each_implementation, leaves
 from torch.autograd.functional import jacobian
 from torch.func import functional_call, functionalize, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
@@ -70,9 +70,9 @@ def call(case, backend, tensors=None):
     return function, scores
 
 
-@each_kernel
+@each_implementation
 @each_case
-def test_gradients_are_those_of_backward(kernel, case):  # noqa: F811
+def test_gradients_are_those_of_backward(kernel, case):
     input, h_0, c_0, weights, scores, _ = case.tensors()
     states = [] if h_0 is None else [h_0, c_0]
 
@@ -92,9 +92,9 @@ def test_gradients_are_those_of_backward(kernel, case):  # noqa: F811
     assert any((tensor.abs() == 1).any() for tensor in found[3]), "the clamp should have had something to do"
 
 
-@each_kernel
+@each_implementation
 @each_case
-def test_many_sets_of_scores_on_one_base(kernel, case):  # noqa: F811
+def test_many_sets_of_scores_on_one_base(kernel, case):
     function, scores = call(case, kernel)
     many = stacks(scores, 5)
     given = [tensor for tensor in many if tensor is not None]
@@ -113,17 +113,17 @@ def test_many_sets_of_scores_on_one_base(kernel, case):  # noqa: F811
     torch.testing.assert_close([tensor.grad for tensor in owned], gradients, **CLOSE)
 
 
-@each_kernel
+@each_implementation
 @pytest.mark.parametrize("axis", [1, -1])
-def test_the_axis_may_stand_anywhere(kernel, axis):  # noqa: F811
+def test_the_axis_may_stand_anywhere(kernel, axis):
     function, scores = call(CASES[0], kernel)
     many = stacks(scores, 3)
     moved = [tensor.movedim(0, axis).contiguous() for tensor in many]
     torch.testing.assert_close(vmap(function, axis)(moved), vmap(function)(many), rtol=0, atol=0)
 
 
-@each_kernel
-def test_everything_may_be_stacked_and_nested(kernel):  # noqa: F811
+@each_implementation
+def test_everything_may_be_stacked_and_nested(kernel):
     case = Case(T=4, B=3, I=2, H=3, L=2, D=2, lengths=(4, 0, 2))
     input, h_0, c_0, weights, scores, _ = case.tensors()
     xs, states = stacks([input], 2)[0], stacks([h_0, c_0], 3)
@@ -140,8 +140,8 @@ def test_everything_may_be_stacked_and_nested(kernel):  # noqa: F811
             torch.testing.assert_close([g[i, j] for g in everything], grad(value)(*arguments), **CLOSE)
 
 
-@each_kernel
-def test_calls_with_the_same_scores_are_clamped_one_by_one(kernel):  # noqa: F811
+@each_implementation
+def test_calls_with_the_same_scores_are_clamped_one_by_one(kernel):
     input, _, _, weights, scores, _ = CASES[0].tensors()
     inputs = stacks([input], 4)[0]
 
@@ -154,8 +154,8 @@ def test_calls_with_the_same_scores_are_clamped_one_by_one(kernel):  # noqa: F81
     assert any((tensor.abs() == 1).any() for grads in each for tensor in grads)
 
 
-@each_kernel
-def test_jacobians(kernel):  # noqa: F811
+@each_implementation
+def test_jacobians(kernel):
     input, h_0, c_0, weights, scores, _ = Case(T=3, B=2).tensors()
 
     def function(x):
@@ -196,8 +196,8 @@ def test_nothing_is_saved_where_nobody_can_ask_for_gradients(grad_mode):
     assert (largest >= 4 * 64 * 8 * 5 * 32 * 4) == grad_mode
 
 
-@each_kernel
-def test_no_calls_at_all(kernel):  # noqa: F811
+@each_implementation
+def test_no_calls_at_all(kernel):
     function, scores = call(CASES[0], kernel)
     none = [score.new_empty(0, *score.shape) for score in scores]
     if kernel == "torch":
@@ -225,8 +225,8 @@ def test_threads_change_no_bit_of_many_calls(case, threads):
 # -- what is refused, and with what advice -----------------------------------------------------------------------------
 
 
-@each_kernel
-def test_forward_mode_names_the_twin(kernel):  # noqa: F811
+@each_implementation
+def test_forward_mode_names_the_twin(kernel):
     input, h_0, c_0, weights, scores, _ = Case(T=2, B=1).tensors()
     hx = h_0[:, :1], c_0[:, :1]
 
@@ -247,8 +247,8 @@ def test_forward_mode_names_the_twin(kernel):  # noqa: F811
         )
 
 
-@each_kernel
-def test_functionalize_is_refused(kernel):  # noqa: F811
+@each_implementation
+def test_functionalize_is_refused(kernel):
     function, scores = call(CASES[0], kernel)
     linear = lambda score: masked_linear(torch.ones(1, 3).double(), score, None, score)  # noqa: E731
     for transformed, argument in (

@@ -1,8 +1,11 @@
 """Builds the CUDA op for the CPU: its host side as it is, its kernels in the meaning that block_host.h gives them.
 
-What is built lies under build/ and is built again when a source that it is made of has changed.
+What is built lies under build/ and is built again when a source that it is made of has changed. Processes that want it
+at the same time wait for the one that builds it.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import importlib.util
 import shlex
@@ -55,10 +58,29 @@ def compile_one(source: Path, folder: Path) -> Path:
     return built
 
 
-def build():
-    """The module, built if need be. Raises RuntimeError with the compiler's words."""
-    folder = ROOT / "build" / f"cuda-host-{sysconfig.get_config_var('SOABI')}-torch-{torch.__version__}"
-    folder.mkdir(parents=True, exist_ok=True)
+@contextlib.contextmanager
+def locked(folder: Path):
+    """Only one process at a time is within; others wait."""
+    with open(folder / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file is closed, also by the end of the process
+        yield
+
+
+def key_of_all() -> str:
+    """A hash of every file that the sources may include, of the flags and of the compiler.
+
+    Only where it has changed are the sources preprocessed to see which of them that concerns, which takes ten seconds.
+    """
+    key = hashlib.sha256(shlex.join(flags()).encode())
+    key.update(subprocess.run(["c++", "--version"], capture_output=True).stdout)
+    for path in sorted(path for folder in (CSRC, HOST) for path in folder.rglob("*") if path.is_file()):
+        if path.suffix != ".pyc":
+            key.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return key.hexdigest()[:16]
+
+
+def make(folder: Path) -> Path:
+    """The library's path, after it has been compiled where something has changed."""
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(lambda source: compile_one(source, folder), SOURCES))
     key = hashlib.sha256(" ".join(path.name for path in objects).encode()).hexdigest()[:16]
@@ -73,6 +95,20 @@ def build():
         for old in folder.glob(f"{NAME}-*.so"):
             old.unlink()
         made.rename(library)
+    return library
+
+
+def build():
+    """The module, built if need be. Raises RuntimeError with the compiler's words."""
+    folder = ROOT / "build" / f"cuda-host-{sysconfig.get_config_var('SOABI')}-torch-{torch.__version__}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        stamp, key = folder / "made_of", key_of_all()
+        said, _, name = stamp.read_text().partition(" ") if stamp.exists() else ("", "", "")
+        library = folder / name
+        if said != key or not library.is_file():
+            library = make(folder)
+            stamp.write_text(f"{key} {library.name}")
     spec = importlib.util.spec_from_file_location(NAME, library)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

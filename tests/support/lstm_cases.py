@@ -7,18 +7,14 @@ bfloat16 and float16 are held to the same, each beside PyTorch's own and in its 
 better truth than the float64 reference, which errs as well: twice the same, in its own units.
 """
 
-import functools
-import importlib.util
-import shutil
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from seam_fast import _ext, masked_lstm
-from seam_fast.ops import custom_op, eager, reference
-from seam_fast.ops import functional as ops
+from seam_fast.ops import reference
 from seam_fast.testing import FACTOR, largest_error, perturbed
 
 NAMES = ("output", "h_n", "c_n", "input", "h_0", "c_0", "weights", "scores")
@@ -28,49 +24,11 @@ CPU_KERNELS = [f"cpu-{isa}" for isa in (_ext.C.isas() if _ext.C else ())]
 HOST_KERNELS = ["host-automatic", "host-library"]
 KERNELS = ["torch", *CPU_KERNELS, *HOST_KERNELS]
 each_kernel = pytest.mark.parametrize("kernel", KERNELS, indirect=True)
+# Arguments, autograd and transforms: what all instruction sets have in common, and all kernels of the CUDA op.
+each_implementation = pytest.mark.parametrize("kernel", ["torch", *CPU_KERNELS[-1:], "host-automatic"], indirect=True)
+each_kernel_but_cudas = pytest.mark.parametrize("kernel", ["torch", *CPU_KERNELS], indirect=True)
 each_cpu_kernel = pytest.mark.parametrize("kernel", CPU_KERNELS, indirect=True)
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-
-
-@functools.cache
-def cuda_host():
-    """The CUDA op as a module that runs on the CPU; tests are skipped where it cannot be built."""
-    if shutil.which("c++") is None:
-        pytest.skip("needs a C++ compiler: the CUDA kernels are built for the CPU")
-    spec = importlib.util.spec_from_file_location("cuda_host_build", Path(__file__).parent / "cuda_host" / "build.py")
-    builder = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(builder)
-    return builder.build()
-
-
-def use_cuda_host(
-    monkeypatch, recurrence="automatic", products="automatic", multiprocessors=4, clusters=True, tf32=False, cluster=5
-):
-    """Lets every op but those of ``backend="torch"`` run the CUDA kernels on the CPU, on a device as it is told."""
-    module = cuda_host()
-    module.choose_cuda(recurrence, products)
-    module.pretend(multiprocessors, clusters, tf32, cluster)
-    for place in (ops, custom_op):
-        choose = lambda backend, _: eager if backend == "torch" else module  # noqa: E731
-        monkeypatch.setattr(place, "choose_kernels", choose)
-    return module
-
-
-@pytest.fixture
-def kernel(request, monkeypatch):
-    """The backend's name; its instruction set, or the CUDA op on the CPU, is in use during the test."""
-    backend, _, kind = request.param.partition("-")
-    if backend == "host":
-        use_cuda_host(monkeypatch, kind, kind)
-        yield "cpu"
-        return
-    if not kind:
-        yield backend
-        return
-    before = _ext.C.isa()
-    _ext.C.set_isa(kind)
-    yield backend
-    _ext.C.set_isa(before)
 
 
 @dataclass(frozen=True)
@@ -230,3 +188,37 @@ def assert_gates_are_right(count: int, device="cpu", **options) -> None:
             small = exact.abs() < 0.5
             error = (c_n.double().flatten() - exact)[small].abs() / exact[small].abs().clamp_min(1e-37)
             assert float(error.max()) <= 4 * 2.0**-24
+
+
+GRID = [
+    Case(T=1, B=1, I=1, H=1),
+    Case(T=2, B=1, I=1, H=1, D=2, lengths=(1,)),
+    Case(T=1, B=5, I=3, H=2, bias=False),
+    Case(T=9, B=1, I=7, H=11, hx=False),
+    Case(T=5, B=3, I=2, H=4, L=2),
+    Case(T=5, B=3, I=2, H=4, L=3, D=2, masked="some"),
+    Case(T=7, B=13, I=17, H=19, batch_first=True),
+    Case(T=6, B=5, I=8, H=16, D=2, lengths=(6, 0, 3, 1, 6), batch_first=True),
+    Case(T=8, B=9, I=5, H=33, L=2, D=2, lengths=(0, 8, 1, 7, 2, 6, 3, 5, 4), bias=False),
+    Case(T=4, B=3, I=6, H=7, lengths=(0, 0, 0)),
+    Case(T=4, B=3, I=6, H=7, lengths=(2, 2, 1), hx=False, L=2),  # nobody reaches the last step
+    Case(T=6, B=4, I=3, H=5, masked="none"),
+    Case(T=32, B=5, I=100, H=50, hx=False),  # R8
+    Case(T=32, B=5, I=100, H=50, hx=False, lengths=(32, 7, 19, 1, 25), scale=3.0),
+    Case(T=4, B=19, I=5, H=34, D=2, lengths=(4,) * 9 + (1, 0, 3) * 3 + (2,)),  # two units beyond whole vectors
+    Case(T=11, B=17, I=65, H=67, D=2, batch_first=True),
+    Case(T=6, B=32, I=70, H=128),
+]
+
+
+def pre_masked(weight, score):
+    return weight if score is None else torch.where(score > 0, weight, 0)
+
+
+def torch_lstm(case: Case, weights, scores) -> nn.LSTM:
+    """torch.nn.LSTM of the kept weights."""
+    options = {"bias": case.bias, "bidirectional": case.D == 2, "batch_first": case.batch_first}
+    lstm = nn.LSTM(case.I, case.H, case.L, **options, dtype=weights[0].dtype)
+    for name, weight, score in zip(lstm._flat_weights_names, weights, scores, strict=True):
+        setattr(lstm, name, nn.Parameter(pre_masked(weight, score)))
+    return lstm

@@ -1,0 +1,20 @@
+"""What the tests share, one module for each thing that it makes.
+
+toy_data             corpora and documents
+toy_weights          weights, heads and trained bases
+trainer_kinds        trainers of every kind by one call, and their state
+agreement            how near a trainer must stay to the reference step
+by_hand              SEAM worked out beside the package
+strategies           what hypothesis draws
+lstm_cases           cases of the masked LSTM, the truth about them, the tolerance
+gpu_stand_in         the CUDA code as a module that runs on the CPU
+fake_gpus            stand-ins for torch.cuda, its streams and its graphs
+gap_rules            rows whose words did not occur for a while, and the same steps in NumPy
+bare_trainers        the compiled trainers by themselves, and all that they must refuse
+cuda_trainer_checks  what a trainer of one launch is held to
+cohort_cases         modules that are trained in step
+recipes              short trainings of a base
+scripts              the scripts of the checkout as modules
+
+Fixtures are in conftest.py.
+"""
