@@ -66,8 +66,8 @@ left() { # $1: seconds at most -> those of them that this part still has; fails 
 ready() { # says why the CUDA kernels cannot be used
     "$python" -c "
 import sys
-from seam_fast.backend import why_not
-reason = why_not('cuda')
+from seam_fast.backend import unavailable_reason
+reason = unavailable_reason('cuda')
 sys.exit(f'error: the CUDA kernels cannot be used: {reason}' if reason else 0)"
 }
 

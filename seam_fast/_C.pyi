@@ -1,4 +1,4 @@
-"""The compiled part, as Python sees it: csrc/bindings.cpp says the same to pybind11, and a test compares the two.
+"""The compiled part, as Python sees it: csrc/bindings/ says the same to pybind11, and a test compares the two.
 
 The headers of csrc hold the whole contract of each function. Letters: T time steps, B batch, I input size, H hidden
 size, D directions (1 or 2), V words, E embedding size, C classes, N documents, R embedding rows with scores of their

@@ -1,3 +1,3 @@
 """The one place where the version number stands; setup.py reads it from here without importing the package."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -383,3 +383,16 @@ def test_names_to_ignore_or_map_that_are_no_lists_of_names(tmp_path, toy_base):
     assert torch.equal(base.hidden2label.weight, toy_base.hidden2label.weight)
     with pytest.raises(CheckpointError, match=r"key_map is \{'hidden2label': 3\}; it must say by strings"):
         LSTMClassifier.load(tmp_path / "base.pt", key_map={"hidden2label": 3})
+
+
+def test_the_last_layer_by_the_name_of_another_framework(tmp_path):
+    """Where embedding and hidden size are one, two matrices have fitting shapes, and their names decide."""
+    tensors = {
+        "tokens.weight": torch.randn(5, 4),
+        "dense.weight": torch.randn(5, 4),
+        "dense.bias": torch.randn(5),
+        **{f"rnn.{name}": part.detach() for name, part in torch.nn.LSTM(4, 4).named_parameters()},
+    }
+    torch.save(tensors, tmp_path / "theirs.pt")
+    base = LSTMClassifier.load(tmp_path / "theirs.pt")
+    assert torch.equal(base.hidden2label.weight, tensors["dense.weight"])

@@ -92,7 +92,8 @@ from seam_fast import Interrupted, LSTMClassifier, Settings, _ext, reengineer, r
 from seam_fast.backend import unavailable_reason
 from seam_fast.classifier import inference
 from seam_fast.search import module_run
-from seam_fast.training import cuda_trainer
+from seam_fast.training import registry
+from seam_fast.training.cuda_trainer import CudaTrainer
 
 if unavailable_reason("cuda"):
     pytest.skip(f"needs a GPU and the CUDA kernels: {unavailable_reason('cuda')}", allow_module_level=True)
@@ -137,15 +138,15 @@ def tf32():
 
 @pytest.fixture
 def on_host(monkeypatch):
-    """How the trainers of one launch catch up, in the order in which they are made."""
+    """The ``lazy_update`` of the engine's trainers, in the order in which they are made."""
     trainers = []
 
-    class Seen(cuda_trainer.CudaTrainer):
+    class Seen(CudaTrainer):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
             trainers.append(self.lazy_update)
 
-    monkeypatch.setattr(cuda_trainer, "CudaTrainer", Seen)
+    monkeypatch.setattr(registry, "TRAINERS", [Seen, *registry.TRAINERS[1:]])
     return trainers
 
 
@@ -315,7 +316,7 @@ def test_what_a_base_says_by_one_call():
 def test_how_many_modules_a_gpu_takes():
     weights = {key: weight.to(trainer_kinds.GPU) for key, weight in toy_weights.make_weights(torch.float32).items()}
     most = torch.cuda.get_device_properties(0).multi_processor_count
-    assert 1 <= cuda_trainer.places_at_once(0, weights, 5) <= 16 * most
+    assert 1 <= CudaTrainer.capacity(torch.device("cuda", 0), weights, 5) <= 16 * most
 
 
 # -- the whole loop ---------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 
 import seam_fast as sf
 from seam_fast._moved import MOVED
-from seam_fast.cli import workflow
+from seam_fast.cli import run_files, workflow
 from seam_fast.cli.main import make_parser
 from seam_fast.search.settings import RENAMED
 
@@ -112,3 +112,26 @@ def test_names_of_the_module_that_is_a_package_now(name):
     ) as said:
         found = getattr(importlib.import_module("seam_fast.classifier"), name)
     assert said[0].filename == __file__ and found.__name__ == name
+
+
+def test_a_base_read_by_the_old_name(toy_base, tmp_path):
+    toy_base.save(tmp_path / "base.safetensors")
+    with pytest.warns(DeprecationWarning, match="readout='last_position'") as said:
+        base = sf.LSTMClassifier.load(tmp_path / "base.safetensors", read="end")
+    assert base.readout == "last_position" and said[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match="readout"):
+        base.read = "last_word"
+    assert base.readout == "last_word"
+
+
+def test_cards_of_the_version_before_are_understood():
+    """A module that 0.1 made by the same settings is kept by --reuse."""
+    settings = sf.Settings(min_epoch_fraction=0.5).as_dict()
+    old = {new: old for old, new in RENAMED.items()}
+    card = {
+        "settings": {old.get(name, name): value for name, value in settings.items()},
+        "catch_up": "dense",
+        "seed": 3,
+    }
+    assert set(card["settings"]) != set(settings)
+    assert run_files._by_present_names(card) == {"settings": settings, "lazy_update": "off", "seed": 3}

@@ -1,6 +1,9 @@
 """scripts/gpu_check.sh, with a Python and a compute-sanitizer that only log how they are called."""
 
+import importlib
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 import time
@@ -87,3 +90,15 @@ def test_every_part_runs_and_a_failed_test_is_reported(logged_check, tmp_path):
     lstm, engine = [line for line in log.splitlines() if "-m benchmarks." in line]
     assert "-m benchmarks.cuda.lstm --out" in lstm and lstm.endswith("--groups anchors")
     assert "-m benchmarks.cuda.engine --out" in engine and engine.endswith("--minutes 7")
+
+
+def test_python_within_the_shell_scripts_imports_what_there_is():
+    """What a script of Python asks of the package exists, though no test here reaches those lines."""
+    found = []
+    for path in sorted(ROOT.glob("scripts/*.sh")):
+        for module, names in re.findall(r"^from (seam_fast[\w.]*) import ([\w, ]+)$", path.read_text(), flags=re.M):
+            found += [(path.name, module, name.strip()) for name in names.split(",")]
+    assert found
+    for script, module, name in found:
+        there = importlib.import_module(module)
+        assert hasattr(there, name) or importlib.util.find_spec(f"{module}.{name}"), f"{script}: {module}.{name}"

@@ -4,7 +4,7 @@
 
 R8 where it is at hand, else invented documents of its sizes. The base is as drawn: no time depends on what it knows. A
 run of some epochs goes before, twice: what the first takes more is the start of libraries and kernels, on a GPU of CUDA
-(GPU_START of seam_fast/quicker.py). Prints a line for that and one for each run.
+(GPU_START of seam_fast/search/auto_engine.py). Prints a line for that and one for each run.
 """
 
 import argparse

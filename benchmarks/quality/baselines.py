@@ -37,7 +37,7 @@ def baselines(module: SeamModule, corpus, fit: Tensor, settings, seed: int) -> d
 
 def training_documents(corpus, fit, target, settings, seed: int):
     """The documents of the module's first epochs, no word dropped: ids (N, T), lengths (N,), labels (N,), 0 target."""
-    plain = settings.with_options(word_dropout=0.0, distill=0.0)
+    plain = settings.with_options(word_dropout=0.0, distill_weight=0.0)
     sampler = Sampler(corpus, fit, target, plain, seed)
     epochs = [sampler.epoch(number) for number in range(1 if sampler.fixed is not None else 5)]
     return tuple(torch.cat([getattr(epoch, name) for epoch in epochs]) for name in ("ids", "lengths", "labels"))

@@ -36,7 +36,7 @@ _LOADABLE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def readout_of_file(name: str) -> str:
     """The readout for its name in a file; any other string is returned as it is."""
-    return {theirs: ours for ours, theirs in FILE_READOUTS.items()}.get(name, name)
+    return next((ours for ours, theirs in FILE_READOUTS.items() if theirs == name), name)
 
 
 class BaseFile(NamedTuple):

@@ -26,7 +26,7 @@ _LSTM_TENSOR = re.compile(r"(?:weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)_l\
 # Where several matrices have a fitting shape, the one with such a word in its name is taken.
 _HINTS = {
     "word_embeddings": ("emb", "lookup", "wte"),
-    "hidden2label": ("label", "linear", "fc", "out", "class", "head", "off", "proj", "tag", "logit", "decod", "pred"),
+    "hidden2label": ("label", "linear", "fc", "out", "class", "head", "dense", "proj", "tag", "logit", "decod", "pred"),
 }
 
 

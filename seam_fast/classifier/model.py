@@ -336,6 +336,7 @@ class LSTMClassifier(nn.Module):
         key_map: Mapping[str, str] | None = None,
         ignore_keys: Iterable[str] = (),
         tokenizer: Tokenizer | str | Callable[[str], Iterable[str]] | None = None,
+        read: str | None = None,
     ) -> LSTMClassifier:
         """Reads a base from a file, without ever running code in it.
 
@@ -354,11 +355,15 @@ class LSTMClassifier(nn.Module):
             key_map: the file's names of ``word_embeddings``, ``lstm``, ``hidden2label`` or single tensors of these.
             ignore_keys: names of tensors, or how they begin, that take no part in the computation.
             tokenizer: needed for a base that was trained with a tokenizer function, of which files hold the name only.
+            read: deprecated: ``readout``.
 
         Raises:
             CheckpointError: keys are missing, unknown, of the wrong shape or not finite (each is named), or an argument
                 contradicts the file.
         """
+        if read is not None:
+            readout = readout_of_file(read)
+            warn_renamed(f"read={read!r}", f"readout={readout!r}", stacklevel=3)
         file = read_base(
             Path(path),
             readout=readout,
@@ -384,9 +389,14 @@ class LSTMClassifier(nn.Module):
 
     @property
     def read(self) -> str:
-        """Deprecated: ``readout`` in its old spelling."""
+        """Deprecated: ``readout``, in its old spelling."""
         warn_renamed("read", "readout")
         return FILE_READOUTS[self.readout]
+
+    @read.setter
+    def read(self, read: str) -> None:
+        warn_renamed("read", "readout")
+        self.readout = readout_of_file(read)
 
     def extra_repr(self) -> str:
         """What ``repr`` shows besides the layers."""

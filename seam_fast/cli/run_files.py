@@ -11,6 +11,7 @@ from ..data.corpus import Corpus
 from ..errors import CheckpointError
 from ..files.atomic import write_atomically
 from ..modules.seam_module import SeamModule
+from ..search.settings import RENAMED
 from . import plots, report
 from .corpora import Log
 from .disk import check_room, check_writable
@@ -46,13 +47,24 @@ def reusable(
         module = SeamModule.load(path, base)
     except CheckpointError:
         return None
-    card = module.card
+    card = _by_present_names(module.card)
     wanted = {**wanted, "data_hash": corpus.data_hash, "interrupted": None}
 
     def has(entries: Mapping[str, Any]) -> bool:
         return all(card.get(key) == value for key, value in entries.items())
 
     return module if has(wanted) and any(map(has, engines)) else None
+
+
+def _by_present_names(card: Mapping[str, Any]) -> dict[str, Any]:
+    """A card's entries as this version calls them; those of version 0.1 have other names."""
+    found = dict(card)
+    if isinstance(settings := found.get("settings"), dict):
+        found["settings"] = {RENAMED.get(name, name): value for name, value in settings.items()}
+    if "catch_up" in found:
+        catch_up = found.pop("catch_up")
+        found["lazy_update"] = "off" if catch_up == "dense" else catch_up
+    return found
 
 
 class ModuleFiles:

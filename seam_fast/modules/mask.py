@@ -48,9 +48,8 @@ class KeepMask:
         """The mask of scores in the weights' shapes, by weight key: a weight is kept where its score is > 0, so neither
         at 0 nor at NaN.
         """
-        return cls(
-            {key: tuple(score.shape) for key, score in scores.items()}, {k: packed(s > 0) for k, s in scores.items()}
-        )
+        shapes = {key: tuple(score.shape) for key, score in scores.items()}
+        return cls(shapes, {key: packed(score > 0).cpu() for key, score in scores.items()})
 
     def dense(self, key: str) -> Tensor:
         """Which values of one weight are kept: bool, in the weight's shape."""

@@ -26,6 +26,7 @@ from ..classifier.inference import class_logits
 from ..classifier.model import LSTMClassifier
 from ..classifier.state_keys import EMBEDDING, HEAD_KEYS, MASK_SUFFIX, MODULE_FORMAT, weight_keys
 from ..common.default_device import on_the_cpu
+from ..common.deprecation import warn_renamed
 from ..common.seen_tensors import SeenTensors
 from ..data.checks import few, warn
 from ..errors import CheckpointError
@@ -81,9 +82,11 @@ class SeamModule:
         self.target = tuple(int(k) for k in target)
         dtype = base.hidden2label.weight.dtype
         # The mask is known, or scores are; the other of the two is made from it when asked for.
-        self._mask: KeepMask | None = scores if isinstance(scores, KeepMask) else None
         self._scores: dict[str, Tensor] | None = None if isinstance(scores, KeepMask) else dict(scores)
-        self._masked = SeenTensors()  # the scores that the mask was made of
+        # A mask and the scores that it was made of, none where it is the mask that is known.
+        self._known_mask: tuple[KeepMask, SeenTensors] | None = None
+        if isinstance(scores, KeepMask):
+            self._known_mask = scores, SeenTensors()
         self._folded: _Folded | None = None
         weight, bias = (part.detach().to(dtype) for part in head)
         self.head: Head = weight, bias
@@ -108,27 +111,39 @@ class SeamModule:
     @property
     def mask(self) -> KeepMask:
         """Which weights are kept. It is made anew after ``scores`` have been changed."""
-        mask = self._mask
-        if mask is None or (self._scores is not None and not self._masked.are(*self._scores.values())):
-            scores = self.scores
-            self._masked = SeenTensors(*scores.values())
-            self._mask = mask = KeepMask.of_scores(scores)
+        scores, known = self._scores, self._known_mask
+        if known is not None and (scores is None or known[1].are(*scores.values())):
+            return known[0]
+        assert scores is not None  # or the mask is known
+        seen, mask = SeenTensors(*scores.values()), KeepMask.of_scores(scores)
+        self._known_mask = mask, seen  # in one piece: other threads may ask meanwhile
         return mask
 
     @property
     def scores(self) -> dict[str, Tensor]:
         """Scores in the weights' shapes by weight key. Only their signs count; they are 1 and -1 where no more than the
-        signs is known. They may be changed in place, or replaced by other tensors under the same keys.
+        signs is known. They may be changed in place, by operations that torch counts (not
+        through ``.data`` or NumPy), or replaced by other tensors under the same keys.
         """
         if self._scores is None:
-            dtype = self.base.hidden2label.weight.dtype
-            self._scores = self.mask.scores(dtype)
-            self._masked = SeenTensors(*self._scores.values())
+            mask = self.mask
+            scores = mask.scores(self.base.hidden2label.weight.dtype)
+            self._known_mask = mask, SeenTensors(*scores.values())
+            self._scores = scores
         return self._scores
 
     @scores.setter
     def scores(self, scores: Mapping[str, Tensor]) -> None:
         self._scores = dict(scores)
+
+    @property
+    def read(self) -> str:
+        """Deprecated: ``readout``, in its old spelling."""
+        warn_renamed("read", "readout")
+        return FILE_READOUTS[self.readout]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_folded": None}  # copies make it again
 
     @property
     def kept(self) -> float:

@@ -196,7 +196,7 @@ class Settings:
 
     def __getattr__(self, name: str) -> Any:
         """Fields by their old names, with a DeprecationWarning."""
-        if (new := RENAMED.get(name)) is None:
+        if (new := {**RENAMED, "settled_epoch": "first_selectable_epoch"}.get(name)) is None:
             raise AttributeError(f"Settings has no field {name!r}")
         warn_renamed(name, new)
         return getattr(self, new)
