@@ -294,8 +294,16 @@ def run(base, corpus, targets, **options):
     return reengineer(base, corpus, targets, **QUICK | {"distill_weight": 1.0} | options)
 
 
-@pytest.mark.parametrize("options", [{}, {"evaluate_every": 2}, {"evaluate_every": 0}, {"selection": "last"}])
-@pytest.mark.parametrize("schedule", ["joint", "port"])
+@pytest.mark.parametrize(
+    ("schedule", "options"),
+    [
+        ("joint", {}),
+        ("port", {}),
+        ("joint", {"evaluate_every": 2}),
+        ("port", {"evaluate_every": 0}),
+        ("joint", {"selection": "last"}),
+    ],
+)
 def test_whole_runs_do_not_depend_on_who_is_beside(toy, toy_base, stepped, schedule, options):
     options = options | {"schedule": schedule, "epochs": 4}
     targets = [0, 1, 2, 3, (0, 1), (1, 2)]

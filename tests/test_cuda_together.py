@@ -10,7 +10,7 @@ from support import toy_weights, trainer_kinds
 from support.trainer_kinds import assert_same_bits
 
 from seam_fast import Settings, TrainingError, reengineer_many
-from seam_fast.search import context, cuda_cohort, module_run, scheduler
+from seam_fast.search import context, module_run, scheduler
 from seam_fast.search.sampling import Sampler
 from seam_fast.training.devices import WorkerDevice
 
@@ -23,13 +23,13 @@ pytestmark = pytest.mark.usefixtures("on_host")
 @pytest.fixture
 def cohorts(monkeypatch):
     """How many modules each cohort had."""
-    sizes, plain = [], cuda_cohort.LaunchedCohort
+    sizes, plain = [], scheduler.LaunchedCohort
 
     def counted(lanes):
         sizes.append(len(lanes))
         return plain(lanes)
 
-    monkeypatch.setattr(cuda_cohort, "LaunchedCohort", counted)
+    monkeypatch.setattr(scheduler, "LaunchedCohort", counted)
     return sizes
 
 

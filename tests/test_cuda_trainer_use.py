@@ -286,7 +286,7 @@ def test_bases_that_are_too_large(host_module, sizes, clusters, text):
     host_module.pretend(4, clusters, False)
     weights, head = weights_and_head(sizes)
     with pytest.raises(ValueError, match=text):
-        trainer_kinds.HostTrainer(*toy_weights.single(weights, head), torch.arange(9), **OPTIONS)
+        trainer_kinds.build(trainer_kinds.HostTrainer, *toy_weights.single(weights, head), torch.arange(9), **OPTIONS)
     table = toy_weights.single(weights, head)[0][EMBEDDING]
     assert host_module.modules_at_once(table, 64, 5) > 0
     assert (host_module.modules_at_once(table, sizes[2], 5) > 0) == (sizes[2] == 3)
@@ -339,7 +339,9 @@ def test_an_epoch_of_nothing(kind):
 
 def test_a_base_of_float64_is_refused(host_module):
     with pytest.raises(TypeError, match="must be float32, but are Double"):
-        trainer_kinds.HostTrainer(toy_weights.make_weights(), toy_weights.make_head(), torch.arange(5), **OPTIONS)
+        trainer_kinds.build(
+            trainer_kinds.HostTrainer, toy_weights.make_weights(), toy_weights.make_head(), torch.arange(5), **OPTIONS
+        )
 
 
 # -- beside others ----------------------------------------------------------------------------------------------------

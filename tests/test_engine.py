@@ -458,7 +458,7 @@ def test_a_look_tells_what_single_questions_tell(make_pair):
         engine.run_epoch(*toy_data.make_documents(12, seed=epoch), 4)
         ids, lengths, _ = toy_data.make_documents(20, words=range(1, toy_weights.V), seed=9)
         look, snapshot = engine.evaluate((ids, lengths)), trainer_kinds.parts_of(engine.snapshot())
-        assert look.kept == engine.kept_counts() and list(look.kept) == list(toy_weights.KEYS)
+        assert look.kept_counts == engine.kept_counts() and list(look.kept_counts) == list(toy_weights.KEYS)
         assert torch.equal(look.class_logits, engine.class_logits(ids, lengths))
         assert all(torch.equal(part, other.cpu()) for part, other in zip(look.head, engine.head, strict=True))
         assert torch.equal(look.outputs, engine.logits(ids, lengths))
@@ -467,7 +467,7 @@ def test_a_look_tells_what_single_questions_tell(make_pair):
         assert all(found[key].dtype == snapshot[key].dtype for key in found)
         assert all(torch.equal(found[key], snapshot[key]) for key in found)
         assert engine.evaluate().class_logits is None
-        seen.add(sum(look.kept.values()))
+        seen.add(sum(look.kept_counts.values()))
     assert len(seen) > 1, "the run should have dropped some"
 
 

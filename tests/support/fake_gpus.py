@@ -80,7 +80,7 @@ class TwoGpus:
 
             @classmethod
             def unsupported(cls, weights, batch_size):
-                return gpus.unavailable_reason if cls.fused else ""
+                return gpus.unavailable_reason or real.unsupported(weights, batch_size) if cls.fused else ""
 
             @classmethod
             def capacity(cls, device, weights, batch_size):
