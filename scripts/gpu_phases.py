@@ -42,7 +42,7 @@ def main() -> None:
 
     for others in OTHERS:
         trainers = [make() for _ in range(others + 1)]
-        for epoch in ("first", "second"):  # in the first, scores catch up with gaps too short for the quicker rule
+        for epoch in ("first", "second"):  # in the first, rows have skipped too few steps for the quadrature
             torch.cuda.synchronize()
             begun = time.perf_counter()
             trainers[0].run_epoch(ids, lengths, labels, BATCH)

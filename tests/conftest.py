@@ -210,19 +210,19 @@ def host_module():
 
 @pytest.fixture
 def kind(host_module):
-    """What `trainer_kinds.make_trainer` knows the trainers of a GPU by, but for how they catch up."""
+    """What `trainer_kinds.make_trainer` knows the trainers of a GPU by, but for their lazy_update."""
     return "cuda-host"
 
 
 @pytest.fixture
 def unwatched(host_module):
-    """For thousands of steps, none of which is new to the watch on races and bounds."""
+    """For thousands of steps, none of which shows the checker of races and bounds anything new."""
     host_module.watch(False)
 
 
 @pytest.fixture
 def on_host(monkeypatch, unwatched):
-    """Lets `reengineer` train by the engine of a GPU on the CPU; how its trainers catch up, in the order of making."""
+    """Lets `reengineer` train by the engine of a GPU on the CPU; gives the lazy_update of its trainers, in order."""
     from support.trainer_kinds import HostTrainer
 
     from seam_fast import backend

@@ -11,7 +11,8 @@ from support import toy_data
 
 from seam_fast.common import rng
 from seam_fast.errors import TrainingError
-from seam_fast.search.sampling import Sampler, balanced, is_target, vocabulary_floor
+from seam_fast.search.document_sets import vocabulary_floor
+from seam_fast.search.sampling import Sampler, balanced, is_target
 from seam_fast.search.settings import Settings
 
 R8_TRAIN, R8_TEST = (2840, 1596, 251, 108, 41, 253, 190, 206), (1083, 696, 75, 36, 10, 121, 81, 87)

@@ -20,8 +20,8 @@ struct Reader {
   bool read_last_word;
 };
 
-constexpr int64_t kPositionsAtOnce = int64_t{1}
-                                     << 16;  // words of a piece; the Python code that chooses devices relies on it
+// Words of the documents that are read in one piece; seam_fast/training/gpu_memory.py reckons with as many.
+constexpr int64_t kPositionsAtOnce = int64_t{1} << 16;
 
 Tensor read_piece(const Reader& reader, const Tensor& x, const Tensor& lengths);
 Tensor joined(const std::vector<Tensor>& pieces, const Tensor& like);

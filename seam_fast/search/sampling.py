@@ -12,7 +12,6 @@ from ..common import rng
 from ..data.corpus import Corpus, Split
 from ..errors import TrainingError
 from .document_sets import balanced, distinct_ids, is_target, take
-from .document_sets import vocabulary_floor as vocabulary_floor  # which was here
 from .epoch_sizes import documents_of_epoch, epochs_of
 from .settings import Settings
 from .teacher_cache import TeacherCache

@@ -44,7 +44,7 @@ def build(trainer, weights, head, fed_ids, **options):
 def make_trainer(kind, weights, head, words, **options):
     """A trainer of one of the TRAINERS; skips the test where what that needs is not there.
 
-    Or in float32, whatever the weights are: "cuda-host-..." and a way to catch up, a GPU's trainer whose kernels run on
+    Or in float32, whatever the weights are: "cuda-host-..." and a lazy_update, a GPU's trainer whose kernels run on
     the CPU; "cuda-...", the same on a GPU; "graph", the trainer of ordinary kernels on a GPU.
     """
     if kind == "torch":
