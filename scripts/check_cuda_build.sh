@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Compiles everything with CUDA against a torch that is built for CUDA, links it, and runs tests with it: no GPU is needed.
+# It needs a git checkout, since it compiles a copy of the files that git lists.
 # For one kind of GPU only; tests/test_cuda_compile.py compiles the kernels for the others.
 # SEAM_FAST_CUDA_ENV: folder of the virtual environment, made if need be (default build/cuda-env). Arguments go to pytest.
 set -euo pipefail

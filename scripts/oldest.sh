@@ -2,7 +2,8 @@
 # Runs the suite on the oldest Python and torch that are promised (pyproject.toml): 3.10 and 2.6. Arguments go to pytest.
 # It needs a Python 3.10 on the path, or uv, which fetches one. torch comes from wherever pip is told to look; of the
 # default index, on Linux, it is a build for CUDA of some gigabytes. For a smaller one name an index of builds for CPUs
-# in pip's own variable PIP_INDEX_URL, or the wheel in SEAM_FAST_TORCH (such as 2.6.0+cpu).
+# in pip's own variable PIP_EXTRA_INDEX_URL (the other packages still come from the default index), and the build in
+# SEAM_FAST_TORCH (such as 2.6.0+cpu). It needs a git checkout: what is tested is a copy of the files that git lists.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/common.sh

@@ -7,7 +7,7 @@ RIVALS = {
     "best_torch": ("seam-fast's plain PyTorch", "plain PyTorch"),
     "native": ("seam-fast's engine", "engine"),
     "native_replay": ("the engine, rows replayed", "engine, `replay`"),
-    "native_dense": ("the engine, no row waiting", "engine, `dense`"),
+    "native_dense": ("the engine, no row waiting", "engine, `off`"),
 }
 # Scripts by the path that older records name them by, and the module that is the same today: ``python -m MODULE``.
 MOVED = {
@@ -61,11 +61,13 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def command(record: dict) -> str:
-    """The command that measures a record's figures today, without the options that say where the record goes."""
+    """The command that measures a record's figures today, without the options that say where the record goes and
+    which commit was measured, which stands beside it.
+    """
     words = record["command"].split()
     if len(words) > 1 and words[1] in MOVED:
         words[1:2] = ["-m", MOVED[words[1]]]
-    for option in ("--out", "--records"):
+    for option in ("--out", "--records", "--commit"):
         if option in words:
             at = words.index(option)
             del words[at : at + 2]

@@ -158,8 +158,9 @@ def load_corpus(
             already.
         name: the corpus's name, NAME above.
         protocol: "seam" (the default) or "reference"; not with a base, which has its own treatment of texts.
-        config: replaces the protocol's settings, which are `CorpusConfig.for_protocol` with the tokenizer that
-            `own_config` chooses.
+        config: replaces the protocol's settings, which are `CorpusConfig.for_protocol` with the tokenizer "r8"
+            where the training texts consist of letters a to z in lower case; otherwise with "words" for "seam" and
+            "spaces" for "reference".
         smallest_class: training documents that each class needs. The default, 2, refuses a class with a single
             document, which can be trained on or validated on but not both; published corpora such as R52 have one, and
             1 accepts it. Not with a base that names its classes, whatever their size.

