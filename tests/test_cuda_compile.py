@@ -172,15 +172,22 @@ def test_a_kernel_that_needs_memory_is_found(tmp_path, text, spills):
 
 @pytest.fixture(scope="module")
 def compiled(request, tmp_path_factory):
-    """What the chosen tests ask for, compiled as many at once as there are cores, the slow ones first."""
-    folder = tmp_path_factory.mktemp("cuda")
+    """What a source is for an architecture, by compiling it.
+
+    In one process what the chosen tests ask for is compiled as many at once as there are cores, the slow ones first.
+    Where the tests are shared among processes, each compiles what its own tests ask for.
+    """
+    folder, path = tmp_path_factory.mktemp("cuda"), {source.name: source for source in SOURCES}
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        yield lambda source, architecture: compile_one(path[source], architecture, folder, *STRICT)
+        return
     asked = [
         item.callspec.params for item in request.session.items if item.originalname == "test_no_kernel_needs_memory"
     ]
     asked = sorted(((p["source"], p["architecture"]) for p in asked), key=lambda one: "recurrent" not in one[0])
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        path = {source.name: source for source in SOURCES}
-        return {one: pool.submit(compile_one, path[one[0]], one[1], folder, *STRICT) for one in asked}
+        begun = {one: pool.submit(compile_one, path[one[0]], one[1], folder, *STRICT) for one in asked}
+        yield lambda source, architecture: begun[source, architecture].result()
 
 
 @needs_nvcc
@@ -188,7 +195,7 @@ def compiled(request, tmp_path_factory):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("source", [source.name for source in SOURCES])
 def test_no_kernel_needs_memory(compiled, source, architecture):
-    here = compiled[source, architecture].result()
+    here = compiled(source, architecture)
     greedy = [function for function in here.functions if not function.sound]
     assert not greedy, listed(greedy)
     assert here.code == 0, here.report[-4000:]
