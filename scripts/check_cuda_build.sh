@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compiles everything with CUDA against a torch that is built for CUDA, links it, and runs tests with it: no GPU is needed.
 # It needs a git checkout, since it compiles a copy of the files that git lists.
-# For one kind of GPU only; tests/test_cuda_compile.py compiles the kernels for the others.
+# The module is built for one kind of GPU; tests/test_cuda_compile.py compiles the kernels for the others.
 # SEAM_FAST_CUDA_ENV: folder of the virtual environment, made if need be (default build/cuda-env). Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -48,4 +48,6 @@ print(f"built for CUDA {info['cuda']} and torch {info['torch']}; backend cuda: {
 assert info["with_cuda"] and sf.backends()["cuda"] == ("" if torch.cuda.is_available() else "torch sees no GPU")
 END
 # The op with the CPU's kernels and in plain PyTorch; the kernels' host meaning has been tested elsewhere.
-"$PYTHON" -m pytest tests/test_ext.py tests/test_ops.py -k "not host" "$@"
+"$PYTHON" -m pytest -n logical --maxprocesses 4 --dist worksteal tests/test_ext.py tests/test_ops.py -k "not host" "$@"
+# Each kernel for the other GPUs, too, with what ptxas says of registers.
+SEAM_FAST_TEST_NVCC=1 "$PYTHON" -m pytest -n logical --maxprocesses 4 --dist worksteal tests/test_cuda_compile.py "$@"
