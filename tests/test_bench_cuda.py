@@ -12,7 +12,7 @@ from support import toy_data, toy_weights, trainer_kinds
 
 from benchmarks.baselines import cuda_engine as engine_rivals
 from benchmarks.baselines import cuda_lstm as lstm_rivals
-from benchmarks.baselines.reference_step import Workload, first_steps
+from benchmarks.baselines.reference_step import Workload, build, first_steps
 from benchmarks.cuda import bench_process, engine, engine_bench, lstm
 from benchmarks.harness import cuda_grid, schema
 from benchmarks.harness.bases import smoke_base
@@ -387,7 +387,7 @@ def test_tf32_is_allowed_only_inside_a_way_that_asks_for_it():
 
 def test_the_captured_rival_takes_whole_batches_only():
     weights, head = toy_weights.make_weights(torch.float32), toy_weights.make_head(torch.float32)
-    rival = engine_rivals.Captured(weights, head, torch.arange(15), **trainer_kinds.OPTIONS)
+    rival = build(engine_rivals.Captured, weights, head, torch.arange(15), **trainer_kinds.OPTIONS)
     documents = toy_data.make_documents(13)
     with pytest.raises(ValueError, match="whole batches only"):
         rival.run_epoch(*documents, 4)
@@ -398,12 +398,12 @@ def test_the_captured_rival_takes_whole_batches_only():
         assert rival.run_epoch(*part, 4) == pytest.approx(sum(wanted) / len(wanted), abs=1e-5)
     assert rival.steps == 6
     with pytest.raises(ValueError, match="schedule 'joint'"):
-        engine_rivals.Captured(weights, head, torch.arange(15), **trainer_kinds.OPTIONS | {"schedule": "port"})
+        build(engine_rivals.Captured, weights, head, torch.arange(15), **trainer_kinds.OPTIONS | {"schedule": "port"})
 
 
 def test_a_folder_without_r8_is_an_error_and_nothing_else_is_looked_for(monkeypatch, tmp_path):
-    monkeypatch.setattr(r8, "_from_mirrors", None)
-    monkeypatch.setattr(r8, "_from_npm", None)
+    monkeypatch.setattr(r8, "from_mirrors", None)
+    monkeypatch.setattr(r8, "from_npm", None)
     for data_dir, environment in ((str(tmp_path), ""), (None, str(tmp_path))):
         monkeypatch.setenv("SEAM_FAST_DATA", environment)
         with pytest.raises(DataError, match="holds no R8"):

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from bench_checks import RECORDS, ROOT, check_spread
+from support.scripts import environment_of_its_own
 
 from benchmarks.baselines import lstm as rivals
 from benchmarks.cpu import vmap_scores
@@ -97,7 +98,7 @@ def test_the_suite_runs_with_machine_and_backend_in_its_json(tmp_path):
     command += ["-k", "tiny and not compiled"]
     command += ["-p", "no:cacheprovider", f"--benchmark-json={out}", "--benchmark-max-time=0.001"]
     command += ["--benchmark-min-rounds=1", "--benchmark-warmup=off", "--benchmark-calibration-precision=1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment_of_its_own())
     assert done.returncode == 0, done.stdout + done.stderr
     benchmarks = json.loads(out.read_text())["benchmarks"]
     groups = {"tiny", "tiny_lengths", "embedding_tiny", "linear_tiny", "adam_tiny"}

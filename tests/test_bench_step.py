@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from bench_checks import RECORDS, ROOT, check_spread
 from support import agreement, toy_data, toy_weights
+from support.scripts import environment_of_its_own
 
 from benchmarks.baselines import reference_step
 from benchmarks.baselines.reference_step import ReferenceBest, Workload, first_steps, long_run
@@ -248,7 +248,7 @@ def test_the_suite_of_steps_runs(tmp_path):
     ]
     command += [f"--benchmark-json={out}", "--benchmark-max-time=0.001", "--benchmark-min-rounds=1"]
     command += ["--benchmark-warmup=off", "--benchmark-calibration-precision=1"]
-    environment = os.environ | {"SEAM_FAST_BENCH_BASE": "tiny"}
+    environment = environment_of_its_own(SEAM_FAST_BENCH_BASE="tiny")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     benchmarks = json.loads(out.read_text())["benchmarks"]

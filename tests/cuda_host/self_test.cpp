@@ -458,7 +458,7 @@ struct Unwritten : Small<> {
 
 struct OutOfBounds : Small<> {
   static SEAM_KERNEL void run(const Block& block, Smem& smem, const Params&) { smem.a.store(block.thread() + 1, 1); }
-  static constexpr int kLine = __LINE__ - 2;
+  static constexpr int kLine = __LINE__ - 1;
 };
 
 struct EndOutOfBounds : Small<> {
