@@ -1,7 +1,7 @@
 // A training step: find the batch's distinct score rows ("unique rows"), bring them up to date and gather their
 // effective embeddings; project each of these once; run the LSTM by the op's kernels, then linear layer, head and loss;
 // go back through all of that, with the gradients of equal words summed before they are multiplied; and update each
-// tensor of scores in one pass.
+// tensor of scores in one pass. One file, because all of that works in the same scratch memory.
 #include "seam_trainer_cpu.h"
 
 #include <ATen/Dispatch.h>
