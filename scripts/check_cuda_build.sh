@@ -27,12 +27,8 @@ if ! "$PYTHON" -c "import sys, torch; sys.exit(torch.version.cuda is None)" 2>/d
     "$PYTHON" -m pip install --quiet "torch==$torch" || fail "torch $torch could not be installed"
 fi
 
-# In a copy, because an editable installation puts its module into the tree. Objects of an earlier run are kept in it.
-mkdir -p "$copy"
-find "$copy" -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +
-git ls-files --cached --others --exclude-standard -z | while IFS= read -r -d '' file; do
-    if [ -e "$file" ]; then printf '%s\0' "$file"; fi
-done | tar --create --null --files-from - | tar --extract --directory "$copy"
+# An editable installation puts its module into the tree.
+copy_checkout "$copy"
 cd "$copy"
 
 export SEAM_FAST_BUILD=cuda SEAM_FAST_REQUIRE_EXT=1 TORCH_CUDA_ARCH_LIST="${TORCH_CUDA_ARCH_LIST:-9.0}"

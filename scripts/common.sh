@@ -41,3 +41,11 @@ from seam_fast import _ext
 print('compiled kernels: ' + ('ready' if _ext.has_ext() else f'none, plain PyTorch is used ({_ext.reason})'))" ||
         fail "seam-fast is installed but cannot be imported; see the messages above"
 }
+
+copy_checkout() { # $1: a folder, which becomes a copy of this checkout, but for the objects that earlier runs built in it
+    mkdir -p "$1"
+    find "$1" -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +
+    git ls-files --cached --others --exclude-standard -z | while IFS= read -r -d '' file; do
+        if [ -e "$file" ]; then printf '%s\0' "$file"; fi
+    done | tar --create --null --files-from - | tar --extract --directory "$1"
+}

@@ -1,9 +1,8 @@
 """Old place of what the commands share: each name still works for one minor release, with a DeprecationWarning."""
 
-import importlib
 from typing import Any
 
-from ..common.deprecation import warn_renamed
+from ..common.deprecation import moved_name
 
 # The module, within the package, that holds each name now.
 MOVED = {
@@ -38,8 +37,4 @@ MOVED = {
 
 def __getattr__(name: str) -> Any:
     """The object of that name, from the module that holds it now."""
-    if name not in MOVED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    new = f"seam_fast.{MOVED[name]}"
-    warn_renamed(f"{__name__}.{name}", f"{new}.{name}", stacklevel=2)
-    return getattr(importlib.import_module(new), name)
+    return moved_name(__name__, name, {old: f"seam_fast.{now}" for old, now in MOVED.items()})

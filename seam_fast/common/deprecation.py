@@ -1,5 +1,6 @@
-"""Old names of arguments: accepted for one minor release, with a DeprecationWarning."""
+"""Old names: accepted for one minor release, with a DeprecationWarning."""
 
+import importlib
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -10,22 +11,33 @@ def warn_renamed(old: str, new: str, stacklevel: int = 2) -> None:
     warnings.warn(f"{old} is deprecated, it is called {new} now", DeprecationWarning, stacklevel=stacklevel + 1)
 
 
-def modern(
-    options: Mapping[str, Any],
-    names: Mapping[str, str],
-    values: Mapping[str, Mapping[Any, Any]] | None = None,
-    stacklevel: int = 3,
-) -> dict[str, Any]:
-    """Keyword arguments by their present names, with a DeprecationWarning for each old name and old value.
+def moved_name(module: str, name: str, moved: Mapping[str, str]) -> Any:
+    """What a module's ``__getattr__`` returns for a name that has moved, with a DeprecationWarning.
+
+    Args:
+        module: the module's full name.
+        name: the name that is asked for.
+        moved: the full name of the module that holds it now, by name.
+
+    Raises:
+        AttributeError: the name is none of those.
+    """
+    if name not in moved:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    warn_renamed(f"{module}.{name}", f"{moved[name]}.{name}", stacklevel=3)
+    return getattr(importlib.import_module(moved[name]), name)
+
+
+def modern(options: Mapping[str, Any], names: Mapping[str, str], stacklevel: int = 3) -> dict[str, Any]:
+    """Keyword arguments by their present names, with a DeprecationWarning for each old name.
 
     Args:
         options: as they were given.
         names: present names by old names.
-        values: by present name: present values by old values.
         stacklevel: as of `warn_renamed`.
 
     Returns:
-        The options by present names, with present values.
+        The options by present names.
 
     Raises:
         TypeError: where the old and the present name of an argument are both given.
@@ -37,8 +49,4 @@ def modern(
                 raise TypeError(f"{old} is the old name of {new}; give {new} alone")
             warn_renamed(old, new, stacklevel)
             found[new] = found.pop(old)
-    for name, replaced in (values or {}).items():
-        if name in found and isinstance(value := found[name], str) and value in replaced:
-            warn_renamed(f"{name}={value!r}", f"{name}={replaced[value]!r}", stacklevel)
-            found[name] = replaced[value]
     return found
