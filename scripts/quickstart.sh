@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to eight modules: environment, R8, the base, a module for each class, a table and pictures in runs/.
-# 2 to 4 minutes on two idle cores; each step says after a few seconds, from the rate it goes at, how long it will take.
+# 2 to 6 minutes on two idle cores; each step says after a few seconds, from the rate it goes at, how long it will take.
 # A second run reuses what is there.
 # Settings: SEAM_FAST_DATA (folder with R8), SEAM_FAST_TORCH (torch to install).
 set -euo pipefail
