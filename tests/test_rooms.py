@@ -23,6 +23,7 @@ ORDER = (
     ("files",),
     ("common",),
     ("backend",),
+    ("runtime",),
     ("_ext", "_version", "_moved", "errors"),
     ("_C",),
 )

@@ -14,7 +14,8 @@ from seam_fast import CheckpointError, CorpusConfig, DataError, DataWarning, LST
 from seam_fast.cli.main import main
 from seam_fast.data.corpus import own_config
 from seam_fast.data.read_files import read_documents
-from seam_fast.data.tokenizer import RULES, letters_only, tokenizer_named
+from seam_fast.data.tokenizer import tokenizer_named
+from seam_fast.runtime import RULES, letters_only
 
 SENTENCE = "Wheat exports: the crop, said (Tonnes)."
 

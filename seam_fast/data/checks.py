@@ -14,9 +14,10 @@ from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 
 from ..errors import DataError, DataWarning
+from ..runtime import JOINERS
 from .corpus_config import CorpusConfig
 from .documents import Documents
-from .tokenizer import JOINERS, Tokenizer
+from .tokenizer import Tokenizer
 
 # Usual names of columns. A line that consists of such names is a header.
 COLUMN_NAMES = frozenset(

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..runtime import letters_only
 from .documents import Documents
 from .r8_files import CLASSES, HOW_TO, Found, count_documents, is_published
-from .tokenizer import letters_only
 
 Files = Iterable[tuple[str, bytes]]
 """Names and contents of files."""

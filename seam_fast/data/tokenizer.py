@@ -7,15 +7,11 @@ corpus's configuration, base and module files hold its name, and `LSTMClassifier
 from __future__ import annotations
 
 import importlib
-import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..errors import DataError
-
-JOINERS = (0x200C, 0x200D)  # zero-width, but part of the spelling in Persian and Indic scripts
-ZERO_WIDTH_SPACE = 0x200B
+from ..runtime import RULES
 
 
 class Tokenizer:
@@ -145,51 +141,3 @@ def function_name(function: Callable[..., Any]) -> str:
     kind = type(function)
     name = getattr(function, "__qualname__", None) or kind.__qualname__
     return f"{getattr(function, '__module__', None) or kind.__module__}:{name}"
-
-
-def letters_only(text: str) -> str:
-    """R8's form of a text: lower-case letters a to z, everything else a single space."""
-    return re.sub("[^a-z]+", " ", text.lower()).strip()
-
-
-class _SeparatePunctuation(dict[int, str]):
-    """A table for `str.translate` that puts spaces around punctuation and symbols and removes invisible characters.
-
-    Entries are made when a character first occurs.
-    """
-
-    def __missing__(self, code: int) -> str:
-        character = chr(code)
-        kind = unicodedata.category(character)
-        if kind[0] in "PS":
-            made = f" {character} "
-        elif kind[0] == "Z" or kind == "Cc" or code == ZERO_WIDTH_SPACE:
-            made = " "
-        elif kind == "Cf" and code not in JOINERS:
-            made = ""
-        else:
-            made = character
-        self[code] = made
-        return made
-
-
-_SEPARATED = _SeparatePunctuation()
-
-
-def _words(text: str) -> list[str]:
-    """The words of rule "words"."""
-    # By Unicode category and not by the regular expression \w, which splits words at the vowel signs of Indic scripts.
-    return unicodedata.normalize("NFC", text.lower()).translate(_SEPARATED).split()
-
-
-def _characters(text: str) -> list[str]:
-    """The words of rule "characters"."""
-    return list(" ".join(unicodedata.normalize("NFC", text).split()))
-
-
-RULES: dict[str, Callable[[str], list[str]]] = {
-    "spaces": str.split,
-    "r8": lambda text: letters_only(text).split(),
-    "words": _words,
-    "characters": _characters,
-}

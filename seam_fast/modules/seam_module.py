@@ -1,18 +1,10 @@
-"""A module: one target's kept weights and head over a base, in memory and on disk.
-
-There are two file formats. The reference's ``.pth`` is a state dict of float scores under ``<weight key>_mask`` and the
-head. The native ``.safetensors`` holds one bit a weight, the head, and a card (JSON) that says what the module is and
-which base it was made on. Reading either never runs code from the file.
+"""A module: one target's kept weights and head over a base.
 
 A module has no weights of its own: it is the base's weights where they are kept. It identifies its base by hash and
 raises CheckpointError when the base's weights have changed since, for example because the base was trained further.
 """
 
-import hashlib
-import io
-import json
 import os
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,18 +13,17 @@ import torch
 from torch import Tensor
 
 from ..classifier import reference_model
-from ..classifier.base_file import FILE_READOUTS, readout_of_file
+from ..classifier.base_file import FILE_READOUTS
 from ..classifier.inference import class_logits
 from ..classifier.model import LSTMClassifier
-from ..classifier.state_keys import EMBEDDING, HEAD_KEYS, MASK_SUFFIX, MODULE_FORMAT, weight_keys
 from ..common.default_device import on_the_cpu
 from ..common.deprecation import warn_renamed
 from ..common.seen_tensors import SeenTensors
-from ..data.checks import few, warn
 from ..errors import CheckpointError
-from ..files.atomic import to_json, write_atomically
-from ..files.tensors import read_tensor_file, safetensors_bytes
+from ..files.atomic import write_atomically
+from .compact import CompactModule, make_compact
 from .mask import Head, KeepMask
+from .module_file import native_bytes, read_module, reference_bytes, vocabulary_hash
 
 
 class _Folded(NamedTuple):
@@ -98,6 +89,7 @@ class SeamModule:
         self._hash_in_float32 = False  # whether base_hash comes from an earlier version, which rounded to float32
         # Readout and checksum of the base when it was last found to be the right one.
         self._checked_base: tuple[str, Any] | None = None
+        self._seen_base = SeenTensors()  # its parameters then, by which writes are noticed in no time
         base_hash: str | None = self.card.get("base_hash")
         if base_hash is None:
             base_hash, self._checked_base = base.hash, self._base_state()
@@ -143,7 +135,7 @@ class SeamModule:
         return FILE_READOUTS[self.readout]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_folded": None}  # copies make it again
+        return self.__dict__ | {"_folded": None, "_seen_base": SeenTensors()}  # copies make them again
 
     @property
     def kept(self) -> float:
@@ -174,8 +166,9 @@ class SeamModule:
         Raises:
             CheckpointError: The base's weights or its readout have changed.
         """
-        state = self._base_state()
+        seen, state = SeenTensors(*self.base.parameters()), self._base_state()
         if state == self._checked_base:
+            self._seen_base = seen
             return
         found = self.base.hash_in_float32 if self._hash_in_float32 else self.base.hash
         if found != self.base_hash:
@@ -189,7 +182,7 @@ class SeamModule:
                 f"the base of this module was read at {self.readout!r} and is read at {self.base.readout!r} now; set "
                 "its readout back"
             )
-        self._checked_base = state
+        self._checked_base, self._seen_base = state, seen
 
     def effective_weights(self) -> dict[str, Tensor]:
         """The base's weights where kept and zero elsewhere, by weight key.
@@ -203,11 +196,16 @@ class SeamModule:
     def _folded_weights(self) -> dict[str, Tensor]:
         """``effective_weights``, kept until scores or base change. The caller must not write to them.
 
+        The weights at hand are the module's whatever becomes of the base. So it is enough to look for writes that torch
+        counts, as training makes; only before weights are taken from the base is each of its values checked.
+
         Raises:
             CheckpointError: As ``check_base`` does.
         """
-        self.check_base()
         mask, folded = self.mask, self._folded
+        fresh = folded is not None and folded.mask is mask and folded.base == self._checked_base
+        if not fresh or self.base.readout != self.readout or not self._seen_base.are(*self.base.parameters()):
+            self.check_base()
         if folded is None or folded.mask is not mask or folded.base != self._checked_base:
             self._folded = None  # frees the old copy before the new one is made
             self._folded = folded = _Folded(mask, self._checked_base, mask.apply(self.base.weights()))
@@ -232,13 +230,39 @@ class SeamModule:
             raise ValueError(
                 f"lengths must lie between 1 and T = {ids.shape[1]}, got {lengths.min()} to {lengths.max()}"
             )
-        logits = class_logits(self._folded_weights(), ids, lengths, self.base.readout)
+        logits = class_logits(self._folded_weights(), ids, lengths, self.base.readout, backend="auto")
         weight, bias = self.head
         return reference_model.head_logits(logits, (weight.to(logits), bias.to(logits)))
 
-    def predict_proba(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Probabilities (N, 2) of target (column 0) and rest (column 1); arguments and errors as of ``logits``."""
-        return torch.softmax(self.logits(ids, lengths), 1)
+    def predict_proba(self, documents: Tensor | Iterable[str], lengths: Tensor | None = None) -> Tensor:
+        """Probabilities (N, 2) of target (column 0) and rest (column 1).
+
+        Args:
+            documents: Texts, or word ids, int64 (N, T), with their lengths.
+            lengths: As in ``logits``, with word ids.
+
+        Raises:
+            ValueError: Word ids without lengths, or a length outside 1 to T.
+            CheckpointError: As ``check_base`` does; or texts, and the base has no vocabulary.
+            DataError: Texts, and one of them is no string, or the base's tokenizer was not given again.
+        """
+        return torch.softmax(self._logits_of(documents, lengths), 1)
+
+    def predict(self, documents: Tensor | Iterable[str], lengths: Tensor | None = None) -> Tensor:
+        """Whether documents are the target, bool (N,); arguments and errors as of ``predict_proba``."""
+        return self._logits_of(documents, lengths).argmax(1) == 0
+
+    def __call__(self, documents: Tensor | Iterable[str], lengths: Tensor | None = None) -> Tensor:
+        """The target's probability, (N,); arguments and errors as of ``predict_proba``."""
+        return self.predict_proba(documents, lengths)[:, 0]
+
+    def _logits_of(self, documents: Tensor | Iterable[str], lengths: Tensor | None) -> Tensor:
+        """``logits`` of texts, or of word ids with lengths."""
+        if isinstance(documents, Tensor):
+            if lengths is None:
+                raise ValueError("word ids need their lengths: predict_proba(ids, lengths)")
+            return self.logits(documents, lengths)
+        return self.logits(*self.encode(documents))
 
     def encode(self, texts: Iterable[str]) -> tuple[Tensor, Tensor]:
         """Splits and numbers new texts as the base's training texts were: ids (N, T) and lengths (N,), for
@@ -264,22 +288,15 @@ class SeamModule:
         """
         path = Path(path)
         if path.suffix in (".pth", ".pt"):
-            # Cloned, because torch.save writes the whole storage behind a view.
-            state = {key + MASK_SUFFIX: self.scores[key].detach().float().clone() for key in weight_keys(self.scores)}
-            state |= {key: part.float().clone() for key, part in zip(HEAD_KEYS, self.head, strict=True)}
-            buffer = io.BytesIO()
-            torch.save(OrderedDict(state), buffer)
-            write_atomically(path, buffer.getvalue())
+            write_atomically(path, reference_bytes(self.scores, self.head))
         elif path.suffix == ".safetensors":
-            write_atomically(path, self._native())
+            write_atomically(path, native_bytes(self.mask, self.head, self._file_card()))
         else:
             raise CheckpointError(f"{path}: a module file ends in .safetensors (native) or .pth (the reference's)")
 
-    def _native(self) -> bytes:
-        """The contents of a native file."""
-        tensors = {f"{key}.kept_bits": bits for key, bits in self.mask.pack().items()}
-        tensors |= {key: part.detach().contiguous() for key, part in zip(HEAD_KEYS, self.head, strict=True)}
-        card = self.card | {
+    def _file_card(self) -> dict[str, Any]:
+        """The card as a native file holds it."""
+        return self.card | {
             "target": list(self.target),
             "base_hash": self.base_hash,
             "base_dtype": str(self.base.hidden2label.weight.dtype).removeprefix("torch."),
@@ -291,7 +308,27 @@ class SeamModule:
             "metrics": self.metrics,
             "history": self.history,
         }
-        return safetensors_bytes(tensors, {"format": MODULE_FORMAT, "card": to_json(card)})
+
+    def compact(self, dtype: str = "float32", unknown: str = "own") -> CompactModule:
+        """This module as a thing of its own, without its base, as small as its answers allow.
+
+        Args:
+            dtype: How the weights are stored. ``"float32"``: the answers are this module's to float rounding.
+                ``"float16"``: at half the size. ``"int8"``: the embedding in 8 bits with a scale for each of its
+                columns, all other matrices in 16. Biases and head stay in float32. It is always computed in float32.
+            unknown: How words are read that the base does not know. ``"own"``: as this module does. ``"dropped"``: as
+                words of which nothing is kept; a file of 8 bits is a third smaller then, since the dropped words need
+                not be in it, but answers to texts with unknown words may differ.
+
+        Raises:
+            CheckpointError: As ``check_base`` does; the base does not say its words; or a weight is too large for the
+                dtype.
+            ValueError: Another value of dtype or unknown.
+        """
+        card: dict[str, Any] = {name: self.card[name] for name in ("corpus", "synthetic") if name in self.card}
+        card |= {"target": list(self.target), "base_hash": self.base_hash, "metrics": self.metrics}
+        card |= {"kept": self.kept, "kept_weights": sum(self.mask.counts().values())}
+        return make_compact(self.base, self.effective_weights(), self.head, self.target, card, dtype, unknown)
 
     @classmethod
     @on_the_cpu
@@ -311,165 +348,15 @@ class SeamModule:
         Raises:
             CheckpointError: The file is missing or damaged, or does not belong to this base.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise CheckpointError(f"{path}: no such module file")
-        if path.suffix == ".safetensors":
-            return cls._load_native(path, base)
-        state, _ = read_tensor_file(path)
-        refuse_base(path, state)
-        if not all(isinstance(value, Tensor) for value in state.values()):
-            raise CheckpointError(f"{path}: holds something other than named tensors")
-        weights = base.weights()
-        shapes = {key + MASK_SUFFIX: tuple(weight.shape) for key, weight in weights.items()}
-        check_tensors(path, state, shapes | head_shapes(base))
-        scores = {key: state[key + MASK_SUFFIX] for key in weights}
-        if target is None:
-            target = target_from_folder(path)
-        target = check_target(path, [target] if isinstance(target, int) else list(target), base)
-        return cls(base, target, scores, [state[key] for key in HEAD_KEYS], card={"source": str(path)})
-
-    @classmethod
-    def _load_native(cls, path: Path, base: LSTMClassifier) -> "SeamModule":
-        """``load`` of a native file."""
-        tensors, metadata = read_tensor_file(path)
-        try:
-            card = json.loads(metadata.get("card", "{}"))
-        except ValueError as error:
-            raise CheckpointError(f"{path}: not a readable module file ({error})") from None
-        refuse_base(path, tensors)
-        if metadata.get("format") != MODULE_FORMAT or not isinstance(card, dict):
-            raise CheckpointError(f"{path}: not a module of seam-fast (its format is {metadata.get('format')!r})")
-        found, rounded = base.hash, False
-        if card.get("base_hash") != found:
-            rounded = True
-            if "base_dtype" in card or card.get("base_hash") != base.hash_in_float32:
-                raise CheckpointError(
-                    f"{path}: made for the base {str(card.get('base_hash'))[:12]}, not for this one ({found[:12]}); "
-                    "load it with the base it was trained on (on the command line --base)"
-                )
-            warn(
-                f"{path}: an earlier version wrote it, which told bases apart in float32 only; that this is the very "
-                "base it was made for cannot be known."
-            )
-        readout = readout_of_file(card["read"]) if "read" in card else base.readout
-        if readout != base.readout:
-            raise CheckpointError(
-                f"{path}: made for a base read at {readout!r}, this one is read at {base.readout!r}; load the base "
-                f"with readout={readout!r}, on the command line --readout {readout}"
-            )
-        if base.states_tokenizer and card.get("tokenizer") not in (None, base.tokenizer.as_card()):
-            raise CheckpointError(
-                f"{path}: made for texts split by the tokenizer {card['tokenizer']!r}, those of this base are split by "
-                f"{base.tokenizer.name!r}; load the base with the tokenizer it was trained with, on "
-                "the command line --tokenizer"
-            )
-        names = card.get("class_names")
-        if base.class_names is not None and isinstance(names, list) and names != list(base.class_names):
-            raise CheckpointError(
-                f"{path}: made for a base with the classes {few([*map(str, names)])}, and this one calls them "
-                f"{few(base.class_names)}; give the base that it was made of (on the command line --base)"
-            )
-        words = vocabulary_hash(base)
-        if words is not None and card.get("vocabulary_hash") not in (None, words):
-            raise CheckpointError(
-                f"{path}: made for a base with another vocabulary; give the base that it was made of (on the command "
-                "line --base)"
-            )
-        weights = base.weights()
-        shapes = {f"{key}.kept_bits": ((weight.numel() + 7) // 8,) for key, weight in weights.items()}
-        check_tensors(path, tensors, shapes | head_shapes(base), bits=True)
-        bits = {key: tensors[f"{key}.kept_bits"] for key in weights}
-        mask = KeepMask({key: tuple(weight.shape) for key, weight in weights.items()}, bits)
-        head = [tensors[key] for key in HEAD_KEYS]
-        history, metrics = card.pop("history", []), card.pop("metrics", {})
-        if not isinstance(history, list) or not isinstance(metrics, dict):
-            raise CheckpointError(f"{path}: the history or metrics on its card are damaged")
-        target = check_target(path, card.get("target"), base)
-        module = cls(base, target, mask, head, history=history, metrics=metrics, card=card)
-        module._hash_in_float32 = rounded
+        parts = read_module(Path(path), base, target)
+        module = cls(
+            base,
+            parts.target,
+            parts.scores,
+            parts.head,
+            history=parts.history,
+            metrics=parts.metrics,
+            card=parts.card,
+        )
+        module._hash_in_float32 = parts.hash_in_float32
         return module
-
-
-def refuse_base(path: Path, tensors: Mapping[str, Any]) -> None:
-    """Raises CheckpointError where a file's tensors are those of a base and not of a module."""
-    if EMBEDDING in tensors and not any(key in tensors for key in HEAD_KEYS):
-        raise CheckpointError(
-            f"{path}: is a base, not a module; give a module that was made of it (seam-fast reengineer makes them)"
-        )
-
-
-def vocabulary_hash(base: LSTMClassifier) -> str | None:
-    """Hex sha256 of a base's words in their order; None where the base has no vocabulary."""
-    if base.vocabulary is None:
-        return None
-    return hashlib.sha256(json.dumps(base.vocabulary).encode()).hexdigest()
-
-
-def head_shapes(base: LSTMClassifier) -> dict[str, tuple[int, ...]]:
-    """Shapes of a head over a base, by the keys of module files."""
-    classes = base.hidden2label.out_features
-    return dict(zip(HEAD_KEYS, ((2, classes), (2,)), strict=True))
-
-
-def check_tensors(
-    path: os.PathLike[str], state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], bits: bool = False
-) -> None:
-    """Checks the tensors of a module file.
-
-    Args:
-        path: The file, for messages.
-        state: Its tensors by key.
-        shapes: The shapes they must have, by key.
-        bits: Whether the tensors outside the head must be bytes; else all must be dense floating point tensors.
-
-    Raises:
-        CheckpointError: Keys are missing or unknown, shapes or types are wrong, or the head is not finite; the message
-            names the first few.
-    """
-    missing, extra = sorted(shapes.keys() - state.keys()), sorted(state.keys() - shapes.keys())
-    wrong = [
-        f"{key} is {tuple(state[key].shape)} instead of {shape}"
-        for key, shape in shapes.items()
-        if key in state and tuple(state[key].shape) != shape
-    ]
-    odd = [
-        f"{key} is {value.dtype}"
-        for key, value in state.items()
-        if value.layout != torch.strided
-        or not (value.dtype == torch.uint8 if bits and key not in HEAD_KEYS else value.is_floating_point())
-    ]
-    for problem, names in (
-        ("missing keys", missing),
-        ("unknown keys", extra),
-        ("wrong shapes", wrong),
-        ("wrong types", odd),
-    ):
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise CheckpointError(f"{path}: {problem}: {', '.join(names[:3])}{more}")
-    for key in HEAD_KEYS:
-        if key in state and not torch.isfinite(state[key]).all():
-            raise CheckpointError(f"{path}: {key} holds values that are not finite")
-
-
-def check_target(path: os.PathLike[str], target: object, base: LSTMClassifier) -> tuple[int, ...]:
-    """The target that a file or caller names, as sorted class numbers of this base; CheckpointError if it is none."""
-    numbers = target if isinstance(target, list | tuple) else []
-    if not numbers or not all(type(k) is int and 0 <= k < base.num_classes for k in numbers):
-        raise CheckpointError(f"{path}: no valid target ({target!r}) for a base with {base.num_classes} classes")
-    return tuple(sorted(set(numbers)))
-
-
-def target_from_folder(path: Path) -> tuple[int, ...]:
-    """The class numbers in the reference's folder name ``tc_<k>``, or ``tc_<k>+<l>`` for a set; CheckpointError if the
-    folder has another name.
-    """
-    name = path.absolute().parent.name
-    numbers = name.removeprefix("tc_").split("+")
-    if not name.startswith("tc_") or not all(number.isascii() and number.isdigit() for number in numbers):
-        raise CheckpointError(
-            f"{path}: the file does not say its target and its folder is not tc_<k>; name the target (target=[...], on "
-            "the command line --target)"
-        )
-    return tuple(map(int, numbers))

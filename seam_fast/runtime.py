@@ -1,0 +1,654 @@
+"""Uses a compact module with NumPy alone: text in, probability out.
+
+A compact module (``SeamModule.compact``, ``seam-fast compact``) holds all that an answer needs: tokenizer, vocabulary,
+kept weights and head. This file is one piece on purpose: it needs neither torch nor the rest of the package, so a copy
+of it beside a module's file is a program. ::
+
+    from seam_fast import runtime  # or, of a copy: import runtime
+    ship = runtime.load("ship.compact.safetensors")
+    ship(["the vessel left the port"])  # the target's probability, (1,)
+
+    python runtime.py ship.compact.safetensors "the vessel left the port"
+
+Letters: N texts, n texts of a batch, T words, R rows of the embedding, E embedding size, H hidden size, D directions,
+K class outputs behind the ReLU. Gates stand in torch's order: input, forget, cell, output.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+import struct
+import sys
+import unicodedata
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+try:
+    from .errors import CheckpointError, DataError
+except ImportError:  # a copy of this file, without the package
+
+    class CheckpointError(Exception):  # type: ignore[no-redef]
+        """A file that is no compact module, or a damaged one. Its text is one sentence."""
+
+    class DataError(Exception):  # type: ignore[no-redef]
+        """Input that cannot be used. Its text is one sentence."""
+
+
+FORMAT = "seam-fast compact 1"
+BATCH = 256  # texts computed at once
+MOST_PROJECTED = 64 << 20  # the most bytes that the table of projected words may take
+MOST_WORDS = 256 << 20  # the most bytes of a vocabulary, uncompressed
+MOST_HEADER = 16 << 20  # the most bytes of a file's header
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+# -- from text to words ------------------------------------------------------------------------------------------------
+
+JOINERS = (0x200C, 0x200D)  # zero-width, but part of the spelling in Persian and Indic scripts
+ZERO_WIDTH_SPACE = 0x200B
+
+
+def letters_only(text: str) -> str:
+    """R8's form of a text: lower-case letters a to z, everything else a single space."""
+    return re.sub("[^a-z]+", " ", text.lower()).strip()
+
+
+class _SeparatePunctuation(dict[int, str]):
+    """A table for `str.translate` that puts spaces around punctuation and symbols and removes invisible characters.
+
+    Entries are made when a character first occurs.
+    """
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        kind = unicodedata.category(character)
+        if kind[0] in "PS":
+            made = f" {character} "
+        elif kind[0] == "Z" or kind == "Cc" or code == ZERO_WIDTH_SPACE:
+            made = " "
+        elif kind == "Cf" and code not in JOINERS:
+            made = ""
+        else:
+            made = character
+        self[code] = made
+        return made
+
+
+_SEPARATED = _SeparatePunctuation()
+
+
+def _words(text: str) -> list[str]:
+    """The words of rule "words"."""
+    # By Unicode category and not by the regular expression \w, which splits words at the vowel signs of Indic scripts.
+    return unicodedata.normalize("NFC", text.lower()).translate(_SEPARATED).split()
+
+
+def _characters(text: str) -> list[str]:
+    """The words of rule "characters"."""
+    return list(" ".join(unicodedata.normalize("NFC", text).split()))
+
+
+RULES: dict[str, Callable[[str], list[str]]] = {
+    "spaces": str.split,
+    "r8": lambda text: letters_only(text).split(),
+    "words": _words,
+    "characters": _characters,
+}
+"""The tokenizer's rules by name: what `seam_fast.Tokenizer` applies, too."""
+
+# -- the module --------------------------------------------------------------------------------------------------------
+
+
+class Cell(NamedTuple):
+    """One LSTM cell: one layer in one direction.
+
+    Attributes:
+        weight_ih: (4 * H, I), I the size of its input.
+        weight_hh: (4 * H, H).
+        bias: both biases, added, (4 * H,).
+        reverse: whether it reads from the last word to the first.
+    """
+
+    weight_ih: np.ndarray
+    weight_hh: np.ndarray
+    bias: np.ndarray
+    reverse: bool
+
+    @property
+    def hidden_size(self) -> int:
+        """H."""
+        return self.weight_hh.shape[1]
+
+
+class Output(NamedTuple):
+    """From the LSTM's output to the margin: ``out . relu(weight h + bias) + direct . h + constant``.
+
+    ``direct`` takes the classes whose ReLU provably passes everything: |h| < 1 bounds what reaches it.
+
+    Attributes:
+        weight: Of the classes behind the ReLU, (K, D * H).
+        bias: (K,).
+        out: What each of them adds to the margin, (K,).
+        direct: (D * H,).
+        constant: (1,).
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    out: np.ndarray
+    direct: np.ndarray
+    constant: np.ndarray
+
+    def margin(self, state: np.ndarray) -> np.ndarray:
+        """The margin (N,) of LSTM outputs (N, D * H)."""
+        behind = np.maximum(state @ self.weight.T + self.bias, 0) @ self.out
+        return behind + state @ self.direct + self.constant[0]
+
+
+class CompactModule:
+    """A module that stands alone. `load` reads one from a file, ``SeamModule.compact`` makes one.
+
+    Args:
+        tensors: The arrays of its file by name, see `load`.
+        card: What the module is, and how its arrays are to be read.
+        tokenizer: The function that splits texts, where the card names one and not a rule.
+
+    Attributes:
+        tensors: As given.
+        card: As given.
+        target_names: Names of the target's classes.
+        row_of: The embedding row of each word, 0 (a row of zeros) for words of the base's vocabulary of which nothing
+            is kept. Those are left out where they need not be told from unknown words.
+        embedding: (R, E), float32.
+        layers: The cells of each layer, the forward one first.
+        output: What follows the LSTM.
+
+    Raises:
+        CheckpointError: Arrays or card are damaged.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, np.ndarray],
+        card: Mapping[str, Any],
+        tokenizer: Callable[[str], Iterable[str]] | None = None,
+    ) -> None:
+        self.tensors, self.card = dict(tensors), _checked_card(card)
+        self.row_of = _rows_of_words(self.tensors, self.card["separator"])
+        rows, width = self.card["embedding"]
+        self.embedding = _matrix(self.tensors, "embedding", rows, width)
+        self.layers = tuple(tuple(_cells(self.tensors, depth, sizes)) for depth, sizes in enumerate(self.card["lstm"]))
+        self.output = _output(self.tensors, sum(cell.hidden_size for cell in self.layers[-1]))
+        self._check_sizes()
+        self.target_names: list[str] = self.card["target_names"]
+        rule = self.card["tokenizer"]
+        self._split = RULES[rule] if isinstance(rule, str) else tokenizer
+        self._steps = [[_Steps(cell) for cell in cells] for cells in self.layers]
+        self._projected: list[np.ndarray] | None = None
+
+    def _check_sizes(self) -> None:
+        """Raises CheckpointError where the arrays do not fit one another."""
+        rows, width = self.embedding.shape
+        needed = max(self.card["unknown_row"], self.card["padding_row"], *self.row_of.values(), 0)
+        if needed >= rows:
+            raise CheckpointError(f"the embedding has {rows} rows, and the words need {needed + 1}")
+        for cells in self.layers:
+            if {cell.weight_ih.shape[1] for cell in cells} != {width}:
+                raise CheckpointError("the sizes of the LSTM's layers do not fit one another")
+            width = sum(cell.hidden_size for cell in cells)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(cells)} x {cells[0].hidden_size}" for cells in self.layers)
+        return f"CompactModule(target={'+'.join(self.target_names)}, rows={len(self.embedding)}, lstm={sizes})"
+
+    # -- using it ------------------------------------------------------------------------------------------------
+
+    def encode(self, texts: Iterable[str]) -> list[list[int]]:
+        """The embedding rows of each text's words.
+
+        Raises:
+            DataError: It is one text and no list, an entry is no string, or the tokenizer is a function that was not
+                given.
+        """
+        if isinstance(texts, str):
+            raise DataError("a module takes a list of texts, not one text: put it into a list.")
+        if self._split is None:
+            raise DataError(
+                f"texts were split by a function of the user's own, {self.card['tokenizer']['function']}, which files "
+                "name but do not hold; give it again: load(path, tokenizer=...)."
+            )
+        width, unknown, row_of = self.card["max_length"], self.card["unknown_row"], self.row_of
+        rows = []
+        for text in texts:
+            if not isinstance(text, str):
+                raise DataError(f"a module takes a list of texts; {text!r} is a {type(text).__name__}.")
+            words = self._split(text)
+            if not isinstance(words, list):
+                words = [word for word in words if word]
+            if self.card["padding"] == "own":
+                rows.append([row_of.get(word, unknown) for word in words[:width]] or [unknown])
+            else:  # unknown words do not count
+                found = [row_of[word] for word in words[:width] if word in row_of]
+                if len(found) < min(width, len(words)):
+                    found = [row_of[word] for word in words if word in row_of][:width]
+                rows.append(found or [self.card["padding_row"]])
+        return rows
+
+    def margins(self, texts: Iterable[str]) -> np.ndarray:
+        """Logit of the target less that of the rest, float32 (N,); errors as of `encode`."""
+        return self.margins_of_rows(self.encode(texts))
+
+    def margins_of_rows(self, rows: list[list[int]]) -> np.ndarray:
+        """`margins` of texts that `encode` has numbered."""
+        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        margins = np.empty(len(rows), dtype=np.float32)
+        # By falling length: the texts that still go on are then the first ones, and padding is not computed.
+        order = np.argsort(-lengths, kind="stable")
+        reads_padding = self.card["readout"] == "last_position"
+        for start in range(0, len(rows), BATCH):
+            chosen = order[start : start + BATCH]
+            length = lengths[chosen]
+            width = self.card["max_length"] if reads_padding else int(length[0])
+            ids = np.full((len(chosen), width), self.card["padding_row"], dtype=np.int64)
+            ids[np.arange(width) < length[:, None]] = [row for k in chosen for row in rows[k]]
+            if reads_padding:
+                length = np.full_like(length, width)
+            margins[chosen] = self.output.margin(self._state(np.ascontiguousarray(ids.T), length))
+        return margins
+
+    def predict_proba(self, texts: Iterable[str]) -> np.ndarray:
+        """Probabilities float32 (N, 2) of target (column 0) and rest (column 1); errors as of `encode`."""
+        target = self(texts)
+        return np.stack([target, 1 - target], axis=1)
+
+    def predict(self, texts: Iterable[str]) -> np.ndarray:
+        """Whether each text is the target, bool (N,); errors as of `encode`."""
+        return self.margins(texts) >= 0
+
+    def __call__(self, texts: Iterable[str]) -> np.ndarray:
+        """Probability of the target, float32 (N,); errors as of `encode`."""
+        return _sigmoid(self.margins(texts))
+
+    # -- the recurrence ------------------------------------------------------------------------------------------
+
+    def _state(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """The LSTM output that is read, (n, D * H): ids (T, n), with the longest text first, and lengths (n,)."""
+        steps = np.arange(len(ids))
+        counts = (lengths > steps[:, None]).sum(1)  # texts that have a word at each step
+        backwards = np.where(steps[:, None] < lengths, lengths - 1 - steps[:, None], steps[:, None])
+        states: np.ndarray | None = None
+        for depth, cells in enumerate(self._steps):
+            reads, parts = depth == len(self._steps) - 1, []
+            for direction, cell in enumerate(cells):
+                first_only = reads and cell.reverse  # its output at the last word is that of its first step
+                gates: Callable[[int, int], np.ndarray]
+                if states is None:
+                    words = np.take_along_axis(ids, backwards, 0) if cell.reverse else ids
+                    gates = self._gates_of_words(direction, words)
+                else:
+                    below = np.take_along_axis(states, backwards[:, :, None], 0) if cell.reverse else states
+                    gates = cell.gates_of(below)
+                found = cell.run(gates, counts[:1] if first_only else counts, every=not reads)
+                if cell.reverse and not reads:
+                    found = np.take_along_axis(found, backwards[:, :, None], 0)
+                parts.append(found)
+            states = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+        assert states is not None
+        return states
+
+    def _gates_of_words(self, direction: int, words: np.ndarray) -> Callable[[int, int], np.ndarray]:
+        """What the first layer's gates get from the words (T, n) of step t in the first k texts: (k, 4 * H)."""
+        cells = self._steps[0]
+        if self._projected is None:
+            size = 4 * len(self.embedding) * sum(len(cell.bias) for cell in cells)
+            if size > MOST_PROJECTED:
+                cell = cells[direction]
+                return lambda t, k: self.embedding[words[t, :k]] @ cell.weight_ih + cell.bias
+            # The input projection of a word is a constant.
+            self._projected = [self.embedding @ cell.weight_ih + cell.bias for cell in cells]
+        table = self._projected[direction]
+        return lambda t, k: table[words[t, :k]]
+
+
+class _Steps:
+    """A cell made ready for its recurrence: transposed, and the arguments of the three sigmoids halved.
+
+    Since sigmoid(x) = (tanh(x / 2) + 1) / 2, one tanh over all four gates is enough.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        size = cell.hidden_size
+        half = np.full(4 * size, 0.5, dtype=np.float32)
+        half[2 * size : 3 * size] = 1
+        self.size, self.reverse = size, cell.reverse
+        self.weight_ih = np.ascontiguousarray((cell.weight_ih * half[:, None]).T)
+        self.weight_hh = np.ascontiguousarray((cell.weight_hh * half[:, None]).T)
+        self.bias = cell.bias * half
+
+    def gates_of(self, inputs: np.ndarray) -> Callable[[int, int], np.ndarray]:
+        """As `CompactModule._gates_of_words`, for inputs (T, n, I)."""
+        return lambda t, k: inputs[t, :k] @ self.weight_ih + self.bias
+
+    def run(self, gates_of: Callable[[int, int], np.ndarray], counts: np.ndarray, every: bool) -> np.ndarray:
+        """The recurrence over all steps.
+
+        Args:
+            gates_of: Gives the inputs' part of the gates for a step and a number of texts.
+            counts: Texts that have a word at each step, falling, (T,).
+            every: Whether the outputs of all steps are wanted.
+
+        Returns:
+            All outputs (T, n, H), zero where a text is over; else each text's last one, (n, H).
+        """
+        size, texts = self.size, int(counts[0])
+        hidden, memory = (np.zeros((texts, size), dtype=np.float32) for _ in range(2))
+        states = np.zeros((len(counts), texts, size), dtype=np.float32) if every else None
+        for t, k in enumerate(counts.tolist()):
+            gates = gates_of(t, k)
+            gates += hidden[:k] @ self.weight_hh
+            np.tanh(gates, out=gates)
+            write, keep, new, read = (gates[:, j * size : (j + 1) * size] for j in range(4))
+            cell = memory[:k]
+            keep += 1
+            write += 1
+            cell *= keep
+            write *= new
+            cell += write
+            cell *= 0.5
+            read += 1
+            read *= 0.5
+            np.multiply(read, np.tanh(cell), out=hidden[:k])
+            if states is not None:
+                states[t, :k] = hidden[:k]
+        return hidden if states is None else states
+
+
+def _sigmoid(margins: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-margin)), without overflow."""
+    return (np.tanh(margins * np.float32(0.5)) + np.float32(1)) * np.float32(0.5)
+
+
+# -- on disk -----------------------------------------------------------------------------------------------------------
+
+
+def load(path: str | os.PathLike[str], tokenizer: Callable[[str], Iterable[str]] | None = None) -> CompactModule:
+    """Reads a compact module.
+
+    The file is one of safetensors' (a header in JSON, then the arrays), whose ``card`` says what the arrays are:
+
+    - ``words.shared`` (z), ``words.tails`` (z): the words in sorted order, of each the number of characters (a byte)
+      that it shares with the one before, and the rest; the rests are joined by the card's ``separator``.
+    - ``words.kept`` (z): a bit a word, whether it has a row of its own. Those rows follow row 0 in the words' order.
+    - ``embedding``, ``lstm.<layer>.<direction>.weight_ih`` and ``.weight_hh``: of each the bits ``.kept`` (z; one a
+      value, row by row), the kept ``.values``, and for 8-bit values the ``.scale`` of each column.
+    - ``lstm.<layer>.<direction>.bias``; ``output.weight``, ``.bias``, ``.out``, ``.direct``, ``.constant``.
+
+    Those marked z are compressed by zlib; the first value of a byte is in its highest bit.
+
+    Args:
+        path: The file.
+        tokenizer: The function that splits texts, for a module whose file names one.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or no compact module.
+    """
+    tensors, card = read(path)
+    try:
+        return CompactModule(tensors, card, tokenizer)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}; make the file again (seam-fast compact)") from None
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and the card of a compact module's file; raises CheckpointError as `load` does."""
+    try:
+        with open(path, "rb") as file:
+            if not _is_regular(file.fileno()):
+                raise CheckpointError(f"{path}: is no regular file; give a compact module (seam-fast compact)")
+            data = file.read()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such module file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+    try:
+        header, body = _header_and_body(data)
+        metadata = header.pop("__metadata__", {})
+        found = metadata.get("format") if isinstance(metadata, dict) else None
+        if found != FORMAT:
+            raise CheckpointError(_other_format(found))
+        if metadata.get("sha256") != checksum(metadata["card"], body):
+            raise CheckpointError("damaged, its checksum is wrong")
+        return {name: _array(name, entry, body) for name, entry in header.items()}, json.loads(metadata["card"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}; make the file again (seam-fast compact)") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise CheckpointError(
+            f"{path}: damaged, or not a compact module; make the file again (seam-fast compact)"
+        ) from None
+
+
+def to_bytes(module: CompactModule) -> bytes:
+    """The contents of a compact module's file."""
+    card = json.dumps(module.card)
+    header: dict[str, Any] = {}
+    parts: list[bytes] = []
+    position = 0
+    for name, array in module.tensors.items():
+        part = np.ascontiguousarray(array).tobytes()
+        header[name] = {
+            "dtype": NAMES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [position, position + len(part)],
+        }
+        parts.append(part)
+        position += len(part)
+    body = b"".join(parts)
+    header["__metadata__"] = {"format": FORMAT, "card": card, "sha256": checksum(card, body)}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def checksum(card: str, body: bytes | memoryview) -> str:
+    """Hex sha256 of all that a file says."""
+    digest = hashlib.sha256(card.encode())
+    digest.update(body)
+    return digest.hexdigest()
+
+
+def _is_regular(handle: int) -> bool:
+    """Whether an open file is a regular one: a pipe or a device may never end."""
+    return stat.S_ISREG(os.fstat(handle).st_mode)
+
+
+def _other_format(found: object) -> str:
+    """Why a file of another format cannot be used."""
+    if isinstance(found, str) and found.startswith("seam-fast module"):
+        return "a module that needs its base, not a compact one"
+    if isinstance(found, str) and found.startswith("seam-fast compact"):
+        return f"of another version of the format ({found}, this program reads {FORMAT})"
+    return "not a compact module"
+
+
+def _header_and_body(data: bytes) -> tuple[dict[str, Any], memoryview]:
+    """The header of a safetensors file and the bytes of its arrays. Raises ValueError where there are none."""
+    (size,) = struct.unpack("<Q", data[:8]) if len(data) >= 8 else (0,)
+    if not 2 <= size <= min(len(data) - 8, MOST_HEADER):
+        raise ValueError
+    header = json.loads(data[8 : 8 + size])
+    if not isinstance(header, dict):
+        raise ValueError
+    return header, memoryview(data)[8 + size :]
+
+
+def _array(name: str, entry: Mapping[str, Any], body: memoryview) -> np.ndarray:
+    """One array of a file. Raises CheckpointError or ValueError where its entry in the header is wrong."""
+    shape, (start, end) = entry["shape"], entry["data_offsets"]
+    dtype: np.dtype[Any] | None = DTYPES.get(entry["dtype"])
+    numbers = [*shape, start, end]
+    if dtype is None or not all(type(number) is int and number >= 0 for number in numbers) or end > len(body):
+        raise CheckpointError(f"{name} is damaged")
+    if start > end or math.prod(shape) * dtype.itemsize != end - start:
+        raise CheckpointError(f"{name} is damaged")
+    array = np.frombuffer(body[start:end], dtype=dtype).reshape(shape)
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        raise CheckpointError(f"{name} holds values that are not finite")
+    return array
+
+
+def _checked_card(card: Mapping[str, Any]) -> dict[str, Any]:
+    """The card, if all entries that are used are there and of their kind; else CheckpointError."""
+
+    def is_count(value: object) -> bool:
+        return type(value) is int and value >= 0
+
+    def is_names(value: object) -> bool:
+        return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+
+    def is_tokenizer(value: object) -> bool:
+        if isinstance(value, dict):
+            return list(value) == ["function"] and isinstance(value["function"], str)
+        return isinstance(value, str) and value in RULES
+
+    def is_cell(value: object) -> bool:
+        return isinstance(value, list) and len(value) == 3 and all(map(is_count, value[:2])) and value[2] in (0, 1)
+
+    def is_lstm(value: Any) -> bool:
+        return is_filled(value) and all(is_filled(cells) and all(map(is_cell, cells)) for cells in value)
+
+    def is_filled(value: Any) -> bool:
+        return isinstance(value, list) and bool(value)
+
+    kinds: dict[str, Callable[[Any], bool]] = {
+        "target_names": is_names,
+        "tokenizer": is_tokenizer,
+        "padding": lambda value: value in ("own", "word"),
+        "readout": lambda value: value in ("last_word", "last_position"),
+        "max_length": lambda value: is_count(value) and value > 0,
+        "separator": lambda value: isinstance(value, str) and len(value) == 1,
+        "unknown_row": is_count,
+        "padding_row": is_count,
+        "embedding": lambda value: isinstance(value, list) and len(value) == 2 and all(map(is_count, value)),
+        "lstm": is_lstm,
+    }
+    if not isinstance(card, Mapping):
+        raise CheckpointError("its card is damaged")
+    for name, is_right in kinds.items():
+        if name not in card or not is_right(card[name]):
+            raise CheckpointError(f"its card is damaged ({name})")
+    return dict(card)
+
+
+def _get(tensors: Mapping[str, np.ndarray], name: str, kind: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """One array by name; CheckpointError where it is missing, of another kind of dtype or of another shape."""
+    array = tensors.get(name)
+    if array is None:
+        raise CheckpointError(f"{name} is missing")
+    if array.dtype.kind not in kind or (shape is not None and array.shape != shape):
+        raise CheckpointError(f"{name} is damaged")
+    return array
+
+
+def _rows_of_words(tensors: Mapping[str, np.ndarray], separator: str) -> dict[str, int]:
+    """The embedding row of each word; CheckpointError where the words are damaged."""
+    shared = _inflated(tensors, "words.shared", MOST_WORDS)
+    try:
+        tails = _inflated(tensors, "words.tails", MOST_WORDS).decode("utf-8", "surrogatepass").split(separator)
+    except ValueError:
+        raise CheckpointError("words.tails is damaged") from None
+    if len(tails) != len(shared) + (not shared):
+        raise CheckpointError("words.tails is damaged")
+    words, last = [], ""
+    for count, tail in zip(shared, tails, strict=False):  # of no words, the tails are one empty string
+        last = last[:count] + tail
+        words.append(last)
+    kept = _bits(tensors, "words.kept", len(words)).view(np.uint8)
+    row_of = dict(zip(words, (kept * np.cumsum(kept)).tolist(), strict=True))
+    if len(row_of) != len(words):
+        raise CheckpointError("a word occurs twice")
+    return row_of
+
+
+def _inflated(tensors: Mapping[str, np.ndarray], name: str, most: int) -> bytes:
+    """The bytes that an array holds compressed; CheckpointError where it does not, or they are more than ``most``."""
+    unpack = zlib.decompressobj()
+    try:
+        data = unpack.decompress(_get(tensors, name, "u").tobytes(), most)
+    except zlib.error:
+        raise CheckpointError(f"{name} is damaged") from None
+    if not unpack.eof:
+        raise CheckpointError(f"{name} is damaged")
+    return data
+
+
+def _bits(tensors: Mapping[str, np.ndarray], name: str, count: int) -> np.ndarray:
+    """That many bits of a compressed array, bool (count,)."""
+    data = _inflated(tensors, name, (count + 7) // 8 + 1)
+    if len(data) != (count + 7) // 8:
+        raise CheckpointError(f"{name} is damaged")
+    return np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=count).view(bool)
+
+
+def _matrix(tensors: Mapping[str, np.ndarray], name: str, rows: int, columns: int) -> np.ndarray:
+    """A matrix of which some values are kept, float32 (rows, columns) with zeros elsewhere."""
+    count = rows * columns
+    kept = _bits(tensors, f"{name}.kept", count)
+    values = _get(tensors, f"{name}.values", "fi", (int(kept.sum()),))
+    flat = np.zeros(count, dtype=np.float32)
+    flat[kept] = values
+    matrix = flat.reshape(rows, columns)
+    return matrix * _get(tensors, f"{name}.scale", "f", (columns,)) if values.dtype.kind == "i" else matrix
+
+
+def _cells(tensors: Mapping[str, np.ndarray], depth: int, sizes: Iterable[tuple[int, int, int]]) -> Iterable[Cell]:
+    """The cells of a layer from their input sizes, hidden sizes and directions (1 is the reverse one)."""
+    for inputs, hidden, reverse in sizes:
+        name = f"lstm.{depth}.{reverse}"
+        yield Cell(
+            _matrix(tensors, f"{name}.weight_ih", 4 * hidden, inputs),
+            _matrix(tensors, f"{name}.weight_hh", 4 * hidden, hidden),
+            _get(tensors, f"{name}.bias", "f", (4 * hidden,)),
+            bool(reverse),
+        )
+
+
+def _output(tensors: Mapping[str, np.ndarray], width: int) -> Output:
+    """What follows the LSTM, for an LSTM output of that width."""
+    count = len(_get(tensors, "output.bias", "f"))
+    shapes: tuple[tuple[int, ...], ...] = (count, width), (count,), (count,), (width,), (1,)
+    parts = zip(Output._fields, shapes, strict=True)
+    return Output(*(_get(tensors, f"output.{name}", "f", shape) for name, shape in parts))
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the probability of each text, one a line: ``python runtime.py MODULE [TEXT...]``, or lines of standard
+    input where there is no text.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python runtime.py MODULE [TEXT...]   (without texts, each line of standard input is one)")
+        return 0 if arguments else 2
+    try:
+        module = load(arguments[0])
+        for text in arguments[1:] or (line.rstrip("\n") for line in sys.stdin):
+            print(f"{module([text])[0]:.6f}\t{text}")
+    except (CheckpointError, DataError) as error:
+        print(f"runtime: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
