@@ -108,8 +108,10 @@ def evaluate_module(module: SeamModule, documents: Corpus | Split, source: str |
     Raises:
         TrainingError: The corpus numbers words or classes differently from the module's base.
         DataError: There are no documents.
+        CheckpointError: The base has changed since the module was made.
     """
     base, card = module.base, module.card
+    module.check_base()
     if isinstance(documents, Corpus):
         check_corpus(base, documents)
         split, source = documents.test, source or documents.source
