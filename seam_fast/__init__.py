@@ -7,34 +7,42 @@ that tells the target from the rest. It is found by learning a score for each we
 Three entrances: `reengineer` and its kin work on whole classifiers; `MaskedLSTM`, `MaskedEmbedding`, `MaskedLinear` and
 `ScoreAdam` are used like torch's own; `masked_lstm`, `masked_embedding` and `masked_linear` are the ops alone.
 ``seam_fast.testing`` helps to test kernels of one's own.
+
+Without torch there is only ``seam_fast.runtime``, which uses modules that `SeamModule.compact` made.
 """
 
 import importlib as _importlib
+import importlib.util as _importlib_util
 
-from . import _moved
-from ._ext import build_info, has_cuda, has_ext
 from ._version import __version__
-from .backend import backends
-from .classifier.evaluate import evaluate_classifier
-from .classifier.model import LSTMClassifier
-from .classifier.training import train_classifier
-from .common import deprecation as _deprecation
-from .data.corpus import Corpus, CorpusConfig, load_corpus, load_split
-from .data.r8 import load_r8
-from .data.tokenizer import Tokenizer
-from .errors import BackendError, CheckpointError, DataError, DataWarning, SeamFastError, TrainingError
-from .modules.seam_module import SeamModule
-from .nn import MaskedEmbedding, MaskedLinear, MaskedLSTM
-from .ops.functional import binarize, masked_embedding, masked_linear, masked_lstm
-from .optim import ScoreAdam
-from .search.evaluate import evaluate_module
-from .search.reengineer import reengineer, reengineer_many
-from .search.scheduler import Interrupted
-from .search.settings import Settings
+
+_HAS_TORCH = _importlib_util.find_spec("torch") is not None
+if _HAS_TORCH:
+    from . import _moved
+    from ._ext import build_info, has_cuda, has_ext
+    from .backend import backends
+    from .classifier.evaluate import evaluate_classifier
+    from .classifier.model import LSTMClassifier
+    from .classifier.training import train_classifier
+    from .common import deprecation as _deprecation
+    from .data.corpus import Corpus, CorpusConfig, load_corpus, load_split
+    from .data.r8 import load_r8
+    from .data.tokenizer import Tokenizer
+    from .errors import BackendError, CheckpointError, DataError, DataWarning, SeamFastError, TrainingError
+    from .modules.compact import CompactModule
+    from .modules.seam_module import SeamModule
+    from .nn import MaskedEmbedding, MaskedLinear, MaskedLSTM
+    from .ops.functional import binarize, masked_embedding, masked_linear, masked_lstm
+    from .optim import ScoreAdam
+    from .search.evaluate import evaluate_module
+    from .search.reengineer import reengineer, reengineer_many
+    from .search.scheduler import Interrupted
+    from .search.settings import Settings
 
 __all__ = [
     "BackendError",
     "CheckpointError",
+    "CompactModule",
     "Corpus",
     "CorpusConfig",
     "DataError",
@@ -71,12 +79,18 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    if name == "train":
+    if not _HAS_TORCH and name in __all__:
+        raise ImportError(
+            f"seam_fast.{name} needs PyTorch, which is not installed (pip install torch); without it there is only "
+            "seam_fast.runtime, which uses compact modules"
+        )
+    if name == "train" and _HAS_TORCH:
         _deprecation.warn_renamed("seam_fast.train", "seam_fast.train_classifier")
         return train_classifier
-    if name in _moved.MOVED:
+    if _HAS_TORCH and name in _moved.MOVED:
         return _importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-_moved.install()
+if _HAS_TORCH:
+    _moved.install()

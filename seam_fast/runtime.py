@@ -17,6 +17,7 @@ K class outputs behind the ReLU. Gates stand in torch's order: input, forget, ce
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -27,9 +28,12 @@ import sys
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 try:
     from .errors import CheckpointError, DataError
@@ -43,7 +47,7 @@ except ImportError:  # a copy of this file, without the package
 
 
 FORMAT = "seam-fast compact 1"
-BATCH = 256  # texts computed at once
+BATCH = 64  # texts computed at once; with more of them OpenBLAS would start threads, which here only wait
 MOST_PROJECTED = 64 << 20  # the most bytes that the table of projected words may take
 MOST_WORDS = 256 << 20  # the most bytes of a vocabulary, uncompressed
 MOST_HEADER = 16 << 20  # the most bytes of a file's header
@@ -214,6 +218,15 @@ class CompactModule:
         sizes = ", ".join(f"{len(cells)} x {cells[0].hidden_size}" for cells in self.layers)
         return f"CompactModule(target={'+'.join(self.target_names)}, rows={len(self.embedding)}, lstm={sizes})"
 
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], tokenizer: Callable[[str], Iterable[str]] | None = None) -> Self:
+        """Reads a compact module; arguments and errors as of the function `load`."""
+        tensors, card = read(path)
+        try:
+            return cls(tensors, card, tokenizer)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}; make the file again (seam-fast compact)") from None
+
     # -- using it ------------------------------------------------------------------------------------------------
 
     def encode(self, texts: Iterable[str]) -> list[list[int]]:
@@ -253,21 +266,26 @@ class CompactModule:
 
     def margins_of_rows(self, rows: list[list[int]]) -> np.ndarray:
         """`margins` of texts that `encode` has numbered."""
-        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
         margins = np.empty(len(rows), dtype=np.float32)
         # By falling length: the texts that still go on are then the first ones, and padding is not computed.
-        order = np.argsort(-lengths, kind="stable")
-        reads_padding = self.card["readout"] == "last_position"
+        order = sorted(range(len(rows)), key=lambda k: -len(rows[k]))
         for start in range(0, len(rows), BATCH):
             chosen = order[start : start + BATCH]
-            length = lengths[chosen]
-            width = self.card["max_length"] if reads_padding else int(length[0])
-            ids = np.full((len(chosen), width), self.card["padding_row"], dtype=np.int64)
-            ids[np.arange(width) < length[:, None]] = [row for k in chosen for row in rows[k]]
-            if reads_padding:
-                length = np.full_like(length, width)
-            margins[chosen] = self.output.margin(self._state(np.ascontiguousarray(ids.T), length))
+            ids, lengths = self.padded([rows[k] for k in chosen])
+            if self.card["readout"] == "last_position":
+                lengths = np.full_like(lengths, ids.shape[1])
+            margins[chosen] = self.output.margin(self._state(np.ascontiguousarray(ids.T), lengths))
         return margins
+
+    def padded(self, rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of texts as one array int64 (n, T), and their numbers (n,): T is ``max_length`` where the output is
+        read after the padding, else that of the longest text.
+        """
+        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        width = self.card["max_length"] if self.card["readout"] == "last_position" else int(lengths.max())
+        ids = np.full((len(rows), width), self.card["padding_row"], dtype=np.int64)
+        ids[np.arange(width) < lengths[:, None]] = list(itertools.chain.from_iterable(rows))
+        return ids, lengths
 
     def predict_proba(self, texts: Iterable[str]) -> np.ndarray:
         """Probabilities float32 (N, 2) of target (column 0) and rest (column 1); errors as of `encode`."""
@@ -294,13 +312,12 @@ class CompactModule:
             reads, parts = depth == len(self._steps) - 1, []
             for direction, cell in enumerate(cells):
                 first_only = reads and cell.reverse  # its output at the last word is that of its first step
-                gates: Callable[[int, int], np.ndarray]
                 if states is None:
                     words = np.take_along_axis(ids, backwards, 0) if cell.reverse else ids
                     gates = self._gates_of_words(direction, words)
                 else:
                     below = np.take_along_axis(states, backwards[:, :, None], 0) if cell.reverse else states
-                    gates = cell.gates_of(below)
+                    gates = below @ cell.weight_ih + cell.bias
                 found = cell.run(gates, counts[:1] if first_only else counts, every=not reads)
                 if cell.reverse and not reads:
                     found = np.take_along_axis(found, backwards[:, :, None], 0)
@@ -309,44 +326,38 @@ class CompactModule:
         assert states is not None
         return states
 
-    def _gates_of_words(self, direction: int, words: np.ndarray) -> Callable[[int, int], np.ndarray]:
-        """What the first layer's gates get from the words (T, n) of step t in the first k texts: (k, 4 * H)."""
-        cells = self._steps[0]
+    def _gates_of_words(self, direction: int, words: np.ndarray) -> np.ndarray:
+        """What the first layer's gates get from words (T, n): (T, n, 4 * H)."""
         if self._projected is None:
+            cells = self._steps[0]
             size = 4 * len(self.embedding) * sum(len(cell.bias) for cell in cells)
             if size > MOST_PROJECTED:
-                cell = cells[direction]
-                return lambda t, k: self.embedding[words[t, :k]] @ cell.weight_ih + cell.bias
+                return self.embedding[words] @ cells[direction].weight_ih + cells[direction].bias
             # The input projection of a word is a constant.
             self._projected = [self.embedding @ cell.weight_ih + cell.bias for cell in cells]
-        table = self._projected[direction]
-        return lambda t, k: table[words[t, :k]]
+        return self._projected[direction][words]
 
 
 class _Steps:
-    """A cell made ready for its recurrence: transposed, and the arguments of the three sigmoids halved.
+    """A cell made ready for its recurrence: transposed, with the cell gate last, the others' arguments halved.
 
     Since sigmoid(x) = (tanh(x / 2) + 1) / 2, one tanh over all four gates is enough.
     """
 
     def __init__(self, cell: Cell) -> None:
         size = cell.hidden_size
-        half = np.full(4 * size, 0.5, dtype=np.float32)
-        half[2 * size : 3 * size] = 1
+        order = np.concatenate([np.arange(2 * size), np.arange(3 * size, 4 * size), np.arange(2 * size, 3 * size)])
+        factor = np.repeat(np.array([0.5, 1], dtype=np.float32), [3 * size, size])
         self.size, self.reverse = size, cell.reverse
-        self.weight_ih = np.ascontiguousarray((cell.weight_ih * half[:, None]).T)
-        self.weight_hh = np.ascontiguousarray((cell.weight_hh * half[:, None]).T)
-        self.bias = cell.bias * half
+        self.weight_ih = np.ascontiguousarray((cell.weight_ih[order] * factor[:, None]).T)
+        self.weight_hh = np.ascontiguousarray((cell.weight_hh[order] * factor[:, None]).T)
+        self.bias = cell.bias[order] * factor
 
-    def gates_of(self, inputs: np.ndarray) -> Callable[[int, int], np.ndarray]:
-        """As `CompactModule._gates_of_words`, for inputs (T, n, I)."""
-        return lambda t, k: inputs[t, :k] @ self.weight_ih + self.bias
-
-    def run(self, gates_of: Callable[[int, int], np.ndarray], counts: np.ndarray, every: bool) -> np.ndarray:
+    def run(self, inputs: np.ndarray, counts: np.ndarray, every: bool) -> np.ndarray:
         """The recurrence over all steps.
 
         Args:
-            gates_of: Gives the inputs' part of the gates for a step and a number of texts.
+            inputs: What the gates get from the cell's inputs, (T, n, 4 * H); it is written to.
             counts: Texts that have a word at each step, falling, (T,).
             every: Whether the outputs of all steps are wanted.
 
@@ -357,22 +368,19 @@ class _Steps:
         hidden, memory = (np.zeros((texts, size), dtype=np.float32) for _ in range(2))
         states = np.zeros((len(counts), texts, size), dtype=np.float32) if every else None
         for t, k in enumerate(counts.tolist()):
-            gates = gates_of(t, k)
-            gates += hidden[:k] @ self.weight_hh
+            gates, state, cell = inputs[t, :k], hidden[:k], memory[:k]
+            gates += state @ self.weight_hh
             np.tanh(gates, out=gates)
-            write, keep, new, read = (gates[:, j * size : (j + 1) * size] for j in range(4))
-            cell = memory[:k]
-            keep += 1
-            write += 1
-            cell *= keep
-            write *= new
+            sigmoids = gates[:, : 3 * size]
+            sigmoids += 1
+            sigmoids *= 0.5
+            write = sigmoids[:, :size]
+            write *= gates[:, 3 * size :]
+            cell *= sigmoids[:, size : 2 * size]
             cell += write
-            cell *= 0.5
-            read += 1
-            read *= 0.5
-            np.multiply(read, np.tanh(cell), out=hidden[:k])
+            np.multiply(sigmoids[:, 2 * size :], np.tanh(cell), out=state)
             if states is not None:
-                states[t, :k] = hidden[:k]
+                states[t, :k] = state
         return hidden if states is None else states
 
 
@@ -405,11 +413,7 @@ def load(path: str | os.PathLike[str], tokenizer: Callable[[str], Iterable[str]]
     Raises:
         CheckpointError: The file is missing, damaged, or no compact module.
     """
-    tensors, card = read(path)
-    try:
-        return CompactModule(tensors, card, tokenizer)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}; make the file again (seam-fast compact)") from None
+    return CompactModule.load(path, tokenizer)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -438,6 +442,18 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
         raise CheckpointError(
             f"{path}: damaged, or not a compact module; make the file again (seam-fast compact)"
         ) from None
+
+
+def is_compact(path: str | os.PathLike[str]) -> bool:
+    """Whether a file says that it is a compact module, of whatever version, damaged or not."""
+    try:
+        with open(path, "rb") as file:
+            if not _is_regular(file.fileno()):
+                return False
+            (size,) = struct.unpack("<Q", file.read(8))
+            return b'"seam-fast compact ' in file.read(min(size, MOST_HEADER))
+    except (OSError, struct.error):
+        return False
 
 
 def to_bytes(module: CompactModule) -> bytes:

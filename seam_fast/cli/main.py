@@ -1,4 +1,4 @@
-"""The ``seam-fast`` command: data, train, reengineer, evaluate, bench, info; each verb is a module of ``verbs``.
+"""The ``seam-fast`` command: data, train, reengineer, evaluate, compact, predict, bench, info; each verb is a module of ``verbs``.
 
 Results go to standard output; messages and progress go to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage,
 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP (128 + the signal's number, as shells report it).
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from .._version import __version__
 from .guarded_run import run_guarded
-from .verbs import bench, data, evaluate, info, reengineer, train
+from .verbs import bench, compact, data, evaluate, info, predict, reengineer, train
 
-VERBS = (data, train, reengineer, evaluate, bench, info)  # in the order of the help text
+VERBS = (data, train, reengineer, evaluate, compact, predict, bench, info)  # in the order of the help text
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,20 +9,22 @@ Everything that goes does so by proof and not by measurement, so the answers sta
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from .. import runtime
+from .. import _ext, runtime
 from .._version import __version__
 from ..classifier.model import LSTMClassifier
 from ..classifier.state_keys import EMBEDDING, LINEAR_KEYS, LSTM_KEYS, lstm_shape
 from ..errors import CheckpointError
 from ..files.atomic import to_json, write_atomically
+from ..ops.custom_op import choose_kernels
 from .mask import Head
 
 Array = npt.NDArray[Any]
@@ -37,28 +39,13 @@ UNKNOWN = ("own", "dropped")
 class CompactModule(runtime.CompactModule):
     """A module that stands alone: tokenizer, vocabulary, kept weights and head.
 
-    ``SeamModule.compact`` makes one, `load` reads one. It works like ``seam_fast.runtime``'s, which needs no torch.
+    ``SeamModule.compact`` makes one, ``CompactModule.load`` reads one. It works like ``seam_fast.runtime``'s, which
+    needs no torch, and computes with the compiled kernels where they are installed and the LSTM has one layer in one
+    direction.
     """
 
-    @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], tokenizer: Callable[[str], Iterable[str]] | None = None
-    ) -> "CompactModule":
-        """Reads a compact module's file.
-
-        Args:
-            path: The file.
-            tokenizer: The function that splits texts, for a module whose file names one.
-
-        Raises:
-            CheckpointError: The file is missing, damaged, or no compact module.
-        """
-        return cls._of(runtime.load(path, tokenizer), tokenizer)
-
-    @classmethod
-    def _of(cls, module: runtime.CompactModule, tokenizer: Callable[[str], Iterable[str]] | None) -> "CompactModule":
-        """The same module as one of this class."""
-        return cls(module.tensors, module.card, tokenizer)
+    _weights: list[Tensor] | None = None
+    _table: Tensor | None = None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the module to a file, completely or not at all; raises CheckpointError for another ending than
@@ -68,6 +55,26 @@ class CompactModule(runtime.CompactModule):
         if path.suffix != ".safetensors":
             raise CheckpointError(f"{path}: a compact module's file ends in .safetensors")
         return write_atomically(path, runtime.to_bytes(self))
+
+    def margins_of_rows(self, rows: list[list[int]]) -> Array:
+        """As of the class above."""
+        cell, out = self.layers[0][0], self.output
+        plain = len(self.layers) == len(self.layers[0]) == 1 and cell.weight_ih.size and cell.weight_hh.size
+        if not rows or not plain or choose_kernels("auto", torch.empty(0)) is not _ext.C:
+            return super().margins_of_rows(rows)
+        if self._weights is None:
+            # One linear layer: the classes behind the ReLU, and the rest of the margin as one class more.
+            weight, bias = np.concatenate([out.weight, out.direct[None]]), np.concatenate([out.bias, out.constant])
+            parts = (self.embedding, *cell[:3], np.zeros_like(cell.bias), weight, bias)
+            weights = [torch.from_numpy(np.array(part, dtype=np.float32, order="C")) for part in parts]
+            if 4 * len(self.embedding) * len(cell.bias) <= runtime.MOST_PROJECTED:
+                self._table = _ext.C.project_words(weights)
+            self._weights = weights
+        ids, lengths = self.padded(rows)
+        given = torch.from_numpy(ids), torch.from_numpy(lengths), self.card["readout"] == "last_word"
+        logits = _ext.C.class_logits(self._weights, *given, self._table).numpy()
+        margins: Array = np.maximum(logits[:, :-1], 0) @ out.out + logits[:, -1]
+        return margins
 
 
 def make_compact(

@@ -1,0 +1,60 @@
+"""Loads what a verb is given as MODULE: a compact module, or a module with its base."""
+
+import argparse
+from pathlib import Path
+
+from ..classifier.model import LSTMClassifier
+from ..data.tokenizer import tokenizer_named
+from ..errors import CheckpointError, TrainingError
+from ..modules.compact import CompactModule
+from ..modules.seam_module import SeamModule
+from ..runtime import is_compact
+from .bases import load_base
+from .options import OptionGroup, add_base_options, add_base_tokenizer_option
+from .paths import find_base_beside
+from .targets import parse_targets
+
+
+def add_module_options(parser: OptionGroup, nargs: str | None = None) -> None:
+    """Adds the argument MODULE and the options that say where its base is. nargs: ``"+"`` for several modules."""
+    parser.add_argument(
+        "module",
+        metavar="MODULE",
+        nargs=nargs,
+        help="a compact module's file, or a .safetensors or .pth module file with its base",
+    )
+    add_base_options(parser, "of a module that is not compact, base.safetensors beside it or up to two folders up")
+    add_base_tokenizer_option(parser)
+    parser.add_argument("--target", help="for .pth files outside a tc_<k> folder: the class")
+
+
+class ModuleLoader:
+    """Loads modules as the options of `add_module_options` say; a base that several of them share, once."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        self._bases: dict[Path, LSTMClassifier] = {}
+
+    def load(self, path: Path) -> CompactModule | SeamModule:
+        """The module in a file of either kind.
+
+        Raises:
+            CheckpointError: The file is missing or damaged, or does not belong to the base.
+            TrainingError: ``--target`` names several targets.
+        """
+        if is_compact(path):
+            rule = self._arguments.tokenizer
+            return CompactModule.load(path, tokenizer_named(rule) if rule else None)
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such module file")
+        base_path = Path(self._arguments.base) if self._arguments.base else find_base_beside(path)[0]
+        base = self._bases.get(base_path)
+        if base is None:
+            base = self._bases[base_path] = load_base(self._arguments, base_path)
+        target = None
+        if self._arguments.target:
+            targets = parse_targets(self._arguments.target, base.names_or_refuse())
+            if len(targets) != 1:
+                raise TrainingError(f"--target {self._arguments.target} names {len(targets)} targets; a module has one")
+            target = targets[0]
+        return SeamModule.load(path, base, target=target)

@@ -1,0 +1,81 @@
+"""``seam-fast compact``: makes modules into files of their own, which need no base."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ...errors import CheckpointError
+from ...modules.compact import DTYPES, UNKNOWN, CompactModule
+from ..any_module import ModuleLoader, add_module_options
+from ..json_output import print_json
+from ..options import Subparsers, add_verb
+
+ENDING = ".compact.safetensors"
+
+
+def add_to(verbs: Subparsers) -> None:
+    """Adds the verb's parser."""
+    parser = add_verb(verbs, "compact", run, "make modules into files of their own, which need neither base nor torch")
+    add_module_options(parser, nargs="+")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="how weights are stored: float32, with the module's very answers (default); float16; or int8, the "
+        "embedding in 8 bits and the LSTM in 16",
+    )
+    parser.add_argument(
+        "--unknown",
+        choices=UNKNOWN,
+        default="own",
+        help="how words are read that the base does not know: own, as the module does (default); or dropped, as words "
+        "of which nothing is kept: a smaller file, and other answers to some texts with unknown words",
+    )
+    parser.add_argument("--out", metavar="FILE", help=f"for one module: the file (default: MODULE{ENDING} beside it)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the files and says what is in them."""
+    paths = [Path(name) for name in arguments.module]
+    if arguments.out and len(paths) > 1:
+        raise CheckpointError(
+            f"{arguments.out}: --out names one file, and there are {len(paths)} modules; leave it out"
+        )
+    loader, rows = ModuleLoader(arguments), []
+    for path in paths:
+        module = loader.load(path)
+        if isinstance(module, CompactModule):
+            raise CheckpointError(f"{path}: is compact already; give the module that it was made of")
+        made = module.compact(arguments.dtype, arguments.unknown)
+        out = made.save(arguments.out or path.with_name(path.stem + ENDING))
+        rows.append(_facts(made, out))
+        if not arguments.json:
+            print(_line(rows[-1]))
+    if arguments.json:
+        print_json(rows)
+    return 0
+
+
+def _facts(module: CompactModule, path: Path) -> dict[str, Any]:
+    """What a compact module holds, by name."""
+    return {
+        "file": str(path),
+        "target": module.target_names,
+        "bytes": path.stat().st_size,
+        "dtype": module.card["dtype"],
+        "unknown": module.card["unknown"],
+        "embedding_rows": len(module.embedding),
+        "embedding_dim": module.embedding.shape[1],
+        "hidden_sizes": [[cell.hidden_size for cell in cells] for cells in module.layers],
+        "kept_weights": module.card["kept_weights"],
+        "base_weights": module.card["base_weights"],
+    }
+
+
+def _line(facts: dict[str, Any]) -> str:
+    """The facts in a line."""
+    units = " + ".join(str(size) for sizes in facts["hidden_sizes"] for size in sizes)
+    return (
+        f"{facts['file']}: {facts['bytes'] / 1000:.0f} kB, {'+'.join(facts['target'])}, {facts['kept_weights']:,} of "
+        f"{facts['base_weights']:,} weights, {facts['embedding_rows'] - 1:,} words, {units} units, {facts['dtype']}"
+    )
