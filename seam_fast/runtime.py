@@ -433,7 +433,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
         found = metadata.get("format") if isinstance(metadata, dict) else None
         if found != FORMAT:
             raise CheckpointError(_other_format(found))
-        if metadata.get("sha256") != checksum(metadata["card"], body):
+        if metadata.get("sha256") != checksum(header, metadata["card"], body):
             raise CheckpointError("damaged, its checksum is wrong")
         return {name: _array(name, entry, body) for name, entry in header.items()}, json.loads(metadata["card"])
     except CheckpointError as error:
@@ -472,15 +472,15 @@ def to_bytes(module: CompactModule) -> bytes:
         parts.append(part)
         position += len(part)
     body = b"".join(parts)
-    header["__metadata__"] = {"format": FORMAT, "card": card, "sha256": checksum(card, body)}
+    header["__metadata__"] = {"format": FORMAT, "card": card, "sha256": checksum(header, card, body)}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text + body
 
 
-def checksum(card: str, body: bytes | memoryview) -> str:
-    """Hex sha256 of all that a file says."""
-    digest = hashlib.sha256(card.encode())
+def checksum(header: Mapping[str, Any], card: str, body: bytes | memoryview) -> str:
+    """Hex sha256 of all that a file says: of the header's entries for its arrays, the card, and the arrays."""
+    digest = hashlib.sha256(f"{json.dumps(header, sort_keys=True)}\n{card}\n".encode())
     digest.update(body)
     return digest.hexdigest()
 

@@ -22,6 +22,7 @@ from ..data.tokenizer import Tokenizer
 from ..errors import CheckpointError, DataError
 from ..files.atomic import to_json, write_atomically
 from ..files.tensors import read_tensor_file, safetensors_bytes
+from ..runtime import FORMAT as COMPACT_FORMAT
 from .checkpoint import standard_tensors
 from .reference_model import READOUTS
 from .state_keys import EMBEDDING, HEAD_KEYS, LINEAR_KEYS, MODULE_FORMAT, lstm_keys, lstm_shape, weight_keys
@@ -128,6 +129,8 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{path}: a base is read from {', '.join(_TORCH_ENDINGS)} or .safetensors; rename the file to what it is."
         )
     tensors, metadata = read_tensor_file(path)
+    if metadata.get("format") == COMPACT_FORMAT:
+        raise CheckpointError(f"{path}: is a compact module, not a base; give a base")
     if metadata.get("format") == MODULE_FORMAT or all(key in tensors for key in HEAD_KEYS):
         raise CheckpointError(
             f"{path}: is a module, which has no weights of its own, not a base; give the base that it was made of "

@@ -1,4 +1,4 @@
-"""The ``seam-fast`` command: data, train, reengineer, evaluate, compact, predict, bench, info; each verb is a module of ``verbs``.
+"""The ``seam-fast`` command; each verb is a module of ``verbs``.
 
 Results go to standard output; messages and progress go to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage,
 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP (128 + the signal's number, as shells report it).

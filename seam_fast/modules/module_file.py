@@ -24,6 +24,7 @@ from ..data.checks import few, warn
 from ..errors import CheckpointError
 from ..files.atomic import to_json
 from ..files.tensors import read_tensor_file, safetensors_bytes
+from ..runtime import FORMAT as COMPACT_FORMAT
 from .mask import Head, KeepMask
 
 
@@ -89,6 +90,11 @@ def _read_native(path: Path, base: LSTMClassifier) -> ModuleParts:
     except ValueError as error:
         raise CheckpointError(f"{path}: not a readable module file ({error})") from None
     refuse_base(path, tensors)
+    if metadata.get("format") == COMPACT_FORMAT:
+        raise CheckpointError(
+            f"{path}: is a compact module, which needs no base; load it by CompactModule.load, or on the command line "
+            "give it to predict, certify or export"
+        )
     if metadata.get("format") != MODULE_FORMAT or not isinstance(card, dict):
         raise CheckpointError(f"{path}: not a module of seam-fast (its format is {metadata.get('format')!r})")
     found, rounded = base.hash, False

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _lines(path: str | None) -> Iterator[str]:
-    """The lines of a file in UTF-8, or of standard input, without their ends. Raises DataError where they are no text."""
+    """The lines of a file in UTF-8, or of standard input, without their ends; DataError where they are no text."""
     try:
         if path is None:
             yield from _without_ends(sys.stdin)
