@@ -358,7 +358,8 @@ def test_a_module_does_not_answer_by_a_base_that_was_trained_on(pair, tmp_path, 
     before = module.predict_proba(*text) if used_before else None
     nudge(base, how)
     if used_before and how in ("data", "numpy"):
-        # torch does not count such writes. The weights at hand are the module's own, so the answer is right all the same.
+        # torch does not count such writes. The weights at hand are the module's own, so the answer is right all
+        # the same.
         assert torch.equal(module.predict_proba(*text), before)
         with pytest.raises(CheckpointError, match="has been changed since"):
             module.effective_weights()
