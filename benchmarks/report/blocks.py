@@ -8,6 +8,7 @@ from benchmarks import RECORDS, ROOT
 from benchmarks.harness import machine, schema
 from benchmarks.report import pictures
 from benchmarks.report import tables_cuda as cuda
+from benchmarks.report import tables_inference as inference
 from benchmarks.report import tables_job as job
 from benchmarks.report import tables_op as op
 from benchmarks.report import tables_quality as quality
@@ -24,6 +25,7 @@ PICTURE_LINK = "benchmarks/pictures"  # in a block; markdown.py makes it relativ
 COMMANDS = {
     "cuda_lstm": "bash scripts/gpu_check.sh FOLDER build bench",
     "cuda_engine": "bash scripts/gpu_check.sh FOLDER build engine",
+    "inference": "python -m benchmarks.cpu.inference --run runs/r8",
 }
 
 
@@ -37,7 +39,7 @@ def provenance(name: str, record: dict) -> str:
     """The line under a table: the command that measures it today, and machine, date and commit of this record."""
     run = record["runs"][0] if "runs" in record else record
     about = run["machine"]
-    if "isa" in about:
+    if "caches" in about:
         where = machine.in_words(about)
     elif about.get("gpu"):
         where = cuda.about(record)
@@ -190,6 +192,8 @@ BLOCKS = {
     "study": lambda: block(
         "quality_study", quality.study, quality.study_losses, study_by_class, picture("study", words="F1 by class")
     ),
+    "inference": lambda: block("inference", inference.times, inference.agreement),
+    "sizes": lambda: block("inference", inference.sizes),
     "headline": headline,
 }
 # By picture: the record it is drawn from, and the function that draws it.
