@@ -55,8 +55,8 @@ def shipped() -> Row:
     single = [row["times"][0]["against"]["base"]["compact"]["median"] for row in record["rows"]]
     times = ratio({"median": statistics.median(single), "q1": min(single), "q3": max(single)})
     figure = (
-        f"{sizes['own']:.0f} kB ({sizes['dropped']:.0f} without the words that it drops), text to answer {times} times as "
-        "fast as the base"
+        f"{sizes['own']:.0f} kB ({sizes['dropped']:.0f} without the words that it drops), text to answer {times} times "
+        "as fast as the base"
     )
     what = f"a module as a file of its own, 8 bits, {len(single)} classes, one text at a time, one CPU core"
     return what, figure, "Shipped modules", "inference.md", "inference"

@@ -113,7 +113,10 @@ class LSTMClassifier(nn.Module):
         self.info = dict(info or {})
         self._tokenizer = None if tokenizer is None else Tokenizer.of(tokenizer)
         self._index: tuple[tuple[str, ...], str, dict[str, int]] | None = None
-        self.word_embeddings = nn.Embedding(self.vocab_size, self.embedding_dim)
+        table = torch.empty(self.vocab_size, self.embedding_dim)
+        if not table.is_meta:  # a normal distribution on meta tensors would import torch's compiler, seconds for nothing
+            nn.init.normal_(table)
+        self.word_embeddings = nn.Embedding(self.vocab_size, self.embedding_dim, _weight=table)
         self.lstm = nn.LSTM(
             self.embedding_dim,
             self.hidden_dim,
@@ -383,8 +386,9 @@ class LSTMClassifier(nn.Module):
                 tokenizer=file.tokenizer,
             )
         dtype = float_dtype(file.tensors.values())
-        model = model.to(dtype).to_empty(device="cpu")
-        model.load_state_dict({key: tensor.to(dtype) for key, tensor in file.tensors.items()})
+        # Assigned, since to make the meta tensors real would import torch's compiler as well.
+        values = {key: tensor.to(dtype, copy=True).contiguous() for key, tensor in file.tensors.items()}
+        model.load_state_dict(values, assign=True)
         return model
 
     @property
