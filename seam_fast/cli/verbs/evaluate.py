@@ -13,6 +13,7 @@ from ...search.evaluate import evaluate_module
 from .. import report
 from ..bases import load_base
 from ..corpora import corpus_for_base, raw_test_documents
+from ..corpus_choice import COLUMN_OPTIONS, data_file, dataset_name
 from ..json_output import print_json
 from ..options import Subparsers, add_base_options, add_base_tokenizer_option, add_corpus_options, add_verb
 from ..paths import find_base_beside
@@ -27,7 +28,7 @@ def add_to(verbs: Subparsers) -> None:
     parser.add_argument(
         "--documents",
         metavar="FILE",
-        help="judge it on any file of lines label<TAB>text instead of a corpus' test documents",
+        help="judge it on all of a file (lines label<TAB>text, .csv, .tsv, .jsonl) instead of a corpus' test documents",
     )
     add_base_options(parser, "base.safetensors beside it or up to two folders up")
     add_base_tokenizer_option(parser)
@@ -36,13 +37,13 @@ def add_to(verbs: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the module's figures and its base's."""
-    if arguments.documents and (arguments.dataset or arguments.data_dir):
-        beside = "--dataset" if arguments.dataset else "--data-dir"
+    if arguments.documents and (arguments.dataset or arguments.data_dir or arguments.data_file):
+        beside = "--dataset" if arguments.dataset else "--data-dir" if arguments.data_dir else "--data-file"
         raise TrainingError(f"{beside} has no effect with --documents, which names the file to judge on; leave one out")
     path = Path(arguments.module)
     base_path, named = (arguments.base, None) if arguments.base else find_base_beside(path)
     base = load_base(arguments, base_path)
-    dataset = arguments.dataset or named or base.info.get("corpus") or "r8"
+    dataset = dataset_name(arguments) or named or base.info.get("corpus") or "r8"
     module = None
     if base.class_names is not None:  # a module that cannot be loaded is refused before the documents are read
         module = _load_module(path, base, arguments.target, base.class_names)
@@ -69,11 +70,13 @@ def _documents_to_judge_on(
     classes are numbered by the training documents, so the whole corpus is loaded (`Corpus`).
     """
     if arguments.documents:
-        return load_split(arguments.documents, base), str(arguments.documents)
+        columns = {name: getattr(arguments, name) for name in COLUMN_OPTIONS}
+        return load_split(arguments.documents, base, **columns), str(arguments.documents)
+    file = data_file(arguments)
     if base.vocabulary is None or base.class_names is None:
-        corpus = corpus_for_base(base, dataset, arguments.data_dir, say)
+        corpus = corpus_for_base(base, dataset, arguments.data_dir, say, file)
         return corpus, corpus.source
-    documents, source = raw_test_documents(dataset, arguments.data_dir, say)
+    documents, source = raw_test_documents(dataset, arguments.data_dir, say, file)
     return split_for(base, documents), source
 
 

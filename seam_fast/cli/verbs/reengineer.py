@@ -14,6 +14,7 @@ from ...training.devices import ask_for_queues
 from .. import report
 from ..bases import describe_base, load_base
 from ..corpora import corpus_for_base
+from ..corpus_choice import data_file, dataset_name
 from ..json_output import print_json
 from ..options import (
     Subparsers,
@@ -57,10 +58,11 @@ def add_to(verbs: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Trains the modules that are not there yet, and writes modules, record, table and pictures."""
     ask_for_queues()
-    folder = Path(arguments.out or Path("runs") / arguments.dataset)
+    dataset, file = dataset_name(arguments) or "r8", data_file(arguments)
+    folder = Path(arguments.out or Path("runs") / dataset)
     settings = settings_from(arguments)
-    base = load_base(arguments, arguments.base or Path("runs") / arguments.dataset / "base.safetensors")
-    corpus = corpus_for_base(base, arguments.dataset, arguments.data_dir, say)
+    base = load_base(arguments, arguments.base or Path("runs") / dataset / "base.safetensors")
+    corpus = corpus_for_base(base, dataset, arguments.data_dir, say, file)
     targets = parse_targets(arguments.targets, corpus.class_names)
     if arguments.targets == "all":
         targets = with_documents(targets, corpus, say)
