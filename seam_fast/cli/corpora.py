@@ -101,7 +101,10 @@ def corpus_for_base(
     own = dataset not in ("r8", SYNTHETIC) and base.class_names is None
     corpus = get_corpus(dataset, data_dir, "seam", config, log, smallest_class=1 if own else None, base=base, file=file)
     if base.info.get("data_hash") not in (None, corpus.data_hash):
-        log("note: these documents are not those the base was trained on (their hashes differ)")
+        way = (
+            "" if file is None else "; if it was trained on this file, divide it as then, or test documents are not new"
+        )
+        log(f"note: these documents are not those the base was trained on (their hashes differ){way}")
     elif base.vocabulary is None:
         log(
             "note: this base does not say its words, so they are numbered as they come in these documents, which is "

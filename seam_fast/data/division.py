@@ -80,9 +80,9 @@ def divide(documents: Documents, division: Division, dates: Sequence[Any] | None
         rows = _drawn(documents, division)
     if not 0 < len(rows) < len(documents.texts):
         raise DataError(
-            f"{documents.path}: {len(documents.texts)} documents are too few to take {100 * division.test_share:g} % "
-            f"of them for the test{_why(division)}; choose another test_share (--test-share), or give a test set of "
-            "its own."
+            f"{documents.path}: there are too few documents ({len(documents.texts)}) to take "
+            f"{100 * division.test_share:g} % of them for the test{_why(division)}; choose another test_share "
+            "(--test-share), or give a test set of its own."
         )
     chosen = np.zeros(len(documents.texts), dtype=bool)
     chosen[rows] = True

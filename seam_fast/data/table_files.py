@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 import sys
@@ -19,6 +20,7 @@ from .documents import Locations
 from .text_file import read_text
 
 DELIMITERS = ",;\t|"
+SAMPLE = 200  # lines that are inspected for the sign between fields
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 ENDINGS = (".csv", ".tsv", *JSON_ENDINGS)
 
@@ -120,16 +122,14 @@ def _unquoted(field: str) -> str:
 def _delimiter(text: str, columns: Sequence[str] | None) -> str:
     """The sign between the fields of a CSV file.
 
-    With ``columns``, the one that gives as many fields in the first line; otherwise a comma where the first line has
-    one outside quotes, else the most frequent of the others.
+    With ``columns``, the one that gives as many fields most often; otherwise a comma where the first line has one
+    outside quotes, else the most frequent of the others.
     """
-    first = next(line for line in text.splitlines() if line.strip())
+    lines = list(itertools.islice((line for line in io.StringIO(text) if line.strip()), SAMPLE))
     if columns is not None:
-        for sign in DELIMITERS:
-            if len(next(csv.reader([first], delimiter=sign))) == len(columns):
-                return sign
-        return ","
-    bare = re.sub('"[^"]*"', "", first)
+        wanted = len(columns)
+        return max(DELIMITERS, key=lambda sign: [len(each) for each in csv.reader(lines, delimiter=sign)].count(wanted))
+    bare = re.sub('"[^"]*"', "", lines[0])
     return "," if "," in bare else max(DELIMITERS, key=bare.count)
 
 
