@@ -379,19 +379,6 @@ def test_pandas():
     assert "two columns are called 'text'" in refusal(Corpus.from_table, twice)
 
 
-def test_hugging_face_datasets():
-    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
-    features = datasets.Features(
-        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b", "c"])}
-    )
-    data = datasets.Dataset.from_dict({"text": TEXTS, "label": LABELS}, features=features)
-    corpus = Corpus.from_table(data)
-    assert corpus.class_names == ("a", "b", "c")
-    divided = data.train_test_split(0.2, seed=0)
-    assert len(Corpus.from_table(divided).test) == 7
-    assert "cannot be read" in refusal(Corpus.from_table, data.to_iterable_dataset())
-
-
 # --- files to judge on -----------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from ..backend import choose_engine
 from ..classifier.evaluate import predict_logits
 from ..classifier.model import LSTMClassifier
 from ..classifier.recipes import PublicRecipe, StrongRecipe
@@ -18,7 +19,7 @@ from ..classifier.training import train_classifier
 from ..data.tokenizer import Tokenizer
 from ..modules.seam_module import SeamModule
 from ..search.reengineer import reengineer
-from ..search.settings import Settings
+from ..search.settings import Settings, check_settings
 from .inputs import InputError, as_input_errors, checked_labels, checked_texts, corpus_of_classes
 
 
@@ -106,6 +107,7 @@ class SeamClassifier(ClassifierMixin, BaseEstimator):
             raise InputError("X is empty: found array with 0 sample(s), and at least one of each of two is required.")
         classes, numbers = checked_labels(y, len(texts))
         chosen = self._classes_of_modules(classes)
+        check_for_modules(self.settings, self.backend)
         seed = seed_from(self.random_state)
         with as_input_errors():
             corpus = corpus_of_classes(texts, numbers, classes, protocol=self._protocol(), **self._text_settings())
@@ -174,6 +176,14 @@ class SeamClassifier(ClassifierMixin, BaseEstimator):
         """The fields of `CorpusConfig` that the parameters give."""
         given = {"tokenizer": self.tokenizer, "max_length": self.max_length, "min_count": self.min_count}
         return {name: value for name, value in given.items() if value is not None}
+
+
+def check_for_modules(settings: Settings | None, backend: str) -> None:
+    """Raises InputError for settings and backends with which no module can be learned, before a base is trained."""
+    with as_input_errors():
+        if settings is not None:
+            check_settings(settings)
+        choose_engine(backend)
 
 
 def of_texts(tags: Any) -> Any:

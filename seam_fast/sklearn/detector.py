@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..modules.seam_module import SeamModule
 from ..search.reengineer import reengineer
 from ..search.settings import Settings
-from .classifier import SeamClassifier, numbers_of, of_texts, seed_from
+from .classifier import SeamClassifier, check_for_modules, numbers_of, of_texts, seed_from
 from .inputs import InputError, as_input_errors, checked_labels, checked_texts, corpus_of_classes
 
 
@@ -71,6 +71,7 @@ class SeamDetector(ClassifierMixin, BaseEstimator):
         texts = checked_texts(X)
         classes, numbers = checked_labels(y, len(texts))
         target = self._target_among(classes)
+        check_for_modules(self.settings, self.backend)
         classifier: Any = clone(SeamClassifier() if self.classifier is None else self.classifier)
         classifier.fit(texts, y)
         if not np.array_equal(classifier.classes_, classes):

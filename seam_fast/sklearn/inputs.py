@@ -38,8 +38,8 @@ def checked_texts(X: Any) -> list[str]:
     columns = getattr(X, "ndim", 1)
     if columns != 1:
         raise InputError(
-            f"X has {columns} dimensions; it must be a list of texts: of a table give one column (in a "
-            "ColumnTransformer by its name alone, 'text' and not ['text'])."
+            f"X has {columns} dimensions; it must be a list of texts: of a table give one column, "
+            "such as frame['text']."
         )
     with as_input_errors():
         texts = as_list(X, "X")
