@@ -42,11 +42,13 @@ def said(capsys, *command) -> str:
 def test_data_of_a_file(posts, capsys):
     assert main(["data", "--data-file", "posts.csv", *NAMED, "--test-share", ".25"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("posts: posts.csv (test: 25 % of each class, seed 0)\n45 training and 15 test documents")
+    assert out.startswith(
+        "posts: posts.csv, columns 'body' and 'kind' (test: 25 % of each class, seed 0)\n45 training and"
+    )
     command = ["data", "--data-file", "posts.csv", *NAMED, "--split", "time", "--date-column", "posted", "--json"]
     assert main(command) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["source"] == "posts.csv (test: the last 20 % by column 'posted')"
+    assert facts["source"] == "posts.csv, columns 'body' and 'kind' (test: the last 20 % by column 'posted')"
     assert facts["classes"] == {f"class{k}": [16, 4] for k in range(3)}
     wanted = sf.Corpus.from_file(
         "posts.csv", text_column="body", label_column="kind", split="time", date_column="posted"
@@ -61,7 +63,9 @@ def test_a_file_without_names_and_a_test_file(posts, capsys):
     files = ["--data-file", "a.csv", "--test-file", "b.csv", "--columns", "posted, kind,body", *NAMED]
     assert main(["data", *files, "--dataset", "mine"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("mine: a.csv and b.csv\n40 training and 20 test documents")
+    assert (
+        out.startswith("mine: a.csv, columns 'body' and 'kind' and b.csv, columns") and "40 training and 20 test" in out
+    )
 
 
 def test_from_a_file_to_a_module(posts, capsys):
@@ -74,7 +78,7 @@ def test_from_a_file_to_a_module(posts, capsys):
     module = "runs/posts/modules/1-class1.safetensors"
     assert main(["evaluate", module, *file, "--json"]) == 0
     judged = json.loads(capsys.readouterr().out)
-    assert judged["metrics"]["test"]["documents"] == 12 and "posts.csv (test:" in judged["source"]
+    assert judged["metrics"]["test"]["documents"] == 12 and "(test: 20 %" in judged["source"]
     record = json.loads((posts / "runs/posts/targets_1/record.json").read_text())
     assert judged["f1"] == record["modules"][0]["f1"]
     # On all documents of a file, by its ending.

@@ -306,7 +306,9 @@ TABLES = pytest.mark.parametrize("kind", [dict, Dataset, DataFrame])
 def test_tables_are_divided_as_lists_are(kind):
     corpus = Corpus.from_table(kind(COLUMNS))
     assert corpus.data_hash == Corpus.from_lists(TEXTS, LABELS).data_hash
-    assert corpus.source == f"the training table (a {kind.__name__}) (test: 20 % of each class, seed 0)"
+    assert corpus.source == (
+        f"the training table (a {kind.__name__}), columns 'text' and 'label' (test: 20 % of each class, seed 0)"
+    )
     both = Corpus.from_table(kind(COLUMNS), kind({"text": ["worda"], "label": ["a"]}), name="mine")
     assert len(both.train) == 35 and len(both.test) == 1 and both.name == "mine"
     dated = COLUMNS | {"idx": [n % 7 for n in range(35)]}
@@ -329,7 +331,9 @@ def test_a_data_set_says_what_its_numbers_mean():
 def test_data_sets_by_split():
     train, test = Dataset(COLUMNS), Dataset({"text": ["worda"], "label": ["a"]})
     corpus = Corpus.from_table(DatasetDict(train=train, validation=test, test=test))
-    assert corpus.source == "split 'train' (a Dataset) and split 'test' (a Dataset)"
+    assert corpus.source == (
+        "split 'train' (a Dataset), columns 'text' and 'label' and split 'test' (a Dataset), columns 'text' and 'label'"
+    )
     assert Corpus.from_table(DatasetDict(train=train)).data_hash == Corpus.from_table(train).data_hash
     message = refusal(Corpus.from_table, DatasetDict(train=train, validation=test))
     assert "the splits 'train', 'validation', not 'train' and 'test'; say which to take" in message

@@ -127,7 +127,7 @@ def test_the_same_documents_have_the_same_hash_from_wherever_they_come(tmp_path)
     for path in paths:
         corpus = Corpus.from_file(path, path)
         hashes.add(corpus.data_hash)
-        assert corpus.name == "a" and corpus.source == f"{path} and {path}"
+        assert corpus.name == "a" and corpus.source.count(str(path)) == 2
         assert len({Corpus.from_file(each, split_seed=1).data_hash for each in paths}) == 1
     labels, texts = ([row[k] for row in rows] for k in (0, 1))
     hashes.add(Corpus.from_lists(texts, labels, texts, labels).data_hash)

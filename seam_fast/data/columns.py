@@ -60,18 +60,30 @@ class ColumnNames:
     date: str | None = None
 
 
-def table_documents(
-    table: Table, names: ColumnNames, class_names: Sequence[str] | None = None
-) -> tuple[Documents, list[Any] | None, list[str] | None]:
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Documents as a source gives them.
+
+    Attributes:
+        documents: the documents.
+        source: where they are from, for a sentence.
+        dates: a date for each, if dates are asked for.
+        class_names: the classes in the order of their numbers, if it is known.
+    """
+
+    documents: Documents
+    source: str
+    dates: list[Any] | None = None
+    class_names: list[str] | None = None
+
+
+def table_documents(table: Table, names: ColumnNames, class_names: Sequence[str] | None = None) -> Labelled:
     """The documents of a table.
 
     Args:
         table: the table.
         names: its columns.
         class_names: what whole-number labels stand for; None: what the table says, if it does.
-
-    Returns:
-        The documents; the values of the date column, if one is named; and the class names, if they are known.
 
     Raises:
         DataError: a column is not there or cannot be guessed, there are no rows, or a text or label is not usable.
@@ -93,7 +105,8 @@ def table_documents(
     documents = Documents(labels, texts, table.name, table.locations, remedy=remedy)
     checks.refuse_hidden(documents)
     dates = None if names.date is None else list(table.columns[names.date])
-    return documents, dates, None if order is None else list(order)
+    source = f"{table.name}, columns {text!r} and {label!r}"
+    return Labelled(documents, source, dates, None if order is None else list(order))
 
 
 def choose_columns(table: Table, names: ColumnNames) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import DataError
 from . import checks
-from .columns import LABEL_NAMES, TEXT_NAMES, ColumnNames, Table, table_documents
+from .columns import LABEL_NAMES, TEXT_NAMES, ColumnNames, Labelled, Table, table_documents
 from .division import Division, divide
 from .documents import Documents, Locations
 from .read_files import read_labelled
@@ -73,12 +73,10 @@ class DocumentFile:
         """
         division = _division(self.test_path, self.test_share, self.split, self.split_seed, self.names.date)
         given = None if self.class_names is None else checked_names(self.class_names)
-        whole, dates, order = read_document_file(self.path, self.names, self.columns, given)
+        whole = read_document_file(self.path, self.names, self.columns, given)
         if self.test_path is None:
-            by = None if self.names.date is None else f"column {self.names.date!r}"
-            return _divided(whole, division, dates, order, by, whole.path)
-        test, _, _ = read_document_file(self.test_path, self.names, self.columns, order)
-        return _parts(whole, test, order, f"{whole.path} and {test.path}")
+            return _divided(whole, division, _by(self.names))
+        return _together(whole, read_document_file(self.test_path, self.names, self.columns, whole.class_names))
 
 
 def read_document_file(
@@ -86,11 +84,8 @@ def read_document_file(
     names: ColumnNames | None = None,
     columns: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
-) -> tuple[Documents, list[Any] | None, list[str] | None]:
-    """The documents of a file; the values of its date column, if one is named; and class names, if they are known.
-
-    Arguments and errors are those of `DocumentFile`.
-    """
+) -> Labelled:
+    """The documents of a file; arguments and errors are those of `DocumentFile`."""
     path, names = Path(path).expanduser(), names or ColumnNames()
     if path.is_dir():
         raise DataError(f"{path} is a folder; load_corpus reads those (--data-dir), Corpus.from_file reads a file.")
@@ -101,7 +96,7 @@ def read_document_file(
             f"{path}: a .txt file holds lines label<TAB>text and no columns to name; leave text_column, label_column, "
             "date_column and columns out, or call it .tsv."
         )
-    return read_labelled(path), None, None if class_names is None else list(class_names)
+    return Labelled(read_labelled(path), str(path), class_names=None if class_names is None else list(class_names))
 
 
 def labelled_documents(path: str | os.PathLike[str], names: ColumnNames, columns: Sequence[str] | None) -> Documents:
@@ -113,13 +108,13 @@ def labelled_documents(path: str | os.PathLike[str], names: ColumnNames, columns
     if ending in ENDINGS:
         plain = names == ColumnNames() and columns is None
         try:
-            return read_document_file(path, names, columns)[0]
+            return read_document_file(path, names, columns).documents
         except DataError:
             if ending != ".tsv" or not plain or _names_a_column(path):
                 raise
             return read_labelled(path)
     if names != ColumnNames() or columns is not None:
-        return read_document_file(path, names, columns)[0]  # which says why not
+        return read_document_file(path, names, columns).documents  # which says why not
     return read_labelled(path)
 
 
@@ -140,15 +135,15 @@ def list_parts(
         raise DataError(f"{there} is given without {missing}; give both, or neither.")
     division = _division(test_texts, test_share, split, split_seed, dates)
     order = None if class_names is None else checked_names(class_names)
-    whole = documents_of_lists(texts, labels, "texts", "labels", order)
+    documents = documents_of_lists(texts, labels, "texts", "labels", order)
     if test_texts is None:
         moments = None if dates is None else as_list(dates, "dates")
-        if moments is not None and len(moments) != len(whole.texts):
-            raise DataError(f"dates has {len(moments)} entries, texts has {len(whole.texts)}; give one for each.")
-        return _divided(whole, division, moments, order, None if dates is None else "dates", LISTS)
+        if moments is not None and len(moments) != len(documents.texts):
+            raise DataError(f"dates has {len(moments)} entries, texts has {len(documents.texts)}; give one for each.")
+        return _divided(Labelled(documents, LISTS, moments, order), division, None if dates is None else "dates")
     assert test_labels is not None  # checked above
     test = documents_of_lists(test_texts, test_labels, "test_texts", "test_labels", order)
-    return _parts(whole, test, order, LISTS)
+    return _parts(documents, test, order, LISTS)
 
 
 def documents_of_lists(
@@ -182,12 +177,10 @@ def table_parts(
     both: tuple[Table, Table | None] = parts_of_table(table, test)
     division = _division(both[1], test_share, split, split_seed, names.date)
     given = None if class_names is None else checked_names(class_names)
-    whole, dates, order = table_documents(both[0], names, given)
+    whole = table_documents(both[0], names, given)
     if both[1] is None:
-        by = None if names.date is None else f"column {names.date!r}"
-        return _divided(whole, division, dates, order, by, whole.path)
-    test_documents, _, _ = table_documents(both[1], names, given)
-    return _parts(whole, test_documents, order, f"{whole.path} and {test_documents.path}")
+        return _divided(whole, division, _by(names))
+    return _together(whole, table_documents(both[1], names, given))
 
 
 def _division(test: Any, test_share: float | None, split: str | None, split_seed: int | None, dates: Any) -> Division:
@@ -207,20 +200,18 @@ def _division(test: Any, test_share: float | None, split: str | None, split_seed
     return division
 
 
-def _divided(
-    whole: Documents,
-    division: Division,
-    dates: Sequence[Any] | None,
-    order: list[str] | None,
-    by: str | None,
-    source: str,
-) -> Parts:
-    """Documents divided in two; ``by``: the name of their dates; ``source``: where they are from.
+def _by(names: ColumnNames) -> str | None:
+    """What the dates of documents are called in a sentence; None without dates."""
+    return None if names.date is None else f"column {names.date!r}"
+
+
+def _divided(whole: Labelled, division: Division, by: str | None) -> Parts:
+    """Documents divided in two; ``by``: the name of their dates.
 
     Raises DataError as `divide` does, and for a class that has test documents alone.
     """
-    checks.refuse_columns(whole)  # before drawing: labels that number the documents leave none to draw
-    train, test = divide(whole, division, dates)
+    checks.refuse_columns(whole.documents)  # before drawing: labels that number the documents leave none to draw
+    train, test = divide(whole.documents, division, whole.dates)
     there = set(train.labels)
     for i, label in enumerate(test.labels):
         if label not in there:
@@ -228,8 +219,13 @@ def _divided(
                 f"{test.location(i)}: class {label!r} has documents among the last ones alone, which are for the test; "
                 'take them out, or choose another test_share (--test-share) or split="stratified" (--split stratified).'
             )
-    order = order or list(dict.fromkeys(whole.labels))
-    return _parts(train, test, order, f"{source} ({division.described(by)})")
+    order = whole.class_names or list(dict.fromkeys(whole.documents.labels))
+    return _parts(train, test, order, f"{whole.source} ({division.described(by)})")
+
+
+def _together(whole: Labelled, test: Labelled) -> Parts:
+    """Training and test documents, each from a source of its own."""
+    return _parts(whole.documents, test.documents, whole.class_names, f"{whole.source} and {test.source}")
 
 
 def _parts(train: Documents, test: Documents, order: list[str] | None, source: str) -> Parts:
