@@ -115,7 +115,7 @@ class LSTMClassifier(nn.Module):
         self._tokenizer = None if tokenizer is None else Tokenizer.of(tokenizer)
         self._index: tuple[tuple[str, ...], str, dict[str, int]] | None = None
         table = torch.empty(self.vocab_size, self.embedding_dim)
-        if not table.is_meta:  # a normal distribution on meta tensors would import torch's compiler, seconds for nothing
+        if not table.is_meta:  # to draw for meta tensors would import the compiler of torch, seconds for nothing
             nn.init.normal_(table)
         self.word_embeddings = nn.Embedding(self.vocab_size, self.embedding_dim, _weight=table)
         self.lstm = nn.LSTM(
