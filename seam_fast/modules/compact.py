@@ -78,9 +78,7 @@ class CompactModule(runtime.CompactModule):
         return margins
 
     def torch_module(self) -> TorchModule:
-        """The same as a plain ``torch.nn.Module`` of rows and lengths, for ``torch.export``, ``torch.compile``, a GPU or
-        further training.
-        """
+        """This module as a plain ``torch.nn.Module`` of rows and lengths, for ``torch.export``, a GPU or training."""
         return TorchModule(self)
 
     def __prepare_scriptable__(self) -> NoReturn:

@@ -27,8 +27,8 @@ Array = npt.NDArray[Any]
 
 FORMAT = "seam-fast onnx 1"
 """What ``format`` in the metadata of a file says."""
-OPSET = 17  # the oldest that has all that is used here is 13; this one is of 2022
-IR_VERSION = 8
+OPSET = 17  # of 2022; the graph needs 15, for a Shape of one dimension alone
+IR_VERSION = 8  # of the same release, so that programs of that age read the file
 
 
 def export_onnx(module: runtime.CompactModule | SeamModule, path: str | os.PathLike[str]) -> Path:
@@ -68,10 +68,10 @@ def onnx_bytes(module: runtime.CompactModule | SeamModule) -> bytes:
     if lengths is None:
         rows = _padded(graph, module)
     states = graph.add("Transpose", _embedded(graph, module, rows), perm=[1, 0, 2])  # (T, N, E)
-    as_stored = np.float32 if module.card["dtype"] == "float32" else np.float16
     for depth, cells in enumerate(layers):
         reads = depth == len(layers) - 1
-        parts = [_cell(graph, cell, states, lengths, reads, as_stored) for cell in cells]
+        dtype = _stored_as(module, f"lstm.{depth}.{int(cells[0].reverse)}.weight_hh")
+        parts = [_cell(graph, cell, states, lengths, reads, dtype) for cell in cells]
         states = parts[0] if len(parts) == 1 else graph.add("Concat", *parts, axis=-1)
     margin = _margin(graph, output, states)
     graph.add("Identity", margin, name="margin")
@@ -178,22 +178,19 @@ def _sizes(graph: _Graph, *values: int) -> str:
 
 def _embedded(graph: _Graph, module: runtime.CompactModule, rows: str) -> str:
     """Word vectors (N, T, E), of a table that is stored as the module's is."""
-    table, dtype = module.embedding, module.card["dtype"]
+    table, scale = module.embedding, module.tensors.get("embedding.scale")
     if not table.shape[1]:
-        table = np.zeros((len(table), 1), dtype=np.float32)
-        dtype = "float32"
-    if dtype == "float32":
-        return graph.add("Gather", graph.constant(table, np.float32), rows)
-    stored, scale = (table, None) if dtype == "float16" else _in_8_bits(module)
-    vectors = graph.add("Gather", graph.constant(stored, None if scale is not None else np.float16), rows)
-    vectors = graph.add("Cast", vectors, to=graph.onnx.TensorProto.FLOAT)
+        return graph.add("Gather", graph.constant(np.zeros((len(table), 1)), np.float32), rows)
+    dtype = _stored_as(module, "embedding") if scale is None else np.int8
+    vectors = graph.add("Gather", graph.constant(table if scale is None else np.rint(table / scale), dtype), rows)
+    if dtype != np.float32:
+        vectors = graph.add("Cast", vectors, to=graph.onnx.TensorProto.FLOAT)
     return vectors if scale is None else graph.add("Mul", vectors, graph.constant(scale, np.float32))
 
 
-def _in_8_bits(module: runtime.CompactModule) -> tuple[Array, Array]:
-    """The embedding of an 8-bit module as stored: int8 (R, E), and the scale of each column, (E,)."""
-    scale = module.tensors["embedding.scale"]
-    return np.rint(module.embedding / scale).astype(np.int8), scale
+def _stored_as(module: runtime.CompactModule, name: str) -> Any:
+    """The dtype in which a matrix is stored here: float16 where the module stores it so, too, else float32."""
+    return np.float16 if module.tensors[f"{name}.values"].dtype == np.float16 else np.float32
 
 
 def _cell(graph: _Graph, cell: runtime.Cell, states: str, lengths: str | None, reads: bool, dtype: Any) -> str:
@@ -211,7 +208,9 @@ def _cell(graph: _Graph, cell: runtime.Cell, states: str, lengths: str | None, r
         (T, N, H), or (N, H) at the last word.
     """
     size = cell.hidden_size
-    order = np.concatenate([np.arange(size) + gate * size for gate in (0, 3, 1, 2)])  # ONNX: input, output, forget, cell
+    order = np.concatenate(
+        [np.arange(size) + gate * size for gate in (0, 3, 1, 2)]
+    )  # ONNX: input, output, forget, cell
     weights = [graph.weight(matrix[order][None], dtype) for matrix in (cell.weight_ih, cell.weight_hh)]
     bias = graph.constant(np.concatenate([cell.bias[order], np.zeros_like(cell.bias)])[None], np.float32)
     if reads and cell.reverse:  # its output at the last word is that of its first step

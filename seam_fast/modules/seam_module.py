@@ -274,7 +274,9 @@ class SeamModule:
         """
         return self.base.encode(texts)
 
-    _jit_override_qualname = "SeamModule"  # without a name torch.jit.trace fails before it calls, and says nothing of use
+    _jit_override_qualname = (
+        "SeamModule"  # without a name torch.jit.trace fails before it calls, and says nothing of use
+    )
 
     def __prepare_scriptable__(self) -> NoReturn:
         """Called by ``torch.jit.script``."""

@@ -46,7 +46,7 @@ class TorchModule(nn.Module):
         self.padding_row: int = module.card["padding_row"]
         self.reads_padding: bool = module.card["readout"] == "last_position"
         self.reversed = [[cell.reverse for cell in cells] for cells in layers]
-        self.embedding = nn.Embedding.from_pretrained(_copied(table))  # type: ignore[no-untyped-call]
+        self.embedding = nn.Embedding.from_pretrained(_copied(table))
         self.cells = nn.ModuleList(nn.ModuleList(map(_lstm, cells)) for cells in layers)
         classes, width = output.weight.shape
         behind, direct = (nn.Linear(width, count, device="meta") for count in (classes, 1))

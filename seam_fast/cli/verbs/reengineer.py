@@ -61,7 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     dataset, file = dataset_name(arguments) or "r8", data_file(arguments)
     folder = Path(arguments.out or Path("runs") / dataset)
     settings = settings_from(arguments)
-    base = load_base(arguments, arguments.base or Path("runs") / dataset / "base.safetensors")
+    base_path = Path(arguments.base or Path("runs") / dataset / "base.safetensors")
+    base = load_base(arguments, base_path)
     corpus = corpus_for_base(base, dataset, arguments.data_dir, say, file)
     targets = parse_targets(arguments.targets, corpus.class_names)
     if arguments.targets == "all":
@@ -86,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(report.table(modules), flush=True)
     finally:
         files.save_all(made)
-    record, metrics, written = save_run(modules, base, corpus, folder, arguments.command_line)
+    record, metrics, written = save_run(modules, base, corpus, folder, arguments.command_line, paths, base_path)
     if draw:
         written += draw_run(modules, metrics, folder, say)
     for path in written:
