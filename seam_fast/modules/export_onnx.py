@@ -238,8 +238,6 @@ def _margin(graph: _Graph, output: runtime.Output, state: str) -> str:
     """The margin (N,) of the states (N, D * H) that are read."""
     direct = graph.add("MatMul", state, graph.constant(output.direct, np.float32))
     margin = graph.add("Add", direct, graph.constant(output.constant, np.float32))
-    if not len(output.out):
-        return margin
     reached = graph.add("MatMul", state, graph.constant(output.weight.T, np.float32))
     behind = graph.add("Relu", graph.add("Add", reached, graph.constant(output.bias, np.float32)))
     return graph.add("Add", margin, graph.add("MatMul", behind, graph.constant(output.out, np.float32)))

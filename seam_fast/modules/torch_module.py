@@ -128,10 +128,11 @@ def refuse_torchscript(what: str) -> NoReturn:
 
 
 def without_empty(module: runtime.CompactModule) -> tuple[list[list[runtime.Cell]], runtime.Output]:
-    """Layers and output of a compact module in which no cell is without units or inputs.
+    """Layers and output of a compact module in which no cell is without units or inputs, and no layer without outputs.
 
-    Compaction may leave nothing of a cell or of what it reads, and neither torch's LSTM nor ONNX's has such sizes. A
-    unit all of whose weights are zero has the output 0 at every step, so it stands in; so does an input of weight 0.
+    Compaction may leave nothing of a cell, of what it reads, or of the classes behind the ReLU, and neither torch's
+    layers nor ONNX's have such sizes. A unit all of whose weights are zero has the output 0 at every step, so it stands
+    in; so do an input and a class of weight 0.
     """
     layers, where = [], np.arange(module.embedding.shape[1])
     inputs = max(1, len(where))  # columns of the layer's weight_ih, of which `where` are those that were there before
@@ -151,11 +152,12 @@ def without_empty(module: runtime.CompactModule) -> tuple[list[list[runtime.Cell
             begin += size
         layers.append(made)
         inputs, where = begin, np.concatenate(found)
-    output = module.output
-    weight = np.zeros((len(output.weight), inputs), dtype=np.float32)
-    direct = np.zeros(inputs, dtype=np.float32)
-    weight[:, where], direct[where] = output.weight, output.direct
-    return layers, output._replace(weight=weight, direct=direct)
+    output, classes = module.output, len(module.output.out)
+    weight, direct = (np.zeros((count, inputs), dtype=np.float32) for count in (max(1, classes), 1))
+    bias, out = np.zeros((2, len(weight)), dtype=np.float32)
+    weight[:classes, where], direct[0, where] = output.weight, output.direct
+    bias[:classes], out[:classes] = output.bias, output.out
+    return layers, runtime.Output(weight, bias, out, direct[0], output.constant)
 
 
 def _lstm(cell: runtime.Cell) -> nn.LSTM:

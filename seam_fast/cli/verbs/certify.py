@@ -51,7 +51,8 @@ def _certified(arguments: argparse.Namespace) -> tuple[Certificate, str, str]:
     if not is_compact(path):
         judged = load_judged(arguments)
         module, split = judged.module, judged.split
-        names = module.card.get("target_names") or [str(k) for k in module.target]
+        known = module.base.class_names
+        names = module.card.get("target_names") or [str(k) if known is None else known[k] for k in module.target]
         return certify(module, split.ids, split.lengths), "+".join(names), judged.source
     compact = ModuleLoader(arguments).load(path)
     documents, source = raw_documents(arguments, compact.card.get("corpus") or "r8")
