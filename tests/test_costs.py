@@ -146,8 +146,9 @@ def test_without_words_there_is_no_compact_module(tmp_path):
     base.vocabulary = None
     found = cost_report.costs_of(module, torch.tensor([4]), tmp_path / "m.pth", tmp_path / "base.pt")
     assert "compact" not in found and found["module"]["bytes"] is None
-    text = cost_report.table(["oats"], [found])
+    rows = [{"name": "oats", "costs": found}]
+    text = cost_report.table(rows)
     assert "oats" in text and "-" in text.splitlines()[3]
     assert "compact" not in cost_report.comparison(found, synthetic=True).replace("compact module", "")
-    assert all(line.startswith("SYNTHETIC") for line in cost_report.table(["oats"], [found], True).splitlines())
+    assert all(line.startswith("SYNTHETIC") for line in cost_report.table(rows, True).splitlines())
     assert all(line.startswith("SYNTHETIC") for line in cost_report.comparison(found, True).splitlines())

@@ -83,34 +83,32 @@ def comparison(costs: Mapping[str, Any], synthetic: bool = False) -> str:
     return "\n".join(mark + line for line in lines)
 
 
-def table(names: Sequence[str], costs: Sequence[Mapping[str, Any]], synthetic: bool = False) -> str:
+def table(modules: Sequence[Mapping[str, Any]], synthetic: bool = False) -> str:
     """The costs of a run's modules: a row for the base and one for each module.
 
     Args:
-        names: the modules' names.
-        costs: of each module, the figures of `costs_of`.
+        modules: of each module its ``name`` and, as ``costs``, the figures of `costs_of`, as a record has them.
         synthetic: whether the documents were generated.
     """
     mark = "SYNTHETIC  " if synthetic else ""
     heads = ("", "parameters", "bytes", "MACs", "compact: parameters", "bytes", "MACs", "looked up")
     keys = ("parameters", "bytes", "macs")
-    cells = [heads, ("base", *(_number(costs[0]["base"][key]) for key in keys), "", "", "", "")]
-    for name, each in zip(names, costs, strict=True):
-        compact = each.get("compact", {})
-        row = [_number(each["module"][key]) for key in keys]
+    first = modules[0]["costs"]
+    cells = [heads, ("base", *(_number(first["base"][key]) for key in keys), "", "", "", "")]
+    for each in modules:
+        costs, compact = each["costs"], each["costs"].get("compact", {})
+        row = [_number(costs["module"][key]) for key in keys]
         row += [_number(compact.get(key)) for key in (*keys, "macs_with_table")]
-        cells.append((name, *row))
+        cells.append((each["name"], *row))
     widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
     lines = [
         "  ".join(f"{cell:{'<' if i == 0 else '>'}{widths[i]}}" for i, cell in enumerate(row)).rstrip() for row in cells
     ]
     lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-    lines.append(
-        f"MACs: multiplications of matrices for a test document of {costs[0]['mean_length']:.1f} words, the mean; of a"
-    )
-    lines.append(
-        "module only those that are kept, as a sparse kernel would do; looked up: where words come from a table."
-    )
+    lines += [
+        f"MACs: multiplications of matrices for a test document of {first['mean_length']:.1f} words, the mean; of a",
+        "module those that are kept, as a sparse kernel would do; looked up: where words' part is taken from a table.",
+    ]
     return "\n".join(mark + line for line in lines)
 
 

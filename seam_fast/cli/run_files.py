@@ -12,10 +12,8 @@ from ..errors import CheckpointError
 from ..files.atomic import write_atomically
 from ..modules.seam_module import SeamModule
 from ..search.settings import RENAMED
-from . import plots, report
+from . import cost_report, plots, report
 from .corpora import Log
-from .cost_report import costs_of
-from .cost_report import table as cost_table
 from .disk import check_room, check_writable
 from .json_output import write_json
 from .paths import not_in_the_way
@@ -183,12 +181,10 @@ def save_run(
     metrics = evaluate_classifier(base, corpus.test).as_dict(corpus.class_names)
     record = report.record(modules, command, base_metrics={"test": metrics})
     record["corpus"]["config"] = corpus.config.as_dict()
-    costs = [costs_of(module, corpus.test.lengths, module_paths[module.target], base_path) for module in modules]
-    for row, each in zip(record["modules"], costs, strict=True):
-        row["costs"] = each
+    for row, module in zip(record["modules"], modules, strict=True):
+        row["costs"] = cost_report.costs_of(module, corpus.test.lengths, module_paths[module.target], base_path)
     paths = [write_json(folder / "record.json", record)]
-    names = [row["name"] for row in record["modules"]]
-    table = f"{report.table(modules)}\n\n{cost_table(names, costs, corpus.synthetic)}\n"
+    table = f"{report.table(modules)}\n\n{cost_report.table(record['modules'], corpus.synthetic)}\n"
     paths.append(write_atomically(folder / "table.txt", table.encode("utf-8", "backslashreplace")))
     return record, metrics, paths
 

@@ -11,7 +11,7 @@ from ...search import reengineer
 from ...search.auto_engine import engines_on_card
 from ...search.settings import Settings
 from ...training.devices import ask_for_queues
-from .. import report
+from .. import cost_report, report
 from ..bases import describe_base, load_base
 from ..corpora import corpus_for_base
 from ..corpus_choice import data_file, dataset_name
@@ -88,6 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         files.save_all(made)
     record, metrics, written = save_run(modules, base, corpus, folder, arguments.command_line, paths, base_path)
+    if not arguments.json:
+        print("\n" + cost_report.table(record["modules"], corpus.synthetic), flush=True)
     if draw:
         written += draw_run(modules, metrics, folder, say)
     for path in written:
