@@ -76,17 +76,17 @@ class TorchModule(nn.Module):
         if self.reads_padding:
             lengths = torch.full_like(lengths, self.max_length)
         states = self.embedding(rows.T)  # (T, N, E)
-        steps = torch.arange(rows.shape[1], device=rows.device)[:, None]
+        steps = torch.arange(rows.shape[1], device=rows.device).unsqueeze(1)
         last, texts = lengths - 1, torch.arange(rows.shape[0], device=rows.device)
         # Of each text the words from the last to the first, and then its padding. The reverse direction must begin at
         # the last word; what either makes of padding after it is never read.
-        backwards = torch.where(steps < lengths, last - steps, steps)[:, :, None]  # (T, N, 1)
+        backwards = torch.where(steps < lengths, last - steps, steps).unsqueeze(2)  # (T, N, 1)
         for depth, (cells, reverse) in enumerate(zip(self.cells, self.reversed, strict=True)):
             assert isinstance(cells, nn.ModuleList)
             parts = []
             for cell, is_reverse in zip(cells, reverse, strict=True):
                 if depth == len(self.cells) - 1:  # of the last layer the output at the last word alone is read
-                    part = cell(states[last, texts][None])[0][0] if is_reverse else cell(states)[0][last, texts]
+                    part = cell(states[last, texts].unsqueeze(0))[0][0] if is_reverse else cell(states)[0][last, texts]
                 elif is_reverse:
                     turned = cell(states.gather(0, backwards.expand(-1, -1, states.shape[2])))[0]
                     part = turned.gather(0, backwards.expand(-1, -1, turned.shape[2]))
@@ -95,14 +95,15 @@ class TorchModule(nn.Module):
                 parts.append(part)
             states = torch.cat(parts, -1)
         behind = functional.relu(self.behind(states)) @ self.out
-        margins: Tensor = behind + self.direct(states)[:, 0]
+        margins: Tensor = behind + self.direct(states).squeeze(1)
         return margins
 
     def _padded(self, rows: Tensor, lengths: Tensor) -> Tensor:
         """Rows (N, max_length), with the padding's row after each text."""
-        inside = torch.arange(rows.shape[1], device=rows.device) < lengths[:, None]
+        inside = torch.arange(rows.shape[1], device=rows.device) < lengths.unsqueeze(1)
         rest = rows.new_full((rows.shape[0], self.max_length), self.padding_row)
-        return torch.cat([torch.where(inside, rows, self.padding_row), rest], 1)[:, : self.max_length]
+        # Not by an index with `:` for the batch, of which torch.export in torch 2.6 makes a guard on its size.
+        return torch.cat([torch.where(inside, rows, self.padding_row), rest], 1).narrow(1, 0, self.max_length)
 
     def __prepare_scriptable__(self) -> NoReturn:
         """Called by ``torch.jit.script``."""
