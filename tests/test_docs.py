@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", flags=re.M | re.S)
 NO_RUN = re.compile(r'no-run="([^"]+)"')
+NEEDS = re.compile(r'needs="([\w,]+)"')  # packages without which a block does not run
 MOST_NOT_RUN = 3  # blocks that no test runs are not worth much
 CLASSES = ("earn", "acq", "trade", "ship", "grain", "crude", "interest", "money-fx")  # R8's, in their order
 # What makes a command quick that is otherwise run as it stands.
@@ -43,9 +44,15 @@ def name_of(page: Path) -> str:
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The blocks of a page in that language, but for those that are marked."""
+    """The blocks of a page in that language, but for those that are marked, or need a package that is not here."""
     found = FENCE.findall(page.read_text(encoding="utf-8"))
-    return [code for of, options, code in found if of == language and not NO_RUN.search(options)]
+    return [code for of, options, code in found if of == language and not NO_RUN.search(options) and has_all(options)]
+
+
+def has_all(options: str) -> bool:
+    """Whether the packages are installed that a block says it needs."""
+    needed = NEEDS.search(options)
+    return not needed or all(importlib.util.find_spec(name) for name in needed[1].split(","))
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -329,6 +336,7 @@ def test_the_site_builds_without_a_warning_or_the_network(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     for page in tmp_path.rglob("*.html"):
         html = page.read_text(encoding="utf-8")
+        assert "```" not in html, page
         assert not re.findall(r'<(?:script|link|img|iframe)\b[^>]*(?:src|href)="(?:https?:)?//[^"]*"', html), page
     formulas = (tmp_path / "design" / "lazy-adam.html").read_text(encoding="utf-8")
     assert "<math" in formulas and "arithmatex" not in formulas

@@ -58,6 +58,7 @@ def make(module: SeamModule, name: str, train, folder: Path) -> tuple[dict[str, 
 def _onnx(small: CompactModule, folder: Path) -> Answer:
     """The module as an ONNX graph, by ONNX Runtime on one thread."""
     import onnxruntime
+
     from seam_fast.modules.export_onnx import export_onnx
 
     options = onnxruntime.SessionOptions()

@@ -11,7 +11,7 @@ from ...search import reengineer
 from ...search.auto_engine import engines_on_card
 from ...search.settings import Settings
 from ...training.devices import ask_for_queues
-from .. import report
+from .. import cost_report, report
 from ..bases import describe_base, load_base
 from ..corpora import corpus_for_base
 from ..corpus_choice import data_file, dataset_name
@@ -61,7 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     dataset, file = dataset_name(arguments) or "r8", data_file(arguments)
     folder = Path(arguments.out or Path("runs") / dataset)
     settings = settings_from(arguments)
-    base = load_base(arguments, arguments.base or Path("runs") / dataset / "base.safetensors")
+    base_path = Path(arguments.base or Path("runs") / dataset / "base.safetensors")
+    base = load_base(arguments, base_path)
     corpus = corpus_for_base(base, dataset, arguments.data_dir, say, file)
     targets = parse_targets(arguments.targets, corpus.class_names)
     if arguments.targets == "all":
@@ -86,7 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
             print(report.table(modules), flush=True)
     finally:
         files.save_all(made)
-    record, metrics, written = save_run(modules, base, corpus, folder, arguments.command_line)
+    record, metrics, written = save_run(modules, base, corpus, folder, arguments.command_line, paths, base_path)
+    if not arguments.json:
+        print("\n" + cost_report.table(record["modules"], corpus.synthetic), flush=True)
     if draw:
         written += draw_run(modules, metrics, folder, say)
     for path in written:
