@@ -35,9 +35,9 @@ SIZES = (0.005, 0.01, 0.02, 0.04)
 SHOWN = ("f1", "average_precision")
 METHOD = (
     "Modules by seam_fast.reengineer, protocol seam; F1 and average precision of the target on the validation "
-    "documents (which also choose the epoch) and on the whole test set, natural class shares. nested: modules of the protocol's "
-    "own penalty with keep_scores, resized to each share by either order, head as it is; refit: the same by order "
-    "group, with the head trained again on five epochs of the module's training documents. trained: modules of "
+    "documents (which also choose the epoch) and on the whole test set, natural class shares. nested: modules of the "
+    "protocol's own penalty with keep_scores, resized to each share by either order, head as it is; refit: the same by "
+    "order group, with the head trained again on five epochs of the module's training documents. trained: modules of "
     "Settings(keep=share), which are brought to that share while they are trained."
 )
 

@@ -23,7 +23,7 @@ def _mean(values) -> float | None:
 
 
 def means(record: dict, split: str, name: str = "f1") -> dict[str, dict[str, float | None]]:
-    """Mean figures over classes and seeds: by share, and there by way (``group``, ``global``, ``refit``, ``trained``)."""
+    """Mean figures over classes and seeds: by share, and there by way (group, global, refit, trained)."""
     shares = sorted({f"{piece['keep']:g}" for piece in record["pieces"] if piece["keep"] is not None}, key=float)
     found = {}
     for share in shares:
@@ -41,11 +41,8 @@ def means(record: dict, split: str, name: str = "f1") -> dict[str, dict[str, flo
 
 def sizes(record: dict) -> str:
     """A row for each size: mean validation F1 of each way, then mean test F1 (and average precision)."""
-    validation, test, ap = (
-        means(record, "validation"),
-        means(record, "test"),
-        means(record, "test", "average_precision"),
-    )
+    validation, test = means(record, "validation"), means(record, "test")
+    ap = means(record, "test", "average_precision")
     rows = []
     for share, found in validation.items():
         row = [f"{100 * float(share):g}"]

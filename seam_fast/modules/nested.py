@@ -14,9 +14,9 @@ from torch import Tensor
 from ..classifier.state_keys import groups
 from .mask import KeepMask, packed
 
-ORDERS = ("group", "global")
-"""How weights of different groups are ordered: each group in the proportion in which the module keeps it, or all weights
-by their scores alone."""
+ORDERS = ("global", "group")
+"""How weights of different groups are ordered: all weights by their scores alone, or each group in the proportion in
+which the module keeps it."""
 
 _FLOAT32_LEAST = float(np.finfo(np.float32).smallest_subnormal)
 
@@ -60,7 +60,7 @@ def shifted(scores: Mapping[str, Tensor], mask: KeepMask) -> dict[str, Tensor]:
         mask: What ``cut`` made of them; each group is shifted by a number of its own.
     """
     kept = {key: mask.dense(key) for key in scores}
-    found = {}
+    found: dict[str, Tensor] = {}
     for key, border in borders(scores, kept).items():
         moved = scores[key] - border
         # Of equal scores at the border some are inside, and those shall be > 0 as well.
@@ -75,7 +75,7 @@ def borders(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[st
         scores: By weight key.
         kept: What ``cut_flags`` made of them.
     """
-    found = {}
+    found: dict[str, float] = {}
     for keys in groups(scores).values():
         outside = [scores[key][~kept[key]] for key in keys]
         border = max((float(part.max()) for part in outside if len(part)), default=0.0)
@@ -84,8 +84,8 @@ def borders(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[st
 
 
 def counts_by_group(kept: Mapping[str, int], sizes: Mapping[str, int], count: int) -> dict[str, int]:
-    """How many weights each group has of ``count`` in order ``"group"``: in the proportions of ``kept``, and what a full
-    group cannot take goes to the others. No group's number falls where ``count`` rises.
+    """How many weights each group has of ``count`` in order ``"group"``: in the proportions of ``kept``, and what a
+    full group cannot take goes to the others. No group's number falls where ``count`` rises.
 
     Args:
         kept: Number of weights that the module keeps of each group.

@@ -1,5 +1,6 @@
 """Finding the size of a module: the share of weights, the kilobytes or the F1 that are asked for."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -62,9 +63,7 @@ class Sizes:
     def of_share(self, keep: float) -> "SeamModule":
         """The module that keeps this share of all weights."""
         if not 0 < keep <= 1:
-            raise ValueError(
-                f"keep is {keep!r}; it must be a share of all weights, above 0 and at most 1 (0.01 is 1 %)"
-            )
+            raise ValueError(f"keep is {keep!r}; it must be a share of all weights, above 0 and at most 1, as 0.01")
         return self.at(share_count(keep, self.total), {"keep": keep})
 
     def of_kilobytes(self, max_kb: float, dtype: str, unknown: str) -> "SeamModule":
@@ -73,6 +72,8 @@ class Sizes:
         def size(count: int) -> float:
             return len(runtime.to_bytes(self.at(count, {}).compact(dtype, unknown))) / 1000
 
+        if not 0 < max_kb < math.inf:
+            raise ValueError(f"max_kb is {max_kb!r}; it must be a number of kilobytes above 0")
         asked = {"max_kb": max_kb, "dtype": dtype, "unknown": unknown}
         if size(self.own) <= max_kb:
             return self.at(self.own, asked)
@@ -110,7 +111,7 @@ class Sizes:
         )
 
     def _rising(self) -> Iterator[int]:
-        """Numbers of weights, each a tenth larger than the last, as far as their order is known, and the module's own."""
+        """Numbers of weights, each a tenth larger than the last, as far as their order is known; and the module's."""
         share, before = _SMALLEST, 0
         while before < self.total:
             count = min(share_count(share, self.total), self.total)

@@ -1,8 +1,8 @@
 """Real scores in a native module file: 16 bits for each score that matters.
 
-All scores of the LSTM and the linear layer are stored, and of the embedding's, which are nearly all weights, the highest
-tenth, or twice as many as are kept where that is more. Lost are the order of the others, which lie below all that are
-stored, and of scores that differ by less than a thousandth of their value.
+All scores of the LSTM and the linear layer are stored, and of the embedding's, which are nearly all weights, the
+highest tenth, or twice as many as are kept where that is more. Lost are the order of the others, which lie below all
+that are stored, and of scores that differ by less than a thousandth of their value.
 """
 
 import math

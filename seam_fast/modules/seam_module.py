@@ -120,8 +120,8 @@ class SeamModule:
     @property
     def scores(self) -> dict[str, Tensor]:
         """Scores in the weights' shapes by weight key. Only their signs count; they are 1 and -1 where no more than the
-        signs is known, and -65504 where a file that holds real scores left one out. They may be changed in place, by operations that torch counts (not
-        through ``.data`` or NumPy), or replaced by other tensors under the same keys.
+        signs is known, and -65504 where a file that holds real scores left one out. They may be changed in place, by
+        operations that torch counts (not through ``.data`` or NumPy), or replaced by other tensors under the same keys.
         """
         if self._scores is None:
             mask = self.mask
@@ -303,8 +303,8 @@ class SeamModule:
             min_f1: F1 of the target on ``documents``; the module is the first one to reach it, sizes being tried from
                 0.02 % of the weights on, each a tenth larger.
             documents: With ``min_f1``: labelled documents, or a corpus, of which those held out of training are taken.
-            order: ``"group"``: embedding, LSTM and linear layer shrink in proportion; ``"global"``: all weights are
-                ordered by their scores alone.
+            order: ``"global"``: all weights are ordered by their scores alone; ``"group"``: embedding, LSTM and linear
+                layer shrink in proportion.
             dtype: With ``max_kb``, see ``compact``.
             unknown: With ``max_kb``, see ``compact``.
 
@@ -347,7 +347,8 @@ class SeamModule:
 
         The native format keeps one bit a weight, and the scores that matter in 16 bits where the module ``has_scores``.
         The reference's format holds the scores' values; they are 1 and -1 unless the module has scores or is that of
-        its run's last epoch, since a run keeps earlier epochs as bits. The card names the base that the module was made on, even if that base has changed since.
+        its run's last epoch, since a run keeps earlier epochs as bits. The card names the base that the module was made
+        on, even if that base has changed since.
 
         Args:
             path: Ends in ``.safetensors`` (native), or in ``.pth`` or ``.pt`` (the reference's format).

@@ -206,10 +206,9 @@ class ModuleRun:
         settings = self.context.settings
         if self._selection is None:
             return False
-        if settings.keep is not None and settings.selection == "f1":
-            # To cut a module to its size takes longer than to evaluate it, so no epochs are cut that cannot be chosen.
-            if epoch < settings.first_selectable_epoch(self.epochs):
-                return False
+        early = settings.selection == "f1" and epoch < settings.first_selectable_epoch(self.epochs)
+        if early and settings.keep is not None:
+            return False  # it is not of its size yet, and must not be chosen however bad the later ones are
         return (epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs
 
     def end_epoch(

@@ -65,9 +65,9 @@ class Settings:
     Attributes:
         protocol: ``"seam"``, whose defaults are those below, or ``"reference"``, with the public port's.
         alpha: Weight of the penalty on kept weights.
-        keep: Share of all weights that the module is to keep, such as 0.02: after every epoch the weights of the highest
-            scores are kept, exactly that many, and the epoch is chosen by the figures of these. None: those whose score
-            is above 0, so that the size follows from the penalty.
+        keep: Share of all weights that the module is to keep, such as 0.02, met to the weight: it is brought there
+            between a quarter and six tenths of the epochs and then held, by shifts of the scores of each group, and its
+            mask is that of the highest scores. None: the size follows from the penalty.
         penalty: ``"global"``, alpha * kept / N over all weights, or ``"group"``, the sum of that over the groups
             embedding, LSTM and linear.
         lstm_penalty_scale: Factor of the LSTM's term in penalty ``"group"``.

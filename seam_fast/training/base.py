@@ -355,11 +355,11 @@ class Trainer:
         return Snapshot(KeepMask(self._shapes, bits, self.row_of_id, len(self.fed_ids) + 1), head)
 
     def sized_snapshot(self, count: int) -> Snapshot:
-        """The module as it stands, but with the ``count`` weights of the highest scores, as ``nested.cut`` orders them."""
+        """The module as it stands, but with the ``count`` weights that come first in ``nested.cut``'s order "group"."""
         head = as_head(part.detach().to("cpu", copy=True) for part in self.head)
         flags = self._sized_flags(count)
         if flags is None:
-            return Snapshot(cut(self.full_scores()[0], count), head)
+            return Snapshot(cut(self.full_scores()[0], count, "group"), head)
         flags[EMBEDDING] = torch.nn.functional.pad(flags[EMBEDDING], (0, 0, 0, 1))  # the shared row keeps nothing
         return self.snapshot_of_bits({key: packed(part) for key, part in flags.items()}, head)
 
@@ -370,9 +370,10 @@ class Trainer:
         scores = {key: score.detach().cpu() for key, score in self.scores.items()}
         rows = scores[EMBEDDING]
         scores[EMBEDDING], shared = rows[:-1], float(rows[-1].max())
-        if (self._extra_shared_rows >= 0 and shared > 0) or count > sum(score.numel() for score in scores.values()):
+        shared_is_kept = self._extra_shared_rows >= 0 and shared > 0
+        if shared_is_kept or count > sum(score.numel() for score in scores.values()):
             return None
-        flags = cut_flags(scores, count)
+        flags = cut_flags(scores, count, "group")
         kept = scores[EMBEDDING][flags[EMBEDDING]]
         return flags if not len(kept) or self._extra_shared_rows < 0 or float(kept.min()) > shared else None
 
