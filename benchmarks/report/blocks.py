@@ -11,6 +11,7 @@ from benchmarks.report import tables_cuda as cuda
 from benchmarks.report import tables_job as job
 from benchmarks.report import tables_op as op
 from benchmarks.report import tables_quality as quality
+from benchmarks.report import tables_sizes as sizes
 from benchmarks.report import tables_step as step
 from benchmarks.report.headline import headline
 from benchmarks.report.tables import curves as curve_tables
@@ -157,6 +158,7 @@ BLOCKS = {
     "base_blind": lambda: quality.blind(load("quality_base_public")),
     "modules": lambda: block("quality_modules", quality.modules, quality.modules_sentence),
     "reference": lambda: block("reference_table", lambda record: quality.reference_table(record["rows"])),
+    "sizes": lambda: block("quality_sizes", sizes.verdict, sizes.sizes, sizes.by_class),
     "floors": lambda: floors(load("job")),
     "plain": lambda: plain(load("step")),
     "job_size": lambda: f"{load('job')['eight']['figures']['steps']:,} steps",

@@ -46,10 +46,10 @@ def sizes(record: dict) -> str:
     rows = []
     for share, found in validation.items():
         row = [f"{100 * float(share):g}"]
-        row += [_digits(found.get(way)) for way in ("group", "global", "refit", "trained")]
-        row += [f"{_digits(test[share].get(way))} ({_digits(ap[share].get(way))})" for way in ("group", "trained")]
+        row += [_digits(found.get(way)) for way in ("global", "group", "refit", "trained")]
+        row += [f"{_digits(test[share].get(way))} ({_digits(ap[share].get(way))})" for way in ("global", "trained")]
         rows.append(row)
-    head = ["kept %", "nested, by group: validation F1", "nested, global", "nested, head refitted", "trained for it"]
+    head = ["kept %", "nested: validation F1", "nested, by group", "the same, head refitted", "trained for it"]
     return table([*head, "test F1 (AP): nested", "trained for it"], rows)
 
 
@@ -63,7 +63,7 @@ def by_class(record: dict) -> str:
         for share in shares:
             pairs = [
                 (
-                    own["modules"][k]["nested"]["group"][share]["test"]["f1"],
+                    own["modules"][k]["nested"]["global"][share]["test"]["f1"],
                     trained[share]["modules"][k]["own"]["test"]["f1"],
                 )
                 for own, trained in by_seed(record)
@@ -79,7 +79,7 @@ def verdict(record: dict) -> str:
     """Where a nested mask is within .01 of one trained for its size, on average over the classes, and where not."""
     near, far = [], []
     for share, found in means(record, "test").items():
-        lost = found["trained"] - found["group"]
+        lost = found["trained"] - found["global"]
         (near if lost <= NEAR else far).append(f"{100 * float(share):g} % ({-lost:+.3f})")
     seeds = len(by_seed(record))
     text = f"Mean test F1 of the nested masks less that of the trained ones, {seeds} seed{'s' * (seeds > 1)}: "
