@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,12 +11,10 @@ from .. import runtime
 from ..classifier.metrics import module_metrics, undefined_as_none
 from ..data.corpus import Corpus, Split
 from ..errors import CheckpointError
+from .compact import CompactModule
 from .mask import KeepMask
 from .nested import ORDERS, cut, share_count
 from .score_file import BELOW
-
-if TYPE_CHECKING:
-    from .seam_module import SeamModule
 
 CURVE_SHARES = (0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06)
 """Shares of all weights at which a module is judged for its curve, beside its own."""
@@ -25,7 +23,38 @@ _SMALLEST, _FACTOR = 0.0002, 1.1  # of the sizes tried for an F1: the first shar
 _SIZES_TRIED = 14  # for kilobytes; each halves what is left
 
 
-class Sizes:
+class Resizable(Protocol):
+    """What is read of a ``SeamModule``, which knows this file."""
+
+    target: tuple[int, ...]
+    card: dict[str, Any]
+
+    @property
+    def mask(self) -> KeepMask:
+        """As of ``SeamModule``."""
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """As of ``SeamModule``."""
+
+    @property
+    def kept(self) -> float:
+        """As of ``SeamModule``."""
+
+    def logits(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """As of ``SeamModule``."""
+
+    def compact(self, dtype: str = ..., unknown: str = ...) -> CompactModule:
+        """As of ``SeamModule``."""
+
+    def with_mask(self: "Module", mask: KeepMask, resized: Mapping[str, Any]) -> "Module":
+        """As of ``SeamModule``."""
+
+
+Module = TypeVar("Module", bound=Resizable)
+
+
+class Sizes(Generic[Module]):
     """The nested masks of one module.
 
     Args:
@@ -36,7 +65,7 @@ class Sizes:
         CheckpointError: No more is known of its scores than whether weights are kept.
     """
 
-    def __init__(self, module: "SeamModule", order: str) -> None:
+    def __init__(self, module: Module, order: str) -> None:
         self.module, self.order, self.scores = module, order, module.scores
         if all(bool((score.abs() == 1).all()) for score in self.scores.values()):
             raise CheckpointError(
@@ -56,17 +85,17 @@ class Sizes:
             )
         return mask
 
-    def at(self, count: int, asked: Mapping[str, Any]) -> "SeamModule":
+    def at(self, count: int, asked: Mapping[str, Any]) -> Module:
         """The module with so many weights; ``asked`` goes on its card."""
         return self.module.with_mask(self.mask(count), {**asked, "order": self.order, "of_kept": self.module.kept})
 
-    def of_share(self, keep: float) -> "SeamModule":
+    def of_share(self, keep: float) -> Module:
         """The module that keeps this share of all weights."""
         if not 0 < keep <= 1:
             raise ValueError(f"keep is {keep!r}; it must be a share of all weights, above 0 and at most 1, as 0.01")
         return self.at(share_count(keep, self.total), {"keep": keep})
 
-    def of_kilobytes(self, max_kb: float, dtype: str, unknown: str) -> "SeamModule":
+    def of_kilobytes(self, max_kb: float, dtype: str, unknown: str) -> Module:
         """The largest module, up to this one itself, whose compact file takes at most ``max_kb`` times 1000 bytes."""
 
         def size(count: int) -> float:
@@ -90,7 +119,7 @@ class Sizes:
             low, high = (middle, high) if size(middle) <= max_kb else (low, middle)
         return self.at(low, asked)
 
-    def of_f1(self, min_f1: float, documents: Split) -> "SeamModule":
+    def of_f1(self, min_f1: float, documents: Split) -> Module:
         """The first module, by rising size, whose F1 on documents is at least ``min_f1``."""
         if not 0 <= min_f1 <= 1:
             raise ValueError(f"min_f1 is {min_f1!r}; it must lie between 0 and 1")
@@ -136,7 +165,7 @@ def validation_documents(documents: Corpus | Split) -> Split:
     return Split(train.ids[held_out], train.lengths[held_out], train.labels[held_out])
 
 
-def figures_on_documents(module: "SeamModule", documents: Split) -> dict[str, Any]:
+def figures_on_documents(module: Resizable, documents: Split) -> dict[str, Any]:
     """``metrics.module_metrics`` of a module on documents, undefined ones None."""
     wanted = is_of(documents.labels, module.target)
     return undefined_as_none(module_metrics(module.logits(documents.ids, documents.lengths), wanted))
@@ -147,7 +176,7 @@ def is_of(labels: Tensor, target: tuple[int, ...]) -> Tensor:
     return torch.isin(labels, torch.tensor(target))
 
 
-def size_curve(module: "SeamModule", documents: Split, order: str = ORDERS[0]) -> list[dict[str, Any]]:
+def size_curve(module: Resizable, documents: Split, order: str = ORDERS[0]) -> list[dict[str, Any]]:
     """Figures of the nested modules of ``CURVE_SHARES`` and of the module itself, by rising size.
 
     Returns:
