@@ -11,6 +11,7 @@ COMMANDS = {
     "seam-fast bench step --curves": "cpu/curves.py",
     "seam-fast bench job": "cpu/job.py",
     "python -m benchmarks.cpu.vmap_scores": "cpu/vmap_scores.py",
+    "python -m benchmarks.cpu.inference": "cpu/inference.py",
     "python -m benchmarks.cuda.lstm": "cuda/lstm.py",
     "python -m benchmarks.cuda.engine": "cuda/engine.py",
     "python -m benchmarks.cuda.base_training": "cuda/base_training.py",

@@ -29,7 +29,10 @@ if _HAS_TORCH:
     from .data.r8 import load_r8
     from .data.tokenizer import Tokenizer
     from .errors import BackendError, CheckpointError, DataError, DataWarning, SeamFastError, TrainingError
+    from .modules.certify import certify
     from .modules.compact import CompactModule
+    from .modules.costs import module_costs
+    from .modules.export_onnx import export_onnx
     from .modules.seam_module import SeamModule
     from .nn import MaskedEmbedding, MaskedLinear, MaskedLSTM
     from .ops.functional import binarize, masked_embedding, masked_linear, masked_lstm
@@ -62,8 +65,10 @@ __all__ = [
     "backends",
     "binarize",
     "build_info",
+    "certify",
     "evaluate_classifier",
     "evaluate_module",
+    "export_onnx",
     "has_cuda",
     "has_ext",
     "load_corpus",
@@ -72,6 +77,7 @@ __all__ = [
     "masked_embedding",
     "masked_linear",
     "masked_lstm",
+    "module_costs",
     "reengineer",
     "reengineer_many",
     "train_classifier",

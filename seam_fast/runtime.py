@@ -65,9 +65,12 @@ JOINERS = (0x200C, 0x200D)  # zero-width, but part of the spelling in Persian an
 ZERO_WIDTH_SPACE = 0x200B
 
 
+_LETTERS = re.compile("[a-z]+")
+
+
 def letters_only(text: str) -> str:
     """R8's form of a text: lower-case letters a to z, everything else a single space."""
-    return re.sub("[^a-z]+", " ", text.lower()).strip()
+    return " ".join(_LETTERS.findall(text.lower()))
 
 
 class _SeparatePunctuation(dict[int, str]):
@@ -107,7 +110,7 @@ def _characters(text: str) -> list[str]:
 
 RULES: dict[str, Callable[[str], list[str]]] = {
     "spaces": str.split,
-    "r8": lambda text: letters_only(text).split(),
+    "r8": lambda text: _LETTERS.findall(text.lower()),  # the words of `letters_only`
     "words": _words,
     "characters": _characters,
 }
@@ -244,14 +247,22 @@ class CompactModule:
                 "name but do not hold; give it again: load(path, tokenizer=...)."
             )
         width, unknown, row_of = self.card["max_length"], self.card["unknown_row"], self.row_of
+        skips_unknown = self.card["padding"] == "word"
+        # So many characters hold `width` words of nearly every text. By rule "characters" a text's beginning may depend
+        # on its end: a letter's marks are ordered however many there are.
+        enough = (
+            16 * width if self.card["tokenizer"] in ("spaces", "r8", "words") and not skips_unknown else sys.maxsize
+        )
         rows = []
         for text in texts:
             if not isinstance(text, str):
                 raise DataError(f"a module takes a list of texts; {text!r} is a {type(text).__name__}.")
-            words = self._split(text)
+            words = self._split(text[:enough])
             if not isinstance(words, list):
                 words = [word for word in words if word]
-            if self.card["padding"] == "own":
+            if len(words) <= width and len(text) > enough:  # the last of more words is not used, so it may be cut
+                words = RULES[self.card["tokenizer"]](text)
+            if not skips_unknown:
                 rows.append([row_of.get(word, unknown) for word in words[:width]] or [unknown])
             else:  # unknown words do not count
                 found = [row_of[word] for word in words[:width] if word in row_of]

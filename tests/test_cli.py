@@ -43,8 +43,10 @@ def test_data_json_is_one_document(here, capsys):
 def test_train_reengineer_evaluate(trained, capsys):
     assert main(["reengineer", *TINY, "--steps", "6"]) == 0
     shown = capsys.readouterr()
-    rows = [line.split()[0] for line in shown.out.splitlines()]
+    rows = [line.split()[0] for line in shown.out.splitlines() if line]
     assert rows[0] == "class" and rows[2:5] == ["class0", "class1", "class2"] and "mean" in rows
+    costs = rows.index("base")  # a table of their costs follows
+    assert rows[costs + 1 : costs + 4] == ["class0", "class1", "class2"]
     run = trained / "runs" / "tiny"
     assert sorted(path.name for path in run.iterdir()) == [
         "accuracy_against_kept.png",

@@ -316,6 +316,22 @@ def test_answers_do_not_depend_on_the_other_texts():
         assert np.abs(together - one_by_one).max() < 1e-6
 
 
+@pytest.mark.parametrize("rule", ["spaces", "r8", "words", "characters"])
+def test_only_the_beginning_of_a_long_text_is_split(rule):
+    """And the words are those of the whole text, wherever it is cut."""
+    config = sf.CorpusConfig(max_length=8, tokenizer=rule)
+    made = make_module(
+        make_base(config=config, vocabulary=["<pad>", "<unk>", *map(chr, range(97, 126))]), 1.0
+    ).compact()
+    split = runtime.RULES[rule]
+    pieces = ["a b c", " " * 40, "d" * 9, "\u0301" * 5, "e, f.", "\u03a3", "g" * 300, "É", " h ", "\u00a0"]
+    random = np.random.RandomState(0)
+    for count in range(1, 120):
+        text = "".join(random.choice(pieces, count))
+        wanted = [made.row_of.get(word, made.card["unknown_row"]) for word in split(text)[:8]]
+        assert made.encode([text]) == [wanted or [made.card["unknown_row"]]]
+
+
 def test_a_large_vocabulary_is_projected_word_by_word(monkeypatch):
     module = make_module(make_base())
     made = module.compact()

@@ -314,7 +314,7 @@ def test_many_words_of_the_test_documents_unknown(tmp_path):
 
 def test_documents_in_both_files(tmp_path):
     (said,) = warned(write(tmp_path, TRAIN, TEST + TRAIN[3:5]))
-    assert "own-test-all-terms.txt, line 10: 2 of 11 test documents stand in the training file as well" in said
+    assert "own-test-all-terms.txt, line 10: 2 of 11 test documents stand among the training documents as well" in said
 
 
 def test_a_text_under_several_labels(tmp_path):

@@ -7,6 +7,7 @@ base that all pages share. A block that cannot run here says why in its first li
 import contextlib
 import copy
 import functools
+import importlib
 import importlib.util
 import inspect
 import io
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", flags=re.M | re.S)
 NO_RUN = re.compile(r'no-run="([^"]+)"')
+NEEDS = re.compile(r'needs="([\w,]+)"')  # packages without which a block does not run
 MOST_NOT_RUN = 3  # blocks that no test runs are not worth much
 CLASSES = ("earn", "acq", "trade", "ship", "grain", "crude", "interest", "money-fx")  # R8's, in their order
 # What makes a command quick that is otherwise run as it stands.
@@ -42,9 +44,15 @@ def name_of(page: Path) -> str:
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The blocks of a page in that language, but for those that are marked."""
+    """The blocks of a page in that language, but for those that are marked, or need a package that is not here."""
     found = FENCE.findall(page.read_text(encoding="utf-8"))
-    return [code for of, options, code in found if of == language and not NO_RUN.search(options)]
+    return [code for of, options, code in found if of == language and not NO_RUN.search(options) and has_all(options)]
+
+
+def has_all(options: str) -> bool:
+    """Whether the packages are installed that a block says it needs."""
+    needed = NEEDS.search(options)
+    return not needed or all(importlib.util.find_spec(name) for name in needed[1].split(","))
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -70,6 +78,10 @@ def folder(tmp_path_factory):
     for split in ("train", "test"):
         lines = [f"{name}\tword{name} wheat and corn exports number{n}" for n in range(6) for name in CLASSES]
         (folder / "corpus" / f"news-{split}-all-terms.txt").write_text("\n".join(lines))
+    rows = [
+        f"2024-{1 + n // 8:02d}-01,{('good', 'bad')[n % 2]},film number{n} {('fine', 'poor')[n % 2]}" for n in range(48)
+    ]
+    (folder / "reviews.csv").write_text("\n".join(["date,label,text", *rows]))
     (folder / "new.txt").write_text("grain\tWheat and corn: exports rose.\nship\tTwo tankers left.\n")
     sf.train_classifier(sf.load_corpus(folder / "corpus", "news"), epochs=1).save(folder / "base.safetensors")
     return folder
@@ -100,6 +112,8 @@ def small(folder, monkeypatch):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
 def test_the_python_of_a_page_runs(page, small, capsys):
+    if any("sklearn" in code for code in blocks(page, "python")):
+        pytest.importorskip("sklearn", reason="needs the extra [sklearn]")
     torch.manual_seed(0)
     names = {}
     for number, code in enumerate(blocks(page, "python"), 1):
@@ -192,7 +206,7 @@ def test_commands_of_a_small_corpus_run(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     ran = []
     for words in [*commands(ROOT / "docs" / "guide" / "own-corpus.md"), ["seam-fast", "info"]]:
-        if words[0] == "seam-fast" and ("news" in shlex.join(words) or words[1] == "info"):
+        if words[0] == "seam-fast" and (re.search("news|reviews", shlex.join(words)) or words[1] == "info"):
             assert main([*words[1:], *QUICK.get(words[1], [])]) == 0, shlex.join(words)
             ran.append(words[1])
     assert {"data", "train", "reengineer", "evaluate", "info"} <= set(ran)
@@ -241,7 +255,15 @@ def test_every_page_is_in_the_navigation():
 def documented() -> list[str]:
     """The names whose docstrings the reference shows, without the package's."""
     pages = [page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.md")]
-    return re.findall(r"^::: seam_fast\.([\w.]+)$", "\n".join(pages), flags=re.M)
+    names = re.findall(r"^::: seam_fast\.([\w.]+)$", "\n".join(pages), flags=re.M)
+    return [name for name in names if not name.startswith("sklearn.")]
+
+
+def test_every_estimator_is_in_the_reference():
+    pytest.importorskip("sklearn", reason="needs the extra [sklearn]")
+    estimators = importlib.import_module("seam_fast.sklearn").__all__
+    page = (ROOT / "docs" / "reference" / "api-sklearn.md").read_text(encoding="utf-8")
+    assert re.findall(r"^::: seam_fast\.sklearn\.(\w+)$", page, flags=re.M) == estimators
 
 
 def test_every_public_name_is_in_the_reference():
@@ -314,6 +336,7 @@ def test_the_site_builds_without_a_warning_or_the_network(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     for page in tmp_path.rglob("*.html"):
         html = page.read_text(encoding="utf-8")
+        assert "```" not in html, page
         assert not re.findall(r'<(?:script|link|img|iframe)\b[^>]*(?:src|href)="(?:https?:)?//[^"]*"', html), page
     formulas = (tmp_path / "design" / "lazy-adam.html").read_text(encoding="utf-8")
     assert "<math" in formulas and "arithmatex" not in formulas

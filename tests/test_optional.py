@@ -1,4 +1,5 @@
-"""The package without its extra [cli]: everything imports, progress is told in lines, pictures are left out.
+"""The package without its extras: everything but the estimators imports, progress is told in lines, pictures are left
+out.
 
 That a run without matplotlib says so, once and beforehand, is in test_nothing_lost.py.
 """
@@ -11,12 +12,16 @@ from seam_fast.common.progress import ProgressLines, progress_bar, say
 
 IMPORT_ALL = """
 import sys, pkgutil, importlib
-for name in ("tqdm", "matplotlib"):
+for name in ("tqdm", "matplotlib", "sklearn"):
     sys.modules[name] = None  # importing it fails
 import seam_fast
 for found in pkgutil.walk_packages(seam_fast.__path__, "seam_fast."):
-    if not found.name.endswith(("__main__", "._C")):
+    if not found.name.endswith(("__main__", "._C", ".sklearn")):
         importlib.import_module(found.name)
+try:
+    import seam_fast.sklearn
+except ImportError as error:
+    print(error)
 """
 
 
@@ -25,9 +30,12 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_every_module_imports_without_tqdm_and_matplotlib():
+def test_every_module_imports_without_what_extras_bring():
     done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == (
+        "seam_fast.sklearn needs scikit-learn 1.6 or newer: pip install 'seam-fast[sklearn]'"
+    )
 
 
 def test_progress_on_a_terminal_without_tqdm(monkeypatch):

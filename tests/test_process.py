@@ -3,9 +3,11 @@
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -20,6 +22,7 @@ from seam_fast.cli.main import run_guarded
 from seam_fast.common.threads import in_new_thread, one_thread, set_own_threads
 from seam_fast.training.torch_trainer import TorchTrainer
 
+ROOT = Path(__file__).resolve().parent.parent
 QUICK = {"epochs": 3, "batch_size": 8, "backend": "torch"}
 RECIPES = {"strong": StrongRecipe(epochs=2, min_steps=3), "public": PublicRecipe(epochs=2, batch_size=8)}
 
@@ -220,3 +223,12 @@ def test_signals_are_handled_while_a_command_runs_only():
     thread.start()
     thread.join()
     assert during[-1] == 7, "signals belong to the main thread; others do without"
+
+
+def test_loading_a_base_does_not_import_torchs_compiler(toy_base, tmp_path):
+    """Which takes seconds, and which torch imports to draw or make real what is on the meta device."""
+    toy_base.save(tmp_path / "base.safetensors")
+    code = "import sys, seam_fast; seam_fast.LSTMClassifier.load(sys.argv[1]); print('sympy' in sys.modules)"
+    command = [sys.executable, "-c", code, str(tmp_path / "base.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.stdout == "False\n", done.stderr

@@ -336,6 +336,32 @@ SIZES = {
     ],
 }
 
+INFERENCE_ROW = {
+    "class": str,
+    "kept": float,
+    "module_bytes": int,
+    "base_bytes": int,
+    "f1": each(float),
+    "agreement": each(float),
+    "times": [{"batch": int, "rounds": int, "us": each(SPREAD), "against": each(each(SPREAD))}],
+    "stored": [{"dtype": str, "unknown": str, "bytes": int, "changed": int, "f1": float, "load_ms": SPREAD}],
+}
+INFERENCE = BENCH_HEADER | {
+    "machine": MACHINE
+    | {
+        "load": {"before": [float], "after": [float], "busy": maybe(float)},
+        "threads": int,
+        "isa": {"seam": maybe(str)},
+    },
+    "method": str,
+    "alone": bool,
+    "seeds": each(int),
+    "texts": int,
+    "left_out": each(str),
+    "base": str,
+    "rows": [INFERENCE_ROW],
+}
+
 FORMATS = {
     "seam-fast masked lstm 3": OP,
     "seam-fast step 3": STEP,
@@ -349,6 +375,7 @@ FORMATS = {
     "seam-fast cuda lstm 1": CUDA_LSTM,
     "seam-fast cuda engine 1": CUDA_ENGINE,
     "seam-fast vmap scores 1": VMAP,
+    "seam-fast inference 1": INFERENCE,
 }
 
 

@@ -8,10 +8,11 @@ from benchmarks import RECORDS, ROOT
 from benchmarks.harness import machine, schema
 from benchmarks.report import pictures
 from benchmarks.report import tables_cuda as cuda
+from benchmarks.report import tables_inference as inference
 from benchmarks.report import tables_job as job
 from benchmarks.report import tables_op as op
 from benchmarks.report import tables_quality as quality
-from benchmarks.report import tables_sizes as sizes
+from benchmarks.report import tables_sizes as any_size
 from benchmarks.report import tables_step as step
 from benchmarks.report.headline import headline
 from benchmarks.report.tables import curves as curve_tables
@@ -23,8 +24,10 @@ PICTURES = ROOT / "benchmarks" / "pictures"
 PICTURE_LINK = "benchmarks/pictures"  # in a block; markdown.py makes it relative to the page
 # What makes the records that may not exist yet.
 COMMANDS = {
+    "quality_sizes": "python -m benchmarks.quality.sizes",
     "cuda_lstm": "bash scripts/gpu_check.sh FOLDER build bench",
     "cuda_engine": "bash scripts/gpu_check.sh FOLDER build engine",
+    "inference": "python -m benchmarks.cpu.inference --run runs/r8",
 }
 
 
@@ -38,7 +41,7 @@ def provenance(name: str, record: dict) -> str:
     """The line under a table: the command that measures it today, and machine, date and commit of this record."""
     run = record["runs"][0] if "runs" in record else record
     about = run["machine"]
-    if "isa" in about:
+    if "caches" in about:
         where = machine.in_words(about)
     elif about.get("gpu"):
         where = cuda.about(record)
@@ -158,7 +161,7 @@ BLOCKS = {
     "base_blind": lambda: quality.blind(load("quality_base_public")),
     "modules": lambda: block("quality_modules", quality.modules, quality.modules_sentence),
     "reference": lambda: block("reference_table", lambda record: quality.reference_table(record["rows"])),
-    "sizes": lambda: block("quality_sizes", sizes.verdict, sizes.sizes, sizes.by_class),
+    "any_size": lambda: block("quality_sizes", any_size.verdict, any_size.sizes, any_size.by_class),
     "floors": lambda: floors(load("job")),
     "plain": lambda: plain(load("step")),
     "job_size": lambda: f"{load('job')['eight']['figures']['steps']:,} steps",
@@ -192,6 +195,8 @@ BLOCKS = {
     "study": lambda: block(
         "quality_study", quality.study, quality.study_losses, study_by_class, picture("study", words="F1 by class")
     ),
+    "inference": lambda: block("inference", inference.times, inference.agreement),
+    "sizes": lambda: block("inference", inference.sizes),
     "headline": headline,
 }
 # By picture: the record it is drawn from, and the function that draws it.

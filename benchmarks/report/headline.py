@@ -14,7 +14,7 @@ Row = tuple[str, str, str, str, str]  # what was measured, the figure, the page'
 
 def headline() -> str:
     """The block, markers excluded."""
-    rows = [quality(), cpu_step(), whole_run(), cpu_op(), *gpu_op(), gpu_step()]
+    rows = [quality(), shipped(), cpu_step(), whole_run(), cpu_op(), *gpu_op(), gpu_step()]
     lines = ["| what | figure | more | record |", "|---|---|---|---|"]
     for what, figure, name, page, record in rows:
         place = f"benchmarks/records/{record}.json"
@@ -42,6 +42,24 @@ def quality() -> Row:
     )
     what = f"modules of the {len(names)} classes of R8, {len(record['seeds'])} seeds"
     return what, figure, "Quality", "quality.md#modules", "quality_modules"
+
+
+def shipped() -> Row:
+    """Compact modules: size, and time beside the base."""
+    record = load("inference")
+    smallest = [each for row in record["rows"] for each in row["stored"] if each["dtype"] == "int8"]
+    sizes = {
+        unknown: statistics.median(each["bytes"] for each in smallest if each["unknown"] == unknown) / 1000
+        for unknown in ("own", "dropped")
+    }
+    single = [row["times"][0]["against"]["base"]["compact"]["median"] for row in record["rows"]]
+    times = ratio({"median": statistics.median(single), "q1": min(single), "q3": max(single)})
+    figure = (
+        f"{sizes['own']:.0f} kB ({sizes['dropped']:.0f} without the words that it drops), text to answer {times} times "
+        "as fast as the base"
+    )
+    what = f"a module as a file of its own, 8 bits, {len(single)} classes, one text at a time, one CPU core"
+    return what, figure, "Shipped modules", "inference.md", "inference"
 
 
 def cpu_step() -> Row:

@@ -2,8 +2,10 @@
 
     python docs/examples/own_corpus.py                          # on a few invented documents
     python docs/examples/own_corpus.py --data-dir FOLDER --name NAME
+    python docs/examples/own_corpus.py --data-file reviews.csv
 
-FOLDER holds NAME-train-all-terms.txt and NAME-test-all-terms.txt, one document a line: label<TAB>text.
+FOLDER holds NAME-train-all-terms.txt and NAME-test-all-terms.txt, one document a line: label<TAB>text. A CSV, TSV or
+JSON lines file has columns for text and label, and is divided into training and test documents.
 """
 
 import argparse
@@ -38,6 +40,7 @@ def write_invented(folder: Path, documents: int, seed: int = 0) -> None:
 def main(argv=None) -> list[sf.SeamModule]:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data-dir", type=Path, help="folder of the corpus (default: invented documents)")
+    parser.add_argument("--data-file", type=Path, help="CSV, TSV or JSON lines file with all documents")
     parser.add_argument("--name", default="invented")
     parser.add_argument("--out", type=Path, default=Path("runs/own_corpus"))
     parser.add_argument("--documents", type=int, default=80, help="invented documents a class and split")
@@ -50,6 +53,8 @@ def main(argv=None) -> list[sf.SeamModule]:
         if arguments.data_dir is None:
             write_invented(folder, arguments.documents)
         corpus = sf.load_corpus(folder, arguments.name)
+    if arguments.data_file is not None:
+        corpus = sf.Corpus.from_file(arguments.data_file)
     print(
         f"{len(corpus.train)} training documents, {corpus.vocab_size} words, classes: {', '.join(corpus.class_names)}"
     )

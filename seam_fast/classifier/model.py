@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from ..common.default_device import on_the_cpu
 from ..common.deprecation import warn_renamed
 from ..data.checks import warn
+from ..data.corpus import Corpus, check_is_corpus
 from ..data.corpus_config import CorpusConfig
 from ..data.encoding import encode_texts, index_words
 from ..data.tokenizer import Tokenizer
@@ -113,7 +114,10 @@ class LSTMClassifier(nn.Module):
         self.info = dict(info or {})
         self._tokenizer = None if tokenizer is None else Tokenizer.of(tokenizer)
         self._index: tuple[tuple[str, ...], str, dict[str, int]] | None = None
-        self.word_embeddings = nn.Embedding(self.vocab_size, self.embedding_dim)
+        table = torch.empty(self.vocab_size, self.embedding_dim)
+        if not table.is_meta:  # to draw for meta tensors would import the compiler of torch, seconds for nothing
+            nn.init.normal_(table)
+        self.word_embeddings = nn.Embedding(self.vocab_size, self.embedding_dim, _weight=table)
         self.lstm = nn.LSTM(
             self.embedding_dim,
             self.hidden_dim,
@@ -122,6 +126,56 @@ class LSTMClassifier(nn.Module):
             bidirectional=self.bidirectional,
         )
         self.hidden2label = nn.Linear(self.hidden_dim * (2 if self.bidirectional else 1), self.num_classes)
+
+    @classmethod
+    def for_corpus(
+        cls,
+        corpus: Corpus,
+        *,
+        embedding_dim: int = 100,
+        hidden_dim: int = 50,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        readout: str = "last_word",
+    ) -> LSTMClassifier:
+        """An untrained classifier for a corpus, to be trained by a loop of one's own.
+
+        It knows the corpus's words, classes and treatment of texts, so that it encodes new texts as the corpus does, is
+        saved with all of that, and can be re-engineered on the corpus. Its weights are initialised as torch's layers
+        are, from torch's global random numbers (``torch.manual_seed``).
+
+        Args:
+            corpus: the documents it is to be trained on.
+            embedding_dim: as in the class, like all that follow.
+            hidden_dim: H.
+            num_layers: as in ``torch.nn.LSTM``.
+            bidirectional: as in ``torch.nn.LSTM``.
+            readout: ``"last_word"`` or ``"last_position"``.
+
+        Raises:
+            TrainingError: something other than a corpus.
+            ValueError: as in the class.
+        """
+        check_is_corpus(corpus)
+        facts = {
+            "corpus": corpus.name,
+            "corpus_config": corpus.config.as_dict(),
+            "synthetic": corpus.synthetic,
+            "data_hash": corpus.data_hash,
+        }
+        return cls(
+            corpus.vocab_size,
+            embedding_dim,
+            hidden_dim,
+            corpus.num_classes,
+            num_layers=num_layers,
+            bidirectional=bidirectional,
+            readout=readout,
+            class_names=corpus.class_names,
+            vocabulary=corpus.words,
+            info=facts,
+            tokenizer=corpus.config.tokenizer,
+        )
 
     def features(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """The LSTM output (N, D * H) that the linear layer reads; arguments as in `forward`."""
@@ -383,8 +437,9 @@ class LSTMClassifier(nn.Module):
                 tokenizer=file.tokenizer,
             )
         dtype = float_dtype(file.tensors.values())
-        model = model.to(dtype).to_empty(device="cpu")
-        model.load_state_dict({key: tensor.to(dtype) for key, tensor in file.tensors.items()})
+        # Assigned, since to make the meta tensors real would import torch's compiler as well.
+        values = {key: tensor.to(dtype, copy=True).contiguous() for key, tensor in file.tensors.items()}
+        model.load_state_dict(values, assign=True)
         return model
 
     @property

@@ -139,15 +139,7 @@ class TrainingRun:
 def new_model(corpus: Corpus, sizes: dict[str, Any], readout: str, generator: torch.Generator) -> LSTMClassifier:
     """A classifier with PyTorch's default initialisation, drawn from ``generator`` instead of the global one."""
     with torch.device("meta"):
-        model = LSTMClassifier(
-            corpus.vocab_size,
-            num_classes=corpus.num_classes,
-            **sizes,
-            readout=readout,
-            class_names=corpus.class_names,
-            vocabulary=corpus.words,
-            tokenizer=corpus.config.tokenizer,
-        )
+        model = LSTMClassifier.for_corpus(corpus, **sizes, readout=readout)
     model = model.to(torch.float32).to_empty(device="cpu")
     with torch.no_grad():
         model.word_embeddings.weight.normal_(generator=generator)

@@ -1,14 +1,15 @@
-"""Finding the documents that the command line names: R8, the synthetic corpus, or a folder of the caller's own."""
+"""Finding the documents that the command line names: R8, the synthetic corpus, or the caller's own folder or file."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from ..classifier.model import LSTMClassifier
-from ..data.corpus import Corpus, load_corpus
+from ..data.corpus import Corpus, corpus_of, load_corpus
 from ..data.corpus_config import CorpusConfig
 from ..data.documents import Documents
 from ..data.r8 import find_documents, load_r8
 from ..data.read_files import read_documents
+from ..data.sources import DocumentFile
 from ..data.synthetic import synthetic_documents, synthetic_r8
 from ..errors import DataError
 from .report import SYNTHETIC_NOTE
@@ -26,9 +27,10 @@ def get_corpus(
     log: Log,
     smallest_class: int | None = None,
     base: LSTMClassifier | None = None,
+    file: DocumentFile | None = None,
     **options: Any,
 ) -> Corpus:
-    """The corpus of a name: R8 from wherever it can be had, the synthetic one, or the caller's own folder.
+    """The corpus of a name: R8 from wherever it can be had, the synthetic one, or the caller's own folder or file.
 
     Args:
         dataset: ``r8``, `SYNTHETIC`, or the name of the caller's own corpus, whose files begin with it.
@@ -38,6 +40,7 @@ def get_corpus(
         log: takes a line about where the documents come from.
         smallest_class: training documents that a class of the caller's own corpus needs; None: two.
         base: words and classes are numbered as in this base.
+        file: the file of the caller's own corpus, in place of a folder.
         **options: override fields of the configuration.
 
     Returns:
@@ -47,6 +50,10 @@ def get_corpus(
         DataError: for an option that has no effect on this corpus, and for files that are missing or broken.
         NoSourceError: where no source has R8.
     """
+    if file is not None:
+        corpus = corpus_of(file.parts(), dataset, protocol, config, smallest_class, base, **options)
+        log(f"{dataset}: {corpus.source}")
+        return corpus
     if smallest_class is not None and dataset in ("r8", SYNTHETIC):
         raise DataError(
             f"--smallest-class is for a corpus of your own, the classes of {dataset} are what they are; leave it out"
@@ -64,11 +71,15 @@ def get_corpus(
 def _own_folder(dataset: str, data_dir: str | None) -> str:
     """The folder of the caller's own corpus, which has to be given."""
     if data_dir is None:
-        raise DataError(f"the corpus {dataset!r} needs --data-dir, the folder with {dataset}-train-all-terms.txt")
+        raise DataError(
+            f"the corpus {dataset!r} needs --data-dir, the folder with {dataset}-train-all-terms.txt, or --data-file"
+        )
     return data_dir
 
 
-def corpus_for_base(base: LSTMClassifier, dataset: str, data_dir: str | None, log: Log) -> Corpus:
+def corpus_for_base(
+    base: LSTMClassifier, dataset: str, data_dir: str | None, log: Log, file: DocumentFile | None = None
+) -> Corpus:
     """The corpus of a name, its texts treated and its words and classes numbered as when the base was trained.
 
     Args:
@@ -76,6 +87,7 @@ def corpus_for_base(base: LSTMClassifier, dataset: str, data_dir: str | None, lo
         dataset: as in `get_corpus`.
         data_dir: as in `get_corpus`.
         log: takes notes, among them one where the documents are not those that the base was trained on.
+        file: as in `get_corpus`.
 
     Returns:
         The corpus.
@@ -87,9 +99,12 @@ def corpus_for_base(base: LSTMClassifier, dataset: str, data_dir: str | None, lo
     # Where the base's file does not name its classes, all classes of the folder count, however small: leaving one out
     # would shift the numbers of the others.
     own = dataset not in ("r8", SYNTHETIC) and base.class_names is None
-    corpus = get_corpus(dataset, data_dir, "seam", config, log, smallest_class=1 if own else None, base=base)
+    corpus = get_corpus(dataset, data_dir, "seam", config, log, smallest_class=1 if own else None, base=base, file=file)
     if base.info.get("data_hash") not in (None, corpus.data_hash):
-        log("note: these documents are not those the base was trained on (their hashes differ)")
+        way = (
+            "" if file is None else "; if it was trained on this file, divide it as then, or test documents are not new"
+        )
+        log(f"note: these documents are not those the base was trained on (their hashes differ){way}")
     elif base.vocabulary is None:
         log(
             "note: this base does not say its words, so they are numbered as they come in these documents, which is "
@@ -98,13 +113,16 @@ def corpus_for_base(base: LSTMClassifier, dataset: str, data_dir: str | None, lo
     return corpus
 
 
-def raw_test_documents(dataset: str, data_dir: str | None, log: Log) -> tuple[Documents, str]:
+def raw_test_documents(
+    dataset: str, data_dir: str | None, log: Log, file: DocumentFile | None = None
+) -> tuple[Documents, str]:
     """The raw test documents of the corpus of a name, and a sentence or path that tells where they came from.
 
     Args:
         dataset: as in `get_corpus`.
         data_dir: as in `get_corpus`.
         log: takes a line about where the documents come from.
+        file: as in `get_corpus`.
 
     Returns:
         The documents and their source.
@@ -112,7 +130,10 @@ def raw_test_documents(dataset: str, data_dir: str | None, log: Log) -> tuple[Do
     Raises:
         DataError: as `get_corpus` does.
     """
-    if dataset == SYNTHETIC:
+    if file is not None:
+        parts = file.parts()
+        documents, source = parts.test, parts.source
+    elif dataset == SYNTHETIC:
         log(SYNTHETIC_NOTE)
         _, documents, source = synthetic_documents()
     elif dataset == "r8":

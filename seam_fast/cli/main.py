@@ -11,9 +11,20 @@ from collections.abc import Sequence
 
 from .._version import __version__
 from .guarded_run import run_guarded
-from .verbs import bench, compact, data, evaluate, info, predict, reengineer, train
+from .verbs import bench, certify, compact, data, evaluate, export, info, predict, reengineer, train
 
-VERBS = (data, train, reengineer, evaluate, compact, predict, bench, info)  # in the order of the help text
+VERBS = (
+    data,
+    train,
+    reengineer,
+    evaluate,
+    compact,
+    predict,
+    export,
+    certify,
+    bench,
+    info,
+)  # in the order of the help text
 
 
 def main(argv: Sequence[str] | None = None) -> int:

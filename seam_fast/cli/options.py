@@ -31,7 +31,11 @@ SETTINGS = (
     "early_stop",
 )
 # Every argument of the Python functions that has a flag of the same name; error messages are translated by these.
-OPTION_NAMES = (*SETTINGS, "evaluate_every", "lazy_update", "min_count", "max_length", "smallest_class")
+OPTION_NAMES = (
+    *SETTINGS,
+    *("evaluate_every", "lazy_update", "min_count", "max_length", "smallest_class"),
+    *("text_column", "label_column", "date_column", "test_share", "split_seed"),
+)
 
 
 def add_verb(
@@ -46,8 +50,44 @@ def add_verb(
 
 def add_corpus_options(parser: OptionGroup, default: str | None = "r8") -> None:
     """Adds the options that name a corpus. default: the corpus where the command line names none."""
-    parser.add_argument("--dataset", default=default, metavar="NAME", help="corpus: r8, or any name with --data-dir")
+    parser.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help=f"corpus: r8{' (default)' if default == 'r8' else ''}, or any name with --data-dir or --data-file",
+    )
+    parser.set_defaults(default_dataset=default)
     parser.add_argument("--data-dir", metavar="DIR", help="folder with the corpus (for r8: see also SEAM_FAST_DATA)")
+    parser.add_argument(
+        "--data-file",
+        metavar="FILE",
+        help="a corpus of your own in one file: .csv, .tsv, .jsonl (an object a line), or .txt (lines label<TAB>text); "
+        "it is divided for training and test, always in the same way",
+    )
+    parser.add_argument("--test-file", metavar="FILE", help="a file of its own for the test, with the same columns")
+    add_column_options(parser)
+    parser.add_argument("--test-share", type=share, metavar="X", help="share of --data-file for the test (default: .2)")
+    parser.add_argument(
+        "--split",
+        choices=("stratified", "time"),
+        help="which documents of --data-file are for the test: stratified, drawn from each class (default), or time, "
+        "the last ones",
+    )
+    parser.add_argument("--split-seed", type=int, metavar="N", help="of --split stratified (default: 0)")
+    parser.add_argument(
+        "--date-column", metavar="NAME", help="of --split time: the column of dates (default: in order)"
+    )
+
+
+def add_column_options(parser: OptionGroup) -> None:
+    """Adds the options that say which columns of a file hold what."""
+    parser.add_argument("--text-column", metavar="NAME", help="column of the texts (default: the one that is plain)")
+    parser.add_argument("--label-column", metavar="NAME", help="column of the labels (default: the one that is plain)")
+    parser.add_argument(
+        "--columns",
+        type=lambda text: [name.strip() for name in text.split(",")],
+        metavar="NAME,...",
+        help="names of all columns, of a file without a line of names",
+    )
 
 
 def add_base_options(parser: OptionGroup, default: str) -> None:
@@ -129,7 +169,7 @@ def add_settings(parser: OptionGroup, protocol: str = "seam") -> None:
     parser.add_argument("--alpha", type=float, help="weight of the penalty on kept weights")
     parser.add_argument(
         "--keep",
-        type=share,
+        type=weights_share,
         metavar="SHARE",
         help="share of all weights that each module is to keep, such as 2%% (default: what the penalty leaves)",
     )
@@ -210,6 +250,14 @@ def positive(text: str) -> int:
 
 
 def share(text: str) -> float:
+    """A share between 0 and 1, for argparse."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
+    return value
+
+
+def weights_share(text: str) -> float:
     """A share of all weights for argparse: per cent with the sign, such as ``1%``, or a fraction, such as ``0.01``."""
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)

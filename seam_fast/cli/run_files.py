@@ -12,7 +12,7 @@ from ..errors import CheckpointError
 from ..files.atomic import write_atomically
 from ..modules.seam_module import SeamModule
 from ..search.settings import RENAMED
-from . import plots, report
+from . import cost_report, plots, report
 from .corpora import Log
 from .disk import check_room, check_writable
 from .json_output import write_json
@@ -157,9 +157,15 @@ def can_draw(log: Log) -> bool:
 
 
 def save_run(
-    modules: Sequence[SeamModule], base: LSTMClassifier, corpus: Corpus, folder: Path, command: str
+    modules: Sequence[SeamModule],
+    base: LSTMClassifier,
+    corpus: Corpus,
+    folder: Path,
+    command: str,
+    module_paths: Mapping[tuple[int, ...], Path],
+    base_path: Path,
 ) -> tuple[dict[str, Any], dict[str, Any], list[Path]]:
-    """Writes the record and the table of a run.
+    """Writes the record and the tables of a run.
 
     Args:
         modules: all modules of the run.
@@ -167,9 +173,11 @@ def save_run(
         corpus: what they were trained on; the base is evaluated on its test documents.
         folder: where the files go.
         command: the command line, for the record.
+        module_paths: the modules' files, by target.
+        base_path: the base's file.
 
     Returns:
-        The record, the base's figures on the test documents, and the paths of the files.
+        The record, which has the modules' costs, the base's figures on the test documents, and the paths of the files.
 
     Raises:
         OSError: where a file cannot be written.
@@ -177,8 +185,10 @@ def save_run(
     metrics = evaluate_classifier(base, corpus.test).as_dict(corpus.class_names)
     record = report.record(modules, command, base_metrics={"test": metrics})
     record["corpus"]["config"] = corpus.config.as_dict()
+    for row, module in zip(record["modules"], modules, strict=True):
+        row["costs"] = cost_report.costs_of(module, corpus.test.lengths, module_paths[module.target], base_path)
     paths = [write_json(folder / "record.json", record)]
-    table = report.table(modules) + "\n"
+    table = f"{report.table(modules)}\n\n{cost_report.table(record['modules'], corpus.synthetic)}\n"
     paths.append(write_atomically(folder / "table.txt", table.encode("utf-8", "backslashreplace")))
     return record, metrics, paths
 

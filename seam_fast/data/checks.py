@@ -59,25 +59,31 @@ def warn(sentence: str) -> None:
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
+def refuse_hidden(documents: Documents) -> None:
+    """Refuses labels with invisible characters. Raises DataError, which names the file and line."""
+    for label, first in first_documents(documents):
+        hidden = next((c for i, c in enumerate(label) if is_hidden(label, i)), None)
+        if hidden is not None:
+            name = unicodedata.name(hidden, "a control character")
+            raise DataError(
+                f"{documents.location(first)}: the label {label!a} holds the invisible character U+{ord(hidden):04X} "
+                f"({name}); take it out, wherever it stands in labels."
+            )
+
+
 def check_labels(documents: Documents) -> None:
     """Refuses labels with invisible characters, and the quotes of a CSV file; warns of texts with doubled quotes.
 
     Raises:
         DataError: names the file and line.
     """
+    refuse_hidden(documents)
     for label, first in first_documents(documents):
-        location = documents.location(first)
-        hidden = next((c for i, c in enumerate(label) if is_hidden(label, i)), None)
-        if hidden is not None:
-            name = unicodedata.name(hidden, "a control character")
-            raise DataError(
-                f"{location}: the label {label!a} holds the invisible character U+{ord(hidden):04X} ({name}); take "
-                "it out, wherever it stands in labels."
-            )
         if len(label) > 1 and label[0] == label[-1] == '"':
             raise DataError(
-                f"{location}: the label {label} stands in quotes, as in a CSV file; write the file without them: a "
-                "label, a tab and the text on each line (Python's csv.reader(file, delimiter='\\t') reads it)."
+                f"{documents.location(first)}: the label {label} stands in quotes, as in a CSV file; write the "
+                "file without them: a label, a tab and the text on each line (Python's csv.reader(file, "
+                "delimiter='\\t') reads it)."
             )
     texts = [text.strip() for text in documents.texts]
     if len(texts) > 1 and all(len(text) > 1 and text[0] == text[-1] == '"' for text in texts):
@@ -155,6 +161,8 @@ def refuse_alike(train: Documents, test: Documents) -> None:
 
 def is_header(documents: Documents, i: int = 0) -> bool:
     """Whether line i consists of column names alone; its label must have no other document."""
+    if not documents.labels:
+        return False
     label, columns = documents.labels[i], documents.texts[i].strip().split("\t")
     names = [re.split(r"[\s_-]+", name.strip(" \"'#*:").casefold()) for name in (label, *columns)]
     called_so = all(len(words) <= 3 and COLUMN_NAMES.issuperset(words) for words in names)
@@ -166,6 +174,8 @@ def refuse_header(train: Documents, test: Documents) -> None:
     for documents in (train, test):
         if is_header(documents):
             raise header_error(documents)
+    if not test.labels:
+        return
     same = (train.labels[0], train.texts[0].strip()) == (test.labels[0], test.texts[0].strip())
     alone = train.labels.count(train.labels[0]) == test.labels.count(test.labels[0]) == 1
     if same and alone and len(train.texts[0].split()) <= 3 and len(train.labels) > 2:
@@ -186,10 +196,16 @@ def refuse_columns(documents: Documents) -> None:
         examples = ", ".join(map(repr, list(dict.fromkeys(documents.labels))[:3]))
         raise DataError(
             f"{documents.location(0)}: the labels of these {count:,} documents have {distinct:,} different values "
-            f"({_shortened(examples)}, ...), so they are no classes; {_where_the_label_is(documents)}."
+            f"({_shortened(examples)}, ...), so they are no classes; "
+            f"{documents.remedy or _where_the_label_is(documents)}."
         )
     texts = {text.strip() for text in documents.texts}
     if len(texts) < distinct and _mean_words(documents.labels) > max(1.5, _mean_words(documents.texts)):
+        if documents.remedy:
+            raise DataError(
+                f"{documents.location(0)}: label and text seem to be swapped (there are {distinct:,} different labels "
+                f"and {len(texts):,} different texts); {documents.remedy}."
+            )
         raise DataError(
             f"{documents.location(0)}: {_line(documents, 0)}: label and text seem to be swapped (there are "
             f"{distinct:,} different values before the tab and {len(texts):,} behind it); put the label first."
@@ -210,8 +226,8 @@ def where_the_label_is(documents: Documents, class_names: Sequence[str]) -> str:
     if is_header(documents):
         return "; it looks like a header line: delete it"
     if documents.texts and all(text.strip() in class_names for text in documents.texts):
-        return "; label and text seem to be swapped: put the label first"
-    values = second_column(documents)
+        return f"; label and text seem to be swapped: {documents.remedy or 'put the label first'}"
+    values = None if documents.remedy else second_column(documents)
     if values and set(values) <= set(class_names):
         return "; the label seems to be column 2: delete the column before it"
     return "; correct the label, or take the document out"
@@ -229,7 +245,7 @@ def _where_the_label_is(documents: Documents) -> str:
 
 def name_columns(documents: Documents) -> str:
     """A clause about a second column that could be the label as well; empty where there is none."""
-    values = second_column(documents)
+    values = None if documents.remedy else second_column(documents)
     if not values:
         return ""
     return (
@@ -279,8 +295,8 @@ def warn_of_copies(train: Documents, test: Documents) -> None:
     copies = [i for i, text in enumerate(test.texts) if text.strip() in labels]
     if len(copies) > MANY_REPEATED * len(test.texts):
         warn(
-            f"{test.location(copies[0])}: {len(copies):,} of {len(test.texts):,} test documents stand in the training "
-            "file as well, so figures on them say too much; take them out of one of the two."
+            f"{test.location(copies[0])}: {len(copies):,} of {len(test.texts):,} test documents stand among the "
+            "training documents as well, so figures on them say too much; take them out of one of the two."
         )
     if len(several) > MANY_REPEATED * len(labels):
         text, label = next(iter(several.items()))

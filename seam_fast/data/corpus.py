@@ -1,6 +1,7 @@
 """From documents to token ids, for any single-label corpus.
 
-A corpus is two text files, one document a line, `label<TAB>text`. How they are treated (which text, how it becomes
+A corpus is two sets of documents with a label each, for training and for the test: from text files, one document a
+line, `label<TAB>text`, or from what else people have (`sources`). How they are treated (which text, how it becomes
 words, which vocabulary, which padding, how long) is said by the fields of one `CorpusConfig`: this package's protocol
 and that of SeaM's LSTM port are two sets of values, and every mixture of them can be run.
 """
@@ -8,27 +9,25 @@ and that of SeaM's LSTM port are two sets of values, and every mixture of them c
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..common.arguments import shown, whole_number
+from ..common.arguments import shown
 from ..common.default_device import on_the_cpu
 from ..errors import DataError, TrainingError
 from . import checks
+from .class_numbers import OF_NO_CLASS, choose_class_names, number, number_all
+from .columns import ColumnNames
 from .corpus_config import CorpusConfig
 from .documents import Documents, VocabularyOwner
 from .encoding import encode, encode_texts, hash_of, index_words, make_vocabulary, treat
-from .read_files import read_documents, read_labelled
-from .tokenizer import Tokenizer
-
-CHARACTERS_READ = 256  # the default max_length where each character is a word
-OF_NO_CLASS = -1  # label of a document whose class the base does not know
+from .read_files import read_documents
+from .sources import DocumentFile, Parts, labelled_documents, list_parts, table_parts
+from .treatment import own_config, refuse_beside_base, with_options
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +49,10 @@ class Split:
         """Number of documents, N."""
         return self.labels.shape[0]
 
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """ids (T,), length and label of document i, so that ``torch.utils.data.DataLoader`` takes a split."""
+        return self.ids[i], self.lengths[i], self.labels[i]
+
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
@@ -57,7 +60,8 @@ class Corpus:
 
     Attributes:
         name: what the corpus is called in files and messages.
-        class_names: in order of first appearance in the training file; a class id is an index into it.
+        class_names: in order of first appearance in the training file, of a file or list that is divided in all of it,
+            unless another order is given; a class id is an index into it.
         words: the vocabulary: word by token id.
         train: the training documents.
         test: the test documents.
@@ -136,6 +140,143 @@ class Corpus:
                 held_out[random.permutation(members)[:count]] = True
         return torch.from_numpy(np.flatnonzero(~held_out)), torch.from_numpy(np.flatnonzero(held_out))
 
+    @classmethod
+    @on_the_cpu
+    def from_lists(
+        cls,
+        texts: Iterable[str],
+        labels: Iterable[Any],
+        test_texts: Iterable[str] | None = None,
+        test_labels: Iterable[Any] | None = None,
+        *,
+        name: str = "lists",
+        class_names: Sequence[str] | None = None,
+        test_share: float | None = None,
+        split: str | None = None,
+        split_seed: int | None = None,
+        dates: Iterable[Any] | None = None,
+        protocol: str | None = None,
+        config: CorpusConfig | None = None,
+        smallest_class: int | None = None,
+        base: VocabularyOwner | None = None,
+        **options: Any,
+    ) -> Corpus:
+        """Makes a corpus of lists, arrays or series of texts and labels.
+
+        Without test documents the lists are divided: class by class at random, copies of a text together, or by time.
+        Each class keeps two documents for training, so that one of two documents or less has none in the test.
+
+        Args:
+            texts: the training texts, or all of them.
+            labels: the class of each: a string; or a whole number, an index into ``class_names`` or, without those, the
+                name itself.
+            test_texts: the test texts.
+            test_labels: the class of each.
+            name: the corpus's name.
+            class_names: the classes in the order of their numbers. The default is the order of first appearance in
+                ``labels``.
+            test_share: share of the documents for the test where there is no test set, .2 if not given; 0: none.
+            split: ``"stratified"`` (the default), or ``"time"``: the last documents are for the test.
+            split_seed: chooses the test documents of ``"stratified"``, 0 if not given.
+            dates: for ``"time"``, by which documents are the last: dates, strings in ISO 8601, or numbers; without them
+                the documents are in their order already.
+            protocol: as in `load_corpus`, like all that follow.
+            config: replaces the protocol's settings.
+            smallest_class: training documents that each class needs.
+            base: a classifier whose vocabulary, class numbers and text treatment are used.
+            **options: fields of the configuration to replace.
+
+        Raises:
+            DataError: an entry is missing, no string, or no label; lists of different lengths; or as in `load_corpus`.
+        """
+        parts = list_parts(texts, labels, test_texts, test_labels, class_names, dates, test_share, split, split_seed)
+        return corpus_of(parts, name, protocol, config, smallest_class, base, **options)
+
+    @classmethod
+    @on_the_cpu
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        test_path: str | os.PathLike[str] | None = None,
+        *,
+        text_column: str | None = None,
+        label_column: str | None = None,
+        date_column: str | None = None,
+        columns: Sequence[str] | None = None,
+        name: str | None = None,
+        class_names: Sequence[str] | None = None,
+        test_share: float | None = None,
+        split: str | None = None,
+        split_seed: int | None = None,
+        **others: Any,
+    ) -> Corpus:
+        """Makes a corpus of a CSV, TSV or JSON lines file, or of one for training and one for the test.
+
+        Args:
+            path: a file in UTF-8 that ends in ``.csv`` (separated by commas or, where its first line has none, by
+                semicolons, tabs or bars), ``.tsv``, ``.jsonl``, ``.ndjson`` or ``.json`` (an object a line), or
+                ``.txt`` (lines `label<TAB>text`).
+            test_path: a file of test documents. Without it the documents of ``path`` are divided, as in `from_lists`.
+            text_column: the column of the texts; if not given, the one called text or by another usual name, or the
+                only one that is left.
+            label_column: the column of the labels, likewise.
+            date_column: for ``split="time"``, the column of the dates.
+            columns: the names of all columns, for files without a line of names.
+            name: the corpus's name, the file's without its ending if not given.
+            class_names: as in `from_lists`, like all that follow.
+            test_share: share of the documents for the test.
+            split: ``"stratified"`` or ``"time"``.
+            split_seed: chooses the test documents.
+            **others: ``protocol``, ``config``, ``smallest_class``, ``base`` and options, as in `load_corpus`.
+
+        Raises:
+            DataError: the file is not what its ending says, a column is missing or not plain, a row has no usable text
+                or label; names file and line. Or as in `load_corpus`.
+        """
+        names = ColumnNames(text_column, label_column, date_column)
+        file = DocumentFile(path, test_path, names, columns, test_share, split, split_seed, class_names)
+        return corpus_of(file.parts(), name or file.stem, **others)
+
+    @classmethod
+    @on_the_cpu
+    def from_table(
+        cls,
+        table: Any,
+        test: Any = None,
+        *,
+        text_column: str | None = None,
+        label_column: str | None = None,
+        date_column: str | None = None,
+        name: str = "table",
+        class_names: Sequence[str] | None = None,
+        test_share: float | None = None,
+        split: str | None = None,
+        split_seed: int | None = None,
+        **others: Any,
+    ) -> Corpus:
+        """Makes a corpus of a pandas DataFrame, a Hugging Face Dataset or DatasetDict, or a dict of lists by column.
+
+        Args:
+            table: the table; of a ``DatasetDict`` the splits train and test are taken, or train is divided where it is
+                alone. A ``ClassLabel`` or a categorical column says the names and order of the classes.
+            test: a table of test documents. Without it those of ``table`` are divided, as in `from_lists`.
+            text_column: as in `from_file`, like ``label_column`` and ``date_column``.
+            label_column: the column of the labels.
+            date_column: the column of the dates.
+            name: the corpus's name.
+            class_names: as in `from_lists`, like all that follow.
+            test_share: share of the documents for the test.
+            split: ``"stratified"`` or ``"time"``.
+            split_seed: chooses the test documents.
+            **others: ``protocol``, ``config``, ``smallest_class``, ``base`` and options, as in `load_corpus`.
+
+        Raises:
+            DataError: an object is no table, a column is missing or not plain, or as in `from_lists`.
+        """
+        names = ColumnNames(text_column, label_column, date_column)
+        parts = table_parts(table, test, names, class_names, test_share, split, split_seed)
+        return corpus_of(parts, name, **others)
+
 
 @on_the_cpu
 def load_corpus(
@@ -180,17 +321,28 @@ def load_corpus(
     return build_corpus(name, train, test, config, source=source, smallest_class=smallest_class, base=base)
 
 
-def refuse_beside_base(base: VocabularyOwner | None, protocol: str | None, smallest_class: int | None = None) -> None:
-    """Raises DataError for arguments that a base leaves no choice in, and for a smallest_class that is no number."""
-    if base is not None and protocol is not None:
-        raise DataError(
-            "protocol has no effect with a base, which has its own treatment of texts; leave one of them out."
-        )
-    if smallest_class is None:
-        return
-    if base is not None and base.class_names is not None:
-        raise DataError("smallest_class has no effect with a base that names its classes; leave it out.")
-    whole_number("smallest_class", smallest_class, 1)
+def corpus_of(
+    parts: Parts,
+    name: str,
+    protocol: str | None = None,
+    config: CorpusConfig | None = None,
+    smallest_class: int | None = None,
+    base: VocabularyOwner | None = None,
+    **options: Any,
+) -> Corpus:
+    """Makes a Corpus of documents from any source; arguments and errors as in `load_corpus`."""
+    refuse_beside_base(base, protocol if config is None else None, smallest_class)
+    given = config or (base.corpus_config if base else own_config(protocol or "seam", parts.train))
+    return build_corpus(
+        name,
+        parts.train,
+        parts.test,
+        with_options(given, options),
+        source=parts.source,
+        smallest_class=smallest_class,
+        base=base,
+        class_names=parts.class_names,
+    )
 
 
 def check_is_corpus(corpus: Corpus) -> None:
@@ -199,37 +351,25 @@ def check_is_corpus(corpus: Corpus) -> None:
         raise TrainingError(f"corpus is {shown(corpus)}; it must be a Corpus, such as load_corpus or load_r8 gives")
 
 
-def own_config(protocol: str, train: Documents) -> CorpusConfig:
-    """The protocol's settings with the tokenizer that fits these documents.
-
-    It is "r8" where the training texts consist of lower-case letters a to z, as texts that were prepared like R8 do:
-    the rule then prepares new texts likewise. Otherwise it is "words" for protocol "seam", "spaces" for "reference".
-    """
-    config = CorpusConfig.for_protocol(protocol)
-    if all(map(re.compile(r"[a-z\s]*").fullmatch, train.texts)):
-        return replace(config, tokenizer=Tokenizer("r8"))
-    return replace(config, tokenizer=Tokenizer("words")) if protocol == "seam" else config
-
-
-def with_options(config: CorpusConfig, options: dict[str, Any]) -> CorpusConfig:
-    """A configuration with some fields replaced. Raises DataError for a name that is no field."""
-    known = [each.name for each in fields(CorpusConfig)]
-    for name in options:
-        if name not in known:
-            raise DataError(f"there is no corpus setting {name!r}; there are {', '.join(known)}.")
-    if options and "max_length" not in options and Tokenizer.of(options.get("tokenizer", "spaces")).reads_characters:
-        options = options | {"max_length": CHARACTERS_READ}
-    return replace(config, **options)
-
-
-def load_split(path: str | os.PathLike[str], base: VocabularyOwner) -> Split:
+def load_split(
+    path: str | os.PathLike[str],
+    base: VocabularyOwner,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    columns: Sequence[str] | None = None,
+) -> Split:
     """Loads a file of labelled documents for evaluating a base or its modules.
 
     Texts become words and ids as those that the base was trained on.
 
     Args:
-        path: a file of one document a line, `label<TAB>text`.
+        path: a CSV, TSV or JSON lines file by its ending, as in `Corpus.from_file`; a file of any other ending, or a
+            .tsv file without a line of names, holds one document a line, `label<TAB>text`.
         base: the classifier whose vocabulary, class names and text treatment are used.
+        text_column: the column of the texts, as in `Corpus.from_file`.
+        label_column: the column of the labels.
+        columns: the names of all columns, for a file without a line of names.
 
     Returns:
         The documents. A label is -1 where the base does not know the class, which counts as "not the target" for a
@@ -239,7 +379,7 @@ def load_split(path: str | os.PathLike[str], base: VocabularyOwner) -> Split:
         DataError: the file is not of that form, as in `load_corpus`, or the base knows none of its classes.
         CheckpointError: the base does not say its vocabulary or classes.
     """
-    return split_for(base, read_labelled(path))
+    return split_for(base, labelled_documents(path, ColumnNames(text_column, label_column), columns))
 
 
 def split_for(base: VocabularyOwner, documents: Documents) -> Split:
@@ -256,7 +396,7 @@ def split_for(base: VocabularyOwner, documents: Documents) -> Split:
 def _labels_for(base: VocabularyOwner, documents: Documents) -> np.ndarray:
     """Each document's class id (N,), `OF_NO_CLASS` where the base does not know the class."""
     names = base.names_or_refuse()
-    numbers, foreign = _number(documents, names, "the base")
+    numbers, foreign = number(documents, names, "the base")
     if foreign and (numbers == OF_NO_CLASS).all():
         raise DataError(
             f"{documents.location(0)}: the base knows none of the classes here ({checks.few(foreign)}); its own are "
@@ -280,6 +420,7 @@ def build_corpus(
     synthetic: bool = False,
     smallest_class: int | None = None,
     base: VocabularyOwner | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Corpus:
     """Makes a Corpus of raw documents; arguments and errors as in `load_corpus`.
 
@@ -292,13 +433,15 @@ def build_corpus(
         synthetic: whether they were generated.
         smallest_class: training documents that each class needs; None: 2.
         base: a classifier whose vocabulary and classes are used.
+        class_names: the classes in the order of their numbers, where the base does not say it; None: order of first
+            appearance in the training documents.
     """
     checks.check_documents(train, test)
     if base is not None and base.class_names is not None:
-        class_names = base.class_names
+        names = base.class_names
     else:
-        class_names = _class_names(train, 2 if smallest_class is None else smallest_class)
-    train_labels, test_labels = (_number_all(each, class_names, train, base) for each in (train, test))
+        names = choose_class_names(train, 2 if smallest_class is None else smallest_class, class_names)
+    train_labels, test_labels = (number_all(each, names, train, base) for each in (train, test))
     train_words, test_words = treat(train, config), treat(test, config)
     checks.check_words(train, train_words, config.tokenizer)
     if base is not None and base.vocabulary is not None:
@@ -315,75 +458,13 @@ def build_corpus(
 
     return Corpus(
         name=name,
-        class_names=class_names,
+        class_names=names,
         words=words,
         train=split_of(train_words, train_labels),
         test=split_of(test_words, test_labels),
         config=config,
         source=source,
-        data_hash=hash_of(config, class_names, (train_labels, train_words), (test_labels, test_words)),
+        data_hash=hash_of(config, names, (train_labels, train_words), (test_labels, test_words)),
         synthetic=synthetic,
         _index=index,
     )
-
-
-def _class_names(train: Documents, smallest_class: int) -> tuple[str, ...]:
-    """The classes of the training documents, in order of first appearance."""
-    counts = Counter(train.labels)
-    for label, count in counts.items():
-        if count < smallest_class:
-            have = "this one training document only" if count == 1 else f"only {count} training documents, from here on"
-            raise DataError(
-                f"{train.location(train.labels.index(label))}: class {label!r} has {have}, and {smallest_class} are "
-                "needed: correct the label if it is a slip, add documents, remove the class, or, if it is a class of "
-                f"that size, allow it with --smallest-class {count}."
-            )
-    if len(counts) < 2:
-        clause = checks.name_columns(train)
-        raise DataError(
-            f"{train.path}: all documents are of class {train.labels[0]!r}; at least two are needed"
-            f"{'; ' + clause if clause else ''}."
-        )
-    names = list(counts)
-    if train.label_stripped and all(label.isdecimal() for label in names):
-        names.sort(key=int)  # that layout's labels are class ids, which checkpoints trained on it use
-    return tuple(names)
-
-
-def _number_all(
-    documents: Documents, class_names: Sequence[str], train: Documents, base: VocabularyOwner | None
-) -> np.ndarray:
-    """Each document's class id (N,). Raises DataError for a class that is not among the names."""
-    by_base = base is not None and base.class_names is not None
-    numbers, foreign = _number(documents, class_names, "the base" if by_base else "the training documents")
-    if foreign:
-        location = documents.location(documents.labels.index(foreign[0]))
-        if by_base:
-            raise DataError(
-                f"{location}: the base does not know class {foreign[0]!r}; its classes are "
-                f"{checks.few(class_names)}. Take those documents out, or train a base on these."
-            )
-        hint = checks.where_the_label_is(documents, class_names)
-        raise DataError(
-            f"{location}: class {foreign[0]!r} does not occur in the training documents ({train.path}){hint}."
-        )
-    return numbers
-
-
-def _number(documents: Documents, class_names: Sequence[str], whose: str) -> tuple[np.ndarray, list[str]]:
-    """Each document's class id (N,), `OF_NO_CLASS` for other classes, and the names of those.
-
-    Raises DataError where one of them is another spelling of a class name.
-    """
-    numbers = {label: i for i, label in enumerate(class_names)}
-    foreign = [label for label in dict.fromkeys(documents.labels) if label not in numbers]
-    written = {checks.alike(name): name for name in class_names}
-    for label in foreign:
-        name = written.get(checks.alike(label))
-        if name is not None:
-            raise DataError(
-                f"{documents.location(documents.labels.index(label))}: {checks.told_apart(label, name)} of {whose}; "
-                "write them alike."
-            )
-    found = (numbers.get(label, OF_NO_CLASS) for label in documents.labels)
-    return np.fromiter(found, dtype=np.int64, count=len(documents.labels)), foreign

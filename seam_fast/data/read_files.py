@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 from pathlib import Path
 
 from ..errors import DataError
 from . import checks
 from .documents import Documents
+from .text_file import read_lines, read_text
 
 
 def read_documents(data_dir: str | os.PathLike[str], name: str) -> tuple[Documents, Documents]:
@@ -22,6 +22,11 @@ def read_documents(data_dir: str | os.PathLike[str], name: str) -> tuple[Documen
         DataError: the folder or a file is missing or not of that form; names the file and line.
     """
     folder = Path(data_dir).expanduser()
+    if folder.is_file():
+        raise DataError(
+            f"the data folder {folder} is a file: read it by Corpus.from_file (--data-file), or give the folder that "
+            f"holds {name}."
+        )
     if not folder.is_dir():
         raise DataError(f"the data folder {folder} does not exist or is no folder: give the one that holds {name}.")
     tried = []
@@ -47,7 +52,7 @@ def read_labelled(path: str | os.PathLike[str]) -> Documents:
     Raises:
         DataError: the file is empty, not UTF-8 or not of this form; names the file and line.
     """
-    lines = _read_lines(Path(path))
+    lines = read_lines(Path(path))
     labels: list[str] = []
     texts: list[str] = []
     for number, line in enumerate(lines, 1):
@@ -73,8 +78,8 @@ def _read_one_file_each(folder: Path, split: str) -> Documents:
         folder / f"{split}_label.txt",
         folder / f"{split}_txt",
     )
-    names = [line.strip() for line in _read_lines(names_path)]
-    labels = [line.strip() for line in _read_lines(labels_path)]
+    names = [line.strip() for line in read_lines(names_path)]
+    labels = [line.strip() for line in read_lines(labels_path)]
     if len(names) != len(labels):
         raise DataError(f"{names_path} lists {len(names)} documents, but {labels_path} has {len(labels)} labels.")
     texts = []
@@ -83,43 +88,8 @@ def _read_one_file_each(folder: Path, split: str) -> Documents:
             raise DataError(f"{labels_path}, line {number}: the label is empty.")
         if not name or Path(name).name != name:  # a list that points outside its folder is not this layout
             raise DataError(f"{names_path}, line {number}: {name!r} is no file name in {texts_folder}.")
-        texts.append(_read_text(texts_folder / name, named_by=f"{names_path}, line {number}"))
+        texts.append(read_text(texts_folder / name, named_by=f"{names_path}, line {number}"))
     locations = [f"{labels_path}, line {number}" for number in range(1, len(labels) + 1)]
     documents = Documents(labels, texts, str(labels_path), locations, label_stripped=True)
     checks.check_labels(documents)
     return documents
-
-
-def _read_text(path: Path, named_by: str = "") -> str:
-    """A UTF-8 file's text; ``named_by``: where the file is listed, for the message that it cannot be read."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        reason = f", which {named_by} names," if named_by else ""
-        raise DataError(f"{path}{reason} cannot be read: {error.strerror or error}.") from error
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4096]:
-        raise DataError(f"{path}, line 1: this is UTF-16, UTF-32 or no text at all; convert the file to UTF-8.")
-    try:
-        return data.decode("utf-8-sig")  # a byte-order mark would otherwise become part of the first label
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; convert the file to UTF-8."
-        ) from error
-
-
-def _read_lines(path: Path) -> list[str]:
-    """A file's lines, without empty ones at the end. Raises DataError for an empty file."""
-    text = _read_text(path)
-    lines = text.split("\n")  # not splitlines(): that also splits at characters which are no line ends here
-    while lines and not lines[-1].strip("\r "):
-        lines.pop()
-    if not lines:
-        raise DataError(f"{path}, line 1: the file is empty.")
-    for number, line in enumerate(lines, 1):
-        if "\r" in line and "\t" in line.rstrip("\r").partition("\r")[2]:
-            raise DataError(
-                f"{path}, line {number}: a carriage return stands between two documents; end all lines with a line "
-                "feed (as tr '\\r' '\\n' does)."
-            )
-    return lines

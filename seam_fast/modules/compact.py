@@ -11,7 +11,7 @@ import os
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from ..errors import CheckpointError
 from ..files.atomic import to_json, write_atomically
 from ..ops.custom_op import choose_kernels
 from .mask import Head
+from .torch_module import TorchModule, refuse_torchscript
 
 Array = npt.NDArray[Any]
 
@@ -75,6 +76,14 @@ class CompactModule(runtime.CompactModule):
         logits = _ext.C.class_logits(self._weights, *given, self._table).numpy()
         margins: Array = np.maximum(logits[:, :-1], 0) @ out.out + logits[:, -1]
         return margins
+
+    def torch_module(self) -> TorchModule:
+        """This module as a plain ``torch.nn.Module`` of rows and lengths, for ``torch.export``, a GPU or training."""
+        return TorchModule(self)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Called by ``torch.jit.script``."""
+        refuse_torchscript("torch.jit.script cannot compile a compact module")
 
 
 def make_compact(

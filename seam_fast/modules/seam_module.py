@@ -7,7 +7,7 @@ raises CheckpointError when the base's weights have changed since, for example b
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from .mask import Head, KeepMask
 from .module_file import native_bytes, read_module, reference_bytes, vocabulary_hash
 from .nested import ORDERS
 from .resize import Sizes, validation_documents
+from .torch_module import refuse_torchscript
 
 
 class _Folded(NamedTuple):
@@ -231,7 +232,10 @@ class SeamModule:
         Raises:
             ValueError: A length is outside 1 to T.
             CheckpointError: As ``check_base`` does.
+            TypeError: ``torch.jit.trace`` records the call.
         """
+        if torch.jit.is_tracing():  # the compiled kernels' answers would be recorded as constants
+            refuse_torchscript("torch.jit.trace cannot record a module")
         if len(ids) and not 1 <= int(lengths.min()) <= int(lengths.max()) <= ids.shape[1]:
             raise ValueError(
                 f"lengths must lie between 1 and T = {ids.shape[1]}, got {lengths.min()} to {lengths.max()}"
@@ -338,6 +342,14 @@ class SeamModule:
         made.readout, made._hash_in_float32 = self.readout, self._hash_in_float32
         made._checked_base, made._seen_base = self._checked_base, self._seen_base
         return made
+
+    _jit_override_qualname = (
+        "SeamModule"  # without a name torch.jit.trace fails before it calls, and says nothing of use
+    )
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Called by ``torch.jit.script``."""
+        refuse_torchscript("torch.jit.script cannot compile a module")
 
     # -- on disk -------------------------------------------------------------------------------------------------
 

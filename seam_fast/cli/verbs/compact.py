@@ -11,7 +11,7 @@ from ...modules.seam_module import SeamModule
 from ..any_module import ModuleLoader, add_module_options
 from ..corpora import corpus_for_base
 from ..json_output import print_json
-from ..options import Subparsers, add_corpus_options, add_verb, share
+from ..options import Subparsers, add_corpus_options, add_verb, weights_share
 
 ENDING = ".compact.safetensors"
 
@@ -36,7 +36,7 @@ def add_to(verbs: Subparsers) -> None:
     )
     size = parser.add_argument_group("size", "of modules that were made with --keep-scores; at most one of these")
     one = size.add_mutually_exclusive_group()
-    one.add_argument("--keep", type=share, metavar="SHARE", help="share of all weights to keep, such as 1%%")
+    one.add_argument("--keep", type=weights_share, metavar="SHARE", help="share of all weights to keep, such as 1%%")
     one.add_argument(
         "--max-kb", type=float, metavar="N", help="the largest module whose file takes at most so many kB (1000 bytes)"
     )

@@ -6,6 +6,7 @@ from ...common.progress import say
 from ...data.corpus import Corpus
 from ...errors import NoSourceError
 from ..corpora import SYNTHETIC, get_corpus
+from ..corpus_choice import data_file, dataset_name
 from ..json_output import print_json
 from ..options import Subparsers, add_corpus_options, add_text_options, add_verb, text_settings
 
@@ -25,10 +26,11 @@ def add_to(verbs: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the corpus' source, sizes and classes."""
-    dataset, protocol = arguments.dataset, arguments.protocol
+    dataset, protocol = dataset_name(arguments) or "r8", arguments.protocol
+    file, smallest = data_file(arguments), arguments.smallest_class
     options = text_settings(arguments)
     try:
-        corpus = get_corpus(dataset, arguments.data_dir, protocol, None, say, arguments.smallest_class, **options)
+        corpus = get_corpus(dataset, arguments.data_dir, protocol, None, say, smallest, file=file, **options)
     except NoSourceError as error:
         if not arguments.or_synthetic:
             raise

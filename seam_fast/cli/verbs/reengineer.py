@@ -11,9 +11,10 @@ from ...search import reengineer
 from ...search.auto_engine import engines_on_card
 from ...search.settings import Settings
 from ...training.devices import ask_for_queues
-from .. import report
+from .. import cost_report, report
 from ..bases import describe_base, load_base
 from ..corpora import corpus_for_base
+from ..corpus_choice import data_file, dataset_name
 from ..json_output import print_json
 from ..options import (
     Subparsers,
@@ -62,10 +63,12 @@ def add_to(verbs: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Trains the modules that are not there yet, and writes modules, record, table and pictures."""
     ask_for_queues()
-    folder = Path(arguments.out or Path("runs") / arguments.dataset)
+    dataset, file = dataset_name(arguments) or "r8", data_file(arguments)
+    folder = Path(arguments.out or Path("runs") / dataset)
     settings = settings_from(arguments)
-    base = load_base(arguments, arguments.base or Path("runs") / arguments.dataset / "base.safetensors")
-    corpus = corpus_for_base(base, arguments.dataset, arguments.data_dir, say)
+    base_path = Path(arguments.base or Path("runs") / dataset / "base.safetensors")
+    base = load_base(arguments, base_path)
+    corpus = corpus_for_base(base, dataset, arguments.data_dir, say, file)
     targets = parse_targets(arguments.targets, corpus.class_names)
     if arguments.targets == "all":
         targets = with_documents(targets, corpus, say)
@@ -89,7 +92,9 @@ def run(arguments: argparse.Namespace) -> int:
             print(report.table(modules), flush=True)
     finally:
         files.save_all(made)
-    record, metrics, written = save_run(modules, base, corpus, folder, arguments.command_line)
+    record, metrics, written = save_run(modules, base, corpus, folder, arguments.command_line, paths, base_path)
+    if not arguments.json:
+        print("\n" + cost_report.table(record["modules"], corpus.synthetic), flush=True)
     if draw:
         written += draw_run(modules, metrics, folder, say)
     for path in written:

@@ -8,6 +8,7 @@ from ...common.arguments import seed_number
 from ...common.progress import say
 from ..bases import RECIPE_PROTOCOL, describe_base, reusable_base, train_base
 from ..corpora import get_corpus
+from ..corpus_choice import data_file, dataset_name
 from ..disk import check_writable
 from ..json_output import print_json
 from ..options import Subparsers, add_corpus_options, add_text_options, add_verb, positive, text_settings
@@ -34,14 +35,16 @@ def add_to(verbs: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Trains and saves the base, or keeps the one that is there."""
     name = "base.safetensors" if arguments.recipe == "strong" else f"base_{arguments.recipe}.safetensors"
-    path = Path(arguments.out or Path("runs") / arguments.dataset / name)
+    dataset, file = dataset_name(arguments) or "r8", data_file(arguments)
+    path = Path(arguments.out or Path("runs") / dataset / name)
     # What is wrong with the arguments is found before the corpus is loaded, which may have to be downloaded.
     check_writable(path, (".safetensors", ".pt", ".pth"))
     protocol = arguments.protocol or RECIPE_PROTOCOL[arguments.recipe]
     seed_number(arguments.seed)
     device = training_device(arguments.device)
     texts = text_settings(arguments)
-    corpus = get_corpus(arguments.dataset, arguments.data_dir, protocol, None, say, arguments.smallest_class, **texts)
+    smallest = arguments.smallest_class
+    corpus = get_corpus(dataset, arguments.data_dir, protocol, None, say, smallest, file=file, **texts)
     base = reusable_base(path, corpus, arguments) if arguments.reuse else None
     if base is None:
         base = train_base(
