@@ -16,6 +16,7 @@ def test_protocol_seam():
     assert settings.as_dict() == {
         "protocol": "seam",
         "alpha": 1.0,
+        "keep": None,
         "penalty": "group",
         "lstm_penalty_scale": 0.35,
         "lr_mask": 0.03,

@@ -316,6 +316,26 @@ VMAP = BENCH_HEADER | {
     "rows": [VMAP_ROW],
 }
 
+SIZE_FIGURES = {"f1": maybe(float), "average_precision": maybe(float)}
+SIZED = {"kept": float, "kept_by_group": GROUPS, "validation": SIZE_FIGURES, "test": SIZE_FIGURES}
+SIZES = {
+    "format": str,
+    "method": str,
+    "base": {"hash": str, "data_hash": str, "synthetic": bool},
+    "runs": [{"command": str, "machine": MACHINE}],
+    "unmeasured": [str],
+    "pieces": [
+        {
+            "keep": maybe(float),
+            "seed": int,
+            "settings": each(object),
+            "engine": str,
+            "seconds": float,
+            "modules": [{"class": str, "own": SIZED, "nested?": each(each(SIZED))}],
+        }
+    ],
+}
+
 INFERENCE_ROW = {
     "class": str,
     "kept": float,
@@ -351,6 +371,7 @@ FORMATS = {
     "seam-fast quality modules 1": QUALITY_MODULES,
     "seam-fast reference table 1": REFERENCE_TABLE,
     "seam-fast quality study 1": STUDY,
+    "seam-fast quality sizes 1": SIZES,
     "seam-fast cuda lstm 1": CUDA_LSTM,
     "seam-fast cuda engine 1": CUDA_ENGINE,
     "seam-fast vmap scores 1": VMAP,

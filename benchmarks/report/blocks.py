@@ -12,6 +12,7 @@ from benchmarks.report import tables_inference as inference
 from benchmarks.report import tables_job as job
 from benchmarks.report import tables_op as op
 from benchmarks.report import tables_quality as quality
+from benchmarks.report import tables_sizes as any_size
 from benchmarks.report import tables_step as step
 from benchmarks.report.headline import headline
 from benchmarks.report.tables import curves as curve_tables
@@ -23,6 +24,7 @@ PICTURES = ROOT / "benchmarks" / "pictures"
 PICTURE_LINK = "benchmarks/pictures"  # in a block; markdown.py makes it relative to the page
 # What makes the records that may not exist yet.
 COMMANDS = {
+    "quality_sizes": "python -m benchmarks.quality.sizes",
     "cuda_lstm": "bash scripts/gpu_check.sh FOLDER build bench",
     "cuda_engine": "bash scripts/gpu_check.sh FOLDER build engine",
     "inference": "python -m benchmarks.cpu.inference --run runs/r8",
@@ -159,6 +161,7 @@ BLOCKS = {
     "base_blind": lambda: quality.blind(load("quality_base_public")),
     "modules": lambda: block("quality_modules", quality.modules, quality.modules_sentence),
     "reference": lambda: block("reference_table", lambda record: quality.reference_table(record["rows"])),
+    "any_size": lambda: block("quality_sizes", any_size.verdict, any_size.sizes, any_size.by_class),
     "floors": lambda: floors(load("job")),
     "plain": lambda: plain(load("step")),
     "job_size": lambda: f"{load('job')['eight']['figures']['steps']:,} steps",

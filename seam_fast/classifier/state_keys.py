@@ -24,6 +24,7 @@ GROUPS = {"embedding": (EMBEDDING,), "lstm": LSTM_KEYS, "linear": LINEAR_KEYS}
 """Groups by which kept weights are counted and the per-group penalty is distributed."""
 
 MODULE_FORMAT = "seam-fast module 1"  # of our own module files
+SCORED_MODULE_FORMAT = "seam-fast module 2"  # of those that hold real scores as well
 HEAD_KEYS = ("module_head.1.weight", "module_head.1.bias")  # index 1: the head is Sequential(ReLU, Linear)
 HEAD_NAMES = ("head weight", "head bias")  # in messages and snapshots
 

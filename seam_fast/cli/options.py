@@ -19,6 +19,7 @@ SETTINGS = (
     "penalty",
     "selection",
     "alpha",
+    "keep",
     "lr_mask",
     "lr_head",
     "epochs",
@@ -166,6 +167,12 @@ def add_settings(parser: OptionGroup, protocol: str = "seam") -> None:
     parser.add_argument("--penalty", choices=("global", "group"))
     parser.add_argument("--selection", choices=("reference", "f1", "last"))
     parser.add_argument("--alpha", type=float, help="weight of the penalty on kept weights")
+    parser.add_argument(
+        "--keep",
+        type=weights_share,
+        metavar="SHARE",
+        help="share of all weights that each module is to keep, such as 2%% (default: what the penalty leaves)",
+    )
     parser.add_argument("--lr-mask", "--lr_mask", type=float, help="learning rate of the scores")
     parser.add_argument("--lr-head", "--lr_head", type=float, help="learning rate of the head")
     parser.add_argument(
@@ -247,6 +254,17 @@ def share(text: str) -> float:
     value = float(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
+    return value
+
+
+def weights_share(text: str) -> float:
+    """A share of all weights for argparse: per cent with the sign, such as ``1%``, or a fraction, such as ``0.01``."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share of the weights; give one such as 1% or 0.01")
     return value
 
 

@@ -20,7 +20,7 @@ Counts: TypeAlias = np.ndarray | Sequence[Sequence[int]]  # a matrix of document
 
 MOST_PANELS, MOST_BARS = 32, 60  # modules in a picture; of more, the first ones are shown
 MOST_INCHES, MOST_LABELS = 11, 90  # of the confusion matrix, which would otherwise grow with the number of classes
-NAMES = ("kept_by_group.png", "accuracy_against_kept.png", "base_confusion.png")
+NAMES = ("kept_by_group.png", "accuracy_against_kept.png", "f1_against_size.png", "base_confusion.png")
 BLUE, ORANGE, GREEN, GREY = "#2f6690", "#d1742b", "#4f8a57", "#6b6b6b"
 
 
@@ -43,6 +43,8 @@ def plot_all(modules: Sequence[SeamModule], confusion: Counts | None, folder: st
     paths = [kept_by_group(modules, folder / "kept_by_group.png")]
     if any("accuracy" in figures for module in modules for figures in module.history):
         paths.append(accuracy_against_kept(modules, folder / "accuracy_against_kept.png"))
+    if any(module.card.get("size_curve") for module in modules):
+        paths.append(f1_against_size(modules, folder / "f1_against_size.png"))
     if confusion is not None:
         card = modules[0].card
         names = card.get("class_names") or range(len(confusion))
@@ -92,6 +94,42 @@ def accuracy_against_kept(modules: Sequence[SeamModule], path: str | Path) -> Pa
     figure.suptitle(_title(legend, modules[0].card.get("synthetic")), fontsize=11)
     bar = figure.colorbar(dots, ax=axes.ravel().tolist(), ticks=[0, 1], fraction=0.03, pad=0.02)
     bar.ax.set_yticklabels(["first\nepoch", "last"], fontsize=8)
+    return _save(figure, path)
+
+
+def f1_against_size(modules: Sequence[SeamModule], path: str | Path) -> Path:
+    """A panel for each module with a ``size_curve``: F1 and average precision on the evaluation documents of the
+    modules that are nested in it, by share of weights kept.
+    """
+    from matplotlib.ticker import FuncFormatter
+
+    with_curve = [module for module in modules if module.card.get("size_curve")]
+    shown = with_curve[:MOST_PANELS]
+    columns = min(4, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    figure, axes = _figure(3.1 * columns + 0.9, 2.7 * rows + 1.1, rows, columns)
+    for axis, module in zip(axes.flat, shown, strict=False):
+        curve = module.card["size_curve"]
+        kept = [100 * point["keep"] for point in curve]
+        for name, label, color in (("f1", "F1", BLUE), ("average_precision", "average precision", ORANGE)):
+            values = [np.nan if point[name] is None else point[name] for point in curve]
+            axis.plot(kept, values, color=color, marker="o", markersize=3, linewidth=1.2, label=label)
+        axis.axvline(100 * module.kept, color=GREY, linestyle=":", linewidth=1.2)
+        axis.set_xscale("log")
+        axis.set_ylim(-0.03, 1.03)
+        axis.xaxis.set_minor_locator(_no_ticks())
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_title(_name(module), fontsize=10)
+        axis.grid(alpha=0.25)
+    for axis in axes.flat[len(shown) :]:
+        axis.set_axis_off()
+    axes.flat[0].legend(frameon=False, fontsize=8, loc="lower right")
+    figure.supxlabel("weights kept (%, log)", fontsize=10)
+    documents = modules[0].card.get("evaluation", {}).get("documents", "evaluation")
+    figure.supylabel(f"on {documents} documents", fontsize=10)
+    legend = "Every size of each module, cut by its scores: dotted = the module itself"
+    legend += _part(shown, with_curve)
+    figure.suptitle(_title(legend, modules[0].card.get("synthetic")), fontsize=11)
     return _save(figure, path)
 
 

@@ -57,10 +57,12 @@ def reusable(
 
 
 def _by_present_names(card: Mapping[str, Any]) -> dict[str, Any]:
-    """A card's entries as this version calls them; those of version 0.1 have other names."""
+    """A card's entries as this version calls them; those of version 0.1 have other names, and less
+    to say.
+    """
     found = dict(card)
     if isinstance(settings := found.get("settings"), dict):
-        found["settings"] = {RENAMED.get(name, name): value for name, value in settings.items()}
+        found["settings"] = {"keep": None} | {RENAMED.get(name, name): value for name, value in settings.items()}
     if "catch_up" in found:
         catch_up = found.pop("catch_up")
         found["lazy_update"] = "off" if catch_up == "dense" else catch_up
@@ -124,7 +126,7 @@ class ModuleFiles:
         self.log(f"{self.mark}module: {path} ({report.in_a_line(module)}; {count})")
 
 
-def check_run(paths: Sequence[Path], folder: Path, base: LSTMClassifier, draw: bool) -> None:
+def check_run(paths: Sequence[Path], folder: Path, base: LSTMClassifier, draw: bool, keep_scores: bool = False) -> None:
     """Checks before the training that its results can be saved.
 
     Args:
@@ -132,6 +134,7 @@ def check_run(paths: Sequence[Path], folder: Path, base: LSTMClassifier, draw: b
         folder: the folder of record, table and pictures.
         base: the base, whose number of weights gives the size of a module's file.
         draw: whether there will be pictures.
+        keep_scores: whether the modules' files will hold real scores.
 
     Raises:
         CheckpointError: where a folder has the path of a file, or the disk has too little room.
@@ -141,7 +144,8 @@ def check_run(paths: Sequence[Path], folder: Path, base: LSTMClassifier, draw: b
     for path in [*paths, *(folder / name for name in names)]:
         check_writable(path, (path.suffix,))
     weights = sum(weight.numel() for weight in base.weights().values())
-    check_room(folder, len(paths) * (weights // 8 + MODULE_METADATA))  # a bit a weight
+    scores = weights // 2 if keep_scores else 0  # 16 bits a score, of a fifth of them, and a bit that says which
+    check_room(folder, len(paths) * (weights // 8 + scores + MODULE_METADATA))  # a bit a weight
 
 
 def can_draw(log: Log) -> bool:

@@ -119,10 +119,12 @@ class Snapshot(NamedTuple):
     Attributes:
         mask: The weights it kept.
         head: Its head's weight (2, C) and bias (2,).
+        scores: Its scores in the weights' shapes, by weight key; None where they were not asked for.
     """
 
     mask: KeepMask
     head: Head
+    scores: dict[str, Tensor] | None = None
 
 
 def packed(flags: Tensor) -> Tensor:

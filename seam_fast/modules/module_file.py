@@ -1,8 +1,8 @@
 """The two formats of module files.
 
 The reference's ``.pth`` is a state dict of float scores under ``<weight key>_mask`` and the head. The native
-``.safetensors`` holds one bit a weight, the head, and a card (JSON) that says what the module is and which base it was
-made on. Reading either never runs code from the file.
+``.safetensors`` holds one bit a weight, the head, a card (JSON) that says what the module is and which base it was
+made on, and, where asked for, real scores (``score_file``). Reading either never runs code from the file.
 """
 
 import hashlib
@@ -19,13 +19,14 @@ from torch import Tensor
 
 from ..classifier.base_file import readout_of_file
 from ..classifier.model import LSTMClassifier
-from ..classifier.state_keys import EMBEDDING, HEAD_KEYS, MASK_SUFFIX, MODULE_FORMAT, weight_keys
+from ..classifier.state_keys import EMBEDDING, HEAD_KEYS, MASK_SUFFIX, MODULE_FORMAT, SCORED_MODULE_FORMAT, weight_keys
 from ..data.checks import few, warn
 from ..errors import CheckpointError
 from ..files.atomic import to_json
 from ..files.tensors import read_tensor_file, safetensors_bytes
 from ..runtime import FORMAT as COMPACT_FORMAT
 from .mask import Head, KeepMask
+from .score_file import score_tensors, take_scores
 
 
 class ModuleParts(NamedTuple):
@@ -52,11 +53,16 @@ def reference_bytes(scores: Mapping[str, Tensor], head: Head) -> bytes:
     return buffer.getvalue()
 
 
-def native_bytes(mask: KeepMask, head: Head, card: Mapping[str, Any]) -> bytes:
-    """The contents of a native file."""
+def native_bytes(
+    mask: KeepMask, head: Head, card: Mapping[str, Any], scores: Mapping[str, Tensor] | None = None
+) -> bytes:
+    """The contents of a native file. scores: what ``mask`` was made of, where they are to be kept."""
     tensors = {f"{key}.kept_bits": bits for key, bits in mask.pack().items()}
     tensors |= {key: part.detach().contiguous() for key, part in zip(HEAD_KEYS, head, strict=True)}
-    return safetensors_bytes(tensors, {"format": MODULE_FORMAT, "card": to_json(card)})
+    if scores is not None:
+        tensors |= score_tensors(scores)
+    name = MODULE_FORMAT if scores is None else SCORED_MODULE_FORMAT
+    return safetensors_bytes(tensors, {"format": name, "card": to_json(card)})
 
 
 def read_module(path: Path, base: LSTMClassifier, target: int | Iterable[int] | None) -> ModuleParts:
@@ -95,7 +101,7 @@ def _read_native(path: Path, base: LSTMClassifier) -> ModuleParts:
             f"{path}: is a compact module, which needs no base; load it by CompactModule.load, or on the command line "
             "give it to predict, certify or export"
         )
-    if metadata.get("format") != MODULE_FORMAT or not isinstance(card, dict):
+    if metadata.get("format") not in (MODULE_FORMAT, SCORED_MODULE_FORMAT) or not isinstance(card, dict):
         raise CheckpointError(f"{path}: not a module of seam-fast (its format is {metadata.get('format')!r})")
     found, rounded = base.hash, False
     if card.get("base_hash") != found:
@@ -135,7 +141,11 @@ def _read_native(path: Path, base: LSTMClassifier) -> ModuleParts:
         )
     weights = base.weights()
     shapes = {f"{key}.kept_bits": ((weight.numel() + 7) // 8,) for key, weight in weights.items()}
-    check_tensors(path, tensors, shapes | head_shapes(base), bits=True)
+    scored = metadata.get("format") == SCORED_MODULE_FORMAT
+    of_scores = {f"{key}.{ending}" for key in weights for ending in ("scores", "score_bits") if scored}
+    check_tensors(
+        path, {key: tensors[key] for key in tensors if key not in of_scores}, shapes | head_shapes(base), bits=True
+    )
     bits = {key: tensors[f"{key}.kept_bits"] for key in weights}
     mask = KeepMask({key: tuple(weight.shape) for key, weight in weights.items()}, bits)
     weight, bias = (tensors[key] for key in HEAD_KEYS)
@@ -143,7 +153,8 @@ def _read_native(path: Path, base: LSTMClassifier) -> ModuleParts:
     if not isinstance(history, list) or not isinstance(metrics, dict):
         raise CheckpointError(f"{path}: the history or metrics on its card are damaged")
     target = check_target(path, card.get("target"), base)
-    return ModuleParts(target, mask, (weight, bias), history, metrics, card, rounded)
+    scores = take_scores(path, tensors, mask, base.hidden2label.weight.dtype) if scored else mask
+    return ModuleParts(target, scores, (weight, bias), history, metrics, card, rounded)
 
 
 def refuse_base(path: Path, tensors: Mapping[str, Any]) -> None:

@@ -19,11 +19,14 @@ from ..classifier.model import LSTMClassifier
 from ..common.default_device import on_the_cpu
 from ..common.deprecation import warn_renamed
 from ..common.seen_tensors import SeenTensors
+from ..data.corpus import Corpus, Split
 from ..errors import CheckpointError
 from ..files.atomic import write_atomically
 from .compact import CompactModule, make_compact
 from .mask import Head, KeepMask
 from .module_file import native_bytes, read_module, reference_bytes, vocabulary_hash
+from .nested import ORDERS
+from .resize import Sizes, validation_documents
 from .torch_module import refuse_torchscript
 
 
@@ -56,6 +59,8 @@ class SeamModule:
         card: As given.
         readout: The base's, when the module was made.
         base_hash: Hash of the base that the module was made on: from the card where that says it, else the base's own.
+        has_scores: Whether it keeps the real scores of its weights, and its native file does: it was made with
+            ``keep_scores``.
         front: Of a module that was just trained, the ``FrontPoint`` of each epoch on its run's Pareto front; not saved.
     """
 
@@ -86,6 +91,7 @@ class SeamModule:
         self.metrics: dict[str, Any] = dict(metrics or {})
         self.card: dict[str, Any] = dict(card or {})
         self.readout = base.readout
+        self.has_scores = bool(self.card.get("keep_scores")) and not isinstance(scores, KeepMask)
         self.front: list[Any] = []
         self._hash_in_float32 = False  # whether base_hash comes from an earlier version, which rounded to float32
         # Readout and checksum of the base when it was last found to be the right one.
@@ -115,8 +121,8 @@ class SeamModule:
     @property
     def scores(self) -> dict[str, Tensor]:
         """Scores in the weights' shapes by weight key. Only their signs count; they are 1 and -1 where no more than the
-        signs is known. They may be changed in place, by operations that torch counts (not
-        through ``.data`` or NumPy), or replaced by other tensors under the same keys.
+        signs is known, and -65504 where a file that holds real scores left one out. They may be changed in place, by
+        operations that torch counts (not through ``.data`` or NumPy), or replaced by other tensors under the same keys.
         """
         if self._scores is None:
             mask = self.mask
@@ -274,6 +280,69 @@ class SeamModule:
         """
         return self.base.encode(texts)
 
+    # -- other sizes ---------------------------------------------------------------------------------------------
+
+    @on_the_cpu
+    def resized(
+        self,
+        keep: float | None = None,
+        *,
+        max_kb: float | None = None,
+        min_f1: float | None = None,
+        documents: Corpus | Split | None = None,
+        order: str = ORDERS[0],
+        dtype: str = "float32",
+        unknown: str = "own",
+    ) -> "SeamModule":
+        """This module in another size, with the same head: the weights of the highest scores. Of two sizes the smaller
+        one's mask lies bit for bit inside the larger one's.
+
+        The scores must be known, see ``keep_scores`` of ``reengineer``. The new module does not have them: to resize
+        again, resize this one.
+
+        Args:
+            keep: Share of all weights; it is met to the weight. Just one of this, ``max_kb`` and ``min_f1`` is given.
+            max_kb: Kilobytes (1000 bytes) that the file of ``compact(dtype, unknown)`` may take; the module is the
+                largest one that fits, and no larger than this one.
+            min_f1: F1 of the target on ``documents``; the module is the first one to reach it, sizes being tried from
+                0.02 % of the weights on, each a tenth larger.
+            documents: With ``min_f1``: labelled documents, or a corpus, of which those held out of training are taken.
+            order: ``"global"``: all weights are ordered by their scores alone; ``"group"``: embedding, LSTM and linear
+                layer shrink in proportion.
+            dtype: With ``max_kb``, see ``compact``.
+            unknown: With ``max_kb``, see ``compact``.
+
+        Raises:
+            ValueError: An argument is impossible, or not just one size is given.
+            CheckpointError: The scores are not known, or not for so large a module; no size is small or good enough; or
+                as ``compact`` does.
+        """
+        if (keep is not None) + (max_kb is not None) + (min_f1 is not None) != 1:
+            raise ValueError("give one size: keep, max_kb or min_f1")
+        if order not in ORDERS:
+            raise ValueError(f"order must be {' or '.join(ORDERS)}, not {order!r}")
+        if (documents is None) != (min_f1 is None):
+            raise ValueError("documents and min_f1 go together: the F1 is that on these documents")
+        sizes = Sizes(self, order)
+        if keep is not None:
+            return sizes.of_share(keep)
+        if max_kb is not None:
+            return sizes.of_kilobytes(max_kb, dtype, unknown)
+        assert min_f1 is not None and documents is not None
+        return sizes.of_f1(min_f1, validation_documents(documents))
+
+    def with_mask(self, mask: KeepMask, resized: Mapping[str, Any]) -> "SeamModule":
+        """A module with another mask and this one's head; ``resized`` says on its card how that came about. Figures on
+        test documents, which are not its own, are left out.
+        """
+        left_out = ("keep_scores", "size_curve", "evaluated_on")
+        card = {name: value for name, value in self.card.items() if name not in left_out}
+        card |= {"base_hash": self.base_hash, "resized": dict(resized)}
+        made = SeamModule(self.base, self.target, mask, self.head, history=self.history, card=card)
+        made.readout, made._hash_in_float32 = self.readout, self._hash_in_float32
+        made._checked_base, made._seen_base = self._checked_base, self._seen_base
+        return made
+
     _jit_override_qualname = (
         "SeamModule"  # without a name torch.jit.trace fails before it calls, and says nothing of use
     )
@@ -288,9 +357,10 @@ class SeamModule:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the module to a file, completely or not at all.
 
-        The native format keeps one bit a weight; only the reference's format holds the scores' values. There, too, they
-        are 1 and -1 unless the module is that of its run's last epoch, since a run keeps earlier epochs as bits. The
-        card names the base that the module was made on, even if that base has changed since.
+        The native format keeps one bit a weight, and the scores that matter in 16 bits where the module ``has_scores``.
+        The reference's format holds the scores' values; they are 1 and -1 unless the module has scores or is that of
+        its run's last epoch, since a run keeps earlier epochs as bits. The card names the base that the module was made
+        on, even if that base has changed since.
 
         Args:
             path: Ends in ``.safetensors`` (native), or in ``.pth`` or ``.pt`` (the reference's format).
@@ -302,7 +372,8 @@ class SeamModule:
         if path.suffix in (".pth", ".pt"):
             write_atomically(path, reference_bytes(self.scores, self.head))
         elif path.suffix == ".safetensors":
-            write_atomically(path, native_bytes(self.mask, self.head, self._file_card()))
+            scores = self.scores if self.has_scores else None
+            write_atomically(path, native_bytes(self.mask, self.head, self._file_card(), scores))
         else:
             raise CheckpointError(f"{path}: a module file ends in .safetensors (native) or .pth (the reference's)")
 
@@ -350,7 +421,8 @@ class SeamModule:
         """Reads a module file of either format and checks it against the base.
 
         A native file names its base by hash and is refused on another one. The reference's format names neither base
-        nor target, so only shapes can be checked. Scores read from a native file are 1 (kept) or -1 (dropped).
+        nor target, so only shapes can be checked. Scores read from a native file are 1 (kept) or -1 (dropped), unless
+        the module was made with ``keep_scores``.
 
         Args:
             path: The file.

@@ -12,16 +12,20 @@ import torch
 from torch import Tensor
 
 from .._version import __version__
+from ..classifier.inference import class_logits
 from ..classifier.metrics import base_metrics, module_metrics
+from ..classifier.reference_model import head_logits
 from ..common import rng
 from ..common.default_device import cpu_by_default
 from ..common.deprecation import warn_renamed
 from ..data.corpus import Split
 from ..errors import TrainingError
 from ..modules.mask import Head, KeepMask, Snapshot
+from ..modules.nested import share_count, shifted
 from ..modules.pareto import Figures, Front
+from ..modules.resize import size_curve
 from ..modules.seam_module import SeamModule
-from ..training.base import Evaluation, EvaluationDocuments, Trainer
+from ..training.base import ComputedEvaluation, Evaluation, EvaluationDocuments, Trainer
 from ..training.cuda_graph_trainer import CudaGraphTrainer
 from ..training.cuda_trainer import CudaTrainer
 from ..training.devices import CPU, WorkerDevice
@@ -33,6 +37,9 @@ from .evaluate import figures_on_test
 from .sampling import Sampler
 from .selection import F1Selection, ReferenceSelection, Selection
 
+HOLD = (0.25, 0.6)
+"""Shares of the epochs between which a module comes to the size that is asked for; from then on it is held there."""
+
 
 class ModuleRun:
     """The run of one target: its trainer, selection rule, history, best state so far and Pareto front.
@@ -42,12 +49,14 @@ class ModuleRun:
         target: Class numbers of the target, sorted.
         seed: Of all random choices.
         evaluate_every: Epochs between two evaluations; 0: never evaluate, and keep the last epoch.
+        keep_scores: Whether the module keeps the scores of its epoch.
 
     Attributes:
         context: As given.
         target: As given.
         seed: As given.
         evaluate_every: As given.
+        keep_scores: As given.
         device: Where it is trained.
         sampler: Draws its documents.
         epochs: Number of epochs, if nothing stops it.
@@ -62,8 +71,16 @@ class ModuleRun:
         ended: Whether nothing more will be done, with or without a module.
     """
 
-    def __init__(self, context: SearchContext, target: tuple[int, ...], seed: int, evaluate_every: int) -> None:
+    def __init__(
+        self,
+        context: SearchContext,
+        target: tuple[int, ...],
+        seed: int,
+        evaluate_every: int,
+        keep_scores: bool = False,
+    ) -> None:
         self.context, self.target, self.seed, self.evaluate_every = context, target, seed, evaluate_every
+        self.keep_scores = keep_scores
         settings = context.settings
         self.device = CPU.device
         self.sampler = Sampler(context.corpus, context.fit, target, settings, seed, self._base_probability)
@@ -78,10 +95,12 @@ class ModuleRun:
         self.front = Front()
         self._selection: Selection | None = None
         self._best: Snapshot | None = None
+        self._head_steps = 0  # how many steps were of the head alone
         self._best_steps = 0  # steps taken when the best snapshot was taken
         self._view = self._evaluation_view()
         self._metrics: dict[str, Any] | None = None
         self._base_figures: dict[str, float] | None = None
+        self._size_curve: list[dict[str, Any]] | None = None
         self.qualified: bool | None = None
         self._steps = 0  # once there is no trainer any more
         self._chosen: tuple[KeepMask | dict[str, Tensor], Head] | None = None  # of the module that is kept
@@ -184,8 +203,12 @@ class ModuleRun:
 
     def evaluates(self, epoch: int) -> bool:
         """Whether the module is evaluated after an epoch."""
+        settings = self.context.settings
         if self._selection is None:
             return False
+        early = settings.selection == "f1" and epoch < settings.first_selectable_epoch(self.epochs)
+        if early and settings.keep is not None:
+            return False  # it is not of its size yet, and must not be chosen however bad the later ones are
         return (epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs
 
     def end_epoch(
@@ -203,21 +226,72 @@ class ModuleRun:
             Whether another epoch is to follow.
         """
         rule = self._selection
+        settings = self.context.settings
+        keep_each = rule is None or settings.selection == "last"  # the last epoch that ends is kept
+        in_training = sum(evaluation.kept_counts.values()) / self.context.total
+        if settings.keep is not None and (keep_each or self._best is None or self.evaluates(epoch)):
+            evaluation = self._cut(evaluation)
         figures: Figures = {"epoch": epoch, "cross_entropy": loss} | self._kept(evaluation.kept_counts)
+        if settings.keep is not None:
+            figures["kept_in_training"] = in_training
         taken: Snapshot | None = None  # one snapshot serves the front and the choice
         if rule is not None and self.evaluates(epoch):
             figures |= self._evaluated_figures(evaluation)
             figures["best_so_far"] = rule.offer(figures)
             taken = self.front.offer(figures, evaluation.snapshot)
-        keep_each = rule is None or self.context.settings.selection == "last"  # the last epoch that ends is kept
         if keep_each or self._best is None or figures.get("best_so_far"):
-            self.best_epoch, self._best, self._best_steps = epoch, taken or evaluation.snapshot(), self.steps_done
+            self.best_epoch, self._best_steps = epoch, self.steps_done
+            self._best = self._with_scores(taken or evaluation.snapshot())
         self.seconds = figures["seconds"] = time.perf_counter() - self._begun
         self.history.append(figures)
         report(self, figures)
-        if rule and self.context.settings.selection != "last":
+        if rule and settings.selection != "last":
             self.qualified = rule.qualified
-        return epoch + 1 < self.epochs and not (rule and rule.stop)
+        if epoch + 1 == self.epochs or (rule and rule.stop):
+            return False
+        if settings.keep is not None:
+            self._hold_size(epoch)
+        return True
+
+    def _with_scores(self, snapshot: Snapshot) -> Snapshot:
+        """A snapshot of the trainer's present state, with its scores where they are to be kept."""
+        if not self.keep_scores or self.trainer is None:
+            return snapshot
+        scores = self.trainer.full_scores()[0]
+        if self.context.settings.keep is not None:
+            scores = shifted(scores, snapshot.mask)
+        return snapshot._replace(scores=scores)
+
+    def _cut(self, evaluation: Evaluation) -> Evaluation:
+        """The evaluation of the module of the size that is asked for, from that of the trainer's present state."""
+        trainer, context = self.trainer, self.context
+        assert trainer is not None and context.settings.keep is not None
+        mask, head, _ = snapshot = trainer.sized_snapshot(share_count(context.settings.keep, context.total))
+        outputs = None
+        if evaluation.outputs is not None:
+            split = self._evaluation_documents[0]
+            backend = "torch" if context.engine == "torch" else "auto"
+            weights = mask.apply(context.weights)
+            logits = class_logits(weights, split.ids, split.lengths, context.base.readout, backend)
+            outputs = head_logits(logits, head)
+        return ComputedEvaluation(mask.counts(), head, None, outputs, lambda: snapshot)
+
+    def _hold_size(self, epoch: int) -> None:
+        """Between two epochs: brings the trainer's module nearer to the size that is asked for, or holds it there, so
+        that scores and head are trained for that size.
+        """
+        trainer, settings = self.trainer, self.context.settings
+        assert trainer is not None and settings.keep is not None
+        passed = (epoch + 1) / self.epochs
+        if settings.head_only(epoch):
+            self._head_steps += self.epoch_steps
+        begin, end = HOLD
+        if passed < begin:
+            return
+        kept = self.history[-1]["kept_in_training"]
+        progress = min((passed - begin) / (end - begin), 1.0)
+        share = kept ** (1 - progress) * settings.keep**progress
+        trainer.hold_size(share_count(share, self.context.total), self._head_steps)
 
     def _evaluated_figures(self, evaluation: Evaluation) -> dict[str, float]:
         """Figures on the evaluation documents: the engine's where it has computed them, else those of the outputs."""
@@ -319,12 +393,16 @@ class ModuleRun:
         if trainer is None:
             raise RuntimeError(f"target {self.name}: a run that has not begun cannot be finished")
         if self._best is None:  # not one epoch has ended
-            self._best, self._best_steps = trainer.snapshot(), trainer.steps
+            self._best, self._best_steps = self._with_scores(trainer.snapshot()), trainer.steps
         best = self._best
-        # The scores' values are those of the best epoch only where no step has been begun since; else their signs are
-        # known from the snapshot.
-        unchanged = trainer.steps == self._best_steps and not self.cut_short
-        self._chosen = chosen = trainer.full_scores() if unchanged else (best.mask, best.head)
+        chosen: tuple[KeepMask | dict[str, Tensor], Head]
+        if best.scores is not None:
+            chosen = best.scores, best.head
+        elif trainer.steps == self._best_steps and not self.cut_short and context.settings.keep is None:
+            chosen = trainer.full_scores()  # they are the best epoch's, since no step has been begun after it
+        else:
+            chosen = best.mask, best.head
+        self._chosen = chosen
         test, logits = context.corpus.test, None
         if self.evaluate_every:
             logits = trainer.logits_as(best, test.ids, test.lengths)
@@ -332,6 +410,10 @@ class ModuleRun:
         self.finished = True  # from here on there is a module, even if its evaluation fails
         if self.evaluate_every:
             module = SeamModule(context.base, self.target, *chosen, card={"base_hash": context.base_hash})
+            if best.scores is not None:
+                split, view = context.evaluation, self._view
+                split = Split(split.ids[view], split.lengths[view], split.labels[view])
+                self._size_curve = size_curve(module, split)
             self._metrics = figures_on_test(module, context.corpus, context.base_logits(test, self.device), logits)
 
     def rescue(self) -> None:
@@ -392,6 +474,10 @@ class ModuleRun:
         }
         if context.trainer_class.fused:
             card["lazy_update"] = context.lazy_update
+        if self.keep_scores:
+            card["keep_scores"] = True
+        if self._size_curve is not None:
+            card["size_curve"] = self._size_curve
         if self.cut_short:
             card["interrupted"] = True
         module = SeamModule(

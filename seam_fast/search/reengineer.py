@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..backend import choose_engine
 from ..classifier.model import LSTMClassifier
-from ..common.arguments import callback, seed_number, shown, whole_number
+from ..common.arguments import callback, seed_number, shown, truth, whole_number
 from ..common.default_device import cpu_by_default, on_the_cpu
 from ..common.deprecation import warn_renamed
 from ..data.corpus import Corpus, check_is_corpus
@@ -43,6 +43,7 @@ def reengineer(
     on_epoch: OnEpoch | None = None,
     on_module: OnModule | None = None,
     settings: Settings | None = None,
+    keep_scores: bool = False,
     catch_up: str | None = None,
     **options: Any,
 ) -> list[SeamModule]:
@@ -80,6 +81,9 @@ def reengineer(
         on_module: Called as ``on_module(run, module)`` in the calling thread as soon as a module is ready, while others
             are still trained: the moment to save it.
         settings: A whole ``Settings`` object in place of a protocol's defaults.
+        keep_scores: Whether each module keeps the real scores of its epoch, in its file as well: they order its
+            weights, so that ``SeamModule.resized`` can make it smaller or larger. They take four bytes a weight of
+            memory a module. The card then has ``size_curve``, figures on the evaluation documents by size.
         catch_up: Deprecated: ``lazy_update``.
         **options: More fields of ``Settings``.
 
@@ -128,6 +132,7 @@ def reengineer(
         progress=progress,
         on_epoch=on_epoch,
         on_module=on_module,
+        keep_scores=keep_scores,
     )[0]
 
 
@@ -146,6 +151,7 @@ def reengineer_many(
     progress: bool = False,
     on_epoch: OnEpoch | None = None,
     on_module: OnModule | None = None,
+    keep_scores: bool = False,
     catch_up: str | None = None,
 ) -> list[list[SeamModule]]:
     """``reengineer`` with each of several settings, all modules side by side: on a GPU a study of many settings takes
@@ -164,6 +170,7 @@ def reengineer_many(
         progress: As of ``reengineer``.
         on_epoch: As of ``reengineer``.
         on_module: As of ``reengineer``.
+        keep_scores: As of ``reengineer``.
         catch_up: Deprecated: ``lazy_update``.
 
     Returns:
@@ -193,6 +200,7 @@ def reengineer_many(
     seed = seed_number(seed)
     callback("on_epoch", on_epoch)
     callback("on_module", on_module)
+    keep_scores = truth("keep_scores", keep_scores)
     engine = quicker_engine(engine, backend, base, corpus, chosen, settings, threads)
     contexts: list[SearchContext] = []
     with cpu_by_default():
@@ -200,7 +208,9 @@ def reengineer_many(
             contexts.append(
                 SearchContext(base, corpus, one, engine, lazy_update, beside=contexts[0] if contexts else None)
             )
-        runs = [[ModuleRun(context, target, seed, evaluate_every) for target in chosen] for context in contexts]
+        runs = [
+            [ModuleRun(context, target, seed, evaluate_every, keep_scores) for target in chosen] for context in contexts
+        ]
         if evaluate_every and contexts:
             split, what = contexts[0].evaluation, contexts[0].settings.evaluation
             warn_of_chance(contexts[0].base_logits(split), split.labels, f"the {what} documents")

@@ -65,6 +65,9 @@ class Settings:
     Attributes:
         protocol: ``"seam"``, whose defaults are those below, or ``"reference"``, with the public port's.
         alpha: Weight of the penalty on kept weights.
+        keep: Share of all weights that the module is to keep, such as 0.02, met to the weight: it is brought there
+            between a quarter and six tenths of the epochs and then held, by shifts of the scores of each group, and its
+            mask is that of the highest scores. None: the size follows from the penalty.
         penalty: ``"global"``, alpha * kept / N over all weights, or ``"group"``, the sum of that over the groups
             embedding, LSTM and linear.
         lstm_penalty_scale: Factor of the LSTM's term in penalty ``"group"``.
@@ -102,6 +105,7 @@ class Settings:
 
     protocol: str = "seam"
     alpha: float = 1.0
+    keep: float | None = None
     penalty: str = "group"
     lstm_penalty_scale: float = 0.35
     lr_mask: float = 0.03
@@ -179,6 +183,10 @@ class Settings:
         for name, low in WHOLE_NUMBERS.items():
             if name != "epochs" or self.epochs is not None:
                 self._set(name, whole_number(name, getattr(self, name), low))
+        if self.keep is not None:
+            self._set("keep", real_number("keep", self.keep, 0, 1))
+            if self.keep == 0:
+                raise TrainingError("keep is 0; it must be more than 0, a share of all weights such as 0.02")
         self._set("reject_constant", truth("reject_constant", self.reject_constant))
         for name in ("negatives_per_target", "target_weight"):
             if getattr(self, name) == 0:

@@ -27,6 +27,7 @@ from ..classifier.state_keys import (
 from ..common.seen_tensors import SeenTensors
 from ..errors import TrainingError
 from ..modules.mask import Head, KeepMask, Snapshot, packed
+from ..modules.nested import borders, cut, cut_flags
 from .config import StepConfig
 from .epoch_source import EpochSource
 
@@ -352,6 +353,52 @@ class Trainer:
     def snapshot_of_bits(self, bits: dict[str, Tensor], head: Head) -> Snapshot:
         """A snapshot of packed keep bits, by weight key and in the scores' shapes, and a head; all on the CPU."""
         return Snapshot(KeepMask(self._shapes, bits, self.row_of_id, len(self.fed_ids) + 1), head)
+
+    def sized_snapshot(self, count: int) -> Snapshot:
+        """The module as it stands, but with the ``count`` weights that come first in ``nested.cut``'s order "group"."""
+        head = as_head(part.detach().to("cpu", copy=True) for part in self.head)
+        flags = self._sized_flags(count)
+        if flags is None:
+            return Snapshot(cut(self.full_scores()[0], count, "group"), head)
+        flags[EMBEDDING] = torch.nn.functional.pad(flags[EMBEDDING], (0, 0, 0, 1))  # the shared row keeps nothing
+        return self.snapshot_of_bits({key: packed(part) for key, part in flags.items()}, head)
+
+    def _sized_flags(self, count: int) -> dict[str, Tensor] | None:
+        """Which weights have the highest ``count`` scores, by weight key, of the embedding for the rows of fed words;
+        None where words that are not fed are among them or are kept now.
+        """
+        scores = {key: score.detach().cpu() for key, score in self.scores.items()}
+        rows = scores[EMBEDDING]
+        scores[EMBEDDING], shared = rows[:-1], float(rows[-1].max())
+        shared_is_kept = self._extra_shared_rows >= 0 and shared > 0
+        if shared_is_kept or count > sum(score.numel() for score in scores.values()):
+            return None
+        flags = cut_flags(scores, count, "group")
+        kept = scores[EMBEDDING][flags[EMBEDDING]]
+        return flags if not len(kept) or self._extra_shared_rows < 0 or float(kept.min()) > shared else None
+
+    @torch.no_grad()
+    def hold_size(self, count: int, head_steps: int) -> None:
+        """Shifts all scores of each group by one number, so that ``count`` weights in all have a score > 0 (equal ones
+        at the border apart); not while words are kept that are not fed. To be called between two epochs.
+
+        Args:
+            count: Number of weights.
+            head_steps: How many of the steps so far were of the head alone.
+        """
+        flags = self._sized_flags(count)
+        if flags is None:
+            return
+        scores = {key: score.detach().cpu() for key, score in self.scores.items()}
+        scores[EMBEDDING] = scores[EMBEDDING][:-1]
+        for key, border in borders(scores, flags).items():
+            self.scores[key].sub_(border)
+        self.load_state(self.steps - head_steps, head_steps)
+
+    def load_state(self, steps: int, head_steps: int = 0) -> None:
+        """Declares the present scores, moments and head to be the state after ``steps`` joint steps and ``head_steps``
+        steps of the head alone.
+        """
 
     def full_scores(self) -> tuple[dict[str, Tensor], Head]:
         """Copies on the CPU of the scores, by weight key in the weights' shapes, and of the head."""

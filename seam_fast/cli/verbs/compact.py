@@ -4,11 +4,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ...common.progress import say
 from ...errors import CheckpointError
 from ...modules.compact import DTYPES, UNKNOWN, CompactModule
+from ...modules.seam_module import SeamModule
 from ..any_module import ModuleLoader, add_module_options
+from ..corpora import corpus_for_base
 from ..json_output import print_json
-from ..options import Subparsers, add_verb
+from ..options import Subparsers, add_corpus_options, add_verb, weights_share
 
 ENDING = ".compact.safetensors"
 
@@ -31,6 +34,19 @@ def add_to(verbs: Subparsers) -> None:
         help="how words are read that the base does not know: own, as the module does (default); or dropped, as words "
         "of which nothing is kept: a smaller file, and other answers to some texts with unknown words",
     )
+    size = parser.add_argument_group("size", "of modules that were made with --keep-scores; at most one of these")
+    one = size.add_mutually_exclusive_group()
+    one.add_argument("--keep", type=weights_share, metavar="SHARE", help="share of all weights to keep, such as 1%%")
+    one.add_argument(
+        "--max-kb", type=float, metavar="N", help="the largest module whose file takes at most so many kB (1000 bytes)"
+    )
+    one.add_argument(
+        "--min-f1",
+        type=float,
+        metavar="F1",
+        help="the smallest module of this F1 on the corpus' validation documents",
+    )
+    add_corpus_options(size, default=None)
     parser.add_argument("--out", metavar="FILE", help=f"for one module: the file (default: MODULE{ENDING} beside it)")
 
 
@@ -41,11 +57,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise CheckpointError(
             f"{arguments.out}: --out names one file, and there are {len(paths)} modules; leave it out"
         )
+    if arguments.min_f1 is None and (arguments.dataset or arguments.data_dir):
+        beside = "--dataset" if arguments.dataset else "--data-dir"
+        raise CheckpointError(f"{beside} has no effect without --min-f1, which judges on its documents; leave it out")
     loader, rows = ModuleLoader(arguments), []
     for path in paths:
         module = loader.load(path)
         if isinstance(module, CompactModule):
             raise CheckpointError(f"{path}: is compact already; give the module that it was made of")
+        module = _resized(module, path, arguments)
         made = module.compact(arguments.dtype, arguments.unknown)
         out = made.save(arguments.out or path.with_name(path.stem + ENDING))
         rows.append(_facts(made, out))
@@ -54,6 +74,24 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(rows)
     return 0
+
+
+def _resized(module: SeamModule, path: Path, arguments: argparse.Namespace) -> SeamModule:
+    """The module in the size that the command line asks for."""
+    size: dict[str, Any] = {}
+    if arguments.keep is not None:
+        size = {"keep": arguments.keep}
+    elif arguments.max_kb is not None:
+        size = {"max_kb": arguments.max_kb, "dtype": arguments.dtype, "unknown": arguments.unknown}
+    elif arguments.min_f1 is not None:
+        base = module.base
+        dataset = arguments.dataset or base.info.get("corpus") or "r8"
+        corpus = corpus_for_base(base, dataset, arguments.data_dir, say)
+        size = {"min_f1": arguments.min_f1, "documents": corpus}
+    try:
+        return module.resized(**size) if size else module
+    except (CheckpointError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def _facts(module: CompactModule, path: Path) -> dict[str, Any]:

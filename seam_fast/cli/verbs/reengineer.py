@@ -49,6 +49,11 @@ def add_to(verbs: Subparsers) -> None:
     parser.add_argument("--no-plots", action="store_true", help="draw no pictures")
     parser.add_argument("--seed", type=int, default=0)
     add_settings(parser)
+    parser.add_argument(
+        "--keep-scores",
+        action="store_true",
+        help="keep the real scores in the modules' files, so that `compact --keep` and its like can resize them",
+    )
     parser.add_argument("--evaluate-every", type=int, default=1, help="epochs between evaluations; 0: never")
     parser.add_argument(
         "--threads", type=positive, help="modules side by side (default: all cores it may use, or all that GPUs hold)"
@@ -75,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"{len(done)} of {len(targets)} modules are there already: kept")
     todo = [target for target in targets if target not in done]
     draw = not arguments.no_plots and can_draw(say)
-    check_run([paths[target] for target in todo], folder, base, draw)
+    check_run([paths[target] for target in todo], folder, base, draw, arguments.keep_scores)
     if todo:
         say(f"re-engineering {len(todo)} targets from a base with {describe_base(base)}")
     mark = "SYNTHETIC: " if corpus.synthetic else ""
@@ -108,6 +113,7 @@ def _modules_there(
 ) -> dict[tuple[int, ...], SeamModule]:
     """The modules, by target, that are on disk and just as this run would make them."""
     wanted = {"settings": settings.as_dict(), "seed": arguments.seed, "evaluate_every": arguments.evaluate_every}
+    wanted["keep_scores"] = arguments.keep_scores or None
     engines = engines_on_card(base.weights(), arguments.backend, arguments.lazy_update, settings.batch_size)
     found = {target: reusable(path, base, corpus, wanted, engines) for target, path in paths.items()}
     return {target: module for target, module in found.items() if module is not None}
@@ -137,6 +143,7 @@ def _train(
             backend=arguments.backend,
             lazy_update=arguments.lazy_update,
             progress=True,
+            keep_scores=arguments.keep_scores,
             on_module=lambda run, module: files.save(module),
         )
     except BaseException as error:

@@ -1,0 +1,143 @@
+"""Masks of any size from the scores of one module. They are nested: a smaller one lies bit for bit inside a larger one.
+
+Scores order the weights. A size then is a number of weights from the top of that order, so it is met exactly. Weights
+of equal score are taken in the order of their tensors and indices.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..classifier.state_keys import groups
+from .mask import KeepMask, packed
+
+ORDERS = ("global", "group")
+"""How weights of different groups are ordered: all weights by their scores alone, or each group in the proportion in
+which the module keeps it."""
+
+_FLOAT32_LEAST = float(np.finfo(np.float32).smallest_subnormal)
+
+
+def cut(scores: Mapping[str, Tensor], count: int, order: str = ORDERS[0]) -> KeepMask:
+    """The mask of the first ``count`` weights in the order of their scores.
+
+    Args:
+        scores: In the weights' shapes, by weight key, on the CPU; a weight of the module has a score > 0.
+        count: Number of weights to keep, from 0 to all.
+        order: One of ``ORDERS``.
+    """
+    shapes = {key: tuple(score.shape) for key, score in scores.items()}
+    return KeepMask(shapes, {key: packed(flags) for key, flags in cut_flags(scores, count, order).items()})
+
+
+def cut_flags(scores: Mapping[str, Tensor], count: int, order: str = ORDERS[0]) -> dict[str, Tensor]:
+    """What ``cut`` keeps, by weight key, bool in the scores' shapes. Arguments as of ``cut``."""
+    flat = _flat(scores)
+    kept = np.zeros(len(flat), dtype=bool)
+    for part, number in _parts(scores, flat, count, order):
+        kept[part] = highest(flat[part], number)
+    found, begin = {}, 0
+    for key, score in scores.items():
+        end = begin + score.numel()
+        found[key] = torch.from_numpy(kept[begin:end]).reshape(score.shape)
+        begin = end
+    return found
+
+
+def share_count(share: float, total: int) -> int:
+    """Number of weights of a share of all, at least one."""
+    return max(1, round(share * total))
+
+
+def shifted(scores: Mapping[str, Tensor], mask: KeepMask) -> dict[str, Tensor]:
+    """Scores in the same order of which just those in ``mask`` are > 0.
+
+    Args:
+        scores: By weight key.
+        mask: What ``cut`` made of them; each group is shifted by a number of its own.
+    """
+    kept = {key: mask.dense(key) for key in scores}
+    found: dict[str, Tensor] = {}
+    for key, border in borders(scores, kept).items():
+        moved = scores[key] - border
+        # Of equal scores at the border some are inside, and those shall be > 0 as well.
+        found[key] = torch.where(kept[key], moved.clamp(min=_FLOAT32_LEAST), moved.clamp(max=0))
+    return found
+
+
+def borders(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[str, float]:
+    """The largest score of each group that is not kept, by weight key; 0 where all of a group are.
+
+    Args:
+        scores: By weight key.
+        kept: What ``cut_flags`` made of them.
+    """
+    found: dict[str, float] = {}
+    for keys in groups(scores).values():
+        outside = [scores[key][~kept[key]] for key in keys]
+        border = max((float(part.max()) for part in outside if len(part)), default=0.0)
+        found |= dict.fromkeys(keys, border)
+    return found
+
+
+def counts_by_group(kept: Mapping[str, int], sizes: Mapping[str, int], count: int) -> dict[str, int]:
+    """How many weights each group has of ``count`` in order ``"group"``: in the proportions of ``kept``, and what a
+    full group cannot take goes to the others. No group's number falls where ``count`` rises.
+
+    Args:
+        kept: Number of weights that the module keeps of each group.
+        sizes: Number of weights of each group.
+        count: Number of weights, at most all.
+    """
+    # Weight i of a group has place (i + 1/2) / kept, and the lowest places come first. A group that keeps nothing gets
+    # places behind all others.
+    weight = {group: max(kept[group], 1e-6) for group in sizes}
+
+    def before(place: float) -> dict[str, int]:
+        """How many of each group have a place below this one."""
+        return {group: min(sizes[group], int(place * weight[group] + 0.5)) for group in sizes}
+
+    low, high = 0.0, max((size + 1) / weight[group] for group, size in sizes.items())
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(before(middle).values()) <= count else (low, middle)
+    found = before(low)
+    while sum(found.values()) < count:  # weights that share the next place; at most a few
+        open_groups = [group for group in sizes if found[group] < sizes[group]]
+        found[min(open_groups, key=lambda group: (found[group] + 0.5) / weight[group])] += 1
+    return found
+
+
+def _flat(scores: Mapping[str, Tensor]) -> npt.NDArray[np.floating]:
+    """All scores in one array."""
+    return np.concatenate([score.detach().cpu().numpy().ravel() for score in scores.values()])
+
+
+def _parts(
+    scores: Mapping[str, Tensor], flat: npt.NDArray[np.floating], count: int, order: str
+) -> list[tuple[npt.NDArray[np.intp] | slice, int]]:
+    """Places of weights in ``flat``, and how many of them are kept."""
+    if order == "global":
+        return [(slice(None), count)]
+    places, begin = {}, 0
+    for key, score in scores.items():
+        places[key] = np.arange(begin, begin + score.numel())
+        begin += score.numel()
+    of_group = {group: np.concatenate([places[key] for key in keys]) for group, keys in groups(scores).items()}
+    kept = {group: int(np.count_nonzero(flat[part] > 0)) for group, part in of_group.items()}
+    numbers = counts_by_group(kept, {group: len(part) for group, part in of_group.items()}, count)
+    return [(part, numbers[group]) for group, part in of_group.items()]
+
+
+def highest(values: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.bool_]:
+    """Which ``count`` values are the highest, bool (n,); of equal ones the first."""
+    if count <= 0:
+        return np.zeros(len(values), dtype=bool)
+    border = np.partition(values, len(values) - count)[len(values) - count]
+    found: npt.NDArray[np.bool_] = values > border
+    equal = np.flatnonzero(values == border)[: count - np.count_nonzero(found)]
+    found[equal] = True
+    return found
