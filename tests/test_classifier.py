@@ -279,8 +279,8 @@ def test_a_bare_state_dict_is_read_at_the_end(tmp_path):
     torch.save(state(), tmp_path / "base.pt")
     loaded = LSTMClassifier.load(tmp_path / "base.pt")
     assert (loaded.readout, loaded.class_names, loaded.vocabulary, loaded.info) == ("last_position", None, None, {})
-    told = LSTMClassifier.load(tmp_path / "base.pt", readout="last_word", vocabulary=words)
-    assert (told.readout, told.vocabulary) == ("last_word", tuple(words))
+    given = LSTMClassifier.load(tmp_path / "base.pt", readout="last_word", vocabulary=words)
+    assert (given.readout, given.vocabulary) == ("last_word", tuple(words))
 
 
 @pytest.mark.parametrize("card", ["[1]", "no json", 5])
@@ -523,7 +523,7 @@ def test_strong_never_sees_the_validation_documents(tiny):
     labels = corpus.train.labels.clone()
     labels[held_out] = 0
     changed = replace(corpus, train=replace(corpus.train, ids=ids, labels=labels))
-    # The split follows the labels, so the changed corpus is told to keep the old one.
+    # The split follows the labels, so the changed corpus has to keep the old one.
     fit = corpus.validation_indices(0.1, seed=0)
     object.__setattr__(changed, "validation_indices", lambda *_, **__: fit)
     assert train_classifier(changed, epochs=2).hash == train_classifier(corpus, epochs=2).hash

@@ -12,7 +12,7 @@ from support import toy_data, toy_weights, trainer_kinds
 from support.agreement import assert_same
 from support.cohort_cases import assert_bits, make_sampler, make_trainer, state, teacher_of
 from support.fake_gpus import FakeCuda, Stream, Watch
-from test_cuda_places import QUICK
+from test_devices import QUICK
 from torch.nn import functional
 
 from seam_fast import Settings, TrainingError, reengineer, reengineer_many
@@ -107,16 +107,17 @@ def test_lanes_have_the_bits_of_trainers_by_themselves(toy, shape, readout, labe
         for lane, (_, trainer) in zip(lanes, alone, strict=True):
             lane.trainer.scale_learning_rates(1 - 0.1 * epoch)
             trainer.scale_learning_rates(1 - 0.1 * epoch)
-        told = cohort.run_epoch(epoch, cohort.draw(epoch), True)()
-        for row, lane, (sampler, trainer) in zip(told, lanes, alone, strict=True):
-            documents, (loss, look) = sampler.epoch(epoch), lane.read(row, True)
+        rows = cohort.run_epoch(epoch, cohort.draw(epoch), True)()
+        for row, lane, (sampler, trainer) in zip(rows, lanes, alone, strict=True):
+            documents, (loss, evaluation) = sampler.epoch(epoch), lane.read(row, True)
             assert loss == trainer.run_epoch(documents.ids, documents.lengths, documents.labels, 8)
             assert_bits(state(lane.trainer), state(trainer))
-            assert look.kept_counts == trainer.kept_counts() and lane.trainer.steps == trainer.steps == 3 * (epoch + 1)
-            parts, snapshot = (trainer_kinds.parts_of(one.snapshot()) for one in (look, trainer))
+            assert evaluation.kept_counts == trainer.kept_counts()
+            assert lane.trainer.steps == trainer.steps == 3 * (epoch + 1)
+            parts, snapshot = (trainer_kinds.parts_of(one.snapshot()) for one in (evaluation, trainer))
             assert list(parts) == list(snapshot)
             assert_bits(parts.values(), snapshot.values())
-            assert torch.equal(look.outputs, trainer.logits(toy.test.ids, toy.test.lengths))
+            assert torch.equal(evaluation.outputs, trainer.logits(toy.test.ids, toy.test.lengths))
 
 
 def test_lanes_are_as_plain_pytorch_has_them(toy):
@@ -127,10 +128,10 @@ def test_lanes_are_as_plain_pytorch_has_them(toy):
     lane = Lane(make_trainer(weights, sampler), sampler, toy.train, 8, at_once)
     cohort = Cohort([lane])
     for epoch in range(6):
-        found, look = lane.read(cohort.run_epoch(epoch, cohort.draw(epoch), False)()[0], False)
+        found, evaluation = lane.read(cohort.run_epoch(epoch, cohort.draw(epoch), False)()[0], False)
         documents = sampler.epoch(epoch)
         loss = plain.run_epoch(documents.ids, documents.lengths, documents.labels, 8)
-        assert found == pytest.approx(loss, abs=1e-11) and look.outputs is None
+        assert found == pytest.approx(loss, abs=1e-11) and evaluation.outputs is None
     ours, theirs = (trainer.full_scores() for trainer in (lane.trainer, plain))
     for a, b in zip((*ours[0].values(), *ours[1]), (*theirs[0].values(), *theirs[1]), strict=True):
         torch.testing.assert_close(a, b.detach(), rtol=0, atol=1e-10)
@@ -145,8 +146,8 @@ def make_cohort(toy, count=2, **options):
 
 def run_epochs(cohort, epochs, evaluates=True):
     for epoch in range(epochs):
-        told = cohort.run_epoch(epoch, cohort.draw(epoch), evaluates)()
-    return told
+        rows = cohort.run_epoch(epoch, cohort.draw(epoch), evaluates)()
+    return rows
 
 
 def test_what_is_drawn_alike_is_drawn_and_made_once(toy, monkeypatch):
@@ -186,22 +187,22 @@ def test_a_lane_that_fails_names_step_and_tensor_and_the_others_go_on(toy):
     cohort, alone = make_cohort(toy), make_cohort(toy)
     bad, good = cohort.lanes
     bad.trainer.weights = bad.trainer.weights | {toy_weights.LINEAR[0]: torch.full((4, 3), math.nan)}
-    told = run_epochs(cohort, 1)
+    rows = run_epochs(cohort, 1)
     with pytest.raises(TrainingError, match="the loss is nan in step 1"):
-        bad.read(told[0], True)
+        bad.read(rows[0], True)
     assert all((score == 1).all() for score in bad.trainer.scores.values())
     run_epochs(alone, 1)
-    good.read(told[1], True)
+    good.read(rows[1], True)
     assert_bits(state(good.trainer), state(alone.lanes[1].trainer))
 
 
 def test_scores_that_are_not_finite_are_named(toy):
     cohort = make_cohort(toy)
-    told = run_epochs(cohort, 1)
+    rows = run_epochs(cohort, 1)
     cohort.lanes[0].trainer.exp_avg[toy_weights.LSTM[1]][:] = math.nan
-    told = run_epochs(cohort, 1)
+    rows = run_epochs(cohort, 1)
     with pytest.raises(TrainingError, match=r"lstm.weight_hh_l0 holds a value that is not finite after step"):
-        cohort.lanes[0].read(told[0], True)
+        cohort.lanes[0].read(rows[0], True)
 
 
 # -- nothing crosses --------------------------------------------------------------------------------------------------
@@ -349,8 +350,8 @@ def test_a_target_that_fails_fails_alone(toy, toy_base, stepped, monkeypatch):
     wanted = run(toy_base, toy, [0, 1, 2, 3])
     made = context.SearchContext.make_trainer
 
-    def spoiled(study, head, fed_ids, device):
-        trainer = made(study, head, fed_ids, device)
+    def spoiled(search, head, fed_ids, device):
+        trainer = made(search, head, fed_ids, device)
         if torch.equal(head[0], rng.head(0, (1,), 4)[0]):
             trainer.weights = trainer.weights | {toy_weights.LINEAR[0]: torch.full((4, 5), math.nan)}
         return trainer
@@ -419,28 +420,28 @@ def test_a_run_says_what_it_cannot_do(toy, toy_base):
 
 
 def test_units(toy, toy_base, stepped):
-    study = context.SearchContext(toy_base, toy, Settings(**QUICK), "cuda")
+    search = context.SearchContext(toy_base, toy, Settings(**QUICK), "cuda")
     seam = context.SearchContext(toy_base, toy, Settings(**QUICK | {"schedule": "seam"}), "cuda")
 
-    def units(study, count, threads=None):
-        jobs = [module_run.ModuleRun(study, (0,), seed, 1) for seed in range(count)]
+    def units(search, count, threads=None):
+        jobs = [module_run.ModuleRun(search, (0,), seed, 1) for seed in range(count)]
         return [len(unit) for unit in scheduler.units_of(jobs, [devices.CPU] * min(8, threads or count), threads)]
 
-    assert units(study, 1) == [1] and units(study, 2) == [1, 1] and units(study, 8) == [4, 4]
-    assert units(study, 40) == [8] * 5 and units(study, 17) == [5, 6, 6]
-    assert units(study, 8, threads=1) == [1] * 8
+    assert units(search, 1) == [1] and units(search, 2) == [1, 1] and units(search, 8) == [4, 4]
+    assert units(search, 40) == [8] * 5 and units(search, 17) == [5, 6, 6]
+    assert units(search, 8, threads=1) == [1] * 8
     assert units(seam, 5) == [1] * 5, "epochs of the head alone are not made for it"
-    other = dataclasses.replace(study.settings, batch_size=3)
+    other = dataclasses.replace(search.settings, batch_size=3)
     jobs = [
-        module_run.ModuleRun(study, (0,), 0, 1),
+        module_run.ModuleRun(search, (0,), 0, 1),
         module_run.ModuleRun(context.SearchContext(toy_base, toy, other, "cuda"), (0,), 0, 1),
     ]
     assert [len(unit) for unit in scheduler.units_of(jobs * 2, [devices.CPU] * 4, None)] == [1] * 4
 
 
 def test_no_more_in_step_than_find_room(toy, toy_base, stepped):
-    study = context.SearchContext(toy_base, toy, Settings(**QUICK), "cuda")
-    jobs = [module_run.ModuleRun(study, (0,), seed, 1) for seed in range(80)]
+    search = context.SearchContext(toy_base, toy, Settings(**QUICK), "cuda")
+    jobs = [module_run.ModuleRun(search, (0,), seed, 1) for seed in range(80)]
     need = gpu_memory.module_bytes(toy_base.weights(), len(jobs[0].sampler.fed_ids()), 8, toy.train.ids.shape[1])
     for room, (most, wanted) in {80: (8, 8), 35: (8, 4), 12: (8, 1), 3: (3, 1)}.items():
         stepped.free = [int(room * need / gpu_memory.SHARE_OF_FREE_MEMORY) + 9, 0]
@@ -469,10 +470,10 @@ def test_no_more_at_once_than_threads(toy, toy_base, stepped, monkeypatch):
         assert max(at_once) <= threads
 
 
-def test_every_place_has_branches_of_its_own(stepped):
+def test_every_worker_has_branches_of_its_own(stepped):
     found = devices.gpu_workers({0: 8, 1: 8}, branches=8)
     for index in (0, 1):
-        streams = [s for place in found if place.device.index == index for s in (place.stream, *place.branches)]
+        streams = [s for worker in found if worker.device.index == index for s in (worker.stream, *worker.branches)]
         assert len({stream.cuda_stream for stream in streams}) == len(streams) == 72
 
 

@@ -49,9 +49,9 @@ def each(*dtypes):
 @pytest.fixture
 def choose():
     """Sets which kernels compute, during this test."""
-    native = ops.choose_kernels("cuda", torch.zeros(1, device=DEVICE))
-    yield native.choose_cuda
-    native.choose_cuda("automatic", "automatic")
+    kernels = ops.choose_kernels("cuda", torch.zeros(1, device=DEVICE))
+    yield kernels.choose_cuda
+    kernels.choose_cuda("automatic", "automatic")
 
 
 @pytest.fixture

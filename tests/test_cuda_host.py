@@ -580,7 +580,7 @@ def test_products_of_either_kind(host, choice):
 
 
 def test_the_longest_come_first_and_lengths_are_cut_to_the_steps(host):
-    """On a GPU nobody has looked at them before the kernels do."""
+    """On a GPU nobody has read them before the kernels do."""
     lengths = torch.randint(-3, 9, (300,), generator=torch.Generator().manual_seed(0))
     order, length = host().order(lengths, 5)
     cut = lengths.clamp(0, 5)
@@ -699,7 +699,7 @@ def test_under_autocast_a_gpu_computes_in_its_dtype(pretended, dtype):
     assert output.dtype == h_n.dtype == c_n.dtype == dtype
 
 
-def test_lengths_on_a_gpu_are_not_looked_at(pretended):
+def test_lengths_on_a_gpu_are_not_read(pretended):
     """Values of these tensors cannot be read: whatever tried would fail here, and make the host wait on a GPU."""
     lengths = torch.zeros(3, dtype=torch.int32, device="cuda")
     readout = checks.read_lengths(lengths, torch.zeros(4, 3, 2, device="cuda"), True, False)

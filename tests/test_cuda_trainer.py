@@ -1,7 +1,7 @@
 """The engine of a GPU without one: its kernels' own source, run on the CPU with an eye on races, bounds and barriers,
 held against float64, the engine of the CPU, and itself.
 
-What every trainer is held to comes from test_engine.py; as this one takes float32 only, `agreement.follow` lets each
+What every trainer is held to comes from test_trainers.py; as this one takes float32 only, `agreement.follow` lets each
 step begin at the state of float64. What it refuses and who uses it beside others is in test_cuda_trainer_use.py; real
 GPUs are in test_cuda_engine.py, which runs much of this again.
 """
@@ -24,7 +24,7 @@ from support.cuda_trainer_checks import (
     assert_near,
     assert_same_run,
     check_case,
-    check_gaps,
+    check_skipped_steps,
     check_tf32,
     gradients,
     name_of,
@@ -32,27 +32,27 @@ from support.cuda_trainer_checks import (
     train,
     weights_and_head,
 )
-from support.gap_rules import ROWS, WIDTH, Rows, draw_states, same
+from support.skipped_steps import ROWS, WIDTH, Rows, draw_states, same
 from support.toy_data import documents_of, take
 from support.trainer_kinds import OPTIONS, SCHEDULES, assert_same_bits, tensors
-from test_engine import (  # noqa: F401
+from test_trainers import (  # noqa: F401
     test_a_class_that_is_dropped_whole,
-    test_a_look_tells_what_single_questions_tell,
     test_a_score_of_exactly_0_is_dropped,
     test_a_snapshot_stays_as_it_was,
     test_active_clamps,
+    test_an_evaluation_agrees_with_single_calls,
     test_base_head_and_documents_are_left_alone,
     test_documents_of_one_repeated_word,
     test_documents_of_one_word_only,
     test_float32_stays_near,
     test_follows_the_reference_step,
     test_id_0_as_padding_and_as_a_word,
-    test_kept_counts_are_those_of_the_whole_scores,
-    test_labels_that_are_shares_and_a_heavier_lstm_penalty,
+    test_kept_counts_are_those_of_the_full_scores,
     test_large_learning_rate_of_the_head_and_large_alpha,
     test_one_document_a_step,
     test_padding_of_its_own_is_never_seen,
     test_rows_of_padding_words_get_the_penalty_alone,
+    test_soft_labels_and_a_heavier_lstm_penalty,
     test_the_same_twice,
     test_when_an_absent_word_drops_out_in_float32,
 )
@@ -168,7 +168,7 @@ def test_steps_of_the_size_of_r8(kind, request):
 @pytest.mark.parametrize("lazy_update", ["quadrature", "replay"])  # "off" has the bits of "replay", here and there
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
 def test_epochs_end_where_the_engine_of_the_cpu_ends(kind, unwatched, options, lazy_update):
-    assert_near(train(f"{kind}-{lazy_update}", **options), train(f"native-{lazy_update}", **options))
+    assert_near(train(f"{kind}-{lazy_update}", **options), train(f"cpu-{lazy_update}", **options))
 
 
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
@@ -178,7 +178,7 @@ def test_replay_is_dense_to_the_last_bit(kind, unwatched, clusters, options):
 
 @pytest.mark.parametrize(
     ("options", "lazy_update"),
-    [*(({}, way) for way in trainer_kinds.LAZY_UPDATES), ({"adopted": 1500, "batch_size": 3}, "quadrature")],
+    [*(({}, way) for way in trainer_kinds.LAZY_UPDATES), ({"steps_before": 1500, "batch_size": 3}, "quadrature")],
     ids=str,
 )
 def test_where_an_epoch_is_cut_into_launches_changes_nothing(kind, unwatched, monkeypatch, options, lazy_update):
@@ -190,29 +190,29 @@ def test_where_an_epoch_is_cut_into_launches_changes_nothing(kind, unwatched, mo
         assert_same_run(run, runs[0])
 
 
-def test_looks_in_the_midst_of_an_epoch(kind, unwatched, monkeypatch):
-    """Rows are brought up to date before anybody looks, and that changes nothing."""
+def test_evaluations_in_the_midst_of_an_epoch(kind, unwatched, monkeypatch):
+    """Rows are brought up to date before anything is read, and that changes nothing."""
 
-    class Looks:
+    class Evaluates:
         def __init__(self, trainer):
             self.trainer, self.seen = trainer, []
 
         def is_set(self):
-            self.seen.append(self.trainer.class_logits(*looked_at))
+            self.seen.append(self.trainer.class_logits(*probe))
             return False
 
     monkeypatch.setattr(cuda_trainer, "_STEPS_AT_ONCE", 3)
     weights, head = weights_and_head(WIDE)
-    looked_at, documents = (
+    probe, documents = (
         toy_data.make_documents(30, words=range(80), seed=7)[:2],
         toy_data.make_documents(40, words=range(60)),
     )
     trainers, evaluates = [], []
-    for lazy_update, looking in (("replay", True), ("off", True), ("replay", False)):
+    for lazy_update, evaluating in (("replay", True), ("off", True), ("replay", False)):
         options = OPTIONS | {"lr_mask": 0.15}
         trainers.append(trainer_kinds.make_trainer(f"{kind}-{lazy_update}", weights, head, torch.arange(78), **options))
-        stop = Looks(trainers[-1])
-        trainers[-1].run_epoch(*documents, 4, stop=stop if looking else None)
+        stop = Evaluates(trainers[-1])
+        trainers[-1].run_epoch(*documents, 4, stop=stop if evaluating else None)
         evaluates.append(stop.seen)
     for other in trainers[1:]:
         assert_same_bits(trainers[0], other)
@@ -223,7 +223,7 @@ def test_looks_in_the_midst_of_an_epoch(kind, unwatched, monkeypatch):
 def test_launches_are_short(kind, monkeypatch):
     """However many steps there are: it is work that takes the time."""
 
-    class CountsLooks:
+    class CountsPolls:
         evaluates = 0
 
         def is_set(self):
@@ -234,7 +234,7 @@ def test_launches_are_short(kind, monkeypatch):
     products = 3 * 4 * toy_weights.T * cuda_trainer.products(weights)
     for work, evaluates in ((products, 6), (2.5 * products, 3), (1, 6), (1e12, 1)):
         monkeypatch.setattr(cuda_trainer, "_PRODUCTS_AT_ONCE", work)
-        stop = CountsLooks()
+        stop = CountsPolls()
         engine = trainer_kinds.make_trainer(f"{kind}-quadrature", weights, head, torch.arange(15), **OPTIONS)
         engine.run_epoch(*toy_data.make_documents(24), 4, stop=stop)
         assert stop.evaluates == evaluates and engine.steps == 6
@@ -251,15 +251,15 @@ def test_whose_turn_it_is_changes_nothing_and_memory_is_its_own(kind, host_modul
     for order in ORDERS:
         host_module.set_order(order, 5)
         host_module.watch_memory(True)
-        options = {"count": 2 * batch + 1, "batch_size": batch, "readout": "last_word", "epochs": 3, "adopted": 1500}
-        runs.append(train(f"{kind}-quadrature", sizes, **options))
+        options = {"count": 2 * batch + 1, "batch_size": batch, "readout": "last_word", "epochs": 3}
+        runs.append(train(f"{kind}-quadrature", sizes, **options, steps_before=1500))
         host_module.watch_memory(False)
     for run in runs[1:]:
         assert_same_run(run, runs[0])
 
 
 @pytest.mark.parametrize("lazy_update", ["replay", "off"])
-def test_memory_is_its_own_however_rows_catch_up(kind, host_module, clusters, lazy_update):
+def test_memory_is_its_own_at_every_lazy_update(kind, host_module, clusters, lazy_update):
     host_module.watch_memory(True)
     train(f"{kind}-{lazy_update}", (30, 33, 50, 40), epochs=3, count=5, batch_size=2, target_weight=2.0)
 
@@ -303,21 +303,21 @@ def test_tf32_in_every_order(kind, host_module, tf32, batch):
         assert_same_run(run, runs[0])
 
 
-# -- gaps -------------------------------------------------------------------------------------------------------------
+# -- skipped steps -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("unwatched")
 @pytest.mark.parametrize(
-    ("t", "penalty", "gaps"),
+    ("t", "penalty", "counts"),
     [(1000, 4.2e-7, (12, 2049)), (1000, 0.5, (125, 250)), (50_000, 0.5, (60, 400))],  # 2,049 steps take two rules
 )
-def test_long_gaps_at_once_err_no_more_than_step_by_step(kind, t, penalty, gaps):
-    check_gaps(kind, t, penalty, gaps)
+def test_many_skipped_steps_at_once_err_no_more_than_step_by_step(kind, t, penalty, counts):
+    check_skipped_steps(kind, t, penalty, counts)
 
 
 @pytest.mark.usefixtures("unwatched")
-@pytest.mark.parametrize("gap", [12, 60, 250])
-def test_states_that_no_training_leaves_are_replayed(kind, gap):
+@pytest.mark.parametrize("skipped", [12, 60, 250])
+def test_states_that_no_training_leaves_are_replayed(kind, skipped):
     """A row with an exp_avg_sq well below what the penalties alone would have left; others are not."""
     penalty, t = 4.2e-7, 1000
     states = [part.astype(np.float32) for part in draw_states(t, penalty)]
@@ -326,19 +326,19 @@ def test_states_that_no_training_leaves_are_replayed(kind, gap):
     states[2][2, WIDTH - 1] = 0.1 * penalty**2 * (1 - 0.999**t)
     broken, sound = slice(0, 3), slice(3, ROWS)
     fast, slow = (
-        Rows(lazy_update, penalty, kind=kind).after(states, t, gap) for lazy_update in ("quadrature", "replay")
+        Rows(lazy_update, penalty, kind=kind).after(states, t, skipped) for lazy_update in ("quadrature", "replay")
     )
     assert same([part[broken] for part in fast], [part[broken] for part in slow])
     assert not same([part[sound] for part in fast], [part[sound] for part in slow])
 
 
 @pytest.mark.usefixtures("unwatched")
-@pytest.mark.parametrize(("t", "gap"), [(0, 30), (20, 5), (150, 6), (300, 60), (1000, 4)])
-def test_early_and_short_gaps_are_replayed(kind, t, gap):
+@pytest.mark.parametrize(("t", "skipped"), [(0, 30), (20, 5), (150, 6), (300, 60), (1000, 4)])
+def test_early_and_few_skipped_steps_are_replayed(kind, t, skipped):
     states = [part.astype(np.float32) for part in draw_states(max(t, 3), 1e-3)]
     if t < 3:
         states[1][:], states[2][:] = 0, 0
-    assert same(*(Rows(way, 1e-3, kind=kind).after(states, t, gap) for way in ("quadrature", "replay")))
+    assert same(*(Rows(way, 1e-3, kind=kind).after(states, t, skipped) for way in ("quadrature", "replay")))
 
 
 @pytest.mark.usefixtures("unwatched")
@@ -374,19 +374,19 @@ def test_class_logits_are_those_of_the_kept_weights(kind, unwatched, monkeypatch
         torch.arange(15),
         **OPTIONS | {"readout": readout, "lr_mask": 0.1},
     )
-    looked_at = toy_data.make_documents(40, 12, range(60), seed=5)[:2]
+    probe = toy_data.make_documents(40, 12, range(60), seed=5)[:2]
     dropped = set()
     for epoch in range(5):
         engine.run_epoch(*toy_data.make_documents(9, words=range(15), seed=epoch), 2)
         dropped.add(bool((engine.full_scores()[0][toy_weights.EMBEDDING][20] > 0).all()))
         kept = {key: weight.cpu() for key, weight in engine.effective_weights().items()}
-        exact = inference.class_logits({key: weight.double() for key, weight in kept.items()}, *looked_at, readout)
-        theirs, ours = inference.class_logits(kept, *looked_at, readout), engine.class_logits(*looked_at)
+        exact = inference.class_logits({key: weight.double() for key, weight in kept.items()}, *probe, readout)
+        theirs, ours = inference.class_logits(kept, *probe, readout), engine.class_logits(*probe)
         floor = agreement.EPS * max(1, exact.abs().max().item())
         for q in (0.95, 1):
             error, allowed = (torch.quantile((logits.double() - exact).abs(), q) for logits in (ours, theirs))
             assert error <= 2 * allowed + floor
-        pieces = [engine.class_logits(*(part[i : i + 9] for part in looked_at)) for i in range(0, 40, 9)]
+        pieces = [engine.class_logits(*(part[i : i + 9] for part in probe)) for i in range(0, 40, 9)]
         torch.testing.assert_close(torch.cat(pieces), ours, rtol=1e-5, atol=1e-5)  # a matrix library's linear layer
     assert dropped == {True, False}
 
@@ -403,27 +403,27 @@ def test_class_logits_follow_what_is_asked_and_what_has_moved(kind):
     documents = toy_data.make_documents()
     ids, lengths = (part.clone() for part in documents[:2])
 
-    def look():
+    def evaluate():
         logits = engine.class_logits(ids, lengths)
         kept = {key: weight.cpu() for key, weight in engine.effective_weights().items()}
         torch.testing.assert_close(logits, inference.class_logits(kept, ids, lengths, "last_position"))
         return logits
 
-    seen = [look()]
+    seen = [evaluate()]
     engine.run_epoch(*documents, 4, head_only=True)
-    assert torch.equal(look(), seen[0])
+    assert torch.equal(evaluate(), seen[0])
     ids[0] = 3  # the same tensor, changed in place
-    seen.append(look())
+    seen.append(evaluate())
     for _ in range(7):
         engine.run_epoch(*documents, 4)
-    seen.append(look())
+    seen.append(evaluate())
     engine.scores["hidden2label.weight"].fill_(-1)
     engine.load_state(engine.steps)
-    seen.append(look())
+    seen.append(evaluate())
     assert not any(torch.equal(a, b) for a, b in itertools.pairwise(seen))
 
 
-def test_adopted_state_goes_on_as_its_own(kind, unwatched):
+def test_loaded_state_goes_on_as_its_own(kind, unwatched):
     """A trainer that takes over another's scores and averages continues to the last bit."""
     one, _ = train(f"{kind}-replay")
     weights, head = toy_weights.single(*weights_and_head(WIDE))
@@ -443,7 +443,7 @@ def test_adopted_state_goes_on_as_its_own(kind, unwatched):
 
 
 @pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
-def test_counts_snapshot_and_whole_scores_agree(kind, unwatched, lazy_update):
+def test_counts_snapshot_and_full_scores_agree(kind, unwatched, lazy_update):
     engine, _ = train(f"{kind}-{lazy_update}", lr_mask=0.15)
     scores, head = engine.full_scores()
     mask, head_too = engine.snapshot()

@@ -14,23 +14,23 @@ from support import agreement, toy_data, toy_weights, trainer_kinds
 from support.bare_trainers import Bare
 from support.cuda_trainer_checks import assert_same_run, needs_ext, train, weights_and_head
 from support.trainer_kinds import OPTIONS, assert_same_bits, tensors
-from test_engine import (  # noqa: F401
+from test_cpu_trainer import (  # noqa: F401
+    test_a_batch_of_any_size_is_all_there_is,
+    test_a_trainer_is_not_made_of_what_does_not_fit,
+    test_an_epoch_may_begin_before_the_last_was_flushed,
+    test_documents_that_do_not_fit_are_refused_and_nothing_moves,
+    test_features_that_do_not_fit_are_refused,
+    test_more_steps_than_announced_are_refused,
+    test_numbers_of_steps_that_cannot_be_are_refused,
+    test_reading_what_does_not_fit_is_refused,
+)
+from test_trainers import (  # noqa: F401
     test_a_base_that_is_not_finite_stops_with_the_step_named,
     test_a_gradient_that_overflows_names_its_tensor,
     test_a_word_outside_words_is_refused_and_nothing_moves,
     test_check_finite_names_the_tensor,
     test_labels_that_cannot_be_are_refused,
     test_words_in_any_order_and_shape,
-)
-from test_native import (  # noqa: F401
-    test_a_batch_of_any_size_is_all_there_is,
-    test_a_trainer_is_not_made_of_what_does_not_fit,
-    test_an_epoch_may_begin_before_the_last_was_flushed,
-    test_documents_that_do_not_fit_are_refused_and_nothing_moves,
-    test_features_that_do_not_fit_are_refused,
-    test_looking_at_what_does_not_fit_is_refused,
-    test_more_steps_than_announced_are_refused,
-    test_numbers_of_steps_that_cannot_be_are_refused,
 )
 
 from seam_fast import reengineer
@@ -172,14 +172,14 @@ def failing(kind, change, head_only=False, **options):
 @pytest.mark.parametrize("name", BROKEN)
 def test_it_says_what_the_engine_of_the_cpu_says(kind, name, head_only):
     said, engine = failing(f"{kind}-quadrature", BROKEN[name], head_only)
-    wanted, other = failing("native-quadrature", BROKEN[name], head_only)
+    wanted, other = failing("cpu-quadrature", BROKEN[name], head_only)
     assert said == wanted and engine.steps == other.steps
     assert said or head_only, "something should have been found"
     if name in NAMED and not head_only:
         assert f"gradient of {NAMED[name]} is not finite in step 1" in said
 
 
-def test_after_a_failure_it_is_refused_until_adopt(kind):
+def test_after_a_failure_it_is_refused_until_state_is_loaded(kind):
     """The state stands for nothing; another one is as good as a new trainer."""
     said, engine = failing(f"{kind}-replay", a_nan(EMBEDDING))
     assert said == "the loss is nan in step 2: a base weight or score is not finite" and engine.steps == 1
@@ -212,7 +212,7 @@ def test_a_failure_in_a_later_launch(kind, monkeypatch):
 def test_a_score_that_is_not_a_number_is_dropped_and_found(kind, key):
     """As on the CPU: its weight counts as 0, and it stays one."""
     outcomes = []
-    for name in (kind, "native"):
+    for name in (kind, "cpu"):
         engine = build(name, readout="last_word")
         engine.scores[key].view(-1)[1] = math.nan
         engine.load_state(0)
@@ -235,7 +235,7 @@ def test_a_score_that_is_not_a_number_is_dropped_and_found(kind, key):
 def test_epochs_of_the_head_alone(kind, batch, classes, target_weight):
     """Its steps are those of the CPU's engine but for rounding, and scores stand still."""
     engines = []
-    for name in (kind, "native"):
+    for name in (kind, "cpu"):
         weights, head = weights_and_head((23, 4, 3, classes))
         engine = build(name, weights, head, schedule="seam", target_weight=target_weight)
         losses = [engine.run_epoch(*toy_data.make_documents(23, seed=seed), batch, head_only=True) for seed in range(3)]

@@ -453,14 +453,14 @@ def test_a_base_whose_names_were_given_in_another_order(here):
     """Its weights, and so its hash, are the same; what its numbers mean is not."""
     base = LSTMClassifier.load("runs/own/base.safetensors")
     torch.save(base.state_dict(), "bare.pt")
-    told = {"readout": "last_word", "class_names": base.class_names, "vocabulary": base.vocabulary}
-    SeamModule.load(MODULE, LSTMClassifier.load("bare.pt", **told))
+    names = {"readout": "last_word", "class_names": base.class_names, "vocabulary": base.vocabulary}
+    SeamModule.load(MODULE, LSTMClassifier.load("bare.pt", **names))
     SeamModule.load(MODULE, LSTMClassifier.load("bare.pt", readout="last_word"))
     for name, sentence in (
         ("class_names", r"with the classes 'earn', 'grain', 'ship', and this one calls them 'ship', 'grain', 'earn'"),
         ("vocabulary", "made for a base with another vocabulary"),
     ):
-        other = LSTMClassifier.load("bare.pt", **told | {name: told[name][::-1]})
+        other = LSTMClassifier.load("bare.pt", **names | {name: names[name][::-1]})
         with pytest.raises(CheckpointError, match=sentence):
             SeamModule.load(MODULE, other)
 

@@ -88,7 +88,7 @@ def test_modules_are_handed_over_as_soon_as_they_are_ready(toy, toy_base):
     assert all(any(module is made for made in modules) for _, _, module, _ in seen)
     settings = [Settings().with_options(epochs=2, batch_size=8, alpha=alpha) for alpha in (0.1, 0.2)]
     alphas = []
-    options = {"backend": "torch", "on_module": lambda job, module: alphas.append(job.study.settings.alpha)}
+    options = {"backend": "torch", "on_module": lambda job, module: alphas.append(job.context.settings.alpha)}
     reengineer_many(toy_base, toy, [0], settings, **options)
     assert sorted(alphas) == [0.1, 0.2]
 
@@ -221,7 +221,7 @@ def test_each_module_is_on_disk_as_soon_as_it_is_ready(trained, monkeypatch, cap
     """What comes after the first one may go wrong as it likes."""
     train, there = module_run.ModuleRun.train, []
 
-    def look_and_train(self, *arguments):
+    def wait_and_train(self, *arguments):
         if self.target != (0,):
             deadline = time.monotonic() + 60
             while not there and time.monotonic() < deadline:
@@ -230,7 +230,7 @@ def test_each_module_is_on_disk_as_soon_as_it_is_ready(trained, monkeypatch, cap
             raise SystemExit("the end of the world")
         train(self, *arguments)
 
-    monkeypatch.setattr(module_run.ModuleRun, "train", look_and_train)
+    monkeypatch.setattr(module_run.ModuleRun, "train", wait_and_train)
     capsys.readouterr()
     with pytest.raises(SystemExit):
         main([*RUN, "--threads", "1"])

@@ -617,9 +617,9 @@ def test_second_derivatives_are_those_of_the_twin():
 
 def test_which_kernels_take_what(monkeypatch):
     double, half = torch.zeros(1).double(), torch.zeros(1).half()
-    native = _ext.C or eager
+    compiled = _ext.C or eager
     monkeypatch.delenv("SEAM_FAST_BACKEND", raising=False)
-    assert ops.choose_kernels("auto", double) is native
+    assert ops.choose_kernels("auto", double) is compiled
     assert ops.choose_kernels("auto", half) is eager
     assert ops.choose_kernels("auto", double.to("meta")) is eager
     assert ops.choose_kernels("torch", double) is eager

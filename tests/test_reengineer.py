@@ -128,7 +128,7 @@ def test_several_settings_side_by_side(toy, toy_base, engine):
         several,
         threads=2,
         backend=engine,
-        on_epoch=lambda job, figures: seen.add((job.name, job.study.settings.alpha)),
+        on_epoch=lambda job, figures: seen.add((job.name, job.context.settings.alpha)),
     )
     assert [len(row) for row in found] == [2, 2, 2]
     for row, settings in zip(found, several, strict=True):
@@ -266,7 +266,7 @@ def test_figures_are_those_of_the_documents_they_claim(toy, toy_base):
     assert (module.metrics["test_balanced"]["targets"], module.metrics["test_balanced"]["documents"]) == (4, 8)
 
 
-def test_protocol_seam_looks_at_the_test_set_only_at_the_end(toy, toy_base):
+def test_protocol_seam_reads_the_test_set_only_at_the_end(toy, toy_base):
     other = dataclasses.replace(toy, test=toy.train)
     one, another = (run(toy_base, corpus, [1])[0] for corpus in (toy, other))
     assert one.metrics["test"] != another.metrics["test"]
@@ -281,11 +281,11 @@ def test_protocol_reference_chooses_on_a_balanced_draw_of_the_test_set(toy, toy_
     assert all(figures["documents"] == len(toy.test) for figures in everything.history)
 
 
-def test_evaluate_every_0_never_looks(toy, toy_base, monkeypatch):
+def test_evaluate_every_0_never_evaluates(toy, toy_base, monkeypatch):
     def forbidden(*args, **kwargs):
         pytest.fail("evaluated")
 
-    (looked,) = run(toy_base, toy, [1], selection="last", distill_weight=0.0, backend="torch")
+    (evaluated,) = run(toy_base, toy, [1], selection="last", distill_weight=0.0, backend="torch")
     for owner, name in (
         (context, "class_logits"),
         (module_run, "module_metrics"),
@@ -302,7 +302,7 @@ def test_evaluate_every_0_never_looks(toy, toy_base, monkeypatch):
         assert module.metrics == {} and module.card["best_epoch"] == 2
         assert all("accuracy" not in figures and figures["kept"] <= 1 for figures in module.history)
     (module,) = run(toy_base, toy, [1], evaluate_every=0, distill_weight=0.0, backend="torch")
-    assert all(torch.equal(module.scores[key], looked.scores[key]) for key in toy_weights.KEYS), "the last epoch's"
+    assert all(torch.equal(module.scores[key], evaluated.scores[key]) for key in toy_weights.KEYS), "the last epoch's"
 
 
 def test_evaluate_every_other_epoch_and_always_the_last(toy, toy_base):
@@ -675,7 +675,7 @@ def test_backends_say_why_not(toy, toy_base, monkeypatch):
 
 
 def test_the_trainer_that_is_made(toy, toy_base, monkeypatch):
-    """By engine and base; only the compiled engine is told how to catch up."""
+    """By engine and base; only the compiled engine is given a lazy_update."""
     made = []
 
     def fake(real):

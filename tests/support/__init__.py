@@ -9,7 +9,7 @@ strategies           what hypothesis draws
 lstm_cases           cases of the masked LSTM, the truth about them, the tolerance
 gpu_stand_in         the CUDA code as a module that runs on the CPU
 fake_gpus            stand-ins for torch.cuda, its streams and its graphs
-gap_rules            rows whose words did not occur for a while, and the same steps in NumPy
+skipped_steps            rows whose words did not occur for a while, and the same steps in NumPy
 bare_trainers        the compiled trainers by themselves, and all that they must refuse
 cuda_trainer_checks  what a trainer of one launch is held to
 cohort_cases         modules that are trained in step

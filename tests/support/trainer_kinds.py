@@ -18,12 +18,12 @@ from .gpu_stand_in import cuda_host
 from .toy_weights import EMBEDDING, KEYS, make_head, single
 
 OPTIONS = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "schedule": "joint"}
-TRAINERS = ("torch", *(f"native-{lazy_update}" for lazy_update in LAZY_UPDATES))
+TRAINERS = ("torch", *(f"cpu-{lazy_update}" for lazy_update in LAZY_UPDATES))
 GPU = "cuda"  # where trainers of a GPU have their tensors
 ADAMS = ("adam_together", "adam_head")
 
 
-# What a native trainer calls the moments of the head in each of them.
+# What a compiled trainer calls the moments of the head in each of them.
 HEAD_STATES = dict(zip(ADAMS, ("head_joint_moments", "head_only_moments"), strict=True))
 
 
@@ -62,11 +62,11 @@ def make_trainer(kind, weights, head, words, **options):
             pytest.skip(str(error).splitlines()[0])
     if not _ext.has_ext():
         pytest.skip(f"needs the compiled part: {_ext.reason}")
-    return CpuTrainer(weights, head, words, StepConfig(**options), lazy_update=kind.removeprefix("native-"))
+    return CpuTrainer(weights, head, words, StepConfig(**options), lazy_update=kind.removeprefix("cpu-"))
 
 
 def load_state(trainer, steps=0, head_steps=0):
-    """Tells a native trainer that its scores or Adam's state were set by hand; others see it by themselves."""
+    """Tells a compiled trainer that its scores or Adam's state were set by hand; others see it by themselves."""
     if hasattr(trainer, "load_state"):
         trainer.load_state(steps, head_steps)
 

@@ -29,7 +29,7 @@ def state(engine):
 # -- the same as the Stepper ------------------------------------------------------------------------------------------
 
 
-# Every two of schedule, penalty and readout; hypothesis draws all three (test_native.py, test_cuda_trainer.py).
+# Every two of schedule, penalty and readout; hypothesis draws all three (test_cpu_trainer.py, test_cuda_trainer.py).
 PAIRS = [
     ("seam", "global", "last_position"),
     ("seam", "group", "last_word"),
@@ -122,7 +122,7 @@ def test_a_class_that_is_dropped_whole(make_pair):
 
 
 @pytest.mark.parametrize("schedule", ["seam", "port", "joint"])
-def test_labels_that_are_shares_and_a_heavier_lstm_penalty(make_pair, schedule):
+def test_soft_labels_and_a_heavier_lstm_penalty(make_pair, schedule):
     engine, stepper = make_pair(schedule=schedule, penalty="group", lstm_penalty_scale=3.0, readout="last_word")
     agreement.follow(
         engine, stepper, [with_soft_labels(toy_data.make_documents(9, seed=epoch)) for epoch in range(6)], 4
@@ -193,7 +193,7 @@ def test_never_fed_words_share_the_dense_trajectory(make_pair):
 
 
 @pytest.mark.parametrize("words", [range(15), range(toy_weights.V), [0, *range(1, 11), 22]])
-def test_kept_counts_are_those_of_the_whole_scores(make_pair, words):
+def test_kept_counts_are_those_of_the_full_scores(make_pair, words):
     engine, stepper = make_pair(words=words, lr_mask=0.1)
     total = toy_weights.V * toy_weights.E
     assert engine.kept_counts()[toy_weights.EMBEDDING] == total
@@ -402,7 +402,7 @@ def test_check_finite_names_the_tensor(make_pair, key):
             evaluate()
 
 
-# -- stopping and looking ---------------------------------------------------------------------------------------------
+# -- stopping and reading ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("head_only", [False, True])
@@ -441,7 +441,7 @@ def test_what_it_shows_is_what_the_reference_ops_show(make_pair, readout):
     effective = engine.effective_weights()
     for key in toy_weights.KEYS:
         assert torch.equal(effective[key], engine.weights[key] * (scores[key] > 0))
-    # Words without rows may be looked at, too.
+    # Words without rows may be read, too.
     ids, lengths, _ = toy_data.make_documents(20, words=range(1, toy_weights.V), seed=9)
     logits = reference_model.head_logits(
         reference_model.class_logits(ids, lengths, engine.weights, scores, readout), head
@@ -451,23 +451,23 @@ def test_what_it_shows_is_what_the_reference_ops_show(make_pair, readout):
     torch.testing.assert_close(shown, logits.detach(), rtol=0, atol=1e-12)
 
 
-def test_a_look_tells_what_single_questions_tell(make_pair):
+def test_an_evaluation_agrees_with_single_calls(make_pair):
     engine, _ = make_pair(schedule="joint", lr_mask=0.5)
     seen = set()
     for epoch in range(4):
         engine.run_epoch(*toy_data.make_documents(12, seed=epoch), 4)
         ids, lengths, _ = toy_data.make_documents(20, words=range(1, toy_weights.V), seed=9)
-        look, snapshot = engine.evaluate((ids, lengths)), trainer_kinds.parts_of(engine.snapshot())
-        assert look.kept_counts == engine.kept_counts() and list(look.kept_counts) == list(toy_weights.KEYS)
-        assert torch.equal(look.class_logits, engine.class_logits(ids, lengths))
-        assert all(torch.equal(part, other.cpu()) for part, other in zip(look.head, engine.head, strict=True))
-        assert torch.equal(look.outputs, engine.logits(ids, lengths))
-        found = trainer_kinds.parts_of(look.snapshot())
+        evaluation, snapshot = engine.evaluate((ids, lengths)), trainer_kinds.parts_of(engine.snapshot())
+        assert evaluation.kept_counts == engine.kept_counts() and list(evaluation.kept_counts) == list(toy_weights.KEYS)
+        assert torch.equal(evaluation.class_logits, engine.class_logits(ids, lengths))
+        assert all(torch.equal(part, other.cpu()) for part, other in zip(evaluation.head, engine.head, strict=True))
+        assert torch.equal(evaluation.outputs, engine.logits(ids, lengths))
+        found = trainer_kinds.parts_of(evaluation.snapshot())
         assert list(found) == list(snapshot)
         assert all(found[key].dtype == snapshot[key].dtype for key in found)
         assert all(torch.equal(found[key], snapshot[key]) for key in found)
         assert engine.evaluate().class_logits is None
-        seen.add(sum(look.kept_counts.values()))
+        seen.add(sum(evaluation.kept_counts.values()))
     assert len(seen) > 1, "the run should have dropped some"
 
 
@@ -476,11 +476,11 @@ def test_a_snapshot_stays_as_it_was(make_pair):
     documents = toy_data.make_documents(12)
     engine.run_epoch(*documents, 4)
     taken = engine.snapshot()
-    snapshot, looked = trainer_kinds.parts_of(taken), trainer_kinds.parts_of(engine.evaluate().snapshot())
+    snapshot, evaluated = trainer_kinds.parts_of(taken), trainer_kinds.parts_of(engine.evaluate().snapshot())
     copy = {key: value.clone() for key, value in snapshot.items()}
     engine.run_epoch(*documents, 4)
     engine.evaluate()
-    assert all(torch.equal(snapshot[key], copy[key]) and torch.equal(looked[key], copy[key]) for key in copy)
+    assert all(torch.equal(snapshot[key], copy[key]) and torch.equal(evaluated[key], copy[key]) for key in copy)
     scores, head = taken.mask.scores(), taken.head
     assert {key: tuple(score.shape) for key, score in scores.items()} == {
         key: tuple(weight.shape) for key, weight in engine.weights.items()

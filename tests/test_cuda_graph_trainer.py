@@ -17,18 +17,18 @@ from support.toy_data import with_soft_labels
 from support.trainer_kinds import OPTIONS
 
 # What every trainer is held to: with the fixture `make` below, these tests are run with this one.
-from test_engine import (  # noqa: F401
+from test_trainers import (  # noqa: F401
     test_a_base_that_is_not_finite_stops_with_the_step_named,
     test_a_class_that_is_dropped_whole,
     test_a_gradient_of_the_head_that_overflows_names_it,
     test_a_gradient_that_overflows_names_its_tensor,
-    test_a_look_tells_what_single_questions_tell,
     test_a_score_of_exactly_0_is_dropped,
     test_a_score_that_is_not_a_number_is_dropped_and_found,
     test_a_snapshot_stays_as_it_was,
     test_a_word_outside_words_is_refused_and_nothing_moves,
     test_active_clamps,
     test_after_an_error_all_is_as_it_was_before_the_step,
+    test_an_evaluation_agrees_with_single_calls,
     test_base_head_and_documents_are_left_alone,
     test_check_finite_names_the_tensor,
     test_documents_of_one_repeated_word,
@@ -36,8 +36,7 @@ from test_engine import (  # noqa: F401
     test_float32_stays_near,
     test_follows_the_reference_step,
     test_id_0_as_padding_and_as_a_word,
-    test_kept_counts_are_those_of_the_whole_scores,
-    test_labels_that_are_shares_and_a_heavier_lstm_penalty,
+    test_kept_counts_are_those_of_the_full_scores,
     test_labels_that_cannot_be_are_refused,
     test_large_learning_rate_of_the_head_and_large_alpha,
     test_learning_rates_that_fall,
@@ -47,6 +46,7 @@ from test_engine import (  # noqa: F401
     test_port_never_moves_the_head,
     test_rows_of_padding_words_get_the_penalty_alone,
     test_six_epochs_by_hand,
+    test_soft_labels_and_a_heavier_lstm_penalty,
     test_target_weight_by_hand,
     test_target_weight_is_as_good_as_that_many_copies,
     test_the_same_twice,
@@ -401,7 +401,7 @@ def test_documents_that_come_again_are_on_the_device_already(monkeypatch):
     assert len(placed) == 2 and len(engine.class_logits(ids, lengths)) == 20
 
 
-def test_documents_are_looked_at_in_chunks(monkeypatch):
+def test_documents_are_read_in_chunks(monkeypatch):
     """Those of like length together; none at all gives none."""
     monkeypatch.setattr(inference, "BATCH", 3)
     engine, theirs = (deep((2, True), trainer, readout="last_word") for trainer in (CudaGraphTrainer, TorchTrainer))
@@ -412,7 +412,7 @@ def test_documents_are_looked_at_in_chunks(monkeypatch):
     assert engine.logits(ids[:0], lengths[:0]).shape == (0, 2)
 
 
-def test_documents_that_have_changed_are_looked_at_anew():
+def test_documents_that_have_changed_are_read_anew():
     engine, theirs = (deep((1, False), trainer) for trainer in (CudaGraphTrainer, TorchTrainer))
     ids, lengths, _ = toy_data.make_documents(6)
     before = engine.class_logits(ids, lengths)
@@ -423,7 +423,7 @@ def test_documents_that_have_changed_are_looked_at_anew():
     assert not torch.equal(after, before)
 
 
-def test_a_head_only_epoch_looks_at_the_base_once(monkeypatch):
+def test_a_head_only_epoch_reads_the_base_once(monkeypatch):
     engine = deep((1, False), schedule="seam")
     calls, lstm = [], engine._masked_lstm
     monkeypatch.setattr(engine, "_masked_lstm", lambda *args, **kwargs: calls.append(args) or lstm(*args, **kwargs))

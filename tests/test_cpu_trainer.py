@@ -1,7 +1,7 @@
-"""The native engine: held against float64, against itself, and at the corners of its input.
+"""The CPU's trainer: held against float64, against itself, and at the corners of its input.
 
-What it shares with the other trainers is in test_engine.py and test_golden.py; how rows make up for missed steps in
-test_gaps.py.
+What it shares with the other trainers is in test_trainers.py and test_golden.py; how rows make up for missed steps in
+test_lazy_updates.py.
 """
 
 import itertools
@@ -42,12 +42,12 @@ OPTIONS = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "schedule": "joint"}
 
 
 def make(lazy_update="quadrature", weights=None, head=None, words=range(15), **options):
-    """A native trainer of the small world, in float32 unless weights say otherwise."""
+    """A trainer of the small world, in float32 unless weights say otherwise."""
     weights = weights or toy_weights.make_weights(torch.float32)
     dtype = weights[toy_weights.EMBEDDING].dtype
     head = head or toy_weights.make_head(dtype, classes=len(weights[toy_weights.LINEAR[1]]))
     return trainer_kinds.make_trainer(
-        f"native-{lazy_update}", weights, head, torch.tensor(list(words)), **OPTIONS | options
+        f"cpu-{lazy_update}", weights, head, torch.tensor(list(words)), **OPTIONS | options
     )
 
 
@@ -61,7 +61,7 @@ def trained(golden_dir):
 
 
 def take_over(engine, exact):
-    """Gives a native trainer the state of a float64 TorchTrainer that takes joint steps."""
+    """Gives a CpuTrainer the state of a float64 TorchTrainer that takes joint steps."""
     adam = exact._adam_together.state
     for key, score in exact.scores.items():
         engine.scores[key].copy_(score)
@@ -87,7 +87,7 @@ def test_sixty_steps_keep_what_float64_keeps(trained, r8_reference, name, readou
     options = REFERENCE | {"readout": readout, "schedule": "joint"}
     double = {key: weight.double() for key, weight in trained.items()}
     exact = trainer_kinds.make_trainer("torch", double, head, documents[0], **options)
-    engine = trainer_kinds.make_trainer(f"native-{lazy_update}", trained, head, documents[0], **options)
+    engine = trainer_kinds.make_trainer(f"cpu-{lazy_update}", trained, head, documents[0], **options)
     parted, counts = 0, set()
     for step, batch in enumerate(toy_data.cut(documents, 5)):
         loss, wanted = (trainer.run_epoch(*batch, 5) for trainer in (engine, exact))
@@ -109,7 +109,7 @@ def test_sixty_steps_keep_what_float64_keeps(trained, r8_reference, name, readou
 
 
 class Flushes:
-    """Never stops an epoch, but brings all rows up to date in the midst of it; looks at it, too."""
+    """Never stops an epoch, but brings all rows up to date in the midst of it, and reads it."""
 
     def __init__(self, trainer, documents):
         self.trainer, self.documents, self.evaluates = trainer, documents, []
@@ -126,9 +126,9 @@ def test_replay_is_dense_to_the_last_bit(trained, r8_reference, monkeypatch):
     With flushes at odd moments, pieces of different lengths, epochs of the head alone and other learning rates between.
     """
     documents, head = documents_of(r8_reference, "acq")
-    looked_at = take(documents, 0, 40)[:2]
+    probe = take(documents, 0, 40)[:2]
     trainers = [
-        trainer_kinds.make_trainer(f"native-{lazy_update}", trained, head, documents[0], **REFERENCE)
+        trainer_kinds.make_trainer(f"cpu-{lazy_update}", trained, head, documents[0], **REFERENCE)
         for lazy_update in ("replay", "off")
     ]
     pieces = [(0, 3192, 5, 1.0), (0, 7, 5, 0.5), (100, 1003, 1, 0.5), (3000, 3192, 16, 0.25), (0, 3192, 5, 0.75)]
@@ -138,7 +138,7 @@ def test_replay_is_dense_to_the_last_bit(trained, r8_reference, monkeypatch):
         outcomes = []
         for trainer in trainers:
             trainer.scale_learning_rates(factor)
-            stop = Flushes(trainer, looked_at) if number % 2 == 0 else None
+            stop = Flushes(trainer, probe) if number % 2 == 0 else None
             loss = trainer.run_epoch(*take(documents, begin, end), batch_size, stop=stop)
             head_loss = trainer.run_epoch(*take(documents, 0, 300), 7, head_only=True) if number in (1, 4) else 0
             outcomes.append((loss, head_loss, stop.evaluates if stop else []))
@@ -351,7 +351,7 @@ def test_tensors_that_are_laid_out_otherwise(lazy_update):
 
 
 @pytest.mark.parametrize("schedule", ["seam", "joint"])
-def test_target_weight_with_shares(schedule):
+def test_target_weight_in_float32_and_in_head_only_epochs(schedule):
     """Weight 3 of target documents is three of each, in float32 and with a head-only epoch between, too."""
     documents = toy_data.make_documents(9)
     times = torch.where(documents[2] == 0, 3, 1)
@@ -400,7 +400,7 @@ def test_class_logits_are_those_of_the_kept_weights(lazy_update, readout, dtype)
     """In batches and in one go, of words with and without a row of their own, before and after these drop out."""
     weights = toy_weights.make_weights(dtype, sizes=(60, 17, 9, 5))
     engine = make(lazy_update, weights, readout=readout, lr_mask=0.1)
-    looked_at = toy_data.make_documents(300, 12, range(60), seed=5)[:2]
+    probe = toy_data.make_documents(300, 12, range(60), seed=5)[:2]
     dropped = set()
     for epoch in range(5):
         documents = toy_data.make_documents(9, words=range(15), seed=epoch)
@@ -409,14 +409,14 @@ def test_class_logits_are_those_of_the_kept_weights(lazy_update, readout, dtype)
         dropped.add(bool((shared > 0).all()))
         kept = engine.effective_weights()
         exact = {key: weight.double() for key, weight in kept.items()}
-        true = inference.class_logits(exact, *looked_at, readout)
-        theirs, ours = inference.class_logits(kept, *looked_at, readout), engine.class_logits(*looked_at)
+        true = inference.class_logits(exact, *probe, readout)
+        theirs, ours = inference.class_logits(kept, *probe, readout), engine.class_logits(*probe)
         assert ours.dtype == dtype and ours.shape == (300, 5)
         floor = agreement.EPS * max(1, true.abs().max().item()) if dtype == torch.float32 else 1e-12
         for q in (0.95, 1):
             error, allowed = (torch.quantile((logits.double() - true).abs(), q) for logits in (ours, theirs))
             assert error <= 2 * allowed + floor
-        pieces = [engine.class_logits(*(part[i : i + 1] for part in looked_at)) for i in range(0, 300, 50)]
+        pieces = [engine.class_logits(*(part[i : i + 1] for part in probe)) for i in range(0, 300, 50)]
         assert torch.equal(torch.cat(pieces), ours[::50])
     assert dropped == {True, False}
 
@@ -448,7 +448,7 @@ def test_class_logits_follow_what_is_asked_and_what_has_moved():
 
 
 @pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
-def test_counts_snapshot_and_whole_scores_agree(lazy_update, wide):
+def test_counts_snapshot_and_full_scores_agree(lazy_update, wide):
     engine = train_one(wide, 2, lazy_update)
     scores, head = engine.full_scores()
     mask, head_too = engine.snapshot()
@@ -481,7 +481,7 @@ def test_bits_of_scores_are_those_that_numpy_packs(isa, dtype):
             _ext.C.pack_keep_bits(bad)
 
 
-def test_adopted_state_goes_on_as_its_own(wide):
+def test_loaded_state_goes_on_as_its_own(wide):
     """A trainer that takes over another's scores and averages continues to the last bit."""
     one = train_one(wide, 0, "replay")
     other = make(
@@ -554,27 +554,27 @@ def test_features_that_do_not_fit_are_refused(bare, place, change, error, text):
     assert len(trainer.train_head(*fine)[0]) == 2
 
 
-def test_looking_at_what_does_not_fit_is_refused(bare):
+def test_reading_what_does_not_fit_is_refused(bare):
     trainer = bare()
-    slots, lengths, _ = documents_for(bare.dtype)
-    ids = slots.long()
-    assert trainer.class_logits(ids, slots, lengths).shape == (4, 5)
-    assert trainer.class_logits(ids + WORDS - R, slots * 0 + R, lengths).shape == (4, 5)  # words without rows
-    for looked_at, error, text in (
-        ((ids.int(), slots, lengths), TypeError, "ids must be a? ?contiguous"),
-        ((flipped(ids), slots, lengths), TypeError, "ids must be a? ?contiguous"),
-        ((ids, slots.long(), lengths), TypeError, "score_rows must be a contiguous"),
-        ((ids, slots[:, 1:].contiguous(), lengths), ValueError, "score_rows must have shape|lengths must lie"),
-        ((ids, slots[1:], lengths), ValueError, "documents 0 to 4 of 3|shape"),
-        ((with_value(ids, WORDS), slots, lengths), ValueError, f"but holds {WORDS}"),
-        ((with_value(ids, -1), slots, lengths), ValueError, "but holds -1"),
-        ((ids, with_value(slots, R + 1), lengths), ValueError, "but holds"),
-        ((ids, slots, lengths + 1), ValueError, "between 1 and 3"),
-        ((ids, slots, lengths * 0), ValueError, "between 1 and 3"),
-        ((ids, slots, lengths[1:]), ValueError, "lengths must have shape"),
+    score_rows, lengths, _ = documents_for(bare.dtype)
+    ids = score_rows.long()
+    assert trainer.class_logits(ids, score_rows, lengths).shape == (4, 5)
+    assert trainer.class_logits(ids + WORDS - R, score_rows * 0 + R, lengths).shape == (4, 5)  # words without rows
+    for probe, error, text in (
+        ((ids.int(), score_rows, lengths), TypeError, "ids must be a? ?contiguous"),
+        ((flipped(ids), score_rows, lengths), TypeError, "ids must be a? ?contiguous"),
+        ((ids, score_rows.long(), lengths), TypeError, "score_rows must be a contiguous"),
+        ((ids, score_rows[:, 1:].contiguous(), lengths), ValueError, "score_rows must have shape|lengths must lie"),
+        ((ids, score_rows[1:], lengths), ValueError, "documents 0 to 4 of 3|shape"),
+        ((with_value(ids, WORDS), score_rows, lengths), ValueError, f"but holds {WORDS}"),
+        ((with_value(ids, -1), score_rows, lengths), ValueError, "but holds -1"),
+        ((ids, with_value(score_rows, R + 1), lengths), ValueError, "but holds"),
+        ((ids, score_rows, lengths + 1), ValueError, "between 1 and 3"),
+        ((ids, score_rows, lengths * 0), ValueError, "between 1 and 3"),
+        ((ids, score_rows, lengths[1:]), ValueError, "lengths must have shape"),
     ):
         with pytest.raises(error, match=text):
-            trainer.class_logits(*looked_at)
+            trainer.class_logits(*probe)
 
 
 def test_more_steps_than_announced_are_refused(bare):
@@ -628,11 +628,11 @@ def test_an_epoch_may_begin_before_the_last_was_flushed(bare):
     scores = []
     for flushes in (True, False):
         trainer = bare(lazy_update="replay")
-        slots, lengths, shares = documents_for(bare.dtype, count=40)
-        slots[1:] = 0
+        score_rows, lengths, target_probs = documents_for(bare.dtype, count=40)
+        score_rows[1:] = 0
         for _ in range(3):
             trainer.begin_epoch(0.1, 0.1, 40)
-            trainer.train(slots, lengths, shares, 1, 0, 40)
+            trainer.train(score_rows, lengths, target_probs, 1, 0, 40)
             if flushes:
                 trainer.flush()
         trainer.flush()
@@ -699,9 +699,9 @@ def test_padding_may_be_anything_where_it_is_never_fed():
 
 
 def test_large_batches_are_stopped_between_two_of_them(monkeypatch):
-    """However many steps are taken between two looks: it is words that take the time."""
+    """However many steps are taken between two polls: it is words that take the time."""
 
-    class CountsLooks:
+    class CountsPolls:
         evaluates = 0
 
         def is_set(self):
@@ -711,7 +711,7 @@ def test_large_batches_are_stopped_between_two_of_them(monkeypatch):
     documents = toy_data.make_documents(24)
     for words, evaluates in ((toy_weights.T * 4, 6), (toy_weights.T * 8, 3), (1, 6), (10**6, 1)):
         monkeypatch.setattr(cpu_trainer, "_WORDS_AT_ONCE", words)
-        stop = CountsLooks()
+        stop = CountsPolls()
         make().run_epoch(*documents, 4, stop=stop)
         assert stop.evaluates == evaluates
 
@@ -758,7 +758,7 @@ def test_over_seeds_the_engine_ends_where_plain_pytorch_does(trained, r8_referen
     wanted = figures("torch")
     assert wanted.std(0).min() > 0
     for lazy_update in ("quadrature", "replay"):
-        differences = figures(f"native-{lazy_update}") - wanted
+        differences = figures(f"cpu-{lazy_update}") - wanted
         assert [paired_t(part) <= 8.61 for part in differences.T] == [True, True], (lazy_update, differences)
-    other = figures("native-quadrature", lr_mask=0.85 * REFERENCE["lr_mask"])
+    other = figures("cpu-quadrature", lr_mask=0.85 * REFERENCE["lr_mask"])
     assert paired_t((other - wanted)[:, 1]) > 8.61
