@@ -4,7 +4,6 @@ What it shares with the other trainers is in test_trainers.py and test_golden.py
 test_lazy_updates.py.
 """
 
-import itertools
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,39 +15,17 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from support import agreement, strategies, toy_data, toy_weights, trainer_kinds
-from support.bare_trainers import (
-    BAD_DOCUMENTS,
-    BAD_TRAINERS,
-    WORDS,
-    Bare,
-    R,
-    documents_for,
-    flipped,
-    otherwise,
-    with_value,
-)
+from support.cpu_trainers import make, train_one
 from support.toy_data import documents_of, take
-from support.trainer_kinds import SCHEDULES, assert_same_bits, tensors
+from support.trainer_kinds import OPTIONS, SCHEDULES, assert_same_bits, tensors
 
 from seam_fast import _ext
-from seam_fast.classifier import inference
 from seam_fast.common import rng
 from seam_fast.training import cpu_trainer, reference_step
 
 pytestmark = pytest.mark.skipif(not _ext.has_ext(), reason=f"needs the compiled part: {_ext.reason}")
 
 REFERENCE = {"alpha": 0.2, "lr_mask": 0.1, "lr_head": 0.01, "schedule": "seam"}  # the reference's settings
-OPTIONS = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "schedule": "joint"}
-
-
-def make(lazy_update="quadrature", weights=None, head=None, words=range(15), **options):
-    """A trainer of the small world, in float32 unless weights say otherwise."""
-    weights = weights or toy_weights.make_weights(torch.float32)
-    dtype = weights[toy_weights.EMBEDDING].dtype
-    head = head or toy_weights.make_head(dtype, classes=len(weights[toy_weights.LINEAR[1]]))
-    return trainer_kinds.make_trainer(
-        f"cpu-{lazy_update}", weights, head, torch.tensor(list(words)), **OPTIONS | options
-    )
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +89,11 @@ class Flushes:
     """Never stops an epoch, but brings all rows up to date in the midst of it, and reads it."""
 
     def __init__(self, trainer, documents):
-        self.trainer, self.documents, self.evaluates = trainer, documents, []
+        self.trainer, self.documents, self.logits = trainer, documents, []
 
     def is_set(self):
         self.trainer._native.flush()
-        self.evaluates.append(self.trainer.class_logits(*self.documents))
+        self.logits.append(self.trainer.class_logits(*self.documents))
         return False
 
 
@@ -141,7 +118,7 @@ def test_replay_is_dense_to_the_last_bit(trained, r8_reference, monkeypatch):
             stop = Flushes(trainer, probe) if number % 2 == 0 else None
             loss = trainer.run_epoch(*take(documents, begin, end), batch_size, stop=stop)
             head_loss = trainer.run_epoch(*take(documents, 0, 300), 7, head_only=True) if number in (1, 4) else 0
-            outcomes.append((loss, head_loss, stop.evaluates if stop else []))
+            outcomes.append((loss, head_loss, stop.logits if stop else []))
         assert outcomes[0][:2] == outcomes[1][:2]
         assert all(torch.equal(*pair) for pair in zip(outcomes[0][2], outcomes[1][2], strict=True))
         assert_same_bits(*trainers)
@@ -151,47 +128,28 @@ def test_replay_is_dense_to_the_last_bit(trained, r8_reference, monkeypatch):
 # -- on its own and in company ----------------------------------------------------------------------------------------
 
 
-def train_one(weights, number, lazy_update="quadrature"):
-    """One of several modules over the same base; returns it trained."""
-    options = {"schedule": SCHEDULES[number % 3], "alpha": 0.1 * (number + 1), "lr_mask": 0.02 * (number + 1)}
-    trainer = make(
-        lazy_update, weights, toy_weights.make_head(torch.float32, seed=number, classes=6), range(60), **options
-    )
-    for epoch in range(12):
-        documents = toy_data.make_documents(150, width=9, words=range(60), seed=100 * number + epoch)
-        trainer.run_epoch(*documents, number % 4 + 1, head_only=epoch % 5 == 0 and trainer.schedule == "seam")
-        trainer.class_logits(*documents[:2])
-    return trainer
-
-
-@pytest.fixture(scope="module")
-def wide():
-    """A base of 80 words in sizes that fill no vector."""
-    return toy_weights.make_weights(torch.float32, sizes=(80, 19, 21, 6), scale=0.3)
-
-
-def test_a_module_alone_is_the_module_in_company(wide):
-    alone = [train_one(wide, number) for number in range(6)]
+def test_a_module_alone_is_the_module_in_company(odd_weights):
+    alone = [train_one(odd_weights, number) for number in range(6)]
     with ThreadPoolExecutor(4) as pool:
-        beside = list(pool.map(lambda number: train_one(wide, number), range(6)))
+        beside = list(pool.map(lambda number: train_one(odd_weights, number), range(6)))
     for one, other in zip(alone, beside, strict=True):
         assert one.steps > 400
         assert_same_bits(one, other)
 
 
-def test_the_number_of_threads_changes_nothing(wide):
-    one = train_one(wide, 1)
+def test_the_number_of_threads_changes_nothing(odd_weights):
+    one = train_one(odd_weights, 1)
     torch.set_num_threads(2)
-    assert_same_bits(one, train_one(wide, 1))
+    assert_same_bits(one, train_one(odd_weights, 1))
 
 
 @pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
-def test_where_an_epoch_is_cut_changes_nothing(wide, monkeypatch, lazy_update):
+def test_where_an_epoch_is_cut_changes_nothing(odd_weights, monkeypatch, lazy_update):
     trainers, event = [], threading.Event()
     documents = toy_data.make_documents(150, width=9, words=range(60))
     for at_once in (64, 7, 1):
         monkeypatch.setattr(cpu_trainer, "_STEPS_AT_ONCE", at_once)
-        trainer = make(lazy_update, wide, words=range(60), schedule="seam")
+        trainer = make(lazy_update, odd_weights, words=range(60), schedule="seam")
         losses = [trainer.run_epoch(*documents, 2, head_only=epoch == 2, stop=event) for epoch in range(5)]
         trainers.append((trainer, losses))
     for trainer, losses in trainers[1:]:
@@ -199,14 +157,14 @@ def test_where_an_epoch_is_cut_changes_nothing(wide, monkeypatch, lazy_update):
         assert_same_bits(trainer, trainers[0][0])
 
 
-def test_denormal_numbers_are_left_as_they_were(wide):
+def test_denormal_numbers_are_left_as_they_were(odd_weights):
     """They count as zero inside only, whatever they count as outside, and that changes no result."""
 
     def halved():
         return float(np.float32(1e-38) * np.float32(0.5)), (torch.tensor([1e-38]) * 0.5).item()
 
     def work():
-        trainer = train_one(wide, 0)
+        trainer = train_one(odd_weights, 0)
         trainer.check_finite()
         with pytest.raises(ValueError, match="lengths"):
             trainer._native.class_logits(*(torch.zeros(2, 3, dtype=kind) for kind in (torch.int64, torch.int32)), ZEROS)
@@ -370,350 +328,14 @@ def test_target_weight_in_float32_and_in_head_only_epochs(schedule):
 # -- instruction sets -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=_ext.ISAS)
-def isa(request):
-    if request.param not in _ext.C.isas():
-        pytest.skip(f"this CPU lacks {request.param}")
-    before = _ext.C.isa()
-    _ext.C.set_isa(request.param)
-    yield request.param
-    _ext.C.set_isa(before)
-
-
 @pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
 def test_every_instruction_set(isa, lazy_update):
     for sizes in ((30, 17, 33, 5), (30, 50, 3, 8), (30, 97, 16, 2)):
         check_case(sizes, toy_data.make_documents(11, 7, range(30)), 4, lazy_update=lazy_update, readout="last_word")
 
 
-def test_every_instruction_set_replays_like_dense(isa, wide):
-    assert_same_bits(train_one(wide, 2, "replay"), train_one(wide, 2, "off"))
-
-
-# -- what it shows ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("readout", ["last_position", "last_word"])
-@pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
-def test_class_logits_are_those_of_the_kept_weights(lazy_update, readout, dtype):
-    """In batches and in one go, of words with and without a row of their own, before and after these drop out."""
-    weights = toy_weights.make_weights(dtype, sizes=(60, 17, 9, 5))
-    engine = make(lazy_update, weights, readout=readout, lr_mask=0.1)
-    probe = toy_data.make_documents(300, 12, range(60), seed=5)[:2]
-    dropped = set()
-    for epoch in range(5):
-        documents = toy_data.make_documents(9, words=range(15), seed=epoch)
-        engine.run_epoch(*documents, 2)
-        shared = engine.full_scores()[0][toy_weights.EMBEDDING][20]
-        dropped.add(bool((shared > 0).all()))
-        kept = engine.effective_weights()
-        exact = {key: weight.double() for key, weight in kept.items()}
-        true = inference.class_logits(exact, *probe, readout)
-        theirs, ours = inference.class_logits(kept, *probe, readout), engine.class_logits(*probe)
-        assert ours.dtype == dtype and ours.shape == (300, 5)
-        floor = agreement.EPS * max(1, true.abs().max().item()) if dtype == torch.float32 else 1e-12
-        for q in (0.95, 1):
-            error, allowed = (torch.quantile((logits.double() - true).abs(), q) for logits in (ours, theirs))
-            assert error <= 2 * allowed + floor
-        pieces = [engine.class_logits(*(part[i : i + 1] for part in probe)) for i in range(0, 300, 50)]
-        assert torch.equal(torch.cat(pieces), ours[::50])
-    assert dropped == {True, False}
-
-
-def test_class_logits_follow_what_is_asked_and_what_has_moved():
-    """The same between epochs of the head alone, and never behind a change."""
-    engine = make(schedule="seam")
-    documents = toy_data.make_documents()
-    ids, lengths = (part.clone() for part in documents[:2])
-
-    def fresh():
-        return inference.class_logits(engine.effective_weights(), ids, lengths, "last_position")
-
-    seen = [engine.class_logits(ids, lengths)]
-    engine.run_epoch(*documents, 4, head_only=True)
-    assert torch.equal(engine.class_logits(ids, lengths), seen[0])
-    ids[0] = 3
-    seen.append(engine.class_logits(ids, lengths))
-    torch.testing.assert_close(seen[-1], fresh())
-    for _ in range(6):
-        engine.run_epoch(*documents, 4)
-    seen.append(engine.class_logits(ids, lengths))
-    torch.testing.assert_close(seen[-1], fresh())
-    engine.scores["hidden2label.weight"].fill_(-1)
-    engine.load_state(engine.steps)
-    seen.append(engine.class_logits(ids, lengths))
-    torch.testing.assert_close(seen[-1], fresh())
-    assert not any(torch.equal(a, b) for a, b in itertools.pairwise(seen))
-
-
-@pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
-def test_counts_snapshot_and_full_scores_agree(lazy_update, wide):
-    engine = train_one(wide, 2, lazy_update)
-    scores, head = engine.full_scores()
-    mask, head_too = engine.snapshot()
-    signs = mask.scores()
-    assert engine.kept_counts() == {key: int((score > 0).sum()) for key, score in scores.items()}
-    for key, score in scores.items():
-        assert score.shape == wide[key].shape and torch.equal(signs[key] > 0, score > 0), key
-        assert torch.equal(engine.effective_weights()[key], wide[key] * (score > 0))
-    assert all(torch.equal(*pair) for pair in zip(head, head_too, strict=True))
-    counts = engine.kept_counts()
-    assert any(0 < counts[key] < wide[key].numel() for key in counts)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_bits_of_scores_are_those_that_numpy_packs(isa, dtype):
-    for size in (0, 1, 7, 8, 9, 16, 100, 2048, 2049, 5000):
-        scores = torch.randn(size, dtype=dtype, generator=torch.Generator().manual_seed(size))
-        scores[::5] = 0
-        bits, kept, finite = _ext.C.pack_keep_bits(scores)
-        assert finite and kept == int((scores > 0).sum())
-        assert bits.tolist() == np.packbits((scores > 0).numpy()).tolist()
-        for place in (0, size // 2, size - 1) if size else ():
-            for bad in (torch.nan, torch.inf, -torch.inf):
-                spoilt = scores.clone()
-                spoilt[place] = bad
-                bits, kept, finite = _ext.C.pack_keep_bits(spoilt)
-                assert not finite and kept == int((spoilt > 0).sum())
-    for bad, words in ((torch.zeros(3).half(), "float32 or float64"), (torch.zeros(4, 4).T[:, ::2], "contiguous")):
-        with pytest.raises((ValueError, TypeError), match=words):
-            _ext.C.pack_keep_bits(bad)
-
-
-def test_loaded_state_goes_on_as_its_own(wide):
-    """A trainer that takes over another's scores and averages continues to the last bit."""
-    one = train_one(wide, 0, "replay")
-    other = make(
-        "replay",
-        wide,
-        toy_weights.make_head(torch.float32, classes=6),
-        range(60),
-        schedule="seam",
-        alpha=0.1,
-        lr_mask=0.02,
-    )
-    mine = tensors(other)
-    for name, part in tensors(one).items():
-        mine[name].copy_(part)
-    head_steps = 3 * 150  # epochs 0, 5 and 10, of one document a step
-    other.load_state(one.steps - head_steps, head_steps)
-    for epoch in range(4):
-        documents = toy_data.make_documents(30, words=range(60), seed=epoch)
-        for trainer in (one, other):
-            trainer.run_epoch(*documents, 4, head_only=epoch == 2)
-        assert_same_bits(one, other)
-
-
-# -- what it refuses --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def bare():
-    return Bare(_ext.C, torch.float64)
-
-
-@pytest.mark.parametrize(("name", "change", "error", "text"), BAD_TRAINERS)
-def test_a_trainer_is_not_made_of_what_does_not_fit(bare, name, change, error, text):
-    bare()
-    with pytest.raises(error, match=text):
-        bare(**{name: change})
-
-
-def changed(fine, place, change):
-    return [*fine[:place], change(fine[place]) if callable(change) else change, *fine[place + 1 :]]
-
-
-@pytest.mark.parametrize(("place", "change", "error", "text"), BAD_DOCUMENTS)
-def test_documents_that_do_not_fit_are_refused_and_nothing_moves(bare, place, change, error, text):
-    trainer = bare()
-    trainer.begin_epoch(0.1, 0.1, 9)
-    fine = [*documents_for(bare.dtype), 2, 0, 4]
-    with pytest.raises(error, match=text):
-        trainer.train(*changed(fine, place, change))
-    assert trainer.steps == 0 and all((score == 1).all() for score in bare.given["scores"])
-    losses, failure = trainer.train(*fine)
-    assert len(losses) == 2 and failure.what == -1
-
-
-@pytest.mark.parametrize(("place", "change", "error", "text"), [case for case in BAD_DOCUMENTS if case[0] > 1])
-def test_features_that_do_not_fit_are_refused(bare, place, change, error, text):
-    trainer = bare()
-    trainer.begin_epoch(0.1, 0.1, 0)
-    fine = [torch.ones(4, 5, dtype=bare.dtype), documents_for(bare.dtype)[2], 2, 0, 4]
-    with pytest.raises(error, match=text):
-        trainer.train_head(*changed(fine, place - 1, change))
-    for features, kind in (
-        (otherwise(fine[0]), TypeError),
-        (fine[0][:, 1:], ValueError),
-        (flipped(fine[0]), ValueError),
-    ):
-        with pytest.raises(kind, match="features"):
-            trainer.train_head(features, *fine[1:])
-    assert trainer.steps == 0
-    assert len(trainer.train_head(*fine)[0]) == 2
-
-
-def test_reading_what_does_not_fit_is_refused(bare):
-    trainer = bare()
-    score_rows, lengths, _ = documents_for(bare.dtype)
-    ids = score_rows.long()
-    assert trainer.class_logits(ids, score_rows, lengths).shape == (4, 5)
-    assert trainer.class_logits(ids + WORDS - R, score_rows * 0 + R, lengths).shape == (4, 5)  # words without rows
-    for probe, error, text in (
-        ((ids.int(), score_rows, lengths), TypeError, "ids must be a? ?contiguous"),
-        ((flipped(ids), score_rows, lengths), TypeError, "ids must be a? ?contiguous"),
-        ((ids, score_rows.long(), lengths), TypeError, "score_rows must be a contiguous"),
-        ((ids, score_rows[:, 1:].contiguous(), lengths), ValueError, "score_rows must have shape|lengths must lie"),
-        ((ids, score_rows[1:], lengths), ValueError, "documents 0 to 4 of 3|shape"),
-        ((with_value(ids, WORDS), score_rows, lengths), ValueError, f"but holds {WORDS}"),
-        ((with_value(ids, -1), score_rows, lengths), ValueError, "but holds -1"),
-        ((ids, with_value(score_rows, R + 1), lengths), ValueError, "but holds"),
-        ((ids, score_rows, lengths + 1), ValueError, "between 1 and 3"),
-        ((ids, score_rows, lengths * 0), ValueError, "between 1 and 3"),
-        ((ids, score_rows, lengths[1:]), ValueError, "lengths must have shape"),
-    ):
-        with pytest.raises(error, match=text):
-            trainer.class_logits(*probe)
-
-
-def test_more_steps_than_announced_are_refused(bare):
-    trainer = bare()
-    documents = documents_for(bare.dtype)
-    with pytest.raises(ValueError, match="more steps than begin_epoch was told"):
-        trainer.train(*documents, 2, 0, 4)  # before any epoch
-    trainer.begin_epoch(0.1, 0.1, 3)
-    trainer.train(*documents, 2, 0, 4)
-    with pytest.raises(ValueError, match="more steps than begin_epoch was told"):
-        trainer.train(*documents, 2, 0, 4)
-    trainer.train(*documents, 2, 0, 2)
-    assert trainer.steps == 3
-    trainer.flush()
-    trainer.begin_epoch(0.1, 0.1, 0)
-    with pytest.raises(ValueError, match="more steps"):
-        trainer.train(*documents, 4, 0, 4)
-    trainer.begin_epoch(0.1, 0.1, 1)
-    assert len(trainer.train(*documents, 4, 0, 4)[0]) == 1
-
-
-def test_numbers_of_steps_that_cannot_be_are_refused(bare):
-    trainer = bare()
-    for steps in (-1, -(2**63)):
-        with pytest.raises(ValueError, match="steps"):
-            trainer.begin_epoch(0.1, 0.1, steps)
-    for steps in ((-1, 0), (0, -1)):
-        with pytest.raises(ValueError, match="steps"):
-            trainer.load_state(*steps)
-    trainer.begin_epoch(0.1, 0.1, 5)
-    trainer.train(*documents_for(bare.dtype), 1, 0, 4)
-    trainer.load_state(0, 0)  # which ends the epoch
-    with pytest.raises(ValueError, match="more steps"):
-        trainer.train(*documents_for(bare.dtype), 1, 0, 4)
-
-
-def test_a_batch_of_any_size_is_all_there_is(bare):
-    trainers = [bare() for _ in range(2)]
-    losses = []
-    for trainer, batch in zip(trainers, (3, 2**63 - 1), strict=True):
-        trainer.begin_epoch(0.1, 0.1, 9)
-        losses.append(trainer.train(*documents_for(bare.dtype), batch, 1, 4)[0])
-        losses.append(
-            trainer.train_head(torch.ones(4, 5, dtype=bare.dtype), documents_for(bare.dtype)[2], batch, 1, 4)[0]
-        )
-    assert len(losses[0]) == 1 and losses[:2] == losses[2:]
-
-
-def test_an_epoch_may_begin_before_the_last_was_flushed(bare):
-    """Nothing is read that is not there; rows are as after a flush."""
-    scores = []
-    for flushes in (True, False):
-        trainer = bare(lazy_update="replay")
-        score_rows, lengths, target_probs = documents_for(bare.dtype, count=40)
-        score_rows[1:] = 0
-        for _ in range(3):
-            trainer.begin_epoch(0.1, 0.1, 40)
-            trainer.train(score_rows, lengths, target_probs, 1, 0, 40)
-            if flushes:
-                trainer.flush()
-        trainer.flush()
-        scores.append(bare.given["scores"][0])
-    assert torch.equal(*scores)
-
-
-# -- in other hands ---------------------------------------------------------------------------------------------------
-
-
-def test_one_thread_at_a_time(monkeypatch):
-    """A second thread is refused while the first one trains, and disturbs nothing."""
-    monkeypatch.setattr(cpu_trainer, "_STEPS_AT_ONCE", 10**9)  # the whole epoch is one call
-    monkeypatch.setattr(cpu_trainer, "_WORDS_AT_ONCE", 10**9)
-    documents = tuple(part.repeat(4000, *[1] * (part.ndim - 1)) for part in toy_data.make_documents())
-    alone, engine = make(), make()
-    alone.run_epoch(*documents, 2)
-    worker = threading.Thread(target=engine.run_epoch, args=(*documents, 2))
-    worker.start()
-    while worker.is_alive() and engine.steps == 0:
-        pass
-    with pytest.raises(ValueError, match="one thread at a time"):
-        engine._native.flush()
-    worker.join()
-    assert_same_bits(alone, engine)
-
-
-@pytest.mark.parametrize("change", ["resize", "move"])
-def test_a_tensor_that_is_no_longer_where_it_was_is_refused(change):
-    engine = make()
-    score = engine.scores["lstm.weight_ih_l0"]
-    if change == "resize":
-        score.resize_(2 * score.numel())
-    else:
-        engine.head[0].set_(torch.zeros(2, toy_weights.C))
-    with pytest.raises(ValueError, match="moved or resized"):
-        engine.run_epoch(*toy_data.make_documents(), 4)
-
-
-def test_the_instruction_set_of_a_trainer_stays():
-    """Another one, chosen meanwhile, has other panels and changes nothing here."""
-    engine, other = make(), make()
-    before = _ext.C.isa()
-    engine.run_epoch(*toy_data.make_documents(), 4)
-    other.run_epoch(*toy_data.make_documents(), 4)
-    try:
-        _ext.C.set_isa("portable")
-        engine.run_epoch(*toy_data.make_documents(seed=3), 4)
-    finally:
-        _ext.C.set_isa(before)
-    other.run_epoch(*toy_data.make_documents(seed=3), 4)
-    assert_same_bits(engine, other)
-
-
-def test_padding_may_be_anything_where_it_is_never_fed():
-    ids, lengths, labels = toy_data.make_documents(padding=20)
-    one, other = make(words=range(1, 15), readout="last_word"), make(words=range(1, 15), readout="last_word")
-    assert (ids == 20).any()
-    one.run_epoch(ids, lengths, labels, 4)
-    other.run_epoch(torch.where(ids == 20, 1, ids), lengths, labels, 4)
-    assert_same_bits(one, other)
-    with pytest.raises(ValueError, match="word that was not among"):
-        make(words=range(1, 15), readout="last_position").run_epoch(ids, lengths, labels, 4)
-
-
-def test_large_batches_are_stopped_between_two_of_them(monkeypatch):
-    """However many steps are taken between two polls: it is words that take the time."""
-
-    class CountsPolls:
-        evaluates = 0
-
-        def is_set(self):
-            self.evaluates += 1
-            return False
-
-    documents = toy_data.make_documents(24)
-    for words, evaluates in ((toy_weights.T * 4, 6), (toy_weights.T * 8, 3), (1, 6), (10**6, 1)):
-        monkeypatch.setattr(cpu_trainer, "_WORDS_AT_ONCE", words)
-        stop = CountsPolls()
-        make().run_epoch(*documents, 4, stop=stop)
-        assert stop.evaluates == evaluates
+def test_every_instruction_set_replays_like_dense(isa, odd_weights):
+    assert_same_bits(train_one(odd_weights, 2, "replay"), train_one(odd_weights, 2, "off"))
 
 
 # -- over seeds -------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from support.cuda_trainer_checks import (
     assert_near,
     assert_same_run,
     check_case,
+    check_drawn,
     check_skipped_steps,
     name_of,
     train,
@@ -61,29 +62,31 @@ from test_cuda_trainer_use import (  # noqa: F401
     test_the_loop_ends_where_it_ends_on_the_cpu,
 )
 from test_take_epoch import test_it_is_what_single_calls_give  # noqa: F401
-from test_trainers import (  # noqa: F401
+from test_trainer_state import (  # noqa: F401
     test_a_base_that_is_not_finite_stops_with_the_step_named,
-    test_a_class_that_is_dropped_whole,
     test_a_gradient_that_overflows_names_its_tensor,
-    test_a_score_of_exactly_0_is_dropped,
     test_a_snapshot_stays_as_it_was,
-    test_a_word_outside_words_is_refused_and_nothing_moves,
-    test_active_clamps,
     test_an_evaluation_agrees_with_single_calls,
     test_base_head_and_documents_are_left_alone,
     test_check_finite_names_the_tensor,
+    test_labels_that_cannot_be_are_refused,
+    test_the_same_twice,
+)
+from test_trainers import (  # noqa: F401
+    test_a_class_that_is_dropped_whole,
+    test_a_score_of_exactly_0_is_dropped,
+    test_a_word_outside_words_is_refused_and_nothing_moves,
+    test_active_clamps,
     test_documents_of_one_repeated_word,
     test_documents_of_one_word_only,
     test_float32_stays_near,
     test_follows_the_reference_step,
     test_id_0_as_padding_and_as_a_word,
     test_kept_counts_are_those_of_the_full_scores,
-    test_labels_that_cannot_be_are_refused,
     test_large_learning_rate_of_the_head_and_large_alpha,
     test_one_document_a_step,
     test_rows_of_padding_words_get_the_penalty_alone,
     test_soft_labels_and_a_heavier_lstm_penalty,
-    test_the_same_twice,
     test_when_an_absent_word_drops_out_in_float32,
     test_words_in_any_order_and_shape,
 )
@@ -268,8 +271,7 @@ def wide():
 @pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize("case", [*SMALL, *SHARED], ids=name_of)
 def test_steps_of_the_whole_gpu(kind, case):
-    (sizes, width, batch, count, readout), words = case, case[0][0]
-    check_case(kind, sizes, toy_data.make_documents(count, width, range(words)), batch, readout=readout)
+    check_drawn(kind, case)
 
 
 @pytest.mark.usefixtures("wide")

@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from support import toy_weights, trainer_kinds
+from support.agreement import assert_same
 from support.trainer_kinds import assert_same_bits
 
 from seam_fast import Settings, TrainingError, reengineer_many
@@ -39,11 +40,8 @@ def alone(monkeypatch):
 
 def assert_same_modules(ours, theirs):
     for one, other in zip(ours, theirs, strict=True):
-        assert all(torch.equal(one.scores[key], other.scores[key]) for key in toy_weights.KEYS)
-        assert all(torch.equal(*pair) for pair in zip(one.head, other.head, strict=True))
-        for figures, expected in zip(one.history, other.history, strict=True):
-            assert figures | {"seconds": 0} == expected | {"seconds": 0}
-        assert one.metrics == other.metrics and one.card["steps"] == other.card["steps"]
+        assert_same(one, other)
+        assert one.card["steps"] == other.card["steps"]
 
 
 @pytest.mark.parametrize(

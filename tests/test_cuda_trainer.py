@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from support import agreement, strategies, toy_data, toy_weights, trainer_kinds
 from support.cuda_trainer_checks import (
-    ORDERS,
     SETTINGS,
     SHARED,
     SMALL,
@@ -24,6 +23,7 @@ from support.cuda_trainer_checks import (
     assert_near,
     assert_same_run,
     check_case,
+    check_drawn,
     check_skipped_steps,
     check_tf32,
     gradients,
@@ -32,16 +32,20 @@ from support.cuda_trainer_checks import (
     train,
     weights_and_head,
 )
+from support.gpu_stand_in import ORDERS
 from support.skipped_steps import ROWS, WIDTH, Rows, draw_states, same
 from support.toy_data import documents_of, take
 from support.trainer_kinds import OPTIONS, SCHEDULES, assert_same_bits, tensors
+from test_trainer_state import (  # noqa: F401
+    test_a_snapshot_stays_as_it_was,
+    test_an_evaluation_agrees_with_single_calls,
+    test_base_head_and_documents_are_left_alone,
+    test_the_same_twice,
+)
 from test_trainers import (  # noqa: F401
     test_a_class_that_is_dropped_whole,
     test_a_score_of_exactly_0_is_dropped,
-    test_a_snapshot_stays_as_it_was,
     test_active_clamps,
-    test_an_evaluation_agrees_with_single_calls,
-    test_base_head_and_documents_are_left_alone,
     test_documents_of_one_repeated_word,
     test_documents_of_one_word_only,
     test_float32_stays_near,
@@ -53,7 +57,6 @@ from test_trainers import (  # noqa: F401
     test_padding_of_its_own_is_never_seen,
     test_rows_of_padding_words_get_the_penalty_alone,
     test_soft_labels_and_a_heavier_lstm_penalty,
-    test_the_same_twice,
     test_when_an_absent_word_drops_out_in_float32,
 )
 
@@ -80,19 +83,14 @@ each_shared = pytest.mark.parametrize("case", SHARED, ids=name_of)
 each_small = pytest.mark.parametrize("case", SMALL, ids=name_of)
 
 
-def check(kind, case, **options):
-    (sizes, width, batch, count, readout), words = case, case[0][0]
-    check_case(kind, sizes, toy_data.make_documents(count, width, range(words)), batch, readout=readout, **options)
-
-
 @each_small
 def test_sequences_of_their_own(kind, case, clusters):
-    check(kind, case)
+    check_drawn(kind, case)
 
 
 @each_shared
 def test_units_shared_by_blocks(kind, case):
-    check(kind, case)
+    check_drawn(kind, case)
 
 
 @pytest.mark.parametrize("batch", range(1, 10))
@@ -207,37 +205,37 @@ def test_evaluations_in_the_midst_of_an_epoch(kind, unwatched, monkeypatch):
         toy_data.make_documents(30, words=range(80), seed=7)[:2],
         toy_data.make_documents(40, words=range(60)),
     )
-    trainers, evaluates = [], []
+    trainers, logits = [], []
     for lazy_update, evaluating in (("replay", True), ("off", True), ("replay", False)):
         options = OPTIONS | {"lr_mask": 0.15}
         trainers.append(trainer_kinds.make_trainer(f"{kind}-{lazy_update}", weights, head, torch.arange(78), **options))
         stop = Evaluates(trainers[-1])
         trainers[-1].run_epoch(*documents, 4, stop=stop if evaluating else None)
-        evaluates.append(stop.seen)
+        logits.append(stop.seen)
     for other in trainers[1:]:
         assert_same_bits(trainers[0], other)
-    assert len(evaluates[0]) == 4 and all(torch.equal(*pair) for pair in zip(*evaluates[:2], strict=True))
-    assert not torch.equal(evaluates[0][-1], evaluates[0][-2])
+    assert len(logits[0]) == 4 and all(torch.equal(*pair) for pair in zip(*logits[:2], strict=True))
+    assert not torch.equal(logits[0][-1], logits[0][-2])
 
 
 def test_launches_are_short(kind, monkeypatch):
     """However many steps there are: it is work that takes the time."""
 
     class CountsPolls:
-        evaluates = 0
+        polls = 0
 
         def is_set(self):
-            self.evaluates += 1
+            self.polls += 1
             return False
 
     weights, head = weights_and_head(WIDE)
     products = 3 * 4 * toy_weights.T * cuda_trainer.products(weights)
-    for work, evaluates in ((products, 6), (2.5 * products, 3), (1, 6), (1e12, 1)):
+    for work, polls in ((products, 6), (2.5 * products, 3), (1, 6), (1e12, 1)):
         monkeypatch.setattr(cuda_trainer, "_PRODUCTS_AT_ONCE", work)
         stop = CountsPolls()
         engine = trainer_kinds.make_trainer(f"{kind}-quadrature", weights, head, torch.arange(15), **OPTIONS)
         engine.run_epoch(*toy_data.make_documents(24), 4, stop=stop)
-        assert stop.evaluates == evaluates and engine.steps == 6
+        assert stop.polls == polls and engine.steps == 6
 
 
 @pytest.mark.parametrize(
@@ -453,64 +451,3 @@ def test_counts_snapshot_and_full_scores_agree(kind, unwatched, lazy_update):
     assert all(torch.equal(signs[key] > 0, score > 0) for key, score in scores.items())
     assert all(torch.equal(*pair) for pair in zip(head, head_too, strict=True))
     assert any(0 < counts[key] < score.numel() for key, score in scores.items())
-
-
-# -- clusters of every size -------------------------------------------------------------------------------------------
-
-CLUSTERS = (5, 8, 16)
-WIDER = {"sizes": (80, 300, 50, 5), "count": 9, "epochs": 2}  # W_ih goes through shared memory in parts
-
-
-def pretend_cluster(host_module, blocks, tf32=False):
-    host_module.pretend(4, True, tf32, blocks)
-
-
-@pytest.mark.parametrize(  # the first size is what the other tests have; the others in turn
-    ("case", "blocks"), list(zip(SMALL[:10], CLUSTERS[1:] * 5, strict=True)), ids=[*map(name_of, SMALL[:10])]
-)
-def test_clusters_of_other_sizes(kind, host_module, case, blocks):
-    pretend_cluster(host_module, blocks)
-    check(kind, case)
-
-
-@pytest.mark.parametrize(
-    ("options", "tf32"),
-    [
-        ({}, False),
-        ({"readout": "last_word", "batch_size": 9}, True),
-        ({"sizes": (60, 8, 64, 3)}, False),
-        ({"sizes": (60, 8, 64, 3)}, True),
-        (WIDER, False),
-        (WIDER, True),
-    ],
-    ids=str,
-)
-def test_the_size_of_a_cluster_changes_no_bit(kind, host_module, unwatched, options, tf32):
-    """It is chosen by how many modules are trained at the same time, which must not show."""
-    runs = []
-    for blocks in CLUSTERS:
-        pretend_cluster(host_module, blocks, tf32)
-        runs.append(train(f"{kind}-quadrature", **options))
-    for run in runs[1:]:
-        assert_same_run(run, runs[0])
-
-
-@pytest.mark.parametrize("blocks", CLUSTERS)
-def test_whose_turn_it_is_changes_nothing_in_any_cluster(kind, host_module, blocks):
-    runs = []
-    for order in ("round_robin", "shuffled"):
-        pretend_cluster(host_module, blocks)
-        host_module.set_order(order, 3)
-        host_module.watch_memory(True)
-        runs.append(train(f"{kind}-quadrature", count=11, batch_size=5, readout="last_word", epochs=2))
-        host_module.watch_memory(False)
-    assert_same_run(*runs)
-
-
-def test_steps_too_large_for_shared_memory_go_by_the_other_kernel(kind, host_module):
-    """200 positions: their gates alone are more than a block's shared memory; and in one epoch with ones that fit."""
-    pretend_cluster(host_module, 5)
-    ids, lengths, labels = toy_data.make_documents(4, 200, range(1, 30))
-    for most in (200, 3):  # of one launch after the other
-        documents = ids, lengths.clamp(max=most), labels
-        check_case(kind, (30, 6, 50, 3), documents, 2, readout="last_word", steps=1)

@@ -14,7 +14,7 @@ from support import agreement, toy_data, toy_weights, trainer_kinds
 from support.bare_trainers import Bare
 from support.cuda_trainer_checks import assert_same_run, needs_ext, train, weights_and_head
 from support.trainer_kinds import OPTIONS, assert_same_bits, tensors
-from test_cpu_trainer import (  # noqa: F401
+from test_cpu_trainer_use import (  # noqa: F401
     test_a_batch_of_any_size_is_all_there_is,
     test_a_trainer_is_not_made_of_what_does_not_fit,
     test_an_epoch_may_begin_before_the_last_was_flushed,
@@ -24,12 +24,14 @@ from test_cpu_trainer import (  # noqa: F401
     test_numbers_of_steps_that_cannot_be_are_refused,
     test_reading_what_does_not_fit_is_refused,
 )
-from test_trainers import (  # noqa: F401
+from test_trainer_state import (  # noqa: F401
     test_a_base_that_is_not_finite_stops_with_the_step_named,
     test_a_gradient_that_overflows_names_its_tensor,
-    test_a_word_outside_words_is_refused_and_nothing_moves,
     test_check_finite_names_the_tensor,
     test_labels_that_cannot_be_are_refused,
+)
+from test_trainers import (  # noqa: F401
+    test_a_word_outside_words_is_refused_and_nothing_moves,
     test_words_in_any_order_and_shape,
 )
 

@@ -8,21 +8,24 @@ import pytest
 import torch
 from support import agreement, toy_data, toy_weights, trainer_kinds
 from support.cuda_trainer_checks import (
-    ORDERS,
     SETTINGS,
     SHARED,
     SMALL,
     assert_near,
     assert_same_run,
     check_case,
+    check_drawn,
     check_tf32,
     name_of,
     train,
 )
+from support.gpu_stand_in import ORDERS
 from support.trainer_kinds import tensors
 from test_cuda_trainer import test_evaluations_in_the_midst_of_an_epoch, test_tf32_in_every_order  # noqa: F401
-from test_trainers import (  # noqa: F401
+from test_trainer_state import (  # noqa: F401
     test_a_base_that_is_not_finite_stops_with_the_step_named,
+)
+from test_trainers import (  # noqa: F401
     test_documents_of_one_repeated_word,
     test_soft_labels_and_a_heavier_lstm_penalty,
 )
@@ -52,8 +55,7 @@ def make(unwatched, kind):
 
 @pytest.mark.parametrize("case", [*SMALL, *SHARED[1:3]], ids=name_of)
 def test_single_steps(kind, case):
-    (sizes, width, batch, count, readout), words = case, case[0][0]
-    check_case(kind, sizes, toy_data.make_documents(count, width, range(words)), batch, readout=readout)
+    check_drawn(kind, case)
 
 
 @pytest.mark.parametrize("readout", ["last_position", "last_word"])

@@ -12,7 +12,6 @@ from .skipped_steps import EPS, Rows, draw_states, errors, replay_exactly, same
 from .toy_data import with_soft_labels
 from .trainer_kinds import OPTIONS, assert_same_bits
 
-ORDERS = ("round_robin", "depth_first", "reversed", "shuffled")
 needs_ext = pytest.mark.skipif(not _ext.has_ext(), reason=f"needs the compiled part: {_ext.reason}")
 
 
@@ -36,6 +35,13 @@ def check_case(kind, sizes, documents, batch_size, *, lazy_update="quadrature", 
     exact = reference_step.Stepper(weights, head, **OPTIONS | options)
     batches = toy_data.cut(documents, batch_size)
     agreement.follow_in_float32([engine], exact, [*batches[: steps - 1], batches[-1]][-steps:], beside=beside)
+
+
+def check_drawn(kind, case, **options):
+    """`check_case` on drawn documents; of SMALL or SHARED."""
+    sizes, width, batch, count, readout = case
+    documents = toy_data.make_documents(count, width, range(sizes[0]))
+    check_case(kind, sizes, documents, batch, readout=readout, **options)
 
 
 SMALL = [  # (words, embedding, hidden, classes), time steps, batch, documents, read

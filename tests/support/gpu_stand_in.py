@@ -10,6 +10,8 @@ import pytest
 from seam_fast.ops import custom_op, eager
 from seam_fast.ops import functional as ops
 
+ORDERS = ("round_robin", "depth_first", "reversed", "shuffled")  # in which threads take turns
+
 
 @functools.cache
 def cuda_host():

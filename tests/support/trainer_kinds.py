@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from seam_fast import _ext
+from seam_fast.backend import untrainable_reason
 from seam_fast.classifier.state_keys import HEAD_NAMES
 from seam_fast.training import reference_step
 from seam_fast.training.config import LAZY_UPDATES, StepConfig
@@ -17,6 +18,7 @@ from seam_fast.training.torch_trainer import TorchTrainer
 from .gpu_stand_in import cuda_host
 from .toy_weights import EMBEDDING, KEYS, make_head, single
 
+ENGINES = [name for name in ("torch", "cpu", "cuda") if not untrainable_reason(torch.float32, name)]  # that train here
 OPTIONS = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "schedule": "joint"}
 TRAINERS = ("torch", *(f"cpu-{lazy_update}" for lazy_update in LAZY_UPDATES))
 GPU = "cuda"  # where trainers of a GPU have their tensors
