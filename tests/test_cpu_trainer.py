@@ -15,9 +15,13 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from support import agreement, strategies, toy_data, toy_weights, trainer_kinds
+from support.compiled_trainer_checks import (
+    check_an_epoch_of_nothing,
+    check_target_weight,
+)
 from support.cpu_trainers import make, train_one
 from support.toy_data import documents_of, take
-from support.trainer_kinds import OPTIONS, SCHEDULES, assert_same_bits, tensors
+from support.trainer_kinds import OPTIONS, assert_same_bits
 
 from seam_fast import _ext
 from seam_fast.common import rng
@@ -219,20 +223,9 @@ def check_case(sizes, documents, batch_size, words=None, lazy_update="quadrature
 @settings(max_examples=60, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(data=st.data())
 def test_any_shape(data):
-    def draw(*values):
-        return data.draw(st.sampled_from(values))
-
-    embedding, hidden = (draw(1, 3, 16, 17, 33, 50, 97) for _ in range(2))
-    count, width, batch_size = draw(1, 2, 5, 11), draw(1, 2, 7, 20), draw(1, 2, 4, 5, 16, 70)
-    words = range(draw(1, 2, 30))
-    documents = strategies.draw_documents(data, count, width, words)
-    options = {
-        "schedule": draw(*SCHEDULES),
-        "readout": draw("last_position", "last_word"),
-        "penalty": draw("global", "group"),
-    }
-    sizes = len(words), embedding, hidden, draw(1, 2, 5, 52)
-    check_case(sizes, documents, batch_size, lazy_update=draw(*trainer_kinds.LAZY_UPDATES), **options)
+    sizes = (1, 3, 16, 17, 33, 50, 97)
+    sizes, documents, batch_size, options = strategies.draw_training(data, sizes, sizes, (1, 2, 5, 52))
+    check_case(sizes, documents, batch_size, **options)
 
 
 def test_more_hidden_units_than_one_block_of_the_products():
@@ -279,13 +272,7 @@ def test_a_class_of_one_document():
 
 
 def test_an_epoch_of_nothing():
-    trainer = make(schedule="seam")
-    before = {name: part.clone() for name, part in tensors(trainer).items()}
-    nothing = toy_data.make_documents(0)
-    for head_only in (False, True):
-        assert trainer.run_epoch(*nothing, 5, head_only=head_only) == 0
-    assert trainer.steps == 0 and trainer.logits(*nothing[:2]).shape == (0, 2)
-    assert all(torch.equal(part, before[name]) for name, part in tensors(trainer).items())
+    check_an_epoch_of_nothing(make(schedule="seam"))
 
 
 @pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
@@ -310,19 +297,7 @@ def test_tensors_that_are_laid_out_otherwise(lazy_update):
 
 @pytest.mark.parametrize("schedule", ["seam", "joint"])
 def test_target_weight_in_float32_and_in_head_only_epochs(schedule):
-    """Weight 3 of target documents is three of each, in float32 and with a head-only epoch between, too."""
-    documents = toy_data.make_documents(9)
-    times = torch.where(documents[2] == 0, 3, 1)
-    copies = tuple(part.repeat_interleave(times, 0) for part in documents)
-    one, other = make(target_weight=3.0, schedule=schedule), make(schedule=schedule)
-    for epoch in range(3):
-        losses = [
-            trainer.run_epoch(*d, len(d[0]), head_only=epoch == 1 and schedule == "seam")
-            for trainer, d in ((one, documents), (other, copies))
-        ]
-        assert losses[0] == pytest.approx(losses[1], abs=16 * agreement.EPS)
-    errors = [agreement.errors(score, other.scores[key].double())[0] for key, score in one.scores.items()]
-    assert max(errors) < 1e-4  # 1000 roundings of a score of 1
+    check_target_weight(make(target_weight=3.0, schedule=schedule), make(schedule=schedule))
 
 
 # -- instruction sets -------------------------------------------------------------------------------------------------

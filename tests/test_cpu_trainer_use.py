@@ -18,7 +18,11 @@ from support.bare_trainers import (
     otherwise,
     with_value,
 )
+from support.compiled_trainer_checks import (
+    check_a_moved_tensor_is_refused,
+)
 from support.cpu_trainers import make, train_one
+from support.stop_events import CountsPolls
 from support.trainer_kinds import assert_same_bits, tensors
 
 from seam_fast import _ext
@@ -300,14 +304,7 @@ def test_one_thread_at_a_time(monkeypatch):
 
 @pytest.mark.parametrize("change", ["resize", "move"])
 def test_a_tensor_that_is_no_longer_where_it_was_is_refused(change):
-    engine = make()
-    score = engine.scores["lstm.weight_ih_l0"]
-    if change == "resize":
-        score.resize_(2 * score.numel())
-    else:
-        engine.head[0].set_(torch.zeros(2, toy_weights.C))
-    with pytest.raises(ValueError, match="moved or resized"):
-        engine.run_epoch(*toy_data.make_documents(), 4)
+    check_a_moved_tensor_is_refused(make(), change)
 
 
 def test_the_instruction_set_of_a_trainer_stays():
@@ -338,13 +335,6 @@ def test_padding_may_be_anything_where_it_is_never_fed():
 
 def test_large_batches_are_stopped_between_two_of_them(monkeypatch):
     """However many steps are taken between two polls: it is words that take the time."""
-
-    class CountsPolls:
-        polls = 0
-
-        def is_set(self):
-            self.polls += 1
-            return False
 
     documents = toy_data.make_documents(24)
     for words, polls in ((toy_weights.T * 4, 6), (toy_weights.T * 8, 3), (1, 6), (10**6, 1)):

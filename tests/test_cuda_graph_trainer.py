@@ -13,6 +13,7 @@ import pytest
 import torch
 from support import agreement, gpu_stand_in, toy_data, toy_weights, trainer_kinds
 from support.fake_gpus import GPU, FakeCuda, Watch
+from support.stop_events import StopsAfter
 from support.toy_data import with_soft_labels
 from support.trainer_kinds import OPTIONS
 
@@ -240,22 +241,13 @@ def test_bits_do_not_depend_on_trainers_beside():
 
 @pytest.mark.parametrize("head_only", [False, True])
 def test_stop_ends_an_epoch_between_two_pieces(monkeypatch, head_only):
-    class StopsAt:
-        """An event that is set once it has been asked twice."""
-
-        asked = 0
-
-        def is_set(self):
-            self.asked += 1
-            return self.asked > 2
-
     monkeypatch.setattr(cuda_graph_trainer, "_STEPS_AT_ONCE", 2)
     engine = deep((1, True), schedule="seam")
     stepper = reference_step.Stepper(
         toy_weights.make_deep_weights(1, True), toy_weights.make_head(), **OPTIONS | {"schedule": "seam"}
     )
     documents = toy_data.make_documents(12)
-    loss = engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAt())
+    loss = engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAfter(2))
     wanted = [stepper.step(*batch, head_only=head_only).cross_entropy for batch in toy_data.cut(documents, 2)[:4]]
     assert loss == pytest.approx(sum(wanted) / 4, abs=1e-12) and engine.steps == 4
     assert agreement.largest_difference(stepper, *engine.full_scores()) < 1e-12

@@ -34,8 +34,9 @@ from support.cuda_trainer_checks import (
 )
 from support.gpu_stand_in import ORDERS
 from support.skipped_steps import ROWS, WIDTH, Rows, draw_states, same
+from support.stop_events import CountsPolls
 from support.toy_data import documents_of, take
-from support.trainer_kinds import OPTIONS, SCHEDULES, assert_same_bits, tensors
+from support.trainer_kinds import OPTIONS, assert_same_bits, tensors
 from test_trainer_state import (  # noqa: F401
     test_a_snapshot_stays_as_it_was,
     test_an_evaluation_agrees_with_single_calls,
@@ -124,21 +125,10 @@ def test_long_and_short_documents(kind, hidden):
 )
 @given(data=st.data())
 def test_any_shape(kind, host_module, data):
-    def draw(*values):
-        return data.draw(st.sampled_from(values))
-
-    host_module.pretend(4, draw(True, False), False)
-    embedding, hidden = draw(1, 3, 16, 33, 65), draw(1, 3, 16, 31, 33, 64)
-    count, width, batch_size = draw(1, 2, 5, 11), draw(1, 2, 7, 20), draw(1, 2, 4, 5, 16, 70)
-    words = range(draw(1, 2, 30))
-    documents = strategies.draw_documents(data, count, width, words)
-    options = {
-        "schedule": draw(*SCHEDULES),
-        "readout": draw("last_position", "last_word"),
-        "penalty": draw("global", "group"),
-    }
-    sizes = len(words), embedding, hidden, draw(1, 2, 5, 40)
-    check_case(kind, sizes, documents, batch_size, lazy_update=draw(*trainer_kinds.LAZY_UPDATES), steps=2, **options)
+    host_module.pretend(4, data.draw(st.booleans()), False)
+    embeddings, hidden = (1, 3, 16, 33, 65), (1, 3, 16, 31, 33, 64)
+    sizes, documents, batch_size, options = strategies.draw_training(data, embeddings, hidden, (1, 2, 5, 40))
+    check_case(kind, sizes, documents, batch_size, steps=2, **options)
 
 
 R8_SIZES = (23_590, 100, 50, 8)
@@ -220,13 +210,6 @@ def test_evaluations_in_the_midst_of_an_epoch(kind, unwatched, monkeypatch):
 
 def test_launches_are_short(kind, monkeypatch):
     """However many steps there are: it is work that takes the time."""
-
-    class CountsPolls:
-        polls = 0
-
-        def is_set(self):
-            self.polls += 1
-            return False
 
     weights, head = weights_and_head(WIDE)
     products = 3 * 4 * toy_weights.T * cuda_trainer.products(weights)

@@ -10,9 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from support import agreement, toy_data, toy_weights, trainer_kinds
+from support import toy_data, toy_weights, trainer_kinds
 from support.bare_trainers import Bare
+from support.compiled_trainer_checks import (
+    check_a_moved_tensor_is_refused,
+    check_an_epoch_of_nothing,
+    check_target_weight,
+)
 from support.cuda_trainer_checks import assert_same_run, needs_ext, train, weights_and_head
+from support.stop_events import StopsAfter
 from support.trainer_kinds import OPTIONS, assert_same_bits, tensors
 from test_cpu_trainer_use import (  # noqa: F401
     test_a_batch_of_any_size_is_all_there_is,
@@ -254,17 +260,7 @@ def test_epochs_of_the_head_alone(kind, batch, classes, target_weight):
 
 @pytest.mark.parametrize("schedule", ["seam", "joint"])
 def test_target_weight_is_as_good_as_that_many_copies(kind, schedule):
-    documents = toy_data.make_documents(7)
-    copies = tuple(part.repeat_interleave(torch.where(documents[2] == 0, 3, 1), 0) for part in documents)
-    one, other = build(kind, target_weight=3.0, schedule=schedule), build(kind, schedule=schedule)
-    for epoch in range(3):
-        losses = [
-            trainer.run_epoch(*d, len(d[0]), head_only=epoch == 1 and schedule == "seam")
-            for trainer, d in ((one, documents), (other, copies))
-        ]
-        assert losses[0] == pytest.approx(losses[1], abs=16 * agreement.EPS)
-    errors = [agreement.errors(score, other.scores[key].double())[0] for key, score in one.scores.items()]
-    assert max(errors) < 1e-4
+    check_target_weight(build(kind, target_weight=3.0, schedule=schedule), build(kind, schedule=schedule))
 
 
 def test_port_never_moves_the_head(kind):
@@ -330,13 +326,7 @@ def test_batches_that_are_too_large_for_a_launch(kind):
 
 
 def test_an_epoch_of_nothing(kind):
-    trainer = build(kind, schedule="seam")
-    before = {name: part.clone() for name, part in tensors(trainer).items()}
-    nothing = toy_data.make_documents(0)
-    for head_only in (False, True):
-        assert trainer.run_epoch(*nothing, 5, head_only=head_only) == 0
-    assert trainer.steps == 0 and trainer.logits(*nothing[:2]).shape == (0, 2)
-    assert all(torch.equal(part, before[name]) for name, part in tensors(trainer).items())
+    check_an_epoch_of_nothing(build(kind, schedule="seam"))
 
 
 def test_a_base_of_float64_is_refused(host_module):
@@ -383,29 +373,15 @@ def test_one_thread_at_a_time(kind, unwatched):
 
 @pytest.mark.parametrize("change", ["resize", "move"])
 def test_a_tensor_that_is_no_longer_where_it_was_is_refused(kind, change):
-    engine = build(kind)
-    score = engine.scores[IH]
-    if change == "resize":
-        score.resize_(2 * score.numel())
-    else:
-        engine.head[0].set_(torch.zeros_like(engine.head[0]))
-    with pytest.raises(ValueError, match="moved or resized"):
-        engine.run_epoch(*toy_data.make_documents(), 4)
+    check_a_moved_tensor_is_refused(build(kind), change)
 
 
 @pytest.mark.parametrize("head_only", [False, True])
 def test_stop_ends_an_epoch_between_two_launches(kind, monkeypatch, head_only):
-    class StopsAt:
-        asked = 0
-
-        def is_set(self):
-            self.asked += 1
-            return self.asked > 2
-
     monkeypatch.setattr(cuda_trainer, "_STEPS_AT_ONCE", 2)
     documents = toy_data.make_documents(12)
     engine, other = build(kind, schedule="seam"), build(kind, schedule="seam")
-    loss = engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAt())
+    loss = engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAfter(2))
     assert loss == other.run_epoch(*(part[:8] for part in documents), 2, head_only=head_only) and engine.steps == 4
     assert_same_bits(engine, other)
     stop = threading.Event()

@@ -209,7 +209,7 @@ def test_no_documents_at_all(finished):
 
 
 def test_a_class_without_validation_documents_is_marked(tmp_path, monkeypatch, capsys):
-    """No epoch of it can pass the gate: the one that is shown was not chosen."""
+    """The selection rejects every epoch of it: the one that is shown was not chosen."""
     write(tmp_path / "corpus", [*TRAIN, "rye\trye1 rye2 all1\n"], [*TEST, "rye\trye1 all2\n"])
     monkeypatch.chdir(tmp_path)
     own = ["--dataset", "own", "--data-dir", "corpus"]
@@ -219,11 +219,12 @@ def test_a_class_without_validation_documents_is_marked(tmp_path, monkeypatch, c
     rows = {line.split()[0]: line for line in table.splitlines() if line}
     assert "/" in rows["rye"] and rows["rye"].split()[-2].endswith("?")
     assert not rows["grain"].split()[-2].endswith("?")
-    assert "no epoch passed the gate, so the one shown is no choice (marked ?): rye" in "\n".join(rows.values())
+    rejected = "the selection rejected every epoch (constant, or below the base)"
+    assert f"{rejected}, so the one shown is no choice (marked ?): rye" in "\n".join(rows.values())
     base = LSTMClassifier.load("runs/own/base.safetensors")
     assert SeamModule.load("runs/own/modules/3-rye.safetensors", base).card["qualified"] is False
     assert main(["evaluate", "runs/own/modules/3-rye.safetensors", "--data-dir", "corpus"]) == 0
-    assert "no epoch passed the gate" in capsys.readouterr().out
+    assert f"when it was trained {rejected}" in capsys.readouterr().out
     # And a class without test documents has no F1 in the table.
     write(tmp_path / "corpus", [*TRAIN, "rye\trye1 rye2 all1\n"])
     assert main(["reengineer", *own, "--steps", "2", "--no-plots", "--targets", "rye,earn"]) == 0

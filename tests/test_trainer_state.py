@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from support import agreement, toy_data, toy_weights, trainer_kinds
+from support.stop_events import StopsAfter
 from support.toy_data import with_soft_labels
 from support.trainer_kinds import OPTIONS
 
@@ -123,19 +124,10 @@ def test_check_finite_names_the_tensor(make_pair, key):
 
 @pytest.mark.parametrize("head_only", [False, True])
 def test_stop_ends_an_epoch_between_two_steps(make_pair, monkeypatch, head_only):
-    class StopsAt:
-        """An event that is set once it has been asked three times."""
-
-        asked = 0
-
-        def is_set(self):
-            self.asked += 1
-            return self.asked > 3
-
     monkeypatch.setattr(cpu_trainer, "_STEPS_AT_ONCE", 1)
     engine, stepper = make_pair(schedule="seam")
     documents = toy_data.make_documents(12)
-    engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAt())
+    engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAfter(3))
     for batch in toy_data.cut(documents, 2)[:3]:
         stepper.step(*batch, head_only=head_only)
     assert engine.steps == 3
