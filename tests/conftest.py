@@ -34,6 +34,16 @@ def pytest_configure(config):
         pytest.exit(f"the tests need the compiled kernels (SEAM_FAST_REQUIRE_EXT), but {_ext.reason}", returncode=3)
 
 
+def pytest_collection_finish(session):
+    """The stand-in for a GPU takes minutes to compile: where tests will ask for it, that begins beside the others."""
+    if session.config.option.collectonly or os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
+        return  # one process is enough; whoever needs it meanwhile waits for its lock
+    from support import gpu_stand_in
+
+    if any(map(gpu_stand_in.asks_for_cuda_host, session.items)) and (builder := gpu_stand_in.builder()):
+        builder.begin()
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     """Tiny tensors gain nothing from two threads, and busy machines lose much."""
