@@ -44,6 +44,7 @@ print(f"built for CUDA {info['cuda']} and torch {info['torch']}; backend cuda: {
 assert info["with_cuda"] and sf.backends()["cuda"] == ("" if torch.cuda.is_available() else "torch sees no GPU")
 END
 # The op with the CPU's kernels and in plain PyTorch; the kernels' host meaning has been tested elsewhere.
-"$PYTHON" -m pytest -n logical --maxprocesses 4 --dist worksteal tests/test_ext.py tests/test_ops.py -k "not host" "$@"
+"$PYTHON" -m pytest -n logical --maxprocesses 4 --dist worksteal tests/test_ext.py tests/test_backend.py tests/test_ops.py \
+    tests/test_ops_autograd.py -k "not host" "$@"
 # Each kernel for the other GPUs, too, with what ptxas says of registers.
 SEAM_FAST_TEST_NVCC=1 "$PYTHON" -m pytest -n logical --maxprocesses 4 --dist worksteal tests/test_cuda_compile.py "$@"

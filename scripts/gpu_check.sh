@@ -112,7 +112,7 @@ do_test() {
     ready || return 1
     local tests="$folder/tests" file functions=() name status=0
     rm -rf "$tests" && mkdir -p "$tests"
-    for file in test_cuda test_cuda_engine test_cuda_training; do # the op; modules; bases and the rest
+    for file in test_cuda test_cuda_streams test_cuda_engine test_cuda_cohort test_cuda_training; do # op, modules, bases
         if [ ! -e "tests/$file.py" ]; then
             echo "tests/$file.py is not there"
             continue

@@ -34,6 +34,16 @@ def pytest_configure(config):
         pytest.exit(f"the tests need the compiled kernels (SEAM_FAST_REQUIRE_EXT), but {_ext.reason}", returncode=3)
 
 
+def pytest_collection_finish(session):
+    """The stand-in for a GPU takes minutes to compile: where tests will ask for it, that begins beside the others."""
+    if session.config.option.collectonly or os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
+        return  # one process is enough; whoever needs it meanwhile waits for its lock
+    from support import gpu_stand_in
+
+    if any(map(gpu_stand_in.asks_for_cuda_host, session.items)) and (builder := gpu_stand_in.builder()):
+        builder.begin()
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     """Tiny tensors gain nothing from two threads, and busy machines lose much."""
@@ -86,6 +96,15 @@ def toy_base(toy):
 
 
 @pytest.fixture(scope="session")
+def many_classes():
+    """52 classes of three training documents each, and a base as drawn; tests leave them as they are."""
+    from support import toy_data, toy_weights
+
+    corpus = toy_data.make_corpus((3,) * 52, (2,) * 52)
+    return corpus, toy_weights.make_base(corpus, steps=0)
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """Folder of the corpus that `support.recipes` trains on; tests leave it as it is."""
     from support import recipes
@@ -131,6 +150,30 @@ def trained(trained_once, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def finished_once(tmp_path_factory):
+    """A folder with a corpus, a base and a module of each class, as the command line makes them; tests get copies."""
+    from support import own_corpus
+
+    from seam_fast.cli.main import main
+
+    folder = tmp_path_factory.mktemp("finished")
+    own_corpus.write(folder / "corpus")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train", "--dataset", "own", "--data-dir", "corpus", "--epochs", "4"]) == 0
+        assert main(["reengineer", "--dataset", "own", "--data-dir", "corpus", "--steps", "40", "--no-plots"]) == 0
+    return folder
+
+
+@pytest.fixture
+def finished(finished_once, tmp_path, monkeypatch):
+    """A working folder with a corpus called own, its base and a module of each class."""
+    shutil.copytree(finished_once, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
 # -- kernels of the op ------------------------------------------------------------------------------------------------
 
 
@@ -155,6 +198,40 @@ def kernel(request, monkeypatch):
     _ext.C.set_isa(before)
 
 
+@pytest.fixture
+def host(monkeypatch):
+    """Turns the op into the CUDA op on the CPU; arguments as of `use_cuda_host`."""
+    from support.gpu_stand_in import use_cuda_host
+
+    module = None
+
+    def use(*arguments, **options):
+        nonlocal module
+        module = use_cuda_host(monkeypatch, *arguments, **options)
+        return module
+
+    yield use
+    if module is not None:
+        module.choose_cuda("automatic", "automatic")
+        module.set_order("round_robin", 0)
+        module.watch_memory(False)
+        module.watch(True)
+        module.use_little_memory(1 << 20)
+
+
+@pytest.fixture(params=["avx512", "avx2", "portable"])
+def isa(request):
+    """An instruction set that the compiled part has and this CPU too; it is in use during the test."""
+    from seam_fast import _ext
+
+    if request.param not in _ext.C.isas():
+        pytest.skip(f"this CPU lacks {request.param}")
+    before = _ext.C.isa()
+    _ext.C.set_isa(request.param)
+    yield request.param
+    _ext.C.set_isa(before)
+
+
 # -- trainers: a file that runs the tests of another says by a `make` of its own of which trainer ----------------------
 
 
@@ -173,6 +250,14 @@ def make_pair(make):
         return make(weights, head, torch.tensor(list(words)), **options), stepper
 
     return make_both
+
+
+@pytest.fixture(scope="session")
+def odd_weights():
+    """Weights of a base of 80 words in sizes that fill no vector; tests leave them as they are."""
+    from support import toy_weights
+
+    return toy_weights.make_weights(torch.float32, sizes=(80, 19, 21, 6), scale=0.3)
 
 
 @pytest.fixture
@@ -264,6 +349,16 @@ def faults_show_where_they_arise(request):
         torch.cuda.synchronize()
     except RuntimeError as error:
         pytest.exit(f"the GPU was lost in {request.node.nodeid}: {str(error).splitlines()[0]}", returncode=4)
+
+
+@pytest.fixture
+def choose():
+    """Sets which kernels compute, during this test."""
+    from seam_fast.ops import functional as ops
+
+    kernels = ops.choose_kernels("cuda", torch.zeros(1, device="cuda"))
+    yield kernels.choose_cuda
+    kernels.choose_cuda("automatic", "automatic")
 
 
 # -- benchmarks -------------------------------------------------------------------------------------------------------

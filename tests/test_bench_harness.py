@@ -98,10 +98,10 @@ def test_memory_meter_counts_what_is_held_at_once_and_not_what_is_returned():
         del scratch
         return [whole[:500], None]
 
-    if native := seam_fast._ext.C:  # what the kernels take past torch's allocator counts as well, in whole large pages
-        found = memory.extra_memory(lambda: [native.empty_scratch(530_000, torch.float32)] * 0)
+    if compiled := seam_fast._ext.C:  # what kernels take past torch's allocator counts as well, in whole large pages
+        found = memory.extra_memory(lambda: [compiled.empty_scratch(530_000, torch.float32)] * 0)
         assert found["peak"] == 4 * 530_000
-        found = memory.extra_memory(lambda: [native.empty_scratch(3_000_000, torch.float32)] * 0)
+        found = memory.extra_memory(lambda: [compiled.empty_scratch(3_000_000, torch.float32)] * 0)
         assert found["peak"] == 6 * 2**21 and found["kept"] == 0
     found = memory.extra_memory(run)
     assert 604_000 <= found["peak"] <= 605_000 and 204_000 <= found["kept"] <= 205_000

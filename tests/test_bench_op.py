@@ -1,13 +1,11 @@
 """`seam-fast bench op`: what is compared, left out, timed and recorded; nothing here looks at speed."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
-from bench_checks import RECORDS, ROOT, check_spread
-from support.scripts import environment_of_its_own
+from bench_checks import RECORDS, check_spread
+from support.scripts import run_suite
 
 from benchmarks.baselines import lstm as rivals
 from benchmarks.cpu import vmap_scores
@@ -85,22 +83,8 @@ def test_the_committed_op_records_are_whole(record):
 
 
 def test_the_suite_runs_with_machine_and_backend_in_its_json(tmp_path):
-    pytest.importorskip("pytest_benchmark")
-    out = tmp_path / "suite.json"
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "benchmarks/pytest/bench_masked_lstm.py",
-        "benchmarks/pytest/bench_layers.py",
-    ]
-    command += ["-k", "tiny and not compiled"]
-    command += ["-p", "no:cacheprovider", f"--benchmark-json={out}", "--benchmark-max-time=0.001"]
-    command += ["--benchmark-min-rounds=1", "--benchmark-warmup=off", "--benchmark-calibration-precision=1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment_of_its_own())
-    assert done.returncode == 0, done.stdout + done.stderr
-    benchmarks = json.loads(out.read_text())["benchmarks"]
+    suites = [f"benchmarks/pytest/bench_{name}.py" for name in ("masked_lstm", "layers")]
+    benchmarks = run_suite(tmp_path / "suite.json", *suites, "-k", "tiny and not compiled")
     groups = {"tiny", "tiny_lengths", "embedding_tiny", "linear_tiny", "adam_tiny"}
     assert {entry["group"] for entry in benchmarks} == groups
     assert {entry["params"]["way"] for entry in benchmarks} >= {"seam", "rival", "parametrized", "padded"}

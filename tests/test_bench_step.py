@@ -2,14 +2,12 @@
 
 import contextlib
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
-from bench_checks import RECORDS, ROOT, check_spread
+from bench_checks import RECORDS, check_spread
 from support import agreement, toy_data, toy_weights
-from support.scripts import environment_of_its_own
+from support.scripts import run_suite
 
 from benchmarks.baselines import reference_step
 from benchmarks.baselines.reference_step import ReferenceBest, Workload, first_steps, long_run
@@ -233,25 +231,8 @@ def test_verdicts():
 
 @pytest.mark.slow
 def test_the_suite_of_steps_runs(tmp_path):
-    pytest.importorskip("pytest_benchmark")
-    out = tmp_path / "suite.json"
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "benchmarks/pytest/bench_step.py",
-        "-k",
-        "b64",
-        "-p",
-        "no:cacheprovider",
-    ]
-    command += [f"--benchmark-json={out}", "--benchmark-max-time=0.001", "--benchmark-min-rounds=1"]
-    command += ["--benchmark-warmup=off", "--benchmark-calibration-precision=1"]
-    environment = environment_of_its_own(SEAM_FAST_BENCH_BASE="tiny")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    benchmarks = json.loads(out.read_text())["benchmarks"]
+    suite = "benchmarks/pytest/bench_step.py", "-k", "b64"
+    benchmarks = run_suite(tmp_path / "suite.json", *suite, SEAM_FAST_BENCH_BASE="tiny")
     assert {entry["params"]["name"] for entry in benchmarks} >= {"reference", "reference_best", "best_torch"}
     for entry in benchmarks:
         info = entry["extra_info"]

@@ -111,7 +111,7 @@ def test_the_front_is_in_the_record_of_reused_modules_too(trained, capsys):
         assert set(front[0]) == {"epoch", "accuracy", "f1", "kept"}
 
 
-def test_backend_and_catch_up_reach_the_training(trained, monkeypatch, capsys):
+def test_backend_and_lazy_update_reach_the_training(trained, monkeypatch, capsys):
     seen = {}
 
     def stop_here(base, corpus, targets, **options):

@@ -54,15 +54,15 @@ def test_lanes_have_the_bits_of_trainers_by_themselves(toy, shape, readout):
             lanes.append(Lane(trainer, sampler, documents, 8, at_once, toy.test))
         cohort = Cohort(lanes, streams[1:])
         for epoch in range(7):
-            told = cohort.run_epoch(epoch, cohort.draw(epoch), True)()
-            for row, lane, (sampler, trainer) in zip(told, lanes, alone, strict=True):
-                fed, (loss, look) = sampler.epoch(epoch), lane.read(row, True)
+            rows = cohort.run_epoch(epoch, cohort.draw(epoch), True)()
+            for row, lane, (sampler, trainer) in zip(rows, lanes, alone, strict=True):
+                fed, (loss, evaluation) = sampler.epoch(epoch), lane.read(row, True)
                 words = toy.train.ids[sampler.draw(epoch)[0]]
                 assert (fed.ids != words).any()
                 assert loss == trainer.run_epoch(fed.ids, fed.lengths, fed.labels, 8)
                 assert_bits(state(lane.trainer), state(trainer))
-                assert look.kept_counts == trainer.kept_counts()
-                assert torch.equal(look.outputs, trainer.logits(toy.test.ids, toy.test.lengths))
+                assert evaluation.kept_counts == trainer.kept_counts()
+                assert torch.equal(evaluation.outputs, trainer.logits(toy.test.ids, toy.test.lengths))
 
 
 def test_any_number_at_once_gives_the_same_modules(toy, large):

@@ -1,6 +1,6 @@
-"""Training on a GPU: the one-launch engine and the trainer of captured graphs, by the rules of test_engine.py,
-test_native.py and test_cuda_trainer.py, most of whose tests are run here again; and what only a GPU asks for: streams,
-threads, memory.
+"""Training on a GPU: the one-launch engine and the trainer of captured graphs, by the rules of test_trainers.py,
+test_cpu_trainer.py and test_cuda_trainer.py, most of whose tests are run here again; and what only a GPU asks for:
+streams, threads, memory.
 """
 
 import functools
@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from support import agreement, gap_rules, toy_data, toy_weights, trainer_kinds
+from support import agreement, skipped_steps, toy_data, toy_weights, trainer_kinds
 from support.cuda_trainer_checks import (
     SETTINGS,
     SHARED,
@@ -18,22 +18,23 @@ from support.cuda_trainer_checks import (
     assert_near,
     assert_same_run,
     check_case,
-    check_gaps,
+    check_drawn,
+    check_skipped_steps,
     name_of,
     train,
 )
 from support.trainer_kinds import assert_same_bits
 from test_cuda_trainer import (  # noqa: F401
-    test_adopted_state_goes_on_as_its_own,
     test_blocks_with_and_without_sequences,
     test_class_logits_are_those_of_the_kept_weights,
     test_class_logits_follow_what_is_asked_and_what_has_moved,
-    test_counts_snapshot_and_whole_scores_agree,
-    test_early_and_short_gaps_are_replayed,
+    test_counts_snapshot_and_full_scores_agree,
+    test_early_and_few_skipped_steps_are_replayed,
     test_epochs_end_where_the_engine_of_the_cpu_ends,
+    test_evaluations_in_the_midst_of_an_epoch,
     test_launches_are_short,
+    test_loaded_state_goes_on_as_its_own,
     test_long_and_short_documents,
-    test_looks_in_the_midst_of_an_epoch,
     test_one_word_everywhere,
     test_replay_is_dense_to_the_last_bit,
     test_sequences_of_their_own,
@@ -50,7 +51,7 @@ from test_cuda_trainer_use import (  # noqa: F401
     test_a_failure_in_a_later_launch,
     test_a_score_that_is_not_a_number_is_dropped_and_found,
     test_a_tensor_that_is_no_longer_where_it_was_is_refused,
-    test_after_a_failure_it_is_refused_until_adopt,
+    test_after_a_failure_it_is_refused_until_state_is_loaded,
     test_an_epoch_of_nothing,
     test_batches_that_are_too_large_for_a_launch,
     test_epochs_of_the_head_alone,
@@ -60,33 +61,35 @@ from test_cuda_trainer_use import (  # noqa: F401
     test_target_weight_is_as_good_as_that_many_copies,
     test_the_loop_ends_where_it_ends_on_the_cpu,
 )
-from test_engine import (  # noqa: F401
+from test_take_epoch import test_it_is_what_single_calls_give  # noqa: F401
+from test_trainer_state import (  # noqa: F401
     test_a_base_that_is_not_finite_stops_with_the_step_named,
-    test_a_class_that_is_dropped_whole,
     test_a_gradient_that_overflows_names_its_tensor,
-    test_a_look_tells_what_single_questions_tell,
-    test_a_score_of_exactly_0_is_dropped,
     test_a_snapshot_stays_as_it_was,
-    test_a_word_outside_words_is_refused_and_nothing_moves,
-    test_active_clamps,
+    test_an_evaluation_agrees_with_single_calls,
     test_base_head_and_documents_are_left_alone,
     test_check_finite_names_the_tensor,
+    test_labels_that_cannot_be_are_refused,
+    test_the_same_twice,
+)
+from test_trainers import (  # noqa: F401
+    test_a_class_that_is_dropped_whole,
+    test_a_score_of_exactly_0_is_dropped,
+    test_a_word_outside_words_is_refused_and_nothing_moves,
+    test_active_clamps,
     test_documents_of_one_repeated_word,
     test_documents_of_one_word_only,
     test_float32_stays_near,
     test_follows_the_reference_step,
     test_id_0_as_padding_and_as_a_word,
-    test_kept_counts_are_those_of_the_whole_scores,
-    test_labels_that_are_shares_and_a_heavier_lstm_penalty,
-    test_labels_that_cannot_be_are_refused,
+    test_kept_counts_are_those_of_the_full_scores,
     test_large_learning_rate_of_the_head_and_large_alpha,
     test_one_document_a_step,
     test_rows_of_padding_words_get_the_penalty_alone,
-    test_the_same_twice,
+    test_soft_labels_and_a_heavier_lstm_penalty,
     test_when_an_absent_word_drops_out_in_float32,
     test_words_in_any_order_and_shape,
 )
-from test_take_epoch import test_it_is_what_single_calls_give  # noqa: F401
 
 from seam_fast import Interrupted, LSTMClassifier, Settings, _ext, reengineer, reengineer_many
 from seam_fast.backend import unavailable_reason
@@ -163,13 +166,13 @@ def again(name, **options):
 
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
 def test_graphs_end_where_the_engine_of_the_cpu_ends(options):
-    assert_near(train("graph", **options), train("native-quadrature", **options))
+    assert_near(train("graph", **options), train("cpu-quadrature", **options))
 
 
-@pytest.mark.parametrize("penalty", gap_rules.PENALTIES)
-@pytest.mark.parametrize(("t", "gaps"), gap_rules.STARTS)
-def test_gaps_at_once_err_no_more_than_step_by_step(t, gaps, penalty):
-    check_gaps("cuda", t, penalty, gaps)
+@pytest.mark.parametrize("penalty", skipped_steps.PENALTIES)
+@pytest.mark.parametrize(("t", "counts"), skipped_steps.STARTS)
+def test_skipped_steps_at_once_err_no_more_than_step_by_step(t, counts, penalty):
+    check_skipped_steps("cuda", t, penalty, counts)
 
 
 @pytest.mark.parametrize("readout", ["last_position", "last_word"])
@@ -183,10 +186,10 @@ def test_an_epoch_of_the_size_of_r8(readout):
         "epochs": 3,
         "lr_mask": 0.001,
     }
-    runs = {name: train(name, **options) for name in (*KINDS, "native-quadrature")}
+    runs = {name: train(name, **options) for name in (*KINDS, "cpu-quadrature")}
     assert_same_run(runs["cuda-replay"], runs["cuda-off"])
     for name in ("cuda-quadrature", "cuda-replay", "graph"):
-        assert_near(runs[name], runs["native-quadrature"], most=1e-3)
+        assert_near(runs[name], runs["cpu-quadrature"], most=1e-3)
 
 
 # -- again, beside others, in other streams ---------------------------------------------------------------------------
@@ -268,8 +271,7 @@ def wide():
 @pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize("case", [*SMALL, *SHARED], ids=name_of)
 def test_steps_of_the_whole_gpu(kind, case):
-    (sizes, width, batch, count, readout), words = case, case[0][0]
-    check_case(kind, sizes, toy_data.make_documents(count, width, range(words)), batch, readout=readout)
+    check_drawn(kind, case)
 
 
 @pytest.mark.usefixtures("wide")
@@ -282,7 +284,7 @@ def test_batches_of_many_words(kind, readout):
 @pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
 def test_epochs_by_the_whole_gpu_end_where_those_of_the_cpu_end(kind, options):
-    assert_near(train(f"{kind}-quadrature", **options), train("native-quadrature", **options))
+    assert_near(train(f"{kind}-quadrature", **options), train("cpu-quadrature", **options))
     assert_same_run(*(train(f"{kind}-{lazy_update}", **options) for lazy_update in ("replay", "off")))
 
 
@@ -335,7 +337,7 @@ def test_other_shapes_go_by_graphs(toy, num_layers, bidirectional):
             assert one["kept"] == pytest.approx(other["kept"], abs=0.01)
 
 
-def test_any_number_of_places_gives_the_same_modules(toy, toy_base):
+def test_any_number_of_workers_gives_the_same_modules(toy, toy_base):
     targets = [0, 1, 2, 3, (0, 1), (2, 3)]
     runs = [reengineer(toy_base, toy, targets, backend="cuda", threads=n, **QUICK) for n in (1, 3, None)]
     for modules in itertools.islice(runs, 1, None):

@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from support import toy_weights, trainer_kinds
+from support.agreement import assert_same
 from support.trainer_kinds import assert_same_bits
 
 from seam_fast import Settings, TrainingError, reengineer_many
@@ -39,11 +40,8 @@ def alone(monkeypatch):
 
 def assert_same_modules(ours, theirs):
     for one, other in zip(ours, theirs, strict=True):
-        assert all(torch.equal(one.scores[key], other.scores[key]) for key in toy_weights.KEYS)
-        assert all(torch.equal(*pair) for pair in zip(one.head, other.head, strict=True))
-        for figures, expected in zip(one.history, other.history, strict=True):
-            assert figures | {"seconds": 0} == expected | {"seconds": 0}
-        assert one.metrics == other.metrics and one.card["steps"] == other.card["steps"]
+        assert_same(one, other)
+        assert one.card["steps"] == other.card["steps"]
 
 
 @pytest.mark.parametrize(
@@ -115,12 +113,13 @@ def test_queued_epochs_are_those_that_are_run(toy, kind, host_module, threads, o
     for epoch in range(3):
         trainers, epochs = zip(*(one.queued(sampler, epoch, 4, evaluated_on=evaluated_on) for one in ours), strict=True)
         found = host_module.QueuedEpochs(list(trainers), list(epochs), threads=threads).take()
-        for one, told, other in zip(ours, found, theirs, strict=True):
-            loss, look = one.result_of(told)
-            loss_too, look_too = other.take_epoch(sampler, epoch, 4, stop=stop, evaluated_on=evaluated_on)
-            assert loss == loss_too and look.kept_counts == look_too.kept_counts and look.figures == look_too.figures
-            assert torch.equal(look.outputs, look_too.outputs)
-            parts, parts_too = (trainer_kinds.parts_of(each.snapshot()) for each in (look, look_too))
+        for one, row, other in zip(ours, found, theirs, strict=True):
+            loss, evaluation = one.result_of(row)
+            loss_too, evaluation_too = other.take_epoch(sampler, epoch, 4, stop=stop, evaluated_on=evaluated_on)
+            assert loss == loss_too and evaluation.figures == evaluation_too.figures
+            assert evaluation.kept_counts == evaluation_too.kept_counts
+            assert torch.equal(evaluation.outputs, evaluation_too.outputs)
+            parts, parts_too = (trainer_kinds.parts_of(each.snapshot()) for each in (evaluation, evaluation_too))
             assert all(torch.equal(part, parts_too[name]) for name, part in parts.items())
             assert one.steps == other.steps
     for one, other in zip(ours, theirs, strict=True):
@@ -146,8 +145,8 @@ def test_what_cannot_be_queued_is_refused(toy, kind, host_module):
 
 
 def jobs_like(toy, toy_base, count):
-    study = context.SearchContext(toy_base, toy, Settings("reference", **QUICK), "cuda")
-    return [module_run.ModuleRun(study, (0,), seed, 1) for seed in range(count)]
+    search = context.SearchContext(toy_base, toy, Settings("reference", **QUICK), "cuda")
+    return [module_run.ModuleRun(search, (0,), seed, 1) for seed in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -162,15 +161,15 @@ def test_units_find_room_and_leave_no_device_idle(toy, toy_base, devices, each, 
 
 def test_no_more_modules_at_once_than_there_is_room_for(toy, toy_base):
     """A unit waits until others have gone, or until all is to end."""
-    place, jobs, stop = WorkerDevice(torch.device("cuda", 0)), jobs_like(toy, toy_base, 3), threading.Event()
-    room = scheduler.Room([place] * 3)
-    assert room.take(place, jobs[:2], stop)
-    waits = threading.Thread(target=lambda: room.take(place, jobs[:2], stop))
+    worker, jobs, stop = WorkerDevice(torch.device("cuda", 0)), jobs_like(toy, toy_base, 3), threading.Event()
+    room = scheduler.Room([worker] * 3)
+    assert room.take(worker, jobs[:2], stop)
+    waits = threading.Thread(target=lambda: room.take(worker, jobs[:2], stop))
     waits.start()
     waits.join(0.3)
     assert waits.is_alive()
-    room.give_back(place, jobs[:2])
+    room.give_back(worker, jobs[:2])
     waits.join(10)
     assert not waits.is_alive()
     stop.set()
-    assert not room.take(place, jobs[:2], stop)
+    assert not room.take(worker, jobs[:2], stop)

@@ -1,7 +1,7 @@
 """The engine of a GPU without one: its kernels' own source, run on the CPU with an eye on races, bounds and barriers,
 held against float64, the engine of the CPU, and itself.
 
-What every trainer is held to comes from test_engine.py; as this one takes float32 only, `agreement.follow` lets each
+What every trainer is held to comes from test_trainers.py; as this one takes float32 only, `agreement.follow` lets each
 step begin at the state of float64. What it refuses and who uses it beside others is in test_cuda_trainer_use.py; real
 GPUs are in test_cuda_engine.py, which runs much of this again.
 """
@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from support import agreement, strategies, toy_data, toy_weights, trainer_kinds
 from support.cuda_trainer_checks import (
-    ORDERS,
     SETTINGS,
     SHARED,
     SMALL,
@@ -24,7 +23,8 @@ from support.cuda_trainer_checks import (
     assert_near,
     assert_same_run,
     check_case,
-    check_gaps,
+    check_drawn,
+    check_skipped_steps,
     check_tf32,
     gradients,
     name_of,
@@ -32,28 +32,32 @@ from support.cuda_trainer_checks import (
     train,
     weights_and_head,
 )
-from support.gap_rules import ROWS, WIDTH, Rows, draw_states, same
+from support.gpu_stand_in import ORDERS
+from support.skipped_steps import ROWS, WIDTH, Rows, draw_states, same
+from support.stop_events import CountsPolls
 from support.toy_data import documents_of, take
-from support.trainer_kinds import OPTIONS, SCHEDULES, assert_same_bits, tensors
-from test_engine import (  # noqa: F401
-    test_a_class_that_is_dropped_whole,
-    test_a_look_tells_what_single_questions_tell,
-    test_a_score_of_exactly_0_is_dropped,
+from support.trainer_kinds import OPTIONS, assert_same_bits, tensors
+from test_trainer_state import (  # noqa: F401
     test_a_snapshot_stays_as_it_was,
-    test_active_clamps,
+    test_an_evaluation_agrees_with_single_calls,
     test_base_head_and_documents_are_left_alone,
+    test_the_same_twice,
+)
+from test_trainers import (  # noqa: F401
+    test_a_class_that_is_dropped_whole,
+    test_a_score_of_exactly_0_is_dropped,
+    test_active_clamps,
     test_documents_of_one_repeated_word,
     test_documents_of_one_word_only,
     test_float32_stays_near,
     test_follows_the_reference_step,
     test_id_0_as_padding_and_as_a_word,
-    test_kept_counts_are_those_of_the_whole_scores,
-    test_labels_that_are_shares_and_a_heavier_lstm_penalty,
+    test_kept_counts_are_those_of_the_full_scores,
     test_large_learning_rate_of_the_head_and_large_alpha,
     test_one_document_a_step,
     test_padding_of_its_own_is_never_seen,
     test_rows_of_padding_words_get_the_penalty_alone,
-    test_the_same_twice,
+    test_soft_labels_and_a_heavier_lstm_penalty,
     test_when_an_absent_word_drops_out_in_float32,
 )
 
@@ -80,19 +84,14 @@ each_shared = pytest.mark.parametrize("case", SHARED, ids=name_of)
 each_small = pytest.mark.parametrize("case", SMALL, ids=name_of)
 
 
-def check(kind, case, **options):
-    (sizes, width, batch, count, readout), words = case, case[0][0]
-    check_case(kind, sizes, toy_data.make_documents(count, width, range(words)), batch, readout=readout, **options)
-
-
 @each_small
 def test_sequences_of_their_own(kind, case, clusters):
-    check(kind, case)
+    check_drawn(kind, case)
 
 
 @each_shared
 def test_units_shared_by_blocks(kind, case):
-    check(kind, case)
+    check_drawn(kind, case)
 
 
 @pytest.mark.parametrize("batch", range(1, 10))
@@ -126,21 +125,10 @@ def test_long_and_short_documents(kind, hidden):
 )
 @given(data=st.data())
 def test_any_shape(kind, host_module, data):
-    def draw(*values):
-        return data.draw(st.sampled_from(values))
-
-    host_module.pretend(4, draw(True, False), False)
-    embedding, hidden = draw(1, 3, 16, 33, 65), draw(1, 3, 16, 31, 33, 64)
-    count, width, batch_size = draw(1, 2, 5, 11), draw(1, 2, 7, 20), draw(1, 2, 4, 5, 16, 70)
-    words = range(draw(1, 2, 30))
-    documents = strategies.draw_documents(data, count, width, words)
-    options = {
-        "schedule": draw(*SCHEDULES),
-        "readout": draw("last_position", "last_word"),
-        "penalty": draw("global", "group"),
-    }
-    sizes = len(words), embedding, hidden, draw(1, 2, 5, 40)
-    check_case(kind, sizes, documents, batch_size, lazy_update=draw(*trainer_kinds.LAZY_UPDATES), steps=2, **options)
+    host_module.pretend(4, data.draw(st.booleans()), False)
+    embeddings, hidden = (1, 3, 16, 33, 65), (1, 3, 16, 31, 33, 64)
+    sizes, documents, batch_size, options = strategies.draw_training(data, embeddings, hidden, (1, 2, 5, 40))
+    check_case(kind, sizes, documents, batch_size, steps=2, **options)
 
 
 R8_SIZES = (23_590, 100, 50, 8)
@@ -168,7 +156,7 @@ def test_steps_of_the_size_of_r8(kind, request):
 @pytest.mark.parametrize("lazy_update", ["quadrature", "replay"])  # "off" has the bits of "replay", here and there
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
 def test_epochs_end_where_the_engine_of_the_cpu_ends(kind, unwatched, options, lazy_update):
-    assert_near(train(f"{kind}-{lazy_update}", **options), train(f"native-{lazy_update}", **options))
+    assert_near(train(f"{kind}-{lazy_update}", **options), train(f"cpu-{lazy_update}", **options))
 
 
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
@@ -178,7 +166,7 @@ def test_replay_is_dense_to_the_last_bit(kind, unwatched, clusters, options):
 
 @pytest.mark.parametrize(
     ("options", "lazy_update"),
-    [*(({}, way) for way in trainer_kinds.LAZY_UPDATES), ({"adopted": 1500, "batch_size": 3}, "quadrature")],
+    [*(({}, way) for way in trainer_kinds.LAZY_UPDATES), ({"steps_before": 1500, "batch_size": 3}, "quadrature")],
     ids=str,
 )
 def test_where_an_epoch_is_cut_into_launches_changes_nothing(kind, unwatched, monkeypatch, options, lazy_update):
@@ -190,54 +178,47 @@ def test_where_an_epoch_is_cut_into_launches_changes_nothing(kind, unwatched, mo
         assert_same_run(run, runs[0])
 
 
-def test_looks_in_the_midst_of_an_epoch(kind, unwatched, monkeypatch):
-    """Rows are brought up to date before anybody looks, and that changes nothing."""
+def test_evaluations_in_the_midst_of_an_epoch(kind, unwatched, monkeypatch):
+    """Rows are brought up to date before anything is read, and that changes nothing."""
 
-    class Looks:
+    class Evaluates:
         def __init__(self, trainer):
             self.trainer, self.seen = trainer, []
 
         def is_set(self):
-            self.seen.append(self.trainer.class_logits(*looked_at))
+            self.seen.append(self.trainer.class_logits(*probe))
             return False
 
     monkeypatch.setattr(cuda_trainer, "_STEPS_AT_ONCE", 3)
     weights, head = weights_and_head(WIDE)
-    looked_at, documents = (
+    probe, documents = (
         toy_data.make_documents(30, words=range(80), seed=7)[:2],
         toy_data.make_documents(40, words=range(60)),
     )
-    trainers, evaluates = [], []
-    for lazy_update, looking in (("replay", True), ("off", True), ("replay", False)):
+    trainers, logits = [], []
+    for lazy_update, evaluating in (("replay", True), ("off", True), ("replay", False)):
         options = OPTIONS | {"lr_mask": 0.15}
         trainers.append(trainer_kinds.make_trainer(f"{kind}-{lazy_update}", weights, head, torch.arange(78), **options))
-        stop = Looks(trainers[-1])
-        trainers[-1].run_epoch(*documents, 4, stop=stop if looking else None)
-        evaluates.append(stop.seen)
+        stop = Evaluates(trainers[-1])
+        trainers[-1].run_epoch(*documents, 4, stop=stop if evaluating else None)
+        logits.append(stop.seen)
     for other in trainers[1:]:
         assert_same_bits(trainers[0], other)
-    assert len(evaluates[0]) == 4 and all(torch.equal(*pair) for pair in zip(*evaluates[:2], strict=True))
-    assert not torch.equal(evaluates[0][-1], evaluates[0][-2])
+    assert len(logits[0]) == 4 and all(torch.equal(*pair) for pair in zip(*logits[:2], strict=True))
+    assert not torch.equal(logits[0][-1], logits[0][-2])
 
 
 def test_launches_are_short(kind, monkeypatch):
     """However many steps there are: it is work that takes the time."""
 
-    class CountsLooks:
-        evaluates = 0
-
-        def is_set(self):
-            self.evaluates += 1
-            return False
-
     weights, head = weights_and_head(WIDE)
     products = 3 * 4 * toy_weights.T * cuda_trainer.products(weights)
-    for work, evaluates in ((products, 6), (2.5 * products, 3), (1, 6), (1e12, 1)):
+    for work, polls in ((products, 6), (2.5 * products, 3), (1, 6), (1e12, 1)):
         monkeypatch.setattr(cuda_trainer, "_PRODUCTS_AT_ONCE", work)
-        stop = CountsLooks()
+        stop = CountsPolls()
         engine = trainer_kinds.make_trainer(f"{kind}-quadrature", weights, head, torch.arange(15), **OPTIONS)
         engine.run_epoch(*toy_data.make_documents(24), 4, stop=stop)
-        assert stop.evaluates == evaluates and engine.steps == 6
+        assert stop.polls == polls and engine.steps == 6
 
 
 @pytest.mark.parametrize(
@@ -251,15 +232,15 @@ def test_whose_turn_it_is_changes_nothing_and_memory_is_its_own(kind, host_modul
     for order in ORDERS:
         host_module.set_order(order, 5)
         host_module.watch_memory(True)
-        options = {"count": 2 * batch + 1, "batch_size": batch, "readout": "last_word", "epochs": 3, "adopted": 1500}
-        runs.append(train(f"{kind}-quadrature", sizes, **options))
+        options = {"count": 2 * batch + 1, "batch_size": batch, "readout": "last_word", "epochs": 3}
+        runs.append(train(f"{kind}-quadrature", sizes, **options, steps_before=1500))
         host_module.watch_memory(False)
     for run in runs[1:]:
         assert_same_run(run, runs[0])
 
 
 @pytest.mark.parametrize("lazy_update", ["replay", "off"])
-def test_memory_is_its_own_however_rows_catch_up(kind, host_module, clusters, lazy_update):
+def test_memory_is_its_own_at_every_lazy_update(kind, host_module, clusters, lazy_update):
     host_module.watch_memory(True)
     train(f"{kind}-{lazy_update}", (30, 33, 50, 40), epochs=3, count=5, batch_size=2, target_weight=2.0)
 
@@ -303,21 +284,21 @@ def test_tf32_in_every_order(kind, host_module, tf32, batch):
         assert_same_run(run, runs[0])
 
 
-# -- gaps -------------------------------------------------------------------------------------------------------------
+# -- skipped steps -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("unwatched")
 @pytest.mark.parametrize(
-    ("t", "penalty", "gaps"),
+    ("t", "penalty", "counts"),
     [(1000, 4.2e-7, (12, 2049)), (1000, 0.5, (125, 250)), (50_000, 0.5, (60, 400))],  # 2,049 steps take two rules
 )
-def test_long_gaps_at_once_err_no_more_than_step_by_step(kind, t, penalty, gaps):
-    check_gaps(kind, t, penalty, gaps)
+def test_many_skipped_steps_at_once_err_no_more_than_step_by_step(kind, t, penalty, counts):
+    check_skipped_steps(kind, t, penalty, counts)
 
 
 @pytest.mark.usefixtures("unwatched")
-@pytest.mark.parametrize("gap", [12, 60, 250])
-def test_states_that_no_training_leaves_are_replayed(kind, gap):
+@pytest.mark.parametrize("skipped", [12, 60, 250])
+def test_states_that_no_training_leaves_are_replayed(kind, skipped):
     """A row with an exp_avg_sq well below what the penalties alone would have left; others are not."""
     penalty, t = 4.2e-7, 1000
     states = [part.astype(np.float32) for part in draw_states(t, penalty)]
@@ -326,19 +307,19 @@ def test_states_that_no_training_leaves_are_replayed(kind, gap):
     states[2][2, WIDTH - 1] = 0.1 * penalty**2 * (1 - 0.999**t)
     broken, sound = slice(0, 3), slice(3, ROWS)
     fast, slow = (
-        Rows(lazy_update, penalty, kind=kind).after(states, t, gap) for lazy_update in ("quadrature", "replay")
+        Rows(lazy_update, penalty, kind=kind).after(states, t, skipped) for lazy_update in ("quadrature", "replay")
     )
     assert same([part[broken] for part in fast], [part[broken] for part in slow])
     assert not same([part[sound] for part in fast], [part[sound] for part in slow])
 
 
 @pytest.mark.usefixtures("unwatched")
-@pytest.mark.parametrize(("t", "gap"), [(0, 30), (20, 5), (150, 6), (300, 60), (1000, 4)])
-def test_early_and_short_gaps_are_replayed(kind, t, gap):
+@pytest.mark.parametrize(("t", "skipped"), [(0, 30), (20, 5), (150, 6), (300, 60), (1000, 4)])
+def test_early_and_few_skipped_steps_are_replayed(kind, t, skipped):
     states = [part.astype(np.float32) for part in draw_states(max(t, 3), 1e-3)]
     if t < 3:
         states[1][:], states[2][:] = 0, 0
-    assert same(*(Rows(way, 1e-3, kind=kind).after(states, t, gap) for way in ("quadrature", "replay")))
+    assert same(*(Rows(way, 1e-3, kind=kind).after(states, t, skipped) for way in ("quadrature", "replay")))
 
 
 @pytest.mark.usefixtures("unwatched")
@@ -374,19 +355,19 @@ def test_class_logits_are_those_of_the_kept_weights(kind, unwatched, monkeypatch
         torch.arange(15),
         **OPTIONS | {"readout": readout, "lr_mask": 0.1},
     )
-    looked_at = toy_data.make_documents(40, 12, range(60), seed=5)[:2]
+    probe = toy_data.make_documents(40, 12, range(60), seed=5)[:2]
     dropped = set()
     for epoch in range(5):
         engine.run_epoch(*toy_data.make_documents(9, words=range(15), seed=epoch), 2)
         dropped.add(bool((engine.full_scores()[0][toy_weights.EMBEDDING][20] > 0).all()))
         kept = {key: weight.cpu() for key, weight in engine.effective_weights().items()}
-        exact = inference.class_logits({key: weight.double() for key, weight in kept.items()}, *looked_at, readout)
-        theirs, ours = inference.class_logits(kept, *looked_at, readout), engine.class_logits(*looked_at)
+        exact = inference.class_logits({key: weight.double() for key, weight in kept.items()}, *probe, readout)
+        theirs, ours = inference.class_logits(kept, *probe, readout), engine.class_logits(*probe)
         floor = agreement.EPS * max(1, exact.abs().max().item())
         for q in (0.95, 1):
             error, allowed = (torch.quantile((logits.double() - exact).abs(), q) for logits in (ours, theirs))
             assert error <= 2 * allowed + floor
-        pieces = [engine.class_logits(*(part[i : i + 9] for part in looked_at)) for i in range(0, 40, 9)]
+        pieces = [engine.class_logits(*(part[i : i + 9] for part in probe)) for i in range(0, 40, 9)]
         torch.testing.assert_close(torch.cat(pieces), ours, rtol=1e-5, atol=1e-5)  # a matrix library's linear layer
     assert dropped == {True, False}
 
@@ -403,27 +384,27 @@ def test_class_logits_follow_what_is_asked_and_what_has_moved(kind):
     documents = toy_data.make_documents()
     ids, lengths = (part.clone() for part in documents[:2])
 
-    def look():
+    def evaluate():
         logits = engine.class_logits(ids, lengths)
         kept = {key: weight.cpu() for key, weight in engine.effective_weights().items()}
         torch.testing.assert_close(logits, inference.class_logits(kept, ids, lengths, "last_position"))
         return logits
 
-    seen = [look()]
+    seen = [evaluate()]
     engine.run_epoch(*documents, 4, head_only=True)
-    assert torch.equal(look(), seen[0])
+    assert torch.equal(evaluate(), seen[0])
     ids[0] = 3  # the same tensor, changed in place
-    seen.append(look())
+    seen.append(evaluate())
     for _ in range(7):
         engine.run_epoch(*documents, 4)
-    seen.append(look())
+    seen.append(evaluate())
     engine.scores["hidden2label.weight"].fill_(-1)
     engine.load_state(engine.steps)
-    seen.append(look())
+    seen.append(evaluate())
     assert not any(torch.equal(a, b) for a, b in itertools.pairwise(seen))
 
 
-def test_adopted_state_goes_on_as_its_own(kind, unwatched):
+def test_loaded_state_goes_on_as_its_own(kind, unwatched):
     """A trainer that takes over another's scores and averages continues to the last bit."""
     one, _ = train(f"{kind}-replay")
     weights, head = toy_weights.single(*weights_and_head(WIDE))
@@ -443,7 +424,7 @@ def test_adopted_state_goes_on_as_its_own(kind, unwatched):
 
 
 @pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
-def test_counts_snapshot_and_whole_scores_agree(kind, unwatched, lazy_update):
+def test_counts_snapshot_and_full_scores_agree(kind, unwatched, lazy_update):
     engine, _ = train(f"{kind}-{lazy_update}", lr_mask=0.15)
     scores, head = engine.full_scores()
     mask, head_too = engine.snapshot()
@@ -453,64 +434,3 @@ def test_counts_snapshot_and_whole_scores_agree(kind, unwatched, lazy_update):
     assert all(torch.equal(signs[key] > 0, score > 0) for key, score in scores.items())
     assert all(torch.equal(*pair) for pair in zip(head, head_too, strict=True))
     assert any(0 < counts[key] < score.numel() for key, score in scores.items())
-
-
-# -- clusters of every size -------------------------------------------------------------------------------------------
-
-CLUSTERS = (5, 8, 16)
-WIDER = {"sizes": (80, 300, 50, 5), "count": 9, "epochs": 2}  # W_ih goes through shared memory in parts
-
-
-def pretend_cluster(host_module, blocks, tf32=False):
-    host_module.pretend(4, True, tf32, blocks)
-
-
-@pytest.mark.parametrize(  # the first size is what the other tests have; the others in turn
-    ("case", "blocks"), list(zip(SMALL[:10], CLUSTERS[1:] * 5, strict=True)), ids=[*map(name_of, SMALL[:10])]
-)
-def test_clusters_of_other_sizes(kind, host_module, case, blocks):
-    pretend_cluster(host_module, blocks)
-    check(kind, case)
-
-
-@pytest.mark.parametrize(
-    ("options", "tf32"),
-    [
-        ({}, False),
-        ({"readout": "last_word", "batch_size": 9}, True),
-        ({"sizes": (60, 8, 64, 3)}, False),
-        ({"sizes": (60, 8, 64, 3)}, True),
-        (WIDER, False),
-        (WIDER, True),
-    ],
-    ids=str,
-)
-def test_the_size_of_a_cluster_changes_no_bit(kind, host_module, unwatched, options, tf32):
-    """It is chosen by how many modules are trained at the same time, which must not show."""
-    runs = []
-    for blocks in CLUSTERS:
-        pretend_cluster(host_module, blocks, tf32)
-        runs.append(train(f"{kind}-quadrature", **options))
-    for run in runs[1:]:
-        assert_same_run(run, runs[0])
-
-
-@pytest.mark.parametrize("blocks", CLUSTERS)
-def test_whose_turn_it_is_changes_nothing_in_any_cluster(kind, host_module, blocks):
-    runs = []
-    for order in ("round_robin", "shuffled"):
-        pretend_cluster(host_module, blocks)
-        host_module.set_order(order, 3)
-        host_module.watch_memory(True)
-        runs.append(train(f"{kind}-quadrature", count=11, batch_size=5, readout="last_word", epochs=2))
-        host_module.watch_memory(False)
-    assert_same_run(*runs)
-
-
-def test_steps_too_large_for_shared_memory_go_by_the_other_kernel(kind, host_module):
-    """200 positions: their gates alone are more than a block's shared memory; and in one epoch with ones that fit."""
-    pretend_cluster(host_module, 5)
-    ids, lengths, labels = toy_data.make_documents(4, 200, range(1, 30))
-    for most in (200, 3):  # of one launch after the other
-        documents = ids, lengths.clamp(max=most), labels
-        check_case(kind, (30, 6, 50, 3), documents, 2, readout="last_word", steps=1)

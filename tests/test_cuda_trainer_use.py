@@ -10,27 +10,35 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from support import agreement, toy_data, toy_weights, trainer_kinds
+from support import toy_data, toy_weights, trainer_kinds
 from support.bare_trainers import Bare
-from support.cuda_trainer_checks import assert_same_run, needs_ext, train, weights_and_head
-from support.trainer_kinds import OPTIONS, assert_same_bits, tensors
-from test_engine import (  # noqa: F401
-    test_a_base_that_is_not_finite_stops_with_the_step_named,
-    test_a_gradient_that_overflows_names_its_tensor,
-    test_a_word_outside_words_is_refused_and_nothing_moves,
-    test_check_finite_names_the_tensor,
-    test_labels_that_cannot_be_are_refused,
-    test_words_in_any_order_and_shape,
+from support.compiled_trainer_checks import (
+    check_a_moved_tensor_is_refused,
+    check_an_epoch_of_nothing,
+    check_target_weight,
 )
-from test_native import (  # noqa: F401
+from support.cuda_trainer_checks import assert_same_run, needs_ext, train, weights_and_head
+from support.stop_events import StopsAfter
+from support.trainer_kinds import OPTIONS, assert_same_bits, tensors
+from test_cpu_trainer_use import (  # noqa: F401
     test_a_batch_of_any_size_is_all_there_is,
     test_a_trainer_is_not_made_of_what_does_not_fit,
     test_an_epoch_may_begin_before_the_last_was_flushed,
     test_documents_that_do_not_fit_are_refused_and_nothing_moves,
     test_features_that_do_not_fit_are_refused,
-    test_looking_at_what_does_not_fit_is_refused,
     test_more_steps_than_announced_are_refused,
     test_numbers_of_steps_that_cannot_be_are_refused,
+    test_reading_what_does_not_fit_is_refused,
+)
+from test_trainer_state import (  # noqa: F401
+    test_a_base_that_is_not_finite_stops_with_the_step_named,
+    test_a_gradient_that_overflows_names_its_tensor,
+    test_check_finite_names_the_tensor,
+    test_labels_that_cannot_be_are_refused,
+)
+from test_trainers import (  # noqa: F401
+    test_a_word_outside_words_is_refused_and_nothing_moves,
+    test_words_in_any_order_and_shape,
 )
 
 from seam_fast import reengineer
@@ -172,14 +180,14 @@ def failing(kind, change, head_only=False, **options):
 @pytest.mark.parametrize("name", BROKEN)
 def test_it_says_what_the_engine_of_the_cpu_says(kind, name, head_only):
     said, engine = failing(f"{kind}-quadrature", BROKEN[name], head_only)
-    wanted, other = failing("native-quadrature", BROKEN[name], head_only)
+    wanted, other = failing("cpu-quadrature", BROKEN[name], head_only)
     assert said == wanted and engine.steps == other.steps
     assert said or head_only, "something should have been found"
     if name in NAMED and not head_only:
         assert f"gradient of {NAMED[name]} is not finite in step 1" in said
 
 
-def test_after_a_failure_it_is_refused_until_adopt(kind):
+def test_after_a_failure_it_is_refused_until_state_is_loaded(kind):
     """The state stands for nothing; another one is as good as a new trainer."""
     said, engine = failing(f"{kind}-replay", a_nan(EMBEDDING))
     assert said == "the loss is nan in step 2: a base weight or score is not finite" and engine.steps == 1
@@ -212,7 +220,7 @@ def test_a_failure_in_a_later_launch(kind, monkeypatch):
 def test_a_score_that_is_not_a_number_is_dropped_and_found(kind, key):
     """As on the CPU: its weight counts as 0, and it stays one."""
     outcomes = []
-    for name in (kind, "native"):
+    for name in (kind, "cpu"):
         engine = build(name, readout="last_word")
         engine.scores[key].view(-1)[1] = math.nan
         engine.load_state(0)
@@ -235,7 +243,7 @@ def test_a_score_that_is_not_a_number_is_dropped_and_found(kind, key):
 def test_epochs_of_the_head_alone(kind, batch, classes, target_weight):
     """Its steps are those of the CPU's engine but for rounding, and scores stand still."""
     engines = []
-    for name in (kind, "native"):
+    for name in (kind, "cpu"):
         weights, head = weights_and_head((23, 4, 3, classes))
         engine = build(name, weights, head, schedule="seam", target_weight=target_weight)
         losses = [engine.run_epoch(*toy_data.make_documents(23, seed=seed), batch, head_only=True) for seed in range(3)]
@@ -252,17 +260,7 @@ def test_epochs_of_the_head_alone(kind, batch, classes, target_weight):
 
 @pytest.mark.parametrize("schedule", ["seam", "joint"])
 def test_target_weight_is_as_good_as_that_many_copies(kind, schedule):
-    documents = toy_data.make_documents(7)
-    copies = tuple(part.repeat_interleave(torch.where(documents[2] == 0, 3, 1), 0) for part in documents)
-    one, other = build(kind, target_weight=3.0, schedule=schedule), build(kind, schedule=schedule)
-    for epoch in range(3):
-        losses = [
-            trainer.run_epoch(*d, len(d[0]), head_only=epoch == 1 and schedule == "seam")
-            for trainer, d in ((one, documents), (other, copies))
-        ]
-        assert losses[0] == pytest.approx(losses[1], abs=16 * agreement.EPS)
-    errors = [agreement.errors(score, other.scores[key].double())[0] for key, score in one.scores.items()]
-    assert max(errors) < 1e-4
+    check_target_weight(build(kind, target_weight=3.0, schedule=schedule), build(kind, schedule=schedule))
 
 
 def test_port_never_moves_the_head(kind):
@@ -328,13 +326,7 @@ def test_batches_that_are_too_large_for_a_launch(kind):
 
 
 def test_an_epoch_of_nothing(kind):
-    trainer = build(kind, schedule="seam")
-    before = {name: part.clone() for name, part in tensors(trainer).items()}
-    nothing = toy_data.make_documents(0)
-    for head_only in (False, True):
-        assert trainer.run_epoch(*nothing, 5, head_only=head_only) == 0
-    assert trainer.steps == 0 and trainer.logits(*nothing[:2]).shape == (0, 2)
-    assert all(torch.equal(part, before[name]) for name, part in tensors(trainer).items())
+    check_an_epoch_of_nothing(build(kind, schedule="seam"))
 
 
 def test_a_base_of_float64_is_refused(host_module):
@@ -381,29 +373,15 @@ def test_one_thread_at_a_time(kind, unwatched):
 
 @pytest.mark.parametrize("change", ["resize", "move"])
 def test_a_tensor_that_is_no_longer_where_it_was_is_refused(kind, change):
-    engine = build(kind)
-    score = engine.scores[IH]
-    if change == "resize":
-        score.resize_(2 * score.numel())
-    else:
-        engine.head[0].set_(torch.zeros_like(engine.head[0]))
-    with pytest.raises(ValueError, match="moved or resized"):
-        engine.run_epoch(*toy_data.make_documents(), 4)
+    check_a_moved_tensor_is_refused(build(kind), change)
 
 
 @pytest.mark.parametrize("head_only", [False, True])
 def test_stop_ends_an_epoch_between_two_launches(kind, monkeypatch, head_only):
-    class StopsAt:
-        asked = 0
-
-        def is_set(self):
-            self.asked += 1
-            return self.asked > 2
-
     monkeypatch.setattr(cuda_trainer, "_STEPS_AT_ONCE", 2)
     documents = toy_data.make_documents(12)
     engine, other = build(kind, schedule="seam"), build(kind, schedule="seam")
-    loss = engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAt())
+    loss = engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAfter(2))
     assert loss == other.run_epoch(*(part[:8] for part in documents), 2, head_only=head_only) and engine.steps == 4
     assert_same_bits(engine, other)
     stop = threading.Event()

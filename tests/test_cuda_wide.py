@@ -8,23 +8,26 @@ import pytest
 import torch
 from support import agreement, toy_data, toy_weights, trainer_kinds
 from support.cuda_trainer_checks import (
-    ORDERS,
     SETTINGS,
     SHARED,
     SMALL,
     assert_near,
     assert_same_run,
     check_case,
+    check_drawn,
     check_tf32,
     name_of,
     train,
 )
+from support.gpu_stand_in import ORDERS
 from support.trainer_kinds import tensors
-from test_cuda_trainer import test_looks_in_the_midst_of_an_epoch, test_tf32_in_every_order  # noqa: F401
-from test_engine import (  # noqa: F401
+from test_cuda_trainer import test_evaluations_in_the_midst_of_an_epoch, test_tf32_in_every_order  # noqa: F401
+from test_trainer_state import (  # noqa: F401
     test_a_base_that_is_not_finite_stops_with_the_step_named,
+)
+from test_trainers import (  # noqa: F401
     test_documents_of_one_repeated_word,
-    test_labels_that_are_shares_and_a_heavier_lstm_penalty,
+    test_soft_labels_and_a_heavier_lstm_penalty,
 )
 
 from seam_fast import TrainingError, _ext
@@ -52,8 +55,7 @@ def make(unwatched, kind):
 
 @pytest.mark.parametrize("case", [*SMALL, *SHARED[1:3]], ids=name_of)
 def test_single_steps(kind, case):
-    (sizes, width, batch, count, readout), words = case, case[0][0]
-    check_case(kind, sizes, toy_data.make_documents(count, width, range(words)), batch, readout=readout)
+    check_drawn(kind, case)
 
 
 @pytest.mark.parametrize("readout", ["last_position", "last_word"])
@@ -65,7 +67,7 @@ def test_batches_of_many_words(kind, unwatched, readout):
 @pytest.mark.parametrize("lazy_update", ["quadrature", "replay"])
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
 def test_epochs_end_where_the_engine_of_the_cpu_ends(kind, unwatched, options, lazy_update):
-    assert_near(train(f"{kind}-{lazy_update}", **options), train(f"native-{lazy_update}", **options))
+    assert_near(train(f"{kind}-{lazy_update}", **options), train(f"cpu-{lazy_update}", **options))
 
 
 @pytest.mark.parametrize("options", SETTINGS[::2], ids=str)
@@ -77,7 +79,7 @@ def test_where_an_epoch_is_cut_into_launches_changes_nothing(kind, unwatched, mo
     runs = []
     for at_once in (4096, 3, 1):
         monkeypatch.setattr(cuda_trainer, "_STEPS_AT_ONCE", at_once)
-        runs.append(train(f"{kind}-quadrature", adopted=1500, batch_size=3))
+        runs.append(train(f"{kind}-quadrature", steps_before=1500, batch_size=3))
     for run in runs[1:]:
         assert_same_run(run, runs[0])
 
@@ -89,8 +91,8 @@ def test_whose_turn_it_is_changes_nothing_and_memory_is_its_own(kind, host_modul
     for order in ORDERS:
         host_module.set_order(order, 5)
         host_module.watch_memory(True)
-        options = {"count": 2 * batch + 1, "batch_size": batch, "readout": "last_word", "epochs": 3, "adopted": 1500}
-        runs.append(train(f"{kind}-quadrature", **options))
+        options = {"count": 2 * batch + 1, "batch_size": batch, "readout": "last_word", "epochs": 3}
+        runs.append(train(f"{kind}-quadrature", **options, steps_before=1500))
         host_module.watch_memory(False)
     for run in runs[1:]:
         assert_same_run(run, runs[0])

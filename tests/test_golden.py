@@ -86,10 +86,10 @@ def test_float64_follows_the_reference(golden_dir, schedule, kind):
 
 @pytest.mark.parametrize("lazy_update", trainer_kinds.LAZY_UPDATES)
 @pytest.mark.parametrize("schedule", ["port", "seam"])
-def test_the_native_engine_in_float32_keeps_the_same_weights(golden_dir, schedule, lazy_update):
+def test_the_cpu_trainer_in_float32_keeps_the_same_weights(golden_dir, schedule, lazy_update):
     """Sixty steps in a row: no kept bit differs from the reference's in float64, and no loss by more than 1e-6."""
     golden = Golden(golden_dir, schedule, torch.float32)
-    trainer = golden.make(f"native-{lazy_update}")
+    trainer = golden.make(f"cpu-{lazy_update}")
     for step in range(60):
         cross_entropy, kept = golden.advance(trainer, step)
         assert cross_entropy == pytest.approx(golden.tensors["cross_entropy"][step].item(), abs=1e-6), step
@@ -185,7 +185,7 @@ def test_the_references_file_loads_predicts_and_saves_the_same(golden_dir, tmp_p
     for key, tensor in theirs.items():
         assert ours[key].dtype == tensor.dtype and torch.equal(ours[key], tensor), key
 
-    module.save(tmp_path / "native.safetensors")
-    native = SeamModule.load(tmp_path / "native.safetensors", base)
-    assert native.target == (2,)
-    assert torch.equal(native.predict_proba(ids, lengths), module.predict_proba(ids, lengths))
+    module.save(tmp_path / "module.safetensors")
+    loaded = SeamModule.load(tmp_path / "module.safetensors", base)
+    assert loaded.target == (2,)
+    assert torch.equal(loaded.predict_proba(ids, lengths), module.predict_proba(ids, lengths))

@@ -34,7 +34,6 @@ from seam_fast import (
 from seam_fast.classifier.training import PublicRecipe, StrongRecipe
 from seam_fast.cli import bases, disk, paths, plots, report
 from seam_fast.cli.main import main
-from seam_fast.common import progress
 from seam_fast.search import module_run
 from seam_fast.training.torch_trainer import TorchTrainer
 
@@ -88,7 +87,7 @@ def test_modules_are_handed_over_as_soon_as_they_are_ready(toy, toy_base):
     assert all(any(module is made for made in modules) for _, _, module, _ in seen)
     settings = [Settings().with_options(epochs=2, batch_size=8, alpha=alpha) for alpha in (0.1, 0.2)]
     alphas = []
-    options = {"backend": "torch", "on_module": lambda job, module: alphas.append(job.study.settings.alpha)}
+    options = {"backend": "torch", "on_module": lambda job, module: alphas.append(job.context.settings.alpha)}
     reengineer_many(toy_base, toy, [0], settings, **options)
     assert sorted(alphas) == [0.1, 0.2]
 
@@ -221,7 +220,7 @@ def test_each_module_is_on_disk_as_soon_as_it_is_ready(trained, monkeypatch, cap
     """What comes after the first one may go wrong as it likes."""
     train, there = module_run.ModuleRun.train, []
 
-    def look_and_train(self, *arguments):
+    def wait_and_train(self, *arguments):
         if self.target != (0,):
             deadline = time.monotonic() + 60
             while not there and time.monotonic() < deadline:
@@ -230,7 +229,7 @@ def test_each_module_is_on_disk_as_soon_as_it_is_ready(trained, monkeypatch, cap
             raise SystemExit("the end of the world")
         train(self, *arguments)
 
-    monkeypatch.setattr(module_run.ModuleRun, "train", look_and_train)
+    monkeypatch.setattr(module_run.ModuleRun, "train", wait_and_train)
     capsys.readouterr()
     with pytest.raises(SystemExit):
         main([*RUN, "--threads", "1"])
@@ -427,6 +426,16 @@ def test_sigterm_in_a_process_of_its_own(trained):
     assert len(list((trained / "runs/tiny/modules").iterdir())) >= 1
 
 
+def test_a_table_marks_what_was_cut_short(toy, toy_base):
+    (module,) = reengineer(toy_base, toy, [0], **QUICK)
+    module.card["interrupted"] = True
+    assert "k0 (cut short)" in report.table([module])
+
+
+def test_interrupted_is_still_ctrl_c():
+    assert issubclass(Interrupted, KeyboardInterrupt)
+
+
 # -- pictures ---------------------------------------------------------------------------------------------------------
 
 
@@ -441,92 +450,3 @@ def test_pictures_of_many_classes_stay_small(tmp_path, classes):
     for path in tmp_path.iterdir():
         width, height = (int.from_bytes(path.read_bytes()[at : at + 4], "big") for at in (16, 20))
         assert width * height < 6_000_000, (path, width, height)
-
-
-# -- how it goes ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """A time that goes as fast as the test says."""
-    now = [1000.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    return now
-
-
-def test_lines_in_a_log_file(clock, capsys):
-    """One after some seconds, then one every half minute, each with rate and time left; none at the end."""
-    lines = progress.ProgressLines(10_000, "re-engineering")
-    lines.set_postfix_str("0/8 modules")
-    for second in range(1, 101):
-        clock[0] += 1
-        lines.update(100)
-        if second == 50:
-            lines.set_postfix_str("3/8 modules")
-    lines.close()
-    assert capsys.readouterr().err.splitlines() == [
-        "re-engineering: 300 of 10,000 steps (3 %), 100 steps/s, about 1 min 37 s left, 0/8 modules",
-        "re-engineering: 3,300 of 10,000 steps (33 %), 100 steps/s, about 1 min 7 s left, 0/8 modules",
-        "re-engineering: 6,300 of 10,000 steps (63 %), 100 steps/s, about 37 s left, 3/8 modules",
-        "re-engineering: 9,300 of 10,000 steps (93 %), 100 steps/s, about 7 s left, 3/8 modules",
-    ]
-
-
-def test_lines_where_nothing_moves_yet(clock, capsys):
-    lines = progress.ProgressLines(10, "base")
-    clock[0] += 40
-    lines.update(0)
-    clock[0] += 60
-    lines.update(1)
-    assert capsys.readouterr().err.splitlines() == [
-        "base: 0 of 10 steps (0 %)",
-        "base: 1 of 10 steps (10 %), about 15 min 0 s left",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (3599, "59 min 59 s"), (7500, "2 h 5 min")]
-)
-def test_durations(seconds, text):
-    assert progress.duration(seconds) == text
-
-
-def test_a_base_says_how_it_goes_where_there_is_no_terminal(here, capsys):
-    assert main(["train", *TINY, "--epochs", "3"]) == 0
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
-    assert [line.split(":")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
-    assert all("validation accuracy" in line for line in lines)
-    assert all(line.endswith(" left") for line in lines[:2]) and lines[2].endswith(" s")
-
-
-def test_talk_and_bar_do_not_write_into_each_other(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    bar = progress.progress_bar(10, "base")
-    progress.say("module: a")
-    bar.close()
-    assert any(part.strip() == "module: a" for part in terminal.getvalue().replace("\r", "\n").splitlines())
-
-
-def test_training_goes_on_where_nobody_reads_what_it_says(here, monkeypatch):
-    class Gone(io.StringIO):
-        def write(self, text):
-            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
-
-    monkeypatch.setattr(sys, "stderr", Gone())
-    assert main(["train", *TINY, "--epochs", "2"]) == 0
-    assert "interrupted" not in LSTMClassifier.load("runs/tiny/base.safetensors").info
-
-
-def test_a_table_marks_what_was_cut_short(toy, toy_base):
-    (module,) = reengineer(toy_base, toy, [0], **QUICK)
-    module.card["interrupted"] = True
-    assert "k0 (cut short)" in report.table([module])
-
-
-def test_interrupted_is_still_ctrl_c():
-    assert issubclass(Interrupted, KeyboardInterrupt)

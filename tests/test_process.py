@@ -92,16 +92,16 @@ def test_the_calling_thread_keeps_its_threads_while_modules_are_trained(toy, toy
     torch.set_num_threads(3)
     seen, of_workers, step = set(), set(), TorchTrainer.step
 
-    def look_and_step(self, *arguments):
+    def note_and_step(self, *arguments):
         of_workers.add(torch.get_num_threads())
         return step(self, *arguments)
 
-    monkeypatch.setattr(TorchTrainer, "step", look_and_step)
+    monkeypatch.setattr(TorchTrainer, "step", note_and_step)
 
-    def look(job, figures):
+    def collect(job, figures):
         seen.add((torch.get_num_threads(), in_new_thread(torch.get_num_threads)))
 
-    reengineer(toy_base, toy, [0, 1], threads=2, on_epoch=look, **QUICK)
+    reengineer(toy_base, toy, [0, 1], threads=2, on_epoch=collect, **QUICK)
     assert seen == {(3, 3)} and of_workers == {1}
 
 

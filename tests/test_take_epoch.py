@@ -1,4 +1,4 @@
-"""An epoch of a module in one native call: documents, steps, look and figures as single calls give them, to the bit."""
+"""An epoch of a module in one compiled call gives documents, steps and figures as single calls do, to the bit."""
 
 import threading
 
@@ -37,7 +37,7 @@ def make_sampler(corpus, target=(1,), teacher=None, **options):
     return Sampler(corpus, everything, target, Settings(epochs=4, **given), seed=2, teacher=teacher)
 
 
-@pytest.fixture(params=["native-quadrature", "cuda-host-quadrature"])
+@pytest.fixture(params=["cpu-quadrature", "cuda-host-quadrature"])
 def in_one_call(request):
     """The trainers that can, as `trainer_kinds.make_trainer` calls them; test_cuda_engine.py has another."""
     if request.param.startswith("cuda-host"):
@@ -49,30 +49,32 @@ def in_one_call(request):
 @pytest.mark.parametrize("options", DRAWS)
 def test_documents_are_those_of_the_sampler(toy, toy_base, options, readout):
     sampler = make_sampler(toy, **options)
-    trainer = trainer_kinds.make_for_sampler("native-quadrature", toy_base, sampler, readout=readout)
+    trainer = trainer_kinds.make_for_sampler("cpu-quadrature", toy_base, sampler, readout=readout)
     drawn, purposes = trainer._draws_of(sampler, 4)
     for epoch in range(3):
         split = sampler.epoch(epoch)
-        ids, slots, lengths, shares = drawn.draw(sampler.keys(epoch, purposes))
+        ids, score_rows, lengths, target_probs = drawn.draw(sampler.keys(epoch, purposes))
         wanted = trainer._documents_to_train(split.ids, split.lengths, split.labels)
         assert torch.equal(ids, split.ids)
-        assert all(torch.equal(one, other) for one, other in zip((slots, lengths, shares), wanted, strict=True))
+        assert all(
+            torch.equal(one, other) for one, other in zip((score_rows, lengths, target_probs), wanted, strict=True)
+        )
 
 
-def told(trainer, loss, look, wanted):
+def all_of(trainer, loss, evaluation, wanted):
     """All of an epoch that anybody asks for."""
-    figures = look.figures
-    if figures is None and look.outputs is not None:
-        figures = metrics.module_metrics(look.outputs, wanted)
+    figures = evaluation.figures
+    if figures is None and evaluation.outputs is not None:
+        figures = metrics.module_metrics(evaluation.outputs, wanted)
     parts = {
-        **trainer_kinds.parts_of(look.snapshot()),
-        "head weight now": look.head[0],
-        "logits": look.class_logits,
-        "outputs": look.outputs,
+        **trainer_kinds.parts_of(evaluation.snapshot()),
+        "head weight now": evaluation.head[0],
+        "logits": evaluation.class_logits,
+        "outputs": evaluation.outputs,
     }
     return (
         loss,
-        look.kept_counts,
+        evaluation.kept_counts,
         figures,
         {name: None if part is None else part.tolist() for name, part in parts.items()},
     )
@@ -93,10 +95,10 @@ def test_it_is_what_single_calls_give(toy, toy_base, make_one, evaluated_on, eva
                 "evaluated_on": at,
                 "known": known[i] if head_only else None,
             }
-            loss, look = take(trainers[i], sampler, epoch, 4, **options)
-            assert (look.figures is not None) == (i == 0 and at is not None)
-            known[i] = look if at is not None else None
-            seen.append(told(trainers[i], loss, look, evaluated_on[2]))
+            loss, evaluation = take(trainers[i], sampler, epoch, 4, **options)
+            assert (evaluation.figures is not None) == (i == 0 and at is not None)
+            known[i] = evaluation if at is not None else None
+            seen.append(all_of(trainers[i], loss, evaluation, evaluated_on[2]))
         assert seen[0] == seen[1], epoch
         kept.add(sum(seen[0][1].values()))
     assert len(kept) > 1, "the run should have dropped some"
@@ -114,8 +116,8 @@ def test_a_teacher_and_long_epochs_go_step_by_step(toy, toy_base, make_one, monk
     assert trainer._draws_of(plain, 4)[0] is not None
     monkeypatch.setattr(type(trainer), "_steps_at_once", lambda *sizes: 2)
     assert trainer._draws_of(plain, 4) == (None, ())
-    loss, look = trainer.take_epoch(plain, 0, 4, stop=threading.Event())
-    assert loss > 0 and look.outputs is None and trainer.steps == -(-plain.size // 4)
+    loss, evaluation = trainer.take_epoch(plain, 0, 4, stop=threading.Event())
+    assert loss > 0 and evaluation.outputs is None and trainer.steps == -(-plain.size // 4)
 
 
 @pytest.mark.parametrize("options", [{"word_dropout": 0.4}, {"distill_weight": 0.3, "word_dropout": 0.1}], ids=str)
@@ -133,8 +135,8 @@ def test_the_engine_of_a_gpu_asks_the_base_itself(toy, toy_base, host_module, un
     for epoch in range(2):
         seen = []
         for trainer, take in zip(trainers, (type(trainers[0]).take_epoch, Trainer.take_epoch), strict=True):
-            loss, look = take(trainer, sampler, epoch, 40, stop=stop, evaluated_on=evaluated_on)
-            seen.append(told(trainer, loss, look, evaluated_on[2]))
+            loss, evaluation = take(trainer, sampler, epoch, 40, stop=stop, evaluated_on=evaluated_on)
+            seen.append(all_of(trainer, loss, evaluation, evaluated_on[2]))
         assert seen[0] == seen[1], epoch
 
 
@@ -142,8 +144,8 @@ def test_nothing_is_done_once_stop_is_set(toy, toy_base, make_one, evaluated_on)
     sampler, stop = make_sampler(toy), threading.Event()
     trainer = make_one(toy_base, sampler)
     stop.set()
-    loss, look = trainer.take_epoch(sampler, 0, 4, stop=stop, evaluated_on=evaluated_on)
-    assert loss == 0 and trainer.steps == 0 and look.outputs is None
+    loss, evaluation = trainer.take_epoch(sampler, 0, 4, stop=stop, evaluated_on=evaluated_on)
+    assert loss == 0 and trainer.steps == 0 and evaluation.outputs is None
 
 
 def test_it_says_what_is_not_finite(toy, toy_base, make_one, evaluated_on):

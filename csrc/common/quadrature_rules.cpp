@@ -67,7 +67,7 @@ void gauss(int64_t count, double ratio, int n, double* node, double* weight) {
 }
 
 // Nodes for the constant part: enough for an error well below that of replaying in float32 (measured, and held by
-// tests/test_gaps.py).
+// tests/test_lazy_updates.py).
 int constant_nodes(int64_t count) {
   const int wanted = count <= 200 ? 2 : count <= 700 ? 3 : count <= 1200 ? 4 : count <= 1800 ? 5 : 6;
   return count < wanted ? int(count) : wanted;

@@ -8,6 +8,7 @@ from ..modules.seam_module import SeamModule
 from .machine import machine
 
 SYNTHETIC_NOTE = "SYNTHETIC corpus: generated documents, no figure here says anything about R8"
+EVERY_EPOCH_REJECTED = "the selection rejected every epoch (constant, or below the base)"
 
 COLUMNS = (
     ("class", "<"),
@@ -101,7 +102,7 @@ def table(modules: Sequence[SeamModule]) -> str:
     notes = [f"below the base (marked v): {', '.join(below)}"] if below else []
     unchosen = [r["name"] for r in rows if r["qualified"] is False]
     if unchosen:
-        notes.append(f"no epoch passed the gate, so the one shown is no choice (marked ?): {', '.join(unchosen)}")
+        notes.append(f"{EVERY_EPOCH_REJECTED}, so the one shown is no choice (marked ?): {', '.join(unchosen)}")
     unseen = [r["name"] for r in rows if r["targets"] == 0]
     if unseen:
         notes.append(f"without test documents, so nothing can be said of their F1 (-): {', '.join(unseen)}")
@@ -184,7 +185,7 @@ def comparison(module: SeamModule) -> str:
     if row["interrupted"]:
         lines.append("its training was cut short")
     if row["qualified"] is False:
-        lines.append("when it was trained no epoch passed the gate: the one that was kept is no choice")
+        lines.append(f"when it was trained {EVERY_EPOCH_REJECTED}: the one that was kept is no choice")
     kept = ", ".join(f"{group} {100 * share:.2f} %" for group, share in row["kept_by_group"].items())
     lines.append(f"kept {100 * row['kept']:.2f} % of all weights: {kept}")
     if row["vocabulary_floor"] is not None:

@@ -8,8 +8,10 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.util
+import os
 import shlex
 import subprocess
+import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,42 +22,68 @@ from torch.utils import cpp_extension
 ROOT = Path(__file__).resolve().parents[2]
 CSRC, HOST = ROOT / "csrc", ROOT / "tests" / "cuda_host"
 NAME = "seam_fast_cuda_host"
-KERNELS = sorted(CSRC.glob("cuda/*.cu"))
-SHARED = ("autograd", "binary_counts", "drawn_documents", "layer", "module_epoch", "rng", "trainer_base", "transforms")
-SHARED = (*(f"host/{name}.cpp" for name in SHARED), "common/quadrature_rules.cpp")
-HOST_SIDE = ("class_logits_cuda", "masked_lstm_cuda", "queued_epochs", "vmap_calls_cuda", "seam_trainer_cuda")
-HOST_SIDE += tuple(f"seam_trainer_cuda_{part}" for part in ("evaluate", "params", "stages"))
-SOURCES = [*KERNELS, *(CSRC / "cuda" / f"{name}.cpp" for name in HOST_SIDE)]
-SOURCES += [*(CSRC / name for name in SHARED), HOST / "module.cpp"]
+SLOW = ("recurrent_backward", "recurrent_forward", "gate_rows")  # a third of the work, so they are not left to the end
+KERNELS = sorted(CSRC.glob("cuda/*.cu"), key=lambda path: (*(path.stem != name for name in SLOW), path))
+# The host side, in groups of sources that ask for the same of torch's headers: these take longer to be read than all of
+# a source to be compiled, and so the sources of a group are compiled as one.
+GROUPS = {
+    "autograd": ("cuda/masked_lstm_cuda", "cuda/vmap_calls_cuda", "host/autograd", "host/transforms"),
+    "host": (
+        *(
+            f"host/{name}"
+            for name in ("binary_counts", "drawn_documents", "layer", "module_epoch", "rng", "trainer_base")
+        ),
+        "common/quadrature_rules",
+    ),
+    "trainer": (
+        *(f"cuda/seam_trainer_cuda{part}" for part in ("", "_evaluate", "_params", "_stages")),
+        "cuda/class_logits_cuda",
+        "cuda/queued_epochs",
+    ),
+}
+FOLDER = ROOT / "build" / f"cuda-host-{sysconfig.get_config_var('SOABI')}-torch-{torch.__version__}"
+JOBS = min(4, os.cpu_count() or 1)
 
 
-def flags() -> list[str]:
+def compiler() -> list[str]:
+    """The command, with all flags but those that say what is compiled."""
     folders = [CSRC, HOST, CSRC / "torch_lacks", *cpp_extension.include_paths(), sysconfig.get_path("include")]
     # No contraction, as in the installed module: a product and a sum that the source keeps apart stay apart.
     wanted = "-std=c++20 -O2 -g0 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Werror -Wno-unknown-pragmas"
-    # torch's headers are not ours to warn about.
-    return [*wanted.split(), f"-DTORCH_EXTENSION_NAME={NAME}", *(f"-isystem{folder}" for folder in folders[3:])] + [
-        f"-I{folder}" for folder in folders[:3]
-    ]
+    found = [f"-I{folder}" for folder in folders[:3]]
+    found += [f"-isystem{folder}" for folder in folders[3:]]  # torch's headers are not ours to warn about
+    return ["c++", *wanted.split(), f"-DTORCH_EXTENSION_NAME={NAME}", *found]
+
+
+def run_compiler(what: str, *arguments: str | Path) -> str:
+    done = subprocess.run([*compiler(), *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{what} cannot be compiled:\n{done.stderr[-4000:]}")
+    return done.stdout
 
 
 def compile_one(source: Path, folder: Path) -> Path:
     """The object file of a source, which holds the hash of all that went into it in its name."""
-    command = ["c++", *flags(), "-x", "c++"]
-    text = subprocess.run([*command, "-E", source], capture_output=True, text=True)
-    if text.returncode:
-        raise RuntimeError(f"{source.name} cannot be read by the compiler:\n{text.stderr[-4000:]}")
-    key = hashlib.sha256(f"{shlex.join(command)}\n{text.stdout}".encode()).hexdigest()[:16]
+    text = run_compiler(source.name, "-x", "c++", "-E", source)
+    key = hashlib.sha256(f"{shlex.join(compiler())}\n{text}".encode()).hexdigest()[:16]
     built = folder / f"{source.parent.name}-{source.stem}-{key}.o"
     if not built.exists():
         made = built.with_suffix(".part")
-        done = subprocess.run([*command, "-c", source, "-o", made], capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{source.name} cannot be compiled:\n{done.stderr[-4000:]}")
+        run_compiler(source.name, "-x", "c++", "-c", source, "-o", made)
         for old in folder.glob(f"{source.parent.name}-{source.stem}-*.o"):
             old.unlink()
         made.rename(built)
     return built
+
+
+def write_groups(folder: Path) -> list[Path]:
+    """A source for each of the GROUPS."""
+    written = []
+    for name, members in GROUPS.items():
+        path = folder / f"{name}.cpp"
+        path.write_text("".join(f'#include "{member}.cpp"\n' for member in members))
+        written.append(path)
+    return written
 
 
 @contextlib.contextmanager
@@ -71,7 +99,7 @@ def key_of_all() -> str:
 
     Only where it has changed are the sources preprocessed to see which of them that concerns, which takes ten seconds.
     """
-    key = hashlib.sha256(shlex.join(flags()).encode())
+    key = hashlib.sha256(shlex.join(compiler()).encode())
     key.update(subprocess.run(["c++", "--version"], capture_output=True).stdout)
     for path in sorted(path for folder in (CSRC, HOST) for path in folder.rglob("*") if path.is_file()):
         if path.suffix != ".pyc":
@@ -81,8 +109,9 @@ def key_of_all() -> str:
 
 def make(folder: Path) -> Path:
     """The library's path, after it has been compiled where something has changed."""
-    with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(lambda source: compile_one(source, folder), SOURCES))
+    sources = [*KERNELS, HOST / "module.cpp", *write_groups(folder)]
+    with ThreadPoolExecutor(JOBS) as pool:
+        objects = list(pool.map(lambda source: compile_one(source, folder), sources))
     key = hashlib.sha256(" ".join(path.name for path in objects).encode()).hexdigest()[:16]
     library = folder / f"{NAME}-{key}.so"
     if not library.exists():
@@ -98,17 +127,30 @@ def make(folder: Path) -> Path:
     return library
 
 
+def built(folder: Path, key: str) -> Path | None:
+    """The library, if it is there and made of the files that have this key."""
+    stamp = folder / "made_of"
+    said, _, name = stamp.read_text().partition(" ") if stamp.exists() else ("", "", "")
+    return folder / name if said == key and (folder / name).is_file() else None
+
+
+def begin() -> subprocess.Popen | None:
+    """A process that builds it, for somebody who will want it later; None where it is there."""
+    if built(FOLDER, key_of_all()):
+        return None
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([sys.executable, __file__], **options)
+
+
 def build():
     """The module, built if need be. Raises RuntimeError with the compiler's words."""
-    folder = ROOT / "build" / f"cuda-host-{sysconfig.get_config_var('SOABI')}-torch-{torch.__version__}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        stamp, key = folder / "made_of", key_of_all()
-        said, _, name = stamp.read_text().partition(" ") if stamp.exists() else ("", "", "")
-        library = folder / name
-        if said != key or not library.is_file():
-            library = make(folder)
-            stamp.write_text(f"{key} {library.name}")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with locked(FOLDER):
+        key = key_of_all()
+        library = built(FOLDER, key)
+        if library is None:
+            library = make(FOLDER)
+            (FOLDER / "made_of").write_text(f"{key} {library.name}")
     spec = importlib.util.spec_from_file_location(NAME, library)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -81,8 +81,8 @@ class Bare:
 
 def documents_for(dtype=torch.float64, count=4, width=3):
     """score_rows, lengths and target_probs for ``train``."""
-    slots = (torch.arange(count * width) % R).reshape(count, width).int()
-    return slots, torch.full((count,), width), torch.ones(count, 2, dtype=dtype) / 2
+    score_rows = (torch.arange(count * width) % R).reshape(count, width).int()
+    return score_rows, torch.full((count,), width), torch.ones(count, 2, dtype=dtype) / 2
 
 
 def with_value(tensor, value):
@@ -94,18 +94,18 @@ def with_value(tensor, value):
 
 BAD_DOCUMENTS = [
     (0, torch.Tensor.long, TypeError, "score_rows must be a contiguous"),
-    (0, lambda slots: slots[0], TypeError, "two dimensions"),
+    (0, lambda score_rows: score_rows[0], TypeError, "two dimensions"),
     (0, flipped, TypeError, "contiguous"),
-    (0, lambda slots: with_value(slots, R), ValueError, f"0 to {R - 1}, but holds {R}"),
-    (0, lambda slots: with_value(slots, -1), ValueError, "but holds -1"),
-    (0, lambda slots: slots[:, :0].contiguous(), ValueError, "at least one position"),
+    (0, lambda score_rows: with_value(score_rows, R), ValueError, f"0 to {R - 1}, but holds {R}"),
+    (0, lambda score_rows: with_value(score_rows, -1), ValueError, "but holds -1"),
+    (0, lambda score_rows: score_rows[:, :0].contiguous(), ValueError, "at least one position"),
     (1, torch.Tensor.int, TypeError, "lengths must be a contiguous int64"),
     (1, lambda lengths: lengths[:-1], ValueError, "lengths must have shape"),
     (1, lambda lengths: torch.stack([lengths, lengths], 1)[:, 0], TypeError, "contiguous"),
     (1, lambda lengths: with_value(lengths, 0), ValueError, "between 1 and 3, but holds 0 for document 3"),
     (1, lambda lengths: with_value(lengths, 4), ValueError, "between 1 and 3, but holds 4 for document 3"),
     (2, otherwise, TypeError, "target_probs must have .*dtype"),
-    (2, lambda shares: shares[:-1], ValueError, "target_probs must have shape"),
+    (2, lambda probs: probs[:-1], ValueError, "target_probs must have shape"),
     (2, flipped, ValueError, "target_probs must be contiguous"),
     (3, 0, ValueError, "batch must be at least 1, but is 0"),
     (3, -2, ValueError, "batch must be at least 1, but is -2"),

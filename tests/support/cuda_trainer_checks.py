@@ -8,11 +8,10 @@ from seam_fast import _ext
 from seam_fast.training import reference_step
 
 from . import agreement, toy_data, toy_weights, trainer_kinds
-from .gap_rules import EPS, Rows, draw_states, errors, replay_exactly, same
+from .skipped_steps import EPS, Rows, draw_states, errors, replay_exactly, same
 from .toy_data import with_soft_labels
 from .trainer_kinds import OPTIONS, assert_same_bits
 
-ORDERS = ("round_robin", "depth_first", "reversed", "shuffled")
 needs_ext = pytest.mark.skipif(not _ext.has_ext(), reason=f"needs the compiled part: {_ext.reason}")
 
 
@@ -31,11 +30,18 @@ def check_case(kind, sizes, documents, batch_size, *, lazy_update="quadrature", 
     beside = None
     if _ext.has_ext():
         beside = trainer_kinds.make_trainer(
-            f"native-{lazy_update}", *toy_weights.single(weights, head), words, **OPTIONS | options
+            f"cpu-{lazy_update}", *toy_weights.single(weights, head), words, **OPTIONS | options
         )
     exact = reference_step.Stepper(weights, head, **OPTIONS | options)
     batches = toy_data.cut(documents, batch_size)
     agreement.follow_in_float32([engine], exact, [*batches[: steps - 1], batches[-1]][-steps:], beside=beside)
+
+
+def check_drawn(kind, case, **options):
+    """`check_case` on drawn documents; of SMALL or SHARED."""
+    sizes, width, batch, count, readout = case
+    documents = toy_data.make_documents(count, width, range(sizes[0]))
+    check_case(kind, sizes, documents, batch, readout=readout, **options)
 
 
 SMALL = [  # (words, embedding, hidden, classes), time steps, batch, documents, read
@@ -68,19 +74,19 @@ def name_of(case):
 WIDE = (80, 19, 21, 6)  # sizes that fill no tile
 
 
-def train(kind, sizes=WIDE, epochs=4, count=30, batch_size=4, adopted=0, **options):
+def train(kind, sizes=WIDE, epochs=4, count=30, batch_size=4, steps_before=0, **options):
     """Trained over some epochs, one of them of the head alone; returns the trainer, and losses and logits on the way.
 
-    Words come back after every gap from none to all epochs; some never come.
+    Words come back after any number of epochs, from none to all; some never come.
     """
     weights, head = toy_weights.single(*weights_and_head(sizes))
     options = OPTIONS | {"schedule": "seam", "lr_mask": 0.02} | options
     trainer = trainer_kinds.make_trainer(kind, weights, head, torch.arange(sizes[0] - 2), **options)
-    if adopted:
+    if steps_before:
         for key, constant in trainer.penalty_gradient.items():
             trainer.exp_avg[key].fill_(constant)
-            trainer.exp_avg_sq[key].fill_(constant**2 * (1 - 0.999**adopted))
-        trainer.load_state(adopted)
+            trainer.exp_avg_sq[key].fill_(constant**2 * (1 - 0.999**steps_before))
+        trainer.load_state(steps_before)
     seen = []
     for epoch in range(epochs):
         most = sizes[0] - 5 if epoch % 2 else sizes[0] // 3
@@ -118,7 +124,7 @@ SETTINGS = [
     {"schedule": "port", "penalty": "group", "lstm_penalty_scale": 3.0},
     {"target_weight": 3.0, "readout": "last_word"},
     {"batch_size": 1},
-    {"batch_size": 7, "adopted": 1500},
+    {"batch_size": 7, "steps_before": 1500},
     {"batch_size": 50, "target_weight": 0.25},
     {"count": 1},
     {"sizes": (40, 9, 70, 3), "count": 10, "readout": "last_word"},
@@ -153,24 +159,24 @@ def check_tf32(kind, case, tf32):
     assert max(short[key].abs().max() / true[key].abs().max() for key in toy_weights.LSTM) > 2.0**-14
 
 
-def check_gaps(kind, t, penalty, gaps):
-    """By the rule of test_gaps.py, against float64; and with no more than twice the error that the CPU's rule has.
+def check_skipped_steps(kind, t, penalty, counts):
+    """By the rule of test_lazy_updates.py, against float64; and with at most twice the error that the CPU's rule has.
 
-    The second is the sharper one: for a long gap replay is a hundred times further off. Both rules are the same sum of
+    The second is the sharper one: over many steps replay is a hundred times further off. Both rules are the same sum of
     up to six terms, but the CPU (AVX-512) takes inverses by a step of Newton's iteration, an ulp off, and the GPU
     divides. From there on their roundings are others, and those of the sum are of the size of the way that a score has
     gone (500 for a penalty of 0.5 over 5,000 steps): several units of the score itself. So the two are as far from one
     another as from float64, and that a single rounding parts them holds only for short ways.
     """
     states = [part.astype(np.float32) for part in draw_states(t, penalty)]
-    exact = replay_exactly(states, t, penalty, gaps)
+    exact = replay_exactly(states, t, penalty, counts)
     quadrature, rivals = Rows("quadrature", penalty, kind=kind), [Rows("replay", penalty), Rows("quadrature", penalty)]
-    for gap in gaps:
-        fast = [part.cpu() for part in quadrature.after(states, t, gap)]
-        slow, theirs = (rival.after(states, t, gap) for rival in rivals)  # the CPU's
-        assert gap < 12 or not same(fast, slow), "it has replayed"
+    for skipped in counts:
+        fast = [part.cpu() for part in quadrature.after(states, t, skipped)]
+        slow, theirs = (rival.after(states, t, skipped) for rival in rivals)  # the CPU's
+        assert skipped < 12 or not same(fast, slow), "it has replayed"
         for i, (rest, roundings) in enumerate(((0, 1), (penalty, 2), (penalty**2, 2))):
-            true = exact[gap][0][i]
+            true = exact[skipped][0][i]
             floor = roundings * EPS / 2 * max(rest, *(np.max(abs(part)) for part in (states[i], true)))
-            assert (errors(fast[i], true) <= np.maximum(errors(slow[i], true), floor)).all(), (gap, i)
-            assert (errors(fast[i], true) <= 2 * errors(theirs[i], true) + floor).all(), (gap, i)
+            assert (errors(fast[i], true) <= np.maximum(errors(slow[i], true), floor)).all(), (skipped, i)
+            assert (errors(fast[i], true) <= 2 * errors(theirs[i], true) + floor).all(), (skipped, i)

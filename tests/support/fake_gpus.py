@@ -161,7 +161,7 @@ class FakeCuda:
             "Stream": lambda device: self.sides.append(self.stream("side")) or self.sides[-1],
             "CUDAGraph": lambda: types.SimpleNamespace(
                 capture_begin=lambda **options: self.log.append(("begin", self.current.name, options)),
-                capture_end=lambda: self.log.append("last_position"),
+                capture_end=lambda: self.log.append("end"),
                 replay=lambda: self.log.append("replay"),
             ),
         }

@@ -28,6 +28,8 @@ each_kernel = pytest.mark.parametrize("kernel", KERNELS, indirect=True)
 each_implementation = pytest.mark.parametrize("kernel", ["torch", *CPU_KERNELS[-1:], "host-automatic"], indirect=True)
 each_kernel_but_cudas = pytest.mark.parametrize("kernel", ["torch", *CPU_KERNELS], indirect=True)
 each_cpu_kernel = pytest.mark.parametrize("kernel", CPU_KERNELS, indirect=True)
+SHORT = [torch.bfloat16, torch.float16]
+each_short_dtype = pytest.mark.parametrize("dtype", SHORT, ids=["bfloat16", "float16"])
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 
 

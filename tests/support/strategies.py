@@ -4,6 +4,7 @@ import torch
 from hypothesis import strategies as st
 
 from .toy_data import make_documents
+from .trainer_kinds import LAZY_UPDATES, SCHEDULES
 
 
 def draw_documents(data, count, width, words):
@@ -13,3 +14,25 @@ def draw_documents(data, count, width, words):
         return documents
     share = torch.linspace(0, 1, count, dtype=torch.float64)
     return *documents[:2], torch.stack([share, 1 - share], 1)
+
+
+def draw_training(data, embeddings, hidden, classes):
+    """A training of any shape: sizes (words, embedding, hidden, classes), documents, batch size and options.
+
+    Args:
+        data: Of hypothesis.
+        embeddings, hidden, classes: What may be drawn for each of these sizes; they fit the kernels' tiles or just not.
+    """
+
+    def draw(*values):
+        return data.draw(st.sampled_from(values))
+
+    sizes = draw(1, 2, 30), draw(*embeddings), draw(*hidden), draw(*classes)
+    count, width, batch_size = draw(1, 2, 5, 11), draw(1, 2, 7, 20), draw(1, 2, 4, 5, 16, 70)
+    options = {
+        "schedule": draw(*SCHEDULES),
+        "readout": draw("last_position", "last_word"),
+        "penalty": draw("global", "group"),
+        "lazy_update": draw(*LAZY_UPDATES),
+    }
+    return sizes, draw_documents(data, count, width, range(sizes[0])), batch_size, options

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from seam_fast import _ext
+from seam_fast.backend import untrainable_reason
 from seam_fast.classifier.state_keys import HEAD_NAMES
 from seam_fast.training import reference_step
 from seam_fast.training.config import LAZY_UPDATES, StepConfig
@@ -17,13 +18,14 @@ from seam_fast.training.torch_trainer import TorchTrainer
 from .gpu_stand_in import cuda_host
 from .toy_weights import EMBEDDING, KEYS, make_head, single
 
+ENGINES = [name for name in ("torch", "cpu", "cuda") if not untrainable_reason(torch.float32, name)]  # that train here
 OPTIONS = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "schedule": "joint"}
-TRAINERS = ("torch", *(f"native-{lazy_update}" for lazy_update in LAZY_UPDATES))
+TRAINERS = ("torch", *(f"cpu-{lazy_update}" for lazy_update in LAZY_UPDATES))
 GPU = "cuda"  # where trainers of a GPU have their tensors
 ADAMS = ("adam_together", "adam_head")
 
 
-# What a native trainer calls the moments of the head in each of them.
+# What a compiled trainer calls the moments of the head in each of them.
 HEAD_STATES = dict(zip(ADAMS, ("head_joint_moments", "head_only_moments"), strict=True))
 
 
@@ -62,11 +64,11 @@ def make_trainer(kind, weights, head, words, **options):
             pytest.skip(str(error).splitlines()[0])
     if not _ext.has_ext():
         pytest.skip(f"needs the compiled part: {_ext.reason}")
-    return CpuTrainer(weights, head, words, StepConfig(**options), lazy_update=kind.removeprefix("native-"))
+    return CpuTrainer(weights, head, words, StepConfig(**options), lazy_update=kind.removeprefix("cpu-"))
 
 
 def load_state(trainer, steps=0, head_steps=0):
-    """Tells a native trainer that its scores or Adam's state were set by hand; others see it by themselves."""
+    """Tells a compiled trainer that its scores or Adam's state were set by hand; others see it by themselves."""
     if hasattr(trainer, "load_state"):
         trainer.load_state(steps, head_steps)
 

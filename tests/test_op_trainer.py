@@ -53,7 +53,7 @@ def test_follows_the_reference_step(shape, readout):
 @pytest.mark.parametrize(
     ("schedule", "penalty"), list(itertools.product(("seam", "port", "joint"), ("global", "group")))
 )
-def test_schedules_penalties_and_labels_that_are_shares(schedule, penalty):
+def test_schedules_penalties_and_soft_labels(schedule, penalty):
     """Epochs 0 and 5 of schedule seam step the head alone."""
     options = {"schedule": schedule, "penalty": penalty, "lstm_penalty_scale": 3.0, "readout": "last_word"}
     engine, stepper = make_pair((2, True), **options)
@@ -167,7 +167,7 @@ def test_padding_is_never_seen(shape, backend):
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
 
 
-# -- looking at it, and what is refused -------------------------------------------------------------------------------
+# -- reading it, and what is refused ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("readout", ["last_position", "last_word"])
@@ -181,7 +181,7 @@ def test_what_it_shows_is_what_the_scores_say(shape, readout):
     effective = engine.effective_weights()
     for key, weight in engine.weights.items():
         assert torch.equal(effective[key], weight * (scores[key] > 0))
-    # Words without rows may be looked at, too.
+    # Words without rows may be read, too.
     ids, lengths, _ = toy_data.make_documents(20, words=range(1, toy_weights.V), seed=9)
     wanted = reference_model.head_logits(by_hand.deep_logits(effective, ids, lengths, readout, *shape), head)
     shown = engine.logits(ids, lengths)

@@ -6,11 +6,11 @@ import torch
 from . import toy_weights, trainer_kinds
 
 EPS = float(np.finfo(np.float32).eps)
-GAPS = (1, 2, 3, 4, 5, 6, 8, 12, 20, 33, 60, 90, 125, 180, 201, 250, 400, 701, 1000, 1201, 1564, 1801, 2048, 2049)
-GAPS += (2165, 3000, 4096, 4097, 5000)
-SOON = tuple(gap for gap in GAPS if gap <= 25)  # after 200 steps longer gaps are replayed
+SKIPPED = (1, 2, 3, 4, 5, 6, 8, 12, 20, 33, 60, 90, 125, 180, 201, 250, 400, 701, 1000, 1201, 1564, 1801, 2048, 2049)
+SKIPPED += (2165, 3000, 4096, 4097, 5000)
+SOON = tuple(skipped for skipped in SKIPPED if skipped <= 25)  # after 200 steps more are replayed
 PENALTIES = (8.4e-8, 4.2e-7, 1e-3, 0.5, 0.0)  # the first: alpha 0.2 at the reference's sizes
-STARTS = ((200, SOON), (1000, GAPS), (50_000, GAPS))  # steps taken before, gaps
+STARTS = ((200, SOON), (1000, SKIPPED), (50_000, SKIPPED))  # steps taken before, numbers of skipped ones
 WIDTH, ROWS, LR = 64, 16, 0.1  # 1,024 scores
 
 
@@ -32,17 +32,17 @@ def draw_states(t, penalty, seed=0):
     return random.uniform(-3, 3, shape), m, v
 
 
-def replay_exactly(states, t, penalty, gaps):
-    """By gap: the states after it, by steps in float64, and the way that each score has gone."""
+def replay_exactly(states, t, penalty, counts):
+    """By number of skipped steps: the states after them, by steps in float64, and the way that each score has gone."""
     score, m, v = (part.astype(np.float64) for part in states)
     way, found = np.zeros_like(score), {}
-    for j in range(t + 1, t + max(gaps) + 1):
+    for j in range(t + 1, t + max(counts) + 1):
         m = m + 0.1 * (penalty - m)
         v = 0.999 * v + 0.001 * penalty**2
         step = LR / (1 - 0.9**j) * m / (np.sqrt(v) / np.sqrt(1 - 0.999**j) + 1e-8)
         score = score - step
         way = way + abs(step)
-        if j - t in gaps:
+        if j - t in counts:
             found[j - t] = (score, m, v), way
     return found
 
@@ -50,7 +50,7 @@ def replay_exactly(states, t, penalty, gaps):
 class Rows:
     """A tiny trainer: word 0 is fed, the rows of the words 1 to ROWS wait."""
 
-    def __init__(self, lazy_update, penalty, dtype=torch.float32, kind="native"):
+    def __init__(self, lazy_update, penalty, dtype=torch.float32, kind="cpu"):
         weights = toy_weights.make_weights(dtype, sizes=(ROWS + 1, WIDTH, 1, 1))
         total = sum(weight.numel() for weight in weights.values())
         options = {"alpha": penalty * total, "lr_mask": LR, "lr_head": 0.01, "schedule": "port"}
@@ -62,14 +62,14 @@ class Rows:
             getattr(self.trainer, name)[toy_weights.EMBEDDING] for name in ("scores", "exp_avg", "exp_avg_sq")
         ]
 
-    def after(self, states, t, gap):
-        """score, exp_avg, exp_avg_sq (ROWS, WIDTH) that the states at step t have become `gap` steps later."""
+    def after(self, states, t, skipped):
+        """score, exp_avg, exp_avg_sq (ROWS, WIDTH) that the states at step t have become `skipped` steps later."""
         for memory, part in zip(self.memory, states, strict=True):
             memory.zero_()[1 : ROWS + 1] = torch.from_numpy(part)
         self.trainer.load_state(t)
-        ids, ones = torch.zeros(gap, 1, dtype=torch.int64), torch.ones(gap, dtype=torch.int64)
+        ids, ones = torch.zeros(skipped, 1, dtype=torch.int64), torch.ones(skipped, dtype=torch.int64)
         self.trainer.run_epoch(ids, ones, ones, 1)
-        assert self.trainer.steps == t + gap
+        assert self.trainer.steps == t + skipped
         return [memory[1 : ROWS + 1].clone() for memory in self.memory]
 
 

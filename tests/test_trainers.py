@@ -1,19 +1,18 @@
-"""Every trainer against the reference step, over tens of steps in float64, and against hand-written expectations."""
+"""Every trainer against the reference step, over tens of steps in float64, and against hand-written expectations.
+
+What they show, and say of numbers that are not finite, is in test_trainer_state.py.
+"""
 
 import functools
 import math
-import threading
 
-import numpy as np
 import pytest
 import torch
 from support import agreement, by_hand, toy_data, toy_weights, trainer_kinds
 from support.toy_data import with_soft_labels
 from support.trainer_kinds import OPTIONS
 
-from seam_fast.classifier import reference_model
-from seam_fast.errors import TrainingError
-from seam_fast.training import cpu_trainer, reference_step
+from seam_fast.training import reference_step
 
 
 @pytest.fixture(params=trainer_kinds.TRAINERS)
@@ -22,14 +21,10 @@ def make(request):
     return functools.partial(trainer_kinds.make_trainer, request.param)
 
 
-def state(engine):
-    return engine.full_scores()
-
-
 # -- the same as the Stepper ------------------------------------------------------------------------------------------
 
 
-# Every two of schedule, penalty and readout; hypothesis draws all three (test_native.py, test_cuda_trainer.py).
+# Every two of schedule, penalty and readout; hypothesis draws all three (test_cpu_trainer.py, test_cuda_trainer.py).
 PAIRS = [
     ("seam", "global", "last_position"),
     ("seam", "group", "last_word"),
@@ -107,7 +102,7 @@ def test_six_epochs_by_hand(make):
         for batch in toy_data.cut(documents, 4):
             hand.step(*batch, head_only=epoch % 5 == 0)
         engine.run_epoch(*documents, 4, head_only=epoch % 5 == 0)
-        assert agreement.largest_difference(hand, *state(engine)) < 1e-10, f"epoch {epoch}"
+        assert agreement.largest_difference(hand, *engine.full_scores()) < 1e-10, f"epoch {epoch}"
 
 
 def test_a_class_that_is_dropped_whole(make_pair):
@@ -122,7 +117,7 @@ def test_a_class_that_is_dropped_whole(make_pair):
 
 
 @pytest.mark.parametrize("schedule", ["seam", "port", "joint"])
-def test_labels_that_are_shares_and_a_heavier_lstm_penalty(make_pair, schedule):
+def test_soft_labels_and_a_heavier_lstm_penalty(make_pair, schedule):
     engine, stepper = make_pair(schedule=schedule, penalty="group", lstm_penalty_scale=3.0, readout="last_word")
     agreement.follow(
         engine, stepper, [with_soft_labels(toy_data.make_documents(9, seed=epoch)) for epoch in range(6)], 4
@@ -141,7 +136,7 @@ def test_learning_rates_that_fall(make):
         engine.run_epoch(*documents, 4, head_only=epoch % 5 == 0)
         for batch in toy_data.cut(documents, 4):
             hand.step(*batch, head_only=epoch % 5 == 0)
-        assert agreement.largest_difference(hand, *state(engine)) < 1e-10, f"epoch {epoch}"
+        assert agreement.largest_difference(hand, *engine.full_scores()) < 1e-10, f"epoch {epoch}"
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0])
@@ -168,7 +163,7 @@ def test_float32_stays_near(make_pair):
     engine.run_epoch(*documents, 2)
     for batch in toy_data.cut(documents, 2):
         stepper.step(*batch)
-    scores, head = state(engine)
+    scores, head = engine.full_scores()
     assert all(score.dtype == torch.float32 for score in scores.values())
     errors = [(scores[key] - stepper.scores[key].detach()).abs().mean().item() for key in toy_weights.KEYS]
     assert max(errors) < 1e-4  # 1000 float32 roundings of a score of 1
@@ -185,7 +180,10 @@ def test_never_fed_words_share_the_dense_trajectory(make_pair):
         engine.run_epoch(*documents, 4)
         for batch in toy_data.cut(documents, 4):
             stepper.step(*batch)
-        ours, dense = state(engine)[0][toy_weights.EMBEDDING][11:], stepper.scores[toy_weights.EMBEDDING].detach()[11:]
+        ours, dense = (
+            engine.full_scores()[0][toy_weights.EMBEDDING][11:],
+            stepper.scores[toy_weights.EMBEDDING].detach()[11:],
+        )
         torch.testing.assert_close(ours, dense, rtol=0, atol=1e-12)
         assert torch.equal(ours, ours[:1, :1].expand_as(ours))
     assert (ours < 0).all(), "long enough to drop out"
@@ -193,14 +191,14 @@ def test_never_fed_words_share_the_dense_trajectory(make_pair):
 
 
 @pytest.mark.parametrize("words", [range(15), range(toy_weights.V), [0, *range(1, 11), 22]])
-def test_kept_counts_are_those_of_the_whole_scores(make_pair, words):
+def test_kept_counts_are_those_of_the_full_scores(make_pair, words):
     engine, stepper = make_pair(words=words, lr_mask=0.1)
     total = toy_weights.V * toy_weights.E
     assert engine.kept_counts()[toy_weights.EMBEDDING] == total
     seen = set()
     for epoch in range(8):
         agreement.follow(engine, stepper, [toy_data.make_documents(8, words=range(1, 11), seed=epoch)], 4)
-        scores, _ = state(engine)
+        scores, _ = engine.full_scores()
         assert engine.kept_counts() == {key: int((score > 0).sum()) for key, score in scores.items()}
         assert list(engine.kept_counts()) == list(toy_weights.KEYS)
         seen.add(engine.kept_counts()[toy_weights.EMBEDDING])
@@ -219,7 +217,7 @@ def test_when_an_absent_word_drops_out_in_float32(make_pair, alpha, lr_mask, ste
     kept = []
     for _ in range(steps):
         engine.run_epoch(*documents, 1)
-        rows = state(engine)[0][toy_weights.EMBEDDING] > 0
+        rows = engine.full_scores()[0][toy_weights.EMBEDDING] > 0
         assert rows[2].all() == rows[20].all() == rows[20].any()  # with and without a row of its own
         kept.append(bool(rows[20].all()))
     assert kept == [True] * (steps - 1) + [False]
@@ -264,7 +262,7 @@ def test_padding_of_its_own_is_never_seen(make_pair):
 def test_rows_of_padding_words_get_the_penalty_alone(make_pair):
     engine, _ = make_pair(readout="last_word")
     engine.run_epoch(*toy_data.make_documents(12), 4)
-    rows = state(engine)[0][toy_weights.EMBEDDING]
+    rows = engine.full_scores()[0][toy_weights.EMBEDDING]
     assert torch.equal(rows[0], rows[20])
 
 
@@ -282,7 +280,7 @@ def test_target_weight_is_as_good_as_that_many_copies(make):
     for _ in range(20):
         loss = engine.run_epoch(ids, lengths, labels, 7)
         assert loss == pytest.approx(stepper.step(*copies).cross_entropy, abs=1e-11)
-    assert agreement.largest_difference(stepper, *state(engine)) < 1e-10
+    assert agreement.largest_difference(stepper, *engine.full_scores()) < 1e-10
 
 
 def test_target_weight_by_hand(make):
@@ -304,225 +302,3 @@ def test_loss_of_an_epoch_is_the_mean_over_batches(make):
     ids, lengths, _ = toy_data.make_documents(3)
     loss = engine.run_epoch(ids, lengths, torch.tensor([0, 1, 1]), 2)  # batches of 2 and 1
     assert loss == pytest.approx(((math.log(4 / 3) + math.log(4)) / 2 + math.log(4)) / 2, abs=1e-12)
-
-
-# -- what is not finite -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(  # an infinity in the LSTM saturates a gate, which is finite and so allowed
-    ("key", "bad"), [*((key, math.nan) for key in toy_weights.KEYS), *((key, math.inf) for key in toy_weights.LINEAR)]
-)
-@pytest.mark.parametrize("head_only", [False, True])
-def test_a_base_that_is_not_finite_stops_with_the_step_named(make_pair, key, bad, head_only):
-    weights = toy_weights.make_weights()
-    if key == toy_weights.EMBEDDING:
-        weights[key][5] = bad
-    else:
-        weights[key].view(-1)[0] = bad
-    engine, _ = make_pair(weights, schedule="seam")
-    good, poor = toy_data.make_documents(2, words=[1, 2]), toy_data.make_documents(2, words=[5])
-    documents = tuple(torch.cat(parts) for parts in zip(good, poor, strict=True))
-    number = 2 if key == toy_weights.EMBEDDING else 1
-    with pytest.raises(TrainingError, match=f"step {number}"):
-        engine.run_epoch(*documents, 2, head_only=head_only)
-        engine.check_finite()
-
-
-def test_a_gradient_that_overflows_names_its_tensor(make_pair):
-    weights = toy_weights.make_weights(torch.float32)
-    weights["lstm.bias_ih_l0"][-toy_weights.H :] = -70.0  # output gates nearly shut: states near 1e-31 ...
-    weights["hidden2label.weight"].fill_(3e38)  # ... so that the loss is finite and the gradient of the states is not
-    head = torch.tensor([[1.0] * toy_weights.C, [-1.0] * toy_weights.C]), torch.zeros(2)
-    engine, _ = make_pair(weights, head)
-    ids, lengths, _ = toy_data.make_documents(2)
-    with pytest.raises(TrainingError, match=r"gradient of word_embeddings\.weight is not finite in step 1"):
-        engine.run_epoch(ids, lengths, torch.tensor([1, 1]), 2)
-
-
-@pytest.mark.parametrize("head_only", [False, True])
-def test_a_gradient_of_the_head_that_overflows_names_it(make_pair, head_only):
-    weights = toy_weights.make_weights(torch.float32, scale=0)
-    weights["hidden2label.bias"].fill_(3e38)
-    head = torch.zeros(2, toy_weights.C), torch.zeros(2)  # the loss is log 2, ten times
-    engine, _ = make_pair(weights, head, schedule="seam")
-    ids, lengths, _ = toy_data.make_documents(3)
-    shares = torch.tensor([[10.0, 0.0]]).expand(3, 2)
-    with pytest.raises(TrainingError, match="gradient of head weight is not finite in step 1"):
-        engine.run_epoch(ids, lengths, shares, 3, head_only=head_only)
-    assert not engine.head[0].any() and all((score == 1).all() for score in engine.scores.values())
-
-
-def test_after_an_error_all_is_as_it_was_before_the_step(make_pair):
-    """Rows of words that did not occur of late, too; and training may go on from there."""
-    engine, stepper = make_pair()
-    stepper.weights = {key: weight.clone() for key, weight in stepper.weights.items()}
-    engine.weights[toy_weights.EMBEDDING][7, 0] = math.nan
-    ones = torch.ones(9, dtype=torch.int64)
-    good = torch.tensor([1, 2, *[3] * 7])[:, None], ones, ones % 2
-    poor = torch.tensor([*[3] * 8, 7])[:, None], ones, ones % 2
-    agreement.follow(engine, stepper, [good], 1)
-    with pytest.raises(TrainingError, match="the loss is nan in step 18"):
-        engine.run_epoch(*poor, 1)
-    assert engine.steps == 17
-    for batch in toy_data.cut(poor, 1)[:8]:
-        stepper.step(*batch)
-    assert agreement.largest_difference(stepper, *state(engine)) < 1e-12
-    engine.weights[toy_weights.EMBEDDING][7, 0] = stepper.weights[toy_weights.EMBEDDING][7, 0]
-    agreement.follow(engine, stepper, [good, good], 1)
-
-
-@pytest.mark.parametrize("key", toy_weights.KEYS)
-def test_a_score_that_is_not_a_number_is_dropped_and_found(make_pair, key):
-    engine, stepper = make_pair(readout="last_word")
-    with torch.no_grad():
-        for trainer in (engine, stepper):
-            trainer.scores[key].view(-1)[1] = math.nan
-    trainer_kinds.load_state(engine)
-    documents = toy_data.make_documents(12, words=[0, *range(2, 15)])
-    wanted = [stepper.step(*batch).cross_entropy for batch in toy_data.cut(documents, 4)]
-    assert engine.run_epoch(*documents, 4) == pytest.approx(sum(wanted) / 3, abs=1e-12)
-    for name, score in state(engine)[0].items():
-        torch.testing.assert_close(score, stepper.scores[name].detach(), rtol=0, atol=1e-12, equal_nan=True)
-    with pytest.raises(TrainingError, match=f"{key} .*step 3"):
-        engine.check_finite()
-
-
-@pytest.mark.parametrize("key", [*toy_weights.KEYS, *agreement.HEAD])
-def test_check_finite_names_the_tensor(make_pair, key):
-    engine, _ = make_pair()
-    engine.run_epoch(*toy_data.make_documents(4), 2)
-    engine.check_finite()
-    engine.evaluate()
-    tensor = dict(zip(agreement.HEAD, engine.head, strict=True)).get(key, engine.scores.get(key))
-    with torch.no_grad():
-        tensor.view(-1)[0] = math.nan  # not in the row for all other words, which is uniform
-    trainer_kinds.load_state(engine, engine.steps)
-    for evaluate in (engine.check_finite, engine.evaluate):
-        with pytest.raises(TrainingError, match=f"{key} .*step 2"):
-            evaluate()
-
-
-# -- stopping and looking ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("head_only", [False, True])
-def test_stop_ends_an_epoch_between_two_steps(make_pair, monkeypatch, head_only):
-    class StopsAt:
-        """An event that is set once it has been asked three times."""
-
-        asked = 0
-
-        def is_set(self):
-            self.asked += 1
-            return self.asked > 3
-
-    monkeypatch.setattr(cpu_trainer, "_STEPS_AT_ONCE", 1)
-    engine, stepper = make_pair(schedule="seam")
-    documents = toy_data.make_documents(12)
-    engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAt())
-    for batch in toy_data.cut(documents, 2)[:3]:
-        stepper.step(*batch, head_only=head_only)
-    assert engine.steps == 3
-    assert agreement.largest_difference(stepper, *state(engine)) < 1e-12
-
-    stop = threading.Event()
-    stop.set()
-    assert engine.run_epoch(*documents, 2, head_only=head_only, stop=stop) == 0
-    assert engine.steps == 3
-
-
-@pytest.mark.parametrize("readout", ["last_position", "last_word"])
-def test_what_it_shows_is_what_the_reference_ops_show(make_pair, readout):
-    engine, _ = make_pair(readout=readout, lr_mask=0.1)
-    documents = toy_data.make_documents(12)
-    for _ in range(4):
-        engine.run_epoch(*documents, 4)
-    scores, head = state(engine)
-    effective = engine.effective_weights()
-    for key in toy_weights.KEYS:
-        assert torch.equal(effective[key], engine.weights[key] * (scores[key] > 0))
-    # Words without rows may be looked at, too.
-    ids, lengths, _ = toy_data.make_documents(20, words=range(1, toy_weights.V), seed=9)
-    logits = reference_model.head_logits(
-        reference_model.class_logits(ids, lengths, engine.weights, scores, readout), head
-    )
-    shown = engine.logits(ids, lengths)
-    assert not shown.requires_grad
-    torch.testing.assert_close(shown, logits.detach(), rtol=0, atol=1e-12)
-
-
-def test_a_look_tells_what_single_questions_tell(make_pair):
-    engine, _ = make_pair(schedule="joint", lr_mask=0.5)
-    seen = set()
-    for epoch in range(4):
-        engine.run_epoch(*toy_data.make_documents(12, seed=epoch), 4)
-        ids, lengths, _ = toy_data.make_documents(20, words=range(1, toy_weights.V), seed=9)
-        look, snapshot = engine.evaluate((ids, lengths)), trainer_kinds.parts_of(engine.snapshot())
-        assert look.kept_counts == engine.kept_counts() and list(look.kept_counts) == list(toy_weights.KEYS)
-        assert torch.equal(look.class_logits, engine.class_logits(ids, lengths))
-        assert all(torch.equal(part, other.cpu()) for part, other in zip(look.head, engine.head, strict=True))
-        assert torch.equal(look.outputs, engine.logits(ids, lengths))
-        found = trainer_kinds.parts_of(look.snapshot())
-        assert list(found) == list(snapshot)
-        assert all(found[key].dtype == snapshot[key].dtype for key in found)
-        assert all(torch.equal(found[key], snapshot[key]) for key in found)
-        assert engine.evaluate().class_logits is None
-        seen.add(sum(look.kept_counts.values()))
-    assert len(seen) > 1, "the run should have dropped some"
-
-
-def test_a_snapshot_stays_as_it_was(make_pair):
-    engine, _ = make_pair()
-    documents = toy_data.make_documents(12)
-    engine.run_epoch(*documents, 4)
-    taken = engine.snapshot()
-    snapshot, looked = trainer_kinds.parts_of(taken), trainer_kinds.parts_of(engine.evaluate().snapshot())
-    copy = {key: value.clone() for key, value in snapshot.items()}
-    engine.run_epoch(*documents, 4)
-    engine.evaluate()
-    assert all(torch.equal(snapshot[key], copy[key]) and torch.equal(looked[key], copy[key]) for key in copy)
-    scores, head = taken.mask.scores(), taken.head
-    assert {key: tuple(score.shape) for key, score in scores.items()} == {
-        key: tuple(weight.shape) for key, weight in engine.weights.items()
-    }
-    assert not any(tensor.requires_grad for tensor in (*scores.values(), *head))
-
-
-def test_base_head_and_documents_are_left_alone(make_pair):
-    weights, head, documents = toy_weights.make_weights(), toy_weights.make_head(), toy_data.make_documents()
-    before = [tensor.clone() for tensor in (*weights.values(), *head, *documents)]
-    engine, _ = make_pair(weights, head, schedule="seam")
-    for head_only in (True, False):
-        engine.run_epoch(*documents, 4, head_only=head_only)
-    assert all(torch.equal(a, b) for a, b in zip(before, (*weights.values(), *head, *documents), strict=True))
-    assert not any(weight.requires_grad for weight in weights.values())
-
-
-def test_port_never_moves_the_head(make_pair):
-    engine, _ = make_pair(schedule="port")
-    engine.run_epoch(*toy_data.make_documents(), 4)
-    assert all(torch.equal(a, b) for a, b in zip(engine.head, toy_weights.make_head(), strict=True))
-
-
-def test_the_same_twice(make_pair):
-    states = []
-    for _ in range(2):
-        engine, _ = make_pair(
-            toy_weights.make_weights(torch.float32), toy_weights.make_head(torch.float32), schedule="seam"
-        )
-        for epoch in range(6):
-            engine.run_epoch(*toy_data.make_documents(seed=epoch), 4, head_only=epoch % 5 == 0)
-        states.append(trainer_kinds.parts_of(engine.snapshot()))
-    assert all(np.array_equal(states[0][key].numpy(), states[1][key].numpy()) for key in states[0])
-
-
-def test_labels_that_cannot_be_are_refused(make):
-    engine, weighted = (
-        make(toy_weights.make_weights(), toy_weights.make_head(), torch.arange(15), **OPTIONS, target_weight=weight)
-        for weight in (1, 2)
-    )
-    ids, lengths, labels = toy_data.make_documents()
-    with pytest.raises(ValueError, match="labels must be 0"):
-        engine.run_epoch(ids, lengths, labels + 1, 4)
-    with pytest.raises(ValueError, match="cannot be combined with a target_weight"):
-        weighted.run_epoch(*with_soft_labels((ids, lengths, labels)), 4)

@@ -65,7 +65,7 @@ def test_one_module_leaves_the_other_gpu_alone(toy, toy_base, gpus):
     assert [index for index, *_ in gpus.seen] == [0] == gpus.copies
 
 
-def test_more_modules_than_places_wait_for_their_turn(toy, toy_base, gpus):
+def test_more_modules_than_workers_wait_for_their_turn(toy, toy_base, gpus):
     gpus.at_once = [1, 2]
     targets = [0, 1, 2, 3, (0, 1), (0, 2), (0, 3), (1, 2)]
     modules = run(toy_base, toy, targets)
@@ -94,15 +94,15 @@ def test_the_longest_goes_first(toy, toy_base, gpus):
 
 
 def make_jobs(base, corpus, targets, **options):
-    study = context.SearchContext(base, corpus, Settings(**QUICK | options), "cuda")
-    return [module_run.ModuleRun(study, loop.normalise_target(target, 4), 0, 1) for target in targets]
+    search = context.SearchContext(base, corpus, Settings(**QUICK | options), "cuda")
+    return [module_run.ModuleRun(search, loop.normalise_target(target, 4), 0, 1) for target in targets]
 
 
 def indices(jobs, threads=None):
-    return [place.device.index for place in workers.workers_for(jobs, threads)]
+    return [worker.device.index for worker in workers.workers_for(jobs, threads)]
 
 
-def test_places_are_as_many_as_a_gpu_trains_at_once_and_has_memory_for(toy, toy_base, gpus):
+def test_workers_are_as_many_as_a_gpu_trains_at_once_and_has_memory_for(toy, toy_base, gpus):
     jobs = make_jobs(toy_base, toy, [0, 1, 2, 3] * 3)
     rows = max(len(job.sampler.fed_ids()) for job in jobs)
     need = gpu_memory.module_bytes(toy_base.weights(), rows, 8, toy.train.ids.shape[1])
@@ -158,20 +158,20 @@ def test_streams_are_others_as_long_as_there_are_any(gpus):
     assert len(streams) == 200 and len({stream.cuda_stream for stream in streams}) == 128
 
 
-def test_streams_of_places_that_are_no_more_come_first(gpus):
+def test_streams_of_workers_that_are_no_more_come_first(gpus):
     """cuBLAS keeps scratch for each stream that it has ever worked in: many runs are to have no more than one has."""
     used, held = set(), devices.gpu_workers({0: 2, 1: 1})
     for _ in range(20):
         others = devices.gpu_workers({0: 3, 1: 1})
-        streams = {place.stream.cuda_stream for place in others}
-        assert len(streams) == 4 and streams.isdisjoint(place.stream.cuda_stream for place in held)
+        streams = {worker.stream.cuda_stream for worker in others}
+        assert len(streams) == 4 and streams.isdisjoint(worker.stream.cuda_stream for worker in held)
         used |= streams
         del others[1:], others
     assert len(used) == 4
     many = devices.gpu_workers({0: 200})
     del many[:100]
     assert len({stream.cuda_stream for stream in streams_module.own_streams(0, 128)}) == 128
-    assert streams_module._idle[0] == [], "some places still hold the streams that all of them have"
+    assert streams_module._idle[0] == [], "some workers still hold the streams that all of them have"
 
 
 def test_the_memory_of_a_module():
@@ -190,7 +190,7 @@ def test_the_memory_of_a_module():
 
 
 @pytest.mark.parametrize("options", [{}, {"distill_weight": 0.4}, {"protocol": "reference", "schedule": "seam"}])
-def test_the_same_modules_at_any_number_of_places(toy, toy_base, gpus, options):
+def test_the_same_modules_by_any_number_of_workers(toy, toy_base, gpus, options):
     targets = [0, 1, 2, 3, (0, 1)]
     wanted = run(toy_base, toy, targets, backend="torch", **options)
     for at_once, threads in (([1, 1], 1), ([1, 1], None), ([4, 4], None), ([1, 4], 3)):
@@ -199,7 +199,7 @@ def test_the_same_modules_at_any_number_of_places(toy, toy_base, gpus, options):
             assert_same(one, other)
 
 
-def test_the_teacher_looks_at_the_base_where_the_module_is_trained(toy, toy_base, gpus, monkeypatch):
+def test_the_teacher_reads_the_base_where_the_module_is_trained(toy, toy_base, gpus, monkeypatch):
     asked, plain = [], context.class_logits
     monkeypatch.setattr(context, "class_logits", lambda weights, *rest: asked.append(weights) or plain(weights, *rest))
     run(toy_base, toy, [0, 1], distill_weight=0.4, evaluate_every=0)

@@ -201,6 +201,6 @@ def test_the_card_says_what_trained(toy, toy_base, engine):
     assert module.card.get("lazy_update") == ("replay" if engine == "cpu" else None)
 
 
-def test_a_catch_up_that_does_not_exist(toy, toy_base):
+def test_a_lazy_update_that_does_not_exist(toy, toy_base):
     with pytest.raises(TrainingError, match="lazy_update is 'slow'; it must be one of quadrature, replay, off"):
         run(toy_base, toy, [1], lazy_update="slow")

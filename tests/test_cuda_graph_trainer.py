@@ -13,44 +13,47 @@ import pytest
 import torch
 from support import agreement, gpu_stand_in, toy_data, toy_weights, trainer_kinds
 from support.fake_gpus import GPU, FakeCuda, Watch
+from support.stop_events import StopsAfter
 from support.toy_data import with_soft_labels
 from support.trainer_kinds import OPTIONS
 
 # What every trainer is held to: with the fixture `make` below, these tests are run with this one.
-from test_engine import (  # noqa: F401
+from test_trainer_state import (  # noqa: F401
     test_a_base_that_is_not_finite_stops_with_the_step_named,
-    test_a_class_that_is_dropped_whole,
     test_a_gradient_of_the_head_that_overflows_names_it,
     test_a_gradient_that_overflows_names_its_tensor,
-    test_a_look_tells_what_single_questions_tell,
-    test_a_score_of_exactly_0_is_dropped,
     test_a_score_that_is_not_a_number_is_dropped_and_found,
     test_a_snapshot_stays_as_it_was,
-    test_a_word_outside_words_is_refused_and_nothing_moves,
-    test_active_clamps,
     test_after_an_error_all_is_as_it_was_before_the_step,
+    test_an_evaluation_agrees_with_single_calls,
     test_base_head_and_documents_are_left_alone,
     test_check_finite_names_the_tensor,
+    test_labels_that_cannot_be_are_refused,
+    test_port_never_moves_the_head,
+    test_the_same_twice,
+    test_what_it_shows_is_what_the_reference_ops_show,
+)
+from test_trainers import (  # noqa: F401
+    test_a_class_that_is_dropped_whole,
+    test_a_score_of_exactly_0_is_dropped,
+    test_a_word_outside_words_is_refused_and_nothing_moves,
+    test_active_clamps,
     test_documents_of_one_repeated_word,
     test_documents_of_one_word_only,
     test_float32_stays_near,
     test_follows_the_reference_step,
     test_id_0_as_padding_and_as_a_word,
-    test_kept_counts_are_those_of_the_whole_scores,
-    test_labels_that_are_shares_and_a_heavier_lstm_penalty,
-    test_labels_that_cannot_be_are_refused,
+    test_kept_counts_are_those_of_the_full_scores,
     test_large_learning_rate_of_the_head_and_large_alpha,
     test_learning_rates_that_fall,
     test_loss_of_an_epoch_is_the_mean_over_batches,
     test_never_fed_words_share_the_dense_trajectory,
     test_one_document_a_step,
-    test_port_never_moves_the_head,
     test_rows_of_padding_words_get_the_penalty_alone,
     test_six_epochs_by_hand,
+    test_soft_labels_and_a_heavier_lstm_penalty,
     test_target_weight_by_hand,
     test_target_weight_is_as_good_as_that_many_copies,
-    test_the_same_twice,
-    test_what_it_shows_is_what_the_reference_ops_show,
     test_when_an_absent_word_drops_out_in_float32,
     test_words_in_any_order_and_shape,
 )
@@ -238,22 +241,13 @@ def test_bits_do_not_depend_on_trainers_beside():
 
 @pytest.mark.parametrize("head_only", [False, True])
 def test_stop_ends_an_epoch_between_two_pieces(monkeypatch, head_only):
-    class StopsAt:
-        """An event that is set once it has been asked twice."""
-
-        asked = 0
-
-        def is_set(self):
-            self.asked += 1
-            return self.asked > 2
-
     monkeypatch.setattr(cuda_graph_trainer, "_STEPS_AT_ONCE", 2)
     engine = deep((1, True), schedule="seam")
     stepper = reference_step.Stepper(
         toy_weights.make_deep_weights(1, True), toy_weights.make_head(), **OPTIONS | {"schedule": "seam"}
     )
     documents = toy_data.make_documents(12)
-    loss = engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAt())
+    loss = engine.run_epoch(*documents, 2, head_only=head_only, stop=StopsAfter(2))
     wanted = [stepper.step(*batch, head_only=head_only).cross_entropy for batch in toy_data.cut(documents, 2)[:4]]
     assert loss == pytest.approx(sum(wanted) / 4, abs=1e-12) and engine.steps == 4
     assert agreement.largest_difference(stepper, *engine.full_scores()) < 1e-12
@@ -401,7 +395,7 @@ def test_documents_that_come_again_are_on_the_device_already(monkeypatch):
     assert len(placed) == 2 and len(engine.class_logits(ids, lengths)) == 20
 
 
-def test_documents_are_looked_at_in_chunks(monkeypatch):
+def test_documents_are_read_in_chunks(monkeypatch):
     """Those of like length together; none at all gives none."""
     monkeypatch.setattr(inference, "BATCH", 3)
     engine, theirs = (deep((2, True), trainer, readout="last_word") for trainer in (CudaGraphTrainer, TorchTrainer))
@@ -412,7 +406,7 @@ def test_documents_are_looked_at_in_chunks(monkeypatch):
     assert engine.logits(ids[:0], lengths[:0]).shape == (0, 2)
 
 
-def test_documents_that_have_changed_are_looked_at_anew():
+def test_documents_that_have_changed_are_read_anew():
     engine, theirs = (deep((1, False), trainer) for trainer in (CudaGraphTrainer, TorchTrainer))
     ids, lengths, _ = toy_data.make_documents(6)
     before = engine.class_logits(ids, lengths)
@@ -423,7 +417,7 @@ def test_documents_that_have_changed_are_looked_at_anew():
     assert not torch.equal(after, before)
 
 
-def test_a_head_only_epoch_looks_at_the_base_once(monkeypatch):
+def test_a_head_only_epoch_reads_the_base_once(monkeypatch):
     engine = deep((1, False), schedule="seam")
     calls, lstm = [], engine._masked_lstm
     monkeypatch.setattr(engine, "_masked_lstm", lambda *args, **kwargs: calls.append(args) or lstm(*args, **kwargs))
@@ -431,99 +425,13 @@ def test_a_head_only_epoch_looks_at_the_base_once(monkeypatch):
     assert len(calls) == 1
 
 
-# -- graphs ----------------------------------------------------------------------------------------------------------
+# -- graphs -----------------------------------------------------------------------------------------------------------
 
 
-BEGIN = ("begin", "mine", {"capture_error_mode": "thread_local"})
-
-
-@pytest.fixture
-def cuda(monkeypatch):
-    return FakeCuda(monkeypatch)
-
-
-def test_without_a_gpu_it_just_runs():
-    calls = []
-    repeat = CudaGraphRunner(torch.device("cpu"))
-    repeat(lambda: calls.append(1), 5)
-    repeat(lambda: calls.append(1), 0)
-    assert len(calls) == 5
-
-
-def test_a_graph_is_recorded_once_after_the_warm_up(cuda):
-    repeat = CudaGraphRunner(GPU)
-    run = lambda: cuda.log.append("run")  # noqa: E731
-    repeat(run, 2)
-    assert cuda.log == ["run"] * 2
-    repeat(run, 4)
-    assert cuda.log == ["run"] * 3 + [BEGIN, "run", "last_position"] + ["replay"] * 3
-    repeat(run, 2)
-    assert cuda.log[-2:] == ["replay"] * 2 and len(cuda.log) == 11
-
-
-def test_another_stream_needs_another_graph(cuda):
-    repeat, run = CudaGraphRunner(GPU), lambda: cuda.log.append("run")
-    repeat(run, 4)
-    cuda.log.clear()
-    cuda.current = cuda.stream("other")
-    repeat(run, 4)
-    assert cuda.log == ["run"] * 3 + [("begin", "other", BEGIN[2]), "run", "last_position", "replay"]
-
-
-def test_the_default_stream_is_left_for_another_and_waits_for_it(cuda):
-    cuda.current = cuda.default
-    repeat, run = CudaGraphRunner(GPU), lambda: cuda.log.append(cuda.current.name)
-    repeat(run, 3)
-    assert cuda.log == [("side", "waits for", "default"), *["side"] * 3, ("default", "waits for", "side")]
-    cuda.log.clear()
-    repeat(run, 1)
-    assert cuda.log[1:-1] == [("begin", "side", BEGIN[2]), "side", "last_position", "replay"]
-    assert cuda.current is cuda.default
-
-
-def test_a_thread_leaves_the_default_stream_for_the_same_one_each_time(cuda):
-    """cuBLAS keeps scratch for each stream that it has ever worked in, 32 MB and more."""
-    cuda.current = cuda.default
-
-    def work():
-        for _ in range(3):
-            CudaGraphRunner(GPU)(lambda: None, 5)
-
-    work()
-    assert len(cuda.sides) == 1
-    other = threading.Thread(target=work)
-    other.start()
-    other.join()
-    assert len(cuda.sides) == 2, "what one thread records, no other may use"
-
-
-def test_one_graph_is_recorded_at_a_time(cuda):
-    repeat = CudaGraphRunner(GPU)
-    repeat(lambda: None, 3)
-    held = []
-    repeat(lambda: held.append(cuda_graphs._recording.locked()), 1)
-    assert held == [True] and not cuda_graphs._recording.locked()
-
-
-def test_an_error_while_recording_is_told_as_it_is(cuda, monkeypatch):
-    def broken():
-        raise torch.OutOfMemoryError("no memory left")
-
-    def invalid():
-        raise RuntimeError("invalid capture")
-
-    repeat = CudaGraphRunner(GPU)
-    repeat(lambda: None, 3)
-    graph = types.SimpleNamespace(capture_begin=lambda **options: None, capture_end=invalid)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
-    with pytest.raises(torch.OutOfMemoryError):
-        repeat(broken, 1)
-    assert not cuda_graphs._recording.locked()
-
-
-def test_a_trainer_whose_steps_are_replayed(cuda, monkeypatch):
+def test_a_trainer_whose_steps_are_replayed(monkeypatch):
     """The stand-in for a graph does again what was recorded. Epochs of fewer steps use the graph that there is."""
     wanted = run()
+    FakeCuda(monkeypatch)
     recorded = []
 
     def record(function):
