@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the suite on the oldest Python and torch that are promised (pyproject.toml): 3.10 and 2.6. Arguments go to pytest.
+# Runs the suite on the oldest Python and torch that are promised (pyproject.toml): 3.10 and 2.6, a process for each core
+# and four at most. Arguments go to pytest.
 # It needs a Python 3.10 on the path, or uv, which fetches one. torch comes from wherever pip is told to look; of the
 # default index, on Linux, it is a build for CUDA of some gigabytes. For a smaller one name an index of builds for CPUs
 # in pip's own variable PIP_EXTRA_INDEX_URL (the other packages still come from the default index), and the build in
@@ -37,4 +38,4 @@ cd "$copy"
 export SEAM_FAST_REQUIRE_EXT=1
 install_checkout "[dev]"
 "$PYTHON" -m seam_fast info
-exec "$PYTHON" -m pytest "$@"
+exec "$PYTHON" -m pytest -n logical --maxprocesses 4 --dist worksteal "$@"

@@ -202,7 +202,7 @@ def source_of(data: bytes) -> str | None:
     """The note that ``png`` has put into a picture."""
     offset = 8  # after the signature: chunks of length, kind, data and checksum
     while offset < len(data):
-        length, kind = int.from_bytes(data[offset : offset + 4]), data[offset + 4 : offset + 8]
+        length, kind = int.from_bytes(data[offset : offset + 4], "big"), data[offset + 4 : offset + 8]
         if kind == b"tEXt" and data[offset + 8 :].startswith(b"Source\0"):
             return data[offset + 15 : offset + 8 + length].decode("latin-1")
         offset += 12 + length

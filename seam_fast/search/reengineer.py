@@ -4,6 +4,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ..backend import choose_engine
@@ -241,7 +242,7 @@ def normalise_target(target: int | Iterable[int], num_classes: int) -> tuple[int
     single = getattr(target, "ndim", 0) == 0 and (isinstance(target, str) or not isinstance(target, Iterable))
     numbers: Any = [target] if single or (isinstance(target, Tensor) and target.ndim == 0) else target
     try:
-        if any(isinstance(k, bool) for k in numbers):
+        if any(isinstance(k, bool | np.bool_) for k in numbers):
             raise TypeError
         classes = sorted({operator.index(k) for k in numbers})
     except TypeError:
