@@ -290,12 +290,15 @@ def test_ctrl_c_leaves_the_best_modules_on_disk(trained):
         # A shell's background jobs, and what they start, ignore Ctrl-C: the test shall not depend on where it runs.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    for line in process.stderr:
-        if line.startswith("re-engineering"):
-            break
-    time.sleep(5)  # epochs of this corpus take milliseconds
-    process.send_signal(signal.SIGINT)
-    _, talk = process.communicate(timeout=60)
+    try:
+        for line in process.stderr:
+            if line.startswith("re-engineering"):
+                break
+        time.sleep(5)  # epochs of this corpus take milliseconds
+        process.send_signal(signal.SIGINT)
+        _, talk = process.communicate(timeout=60)
+    finally:
+        process.kill()  # it would train for hours
     assert process.returncode == 130, talk
     assert talk.splitlines()[-1] == "seam-fast: interrupted"
     base = LSTMClassifier.load(trained / "runs/tiny/base.safetensors")
