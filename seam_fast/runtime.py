@@ -103,6 +103,11 @@ def _words(text: str) -> list[str]:
     return unicodedata.normalize("NFC", text.lower()).translate(_SEPARATED).split()
 
 
+def _r8(text: str) -> list[str]:
+    """The words of rule "r8", which are those of `letters_only`."""
+    return _LETTERS.findall(text.lower())
+
+
 def _characters(text: str) -> list[str]:
     """The words of rule "characters"."""
     return list(" ".join(unicodedata.normalize("NFC", text).split()))
@@ -110,11 +115,32 @@ def _characters(text: str) -> list[str]:
 
 RULES: dict[str, Callable[[str], list[str]]] = {
     "spaces": str.split,
-    "r8": lambda text: _LETTERS.findall(text.lower()),  # the words of `letters_only`
+    "r8": _r8,
     "words": _words,
     "characters": _characters,
 }
 """The tokenizer's rules by name: what `seam_fast.Tokenizer` applies, too."""
+
+
+class _OwnTokenizer:
+    """A user's function that splits texts, held to what `seam_fast.Tokenizer` holds it to."""
+
+    def __init__(self, function: Callable[[str], Iterable[str]]) -> None:
+        self.function = function
+
+    def __call__(self, text: str) -> list[str]:
+        """The words of a text, without empty ones. Raises DataError where the function fails or returns no strings."""
+        try:
+            returned = self.function(text)
+            words = None if isinstance(returned, str) else list(returned)
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(f"the tokenizer failed on {text[:40]!r}: {error!r}") from error
+        if words is None or not all(isinstance(word, str) for word in words):
+            raise DataError(f"the tokenizer must return a list of strings; on {text[:40]!r} it did not.")
+        return [word for word in words if word]
+
 
 # -- the module --------------------------------------------------------------------------------------------------------
 
@@ -202,7 +228,8 @@ class CompactModule:
         self._check_sizes()
         self.target_names: list[str] = self.card["target_names"]
         rule = self.card["tokenizer"]
-        self._split = RULES[rule] if isinstance(rule, str) else tokenizer
+        own = None if tokenizer is None else _OwnTokenizer(tokenizer)
+        self._split = RULES[rule] if isinstance(rule, str) else own
         self._steps = [[_Steps(cell) for cell in cells] for cells in self.layers]
         self._projected: list[np.ndarray] | None = None
 
@@ -226,9 +253,16 @@ class CompactModule:
         """Reads a compact module; arguments and errors as of the function `load`."""
         tensors, card = read(path)
         try:
-            return cls(tensors, card, tokenizer)
+            made = cls(tensors, card, tokenizer)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}; make the file again (seam-fast compact)") from None
+        rule = made.card["tokenizer"]
+        if tokenizer is not None and isinstance(rule, str) and getattr(tokenizer, "name", None) != rule:
+            raise CheckpointError(
+                f"{path}: its texts were split by the tokenizer {rule!r}, which it applies itself, and not by a "
+                "function; give no tokenizer"
+            )
+        return made
 
     # -- using it ------------------------------------------------------------------------------------------------
 
@@ -237,7 +271,7 @@ class CompactModule:
 
         Raises:
             DataError: It is one text and no list, an entry is no string, or the tokenizer is a function that was not
-                given.
+                given, fails, or returns something other than strings.
         """
         if isinstance(texts, str):
             raise DataError("a module takes a list of texts, not one text: put it into a list.")
@@ -258,8 +292,6 @@ class CompactModule:
             if not isinstance(text, str):
                 raise DataError(f"a module takes a list of texts; {text!r} is a {type(text).__name__}.")
             words = self._split(text[:enough])
-            if not isinstance(words, list):
-                words = [word for word in words if word]
             if len(words) <= width and len(text) > enough:  # the last of more words is not used, so it may be cut
                 words = RULES[self.card["tokenizer"]](text)
             if not skips_unknown:
@@ -422,7 +454,8 @@ def load(path: str | os.PathLike[str], tokenizer: Callable[[str], Iterable[str]]
         tokenizer: The function that splits texts, for a module whose file names one.
 
     Raises:
-        CheckpointError: The file is missing, damaged, or no compact module.
+        CheckpointError: The file is missing, damaged, or no compact module; or it names a rule and no function, and a
+            tokenizer is given.
     """
     return CompactModule.load(path, tokenizer)
 
@@ -670,7 +703,11 @@ def main(arguments: list[str]) -> int:
     try:
         module = load(arguments[0])
         for text in arguments[1:] or (line.rstrip("\n") for line in sys.stdin):
-            print(f"{module([text])[0]:.6f}\t{text}")
+            shown = text.encode("utf-8", "backslashreplace").decode()  # arguments may hold half of a character
+            print(f"{module([text])[0]:.6f}\t{shown}")
+    except UnicodeDecodeError as error:
+        print(f"runtime: standard input: is no text in {error.encoding} ({error.reason}); convert it", file=sys.stderr)
+        return 1
     except (CheckpointError, DataError) as error:
         print(f"runtime: {error}", file=sys.stderr)
         return 1

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -357,6 +358,39 @@ def test_a_function_as_tokenizer(tmp_path):
         again(["w3"])
     again = CompactModule.load(path, tokenizer=base.tokenizer)
     assert np.array_equal(again(random_texts()), made(random_texts()))
+
+
+def test_a_function_is_held_to_what_the_module_holds_it_to(tmp_path):
+    """Words that are empty do not count, and what is no list of words is refused and not numbered somehow."""
+    base = make_base()
+    base.tokenizer = lambda text: text.split(" ")
+    module = make_module(base, 0.6)
+    path = module.compact().save(tmp_path / "m.safetensors")
+    texts = ["w3  w4   w5", " w6", ""]
+    for load in (runtime.load, CompactModule.load):
+        again = load(path, tokenizer=lambda text: text.split(" "))
+        assert np.abs(again(texts) - module(texts).numpy()).max() < 1e-6
+        for odd in (lambda text: text, lambda text: [[1]], lambda text: None):
+            with pytest.raises(DataError, match=r"tokenizer (must return a list of strings|failed on)"):
+                load(path, tokenizer=odd)(texts)
+        with pytest.raises(DataError, match=r"the tokenizer failed on 'w3  w4   w5': ZeroDivisionError"):
+            load(path, tokenizer=lambda text: 1 / 0)(texts)
+
+
+def test_a_rule_of_the_file_cannot_be_replaced(tmp_path):
+    path = make_module(make_base()).compact().save(tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match=r"m\.safetensors: its texts were split by the tokenizer 'spaces'"):
+        CompactModule.load(path, tokenizer=str.upper)
+    again = CompactModule.load(path, tokenizer=sf.Tokenizer("spaces"))
+    assert np.array_equal(again(["w3 w4"]), CompactModule.load(path)(["w3 w4"]))
+
+
+@pytest.mark.parametrize("rule", [*runtime.RULES])
+def test_modules_are_sent_to_other_processes(rule):
+    made = make_module(make_base(config=sf.CorpusConfig(max_length=8, tokenizer=rule))).compact()
+    for kind in (CompactModule, runtime.CompactModule):
+        again = pickle.loads(pickle.dumps(kind(made.tensors, made.card)))
+        assert np.array_equal(again(["w3 w4"]), kind(made.tensors, made.card)(["w3 w4"]))
 
 
 # -- on disk -----------------------------------------------------------------------------------------------------------
