@@ -64,8 +64,14 @@ def shifted(scores: Mapping[str, Tensor], mask: KeepMask) -> dict[str, Tensor]:
     for key, border in borders(scores, kept).items():
         moved = scores[key] - border
         # Of equal scores at the border some are inside, and those shall be > 0 as well.
-        found[key] = torch.where(kept[key], moved.clamp(min=_FLOAT32_LEAST), moved.clamp(max=0))
+        found[key] = torch.where(kept[key], moved.clamp(min=_least_positive(moved.dtype)), moved.clamp(max=0))
     return found
+
+
+def _least_positive(dtype: torch.dtype) -> float:
+    """The least number above 0 of a dtype, but of float64 that of float32, in which files hold scores."""
+    info = torch.finfo(dtype)
+    return max(info.smallest_normal * info.eps, _FLOAT32_LEAST)
 
 
 def borders(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[str, float]:
@@ -113,7 +119,9 @@ def counts_by_group(kept: Mapping[str, int], sizes: Mapping[str, int], count: in
 
 def _flat(scores: Mapping[str, Tensor]) -> npt.NDArray[np.floating]:
     """All scores in one array."""
-    return np.concatenate([score.detach().cpu().numpy().ravel() for score in scores.values()])
+    parts = (score.detach().cpu() for score in scores.values())
+    # NumPy has no bfloat16, all of whose values are float32's too.
+    return np.concatenate([(part.float() if part.dtype == torch.bfloat16 else part).numpy().ravel() for part in parts])
 
 
 def _parts(
