@@ -1,5 +1,6 @@
 """Nested masks: counts that are met exactly, masks that lie inside each other, and files that hold their order."""
 
+import copy
 import itertools
 import zlib
 
@@ -165,6 +166,40 @@ def test_resized_to_an_f1(toy, toy_base):
     none = Split(toy.test.ids, toy.test.lengths, torch.zeros_like(toy.test.labels))
     with pytest.raises(CheckpointError, match="none of these documents is of the module's target"):
         module.resized(min_f1=0.5, documents=none)
+
+
+def test_documents_of_another_numbering_are_refused(toy, toy_base):
+    """Their ids would be read as other words, and the F1 would mean nothing."""
+    scores = {key: weight.abs() - 0.5 for key, weight in toy_base.weights().items()}
+    module = sf.SeamModule(toy_base, (1,), scores, (torch.ones(2, 4), torch.ones(2)))
+    other = sf.Corpus.from_lists(["good day", "bad day", "so good", "so bad"], ["good", "bad"] * 2, test_share=0)
+    with pytest.raises(sf.TrainingError, match=r"the base knows .* words and 4 classes, the corpus has"):
+        module.resized(min_f1=0.1, documents=other)
+    with pytest.raises(ValueError, match=r"documents is \['good day'\]; it must be a Corpus or a Split"):
+        module.resized(min_f1=0.1, documents=["good day"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_every_dtype_of_a_base(toy_base, dtype, tmp_path):
+    base = copy.deepcopy(toy_base).to(dtype)
+    scores = {key: weight.abs() - 0.5 for key, weight in base.weights().items()}
+    head = torch.ones(2, 4), torch.ones(2)
+    module = sf.SeamModule(base, (1,), scores, head, card={"keep_scores": True})
+    small = module.resized(keep=0.05)
+    assert sum(small.mask.counts().values()) == share_count(0.05, Sizes(module, "global").total)
+    module.save(tmp_path / "m.safetensors")
+    again = sf.SeamModule.load(tmp_path / "m.safetensors", base)
+    assert again.mask == module.mask and again.resized(keep=0.05).kept == small.kept
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_equal_scores_at_the_border_stay_kept_in_every_dtype(toy_base, dtype):
+    """A module's file and the reference's hold the mask as signs of scores, the latter in float32."""
+    scores = {key: torch.ones_like(weight).to(dtype) for key, weight in toy_base.weights().items()}
+    mask = cut(scores, 40, "group")
+    moved = shifted(scores, mask)
+    assert KeepMask.of_scores(moved) == mask
+    assert KeepMask.of_scores({key: score.float() for key, score in moved.items()}) == mask
 
 
 @pytest.mark.parametrize(

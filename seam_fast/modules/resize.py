@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import runtime
 from ..classifier.metrics import module_metrics, undefined_as_none
+from ..common.arguments import shown
 from ..data.corpus import Corpus, Split
 from ..errors import CheckpointError
 from .compact import CompactModule
@@ -158,9 +159,11 @@ class Sizes(Generic[Module]):
 
 
 def validation_documents(documents: Corpus | Split) -> Split:
-    """The documents of a corpus that are held out of training; a split as it is."""
-    if not isinstance(documents, Corpus):
+    """The documents of a corpus that are held out of training; a split as it is. ValueError for anything else."""
+    if isinstance(documents, Split):
         return documents
+    if not isinstance(documents, Corpus):
+        raise ValueError(f"documents is {shown(documents)}; it must be a Corpus or a Split, such as load_split gives")
     train, held_out = documents.train, documents.validation_indices()[1]
     return Split(train.ids[held_out], train.lengths[held_out], train.labels[held_out])
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..classifier import reference_model
 from ..classifier.base_file import FILE_READOUTS
+from ..classifier.corpus_check import check_corpus
 from ..classifier.inference import class_logits
 from ..classifier.model import LSTMClassifier
 from ..common.default_device import on_the_cpu
@@ -303,7 +304,7 @@ class SeamModule:
         Args:
             keep: Share of all weights; it is met to the weight. Just one of this, ``max_kb`` and ``min_f1`` is given.
             max_kb: Kilobytes (1000 bytes) that the file of ``compact(dtype, unknown)`` may take; the module is the
-                largest one that fits, and no larger than this one.
+                largest one that fits, to a ten-thousandth of this one's weights, and no larger than this one.
             min_f1: F1 of the target on ``documents``; the module is the first one to reach it, sizes being tried from
                 0.02 % of the weights on, each a tenth larger.
             documents: With ``min_f1``: labelled documents, or a corpus, of which those held out of training are taken.
@@ -316,6 +317,7 @@ class SeamModule:
             ValueError: An argument is impossible, or not just one size is given.
             CheckpointError: The scores are not known, or not for so large a module; no size is small or good enough; or
                 as ``compact`` does.
+            TrainingError: The corpus numbers words or classes otherwise than the base.
         """
         if (keep is not None) + (max_kb is not None) + (min_f1 is not None) != 1:
             raise ValueError("give one size: keep, max_kb or min_f1")
@@ -329,6 +331,8 @@ class SeamModule:
         if max_kb is not None:
             return sizes.of_kilobytes(max_kb, dtype, unknown)
         assert min_f1 is not None and documents is not None
+        if isinstance(documents, Corpus):
+            check_corpus(self.base, documents)
         return sizes.of_f1(min_f1, validation_documents(documents))
 
     def with_mask(self, mask: KeepMask, resized: Mapping[str, Any]) -> "SeamModule":
@@ -401,7 +405,7 @@ class SeamModule:
                 columns, all other matrices in 16. Biases and head stay in float32. It is always computed in float32.
             unknown: How words are read that the base does not know. ``"own"``: as this module does. ``"dropped"``: as
                 words of which nothing is kept; a file of 8 bits is a third smaller then, since the dropped words need
-                not be in it, but answers to texts with unknown words may differ.
+                not be in it, but answers to texts with unknown words, or with no word at all, may differ.
 
         Raises:
             CheckpointError: As ``check_base`` does; the base does not say its words; or a weight is too large for the

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..backend import NAMES
+from ..classifier.corpus_check import check_corpus
 from ..classifier.inference import class_logits, logits_at_once, project_words
 from ..classifier.model import LSTMClassifier
 from ..classifier.state_keys import EMBEDDING, group_sizes, groups
@@ -20,7 +21,6 @@ from ..training.config import LAZY_UPDATES, StepConfig
 from ..training.cpu_trainer import copy_to_huge_pages
 from ..training.devices import CPU
 from ..training.registry import trainer_class
-from .evaluate import check_corpus
 from .sampling import Address, Teacher
 from .settings import Settings, check_settings
 from .teacher_cache import TeacherCache
