@@ -402,3 +402,20 @@ def test_load_split_reads_tables(tmp_path, own_base):
     assert load_split(tmp_path / "b.csv", own_base, label_column="more").labels.tolist() == [1]
     for name, options in (("a.csv", {"label_column": "x"}), ("a.txt", {"text_column": "x"})):
         refusal(load_split, tmp_path / name, own_base, **options)
+
+
+def test_a_missing_file_is_told_whatever_its_ending(own_base, tmp_path):
+    for name in ("none.csv", "none.tsv", "none.jsonl", "none.txt"):
+        assert f"{name} cannot be read: No such file" in refusal(load_split, tmp_path / name, own_base)
+
+
+def test_numbers_of_classes_in_a_file(tmp_path):
+    """A CSV file knows strings alone; those of digits are whole numbers where names are given for these."""
+    rows = [f"{'good' if k % 2 else 'bad'} day{k},{k % 2}" for k in range(10)]
+    (tmp_path / "a.csv").write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+    corpus = Corpus.from_file(tmp_path / "a.csv", class_names=["worse", "better"])
+    words = corpus.words.index("good")
+    assert corpus.class_names == ("worse", "better")
+    assert corpus.train.labels.tolist() == (corpus.train.ids == words).any(1).long().tolist()
+    assert Corpus.from_file(tmp_path / "a.csv", class_names=["1", "0"]).class_names == ("1", "0")  # these are names
+    assert "class '1' is not among class_names" in refusal(Corpus.from_file, tmp_path / "a.csv", class_names=["worse"])

@@ -110,7 +110,7 @@ def labelled_documents(path: str | os.PathLike[str], names: ColumnNames, columns
         try:
             return read_document_file(path, names, columns).documents
         except DataError:
-            if ending != ".tsv" or not plain or _names_a_column(path):
+            if ending != ".tsv" or not plain or not path.is_file() or _names_a_column(path):
                 raise
             return read_labelled(path)
     if names != ColumnNames() or columns is not None:

@@ -54,7 +54,8 @@ def labels_of(
 
     Args:
         values: a label for each: a string, which is a class name without the blanks around it; a whole number, which is
-            an index into ``class_names``, or the name itself where there are none; or another number.
+            an index into ``class_names``, or the name itself where there are none; or another number. Files know
+            strings alone, so one of digits that is none of the names is a whole number, too.
         locations: how messages name each.
         what: how messages name a label.
         class_names: what whole numbers stand for.
@@ -73,6 +74,8 @@ def _class_name(value: Any, i: int, locations: Locations, what: str, class_names
             raise DataError(f"{locations[i]}: {what} is empty; give it a class, or take the document out.")
         if not _is_whole(name):
             raise DataError(f"{locations[i]}: {what} {name!a} holds half of a character (a lone surrogate).")
+        if class_names is not None and name not in class_names and _is_index(name, len(class_names)):
+            return class_names[int(name)]
         return name
     plain = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
     if is_missing(plain):
@@ -117,6 +120,11 @@ def is_missing(value: Any) -> bool:
         return bool(value != value)  # true of NaN and NaT alone
     except (TypeError, ValueError, RuntimeError):  # of arrays and tensors; pandas' NA has no truth value
         return type(value).__name__ == "NAType"
+
+
+def _is_index(name: str, count: int) -> bool:
+    """Whether a string is a whole number below ``count``, written plainly."""
+    return name.isascii() and name.isdecimal() and len(name) < 10 and str(int(name)) == name and int(name) < count
 
 
 def _is_whole(text: str) -> bool:
