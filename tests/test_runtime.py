@@ -107,6 +107,15 @@ def test_the_program_in_this_process(made, capsys, monkeypatch):
     assert runtime.main([str(made)]) == 1 and "needs its base" in capsys.readouterr().err
 
 
+def test_text_that_cannot_be_read_or_shown(made, capsys, monkeypatch):
+    output(capsys, "compact", made, "--out", "m.safetensors")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"K\xf6ln\n"), encoding="utf-8"))
+    assert runtime.main(["m.safetensors"]) == 1
+    assert capsys.readouterr().err.startswith("runtime: standard input: is no text in utf-8 (")
+    assert runtime.main(["m.safetensors", "K\udcf6ln"]) == 0
+    assert capsys.readouterr().out.endswith("\tK\\udcf6ln\n")
+
+
 def test_a_pipe_is_no_module_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.safetensors")
     writer = threading.Thread(target=lambda: open(tmp_path / "pipe.safetensors", "wb").close())
@@ -143,6 +152,35 @@ def test_predict_reads_lines(made, capsys, monkeypatch):
     assert output(capsys, "predict", made) == wanted
     monkeypatch.setattr("seam_fast.cli.verbs.predict.AT_ONCE", 3)
     assert output(capsys, "predict", made, "--documents", "texts") == wanted
+
+
+def test_a_byte_order_mark_is_no_word(made, capsys):
+    wanted = output(capsys, "predict", made, "--documents", written("plain", b"all1 all2\n"))
+    assert output(capsys, "predict", made, "--documents", written("marked", b"\xef\xbb\xbfall1 all2\n")) == wanted
+
+
+def written(name, data):
+    """The name of a file that holds these bytes."""
+    Path(name).write_bytes(data)
+    return name
+
+
+def test_options_without_effect_are_refused(made, capsys):
+    output(capsys, "compact", made, "--out", "m.safetensors")
+    written("few.csv", b"text,label\nall1,class0\n")
+    for arguments, sentence in (
+        (["predict", "m.safetensors", "all1", "--base", "b"], "--base has no effect with m.safetensors"),
+        (["predict", "m.safetensors", "all1", "--target", "1"], "--target has no effect with m.safetensors"),
+        (["predict", "m.safetensors", "all1", "--tokenizer", "characters"], "give no tokenizer"),
+        (["compact", made, "--data-file", "few.csv"], "--data-file has no effect without --min-f1"),
+        (["compact", made, "--split", "time"], "--split has no effect without --data-file"),
+        (
+            ["certify", made, "--documents", "few.csv", "--test-share", ".3"],
+            "--test-share has no effect with --documents",
+        ),
+        (["evaluate", "m.safetensors"], "m.safetensors: is a compact module"),
+    ):
+        assert sentence in output(capsys, *arguments, code=1)
 
 
 def test_mistakes_are_told(made, capsys):

@@ -40,9 +40,13 @@ class ModuleLoader:
 
         Raises:
             CheckpointError: The file is missing or damaged, or does not belong to the base.
-            TrainingError: ``--target`` names several targets.
+            TrainingError: ``--target`` names several targets, or an option has no effect with a compact module.
         """
         if is_compact(path):
+            for name in ("base", "readout", "key_map", "ignore_keys", "target"):
+                if getattr(self._arguments, name, None):
+                    flag = "--" + name.replace("_", "-")
+                    raise TrainingError(f"{flag} has no effect with {path}, a compact module; leave it out")
             rule = self._arguments.tokenizer
             return CompactModule.load(path, tokenizer_named(rule) if rule else None)
         if not path.is_file():

@@ -13,9 +13,10 @@ from ..data.documents import Documents
 from ..data.sources import labelled_documents
 from ..errors import CheckpointError, TrainingError
 from ..modules.seam_module import SeamModule
+from ..runtime import is_compact
 from .bases import load_base
 from .corpora import corpus_for_base, raw_test_documents
-from .corpus_choice import COLUMN_OPTIONS, data_file, dataset_name
+from .corpus_choice import COLUMN_OPTIONS, FILE_OPTIONS, data_file, dataset_name
 from .options import OptionGroup, add_base_options, add_base_tokenizer_option, add_corpus_options
 from .paths import find_base_beside
 from .targets import parse_targets
@@ -58,10 +59,14 @@ def add_module_and_base(parser: OptionGroup) -> None:
 
 
 def check_judging_options(arguments: argparse.Namespace) -> None:
-    """Raises TrainingError where both a file of documents and a corpus are named."""
+    """Raises TrainingError where both a file of documents and a corpus, or how to divide one, are named."""
     if arguments.documents and (arguments.dataset or arguments.data_dir or arguments.data_file):
         beside = "--dataset" if arguments.dataset else "--data-dir" if arguments.data_dir else "--data-file"
         raise TrainingError(f"{beside} has no effect with --documents, which names the file to judge on; leave one out")
+    for name in FILE_OPTIONS if arguments.documents else ():
+        if getattr(arguments, name) is not None:
+            flag = "--" + name.replace("_", "-")
+            raise TrainingError(f"{flag} has no effect with --documents, all of which are judged on; leave it out")
 
 
 def load_judged(arguments: argparse.Namespace) -> Judged:
@@ -74,6 +79,11 @@ def load_judged(arguments: argparse.Namespace) -> Judged:
     """
     check_judging_options(arguments)
     path = Path(arguments.module)
+    if is_compact(path):
+        raise CheckpointError(
+            f"{path}: is a compact module, which is not judged beside a base; give the module that it was made of, or "
+            "give this one to predict or certify"
+        )
     base_path, named = (arguments.base, None) if arguments.base else find_base_beside(path)
     base = load_base(arguments, base_path)
     dataset = dataset_name(arguments) or named or base.info.get("corpus") or "r8"

@@ -22,11 +22,19 @@ def add_to(verbs: Subparsers) -> None:
     add_judging_options(parser)
     parser.add_argument(
         "--fewer-than",
-        type=lambda text: tuple(map(positive, text.split(","))),
+        type=_numbers,
         default=FEWER_THAN,
         metavar="K,...",
         help="tell the share of documents whose answer fewer than K words decide (default: 5,10,20)",
     )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """The value of --fewer-than; ArgumentTypeError where it is no list of numbers."""
+    try:
+        return tuple(map(positive, text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers; give one such as 5,10,20") from None
 
 
 def run(arguments: argparse.Namespace) -> int:

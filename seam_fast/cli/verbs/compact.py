@@ -10,6 +10,7 @@ from ...modules.compact import DTYPES, UNKNOWN, CompactModule
 from ...modules.seam_module import SeamModule
 from ..any_module import ModuleLoader, add_module_options
 from ..corpora import corpus_for_base
+from ..corpus_choice import data_file, dataset_name
 from ..json_output import print_json
 from ..options import Subparsers, add_corpus_options, add_verb, weights_share
 
@@ -57,9 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise CheckpointError(
             f"{arguments.out}: --out names one file, and there are {len(paths)} modules; leave it out"
         )
-    if arguments.min_f1 is None and (arguments.dataset or arguments.data_dir):
-        beside = "--dataset" if arguments.dataset else "--data-dir"
-        raise CheckpointError(f"{beside} has no effect without --min-f1, which judges on its documents; leave it out")
+    data_file(arguments)  # refuses options that have no effect beside one another
+    for name in ("dataset", "data_dir", "data_file") if arguments.min_f1 is None else ():
+        if getattr(arguments, name):
+            flag = "--" + name.replace("_", "-")
+            raise CheckpointError(f"{flag} has no effect without --min-f1, which judges on its documents; leave it out")
     loader, rows = ModuleLoader(arguments), []
     for path in paths:
         module = loader.load(path)
@@ -85,8 +88,8 @@ def _resized(module: SeamModule, path: Path, arguments: argparse.Namespace) -> S
         size = {"max_kb": arguments.max_kb, "dtype": arguments.dtype, "unknown": arguments.unknown}
     elif arguments.min_f1 is not None:
         base = module.base
-        dataset = arguments.dataset or base.info.get("corpus") or "r8"
-        corpus = corpus_for_base(base, dataset, arguments.data_dir, say)
+        dataset = dataset_name(arguments) or base.info.get("corpus") or "r8"
+        corpus = corpus_for_base(base, dataset, arguments.data_dir, say, data_file(arguments))
         size = {"min_f1": arguments.min_f1, "documents": corpus}
     try:
         return module.resized(**size) if size else module
@@ -103,6 +106,7 @@ def _facts(module: CompactModule, path: Path) -> dict[str, Any]:
         "dtype": module.card["dtype"],
         "unknown": module.card["unknown"],
         "embedding_rows": len(module.embedding),
+        "kept_words": sum(map(bool, module.row_of.values())),
         "embedding_dim": module.embedding.shape[1],
         "hidden_sizes": [[cell.hidden_size for cell in cells] for cells in module.layers],
         "kept_weights": module.card["kept_weights"],
@@ -115,5 +119,5 @@ def _line(facts: dict[str, Any]) -> str:
     units = " + ".join(str(size) for sizes in facts["hidden_sizes"] for size in sizes)
     return (
         f"{facts['file']}: {facts['bytes'] / 1000:.0f} kB, {'+'.join(facts['target'])}, {facts['kept_weights']:,} of "
-        f"{facts['base_weights']:,} weights, {facts['embedding_rows'] - 1:,} words, {units} units, {facts['dtype']}"
+        f"{facts['base_weights']:,} weights, {facts['kept_words']:,} words, {units} units, {facts['dtype']}"
     )

@@ -46,7 +46,7 @@ def _lines(path: str | None) -> Iterator[str]:
         if path is None:
             yield from _without_ends(sys.stdin)
         else:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8-sig") as file:  # a byte-order mark is no part of the first text
                 yield from _without_ends(file)
     except UnicodeDecodeError as error:
         raise DataError(f"{path or 'standard input'}: is no text in UTF-8 ({error.reason}); convert it") from None
