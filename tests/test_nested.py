@@ -313,3 +313,20 @@ def test_every_cut_of_a_file_is_refused(tmp_path):
         path.write_bytes(whole[:end])
         with pytest.raises(CheckpointError):
             sf.SeamModule.load(path, module.base)
+
+
+def test_a_changed_bit_is_refused(toy_base, tmp_path):
+    """Most bits of scores and head could be others without a contradiction in the file."""
+    scores = {key: weight - 0.5 for key, weight in toy_base.weights().items()}
+    head = torch.ones(2, 4), torch.ones(2)
+    path = tmp_path / "m.safetensors"
+    for card in ({}, {"keep_scores": True}):
+        sf.SeamModule(toy_base, (1,), scores, head, card=card).save(path)
+        whole = path.read_bytes()
+        body = 8 + int.from_bytes(whole[:8], "little")
+        for place in range(body, len(whole), max(1, (len(whole) - body) // 40)):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with pytest.raises(CheckpointError, match=r"m\.safetensors: "):
+                sf.SeamModule.load(path, toy_base)
+        path.write_bytes(whole)
+        sf.SeamModule.load(path, toy_base)

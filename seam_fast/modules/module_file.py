@@ -61,8 +61,17 @@ def native_bytes(
     tensors |= {key: part.detach().contiguous() for key, part in zip(HEAD_KEYS, head, strict=True)}
     if scores is not None:
         tensors |= score_tensors(scores)
-    name = MODULE_FORMAT if scores is None else SCORED_MODULE_FORMAT
-    return safetensors_bytes(tensors, {"format": name, "card": to_json(card)})
+    name, text = MODULE_FORMAT if scores is None else SCORED_MODULE_FORMAT, to_json(card)
+    return safetensors_bytes(tensors, {"format": name, "card": text, "sha256": _checksum(tensors, text)})
+
+
+def _checksum(tensors: Mapping[str, Tensor], card: str) -> str:
+    """Hex sha256 of all that a native file says. Without it a changed bit would be another module."""
+    digest = hashlib.sha256(card.encode())
+    for key, tensor in sorted(tensors.items()):
+        digest.update(f"\n{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_module(path: Path, base: LSTMClassifier, target: int | Iterable[int] | None) -> ModuleParts:
@@ -91,6 +100,8 @@ def read_module(path: Path, base: LSTMClassifier, target: int | Iterable[int] | 
 def _read_native(path: Path, base: LSTMClassifier) -> ModuleParts:
     """``read_module`` of a native file."""
     tensors, metadata = read_tensor_file(path)
+    written = metadata.get("sha256")  # None: versions before 0.2 wrote none
+    is_whole = written in (None, _checksum(tensors, metadata.get("card", "{}")))
     try:
         card = json.loads(metadata.get("card", "{}"))
     except ValueError as error:
@@ -154,6 +165,8 @@ def _read_native(path: Path, base: LSTMClassifier) -> ModuleParts:
         raise CheckpointError(f"{path}: the history or metrics on its card are damaged")
     target = check_target(path, card.get("target"), base)
     scores = take_scores(path, tensors, mask, base.hidden2label.weight.dtype) if scored else mask
+    if not is_whole:
+        raise CheckpointError(f"{path}: damaged, its checksum is wrong; take a copy that is whole, or make it anew")
     return ModuleParts(target, scores, (weight, bias), history, metrics, card, rounded)
 
 
