@@ -93,7 +93,7 @@ def test_class_logits_follow_what_is_asked_and_what_has_moved():
 def test_counts_snapshot_and_full_scores_agree(lazy_update, odd_weights):
     engine = train_one(odd_weights, 2, lazy_update)
     scores, head = engine.full_scores()
-    mask, head_too = engine.snapshot()
+    mask, head_too, _ = engine.snapshot()
     signs = mask.scores()
     assert engine.kept_counts() == {key: int((score > 0).sum()) for key, score in scores.items()}
     for key, score in scores.items():

@@ -427,7 +427,7 @@ def test_loaded_state_goes_on_as_its_own(kind, unwatched):
 def test_counts_snapshot_and_full_scores_agree(kind, unwatched, lazy_update):
     engine, _ = train(f"{kind}-{lazy_update}", lr_mask=0.15)
     scores, head = engine.full_scores()
-    mask, head_too = engine.snapshot()
+    mask, head_too, _ = engine.snapshot()
     signs = mask.scores()
     counts = engine.kept_counts()
     assert counts == {key: int((score > 0).sum()) for key, score in scores.items()}
