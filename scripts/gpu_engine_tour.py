@@ -31,9 +31,9 @@ def base(hidden: int, classes: int, embedding: int, layers: int = 1, both: bool 
 
 
 def documents(count: int, most: int):
-    """ids, lengths and labels of words below ``most``, so that the others' rows fall behind."""
+    """ids, lengths and target_probability of words below ``most``, so that the others' rows fall behind."""
     ids = torch.randint(most, (count, WIDTH), generator=RANDOM)
-    return ids, torch.arange(count) % WIDTH + 1, torch.arange(count) % 2
+    return ids, torch.arange(count) % WIDTH + 1, (torch.arange(count) % 2 == 0).float()
 
 
 def visit(make, weights, batch: int, config: StepConfig, **options) -> None:

@@ -26,7 +26,7 @@ OPTIONS = {"alpha": 0.2, "lr_mask": 0.1, "lr_head": 0.1, "schedule": "joint", "r
 def main() -> None:
     train = synthetic_r8("reference").train
     ids, lengths = train.ids[: BATCH * STEPS], train.lengths[: BATCH * STEPS]
-    labels = (train.labels[: BATCH * STEPS] != 1).long()
+    target_probability = (train.labels[: BATCH * STEPS] == 1).float()
     generator = torch.Generator().manual_seed(0)
     gates, words = 4 * SIZES["H"], int(train.ids.max()) + 1
     shapes = [(words, SIZES["E"]), (gates, SIZES["E"]), (gates, SIZES["H"]), (gates,), (gates,)]
@@ -45,7 +45,7 @@ def main() -> None:
         for epoch in ("first", "second"):  # in the first, rows have skipped too few steps for the quadrature
             torch.cuda.synchronize()
             begun = time.perf_counter()
-            trainers[0].run_epoch(ids, lengths, labels, BATCH)
+            trainers[0].run_epoch(ids, lengths, target_probability, BATCH)
             torch.cuda.synchronize()
             each = (time.perf_counter() - begun) / STEPS * 1e6
             print(
@@ -54,7 +54,7 @@ def main() -> None:
 
     train = synthetic_r8("seam").train
     order = torch.randint(0, len(train.ids), (LARGE * LARGE_STEPS,), generator=generator)
-    ids, lengths, labels = train.ids[order], train.lengths[order], (train.labels[order] != 1).long()
+    ids, lengths, target_probability = train.ids[order], train.lengths[order], (train.labels[order] == 1).float()
     dropped = (torch.rand(ids.shape, generator=generator) < 0.3) & (torch.arange(ids.shape[1]) < lengths[:, None])
     ids = torch.where(dropped, 1, ids)
     weights[WEIGHT_KEYS[0]] = 0.1 * torch.randn(int(ids.max()) + 1, SIZES["E"], generator=generator).cuda()
@@ -63,7 +63,7 @@ def main() -> None:
     for epoch in ("first", "second", "third"):
         torch.cuda.synchronize()
         begun = time.perf_counter()
-        trainer.run_epoch(ids, lengths, labels, LARGE)
+        trainer.run_epoch(ids, lengths, target_probability, LARGE)
         torch.cuda.synchronize()
         each = (time.perf_counter() - begun) / LARGE_STEPS * 1e6
         print(f"{LARGE} documents, {epoch} epoch: {each:.1f} us a step, plans and copies included", flush=True)

@@ -131,16 +131,8 @@ def empty_scratch(size: int, dtype: torch.dtype) -> Tensor:
 
 # -- the training engine (csrc/host/seam_trainer.h, csrc/host/drawn_documents.h) ---------------------------------------
 
-def documents_to_train(
-    row_of_id: Tensor,
-    absent_row: int,
-    ids: Tensor,
-    lengths: Tensor,
-    labels: Tensor,
-    dtype: torch.dtype,
-    read_last_word: bool,
-) -> tuple[Tensor, Tensor]:
-    """The score row of each word (N, T) int32, and target probabilities (N, 2), as `SeamTrainer.train` takes them."""
+def score_rows_of(row_of_id: Tensor, absent_row: int, ids: Tensor, lengths: Tensor, read_last_word: bool) -> Tensor:
+    """The score row of each word (N, T) int32, as `SeamTrainer.train` takes them."""
 
 class SeamFailure:
     """What stopped an epoch."""
@@ -200,7 +192,7 @@ class DrawnDocuments:
         self,
         ids: Tensor,
         lengths: Tensor,
-        rest: Tensor,
+        target_probability: Tensor,
         targets: Tensor,
         others: Tensor,
         targets_per_epoch: int,
@@ -209,7 +201,6 @@ class DrawnDocuments:
         threshold: int,
         row_of_id: Tensor,
         absent_row: int,
-        dtype: torch.dtype,
         read_last_word: bool,
         distill_weight: float,
         target_classes: Sequence[int],
@@ -241,10 +232,16 @@ class SeamTrainer:
         """Steps so far, by the scores or by the head alone. Any thread may ask."""
     def begin_epoch(self, lr_mask: float, lr_head: float, steps: int) -> None: ...
     def train(
-        self, score_rows: Tensor, lengths: Tensor, target_probs: Tensor, batch: int, begin: int, end: int
+        self, score_rows: Tensor, lengths: Tensor, target_probability: Tensor, batch: int, begin: int, end: int
     ) -> tuple[list[float], SeamFailure]: ...
     def epoch(
-        self, lr_mask: float, lr_head: float, score_rows: Tensor, lengths: Tensor, target_probs: Tensor, batch: int
+        self,
+        lr_mask: float,
+        lr_head: float,
+        score_rows: Tensor,
+        lengths: Tensor,
+        target_probability: Tensor,
+        batch: int,
     ) -> tuple[list[float], SeamFailure]: ...
     def run(
         self,
@@ -261,7 +258,7 @@ class SeamTrainer:
         logits: Tensor | None,
     ) -> SeamEpoch: ...
     def train_head(
-        self, features: Tensor, target_probs: Tensor, batch: int, begin: int, end: int
+        self, features: Tensor, target_probability: Tensor, batch: int, begin: int, end: int
     ) -> tuple[list[float], SeamFailure]: ...
     def flush(self) -> None: ...
     def load_state(self, steps: int, head_steps: int) -> None: ...

@@ -29,7 +29,7 @@ ISAS = ("avx512", "avx2", "portable")
 NEEDED = (
     *("build_info", "isa", "isas", "set_isa", "score_adam_"),
     *("masked_lstm_layer", "masked_lstm_layer_transformed", "masked_lstm_forward", "masked_lstm_backward"),
-    *("SeamTrainer", "empty_scratch", "documents_to_train", "draw_chance", "draw_permutation"),
+    *("SeamTrainer", "empty_scratch", "score_rows_of", "draw_chance", "draw_permutation"),
     *("class_logits", "project_words", "DrawnDocuments", "binary_counts"),
 )
 NEEDED_WITH_CUDA = ("choose_cuda", "choose_steps", "modules_at_once", "class_logits_on_gpu", "QueuedEpochs")

@@ -88,8 +88,8 @@ def test_a_wrong_step_voids_the_time(small_reference):
             return scores, (head[0] * float("nan"), head[1])
 
     class Late(ReferenceBest):  # right in steps of their own, wrong in one call: what a lazy engine may get wrong
-        def run_epoch(self, ids, lengths, labels, batch_size):
-            loss = super().run_epoch(ids, lengths, labels, batch_size)
+        def run_epoch(self, ids, lengths, target_probability, batch_size):
+            loss = super().run_epoch(ids, lengths, target_probability, batch_size)
             if len(ids) > batch_size:
                 self.load_scores({key: score + 1e-5 for key, score in self.scores.items()}, self.head)
             return loss

@@ -209,10 +209,10 @@ def test_ctrl_c_does_not_overwrite_a_whole_module(tmp_path):
 def test_a_target_that_fails_does_not_take_the_others_along(trained, monkeypatch, capsys):
     step = TorchTrainer.step
 
-    def fail_for_one(self, ids, lengths, labels):
+    def fail_for_one(self, ids, lengths, target_probability):
         if self.fails:
             raise TrainingError("something is not finite")
-        return step(self, ids, lengths, labels)
+        return step(self, ids, lengths, target_probability)
 
     made = []
     initialise = TorchTrainer.__init__

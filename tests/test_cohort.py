@@ -52,7 +52,8 @@ def test_an_epoch_is_what_its_draws_say(toy, sampling, dropout):
         assert (dropped is None) == (dropout == 0)
         lengths = toy.train.lengths[order]
         assert torch.equal(whole.ids, sampler.dropped(toy.train.ids[order], lengths, dropped))
-        assert torch.equal(whole.lengths, lengths) and torch.equal(whole.labels, sampler.rest[order])
+        assert torch.equal(whole.lengths, lengths)
+        assert torch.equal(whole.target_probability, sampler.target_probability[order])
         if dropout:
             real = torch.arange(toy.train.ids.shape[1]) < lengths[:, None]
             assert torch.equal(whole.ids[~real], toy.train.ids[order][~real])
@@ -98,7 +99,7 @@ def test_lanes_have_the_bits_of_trainers_by_themselves(toy, shape, readout, labe
         rows = cohort.run_epoch(epoch, cohort.draw(epoch), True)()
         for row, lane, (sampler, trainer) in zip(rows, lanes, alone, strict=True):
             documents, (loss, evaluation) = sampler.epoch(epoch), lane.read(row, True)
-            assert loss == trainer.run_epoch(documents.ids, documents.lengths, documents.labels, 8)
+            assert loss == trainer.run_epoch(*documents, 8)
             assert_bits(state(lane.trainer), state(trainer))
             assert evaluation.kept_counts == trainer.kept_counts()
             assert lane.trainer.steps == trainer.steps == 3 * (epoch + 1)
@@ -117,8 +118,7 @@ def test_lanes_are_as_plain_pytorch_has_them(toy):
     cohort = Cohort([lane])
     for epoch in range(6):
         found, evaluation = lane.read(cohort.run_epoch(epoch, cohort.draw(epoch), False)()[0], False)
-        documents = sampler.epoch(epoch)
-        loss = plain.run_epoch(documents.ids, documents.lengths, documents.labels, 8)
+        loss = plain.run_epoch(*sampler.epoch(epoch), 8)
         assert found == pytest.approx(loss, abs=1e-11) and evaluation.outputs is None
     ours, theirs = (trainer.full_scores() for trainer in (lane.trainer, plain))
     for a, b in zip((*ours[0].values(), *ours[1]), (*theirs[0].values(), *theirs[1]), strict=True):

@@ -270,11 +270,11 @@ def test_an_epoch_may_begin_before_the_last_was_flushed(bare):
     scores = []
     for flushes in (True, False):
         trainer = bare(lazy_update="replay")
-        score_rows, lengths, target_probs = documents_for(bare.dtype, count=40)
+        score_rows, lengths, target_probability = documents_for(bare.dtype, count=40)
         score_rows[1:] = 0
         for _ in range(3):
             trainer.begin_epoch(0.1, 0.1, 40)
-            trainer.train(score_rows, lengths, target_probs, 1, 0, 40)
+            trainer.train(score_rows, lengths, target_probability, 1, 0, 40)
             if flushes:
                 trainer.flush()
         trainer.flush()
@@ -323,14 +323,14 @@ def test_the_instruction_set_of_a_trainer_stays():
 
 
 def test_padding_may_be_anything_where_it_is_never_fed():
-    ids, lengths, labels = toy_data.make_documents(padding=20)
+    ids, lengths, target_probability = toy_data.make_documents(padding=20)
     one, other = make(words=range(1, 15), readout="last_word"), make(words=range(1, 15), readout="last_word")
     assert (ids == 20).any()
-    one.run_epoch(ids, lengths, labels, 4)
-    other.run_epoch(torch.where(ids == 20, 1, ids), lengths, labels, 4)
+    one.run_epoch(ids, lengths, target_probability, 4)
+    other.run_epoch(torch.where(ids == 20, 1, ids), lengths, target_probability, 4)
     assert_same_bits(one, other)
     with pytest.raises(ValueError, match="word that was not among"):
-        make(words=range(1, 15), readout="last_position").run_epoch(ids, lengths, labels, 4)
+        make(words=range(1, 15), readout="last_position").run_epoch(ids, lengths, target_probability, 4)
 
 
 def test_large_batches_are_stopped_between_two_of_them(monkeypatch):

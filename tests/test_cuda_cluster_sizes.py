@@ -64,7 +64,7 @@ def test_whose_turn_it_is_changes_nothing_in_any_cluster(kind, host_module, bloc
 def test_steps_too_large_for_shared_memory_go_by_the_other_kernel(kind, host_module):
     """200 positions: their gates alone are more than a block's shared memory; and in one epoch with ones that fit."""
     pretend_cluster(host_module, 5)
-    ids, lengths, labels = toy_data.make_documents(4, 200, range(1, 30))
+    ids, lengths, target_probability = toy_data.make_documents(4, 200, range(1, 30))
     for most in (200, 3):  # of one launch after the other
-        documents = ids, lengths.clamp(max=most), labels
+        documents = ids, lengths.clamp(max=most), target_probability
         check_case(kind, (30, 6, 50, 3), documents, 2, readout="last_word", steps=1)

@@ -59,7 +59,7 @@ def test_lanes_have_the_bits_of_trainers_by_themselves(toy, shape, readout):
                 fed, (loss, evaluation) = sampler.epoch(epoch), lane.read(row, True)
                 words = toy.train.ids[sampler.draw(epoch)[0]]
                 assert (fed.ids != words).any()
-                assert loss == trainer.run_epoch(fed.ids, fed.lengths, fed.labels, 8)
+                assert loss == trainer.run_epoch(*fed, 8)
                 assert_bits(state(lane.trainer), state(trainer))
                 assert evaluation.kept_counts == trainer.kept_counts()
                 assert torch.equal(evaluation.outputs, trainer.logits(toy.test.ids, toy.test.lengths))

@@ -70,6 +70,7 @@ from test_trainer_state import (  # noqa: F401
     test_base_head_and_documents_are_left_alone,
     test_check_finite_names_the_tensor,
     test_labels_that_cannot_be_are_refused,
+    test_seams_labels_are_taken_as_well,
     test_the_same_twice,
 )
 from test_trainers import (  # noqa: F401

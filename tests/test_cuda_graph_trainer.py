@@ -113,7 +113,7 @@ def test_follows_the_reference_step_for_every_shape(shape, readout, backend):
 READOUTS = ("last_position", "last_word")
 # Every two of the four values.
 PLAIN = [
-    (shape, READOUTS[(i + j) % 2], schedule, ("hard", "weighted", "shares")[(i + j) % 3])
+    (shape, READOUTS[(i + j) % 2], schedule, ("hard", "weighted", "soft")[(i + j) % 3])
     for i, shape in enumerate(SHAPES)
     for j, schedule in enumerate(("seam", "port", "joint"))
 ]
@@ -126,7 +126,7 @@ def test_agrees_with_plain_pytorch(shape, readout, schedule, labels):
     ours, theirs = (deep(shape, trainer, **options) for trainer in (CudaGraphTrainer, TorchTrainer))
     for epoch, count in enumerate((13, 9, 3, 0, 8, 13)):
         documents = toy_data.make_documents(count, seed=epoch)
-        documents = with_soft_labels(documents) if labels == "shares" else documents
+        documents = with_soft_labels(documents) if labels == "soft" else documents
         losses = []
         for engine in (ours, theirs):
             engine.scale_learning_rates(1 - 0.1 * epoch)
@@ -143,7 +143,7 @@ def test_agrees_with_plain_pytorch(shape, readout, schedule, labels):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_padding_is_never_seen(shape):
     """Other and wider padding, even a word of its own without a row, changes nothing but roundings."""
-    ids, lengths, labels = toy_data.make_documents(12)
+    ids, lengths, target_probability = toy_data.make_documents(12)
     lengths = lengths.clamp(max=5)
     wide = torch.cat([ids, torch.full((12, 9), 7)], 1)
     wide[torch.arange(16) >= lengths[:, None]] = 20
@@ -151,7 +151,7 @@ def test_padding_is_never_seen(shape):
     for documents in (ids, wide):
         engine = deep(shape, readout="last_word")
         for _ in range(4):
-            engine.run_epoch(documents, lengths, labels, 5)
+            engine.run_epoch(documents, lengths, target_probability, 5)
         states.append([*state(engine), engine.logits(documents, lengths)])
     for a, b in zip(*states, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
@@ -277,22 +277,22 @@ def test_steps_after_one_that_failed_change_nothing(monkeypatch):
     """They are on their way when the host learns of it."""
     engine = deep((2, True), readout="last_word")
     engine.weights[toy_weights.EMBEDDING][7, 0] = math.nan
-    ids, lengths, labels = toy_data.make_documents(12, words=range(1, 7))
+    ids, lengths, target_probability = toy_data.make_documents(12, words=range(1, 7))
     ids[6, 0] = 7
     calls = []
     step = engine._joint_step
     monkeypatch.setattr(engine, "_joint_step", lambda feed: (step(feed), calls.append(feed)))
     with pytest.raises(TrainingError, match="the loss is nan in step 4"):
-        engine.run_epoch(ids, lengths, labels, 2)
+        engine.run_epoch(ids, lengths, target_probability, 2)
     assert len(calls) == 6 and engine.steps == 3
     wanted = deep((2, True), readout="last_word")
-    wanted.run_epoch(ids[:6], lengths[:6], labels[:6], 2)
+    wanted.run_epoch(ids[:6], lengths[:6], target_probability[:6], 2)
     assert_same(state(engine), state(wanted))
     for ours, theirs in ((engine.exp_avg, wanted.exp_avg), (engine.exp_avg_sq, wanted.exp_avg_sq)):
         assert_same(ours.values(), theirs.values())
     assert_same(engine.head_joint_moments, wanted.head_joint_moments)
-    engine.run_epoch(ids[:6], lengths[:6], labels[:6], 2)
-    wanted.run_epoch(ids[:6], lengths[:6], labels[:6], 2)
+    engine.run_epoch(ids[:6], lengths[:6], target_probability[:6], 2)
+    wanted.run_epoch(ids[:6], lengths[:6], target_probability[:6], 2)
     assert engine.steps == 6
     assert_same(state(engine), state(wanted))
 
@@ -382,14 +382,14 @@ def test_documents_that_come_again_are_on_the_device_already(monkeypatch):
     monkeypatch.setattr(
         engine, "_to_device", lambda *parts: placed.append(parts) or CudaGraphTrainer._to_device(engine, *parts)
     )
-    ids, lengths, labels = toy_data.make_documents(20)
+    ids, lengths, target_probability = toy_data.make_documents(20)
     for _ in range(3):
         logits = engine.class_logits(ids, lengths)
         assert logits.device.type == "cpu"
         torch.testing.assert_close(
             engine.logits(ids, lengths), reference_model.head_logits(logits, engine.head), rtol=0, atol=0
         )
-        engine.run_epoch(ids, lengths, labels, 4)
+        engine.run_epoch(ids, lengths, target_probability, 4)
     assert len(placed) == 1
     engine.class_logits(ids[:9], lengths[:9])
     assert len(placed) == 2 and len(engine.class_logits(ids, lengths)) == 20

@@ -103,17 +103,18 @@ def test_blocks_with_and_without_sequences(kind, batch):
 @pytest.mark.parametrize("hidden", [9, 70])
 def test_one_word_everywhere(kind, hidden):
     """It has a place at each time of each document, and the sum over them is the longest there is."""
-    ids, labels = torch.full((9, 32), 3), torch.tensor([0, 1, 1, 0, 1, 0, 1, 1, 1])
-    check_case(kind, (5, 6, hidden, 3), (ids, torch.full((9,), 32), labels), 9, steps=1)
+    ids, target_probability = torch.full((9, 32), 3), torch.tensor([1.0, 0, 0, 1, 0, 1, 0, 0, 0])
+    check_case(kind, (5, 6, hidden, 3), (ids, torch.full((9,), 32), target_probability), 9, steps=1)
 
 
 @pytest.mark.parametrize("hidden", [9, 70])
 def test_long_and_short_documents(kind, hidden):
-    ids, lengths, labels = toy_data.make_documents(12, 40, range(1, 30))
+    ids, lengths, target_probability = toy_data.make_documents(12, 40, range(1, 30))
     lengths[:6] = torch.tensor([1, 1, 1, 40, 39, 2])
     for readout in ("last_position", "last_word"):
-        check_case(kind, (30, 6, hidden, 3), (ids, lengths, labels), 6, readout=readout, steps=2)
-    check_case(kind, (30, 6, hidden, 3), (ids, lengths.clamp(max=1), labels), 6, readout="last_word", steps=2)
+        check_case(kind, (30, 6, hidden, 3), (ids, lengths, target_probability), 6, readout=readout, steps=2)
+    documents = ids, lengths.clamp(max=1), target_probability
+    check_case(kind, (30, 6, hidden, 3), documents, 6, readout="last_word", steps=2)
 
 
 @settings(

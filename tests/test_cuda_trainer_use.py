@@ -35,6 +35,7 @@ from test_trainer_state import (  # noqa: F401
     test_a_gradient_that_overflows_names_its_tensor,
     test_check_finite_names_the_tensor,
     test_labels_that_cannot_be_are_refused,
+    test_seams_labels_are_taken_as_well,
 )
 from test_trainers import (  # noqa: F401
     test_a_word_outside_words_is_refused_and_nothing_moves,
@@ -165,10 +166,10 @@ def failing(kind, change, head_only=False, **options):
     documents = [torch.cat(parts) for parts in zip(good[:2], poor[:2], strict=True)]
     if change in (BROKEN["weight_hh"], BROKEN["bias"]):
         documents = [torch.arange(90).reshape(3, 30), torch.full((3,), 30)]
-    labels = torch.zeros(len(documents[0])).long()
-    shares = torch.tensor([[10.0, 0.0]])[labels] if change is first_of_head else labels
+    # No probability where the head's gradient is to overflow: with one it could not.
+    target_probability = torch.full((len(documents[0]),), 10.0 if change is first_of_head else 1.0)
     try:
-        engine.run_epoch(*documents, shares, 3, head_only=head_only)
+        engine.run_epoch(*documents, target_probability, 3, head_only=head_only)
         engine.check_finite()
     except TrainingError as error:
         return str(error), engine
@@ -319,7 +320,7 @@ def test_batches_that_are_too_large_for_a_launch(kind):
     weights, head = weights_and_head((3, 1, 128, 1))
     engine, count = build(kind, weights, head, words=3)._native, 1 << 21
     engine.begin_epoch(0.1, 0.1, 1)
-    documents = torch.zeros(count, 1, dtype=torch.int32), torch.ones(count).long(), torch.ones(count, 2)
+    documents = torch.zeros(count, 1, dtype=torch.int32), torch.ones(count).long(), torch.ones(count)
     with pytest.raises(ValueError, match=f"batches of {count} documents of 1 words are too large for one launch"):
         engine.train(*documents, count, 0, count)
     assert engine.steps == 0

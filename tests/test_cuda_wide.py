@@ -3,6 +3,7 @@ CPU, as in test_cuda_trainer.py. Every case runs here by those kernels, though m
 """
 
 import functools
+import math
 
 import pytest
 import torch
@@ -105,10 +106,10 @@ def test_tf32_where_it_is_allowed(kind, tf32, case):
 
 
 def test_a_step_that_fails_is_the_first_one_told_of(make):
-    """And those before it count: of an epoch the third batch has a document whose share overflows its loss."""
+    """And those before it count: of an epoch the third batch has a document whose loss is not finite."""
     documents = toy_data.make_documents(12)
-    shares = torch.ones(12, 2)
-    shares[7] = 3e38
+    target_probability = torch.ones(12)
+    target_probability[7] = math.inf
     engine = make(
         toy_weights.make_weights(torch.float32),
         toy_weights.make_head(torch.float32),
@@ -116,7 +117,7 @@ def test_a_step_that_fails_is_the_first_one_told_of(make):
         **trainer_kinds.OPTIONS,
     )
     with pytest.raises(TrainingError, match=r"loss is (inf|nan) in step 3"):
-        engine.run_epoch(*documents[:2], shares, 3)
+        engine.run_epoch(*documents[:2], target_probability, 3)
     assert engine.steps == 2
 
 

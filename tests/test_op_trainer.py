@@ -124,12 +124,12 @@ def test_float32_stays_near(shape):
 
 
 def test_target_weight_is_as_good_as_that_many_copies():
-    ids, lengths, labels = toy_data.make_documents(7)
-    times = torch.where(labels == 0, 3, 1)
-    copies = tuple(part.repeat_interleave(times, 0) for part in (ids, lengths, labels))
+    documents = toy_data.make_documents(7)
+    times = torch.where(documents[2] == 1, 3, 1)
+    copies = tuple(part.repeat_interleave(times, 0) for part in documents)
     engine, stepper = make_pair((2, True), readout="last_word", target_weight=3)
     for _ in range(10):
-        loss = engine.run_epoch(ids, lengths, labels, 7)
+        loss = engine.run_epoch(*documents, 7)
         assert loss == pytest.approx(stepper.step(*copies).cross_entropy, abs=1e-11)
     assert agreement.largest_difference(stepper, *engine.full_scores()) < 1e-10
 
@@ -152,14 +152,14 @@ def test_a_score_of_exactly_0_is_dropped(value):
 @pytest.mark.parametrize("shape", toy_weights.DEEP)
 def test_padding_is_never_seen(shape, backend):
     """Wider rows and other padding change nothing, bit for bit; the words in it get the penalty alone."""
-    ids, lengths, labels = toy_data.make_documents(12, words=range(1, 7))
+    ids, lengths, target_probability = toy_data.make_documents(12, words=range(1, 7))
     lengths = lengths.clamp(max=5)  # room behind every document
     wide = torch.cat([ids, torch.full((12, 9), 7)], 1)
     wide[torch.arange(16) >= lengths[:, None]] = 7  # padding that looks like words
     states = []
     for documents in (ids, wide):
         engine, stepper = make_pair(shape, readout="last_word", backend=backend)
-        follow(engine, stepper, [(documents, lengths, labels)] * 4, 4)
+        follow(engine, stepper, [(documents, lengths, target_probability)] * 4, 4)
         scores, head = engine.full_scores()
         states.append([*scores.values(), *head, engine.logits(documents, lengths)])
         rows = scores[toy_weights.EMBEDDING]

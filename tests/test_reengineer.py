@@ -129,10 +129,7 @@ def test_a_whole_run_by_hand(toy, toy_base, schedule):
     settings = Settings.for_protocol("reference")
     sampler = Sampler(toy, torch.arange(len(toy.train)), (2,), settings, 4)
     for epoch in range(6):
-        drawn = sampler.epoch(epoch)
-        for batch in toy_data.cut(
-            (drawn.ids, drawn.lengths, drawn.labels), 5
-        ):  # 18 documents: the last batch has three
+        for batch in toy_data.cut(sampler.epoch(epoch), 5):  # 18 documents: the last batch has three
             hand.step(*batch, head_only=schedule == "seam" and epoch % 5 == 0)
     assert all(score.dtype == torch.float64 for score in module.scores.values())
     assert agreement.largest_difference(hand, module.scores, module.head) < 1e-9
@@ -160,8 +157,7 @@ def test_a_whole_run_of_protocol_seam_by_hand(toy, toy_base):
     for epoch in range(5):
         scale = (1 + math.cos(math.pi * epoch / 5)) / 2
         hand.lr_mask, hand.lr_head = 0.05 * scale, 0.01 * scale
-        drawn = sampler.epoch(epoch)
-        for batch in toy_data.cut((drawn.ids, drawn.lengths, drawn.labels), 16):
+        for batch in toy_data.cut(sampler.epoch(epoch), 16):
             hand.step(*batch)
     assert agreement.largest_difference(hand, module.scores, module.head) < 1e-9
 

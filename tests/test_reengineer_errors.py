@@ -65,12 +65,12 @@ def wait_for_stop_in(monkeypatch, epoch, steps):
     """Lets training go on in this epoch until it has taken a few steps, and there wait for Ctrl-C."""
     run_epoch, calls = TorchTrainer.run_epoch, []
 
-    def waiting(self, ids, lengths, labels, batch_size, *, head_only=False, stop=None):
+    def waiting(self, ids, lengths, target_probability, batch_size, *, head_only=False, stop=None):
         calls.append(1)
         if len(calls) - 1 != epoch:
-            return run_epoch(self, ids, lengths, labels, batch_size, head_only=head_only, stop=stop)
-        some = slice(0, steps * batch_size)
-        loss = run_epoch(self, ids[some], lengths[some], labels[some], batch_size, head_only=head_only)
+            return run_epoch(self, ids, lengths, target_probability, batch_size, head_only=head_only, stop=stop)
+        some = (part[: steps * batch_size] for part in (ids, lengths, target_probability))
+        loss = run_epoch(self, *some, batch_size, head_only=head_only)
         assert stop.wait(30)
         return loss
 

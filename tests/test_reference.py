@@ -213,12 +213,14 @@ def stepper(head=None, weights=None, **options):
 
 
 def test_a_step_reports_what_was_before_it():
-    ids, lengths, labels = toy_data.make_documents(4)
+    ids, lengths, target_probability = toy_data.make_documents(4)
     trainer = stepper(weights=toy_weights.make_weights(scale=0.0))
-    result = trainer.step(ids, lengths, labels)
+    result = trainer.step(ids, lengths, target_probability)
     head = toy_weights.make_head()[1].tolist()  # all logits are 0: the head's bias decides
     total = math.log(sum(math.exp(b) for b in head))
-    assert result.cross_entropy == pytest.approx(total - sum(head[k] for k in labels.tolist()) / 4, abs=1e-12)
+    assert result.cross_entropy == pytest.approx(
+        total - sum(head[0 if p else 1] for p in target_probability.tolist()) / 4, abs=1e-12
+    )
     assert result.kept == 1.0
 
 
@@ -293,16 +295,14 @@ def test_six_epochs_by_hand(schedule, penalty):
     assert 0.05 < kept < 0.95, "the run should have dropped some and kept some"
 
 
-def test_labels_may_be_shares():
+def test_labels_may_be_soft():
     options = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "penalty": "group", "lstm_penalty_scale": 3.0}
     weights, head = toy_weights.make_weights(), toy_weights.make_head()
     ours, hand = stepper(head, weights, **options), by_hand.HandSeam(weights, head, **options)
     for epoch in range(4):
-        for ids, lengths, labels in toy_data.cut(toy_data.make_documents(seed=epoch), 4):
-            share = 0.75 * (labels == 0) + 0.05
-            shares = torch.stack([share, 1 - share], 1).double()
-            loss = ours.step(ids, lengths, shares).cross_entropy
-            assert loss == pytest.approx(hand.step(ids, lengths, shares), abs=1e-11)
+        for batch in toy_data.cut(toy_data.with_soft_labels(toy_data.make_documents(seed=epoch)), 4):
+            loss = ours.step(*batch).cross_entropy
+            assert loss == pytest.approx(hand.step(*batch), abs=1e-11)
     assert agreement.largest_difference(hand, ours.scores, ours.head) < 1e-10
 
 

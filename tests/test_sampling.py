@@ -26,8 +26,8 @@ def sampler(corpus, target=(2,), fit=None, seed=0, **options):
 
 
 def rows(split):
-    """The documents of a split, in order, as something that can be compared."""
-    return [(tuple(ids), label) for ids, label in zip(split.ids.tolist(), split.labels.tolist(), strict=True)]
+    """The documents of an epoch, in order, as something that can be compared: words and target_probability."""
+    return [(tuple(ids), p) for ids, p in zip(split.ids.tolist(), split.target_probability.tolist(), strict=True)]
 
 
 # -- balanced ---------------------------------------------------------------------------------------------------------
@@ -77,9 +77,9 @@ def test_sampler_on_real_r8(r8_reference):
     assert sum(R8_STEPS) * 300 == 647_700
     assert [each.epochs for each in samplers] == [300] * 8
     earn = samplers[0].epoch(0)
-    assert (earn.labels == 0).sum() == 2840 and (earn.labels == 1).sum() == 2645
+    assert (earn.target_probability == 1).sum() == 2840 and (earn.target_probability == 0).sum() == 2645
     grain = samplers[4].epoch(3)
-    assert len(grain.labels) == 82 and (grain.labels == 0).sum() == 41
+    assert len(grain.target_probability) == 82 and (grain.target_probability == 1).sum() == 41
 
 
 def test_vocabulary_floors_of_real_r8(r8_reference):
@@ -108,15 +108,14 @@ def test_vocabulary_floor_by_hand(toy):
 # -- epochs -----------------------------------------------------------------------------------------------------------
 
 
-def test_labels_are_0_for_the_target(toy):
+def test_the_probability_is_1_for_the_target(toy):
     assert is_target(torch.tensor([0, 1, 2, 3]), (1, 3)).tolist() == [False, True, False, True]
     drawn = sampler(toy, (1, 2), sampling="all").epoch(0)
     by_document = {
-        tuple(ids): int(k not in (1, 2))
-        for ids, k in zip(toy.train.ids.tolist(), toy.train.labels.tolist(), strict=True)
+        tuple(ids): float(k in (1, 2)) for ids, k in zip(toy.train.ids.tolist(), toy.train.labels.tolist(), strict=True)
     }
-    assert all(by_document[ids] == label for ids, label in rows(drawn))
-    assert drawn.labels.dtype == torch.int64
+    assert all(by_document[ids] == probability for ids, probability in rows(drawn))
+    assert drawn.target_probability.dtype == torch.float32
 
 
 def test_balanced_draws_once_and_shuffles_each_epoch(toy):
@@ -141,8 +140,8 @@ def test_redraw_takes_other_negatives_each_epoch(toy):
     each = sampler(toy, (3,), negatives_per_target=1.5)
     assert each.size == 6 + 9
     epochs = [rows(each.epoch(epoch)) for epoch in range(4)]
-    targets = [sorted(ids for ids, label in epoch if label == 0) for epoch in epochs]
-    others = [sorted(ids for ids, label in epoch if label == 1) for epoch in epochs]
+    targets = [sorted(ids for ids, probability in epoch if probability == 1) for epoch in epochs]
+    others = [sorted(ids for ids, probability in epoch if probability == 0) for epoch in epochs]
     assert all(targets[0] == drawn for drawn in targets) and len(targets[0]) == 6
     assert all(len(drawn) == 9 for drawn in others)
     assert len({tuple(drawn) for drawn in others}) == 4
@@ -210,7 +209,7 @@ def test_a_part_of_the_targets_each_epoch(toy):
     each = sampler(toy, (0,), targets_per_epoch=5, negatives_per_target=1.4)
     assert each.size == 5 + 7
     everything = {tuple(ids) for ids in toy.train.ids[toy.train.labels == 0].tolist()}
-    drawn = [sorted(ids for ids, label in rows(each.epoch(epoch)) if label == 0) for epoch in range(60)]
+    drawn = [sorted(ids for ids, probability in rows(each.epoch(epoch)) if probability == 1) for epoch in range(60)]
     assert all(len(targets) == len(set(targets)) == 5 for targets in drawn)
     assert len({tuple(targets) for targets in drawn}) > 6
     assert {ids for targets in drawn for ids in targets} == everything, "each has its turn"
@@ -229,12 +228,11 @@ def test_labels_partly_from_the_base(toy):
     options = Settings(sampling="all", word_dropout=0.0, distill_weight=0.25)
     each = Sampler(toy, torch.arange(len(toy.train)), (2,), options, 0, teacher)
     drawn = each.epoch(1)
-    assert drawn.labels.shape == (49, 2)
-    for ids, (target, rest) in zip(drawn.ids.tolist(), drawn.labels.tolist(), strict=True):
-        i = by_document[tuple(ids)]
+    assert drawn.target_probability.shape == (49,)
+    for ids, probability in rows(drawn):
+        i = by_document[ids]
         truth = float(toy.train.labels[i] == 2)
-        assert target == pytest.approx(0.75 * truth + 0.25 * i / 48, abs=1e-6)
-        assert target + rest == pytest.approx(1)
+        assert probability == pytest.approx(0.75 * truth + 0.25 * i / 48, abs=1e-6)
 
 
 def test_the_base_is_asked_about_the_words_that_are_fed(toy):
@@ -249,7 +247,7 @@ def test_the_base_is_asked_about_the_words_that_are_fed(toy):
     drawn = Sampler(toy, torch.arange(len(toy.train)), (2,), options, 0, teacher).epoch(3)
     ((ids, lengths),) = asked
     assert ids.equal(drawn.ids) and lengths.equal(drawn.lengths) and (ids == toy.unknown_id).sum() > 50
-    assert drawn.labels.tolist() == [[0.0, 1.0]] * 49
+    assert drawn.target_probability.tolist() == [0.0] * 49
     options = Settings(sampling="all", word_dropout=0.5, distill_weight=0.0)
     Sampler(toy, torch.arange(len(toy.train)), (2,), options, 0, teacher).epoch(3)
     assert len(asked) == 1
@@ -261,14 +259,14 @@ def test_the_base_is_asked_about_the_words_that_are_fed(toy):
 def test_shots_are_that_many_targets_the_same_in_every_epoch(toy):
     everything = {tuple(ids) for ids in toy.train.ids[toy.train.labels == 1].tolist()}
     each = sampler(toy, (1,), shots=4)
-    drawn = [sorted(ids for ids, label in rows(each.epoch(epoch)) if label == 0) for epoch in range(3)]
+    drawn = [sorted(ids for ids, probability in rows(each.epoch(epoch)) if probability == 1) for epoch in range(3)]
     assert len(drawn[0]) == 4 and drawn[0] == drawn[1] == drawn[2]
     assert set(drawn[0]) <= everything
     others = [sampler(toy, (1,), shots=4, seed=seed).targets.tolist() for seed in range(8)]
     assert len(set(map(tuple, others))) > 4, "the seed decides which"
     assert each.size == 4 + 8
     balanced_shots = sampler(toy, (1,), shots=4, sampling="balanced")
-    assert balanced_shots.size == 8 and (balanced_shots.epoch(0).labels == 0).sum() == 4
+    assert balanced_shots.size == 8 and (balanced_shots.epoch(0).target_probability == 1).sum() == 4
     assert sampler(toy, (1,), shots=14).targets.tolist() == sampler(toy, (1,)).targets.tolist()
 
 
@@ -285,7 +283,7 @@ def test_word_dropout_replaces_real_words_by_the_unknown_one(toy):
     dropped = words = 0
     for epoch in range(30):
         before, after = plain.epoch(epoch), dropping.epoch(epoch)  # the order is the same: its draw is another one
-        assert torch.equal(before.lengths, after.lengths) and torch.equal(before.labels, after.labels)
+        assert torch.equal(before.lengths, after.lengths) and torch.equal(before[2], after[2])
         real = torch.arange(8) < before.lengths[:, None]
         assert (after.ids[~real] == 0).all()
         changed = before.ids != after.ids

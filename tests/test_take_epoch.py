@@ -52,13 +52,11 @@ def test_documents_are_those_of_the_sampler(toy, toy_base, options, readout):
     trainer = trainer_kinds.make_for_sampler("cpu-quadrature", toy_base, sampler, readout=readout)
     drawn, purposes = trainer._draws_of(sampler, 4)
     for epoch in range(3):
-        split = sampler.epoch(epoch)
-        ids, score_rows, lengths, target_probs = drawn.draw(sampler.keys(epoch, purposes))
-        wanted = trainer._documents_to_train(split.ids, split.lengths, split.labels)
-        assert torch.equal(ids, split.ids)
-        assert all(
-            torch.equal(one, other) for one, other in zip((score_rows, lengths, target_probs), wanted, strict=True)
-        )
+        documents = sampler.epoch(epoch)
+        ids, *found = drawn.draw(sampler.keys(epoch, purposes))
+        wanted = *trainer._documents_to_train(documents.ids, documents.lengths), documents.target_probability
+        assert torch.equal(ids, documents.ids)
+        assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
 
 
 def all_of(trainer, loss, evaluation, wanted):
@@ -177,6 +175,13 @@ def test_counts_and_average_precision_are_numpys(count):
     [
         ("ids", torch.zeros(5, 2), TypeError, "ids must be a contiguous int64"),
         ("lengths", torch.ones(4, dtype=torch.int64), ValueError, "lengths must have shape"),
+        (
+            "target_probability",
+            torch.ones(5, dtype=torch.int64),
+            TypeError,
+            "target_probability must be a contiguous float32",
+        ),
+        ("target_probability", torch.ones(4), ValueError, "target_probability must have shape"),
         ("targets", torch.tensor([5, 1, 2]), ValueError, "targets must be documents, 0 to 4, but holds 5"),
         ("others", torch.tensor([-1, 1]), ValueError, "others must be documents"),
         ("others_per_epoch", 3, ValueError, "cannot have 3 of 2 others"),
@@ -185,8 +190,9 @@ def test_counts_and_average_precision_are_numpys(count):
 )
 def test_a_pool_that_cannot_be(name, value, error, says):
     numbers = torch.arange(5)
-    given = {"ids": numbers[:, None].expand(5, 2).contiguous() % 3, "lengths": numbers * 0 + 1, "rest": numbers % 2}
+    given = {"ids": numbers[:, None].expand(5, 2).contiguous() % 3, "lengths": numbers * 0 + 1}
     given |= {
+        "target_probability": 1 - (numbers % 2).float(),
         "targets": numbers[:3],
         "others": numbers[3:],
         "targets_per_epoch": 3,
@@ -199,7 +205,6 @@ def test_a_pool_that_cannot_be(name, value, error, says):
         "threshold": 0,
         "row_of_id": torch.zeros(3, dtype=torch.int32),
         "absent_row": 3,
-        "dtype": torch.float32,
     }
     with pytest.raises(error, match=says):
         _ext.C.DrawnDocuments(**given | {"read_last_word": True, name: value}).draw([1, 2])

@@ -60,12 +60,12 @@ def test_a_gradient_that_overflows_names_its_tensor(make_pair):
 def test_a_gradient_of_the_head_that_overflows_names_it(make_pair, head_only):
     weights = toy_weights.make_weights(torch.float32, scale=0)
     weights["hidden2label.bias"].fill_(3e38)
-    head = torch.zeros(2, toy_weights.C), torch.zeros(2)  # the loss is log 2, ten times
+    head = torch.zeros(2, toy_weights.C), torch.zeros(2)  # the loss is log 2 (ten times it, less nine times)
     engine, _ = make_pair(weights, head, schedule="seam")
     ids, lengths, _ = toy_data.make_documents(3)
-    shares = torch.tensor([[10.0, 0.0]]).expand(3, 2)
+    target_probability = torch.full((3,), 10.0)  # no probability: with one the gradient could not overflow
     with pytest.raises(TrainingError, match="gradient of head weight is not finite in step 1"):
-        engine.run_epoch(ids, lengths, shares, 3, head_only=head_only)
+        engine.run_epoch(ids, lengths, target_probability, 3, head_only=head_only)
     assert not engine.head[0].any() and all((score == 1).all() for score in engine.scores.values())
 
 
@@ -229,8 +229,32 @@ def test_labels_that_cannot_be_are_refused(make):
         make(toy_weights.make_weights(), toy_weights.make_head(), torch.arange(15), **OPTIONS, target_weight=weight)
         for weight in (1, 2)
     )
-    ids, lengths, labels = toy_data.make_documents()
-    with pytest.raises(ValueError, match="labels must be 0"):
-        engine.run_epoch(ids, lengths, labels + 1, 4)
-    with pytest.raises(ValueError, match="cannot be combined with a target_weight"):
-        weighted.run_epoch(*with_soft_labels((ids, lengths, labels)), 4)
+    documents = toy_data.make_documents()
+    (ids, lengths, certain), (*_, soft) = documents, with_soft_labels(documents)
+    for labels, says in (
+        ((certain == 0).long() + 1, "labels must be 0, target, or 1, rest"),
+        (torch.stack([soft, soft], 1), "add up to 1"),
+        (soft[:, None], r"\(N, 2\), but are torch.float64 of shape \(13, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            engine.run_epoch(ids, lengths, labels, 4)
+    with pytest.raises(ValueError, match="cannot be combined with a target_weight, which is 2"):
+        weighted.run_epoch(ids, lengths, soft, 4)
+
+
+def test_seams_labels_are_taken_as_well(make):
+    """Class numbers, 0 the target's, and probabilities of target and rest, by the same bits."""
+    documents = toy_data.make_documents()
+    (ids, lengths, certain), (*_, soft) = documents, with_soft_labels(documents)
+    for probability, others in (
+        (certain, ((1 - certain).long(), certain == 0, torch.stack([certain, 1 - certain], 1))),
+        (soft, (torch.stack([soft, 1 - soft], 1),)),
+    ):
+        states = []
+        for labels in (probability, *others):
+            engine = make(toy_weights.make_weights(), toy_weights.make_head(), torch.arange(15), **OPTIONS)
+            losses = [engine.run_epoch(ids, lengths, labels, 4, head_only=head_only) for head_only in (False, True)]
+            scores, head = engine.full_scores()
+            states.append([*scores.values(), *head, torch.tensor(losses)])
+        for state in states[1:]:
+            assert all(torch.equal(*pair) for pair in zip(state, states[0], strict=True))

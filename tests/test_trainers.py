@@ -244,14 +244,14 @@ def test_a_word_outside_words_is_refused_and_nothing_moves(make_pair, words):
 
 def test_padding_of_its_own_is_never_seen(make_pair):
     """Wider rows and other padding change nothing, bit for bit, and the untrimmed reference agrees."""
-    ids, lengths, labels = toy_data.make_documents(12)
+    ids, lengths, target_probability = toy_data.make_documents(12)
     lengths = lengths.clamp(max=5)  # room behind every document
     wide = torch.cat([ids, torch.full((12, 9), 7)], 1)  # padding that looks like words
     wide[:, :5] = ids[:, :5]
     states = []
     for documents in (ids, wide):
         engine, stepper = make_pair(readout="last_word")
-        agreement.follow(engine, stepper, [(documents, lengths, labels)] * 6, 4)
+        agreement.follow(engine, stepper, [(documents, lengths, target_probability)] * 6, 4)
         states.append(trainer_kinds.parts_of(engine.snapshot()))
         logits = engine.logits(documents, lengths)
         states[-1]["logits"] = logits
@@ -271,14 +271,14 @@ def test_rows_of_padding_words_get_the_penalty_alone(make_pair):
 
 def test_target_weight_is_as_good_as_that_many_copies(make):
     """Weight 3 of a target document: three of it in the batch, and the mean over all of them."""
-    ids, lengths, labels = toy_data.make_documents(7)
-    times = torch.where(labels == 0, 3, 1)
-    copies = tuple(part.repeat_interleave(times, 0) for part in (ids, lengths, labels))
+    documents = toy_data.make_documents(7)
+    times = torch.where(documents[2] == 1, 3, 1)
+    copies = tuple(part.repeat_interleave(times, 0) for part in documents)
     weights, head, options = toy_weights.make_weights(), toy_weights.make_head(), OPTIONS | {"readout": "last_word"}
     engine = make(weights, head, torch.arange(15), **options, target_weight=3)
     stepper = reference_step.Stepper(weights, head, **options)
     for _ in range(20):
-        loss = engine.run_epoch(ids, lengths, labels, 7)
+        loss = engine.run_epoch(*documents, 7)
         assert loss == pytest.approx(stepper.step(*copies).cross_entropy, abs=1e-11)
     assert agreement.largest_difference(stepper, *engine.full_scores()) < 1e-10
 
@@ -288,11 +288,12 @@ def test_target_weight_by_hand(make):
     weights, (head_weight, _) = toy_weights.make_weights(scale=0.0), toy_weights.make_head()
     head = head_weight, torch.tensor([math.log(3.0), 0.0], dtype=torch.float64)  # probabilities 3/4 and 1/4
     ids, lengths, _ = toy_data.make_documents(3)
-    labels = torch.tensor([0, 1, 1])
+    target_probability = torch.tensor([1.0, 0, 0])
     wanted = (5 * math.log(4 / 3) + 2 * math.log(4)) / 7
     for head_only in (False, True):
         engine = make(weights, head, torch.arange(15), **OPTIONS | {"schedule": "seam"}, target_weight=5)
-        assert engine.run_epoch(ids, lengths, labels, 3, head_only=head_only) == pytest.approx(wanted, abs=1e-12)
+        loss = engine.run_epoch(ids, lengths, target_probability, 3, head_only=head_only)
+        assert loss == pytest.approx(wanted, abs=1e-12)
 
 
 def test_loss_of_an_epoch_is_the_mean_over_batches(make):

@@ -19,6 +19,7 @@ from seam_fast.common.cuda_graphs import CudaGraphRunner
 from seam_fast.errors import SeamFastError
 from seam_fast.ops import reference
 from seam_fast.training.base import Trainer
+from seam_fast.training.loss import seam_labels
 from seam_fast.training.torch_trainer import TorchTrainer
 
 
@@ -139,13 +140,14 @@ class Captured(Trainer):
                 torch._cudnn_rnn_flatten_weight(self._kept, 4, table.shape[1], *lstm)
         self._kept = [weight.requires_grad_() for weight in self._kept]
 
-    def run_epoch(self, ids: Tensor, lengths: Tensor, labels: Tensor, batch_size: int) -> float:
+    def run_epoch(self, ids: Tensor, lengths: Tensor, target_probability: Tensor, batch_size: int) -> float:
         count = len(ids) // batch_size
         if count * batch_size != len(ids):
             raise ValueError("this rival takes whole batches only")
         words = ids.view(count, batch_size, -1).transpose(1, 2)
         self._make_room(words)
-        for there, here in zip(self._batches, (words, labels.view(count, batch_size)), strict=False):
+        labels = seam_labels(target_probability).view(count, batch_size)
+        for there, here in zip(self._batches, (words, labels), strict=False):
             there[:count].copy_(here)
         self._at.zero_()
         self._repeat(self._step, count)

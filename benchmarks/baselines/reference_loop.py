@@ -48,8 +48,7 @@ class ReferenceLoop:
     def run(self, epochs: int, on_epoch=None) -> int:
         """Trains; returns the number of steps. on_epoch: called without arguments after each epoch."""
         for epoch in range(epochs):
-            documents = self.sampler.epoch(epoch)
-            self.trainer.run_epoch(documents.ids, documents.lengths, documents.labels, self.batch_size)
+            self.trainer.run_epoch(*self.sampler.epoch(epoch), self.batch_size)
             figures = self.evaluate()
             self.history.append(figures)
             if self.is_better(figures):

@@ -26,6 +26,7 @@ from seam_fast.search.settings import Settings
 from seam_fast.training.base import Trainer
 from seam_fast.training.config import StepConfig
 from seam_fast.training.cpu_trainer import CpuTrainer
+from seam_fast.training.loss import seam_labels
 from seam_fast.training.reference_step import Stepper
 from seam_fast.training.torch_trainer import TorchTrainer
 
@@ -75,13 +76,16 @@ class Reference:
             groups.append({"params": list(self.head), "lr": lr_head})
         self.optimizer = torch.optim.Adam(groups, lr=lr_mask, fused=self.fused)
 
-    def run_epoch(self, ids: Tensor, lengths: Tensor, labels: Tensor, batch_size: int) -> float:
-        """Steps over documents in order: ids (N, T), lengths (N,) (ignored), labels (N,) -> mean cross entropy."""
+    def run_epoch(self, ids: Tensor, lengths: Tensor, target_probability: Tensor, batch_size: int) -> float:
+        """Steps over documents in order: ids (N, T), lengths (N,) (ignored), target_probability (N,), 0 or 1 -> mean
+        cross entropy.
+        """
+        labels = seam_labels(target_probability)
         losses = [self.step(*batch) for batch in zip(ids.split(batch_size), labels.split(batch_size), strict=True)]
         return sum(losses) / len(losses)
 
     def step(self, ids: Tensor, labels: Tensor) -> float:
-        """One step on one batch; returns its cross entropy before the step."""
+        """One step on one batch; labels (B,): 0 target, 1 rest. Returns its cross entropy before the step."""
         logits = self.logits(ids)
         cross_entropy = functional.cross_entropy(logits, labels)
         kept = sum(BinaryMask.apply(score).sum() for score in self.scores.values()) / self.count
@@ -172,8 +176,8 @@ class ReferenceStepper:
     def __init__(self, weights, head, words=None, **options):
         self.stepper = Stepper(weights, head, **options)
 
-    def run_epoch(self, ids, lengths, labels, batch_size):
-        batches = zip(*(part.split(batch_size) for part in (ids, lengths, labels)), strict=True)
+    def run_epoch(self, ids, lengths, target_probability, batch_size):
+        batches = zip(*(part.split(batch_size) for part in (ids, lengths, target_probability)), strict=True)
         losses = [self.stepper.step(*batch).cross_entropy for batch in batches]
         return sum(losses) / len(losses)
 
@@ -262,9 +266,12 @@ class Workload:
         return sum(weight.numel() for weight in self.weights.values())
 
     def documents(self, begin: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """ids (n, T), lengths and labels (n,) of ``count`` epochs in the sampler's order, from epoch ``begin`` on."""
-        epochs = [self.sampler.epoch(begin + n) for n in range(count)]
-        return tuple(torch.cat([getattr(epoch, name) for epoch in epochs]) for name in ("ids", "lengths", "labels"))
+        """ids (n, T), lengths and target_probability (n,) of ``count`` epochs in the sampler's order, from epoch
+        ``begin`` on.
+        """
+        return tuple(
+            torch.cat(parts) for parts in zip(*(self.sampler.epoch(begin + n) for n in range(count)), strict=True)
+        )
 
     def first(self, documents: int) -> tuple[Tensor, Tensor, Tensor]:
         """The first so many documents of the whole run."""

@@ -15,6 +15,7 @@ from seam_fast.classifier.state_keys import EMBEDDING, groups
 from seam_fast.common import rng
 from seam_fast.modules.seam_module import SeamModule
 from seam_fast.search.sampling import Sampler, is_target
+from seam_fast.training.loss import seam_labels
 
 SHOWN = ("precision", "recall", "f1", "accuracy")
 HEAD_STEPS, TINY_STEPS, TINY_BATCH, TINY_LR = 300, 800, 32, 5e-3
@@ -40,7 +41,8 @@ def training_documents(corpus, fit, target, settings, seed: int):
     plain = settings.with_options(word_dropout=0.0, distill_weight=0.0)
     sampler = Sampler(corpus, fit, target, plain, seed)
     epochs = [sampler.epoch(number) for number in range(1 if sampler.fixed is not None else 5)]
-    return tuple(torch.cat([getattr(epoch, name) for epoch in epochs]) for name in ("ids", "lengths", "labels"))
+    ids, lengths, target_probability = (torch.cat(parts) for parts in zip(*epochs, strict=True))
+    return ids, lengths, seam_labels(target_probability)
 
 
 # Masks ---------------------------------------------------------------------------------------------------------------

@@ -32,10 +32,10 @@ inline void bind_trainer(pybind11::module_& m, MakeTrainer make) {
            arg("head_joint_moments"), arg("head_only_moments"), arg("penalty"), arg("train_head"),
            arg("read_last_word"), arg("target_weight"), arg("lazy_update"))
       .def("begin_epoch", &SeamTrainer::begin_epoch, arg("lr_mask"), arg("lr_head"), arg("steps"), NoGil())
-      .def("train", &SeamTrainer::train, arg("score_rows"), arg("lengths"), arg("target_probs"), arg("batch"),
+      .def("train", &SeamTrainer::train, arg("score_rows"), arg("lengths"), arg("target_probability"), arg("batch"),
            arg("begin"), arg("end"), NoGil())
       .def("epoch", &SeamTrainer::epoch, arg("lr_mask"), arg("lr_head"), arg("score_rows"), arg("lengths"),
-           arg("target_probs"), arg("batch"), NoGil())
+           arg("target_probability"), arg("batch"), NoGil())
       .def(
           "run",
           [](SeamTrainer& trainer, const DrawnDocuments& documents, const std::vector<uint64_t>& keys, double lr_mask,
@@ -46,8 +46,8 @@ inline void bind_trainer(pybind11::module_& m, MakeTrainer make) {
           },
           arg("documents"), arg("keys"), arg("lr_mask"), arg("lr_head"), arg("batch"), arg("head_only"), arg("ids"),
           arg("score_rows"), arg("lengths"), arg("is_target"), arg("logits"), NoGil())
-      .def("train_head", &SeamTrainer::train_head, arg("features"), arg("target_probs"), arg("batch"), arg("begin"),
-           arg("end"), NoGil())
+      .def("train_head", &SeamTrainer::train_head, arg("features"), arg("target_probability"), arg("batch"),
+           arg("begin"), arg("end"), NoGil())
       .def("flush", &SeamTrainer::flush, NoGil())
       .def("load_state", &SeamTrainer::load_state, arg("steps"), arg("head_steps"), NoGil())
       .def("class_logits", &SeamTrainer::class_logits, arg("ids"), arg("score_rows"), arg("lengths"), NoGil())
@@ -60,16 +60,8 @@ inline void bind_trainer(pybind11::module_& m, MakeTrainer make) {
       .def_readonly("head", &SeamEvaluation::head)
       .def_readonly("logits", &SeamEvaluation::logits)
       .def_readonly("outputs", &SeamEvaluation::outputs);
-  m.def(
-      "documents_to_train",
-      [](const Tensor& row_of_id, int64_t absent_row, const Tensor& ids, const Tensor& lengths, const Tensor& labels,
-         py::object dtype, bool read_last_word) {
-        const at::ScalarType type = torch::python::detail::py_object_to_dtype(dtype);
-        const py::gil_scoped_release no_gil;
-        return documents_to_train(row_of_id, absent_row, ids, lengths, labels, type, read_last_word);
-      },
-      arg("row_of_id"), arg("absent_row"), arg("ids"), arg("lengths"), arg("labels"), arg("dtype"),
-      arg("read_last_word"), "See csrc/host/seam_trainer.h.");
+  m.def("score_rows_of", &score_rows_of, arg("row_of_id"), arg("absent_row"), arg("ids"), arg("lengths"),
+        arg("read_last_word"), NoGil(), "See csrc/host/seam_trainer.h.");
   py::class_<BinaryCounts>(m, "BinaryCounts", py::module_local())
       .def_readonly("documents", &BinaryCounts::documents)
       .def_readonly("targets", &BinaryCounts::targets)
@@ -84,23 +76,22 @@ inline void bind_trainer(pybind11::module_& m, MakeTrainer make) {
   m.def("binary_counts", &binary_counts, arg("outputs"), arg("is_target"), NoGil(), "See csrc/host/binary_counts.h.");
   py::class_<DrawnDocuments, std::shared_ptr<DrawnDocuments>>(m, "DrawnDocuments", py::module_local(),
                                                               "See csrc/host/drawn_documents.h.")
-      .def(
-          py::init([](Tensor ids, Tensor lengths, Tensor rest, Tensor targets, Tensor others, int64_t targets_per_epoch,
-                      int64_t others_per_epoch, int64_t unknown_id, uint64_t threshold, Tensor row_of_id,
-                      int64_t absent_row, py::object dtype, bool read_last_word, double distill_weight,
-                      std::vector<int64_t> target_classes) {
-            return DrawnDocuments({ids, lengths, rest, targets, others, targets_per_epoch, others_per_epoch, unknown_id,
-                                   threshold, row_of_id, absent_row, torch::python::detail::py_object_to_dtype(dtype),
-                                   read_last_word, distill_weight, target_classes});
-          }),
-          arg("ids"), arg("lengths"), arg("rest"), arg("targets"), arg("others"), arg("targets_per_epoch"),
-          arg("others_per_epoch"), arg("unknown_id"), arg("threshold"), arg("row_of_id"), arg("absent_row"),
-          arg("dtype"), arg("read_last_word"), arg("distill_weight"), arg("target_classes"))
+      .def(py::init([](Tensor ids, Tensor lengths, Tensor target_probability, Tensor targets, Tensor others,
+                       int64_t targets_per_epoch, int64_t others_per_epoch, int64_t unknown_id, uint64_t threshold,
+                       Tensor row_of_id, int64_t absent_row, bool read_last_word, double distill_weight,
+                       std::vector<int64_t> target_classes) {
+             return DrawnDocuments({ids, lengths, target_probability, targets, others, targets_per_epoch,
+                                    others_per_epoch, unknown_id, threshold, row_of_id, absent_row, read_last_word,
+                                    distill_weight, target_classes});
+           }),
+           arg("ids"), arg("lengths"), arg("target_probability"), arg("targets"), arg("others"),
+           arg("targets_per_epoch"), arg("others_per_epoch"), arg("unknown_id"), arg("threshold"), arg("row_of_id"),
+           arg("absent_row"), arg("read_last_word"), arg("distill_weight"), arg("target_classes"))
       .def(
           "draw",
           [](const DrawnDocuments& documents, const std::vector<uint64_t>& keys) {
-            const auto [ids, score_rows, lengths, labels, target_probs] = documents.draw(keys);
-            return std::tuple(ids, score_rows, lengths, target_probs);
+            const auto [ids, score_rows, lengths, target_probability] = documents.draw(keys);
+            return std::tuple(ids, score_rows, lengths, target_probability);
           },
           arg("keys"), NoGil());
   py::class_<SeamFailure>(m, "SeamFailure", py::module_local())

@@ -58,12 +58,12 @@ class Trainer final : public TrainerBase {
   }
 
   std::tuple<std::vector<double>, SeamFailure> train(const Tensor& score_rows, const Tensor& lengths,
-                                                     const Tensor& target_probs, int64_t batch, int64_t begin,
+                                                     const Tensor& target_probability, int64_t batch, int64_t begin,
                                                      int64_t end) override {
     const ExclusiveUse use(*this);
     check_documents(score_rows, at::kInt, "score_rows", lengths, begin, end, batch);
     batch = std::min(batch, std::max<int64_t>(end - begin, 1));
-    check_target_probs(target_probs, score_rows.size(0));
+    check_target_probability(target_probability, score_rows.size(0));
     const int64_t T_ = score_rows.size(1);
     const int32_t* score_row = score_rows.const_data_ptr<int32_t>();
     check_score_rows(score_rows, begin, end, table_.rows() - 1);
@@ -74,25 +74,25 @@ class Trainer final : public TrainerBase {
       const int64_t B = std::min(batch, end - at);
       find_next_rows(score_row, lengths.const_data_ptr<int64_t>(), T_, at + B, std::min(at + B + batch, end));
       const double loss = step(score_row + at * T_, lengths.const_data_ptr<int64_t>() + at,
-                               target_probs.const_data_ptr<T>() + 2 * at, B, T_, failure);
+                               target_probability.const_data_ptr<T>() + at, B, T_, failure);
       if (failure.what < 0) losses.push_back(loss), steps_.fetch_add(1, std::memory_order_relaxed);
     }
     return {losses, failure};
   }
 
-  std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features, const Tensor& target_probs,
+  std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features, const Tensor& target_probability,
                                                           int64_t batch, int64_t begin, int64_t end) override {
     const ExclusiveUse use(*this);
     check_features(features);
-    check_target_probs(target_probs, features.size(0));
     check_range(begin, end, features.size(0), batch);
+    check_target_probability(target_probability, features.size(0));
     batch = std::min(batch, std::max<int64_t>(end - begin, 1));
     std::vector<double> losses;
     SeamFailure failure;
     for (int64_t at = begin; at < end && failure.what < 0; at += batch) {
       const int64_t B = std::min(batch, end - at);
       const double loss =
-          head_forward(features.const_data_ptr<T>() + at * C_, target_probs.const_data_ptr<T>() + 2 * at, B);
+          head_forward(features.const_data_ptr<T>() + at * C_, target_probability.const_data_ptr<T>() + at, B);
       if (!std::isfinite(loss)) {
         failure = {0, loss};
         break;
@@ -193,7 +193,7 @@ class Trainer final : public TrainerBase {
 
   // ---- A step -------------------------------------------------------------------------------------------------------
 
-  double step(const int32_t* score_row, const int64_t* lengths, const T* target_probs, int64_t B, int64_t T_,
+  double step(const int32_t* score_row, const int64_t* lengths, const T* target_probability, int64_t B, int64_t T_,
               SeamFailure& failure) {
     const CpuKernels<T>& kernels = kernels_;
     make_plan(lengths, B, T_);
@@ -243,7 +243,7 @@ class Trainer final : public TrainerBase {
     pack_linear();
     T* const logits = logits_.get(B * C_);
     kernels.linear({B, H_, C_, linear_, linear_bias_, state, logits});
-    const double loss = head_forward(logits, target_probs, B);
+    const double loss = head_forward(logits, target_probability, B);
     if (!std::isfinite(loss)) {
       failure = {0, loss};
       return loss;
@@ -435,7 +435,7 @@ class Trainer final : public TrainerBase {
   // ---- The head and the loss ----------------------------------------------------------------------------------------
 
   // Returns the mean cross entropy in nats; keeps what head_backward needs.
-  double head_forward(const T* logits, const T* target_probs, int64_t B) {
+  double head_forward(const T* logits, const T* target_probability, int64_t B) {
     T* const positive = positive_.get(B * C_);
     for (int64_t i = 0; i < B * C_; ++i) positive[i] = logits[i] > 0 ? logits[i] : logits[i] <= 0 ? T(0) : logits[i];
     T* const outputs = outputs_.get(2 * B);
@@ -445,7 +445,7 @@ class Trainer final : public TrainerBase {
     for (int64_t b = 0; b < B; ++b) {
       const double a = outputs[2 * b], c = outputs[2 * b + 1], larger = a > c ? a : c;
       const double log_sum = larger + std::log1p(std::exp(-std::abs(a - c)));
-      const double target = target_probs[2 * b] * options_.target_weight, rest = target_probs[2 * b + 1];
+      const double target = target_probability[b] * options_.target_weight, rest = T(1) - target_probability[b];
       loss += target * (log_sum - a) + rest * (log_sum - c);
       total += options_.target_weight == 1 ? 1 : target + rest;
       d_outputs[2 * b] = T(std::exp(a - log_sum) * (target + rest) - target);

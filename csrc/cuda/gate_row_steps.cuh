@@ -486,8 +486,7 @@ struct GateRowSteps {
     const Document d = document_at(smem, s, document);
     const int H = p.H, C = p.head.classes, lane = block.lane(), hidden = at.hidden + d.steps * at.pitch;
     const int linear = p.layout.linear, bias = linear + C * H;
-    const float* const target_probs = p.target_probs + 2 * int64_t(smem.plans.load(s % kPlans).first + d.index);
-    const float target = load(target_probs), rest = load(target_probs + 1);
+    const float target_probability = load(p.target_probability + smem.plans.load(s % kPlans).first + d.index);
     for (int c = block.warp(); c < C; c += kWarps / 2) {
       float sum = 0;
 #pragma unroll
@@ -502,7 +501,7 @@ struct GateRowSteps {
     if (block.warp() == 0) {
       const auto number = [&](int32_t i) { return smem.memory.load(bias + C + i); };
       const HeadResult result = head_of(
-          block, p.head, d.index, target, rest, smem.plans.load(s % kPlans).total,
+          block, p.head, d.index, target_probability, smem.plans.load(s % kPlans).total,
           [&](int32_t c) { return smem.logits.load(c); }, number);
       if (!is_finite(result.loss)) bad |= 1;
       for (int c = lane; c < C; c += 32) {

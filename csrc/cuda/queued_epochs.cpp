@@ -70,8 +70,8 @@ QueuedEpochs::QueuedEpochs(std::vector<std::shared_ptr<SeamTrainer>> trainers, s
   for (size_t i = 0; i < staged_.size(); ++i) {
     const DrawnDocuments& documents = *epochs_[i].documents;
     if (!documents.needs_base_logits()) continue;
-    drawn_[i].target_probs =
-        documents.soft_target_probs(drawn_[i], trainers_[i]->base_logits(drawn_[i].ids, drawn_[i].lengths));
+    drawn_[i].target_probability =
+        documents.soft_target_probability(drawn_[i], trainers_[i]->base_logits(drawn_[i].ids, drawn_[i].lengths));
   }
   size_t launches = 0;
   std::vector<TrainHeadParams> heads;

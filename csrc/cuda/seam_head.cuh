@@ -13,14 +13,14 @@ SEAM_KERNEL float sum_warp(const B& block, float value) {
   return value;
 }
 
-// A warp computes a document's loss from its logits (value(c) for class c). target, rest: its label as probabilities.
-// head(i): number i of the head's 2 C weights and 2 biases. Returns the loss, not yet divided, and the gradients of
-// both outputs; stores what the gradients of the head's parameters need.
+// A warp computes a document's loss from its logits (value(c) for class c). head(i): number i of the head's 2 C weights
+// and 2 biases. Returns the loss, not yet divided, and the gradients of both outputs; stores what the gradients of the
+// head's parameters need.
 struct HeadResult {
   float loss, d_target, d_rest;
 };
 template <class B, class Value, class Head>
-SEAM_KERNEL HeadResult head_of(const B& block, const HeadParams& p, int document, float target, float rest, float total,
+SEAM_KERNEL HeadResult head_of(const B& block, const HeadParams& p, int document, float target_probability, float total,
                                const Value& value, const Head& head) {
   const int32_t C = p.classes;
   float a = 0, b = 0;
@@ -33,7 +33,7 @@ SEAM_KERNEL HeadResult head_of(const B& block, const HeadParams& p, int document
   }
   a = sum_warp(block, a) + head(2 * C);
   b = sum_warp(block, b) + head(2 * C + 1);
-  target *= p.target_weight;
+  const float target = target_probability * p.target_weight, rest = 1.0f - target_probability;
   // log(1 + exp(x)) of both differences, and 1 minus each output's softmax, without cancellation.
   const float difference = b - a, small = log1pf(expf(-fabsf(difference)));
   const float log_a = (difference > 0 ? difference : difference <= 0 ? 0.0f : difference) + small;
@@ -152,16 +152,15 @@ struct TrainHead {
       if (head.target_weight != 1.0f) {
         total = 0;
         for (int b = 0; b < B; ++b) {
-          total += load(p.target_probs + 2 * int64_t(first + b)) * head.target_weight +
-                   load(p.target_probs + 2 * int64_t(first + b) + 1);
+          const float probability = load(p.target_probability + first + b);
+          total += probability * head.target_weight + (1.0f - probability);
         }
       }
 #pragma unroll 1
       for (int b = block.warp(); b < B; b += kWarps) {
         const float* const features = p.features + int64_t(first + b) * head.classes;
-        const float* const target_probs = p.target_probs + 2 * int64_t(first + b);
         head_of(
-            block, head, b, load(target_probs), load(target_probs + 1), total,
+            block, head, b, load(p.target_probability + first + b), total,
             [&](int32_t c) { return load(features + c); }, [&](int32_t i) { return head_number(head, i); });
       }
       block.sync();

@@ -136,8 +136,8 @@ struct TrainParams {
   int64_t now;           // steps taken before it
   const PlanStep* plan;  // [steps + 2]; the last two are empty
   const int32_t* numbers;
-  const float* target_probs;  // (documents, 2): probabilities of target and rest
-  const float* untouched;     // [steps + 1, 3] the state of untouched rows before each step
+  const float* target_probability;  // (documents,)
+  const float* untouched;           // [steps + 1, 3] the state of untouched rows before each step
   RowsParams rows;
   const float* embedding;    // (V, E)
   const int32_t* id_of_row;  // [rows] the word id of each score row
@@ -188,12 +188,12 @@ constexpr int32_t kWidePositions = 512, kWideWords = 256;  // terms in a part of
 
 struct TrainHeadParams {
   HeadParams head;
-  int32_t documents, batch;     // in all; in a batch
-  const float* features;        // (documents, C)
-  const float* target_probs;    // (documents, 2)
-  const AdamStep<float>* step;  // [steps]
-  int32_t* bad;                 // [8]
-  float* losses;                // [steps]
+  int32_t documents, batch;         // in all; in a batch
+  const float* features;            // (documents, C)
+  const float* target_probability;  // (documents,)
+  const AdamStep<float>* step;      // [steps]
+  int32_t* bad;                     // [8]
+  float* losses;                    // [steps]
   Outcome* outcome;
 };
 

@@ -113,10 +113,9 @@ struct SeamPhases {
       const int row = block.warp();
       const Sequence sequence = sequence_at(sequences, tile * NB + row);
       if (sequence.exists) {
-        const float* const target_probs = p.target_probs + 2 * int64_t(plan.first + sequence.index);
         const auto number = [&](int32_t i) { return head_number(p.head, i); };
         const HeadResult result = head_of(
-            block, p.head, sequence.index, load(target_probs), load(target_probs + 1), plan.total,
+            block, p.head, sequence.index, load(p.target_probability + plan.first + sequence.index), plan.total,
             [&](int32_t c) { return smem.logits.load(row * kMostClasses + c); }, number);
         if (!is_finite(result.loss)) bad |= 1;
         for (int32_t c = block.lane(); c < C; c += 32) {

@@ -50,11 +50,11 @@ void CudaTrainer::begin_epoch(double lr_mask, double lr_head, int64_t steps) {
 }
 
 std::tuple<std::vector<double>, SeamFailure> CudaTrainer::train(const Tensor& score_rows, const Tensor& lengths,
-                                                                const Tensor& target_probs, int64_t batch,
+                                                                const Tensor& target_probability, int64_t batch,
                                                                 int64_t begin, int64_t end) {
   const ExclusiveUse use(*this);
   const c10::DeviceGuard guard(device_.device());
-  begin_run(score_rows, lengths, target_probs, batch, begin, end);
+  begin_run(score_rows, lengths, target_probability, batch, begin, end);
   const gpu::Device device = gpu::device_of(tensors_.weights[kEmbedding]);
   for (size_t i = 0; i < launches(); ++i) {
     plan_launch(i);
@@ -67,11 +67,12 @@ std::tuple<std::vector<double>, SeamFailure> CudaTrainer::train(const Tensor& sc
   return finish_run();
 }
 
-std::tuple<std::vector<double>, SeamFailure> CudaTrainer::train_head(const Tensor& features, const Tensor& target_probs,
-                                                                     int64_t batch, int64_t begin, int64_t end) {
+std::tuple<std::vector<double>, SeamFailure> CudaTrainer::train_head(const Tensor& features,
+                                                                     const Tensor& target_probability, int64_t batch,
+                                                                     int64_t begin, int64_t end) {
   const ExclusiveUse use(*this);
   const c10::DeviceGuard guard(device_.device());
-  begin_head_run(features, target_probs, batch, begin, end);
+  begin_head_run(features, target_probability, batch, begin, end);
   if (head_.steps == 0) return {{}, {}};
   const gpu::Device device = gpu::device_of(tensors_.weights[kEmbedding]);
   gpu::train_head(device, &head_.p, 1);

@@ -44,9 +44,9 @@ class CudaTrainer final : public TrainerBase, public StagedTrainer {
 
   void begin_epoch(double lr_mask, double lr_head, int64_t steps) override;
   std::tuple<std::vector<double>, SeamFailure> train(const Tensor& score_rows, const Tensor& lengths,
-                                                     const Tensor& target_probs, int64_t batch, int64_t begin,
+                                                     const Tensor& target_probability, int64_t batch, int64_t begin,
                                                      int64_t end) override;
-  std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features, const Tensor& target_probs,
+  std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features, const Tensor& target_probability,
                                                           int64_t batch, int64_t begin, int64_t end) override;
   void flush() override;
   void load_state(int64_t steps, int64_t head_steps) override;
@@ -94,14 +94,14 @@ class CudaTrainer final : public TrainerBase, public StagedTrainer {
 
   // The arguments of `train`, and its results on their way.
   struct Run {
-    Tensor score_rows, lengths, target_probs;
+    Tensor score_rows, lengths, target_probability;
     int64_t batch, begin, end;
     std::vector<int64_t> taken = {0};  // steps before each launch, and after the last, if none fails
     TrainParams p;                     // what all launches have in common
     bool wide;
     Tensor results;  // a copy on its way to the host
   };
-  void begin_run(const Tensor& score_rows, const Tensor& lengths, const Tensor& target_probs, int64_t batch,
+  void begin_run(const Tensor& score_rows, const Tensor& lengths, const Tensor& target_probability, int64_t batch,
                  int64_t begin, int64_t end);
   void plan_launch(size_t i, EpochPlan::FlatOrder order);
   // Copies the plan to the device, and sets the parameters that depend on it.
@@ -118,7 +118,8 @@ class CudaTrainer final : public TrainerBase, public StagedTrainer {
     TrainHeadParams p;  // without documents where there are no steps
     Tensor results;     // a copy on its way to the host
   };
-  void begin_head_run(const Tensor& features, const Tensor& target_probs, int64_t batch, int64_t begin, int64_t end);
+  void begin_head_run(const Tensor& features, const Tensor& target_probability, int64_t batch, int64_t begin,
+                      int64_t end);
   void end_head_run();
   std::tuple<std::vector<double>, SeamFailure> finish_head_run();
 
@@ -158,7 +159,7 @@ class CudaTrainer final : public TrainerBase, public StagedTrainer {
   // The parameters of `train` that all launches have in common.
   TrainParams params();
   // What the sum of the losses of documents [from, to) is divided by.
-  float total(const float* target_prob, int64_t from, int64_t to) const;
+  float total(const float* target_probability, int64_t from, int64_t to) const;
   // Whether the whole GPU takes steps of so many documents, each in several launches; else a cluster takes many in one.
   bool takes_wide(const gpu::Device& device, int64_t batch) const;
   // Set the scratch of a launch: for SeamSteps, for steps of the whole GPU, for GateRowSteps.

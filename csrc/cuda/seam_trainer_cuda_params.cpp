@@ -72,10 +72,11 @@ HeadParams CudaTrainer::head_params(const std::vector<Tensor>& adam, int64_t bat
           scratch + batch * (C_ + 2)};
 }
 
-float CudaTrainer::total(const float* target_prob, int64_t from, int64_t to) const {
+float CudaTrainer::total(const float* target_probability, int64_t from, int64_t to) const {
   if (options_.target_weight == 1) return float(to - from);
   double sum = 0;
-  for (int64_t i = from; i < to; ++i) sum += target_prob[2 * i] * options_.target_weight + target_prob[2 * i + 1];
+  for (int64_t i = from; i < to; ++i)
+    sum += target_probability[i] * options_.target_weight + (1.0f - target_probability[i]);
   return float(sum);
 }
 

@@ -18,8 +18,8 @@ void CudaTrainer::begin_staged(const EpochRequest& e, const DrawnDocuments::Epoc
   begin_epoch(e.lr_mask, e.lr_head, e.head_only ? 0 : (N + e.batch - 1) / e.batch);
   const ExclusiveUse use(*this);
   run_ = {}, head_ = {};  // whatever an epoch that was never taken has left
-  if (e.head_only) begin_head_run(features, drawn.target_probs, e.batch, 0, N);
-  else begin_run(drawn.score_rows, drawn.lengths, drawn.target_probs, e.batch, 0, N);
+  if (e.head_only) begin_head_run(features, drawn.target_probability, e.batch, 0, N);
+  else begin_run(drawn.score_rows, drawn.lengths, drawn.target_probability, e.batch, 0, N);
 }
 
 TrainParams CudaTrainer::prepare_launch(const gpu::Device& device, size_t i) {
@@ -27,7 +27,7 @@ TrainParams CudaTrainer::prepare_launch(const gpu::Device& device, size_t i) {
   const int64_t before = run_.taken[i];
   p.now = now_ + before;
   p.steps = int32_t(run_.taken[i + 1] - before);
-  p.target_probs += 2 * before * run_.batch, p.untouched += 3 * before, p.losses += before, p.outcome += i;
+  p.target_probability += before * run_.batch, p.untouched += 3 * before, p.losses += before, p.outcome += i;
   if (!run_.wide) {
     const GateRowSizes sizes = {int32_t(E_),      int32_t(H_),          int32_t(C_),     plan_.most_length,
                                 plan_.most_words, plan_.most_positions, plan_.most_lists};
@@ -63,17 +63,17 @@ SeamEpoch CudaTrainer::finish_staged(const EpochRequest& e) {
 
 // ---- Steps with scores ----------------------------------------------------------------------------------------------
 
-void CudaTrainer::begin_run(const Tensor& score_rows, const Tensor& lengths, const Tensor& target_probs, int64_t batch,
-                            int64_t begin, int64_t end) {
+void CudaTrainer::begin_run(const Tensor& score_rows, const Tensor& lengths, const Tensor& target_probability,
+                            int64_t batch, int64_t begin, int64_t end) {
   check_documents(score_rows, at::kInt, "score_rows", lengths, begin, end, batch);
   const int64_t whole = batch;  // what is left of an epoch goes the way that all of it goes
   batch = std::min(batch, std::max<int64_t>(end - begin, 1));
-  check_target_probs(target_probs, score_rows.size(0));
+  check_target_probability(target_probability, score_rows.size(0));
   check_score_rows(score_rows, begin, end, rows_ - 1);
   const int64_t steps = (end - begin + batch - 1) / batch, T = score_rows.size(1);
   check_steps_left(steps, int64_t(step_.size()) - (now_ - first_));
   check_whole();
-  run_ = {score_rows, lengths, target_probs, batch, begin, end};
+  run_ = {score_rows, lengths, target_probability, batch, begin, end};
   if (steps == 0) return;
   TORCH_CHECK_VALUE(T * batch < (int64_t{1} << 30) / std::max(kGates * H_, E_), "batches of ", batch, " documents of ",
                     T, " words are too large for one launch; choose smaller ones, or backend 'torch'");
@@ -86,12 +86,12 @@ void CudaTrainer::begin_run(const Tensor& score_rows, const Tensor& lengths, con
   failed_ = true;  // until it has gone well: from here on the plan takes the steps for taken
   flushed_ = false;
   if (tables_are_new_) put_tables();
-  const float* const target_prob = target_probs.const_data_ptr<float>();
+  const float* const probability = target_probability.const_data_ptr<float>();
   TrainParams& p = run_.p = params();
   p.T = int32_t(T), p.batch = int32_t(batch);
   p.head = head_params(tensors_.head_joint_moments, batch);
-  std::tie(p.target_probs, p.untouched) = documents_on_device_.put_all(
-      device_, std::vector<float>(target_prob + 2 * begin, target_prob + 2 * end), untouched_states(steps));
+  std::tie(p.target_probability, p.untouched) = documents_on_device_.put_all(
+      device_, std::vector<float>(probability + begin, probability + end), untouched_states(steps));
   std::tie(p.outcome, p.losses) = results_on_device(launches(), steps);
   run_.wide = takes_wide(gpu::device_of(tensors_.weights[kEmbedding]), whole);
 }
@@ -99,10 +99,10 @@ void CudaTrainer::begin_run(const Tensor& score_rows, const Tensor& lengths, con
 void CudaTrainer::plan_launch(size_t i, EpochPlan::FlatOrder order) {
   const int64_t first = run_.begin + run_.taken[i] * run_.batch;
   const int64_t last = std::min(run_.begin + run_.taken[i + 1] * run_.batch, run_.end);
-  const float* const target_prob = run_.target_probs.const_data_ptr<float>();
+  const float* const probability = run_.target_probability.const_data_ptr<float>();
   plan_.make(order, run_.score_rows.const_data_ptr<int32_t>(),
              options_.read_last_word ? run_.lengths.const_data_ptr<int64_t>() : nullptr, run_.p.T, run_.batch, first,
-             last, now_ + run_.taken[i], [&](int64_t from, int64_t to) { return total(target_prob, from, to); });
+             last, now_ + run_.taken[i], [&](int64_t from, int64_t to) { return total(probability, from, to); });
 }
 
 void CudaTrainer::put_plan(TrainParams& p) {
@@ -172,11 +172,11 @@ std::tuple<std::vector<double>, SeamFailure> CudaTrainer::finish_run() {
 
 // ---- Steps of the head alone ----------------------------------------------------------------------------------------
 
-void CudaTrainer::begin_head_run(const Tensor& features, const Tensor& target_probs, int64_t batch, int64_t begin,
+void CudaTrainer::begin_head_run(const Tensor& features, const Tensor& target_probability, int64_t batch, int64_t begin,
                                  int64_t end) {
   check_features(features);
-  check_target_probs(target_probs, features.size(0));
   check_range(begin, end, features.size(0), batch);
+  check_target_probability(target_probability, features.size(0));
   batch = std::min(batch, std::max<int64_t>(end - begin, 1));
   const int64_t steps = (end - begin + batch - 1) / batch;
   head_ = {features, steps};
@@ -185,13 +185,13 @@ void CudaTrainer::begin_head_run(const Tensor& features, const Tensor& target_pr
   std::vector<AdamStep<float>> step(steps);
   for (int64_t i = 0; i < steps; ++i)
     step[i] = adam_step_constants<float>(kBeta1, kBeta2, lr_head_, head_steps_ + i + 1);
-  const float* const target_prob = target_probs.const_data_ptr<float>();
+  const float* const probability = target_probability.const_data_ptr<float>();
   TrainHeadParams& p = head_.p;
   p.head = head_params(tensors_.head_only_moments, batch);
   p.documents = int32_t(end - begin), p.batch = int32_t(batch);
   p.features = features.const_data_ptr<float>() + begin * C_;
-  std::tie(p.target_probs, p.step) =
-      documents_on_device_.put_all(device_, std::vector<float>(target_prob + 2 * begin, target_prob + 2 * end), step);
+  std::tie(p.target_probability, p.step) =
+      documents_on_device_.put_all(device_, std::vector<float>(probability + begin, probability + end), step);
   p.bad = bad_.get<int32_t>(kBadFlags, device_);
   std::tie(p.outcome, p.losses) = results_on_device(1, steps);
   failed_ = true;  // until it has gone well

@@ -1,5 +1,6 @@
 #include "drawn_documents.h"
 
+#include <ATen/Dispatch.h>
 #include <ATen/Functions.h>
 
 #include <algorithm>
@@ -32,10 +33,13 @@ std::vector<int64_t> chosen(const int64_t* list, const Tensor& numbers) {
 DrawnDocuments::DrawnDocuments(DocumentPool pool) : pool_(std::move(pool)) {
   check_indices(pool_.ids, 2, "ids");
   check_indices(pool_.lengths, 1, "lengths");
-  check_indices(pool_.rest, 1, "rest");
   const int64_t N = pool_.ids.size(0);
   check_shape(pool_.lengths, {N}, "lengths");
-  check_shape(pool_.rest, {N}, "rest");
+  const Tensor& probability = pool_.target_probability;
+  TORCH_CHECK_TYPE((probability.scalar_type() == at::kFloat || probability.scalar_type() == at::kDouble) &&
+                       probability.device().is_cpu() && probability.is_contiguous(),
+                   "target_probability must be a contiguous float32 or float64 tensor on the CPU");
+  check_shape(probability, {N}, "target_probability");
   draws_ = 1 + (pool_.threshold > 0);
   for (const auto& [documents, some, name] : {std::tuple(&pool_.targets, pool_.targets_per_epoch, "targets"),
                                               std::tuple(&pool_.others, pool_.others_per_epoch, "others")}) {
@@ -73,14 +77,17 @@ DrawnDocuments::Epoch DrawnDocuments::draw(const std::vector<uint64_t>& keys) co
   order = chosen(order.data(), permutation(n, n));
 
   const Tensor ids = at::empty({n, T}, at::kLong), lengths = at::empty({n}, at::kLong),
-               labels = at::empty({n}, at::kLong);
-  int64_t *word = ids.mutable_data_ptr<int64_t>(), *length = lengths.mutable_data_ptr<int64_t>(),
-          *label = labels.mutable_data_ptr<int64_t>();
+               target_probability = at::empty({n}, pool_.target_probability.options());
+  int64_t *word = ids.mutable_data_ptr<int64_t>(), *length = lengths.mutable_data_ptr<int64_t>();
   for (int64_t i = 0; i < n; ++i, word += T) {
     std::copy_n(pool_.ids.const_data_ptr<int64_t>() + order[i] * T, T, word);
     length[i] = pool_.lengths.const_data_ptr<int64_t>()[order[i]];
-    label[i] = pool_.rest.const_data_ptr<int64_t>()[order[i]];
   }
+  AT_DISPATCH_FLOATING_TYPES(target_probability.scalar_type(), "draw", [&] {
+    scalar_t* const to = target_probability.mutable_data_ptr<scalar_t>();
+    const scalar_t* const from = pool_.target_probability.const_data_ptr<scalar_t>();
+    for (int64_t i = 0; i < n; ++i) to[i] = from[order[i]];
+  });
   if (pool_.threshold > 0) {
     const Tensor chance = draw_chance(key[0], key[1], n * T, pool_.threshold);
     const bool* dropped = chance.const_data_ptr<bool>();
@@ -90,17 +97,16 @@ DrawnDocuments::Epoch DrawnDocuments::draw(const std::vector<uint64_t>& keys) co
         word[t] = dropped[t] ? pool_.unknown_id : word[t];  // padding is never dropped
     }
   }
-  const auto [score_rows, target_probs] =
-      documents_to_train(pool_.row_of_id, pool_.absent_row, ids, lengths, labels, pool_.dtype, pool_.read_last_word);
-  return {ids, score_rows, lengths, labels, target_probs};
+  return {ids, score_rows_of(pool_.row_of_id, pool_.absent_row, ids, lengths, pool_.read_last_word), lengths,
+          target_probability};
 }
 
-Tensor DrawnDocuments::soft_target_probs(const Epoch& epoch, const Tensor& logits) const {
+Tensor DrawnDocuments::soft_target_probability(const Epoch& epoch, const Tensor& logits) const {
   const Tensor target = at::tensor(pool_.target_classes, at::kLong);
-  const Tensor probability = at::softmax(logits, 1).index_select(1, target).sum(1);
-  const Tensor wanted = at::add(at::mul(epoch.labels.eq(0).to(probability.scalar_type()), 1 - pool_.distill_weight),
-                                at::mul(probability, pool_.distill_weight));
-  return at::stack({wanted, at::rsub(wanted, 1)}, 1).to(pool_.dtype);
+  const Tensor taught = at::softmax(logits, 1).index_select(1, target).sum(1);
+  return at::add(at::mul(epoch.target_probability.to(taught.scalar_type()), 1 - pool_.distill_weight),
+                 at::mul(taught, pool_.distill_weight))
+      .to(epoch.target_probability.scalar_type());
 }
 
 }  // namespace seam

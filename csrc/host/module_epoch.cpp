@@ -9,12 +9,12 @@ namespace seam {
 
 std::tuple<std::vector<double>, SeamFailure> SeamTrainer::epoch(double lr_mask, double lr_head,
                                                                 const Tensor& score_rows, const Tensor& lengths,
-                                                                const Tensor& target_probs, int64_t batch) {
+                                                                const Tensor& target_probability, int64_t batch) {
   TORCH_CHECK_VALUE(score_rows.dim() == 2 && batch >= 1,
                     "score_rows must have two dimensions, and batch must be at least 1");
   const int64_t N = score_rows.size(0);
   begin_epoch(lr_mask, lr_head, (N + batch - 1) / batch);
-  const auto found = train(score_rows, lengths, target_probs, batch, 0, N);
+  const auto found = train(score_rows, lengths, target_probability, batch, 0, N);
   flush();
   return found;
 }
@@ -26,14 +26,15 @@ SeamEpoch SeamTrainer::run(const DrawnDocuments& documents, const std::vector<ui
   std::vector<double> losses;
   DrawnDocuments::Epoch drawn = documents.draw(keys);
   if (documents.needs_base_logits())
-    drawn.target_probs = documents.soft_target_probs(drawn, base_logits(drawn.ids, drawn.lengths));
+    drawn.target_probability = documents.soft_target_probability(drawn, base_logits(drawn.ids, drawn.lengths));
   if (head_only) {
     const Tensor features = class_logits(drawn.ids, drawn.score_rows, drawn.lengths);
     begin_epoch(lr_mask, lr_head, 0);
-    std::tie(losses, failure) = train_head(features, drawn.target_probs, batch, 0, drawn.ids.size(0));
+    std::tie(losses, failure) = train_head(features, drawn.target_probability, batch, 0, drawn.ids.size(0));
     flush();
   } else {
-    std::tie(losses, failure) = epoch(lr_mask, lr_head, drawn.score_rows, drawn.lengths, drawn.target_probs, batch);
+    std::tie(losses, failure) =
+        epoch(lr_mask, lr_head, drawn.score_rows, drawn.lengths, drawn.target_probability, batch);
   }
   if (failure.what >= 0) return {0, failure};
   return concluded(losses, failure,

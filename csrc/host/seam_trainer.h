@@ -81,15 +81,16 @@ class SeamTrainer {
   virtual void begin_epoch(double lr_mask, double lr_head, int64_t steps) = 0;
 
   // Steps of `batch` documents each over the documents [begin, end). score_rows (N, T) int32: each word's row of the
-  // embedding's scores; lengths (N,) int64; target_probs (N, 2): the label as probabilities of target and rest. Returns
-  // the loss of each step.
+  // embedding's scores; lengths (N,) int64; target_probability (N,), of the scores' dtype and on the CPU: 1 and 0 for
+  // true labels, between for soft ones. Returns the loss of each step.
   virtual std::tuple<std::vector<double>, SeamFailure> train(const Tensor& score_rows, const Tensor& lengths,
-                                                             const Tensor& target_probs, int64_t batch, int64_t begin,
-                                                             int64_t end) = 0;
+                                                             const Tensor& target_probability, int64_t batch,
+                                                             int64_t begin, int64_t end) = 0;
 
   // A whole epoch in one call: begin_epoch, train and flush.
   std::tuple<std::vector<double>, SeamFailure> epoch(double lr_mask, double lr_head, const Tensor& score_rows,
-                                                     const Tensor& lengths, const Tensor& target_probs, int64_t batch);
+                                                     const Tensor& lengths, const Tensor& target_probability,
+                                                     int64_t batch);
 
   // A whole epoch of a module in one call, because each call from Python waits for the GIL when it returns: draws the
   // documents (keys: see DrawnDocuments), takes the steps, of the head alone if head_only, and evaluates the module.
@@ -101,8 +102,9 @@ class SeamTrainer {
                              const EvaluationDocuments& evaluation_documents);
 
   // Steps of the head alone. features (N, C): the class logits of the masked base for the documents.
-  virtual std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features, const Tensor& target_probs,
-                                                                  int64_t batch, int64_t begin, int64_t end) = 0;
+  virtual std::tuple<std::vector<double>, SeamFailure> train_head(const Tensor& features,
+                                                                  const Tensor& target_probability, int64_t batch,
+                                                                  int64_t begin, int64_t end) = 0;
 
   // Brings all scores up to date, so that they may be read.
   virtual void flush() = 0;
@@ -129,12 +131,10 @@ class SeamTrainer {
   std::atomic<int64_t> steps_{0};
 };
 
-// Documents as `train` takes them: score_rows and target_probs. ids (N, T) int64; lengths (N,) int64; labels (N,)
-// int64, 0 target and 1 rest, or (N, 2) of `dtype`, the probabilities of both; row_of_id (V,) int32: the score row of
-// each id, `absent_row` for ids without one. Padding that is not read gets row 0. Raises ValueError for other labels
-// and for words without a row.
-std::tuple<Tensor, Tensor> documents_to_train(const Tensor& row_of_id, int64_t absent_row, const Tensor& ids,
-                                              const Tensor& lengths, const Tensor& labels, at::ScalarType dtype,
-                                              bool read_last_word);
+// The score_rows of documents, as `train` takes them. ids (N, T) int64; lengths (N,) int64; row_of_id (V,) int32: the
+// score row of each id, `absent_row` for ids without one. Padding that is not read gets row 0. Raises ValueError for
+// words without a row.
+Tensor score_rows_of(const Tensor& row_of_id, int64_t absent_row, const Tensor& ids, const Tensor& lengths,
+                     bool read_last_word);
 
 }  // namespace seam

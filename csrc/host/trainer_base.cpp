@@ -167,45 +167,22 @@ void TrainerBase::check_features(const Tensor& features) const {
   TORCH_CHECK_VALUE(features.is_contiguous(), "features must be contiguous");
 }
 
-void TrainerBase::check_target_probs(const Tensor& target_probs, int64_t N) const {
-  TORCH_CHECK_TYPE(target_probs.device().is_cpu() && target_probs.scalar_type() == tensors_.head[0].scalar_type(),
-                   "target_probs must have input's dtype ", tensors_.head[0].scalar_type(),
-                   " and be on the CPU, but is ", target_probs.scalar_type(), " on ", target_probs.device());
-  check_shape(target_probs, {N, 2}, "target_probs");
-  TORCH_CHECK_VALUE(target_probs.is_contiguous(), "target_probs must be contiguous");
+void TrainerBase::check_target_probability(const Tensor& target_probability, int64_t N) const {
+  const at::ScalarType dtype = tensors_.head[0].scalar_type();
+  TORCH_CHECK_TYPE(target_probability.device().is_cpu() && target_probability.scalar_type() == dtype,
+                   "target_probability must have input's dtype ", dtype, " and be on the CPU, but is ",
+                   target_probability.scalar_type(), " on ", target_probability.device());
+  check_shape(target_probability, {N}, "target_probability");
+  TORCH_CHECK_VALUE(target_probability.is_contiguous(), "target_probability must be contiguous");
 }
 
-namespace {
-
-template <typename T>
-void one_hot_target_probs(const int64_t* label, int64_t count, T* target_prob) {
-  for (int64_t i = 0; i < count; ++i) {
-    TORCH_CHECK_VALUE(label[i] == 0 || label[i] == 1, "labels must be 0, target, or 1, rest");
-    target_prob[2 * i] = T(label[i] == 0);
-    target_prob[2 * i + 1] = T(label[i]);
-  }
-}
-
-}  // namespace
-
-std::tuple<Tensor, Tensor> documents_to_train(const Tensor& row_of_id, int64_t absent_row, const Tensor& ids,
-                                              const Tensor& lengths, const Tensor& labels, at::ScalarType dtype,
-                                              bool read_last_word) {
+Tensor score_rows_of(const Tensor& row_of_id, int64_t absent_row, const Tensor& ids, const Tensor& lengths,
+                     bool read_last_word) {
   TrainerBase::check_documents(ids, at::kLong, "ids", lengths, 0, TrainerBase::kAll, 1);
   TORCH_CHECK_TYPE(row_of_id.scalar_type() == at::kInt && row_of_id.device().is_cpu() && row_of_id.dim() == 1 &&
                        row_of_id.is_contiguous(),
                    "row_of_id must be a contiguous int32 tensor of one dimension on the CPU");
   const int64_t N = ids.size(0), T = ids.size(1), V = row_of_id.numel();
-  Tensor target_probs = labels;
-  if (labels.dim() != 2) {
-    TORCH_CHECK_TYPE(labels.scalar_type() == at::kLong && labels.device().is_cpu() && labels.is_contiguous(),
-                     "labels must be a contiguous int64 tensor on the CPU");
-    check_shape(labels, {N}, "labels");
-    target_probs = at::empty({N, 2}, dtype);
-    AT_DISPATCH_FLOATING_TYPES(dtype, "target_probs", [&] {
-      one_hot_target_probs(labels.const_data_ptr<int64_t>(), N, target_probs.mutable_data_ptr<scalar_t>());
-    });
-  }
   const Tensor score_rows = at::empty({N, T}, at::kInt);
   const int64_t *word = ids.const_data_ptr<int64_t>(), *length = lengths.const_data_ptr<int64_t>();
   const int32_t* const row = row_of_id.const_data_ptr<int32_t>();
@@ -221,7 +198,7 @@ std::tuple<Tensor, Tensor> documents_to_train(const Tensor& row_of_id, int64_t a
                         "a document holds a word that was not among the `words` this trainer was made for");
     }
   }
-  return {score_rows, target_probs};
+  return score_rows;
 }
 
 void TrainerBase::add_logits(SeamEvaluation& evaluation, const Tensor& logits) {

@@ -63,7 +63,7 @@ class TrainerBase : public SeamTrainer {
   void check_evaluation_documents(const Tensor& ids, const Tensor& score_rows, const Tensor& lengths,
                                   int64_t rows) const;
   void check_features(const Tensor& features) const;  // (N, C), of the device and dtype of the trainer's tensors
-  void check_target_probs(const Tensor& target_probs, int64_t N) const;  // (N, 2), on the CPU
+  void check_target_probability(const Tensor& target_probability, int64_t N) const;  // (N,), on the CPU
 
   SeamTrainerTensors tensors_;
   SeamTrainerOptions options_;

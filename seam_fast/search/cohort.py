@@ -67,7 +67,7 @@ class Lane:
         numbers, real = deal(sampler.size, min(batch_size, sampler.size))
         self.steps = len(numbers)
         self._numbers, self._real = numbers.to(device), real.to(device)
-        self._rest = sampler.rest.to(device)
+        self._target_probability = sampler.target_probability.to(device)
         self._order = torch.zeros(sampler.size, dtype=torch.int64, device=device)
         self._dropped: Tensor | None = None
         if sampler.settings.word_dropout > 0:
@@ -112,10 +112,10 @@ class Lane:
         trainer = self.trainer
         ids, lengths = self.documents.ids[self._order], self.documents.lengths[self._order]
         ids = self.sampler.dropped(ids, lengths, self._dropped)
-        labels = self._rest[self._order]
+        target_probability = self._target_probability[self._order]
         if self.teacher is not None:
-            labels = self.sampler.soft(labels, self.teacher(ids.T, lengths))
-        loss_weights = trainer.loss_weights(labels, self._numbers, self._real)
+            target_probability = self.sampler.soft(target_probability, self.teacher(ids.T, lengths))
+        loss_weights = trainer.loss_weights(target_probability, self._numbers, self._real)
         words = trainer.without_padding(ids, lengths)[self._numbers].transpose(1, 2)
         for batches, made in zip(self.batches, (words, lengths[self._numbers], loss_weights), strict=True):
             batches.copy_(made)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..common import rng
-from ..data.corpus import Corpus, Split
+from ..data.corpus import Corpus
 from ..errors import TrainingError
+from ..training.epoch_source import EpochDocuments
 from .document_sets import balanced, distinct_ids, is_target, take
 from .epoch_sizes import documents_of_epoch, epochs_of
 from .settings import Settings
@@ -36,7 +37,7 @@ class Sampler:
 
     Attributes:
         split: All training documents, with class numbers as labels.
-        rest: Label of each of them: int64 (N,), 0 target and 1 rest.
+        target_probability: Of each of them, by its true label: float32 (N,), 1 target and 0 rest.
         target: As given.
         settings: As given.
         seed: As given.
@@ -74,8 +75,8 @@ class Sampler:
                 "unknown word to put in their place, since its rows are filled up with a real one; pass "
                 "word_dropout=0, on the command line --word-dropout 0"
             )
-        self.rest = 1 - is_target(self.split.labels, target).long()
-        wanted = self.rest[fit] == 0
+        belongs = is_target(self.split.labels, target)
+        self.target_probability, wanted = belongs.float(), belongs[fit]
         self.targets, self.others = fit[wanted], fit[~wanted]
         if len(self.targets) == 0:
             raise TrainingError(f"target {list(target)} has no training documents")
@@ -171,29 +172,30 @@ class Sampler:
         real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         return torch.where(real & dropped, self.unknown_id, ids)
 
-    def soft(self, labels: Tensor, probability: Tensor) -> Tensor:
-        """Soft labels, the probabilities of target and rest (n, 2), on any device.
+    def soft(self, target_probability: Tensor, taught: Tensor) -> Tensor:
+        """Soft labels: probabilities of the target (n,), on any device.
 
         Args:
-            labels: 0 target and 1 rest, (n,).
-            probability: The teacher's, of the target (n,).
+            target_probability: By the true labels, 1 target and 0 rest, (n,).
+            taught: By the teacher, (n,).
         """
         share = self.settings.distill_weight
-        wanted = (1 - share) * (labels == 0).to(probability.dtype) + share * probability
-        return torch.stack([wanted, 1 - wanted], 1)
+        return (1 - share) * target_probability.to(taught.dtype) + share * taught
 
-    def epoch(self, epoch: int) -> Split:
-        """The documents of an epoch, from 0, in training order. Their labels are 0 target and 1 rest, (n,), or with
-        distillation the probabilities of both, (n, 2).
+    def epoch(self, epoch: int) -> EpochDocuments:
+        """The documents of an epoch, from 0, in training order. Their ``target_probability`` is 1 for the target and 0
+        for the rest, or with distillation what ``soft`` makes of that.
         """
         order, dropped = self.draw(epoch)
-        ids, lengths, labels = (take(t, order.numpy()) for t in (self.split.ids, self.split.lengths, self.rest))
+        parts = self.split.ids, self.split.lengths, self.target_probability
+        ids, lengths, target_probability = (take(part, order.numpy()) for part in parts)
         ids = self.dropped(ids, lengths, dropped)
         if self.teacher is not None:
-            labels = self.soft(labels, self._probability(self.teacher, epoch, order, ids, lengths, dropped is None))
-        return Split(ids, lengths, labels)
+            taught = self._taught_probability(self.teacher, epoch, order, ids, lengths, dropped is None)
+            target_probability = self.soft(target_probability, taught)
+        return EpochDocuments(ids, lengths, target_probability)
 
-    def _probability(
+    def _taught_probability(
         self, teacher: Teacher, epoch: int, order: Tensor, ids: Tensor, lengths: Tensor, unchanged: bool
     ) -> Tensor:
         """The teacher's probabilities for an epoch's documents (n,). It is asked once for all documents where no words

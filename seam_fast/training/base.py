@@ -30,6 +30,7 @@ from ..modules.mask import Head, KeepMask, Snapshot, packed
 from ..modules.nested import borders, cut, cut_flags
 from .config import StepConfig
 from .epoch_source import EpochSource
+from .loss import as_target_probability, is_certain
 
 EvaluationDocuments = tuple[Tensor, Tensor, Tensor]
 """Documents to evaluate a module on: ids (N, T), lengths (N,), and which of them are the target's, bool (N,)."""
@@ -184,7 +185,7 @@ class Trainer:
         self,
         ids: Tensor,
         lengths: Tensor,
-        labels: Tensor,
+        target_probability: Tensor,
         batch_size: int,
         *,
         head_only: bool = False,
@@ -195,7 +196,9 @@ class Trainer:
         Args:
             ids: Word ids (N, T).
             lengths: Numbers of words (N,).
-            labels: (N,), 0 target and 1 rest; or (N, 2), the probabilities of target and rest (soft labels).
+            target_probability: Probability that a document is the target's, floating (N,): 1 and 0 for true labels,
+                between for soft ones. SeaM's labels are taken as well: integers (N,), 0 target and 1 rest, or the
+                probabilities of both (N, 2).
             batch_size: Documents a step; the last step may have fewer.
             head_only: Whether only the head is stepped.
             stop: Ends the epoch between two steps once it is set.
@@ -235,9 +238,7 @@ class Trainer:
         Returns:
             The loss, as ``run_epoch`` gives it, and the evaluation.
         """
-        documents = sampler.epoch(epoch)
-        parts = documents.ids, documents.lengths, documents.labels
-        loss = self.run_epoch(*parts, batch_size, head_only=head_only, stop=stop)
+        loss = self.run_epoch(*sampler.epoch(epoch), batch_size, head_only=head_only, stop=stop)
         if evaluated_on is None or stop.is_set():
             return loss, self.evaluate()
         logits = None if known is None else known.class_logits
@@ -247,12 +248,19 @@ class Trainer:
         outputs = reference_model.head_logits(logits, now.head)
         return loss, ComputedEvaluation(now.kept_counts, now.head, logits, outputs, now.snapshot)
 
-    def _check_labels(self, labels: Tensor) -> None:
-        """Raises ValueError for labels that ``run_epoch`` does not take."""
-        if labels.ndim == 1 and not ((labels == 0) | (labels == 1)).all():
-            raise ValueError("labels must be 0, target, or 1, rest")
-        if labels.ndim == 2 and self.target_weight != 1:
-            raise ValueError("labels that are shares cannot be combined with a target_weight")
+    def _probability_of(self, labels: Tensor) -> Tensor:
+        """What ``run_epoch`` takes as ``target_probability`` -> probabilities of the target, floating (N,).
+
+        Raises:
+            ValueError: They are not as ``run_epoch`` says, or soft while true labels have a weight.
+        """
+        target_probability = as_target_probability(labels)
+        if self.target_weight != 1 and not is_certain(target_probability):
+            raise ValueError(
+                f"soft labels cannot be combined with a target_weight, which is {self.target_weight:g}: each "
+                "target_probability must be 0 or 1"
+            )
+        return target_probability
 
     def _check_rows(self, largest: Tensor) -> None:
         """Raises ValueError where the largest row of scores that documents use is the row of words that are not fed."""

@@ -136,7 +136,7 @@ class CpuTrainer(Trainer):
         self,
         ids: Tensor,
         lengths: Tensor,
-        labels: Tensor,
+        target_probability: Tensor,
         batch_size: int,
         *,
         head_only: bool = False,
@@ -145,12 +145,11 @@ class CpuTrainer(Trainer):
         """As in ``Trainer``."""
         count = -(-len(ids) // batch_size)
         documents: tuple[Tensor, ...]
+        target_probability = self._probability_of(target_probability)
         if head_only:
-            self._check_labels(labels)
-            features = self._features(ids, lengths)
-            run, documents = self._native.train_head, (features, self._target_probs(labels))
+            run, documents = self._native.train_head, (self._features(ids, lengths), target_probability)
         else:
-            run, documents = self._native.train, self._documents_to_train(ids, lengths, labels)
+            run, documents = self._native.train, (*self._documents_to_train(ids, lengths), target_probability)
         rates = self.lr_mask * self._factor, self.lr_head * self._factor
         at_once = self._steps_at_once(batch_size, ids.shape[1])
         losses: list[float]
@@ -252,34 +251,29 @@ class CpuTrainer(Trainer):
         else:
             pools, counts = (sampler.targets, sampler.others), (sampler.positives, sampler.negatives)
         documents = self._module().DrawnDocuments(
-            *(part.long().contiguous() for part in (split.ids, split.lengths, sampler.rest, *pools)),
+            *(part.long().contiguous() for part in (split.ids, split.lengths)),
+            sampler.target_probability.to(self.head[0].dtype),
+            *(pool.long().contiguous() for pool in pools),
             *counts,
             unknown_id=sampler.unknown_id if dropout > 0 else 0,
             threshold=rng.least(dropout),
             row_of_id=self._row_of_id,
             absent_row=len(self.fed_ids),
-            dtype=self.head[0].dtype,
             read_last_word=self.readout == "last_word",
             distill_weight=sampler.settings.distill_weight if has_teacher else 0.0,
             target_classes=list(sampler.target),
         )
         return documents, sampler.purposes
 
-    def _documents_to_train(self, ids: Tensor, lengths: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Documents as the engine's joint steps take them: score rows (N, T), lengths (N,), and the probabilities of
-        target and rest (N, 2). Arguments as of ``run_epoch``.
+    def _documents_to_train(self, ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Documents as the engine's joint steps take them: score rows (N, T), and lengths (N,). Arguments as of
+        ``run_epoch``.
         """
-        dtype = self.head[0].dtype
         # Tested first, because nearly all are of this dtype and each call into torch gives Python's lock away.
         ids, lengths = (part if part.dtype == torch.int64 else part.long() for part in (ids, lengths))
-        if labels.dtype != torch.int64 or labels.ndim == 2:
-            self._check_labels(labels)
-            labels = labels.to(dtype if labels.ndim == 2 else torch.int64)
-        ids, lengths, labels = ids.contiguous(), lengths.contiguous(), labels.contiguous()
+        ids, lengths = ids.contiguous(), lengths.contiguous()
         not_fed, read_last_word = len(self.fed_ids), self.readout == "last_word"
-        convert = self._module().documents_to_train
-        score_rows, target_probs = convert(self._row_of_id, not_fed, ids, lengths, labels, dtype, read_last_word)
-        return score_rows, lengths, target_probs
+        return self._module().score_rows_of(self._row_of_id, not_fed, ids, lengths, read_last_word), lengths
 
     def evaluate(self, documents: tuple[Tensor, Tensor] | None = None) -> Evaluation:
         """As in ``Trainer``."""
@@ -314,12 +308,12 @@ class CpuTrainer(Trainer):
         """Documents as the engine evaluates them: ids (N, T), their score rows (N, T), and lengths (N,)."""
         return ids.contiguous(), self._row_of_id[ids], lengths.long().contiguous()
 
-    def _target_probs(self, labels: Tensor) -> Tensor:
-        """Labels as in ``run_epoch`` -> probabilities of target and rest (N, 2), in the scores' dtype, on the CPU."""
-        dtype = self.head[0].dtype
-        if labels.ndim == 2:
-            return labels.to(dtype).contiguous()
-        return torch.stack([labels == 0, labels == 1], 1).to(dtype)
+    def _probability_of(self, labels: Tensor) -> Tensor:
+        """As in ``Trainer``, in the scores' dtype and contiguous."""
+        target_probability, dtype = super()._probability_of(labels), self.head[0].dtype
+        if target_probability.dtype != dtype:  # tested first, as above
+            target_probability = target_probability.to(dtype)
+        return target_probability.contiguous()
 
     def _raise(self, failure: Any) -> None:
         """Raises TrainingError where the engine reports a value that is not finite."""

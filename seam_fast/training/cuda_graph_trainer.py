@@ -151,18 +151,18 @@ class CudaGraphTrainer(Trainer):
         self,
         ids: Tensor,
         lengths: Tensor,
-        labels: Tensor,
+        target_probability: Tensor,
         batch_size: int,
         *,
         head_only: bool = False,
         stop: threading.Event | None = None,
     ) -> float:
         """As in ``Trainer``."""
-        self._check_labels(labels)
+        target_probability = self._probability_of(target_probability)
         if not len(ids):
             return 0.0
         numbers, real = deal(len(ids), min(batch_size, len(ids)))
-        loss_weights = self.loss_weights(labels, numbers, real)
+        loss_weights = self.loss_weights(target_probability, numbers, real)
         batches: tuple[Tensor, ...]
         if head_only:
             features = self._features(self._to_device(ids, lengths))
@@ -195,23 +195,21 @@ class CudaGraphTrainer(Trainer):
             return ids
         return torch.where(torch.arange(ids.shape[1], device=ids.device) < lengths[:, None], ids, ids[:, :1])
 
-    def loss_weights(self, labels: Tensor, numbers: Tensor, real: Tensor) -> Tensor:
+    def loss_weights(self, target_probability: Tensor, numbers: Tensor, real: Tensor) -> Tensor:
         """The weights of each document's two log-probabilities in its batch's loss, on any device.
 
         Args:
-            labels: As in ``run_epoch``.
+            target_probability: Of each document (N,), 0 or 1 where ``target_weight`` is not 1.
             numbers: Indices of each batch's documents (S, B).
             real: Which of them are real and not repeated to fill up a batch, bool (S, B).
 
         Returns:
             (S, B, 2), in the scores' dtype, 0 for repeated documents.
         """
-        if labels.ndim == 1:
-            weights = torch.stack([(labels == 0).double() * self.target_weight, (labels == 1).double()], 1)
-        else:
-            weights = labels.double()
+        of_rest = (1 - target_probability).double()
+        weights = torch.stack([target_probability.double() * self.target_weight, of_rest], 1)
         weights = weights[numbers] * real[:, :, None]
-        total = weights.sum((1, 2)) if labels.ndim == 1 else real.sum(1)
+        total = real.sum(1) if self.target_weight == 1 else weights.sum((1, 2))
         return (weights / total[:, None, None]).to(self.scores[EMBEDDING].dtype)
 
     def _inputs_for(self, batches: Sequence[Tensor], head_only: bool) -> GraphInputs:

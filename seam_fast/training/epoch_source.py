@@ -1,6 +1,6 @@
 """What a trainer needs to know of the object that draws its documents, such as ``search.sampling.Sampler``."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ class SamplingSettings(Protocol):
 
     Attributes:
         word_dropout: Probability that a word is replaced by the unknown word, in [0, 1).
-        distill_weight: Share of the teacher's probability in the labels, in [0, 1].
+        distill_weight: Share of the teacher's probability in ``target_probability``, in [0, 1].
     """
 
     @property
@@ -20,6 +20,20 @@ class SamplingSettings(Protocol):
 
     @property
     def distill_weight(self) -> float: ...
+
+
+class EpochDocuments(NamedTuple):
+    """The documents of an epoch in training order, as ``Trainer.run_epoch`` takes them.
+
+    Attributes:
+        ids: Word ids (n, T).
+        lengths: Numbers of words (n,).
+        target_probability: Probability that a document is the target's, floating (n,).
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    target_probability: Tensor
 
 
 class EpochSource(Protocol):
@@ -30,7 +44,7 @@ class EpochSource(Protocol):
 
     Attributes:
         split: The documents to draw from, with the base's class numbers as labels.
-        rest: Label of each of them: int64 (N,), 0 target and 1 rest.
+        target_probability: Of each of them, by its true label: float32 (N,), 1 target and 0 rest.
         target: The target's class numbers.
         settings: See ``SamplingSettings``.
         teacher: Function of ids (n, T) and lengths (n,) to the base's probability of the target (n,), or None.
@@ -43,7 +57,7 @@ class EpochSource(Protocol):
     """
 
     split: Split
-    rest: Tensor
+    target_probability: Tensor
     target: tuple[int, ...]
     teacher: Any
     unknown_id: int | None
@@ -67,7 +81,5 @@ class EpochSource(Protocol):
     def keys(self, epoch: int, purposes: tuple[str, ...]) -> list[int]:
         """The random generator's key of each purpose in an epoch, two numbers of 64 bits each."""
 
-    def epoch(self, epoch: int) -> Split:
-        """The documents of an epoch in training order, with labels (n,), 0 target and 1 rest, or the probabilities of
-        both (n, 2).
-        """
+    def epoch(self, epoch: int) -> EpochDocuments:
+        """The documents of an epoch."""

@@ -67,7 +67,7 @@ class OpTrainer(TorchTrainer):
             return [score_adam]
         return [score_adam, torch.optim.Adam(self.head, lr=self.lr_head, fused=True, **reference.ADAM)]
 
-    def step(self, ids: Tensor, lengths: Tensor, labels: Tensor) -> float:
+    def step(self, ids: Tensor, lengths: Tensor, target_probability: Tensor) -> float:
         """As in ``TorchTrainer``."""
         unique_rows, unique_index, row_weights = self._gather(ids, lengths)
         # The op gives the gradient of these rows unclamped, so that every value that is not finite is found there.
@@ -87,7 +87,7 @@ class OpTrainer(TorchTrainer):
         logits = reference.masked_linear(
             state, self.weights[weight], self.weights[bias], self.scores[weight], self.scores[bias]
         )
-        loss = self._loss(logits, labels)
+        loss = self._loss(logits, target_probability)
         leaves = {EMBEDDING: rows} | {key: self.scores[key] for key in self._rest}
         self._backward(loss, [*leaves.values(), *self.head], [*leaves, *HEAD_NAMES])
 

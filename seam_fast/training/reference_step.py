@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..classifier.reference_model import class_logits, head_logits, kept_ratio
 from ..classifier.state_keys import groups, weight_keys
 from ..modules.mask import Head
 from ..ops.reference import ADAM, binarize
+from .loss import cross_entropy
 
 
 def penalty(
@@ -107,23 +107,26 @@ class Stepper:
             self.adam_head = torch.optim.Adam(self.head, lr=lr_head, **ADAM)
         self.adam_together = torch.optim.Adam(together, lr=lr_mask, **ADAM)
 
-    def step(self, ids: Tensor, lengths: Tensor | None, labels: Tensor, *, head_only: bool = False) -> StepResult:
+    def step(
+        self, ids: Tensor, lengths: Tensor | None, target_probability: Tensor, *, head_only: bool = False
+    ) -> StepResult:
         """Takes one step on one batch.
 
         Args:
             ids: Word ids, int64 (B, T).
             lengths: Numbers of words (B,); None where the readout does not need them.
-            labels: (B,), 0 target and 1 rest; or (B, 2), the probabilities of target and rest.
+            target_probability: Probability that a document is the target's, floating (B,), or SeaM's labels, as in
+                ``Trainer.run_epoch``.
             head_only: Whether only the head is stepped.
         """
         adam = self.adam_head if head_only else self.adam_together
         if adam is None:
             raise ValueError("schedule 'port' has no steps of the head")
-        logits = head_logits(class_logits(ids, lengths, self.weights, self.scores, self.readout), self.head)
-        cross_entropy = functional.cross_entropy(logits, labels)
-        result = StepResult(cross_entropy.item(), kept_ratio(self.scores))
+        outputs = head_logits(class_logits(ids, lengths, self.weights, self.scores, self.readout), self.head)
+        loss = cross_entropy(outputs, target_probability)
+        result = StepResult(loss.item(), kept_ratio(self.scores))
         for tensor in (*self.scores.values(), *self.head):
             tensor.grad = None
-        (cross_entropy + penalty(self.scores, *self.penalty)).backward()
+        (loss + penalty(self.scores, *self.penalty)).backward()
         adam.step()
         return result

@@ -15,6 +15,7 @@ from ..modules.mask import Head
 from ..ops import reference
 from .base import Trainer
 from .config import StepConfig
+from .loss import cross_entropy
 
 
 class TorchTrainer(Trainer):
@@ -32,7 +33,7 @@ class TorchTrainer(Trainer):
         dtype = self.weights[EMBEDDING].dtype
         for part in self.head:
             part.requires_grad_()
-        self._loss_weight = None if self.target_weight == 1 else torch.tensor([self.target_weight, 1.0], dtype=dtype)
+        self._class_weights = None if self.target_weight == 1 else torch.tensor([self.target_weight, 1.0], dtype=dtype)
         self._rest = tuple(key for key in self.weights if key != EMBEDDING)
         # The embedding's gradient: the penalty's, and for the duration of a step the loss's at the step's rows as well.
         self._gradient = torch.full_like(self.scores[EMBEDDING], self.penalty_gradient[EMBEDDING])
@@ -61,14 +62,14 @@ class TorchTrainer(Trainer):
         self,
         ids: Tensor,
         lengths: Tensor,
-        labels: Tensor,
+        target_probability: Tensor,
         batch_size: int,
         *,
         head_only: bool = False,
         stop: threading.Event | None = None,
     ) -> float:
         """As in ``Trainer``."""
-        self._check_labels(labels)
+        target_probability = self._probability_of(target_probability)
         losses: list[float] = []
         if head_only:
             features = self.class_logits(ids, lengths)
@@ -77,21 +78,21 @@ class TorchTrainer(Trainer):
                 break
             batch = slice(begin, begin + batch_size)
             if head_only:
-                losses.append(self._head_step(features[batch], labels[batch]))
+                losses.append(self._head_step(features[batch], target_probability[batch]))
             else:
-                losses.append(self.step(ids[batch], lengths[batch], labels[batch]))
+                losses.append(self.step(ids[batch], lengths[batch], target_probability[batch]))
         return sum(losses) / max(len(losses), 1)
 
-    def _head_step(self, features: Tensor, labels: Tensor) -> float:
-        """One step of the head alone; features (B, C): logits of the masked base. Returns the loss before the step."""
-        loss = self._loss(features, labels)
+    def _head_step(self, features: Tensor, target_probability: Tensor) -> float:
+        """One step of the head alone on logits of the masked base (B, C). Returns the loss before the step."""
+        loss = self._loss(features, target_probability)
         self._backward(loss, self.head)
         self._adam_head.step()
         self._steps += 1
         return loss.item()
 
-    def step(self, ids: Tensor, lengths: Tensor, labels: Tensor) -> float:
-        """Takes one joint step on one batch: ids (B, T), lengths (B,), labels (B,) or (B, 2) as in ``run_epoch``.
+    def step(self, ids: Tensor, lengths: Tensor, target_probability: Tensor) -> float:
+        """Takes one joint step on one batch: ids (B, T), lengths (B,), target_probability (B,).
 
         Returns:
             The batch's cross entropy before the step, in nats a document.
@@ -107,7 +108,7 @@ class TorchTrainer(Trainer):
         lstm = [leaves[key] for key in lstm_keys(leaves)]
         state = read_lstm(embedded, lengths, lstm, self.readout, *lstm_shape(leaves))
         weight, bias = (leaves[key] for key in LINEAR_KEYS)
-        loss = self._loss(functional.linear(state, weight, bias), labels)
+        loss = self._loss(functional.linear(state, weight, bias), target_probability)
         self._backward(loss, [*leaves.values(), *self.head], [*leaves, *HEAD_NAMES])
 
         for key in self._rest:
@@ -140,11 +141,9 @@ class TorchTrainer(Trainer):
             adam.step()
         self._steps += 1
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross entropy of the module's outputs: logits of the masked base (B, C), labels as in ``run_epoch``."""
-        return functional.cross_entropy(
-            reference_model.head_logits(logits, self.head), labels, weight=self._loss_weight
-        )
+    def _loss(self, logits: Tensor, target_probability: Tensor) -> Tensor:
+        """Mean cross entropy of the module: logits of the masked base (B, C), target_probability (B,)."""
+        return cross_entropy(reference_model.head_logits(logits, self.head), target_probability, self._class_weights)
 
     def _backward(self, loss: Tensor, leaves: Sequence[Tensor], names: Iterable[str] = HEAD_NAMES) -> None:
         """Puts the loss's gradients into ``leaves``; TrainingError, by the leaves' names, where one is not finite."""

@@ -51,7 +51,8 @@ def largest_difference(trainer, scores, head):
 
 
 def follow(engine, stepper, epochs, batch_size, tolerance=1e-9):
-    """Runs a trainer and a Stepper over epochs of (ids, lengths, labels); after each, all that they have must agree.
+    """Runs a trainer and a Stepper over epochs of `make_documents`; after each, all that they have must
+    agree.
 
     In float32 the trainer begins each step at the Stepper's state, and may err as `assert_as_good` has it.
     """
@@ -98,9 +99,8 @@ def follow_in_float32(engines, exact, batches, head_only=False, beside=None):
         trainers = [*engines, beside] if beside else engines
         for other in (plain, *trainers):
             put_state(exact, other, sum(taken), taken[1])
-        labels = batch[2].float() if batch[2].ndim == 2 else batch[2]
         wanted = exact.step(*batch, head_only=head_only).cross_entropy
-        theirs = plain.step(*batch[:2], labels, head_only=head_only).cross_entropy
+        theirs = plain.step(*batch, head_only=head_only).cross_entropy
         ours = [engine.run_epoch(*batch, len(batch[0]), head_only=head_only) for engine in trainers]
         if beside:
             ours.pop()

@@ -80,9 +80,9 @@ class Bare:
 
 
 def documents_for(dtype=torch.float64, count=4, width=3):
-    """score_rows, lengths and target_probs for ``train``."""
+    """score_rows, lengths and target_probability for ``train``."""
     score_rows = (torch.arange(count * width) % R).reshape(count, width).int()
-    return score_rows, torch.full((count,), width), torch.ones(count, 2, dtype=dtype) / 2
+    return score_rows, torch.full((count,), width), torch.ones(count, dtype=dtype) / 2
 
 
 def with_value(tensor, value):
@@ -104,9 +104,9 @@ BAD_DOCUMENTS = [
     (1, lambda lengths: torch.stack([lengths, lengths], 1)[:, 0], TypeError, "contiguous"),
     (1, lambda lengths: with_value(lengths, 0), ValueError, "between 1 and 3, but holds 0 for document 3"),
     (1, lambda lengths: with_value(lengths, 4), ValueError, "between 1 and 3, but holds 4 for document 3"),
-    (2, otherwise, TypeError, "target_probs must have .*dtype"),
-    (2, lambda probs: probs[:-1], ValueError, "target_probs must have shape"),
-    (2, flipped, ValueError, "target_probs must be contiguous"),
+    (2, otherwise, TypeError, "target_probability must have .*dtype"),
+    (2, lambda given: given[:-1], ValueError, "target_probability must have shape"),
+    (2, lambda given: torch.stack([given, given], 1)[:, 0], ValueError, "target_probability must be contiguous"),
     (3, 0, ValueError, "batch must be at least 1, but is 0"),
     (3, -2, ValueError, "batch must be at least 1, but is -2"),
     (4, -1, ValueError, "documents -1 to 4 of 4"),

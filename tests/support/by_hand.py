@@ -79,14 +79,13 @@ class HandSeam:
         factor = self.lstm_penalty_scale if group is LSTM else 1
         return np.clip(factor * self.alpha / sum(self.scores[k].size for k in group), -1, 1)
 
-    def step(self, ids, lengths, labels, head_only=False):
+    def step(self, ids, lengths, target_probability, head_only=False):
         kept = {key: torch.from_numpy((score > 0).astype(float)) for key, score in self.scores.items()}
         leaves = {key: (self.weights[key] * kept[key]).requires_grad_() for key in KEYS}
         head = [torch.from_numpy(part.copy()).requires_grad_() for part in self.head]
         logits = torch.relu(hand_logits(leaves, ids, lengths, self.readout)) @ head[0].T + head[1]  # slope at 0: 0
-        if labels.ndim == 1:
-            labels = torch.stack([labels == 0, labels == 1], 1)
-        loss = -(torch.log_softmax(logits, 1) * labels).sum(1).mean()
+        both = torch.stack([target_probability, 1 - target_probability], 1)  # output 0 is the target's
+        loss = -(torch.log_softmax(logits, 1) * both).sum(1).mean()
         loss.backward()
         if head_only:
             for i in range(2):

@@ -11,7 +11,7 @@ from .trainer_kinds import tensors
 def check_target_weight(weighted, plain):
     """Weight 3 of target documents, as `weighted` has it, is three of each, in an epoch of the head alone, too."""
     documents = toy_data.make_documents(9)
-    copies = tuple(part.repeat_interleave(torch.where(documents[2] == 0, 3, 1), 0) for part in documents)
+    copies = tuple(part.repeat_interleave(torch.where(documents[2] == 1, 3, 1), 0) for part in documents)
     for epoch in range(3):
         losses = [
             trainer.run_epoch(*some, len(some[0]), head_only=epoch == 1 and trainer.schedule == "seam")

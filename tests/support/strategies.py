@@ -8,12 +8,11 @@ from .trainer_kinds import LAZY_UPDATES, SCHEDULES
 
 
 def draw_documents(data, count, width, words):
-    """Random documents, some with any shares as labels; data: of hypothesis."""
+    """Random documents, some with any probabilities of the target; data: of hypothesis."""
     documents = make_documents(count, width, words, seed=data.draw(st.integers(0, 1000)))
     if not data.draw(st.booleans()):
         return documents
-    share = torch.linspace(0, 1, count, dtype=torch.float64)
-    return *documents[:2], torch.stack([share, 1 - share], 1)
+    return *documents[:2], torch.linspace(0, 1, count, dtype=torch.float64)
 
 
 def draw_training(data, embeddings, hidden, classes):

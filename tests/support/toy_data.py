@@ -42,14 +42,15 @@ def make_corpus(train=TRAIN_SIZES, test=TEST_SIZES, protocol="seam", config=None
 
 
 def make_documents(count=13, width=T, words=range(1, 15), seed=2, padding=0):
-    """ids (count, width), lengths, labels (0 or 1): random documents of `words`, filled up with `padding`."""
+    """ids (count, width), lengths, target_probability: random documents of `words`, filled up with `padding`."""
     random = np.random.RandomState(seed)
     ids = random.choice(np.array(list(words)), (count, width))
     lengths = random.randint(1, width + 1, count)
     ids[np.arange(width) >= lengths[:, None]] = padding
-    labels = np.arange(count) % 2
-    random.shuffle(labels)
-    return tuple(torch.from_numpy(part.astype(np.int64)) for part in (ids, lengths, labels))
+    rest = np.arange(count) % 2
+    random.shuffle(rest)
+    ids, lengths = (torch.from_numpy(part.astype(np.int64)) for part in (ids, lengths))
+    return ids, lengths, torch.from_numpy(1 - rest).float()
 
 
 def cut(documents, size):
@@ -58,19 +59,18 @@ def cut(documents, size):
 
 
 def with_soft_labels(documents):
-    """The same documents with soft labels: shares of target and rest (N, 2)."""
-    ids, lengths, labels = documents
-    share = (0.75 * (labels == 0) + 0.05).double()
-    return ids, lengths, torch.stack([share, 1 - share], 1)
+    """The same documents with soft labels: probabilities of 0.8 for the target and 0.05 for the rest."""
+    ids, lengths, target_probability = documents
+    return ids, lengths, 0.75 * target_probability.double() + 0.05
 
 
 def documents_of(corpus, name, seed=0):
-    """A class and as many others, shuffled: (ids, lengths, labels), and the head to begin with."""
+    """A class and as many others, shuffled: (ids, lengths, target_probability), and the head to begin with."""
     k = corpus.class_names.index(name)
     chosen = balanced(corpus.train.labels, (k,))
     chosen = chosen[torch.from_numpy(rng.permutation(seed, rng.ORDER, (k,), 0, len(chosen)))]
     split = corpus.train
-    documents = split.ids[chosen], split.lengths[chosen], (split.labels[chosen] != k).long()
+    documents = split.ids[chosen], split.lengths[chosen], (split.labels[chosen] == k).float()
     return documents, rng.head(seed, (k,), corpus.num_classes)
 
 
@@ -97,7 +97,7 @@ TINY = ["--dataset", "tiny", "--data-dir", "corpus"]
 
 def many_documents(count=70, width=30, words=700, seed=0):
     """So many words that sums are cut into parts, every third of them the same one, as dropped words are."""
-    ids, lengths, labels = make_documents(count, width, range(words), seed=seed)
+    ids, lengths, target_probability = make_documents(count, width, range(words), seed=seed)
     generator = torch.Generator().manual_seed(seed)
     ids[torch.rand(ids.shape, generator=generator) < 0.3] = 3
-    return ids, lengths, labels
+    return ids, lengths, target_probability
