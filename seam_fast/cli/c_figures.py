@@ -16,7 +16,7 @@ RUNS = 3  # of which the fastest counts
 
 
 def c_figures(module: CompactModule, path: Path, timed: bool, documents: str | None) -> dict[str, Any]:
-    """What a compiler makes of an exported file: ``object_bytes``, and ``microseconds`` a text where they are asked for.
+    """What a compiler makes of an exported file: ``object_bytes``, and ``microseconds`` a text where that is wanted.
 
     Args:
         module: The module that was exported.
@@ -34,7 +34,9 @@ def c_figures(module: CompactModule, path: Path, timed: bool, documents: str | N
     compiler = c_compiler()
     if compiler is None:
         if timed:
-            raise CheckpointError(f"--time needs a C compiler, and none was found (CC, cc, gcc, clang); {path} is written")
+            raise CheckpointError(
+                f"--time needs a C compiler, and none was found (CC, cc, gcc, clang); {path} is written"
+            )
         return {}
     texts = _texts(module, documents) if timed else b""
     figures: dict[str, Any] = {"compiler": shlex.join([*compiler, *FLAGS])}

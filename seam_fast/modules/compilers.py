@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 from ..errors import CheckpointError
@@ -15,7 +14,6 @@ from ..errors import CheckpointError
 MOST_SECONDS = 600.0  # for one compilation
 
 
-@cache
 def c_compiler() -> tuple[str, ...] | None:
     """The command of a C compiler: that of ``$CC``, else cc, gcc or clang; None where there is none."""
     named = shlex.split(os.environ.get("CC", ""))
@@ -25,7 +23,6 @@ def c_compiler() -> tuple[str, ...] | None:
     return None
 
 
-@cache
 def wasm_compiler() -> tuple[str, ...]:
     """The command of a compiler for WebAssembly: Zig's from PyPI (extra ``[wasm]``), or clang with LLVM's linker.
 

@@ -18,7 +18,7 @@ MOST_NAME = 40  # characters of a name in C
 
 def template(name: str, **values: object) -> str:
     """A file of the folder ``templates`` with its ``$names`` filled in."""
-    text = resources.files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
+    text = (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
     return Template(text).substitute({key: str(value) for key, value in values.items()})
 
 

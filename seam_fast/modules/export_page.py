@@ -35,9 +35,7 @@ _FLAGS = (
 )
 
 
-def export_html(
-    module: runtime.CompactModule | SeamModule, path: str | os.PathLike[str], table: bool = False
-) -> Path:
+def export_html(module: runtime.CompactModule | SeamModule, path: str | os.PathLike[str], table: bool = False) -> Path:
     """Writes a module as one page of HTML, completely or not at all: one types a text and sees its probability and the
     words that count. The page needs no other file and no network.
 
@@ -56,7 +54,9 @@ def export_html(
     path = Path(path)
     if path.suffix not in (".html", ".htm"):
         raise CheckpointError(f"{path}: the name of a page ends in .html")
-    return write_atomically(path, to_html(module.compact() if isinstance(module, SeamModule) else module, table).encode())
+    return write_atomically(
+        path, to_html(module.compact() if isinstance(module, SeamModule) else module, table).encode()
+    )
 
 
 def to_html(module: runtime.CompactModule, table: bool = False) -> str:
@@ -64,18 +64,18 @@ def to_html(module: runtime.CompactModule, table: bool = False) -> str:
     program = to_wasm(module, table)
     card = module.card
     names = " + ".join(module.target_names)
-    known = f"{len(module.embedding) - 1:,} words of which something is kept"
-    size = f"a program of {len(program) / 1000:.0f} kB"
+    size, kind = f"{len(program) / 1000:.0f} kB", card.get("dtype", "float32")
+    facts = f"A module that keeps something of {len(module.embedding) - 1:,} words, {kind}, {size} of program and data"
     values = {
         "version": __version__,
         "target": html.escape("".join(letter if letter.isprintable() else "?" for letter in names)),
-        "facts": html.escape(f"A module with {known}, {card.get('dtype', 'float32')}, {size}, by seam-fast {__version__}."),
+        "facts": html.escape(f"{facts}; seam-fast {__version__}."),
         "max_length": str(card["max_length"]),
         "counts": " that the module knows" if card["padding"] == "word" else "",
         # The same bytes at each export, so without the time of day.
         "program": base64.b64encode(gzip.compress(program, 9, mtime=0)).decode(),
     }
-    page = resources.files(__package__).joinpath("templates", "page.html").read_text(encoding="utf-8")
+    page = (resources.files(__package__) / "templates" / "page.html").read_text(encoding="utf-8")
     for name, value in values.items():
         page = page.replace("{{" + name + "}}", value)
     return page

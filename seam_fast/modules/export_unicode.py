@@ -1,9 +1,9 @@
 """The rules "words" and "characters" in C99: lower case, composed form and kinds of characters, by generated tables.
 
-Rule "words" needs, beside the kinds of all characters and the classes of all marks, the mappings that lead to characters
-of the vocabulary: a letter that has a part which no word has makes its word an unknown one whatever becomes of it. Of
-punctuation and symbols everything is needed that composes or decomposes, since each is a word of its own and counts. With
-rule "characters" that holds for all characters, so its tables are complete.
+Rule "words" needs, beside the kinds of all characters and the classes of all marks, the mappings that lead to
+characters of the vocabulary: a letter that has a part which no word has makes its word an unknown one whatever becomes
+of it. Of punctuation and symbols everything is needed that composes or decomposes, since each is a word of its own and
+counts. With rule "characters" that holds for all characters, so its tables are complete.
 """
 
 import functools
@@ -100,21 +100,29 @@ class _Facts(NamedTuple):
     symbol_pairs: list[tuple[int, int, int]]
 
 
-def _codes() -> Iterable[int]:
-    """All code points that a text can have: no surrogates."""
-    yield from range(0xD800)
-    yield from range(0xE000, 0x110000)
+@functools.cache
+def _assigned() -> list[int]:
+    """The code points that are characters; of all others nothing is known but that they are no space and have no case.
+
+    A text can have no surrogates, and Hangul syllables and Han characters are told apart by nothing that matters here.
+    """
+    alike = {*HANGUL, *range(0x3400, 0x4DC0), *range(0x4E00, 0xA000), *range(0x20000, 0x2A6E0)}
+    return [
+        code
+        for code in range(0x110000)
+        if unicodedata.category(chr(code)) not in ("Cn", "Co", "Cs") and code not in alike
+    ]
 
 
 @functools.cache
 def _facts(lower: bool) -> _Facts:
     """The facts, in lower case where that is wanted."""
     marks, mapped, pairs = [], [], []
-    for code in _codes():
+    for code in _assigned():
         character = chr(code)
         if combining := unicodedata.combining(character):
             marks.append((code, combining))
-        if code in HANGUL or code < 0x80:
+        if code < 0x80:
             continue
         made = _decomposed(character.lower() if lower else character)
         if made != character:
@@ -164,7 +172,7 @@ def _kind_in_characters(character: str) -> int:
 def _kinds(rule: str) -> list[tuple[int, int]]:
     """Where a run of characters of a kind begins, and the kind."""
     kind_of = _kind_in_words if rule == "words" else _kind_in_characters
-    return _runs((code, kind_of(chr(code))) for code in _codes())
+    return _runs((code, kind_of(chr(code))) for code in _assigned())
 
 
 @functools.cache
@@ -179,16 +187,19 @@ def _cases() -> list[tuple[int, int]]:
             return 1
         return 2 if (f"A{character}Σ").lower().endswith("ς") else 0
 
-    return _runs((code, case_of(chr(code))) for code in _codes())
+    return _runs((code, case_of(chr(code))) for code in _assigned())
 
 
 def _runs(values: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The entries of a sequence whose value is not that of the entry before."""
-    found: list[tuple[int, int]] = []
+    """The entries of a sequence of (code, value) whose value is not that of the entry before; codes left out have 0."""
+    found, following = [(0, 0)], 0
     for code, value in values:
-        if not found or found[-1][1] != value:
+        if code > following and found[-1][1]:
+            found.append((following, 0))
+        if value != found[-1][1]:
             found.append((code, value))
-    return found
+        following = code + 1
+    return [*found, (following, 0)] if found[-1][1] else found
 
 
 def _case_table() -> str:

@@ -2,6 +2,10 @@
 
 A word that the vocabulary has is found by its bytes; any other word is only counted. So of Unicode's tables only what
 can lead to a character of the vocabulary is written, and what decides where words begin and end.
+
+Most words of a text are kept ones, so those are found by hashing. Words of which nothing is kept are most of the
+vocabulary; they are stored by what they do not share with their neighbours, in half the room, and searched for, which
+takes longer but is seldom needed.
 """
 
 import functools
@@ -15,6 +19,9 @@ from .export_arrays import array, constants, indices, template
 from .export_unicode import unicode_part
 
 BLOCK = 16  # words of which nothing is kept that share a beginning
+_GAP_FIELDS = """
+    int gap;         /* what is before the next character, see seam_emit */
+    size_t space;    /* where the white space before it begins */"""
 
 
 def words_part(module: runtime.CompactModule) -> str:
@@ -32,19 +39,17 @@ def words_part(module: runtime.CompactModule) -> str:
         )
     kept, dropped = _reachable(module.row_of, rule)
     longest = max(map(len, (*kept, *dropped)), default=1)
+    skips = card["padding"] == "word"
+    unknown = "return 0; /* such a word does not count */" if skips else f"row = {card['unknown_row']};"
+    if dropped:
+        dropped_code = template("dropped.c", dropped_tables=_dropped_tables(sorted(dropped)))
+    else:
+        dropped_code = template("not_dropped.c")
     parts = [
         constants(SEAM_LONGEST=longest),
-        template("dropped.c", dropped_tables=_dropped_tables(sorted(dropped))) if dropped else template("not_dropped.c"),
+        dropped_code,
         template("vocabulary.c", kept_tables=_kept_tables(kept, max(module.row_of.values(), default=0))),
-        template(
-            "reader.c",
-            unknown="return 0; /* such a word does not count */"
-            if card["padding"] == "word"
-            else f"row = {card['unknown_row']}; /* the row of unknown words */",
-            reader_fields="\n    int gap;         /* what is before the next character */\n    size_t space;    /* where white space began */"
-            if rule == "characters"
-            else "",
-        ),
+        template("reader.c", unknown=unknown, reader_fields=_GAP_FIELDS if rule == "characters" else ""),
     ]
     if rule != "r8":
         parts.append(template("put_character.c"))
@@ -115,7 +120,9 @@ def _dropped_tables(words: list[bytes]) -> str:
         before = words[number - 1] if number % BLOCK else b""
         if not number % BLOCK:
             starts.append(len(data))
-        shared = next((k for k, pair in enumerate(zip(word, before)) if pair[0] != pair[1]), min(len(word), len(before)))  # noqa: B905
+        shared = 0
+        while word[shared : shared + 1] == before[shared : shared + 1] != b"":
+            shared += 1
         rest = word[shared:]
         data.append(min(shared, 15) << 4 | min(len(rest), 15))
         data += _more(shared) + _more(len(rest)) + rest
@@ -135,6 +142,7 @@ def _more(count: int) -> bytes:
     return b"\xff" * full + bytes([last])
 
 
+@functools.cache
 def _letters_table() -> str:
     """The characters outside ASCII of which rule "r8" makes letters, with what it makes of them."""
     changed = [code for code in range(0x80, 0x110000) if chr(code).lower() != chr(code)]
@@ -144,6 +152,7 @@ def _letters_table() -> str:
     return kind + constants(SEAM_LETTERS=len(entries)) + array("seam_letter", "seam_letters_of", entries)
 
 
+@functools.cache
 def _spaces_table() -> str:
     """White space, as the first and the last character of each run."""
     runs: list[list[int]] = []

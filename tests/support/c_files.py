@@ -24,11 +24,15 @@ def a_compiler(name: str = "") -> str:
     return found[0]
 
 
-def compile_c(text: str, out, *flags: str, compiler: str = ""):
-    """Compiles the text of a file, by the strictest warnings; `out` is the file to make."""
+def compile_c(text: str, out, *flags: str, compiler: str = "", last: bool = False):
+    """Compiles the text of a file, by the strictest warnings; `out` is the file to make.
+
+    last: whether flags come after the file, as libraries do.
+    """
     source = out.with_suffix(".c")
     source.write_text(text, encoding="utf-8")
-    command = [a_compiler(compiler), *STRICT, *flags, str(source), "-o", str(out)]
+    command = [a_compiler(compiler), *STRICT, *(() if last else flags), str(source), *(flags if last else ())]
+    command += ["-o", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:3000]
     return out
@@ -39,15 +43,13 @@ class Word(ctypes.Structure):
 
 
 class InC:
-    """An exported module's functions, called from a shared library that is made of its file."""
+    """An exported module's functions, called from a shared library that was made of its file."""
 
-    def __init__(self, text: str, folder, name: str = "m", optimise: str = "-O1", compiler: str = "") -> None:
-        path = compile_c(text, folder / f"{name}.so", optimise, "-shared", "-fPIC", compiler=compiler)
+    def __init__(self, path, name: str) -> None:
         library = ctypes.CDLL(str(path))
         self._probability = getattr(library, f"{name}_probability_of")
         self._words = getattr(library, f"{name}_words")
         self._margin = getattr(library, f"{name}_margin")
-        self.library = library
         self._probability.restype = self._margin.restype = ctypes.c_float
         self._probability.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
         self._words.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(Word), ctypes.c_int)

@@ -26,9 +26,7 @@ def add_to(verbs: Subparsers) -> None:
         metavar="FILE",
         help="an ONNX graph of any batch size and length, with tokenizer and vocabulary in its metadata",
     )
-    formats.add_argument(
-        "--c", metavar="FILE", help="one file of C99 that needs no library: text in, probability out"
-    )
+    formats.add_argument("--c", metavar="FILE", help="one file of C99 that needs no library: text in, probability out")
     formats.add_argument(
         "--html",
         metavar="FILE",
@@ -39,8 +37,8 @@ def add_to(verbs: Subparsers) -> None:
     parser.add_argument(
         "--table",
         action="store_true",
-        help="with --c or --html: hold what the LSTM gets from each word in place of the embedding; faster, and several "
-        "times as large",
+        help="with --c or --html: hold what the LSTM gets from each word in place of the embedding; faster, and "
+        "several times as large",
     )
     parser.add_argument(
         "--time", action="store_true", help="with --c: compile the file and say how many microseconds a text takes"

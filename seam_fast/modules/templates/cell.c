@@ -2,7 +2,7 @@
 /* $title */
 $tables
 
-/* Reads `steps` $what, and writes the output after each of them to out + (its number) * stride. */
+/* Reads `steps` $what$of, and writes the output after each of them to out + (its number) * stride. */
 static void seam_cell_$id($source, int steps, float *out, int stride)
 {
     float gates[SEAM_CHUNK][$gates]$inputs, state[$hidden] = {0}, memory[$hidden] = {0};

@@ -4,7 +4,7 @@
 typedef struct {
     seam_word *words;
     int most, count; /* room for words, and words found */
-    int length;      /* bytes of the word that is being read; above SEAM_LONGEST the vocabulary has no such word */
+    unsigned length; /* bytes of the word that is being read; above SEAM_LONGEST the vocabulary has no such word */
     size_t begin;    /* where it begins in the text */
     unsigned char bytes[SEAM_LONGEST];$reader_fields
 } seam_reader;
@@ -25,7 +25,7 @@ static int seam_end(seam_reader *reader, size_t end)
 {
     if (reader->length == 0)
         return 0;
-    int row = seam_row(reader->bytes, reader->length);
+    int row = seam_row(reader->bytes, (int)reader->length);
     reader->length = 0;
     if (row < 0) {
         $unknown
