@@ -32,7 +32,9 @@ if _HAS_TORCH:
     from .modules.certify import certify
     from .modules.compact import CompactModule
     from .modules.costs import module_costs
+    from .modules.export_c import export_c
     from .modules.export_onnx import export_onnx
+    from .modules.export_page import export_html
     from .modules.seam_module import SeamModule
     from .nn import MaskedEmbedding, MaskedLinear, MaskedLSTM
     from .ops.functional import binarize, masked_embedding, masked_linear, masked_lstm
@@ -68,6 +70,8 @@ __all__ = [
     "certify",
     "evaluate_classifier",
     "evaluate_module",
+    "export_c",
+    "export_html",
     "export_onnx",
     "has_cuda",
     "has_ext",

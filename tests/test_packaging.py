@@ -151,6 +151,7 @@ def test_what_a_wheel_holds(checkout):
     wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "seam_fast").rglob("*.py")}
     assert {file for file in files if file.endswith(".py")} == wanted
     assert "seam_fast/data/r8_newids.txt.gz" in files
+    assert {"seam_fast/modules/templates/cell.c", "seam_fast/modules/templates/page.html"} <= set(files)
     assert files["seam_fast/_build_note.txt"] == b"it was installed with SEAM_FAST_BUILD=none\n"
     assert said.count("without its compiled part") == 1
 
