@@ -378,6 +378,49 @@ def run_bench(tmp_path, capsys):
     return run
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Calls here what the benchmarks measure in fresh processes, which take seconds to begin.
+
+    The processes themselves are tested in test_bench_harness.py, with the least of steps and memory on them in
+    test_bench_step.py. What would be sent to them is pickled here, too.
+    """
+    import pickle
+
+    from benchmarks.cpu import job_one, step
+    from benchmarks.harness import processes, timing
+
+    def sent(*values):
+        return pickle.loads(pickle.dumps(values))
+
+    class Worker:
+        def __init__(self, make, *arguments):
+            make, *arguments = sent(make, *arguments)
+            self._run = make(*arguments)
+
+        def start(self, number):
+            self._found = timing.time_block(self._run, number)
+
+        def result(self):
+            return self._found
+
+        def __call__(self, number):
+            self.start(number)
+            return self.result()
+
+        def close(self):
+            """There is nothing to end."""
+
+    def call(function, *arguments):
+        function, *arguments = sent(function, *arguments)
+        return function(*arguments)
+
+    monkeypatch.setattr(processes, "Worker", Worker)
+    monkeypatch.setattr(processes, "in_fresh_process", call)
+    for module in (job_one, step):  # which would last for all that follows in this process
+        monkeypatch.setattr(module, "keep_freed_memory", lambda: None)
+
+
 @pytest.fixture(scope="module")
 def small_reference():
     """The invented corpus as the reference treats it, and a base that has learned it: (base, corpus)."""

@@ -45,7 +45,7 @@ def check_job_record(record: dict) -> None:
             assert found["seconds"] == found["seconds_by_epoch"][found["epoch"]] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("in_this_process")
 def test_jobs_are_recorded(run_bench):
     code, record, said = run_bench("job", "--smoke", "--rivals", "reference_best", "best_torch")
     assert code == 0 and record["synthetic"]

@@ -1,5 +1,6 @@
 """`seam-fast bench op`: what is compared, left out, timed and recorded; nothing here looks at speed."""
 
+import functools
 import json
 
 import pytest
@@ -40,8 +41,9 @@ def check_op_record(record: dict, shapes: list[str]) -> None:
             assert ("ratio" in figures) == (not name.startswith("seam"))
 
 
-@pytest.mark.slow
-def test_ops_side_by_side_write_a_whole_record_and_tables(run_bench):
+def test_ops_side_by_side_write_a_whole_record_and_tables(run_bench, monkeypatch):
+    # What is compiled is traced whole and run as it is: Inductor takes half a minute (test_compile.py has it once).
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     code, record, said = run_bench("op", "--smoke")
     assert code == 0
     check_op_record(record, ["tiny", "tiny_lengths"])

@@ -75,12 +75,14 @@ def test_baselines_have_no_more_weights_than_the_module(module, toy, monkeypatch
     assert found == baselines.baselines(module, toy, toy.validation_indices()[0], settings, 0)
 
 
-@pytest.mark.slow
-def test_the_study_goes_on_where_it_stopped(tmp_path, capsys):
+def test_the_study_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
     from benchmarks.harness import schema
+    from benchmarks.quality import baselines
     from benchmarks.quality import cli as quality
     from benchmarks.report import tables_quality
 
+    for steps in ("HEAD_STEPS", "TINY_STEPS"):  # the baselines have tests above
+        monkeypatch.setattr(baselines, steps, 5)
     out = tmp_path / "study.json"
     study = ["study", "--smoke", "--out", str(out)]
     assert quality.main([*study, "--minutes", "0"]) == 0

@@ -92,7 +92,7 @@ def put_state(exact, other, step=0, head_steps=0):
             if adam is None or theirs not in adam.state:
                 continue
             state = {what: fit(key, value).float().clone() for what, value in adam.state[theirs].items()}
-            if hasattr(other, "load_state"):  # which keeps Adam's memory by key
+            if hasattr(other, HEAD_STATES[name]):  # which keeps Adam's memory by key
                 for i, what in enumerate(("exp_avg", "exp_avg_sq")):
                     of_head = key not in KEYS
                     memory = getattr(other, HEAD_STATES[name])[2 * key + i] if of_head else getattr(other, what)[key]
