@@ -364,10 +364,26 @@ def choose():
 # -- benchmarks -------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def peak():
+    """What a core can do at most; measuring it begins with a compiler."""
+    from benchmarks.harness.peak import Peak
+
+    return Peak()
+
+
 @pytest.fixture
-def run_bench(tmp_path, capsys):
-    """Runs `seam-fast bench`; returns exit code, record (or None), and what it printed."""
+def run_bench(tmp_path, capsys, monkeypatch, peak):
+    """Runs `seam-fast bench`; returns exit code, record (or None), and what it printed.
+
+    How busy other processes keep the machine, which takes a second, is not asked.
+    """
+    from benchmarks.cpu import runner
+    from benchmarks.harness import machine
     from seam_fast.cli.main import main
+
+    monkeypatch.setattr(runner, "Peak", lambda: peak)
+    monkeypatch.setattr(machine, "busy_cores", lambda: 0.0)
 
     def run(*arguments):
         out = tmp_path / "record.json"

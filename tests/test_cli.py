@@ -294,7 +294,7 @@ def test_ctrl_c_leaves_the_best_modules_on_disk(trained):
         for line in process.stderr:
             if line.startswith("re-engineering"):
                 break
-        time.sleep(5)  # epochs of this corpus take milliseconds
+        time.sleep(2)  # epochs of this corpus take milliseconds
         process.send_signal(signal.SIGINT)
         _, talk = process.communicate(timeout=60)
     finally:

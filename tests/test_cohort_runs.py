@@ -51,13 +51,13 @@ def run(base, corpus, targets, **options):
     ],
 )
 def test_whole_runs_do_not_depend_on_who_is_beside(toy, toy_base, stepped, schedule, options):
-    options = options | {"schedule": schedule, "epochs": 4}
+    options = options | {"schedule": schedule, "epochs": 3}
     targets = [0, 1, 2, 3, (0, 1), (1, 2)]
     together = run(toy_base, toy, targets, **options)
-    for threads in (1, 2, 5):
+    for threads in (1, 5):
         for one, other in zip(together, run(toy_base, toy, targets, threads=threads, **options), strict=True):
             assert_same(one, other)
-    assert all(len(module.history) == 4 for module in together)
+    assert all(len(module.history) == 3 for module in together)
 
 
 def test_a_whole_run_is_that_of_plain_pytorch(toy, toy_base, stepped):
