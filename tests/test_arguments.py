@@ -98,7 +98,8 @@ def test_the_sentence_quotes_no_more_than_fits():
 
 # -- Settings ---------------------------------------------------------------------------------------------------------
 
-FIELDS = {field.name: type(field.default) for field in dataclasses.fields(Settings)} | {"epochs": int}
+FIELDS = {field.name: type(field.default) for field in dataclasses.fields(Settings)}
+FIELDS |= {"epochs": int, "keep": float}  # or None
 
 
 def valid(name):
@@ -127,7 +128,7 @@ def test_every_field_is_kept_as_pythons_own_type(name):
 def test_every_field_refuses_other_types(name):
     wrong = {
         int: [v for v in NOT_WHOLE if v is not None or name != "epochs"],
-        float: NOT_REAL,
+        float: [v for v in NOT_REAL if v is not None or name != "keep"],
         bool: [1, 0, "yes", None],
         str: [None, 1, True, b"seam", ["seam"], np.array(["seam"])],
     }
@@ -359,7 +360,10 @@ def test_the_script_offers_what_the_verbs_do():
     # The script names its files after the corpus, which one file by itself does not name.
     one_file = {"data_file", "test_file", "test_share", "split", "split_seed"}
     one_file |= {"text_column", "label_column", "date_column", "columns"}
-    assert of_verb - theirs == {"targets", "reuse", "no_plots", "threads", "evaluate_every", "json"} | one_file
+    assert (
+        of_verb - theirs
+        == {"targets", "reuse", "no_plots", "threads", "evaluate_every", "json", "keep_scores"} | one_file
+    )
     assert {"tokenizer", "min_count", "max_length", "smallest_class"} <= of_training & theirs
 
 
