@@ -84,6 +84,54 @@ def module_of_rule(rule, padding, words=None):
 RULED = [(rule, padding) for rule in VOCABULARIES for padding in CONFIGS]
 
 
+# Few characters of a kind, of which all short texts are tried: sigma, marks on a letter and on a symbol, Hangul, vowel
+# signs that compose, characters that are mapped to others, what is between words.
+ALPHABETS = {
+    "sigma": "ΣΑσ.\u0301\u00ad 1\u2019",
+    "marks": "eE=\u0301\u0323\u0344ệ\u00ad",
+    "hangul": "\u1100\u1161\u11a8\u11a7가각\u0301x",
+    "signs": "ক\u09c7\u09be\u09d7\u09cbA\u0327",
+    "mapped": "KÅİÅ\u030aⒶ\u2126\u1fef",
+    "between": "a \u00a0\u200b\u200d-\u2028\ufeff",
+}
+
+
+def short_texts(name):
+    return ["".join(text) for length in range(1, 5) for text in itertools.product(ALPHABETS[name], repeat=length)]
+
+
+def module_of_short_texts(name, rule):
+    """A module that knows all words of these texts, so that none of them can be taken for another."""
+    return module_of_rule(
+        rule, "own", tuple(sorted({word for text in short_texts(name) for word in runtime.RULES[rule](text)}))
+    )
+
+
+LONG = [
+    "ab" * 200,
+    "ab" * 200 + "c",
+    "ab" * 400,
+    "a" * 15,
+    "a" * 16,
+    "a" * 30,
+    "b" * 269,
+    "b" * 270,
+    "b" * 271,
+    "b" * 540,
+]
+
+
+def module_of_many_dropped_words():
+    """A module that knows many words that are alike and keeps nothing of most; other words do not count."""
+    words = ["".join(word) for length in range(1, 5) for word in itertools.product("abé", repeat=length)]
+    vocabulary = ["<pad>", "<unk>", *words[::2], *LONG]
+    config = sf.CorpusConfig(max_length=8, padding="word", vocabulary="train_and_test", tokenizer="spaces")
+    module = make_module(make_base(config=config, vocabulary=vocabulary), 0.5)
+    scores = module.scores["word_embeddings.weight"]
+    scores[torch.rand(len(scores), generator=torch.Generator().manual_seed(0)) < 0.8] = -1
+    return module.compact()
+
+
 def _net(shape, padding="own", readout=None, dtype="float32", density=0.5, sizes=(5, 9, 3), unknown="own"):
     base = make_base(shape, sizes, config=CONFIGS[padding])
     base.readout, base.tokenizer = readout or base.readout, "spaces"
@@ -94,6 +142,10 @@ def _makers():
     """What makes compact modules of all kinds, by the module's name."""
     made = {f"{rule}_{padding}": functools.partial(module_of_rule, rule, padding) for rule, padding in RULED}
     made["latin"] = functools.partial(module_of_rule, "words", "own", ("wheat", "naïve", "!", "don", "'", "t"))
+    for name in ALPHABETS:
+        made[f"short_{name}"] = functools.partial(module_of_short_texts, name, "words")
+    made["short_characters"] = functools.partial(module_of_short_texts, "marks", "characters")
+    made["many_dropped"] = module_of_many_dropped_words
     for padding, readout in itertools.product(CONFIGS, ("last_word", "last_position")):
         for shape in ((1, False), (2, True)):
             made[f"net{shape[0]}_{padding}_{readout}"] = functools.partial(_net, shape, padding, readout)
@@ -161,6 +213,23 @@ def test_every_character(in_c, rule):
     for start in range(0, len(codes), 2000):
         some = "".join(f"{chr(code)}a {chr(code)}\u0301=" for code in codes[start : start + 2000])
         assert compiled.rows(some, 10**4) == rows_of(module, some, 10**4), hex(codes[start])
+
+
+@pytest.mark.parametrize("name", [*ALPHABETS, "characters"])
+def test_all_short_texts_of_a_few_characters(in_c, name):
+    module, compiled = modules()[f"short_{name}"], in_c[f"short_{name}"]
+    for text in short_texts("marks" if name == "characters" else name):
+        assert compiled.rows(text) == rows_of(module, text), ascii(text)
+    assert len(set(module.row_of.values())) > 10
+
+
+def test_words_of_which_nothing_is_kept_are_told_from_unknown_ones(in_c):
+    module, compiled = modules()["many_dropped"], in_c["many_dropped"]
+    words = ["".join(word) for length in range(1, 6) for word in itertools.product("abé", repeat=length)]
+    words += [*LONG, *(word[:-1] for word in LONG), *(word + end for word in LONG for end in "abcé")]
+    assert sum(row == 0 for row in module.row_of.values()) > 40 and set(LONG) <= set(module.row_of)
+    for word in words:
+        assert compiled.rows(word) == rows_of(module, word), word
 
 
 def test_many_marks_in_any_order(in_c):
