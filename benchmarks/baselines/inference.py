@@ -1,6 +1,9 @@
 """The forms of a module, and what a user would take instead, as functions from texts to answers."""
 
+import ctypes
 import importlib.util
+import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import torch
 from seam_fast import runtime
 from seam_fast.classifier import reference_model
 from seam_fast.modules.compact import CompactModule
+from seam_fast.modules.export_c import export_c
 from seam_fast.modules.seam_module import SeamModule
 
 Answer = Callable[[Sequence[str]], np.ndarray]
@@ -45,6 +49,10 @@ def make(module: SeamModule, name: str, train, folder: Path) -> tuple[dict[str, 
         "numpy": alone,
     }
     left_out = {}
+    if shutil.which("cc"):
+        made["c"] = _c(small, folder)
+    else:
+        left_out["c"] = "there is no C compiler, cc"
     for key, needed, build in (("onnx", "onnxruntime", _onnx), ("svm", "sklearn", None)):
         if importlib.util.find_spec(needed) is None:
             left_out[key] = f"{needed} is not installed"
@@ -53,6 +61,16 @@ def make(module: SeamModule, name: str, train, folder: Path) -> tuple[dict[str, 
         else:
             made[key] = _svm(name, train)
     return made, left_out
+
+
+def _c(small: CompactModule, folder: Path) -> Answer:
+    """The exported C, compiled for this processor, called text by text."""
+    source, library = export_c(small, folder / "module.c", name="module"), folder / "module.so"
+    command = ["cc", "-std=c99", "-O3", "-march=native", "-shared", "-fPIC", str(source), "-o", str(library)]
+    subprocess.run(command, check=True)
+    probability = ctypes.CDLL(str(library)).module_probability
+    probability.argtypes, probability.restype = [ctypes.c_char_p], ctypes.c_float
+    return lambda texts: np.array([probability(text.encode()) for text in texts], dtype=np.float32)
 
 
 def _onnx(small: CompactModule, folder: Path) -> Answer:
