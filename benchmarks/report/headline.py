@@ -52,13 +52,16 @@ def shipped() -> Row:
         unknown: statistics.median(each["bytes"] for each in smallest if each["unknown"] == unknown) / 1000
         for unknown in ("own", "dropped")
     }
-    single = [row["times"][0]["against"]["base"]["compact"]["median"] for row in record["rows"]]
-    times = ratio({"median": statistics.median(single), "q1": min(single), "q3": max(single)})
+
+    def times(form: str) -> str:
+        found = [row["times"][0]["against"]["base"][form]["median"] for row in record["rows"]]
+        return ratio({"median": statistics.median(found), "q1": min(found), "q3": max(found)})
+
     figure = (
-        f"{sizes['own']:.0f} kB ({sizes['dropped']:.0f} without the words that it drops), text to answer {times} times "
-        "as fast as the base"
+        f"{sizes['own']:.0f} kB ({sizes['dropped']:.0f} without the words that it drops), text to answer "
+        f"{times('compact')} times as fast as the base, as exported C {times('c')} times"
     )
-    what = f"a module as a file of its own, 8 bits, {len(single)} classes, one text at a time, one CPU core"
+    what = f"a module as a file of its own, 8 bits, {len(record['rows'])} classes, one text at a time, one CPU core"
     return what, figure, "Shipped modules", "inference.md", "inference"
 
 
