@@ -101,13 +101,13 @@ def f1_against_size(modules: Sequence[SeamModule], path: str | Path) -> Path:
     """A panel for each module with a ``size_curve``: F1 and average precision on the evaluation documents of the
     modules that are nested in it, by share of weights kept.
     """
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter
 
     with_curve = [module for module in modules if module.card.get("size_curve")]
     shown = with_curve[:MOST_PANELS]
     columns = min(4, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure, axes = _figure(3.1 * columns + 0.9, 2.7 * rows + 1.1, rows, columns)
+    figure, axes = _figure(max(6.4, 3.1 * columns + 0.9), 2.7 * rows + 1.1, rows, columns)  # the title needs that width
     for axis, module in zip(axes.flat, shown, strict=False):
         curve = module.card["size_curve"]
         kept = [100 * point["keep"] for point in curve]
@@ -117,6 +117,7 @@ def f1_against_size(modules: Sequence[SeamModule], path: str | Path) -> Path:
         axis.axvline(100 * module.kept, color=GREY, linestyle=":", linewidth=1.2)
         axis.set_xscale("log")
         axis.set_ylim(-0.03, 1.03)
+        axis.xaxis.set_major_locator(FixedLocator([0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]))
         axis.xaxis.set_minor_locator(_no_ticks())
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_title(_name(module), fontsize=10)
