@@ -16,6 +16,7 @@ K class outputs behind the ReLU. Gates stand in torch's order: input, forget, ce
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -122,24 +123,28 @@ RULES: dict[str, Callable[[str], list[str]]] = {
 """The tokenizer's rules by name: what `seam_fast.Tokenizer` applies, too."""
 
 
-class _OwnTokenizer:
-    """A user's function that splits texts, held to what `seam_fast.Tokenizer` holds it to."""
+def split_by(function: Callable[[str], Iterable[str]], text: str, name: str = "") -> list[str]:
+    """The words of a text by a user's function, without empty ones.
 
-    def __init__(self, function: Callable[[str], Iterable[str]]) -> None:
-        self.function = function
+    Args:
+        function: from a text to its words.
+        text: the text.
+        name: the function's, for messages.
 
-    def __call__(self, text: str) -> list[str]:
-        """The words of a text, without empty ones. Raises DataError where the function fails or returns no strings."""
-        try:
-            returned = self.function(text)
-            words = None if isinstance(returned, str) else list(returned)
-        except DataError:
-            raise
-        except Exception as error:
-            raise DataError(f"the tokenizer failed on {text[:40]!r}: {error!r}") from error
-        if words is None or not all(isinstance(word, str) for word in words):
-            raise DataError(f"the tokenizer must return a list of strings; on {text[:40]!r} it did not.")
-        return [word for word in words if word]
+    Raises:
+        DataError: the function fails or returns something other than strings.
+    """
+    which = f"the tokenizer {name}".rstrip()
+    try:
+        returned = function(text)
+        words = None if isinstance(returned, str) else list(returned)
+    except DataError:  # of a `seam_fast.Tokenizer`, which has said it all
+        raise
+    except Exception as error:
+        raise DataError(f"{which} failed on {text[:40]!r}: {error!r}") from error
+    if words is None or not all(isinstance(word, str) for word in words):
+        raise DataError(f"{which} must return a list of strings; on {text[:40]!r} it did not.")
+    return [word for word in words if word]
 
 
 # -- the module --------------------------------------------------------------------------------------------------------
@@ -228,7 +233,7 @@ class CompactModule:
         self._check_sizes()
         self.target_names: list[str] = self.card["target_names"]
         rule = self.card["tokenizer"]
-        own = None if tokenizer is None else _OwnTokenizer(tokenizer)
+        own = None if tokenizer is None else functools.partial(split_by, tokenizer)
         self._split = RULES[rule] if isinstance(rule, str) else own
         self._steps = [[_Steps(cell) for cell in cells] for cells in self.layers]
         self._projected: list[np.ndarray] | None = None
@@ -243,6 +248,11 @@ class CompactModule:
             if {cell.weight_ih.shape[1] for cell in cells} != {width}:
                 raise CheckpointError("the sizes of the LSTM's layers do not fit one another")
             width = sum(cell.hidden_size for cell in cells)
+
+    @property
+    def projects_words(self) -> bool:
+        """Whether what the first layer's gates get from each word is held in a table, and looked up."""
+        return 4 * len(self.embedding) * sum(len(cell.bias) for cell in self.layers[0]) <= MOST_PROJECTED
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(cells)} x {cells[0].hidden_size}" for cells in self.layers)
@@ -373,8 +383,7 @@ class CompactModule:
         """What the first layer's gates get from words (T, n): (T, n, 4 * H)."""
         if self._projected is None:
             cells = self._steps[0]
-            size = 4 * len(self.embedding) * sum(len(cell.bias) for cell in cells)
-            if size > MOST_PROJECTED:
+            if not self.projects_words:
                 return self.embedding[words] @ cells[direction].weight_ih + cells[direction].bias
             # The input projection of a word is a constant.
             self._projected = [self.embedding @ cell.weight_ih + cell.bias for cell in cells]

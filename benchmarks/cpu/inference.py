@@ -10,7 +10,6 @@ runs/bench/inference.json and prints a line a class.
 
 import argparse
 import contextlib
-import os
 import shlex
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import torch
 
 from benchmarks.baselines import inference as rivals
 from benchmarks.harness import machine, records, timing
+from benchmarks.harness.priority import realtime_priority
 from seam_fast import _ext, runtime
 from seam_fast.classifier.metrics import binary_metrics
 from seam_fast.classifier.model import LSTMClassifier
@@ -131,9 +131,9 @@ def measure(module, name: str, path: Path, train, test, chosen, arguments, left_
                 }
             )
         stored = [store(module, dtype, unknown, exact, wanted, test.texts, Path(folder)) for dtype, unknown in STORED]
-    answers = (
-        {"module": exact >= 0.5, "svm": made["svm"](test.texts) > 0} if "svm" in made else {"module": exact >= 0.5}
-    )
+    answers = {"module": exact >= 0.5}
+    if "svm" in made:
+        answers["svm"] = made["svm"](test.texts) > 0
     return {
         "class": name,
         "kept": module.kept,
@@ -164,19 +164,6 @@ def store(module, dtype: str, unknown: str, exact, wanted, texts, folder: Path) 
 def f1(answers: torch.Tensor, wanted: torch.Tensor) -> float:
     """F1 of answers, bool (N,)."""
     return float(binary_metrics(answers, wanted)["f1"])
-
-
-@contextlib.contextmanager
-def realtime_priority():
-    """Real-time priority inside. Raises SeamFastError where the system does not allow it."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    except (AttributeError, PermissionError):
-        raise SeamFastError("--alone needs Linux and root, for real-time priority; leave it out") from None
-    try:
-        yield
-    finally:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def describe(row: dict) -> str:

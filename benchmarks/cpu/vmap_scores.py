@@ -10,16 +10,15 @@ prints a line a case.
 
 import argparse
 import contextlib
-import os
 import shlex
 import sys
-import time
 from pathlib import Path
 
 import torch
 
 import seam_fast as sf
 from benchmarks.harness import machine, records, timing
+from benchmarks.harness.priority import realtime_priority
 from benchmarks.harness.shapes import SHAPES, Shape
 from seam_fast import _ext
 from seam_fast.cli import report
@@ -78,21 +77,6 @@ def run(arguments, command: str) -> int:
     record["alone"] = arguments.alone
     records.save(record | {"seeds": {"tensors": SEED}, "rows": rows}, out)
     return 0
-
-
-@contextlib.contextmanager
-def realtime_priority():
-    """Real-time priority inside; afterwards sleeps for as long, so that other processes get their share."""
-    started = time.perf_counter()
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    except (AttributeError, PermissionError):
-        raise SeamFastError("--alone needs Linux and root, for real-time priority; leave it out") from None
-    try:
-        yield
-    finally:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    time.sleep(time.perf_counter() - started)
 
 
 def start_worker_threads(threads: int) -> None:

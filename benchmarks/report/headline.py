@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterator
 
 from benchmarks import RECORDS
+from benchmarks.report.tables_inference import over_classes
 from benchmarks.report.words import number, percent, ratio
 
 PAGES = "docs/benchmarks"  # from the repository's root, where the README is
@@ -54,8 +55,7 @@ def shipped() -> Row:
     }
 
     def times(form: str) -> str:
-        found = [row["times"][0]["against"]["base"][form]["median"] for row in record["rows"]]
-        return ratio({"median": statistics.median(found), "q1": min(found), "q3": max(found)})
+        return over_classes([row["times"][0] for row in record["rows"]], form)
 
     figure = (
         f"{sizes['own']:.0f} kB ({sizes['dropped']:.0f} without the words that it drops), text to answer "

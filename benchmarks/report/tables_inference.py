@@ -36,7 +36,7 @@ def times(record: dict) -> str:
             if not found:
                 break
             us = statistics.median(each["us"][key]["median"] for each in found)
-            cells += [number(us), "-" if key == "base" else _over_classes(found, key), f"{1e6 / us:,.0f}"]
+            cells += [number(us), "-" if key == "base" else over_classes(found, key), f"{1e6 / us:,.0f}"]
         if len(cells) == len(head):
             rows.append(cells)
     classes = len(record["rows"])
@@ -46,7 +46,7 @@ def times(record: dict) -> str:
     )
 
 
-def _over_classes(found: list[dict], key: str) -> str:
+def over_classes(found: list[dict], key: str) -> str:
     """The median ratio over the classes with its range."""
     medians = [each["against"]["base"][key]["median"] for each in found]
     return ratio({"median": statistics.median(medians), "q1": min(medians), "q3": max(medians)})

@@ -7,6 +7,7 @@ import argparse
 from ..data.columns import ColumnNames
 from ..data.sources import DocumentFile
 from ..errors import DataError
+from .options import refuse_given
 
 # Options that say how --data-file is read. Those of its columns serve --documents too.
 COLUMN_OPTIONS = ("text_column", "label_column", "columns")
@@ -30,10 +31,8 @@ def data_file(arguments: argparse.Namespace) -> DocumentFile | None:
     """
     if arguments.data_file is None:
         columns = () if getattr(arguments, "documents", None) else COLUMN_OPTIONS
-        for name in (*FILE_OPTIONS, *columns):
-            if getattr(arguments, name) is not None:
-                flag = "--" + name.replace("_", "-")
-                raise DataError(f"{flag} has no effect without --data-file, the file it is about; leave it out")
+        reason = "without --data-file, the file it is about"
+        refuse_given(arguments, (*FILE_OPTIONS, *columns), reason, DataError)
         return None
     if arguments.data_dir is not None:
         raise DataError("--data-dir has no effect with --data-file, which names the documents; leave one of them out")

@@ -1,7 +1,6 @@
 """What a verb judges: a saved module with its base, and labelled documents as the base sees them."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,12 +13,12 @@ from ..data.sources import labelled_documents
 from ..errors import CheckpointError, TrainingError
 from ..modules.seam_module import SeamModule
 from ..runtime import is_compact
+from .any_module import load_module
 from .bases import load_base
 from .corpora import corpus_for_base, raw_test_documents
 from .corpus_choice import COLUMN_OPTIONS, FILE_OPTIONS, data_file, dataset_name
-from .options import OptionGroup, add_base_options, add_base_tokenizer_option, add_corpus_options
+from .options import OptionGroup, add_corpus_options, refuse_given
 from .paths import find_base_beside
-from .targets import parse_targets
 
 
 class Judged(NamedTuple):
@@ -51,26 +50,17 @@ def add_judging_options(parser: OptionGroup) -> None:
     )
 
 
-def add_module_and_base(parser: OptionGroup) -> None:
-    """Adds the options of a base and of a module that is not compact."""
-    add_base_options(parser, "base.safetensors beside it or up to two folders up")
-    add_base_tokenizer_option(parser)
-    parser.add_argument("--target", help="for .pth files outside a tc_<k> folder: the class")
-
-
 def check_judging_options(arguments: argparse.Namespace) -> None:
     """Raises TrainingError where both a file of documents and a corpus, or how to divide one, are named."""
     if arguments.documents and (arguments.dataset or arguments.data_dir or arguments.data_file):
         beside = "--dataset" if arguments.dataset else "--data-dir" if arguments.data_dir else "--data-file"
         raise TrainingError(f"{beside} has no effect with --documents, which names the file to judge on; leave one out")
-    for name in FILE_OPTIONS if arguments.documents else ():
-        if getattr(arguments, name) is not None:
-            flag = "--" + name.replace("_", "-")
-            raise TrainingError(f"{flag} has no effect with --documents, all of which are judged on; leave it out")
+    if arguments.documents:
+        refuse_given(arguments, FILE_OPTIONS, "with --documents, all of which are judged on")
 
 
 def load_judged(arguments: argparse.Namespace) -> Judged:
-    """Loads what the options of `add_judging_options` and `add_module_and_base` name.
+    """Loads what the options of `add_judging_options` and `add_base_of_module` name.
 
     Raises:
         CheckpointError: The base or the module is missing or damaged, or they do not belong together.
@@ -89,11 +79,11 @@ def load_judged(arguments: argparse.Namespace) -> Judged:
     dataset = dataset_name(arguments) or named or base.info.get("corpus") or "r8"
     module = None
     if base.class_names is not None:  # a module that cannot be loaded is refused before the documents are read
-        module = _load_module(path, base, arguments.target, base.class_names)
+        module = load_module(path, base, arguments.target, base.class_names)
     documents, source = _documents(base, dataset, arguments)
     if module is None:
         names = documents.class_names if isinstance(documents, Corpus) else base.names_or_refuse()
-        module = _load_module(path, base, arguments.target, names)
+        module = load_module(path, base, arguments.target, names)
     if base.vocabulary is None and isinstance(documents, Corpus):
         _check_numbering(path, module, documents)
     return Judged(module, path, Path(base_path), documents, source)
@@ -140,14 +130,3 @@ def _check_numbering(path: Path, module: SeamModule, corpus: Corpus) -> None:
             f"{path}: its base does not say its words, and these are not the documents it was trained on, by which "
             "they could be numbered, or the tokenizer was another (--tokenizer)"
         )
-
-
-def _load_module(path: Path, base: LSTMClassifier, target: str | None, class_names: Sequence[str]) -> SeamModule:
-    """The module in a file. target: the value of ``--target``, which must agree with the module's card."""
-    targets = parse_targets(target, class_names) if target else [None]
-    if len(targets) != 1:
-        raise TrainingError(f"--target {target} names {len(targets)} targets; a module has one (+ joins a set)")
-    module = SeamModule.load(path, base, target=targets[0])
-    if targets[0] not in (None, module.target):
-        raise CheckpointError(f"{path}: its card says target {list(module.target)}, not {list(targets[0])}")
-    return module

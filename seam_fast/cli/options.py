@@ -2,11 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ..data.tokenizer import tokenizer_named
-from ..errors import TrainingError
+from ..errors import SeamFastError, TrainingError
 from ..search.settings import Settings
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -255,6 +255,22 @@ def share(text: str) -> float:
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 1")
     return value
+
+
+def refuse_given(
+    arguments: argparse.Namespace, names: Iterable[str], reason: str, error: type[SeamFastError] = TrainingError
+) -> None:
+    """Raises the error where the command line gives an option that has no effect.
+
+    Args:
+        arguments: the parsed command line.
+        names: of the options, as attributes of ``arguments``; one that was not given is None, {} or [].
+        reason: why, after "has no effect".
+        error: what is raised.
+    """
+    for name in names:
+        if getattr(arguments, name) not in (None, {}, []):
+            raise error(f"--{name.replace('_', '-')} has no effect {reason}; leave it out")
 
 
 def weights_share(text: str) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..errors import DataError
-from ..runtime import RULES
+from ..runtime import RULES, split_by
 
 
 class Tokenizer:
@@ -89,14 +89,7 @@ class Tokenizer:
                 f"texts were split by a function of the user's own, {self.name}, which files name but do not hold; "
                 "give it again: LSTMClassifier.load(path, tokenizer=...), or --tokenizer MODULE:FUNCTION."
             )
-        try:
-            returned = self._function(text)
-            words = None if isinstance(returned, str) else list(returned)
-        except Exception as error:
-            raise DataError(f"the tokenizer {self.name} failed on {text[:40]!r}: {error!r}") from error
-        if words is None or not all(isinstance(word, str) for word in words):
-            raise DataError(f"the tokenizer {self.name} must return a list of strings; on {text[:40]!r} it did not.")
-        return [word for word in words if word]
+        return split_by(self._function, text, self.name)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Tokenizer):

@@ -6,6 +6,7 @@ cell, the two outputs of the head into their difference, and classes whose ReLU 
 Everything that goes does so by proof and not by measurement, so the answers stay those of the module to float rounding.
 """
 
+import functools
 import json
 import os
 import zlib
@@ -68,7 +69,7 @@ class CompactModule(runtime.CompactModule):
             weight, bias = np.concatenate([out.weight, out.direct[None]]), np.concatenate([out.bias, out.constant])
             parts = (self.embedding, *cell[:3], np.zeros_like(cell.bias), weight, bias)
             weights = [torch.from_numpy(np.array(part, dtype=np.float32, order="C")) for part in parts]
-            if 4 * len(self.embedding) * len(cell.bias) <= runtime.MOST_PROJECTED:
+            if self.projects_words:
                 self._table = _ext.C.project_words(weights)
             self._weights = weights
         ids, lengths = self.padded(rows)
@@ -296,6 +297,14 @@ def _without_unused(
 
 def _word_list(words: list[str], has_row: Array) -> tuple[dict[str, Array], str]:
     """Sorted words, and whether each has a row of its own, as `runtime` reads them; and the separator."""
+    shared, tails, separator = _in_front_code(tuple(words))
+    kept = _deflated(np.packbits(has_row).tobytes())
+    return {"words.shared": shared, "words.tails": tails, "words.kept": kept}, separator
+
+
+@functools.lru_cache(maxsize=2)
+def _in_front_code(words: tuple[str, ...]) -> tuple[Array, Array, str]:
+    """``words.shared``, ``words.tails`` and the separator; the modules of one base mostly share all its words."""
     shared, tails, last = bytearray(), [], ""
     for word in words:
         count = _shared(word[:255], last)
@@ -305,11 +314,7 @@ def _word_list(words: list[str], has_row: Array) -> tuple[dict[str, Array], str]
     used = set().union(*words)
     separator = next(character for character in map(chr, (10, *range(0xD800))) if character not in used)
     text = separator.join(tails).encode("utf-8", "surrogatepass")
-    return {
-        "words.shared": _deflated(bytes(shared)),
-        "words.tails": _deflated(text),
-        "words.kept": _deflated(np.packbits(has_row).tobytes()),
-    }, separator
+    return _deflated(bytes(shared)), _deflated(text), separator
 
 
 def _shared(word: str, last: str) -> int:

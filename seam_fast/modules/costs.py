@@ -86,12 +86,10 @@ def _of_compact(module: runtime.CompactModule, steps: float) -> dict[str, Any]:
                 of_words += times * cell.weight_ih.size
     output = module.output
     others += output.weight.size + output.out.size + output.direct.size
-    table = 4 * len(module.embedding) * sum(len(cell.bias) for cell in module.layers[0])
-    looks_up = table <= runtime.MOST_PROJECTED
     return {
         "parameters": sum(stored),
         "macs": of_words + others,
-        "macs_with_table": others if looks_up else of_words + others,
+        "macs_with_table": others if module.projects_words else of_words + others,
     }
 
 

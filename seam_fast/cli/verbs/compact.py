@@ -12,7 +12,7 @@ from ..any_module import ModuleLoader, add_module_options
 from ..corpora import corpus_for_base
 from ..corpus_choice import data_file, dataset_name
 from ..json_output import print_json
-from ..options import Subparsers, add_corpus_options, add_verb, weights_share
+from ..options import Subparsers, add_corpus_options, add_verb, refuse_given, weights_share
 
 ENDING = ".compact.safetensors"
 
@@ -59,10 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"{arguments.out}: --out names one file, and there are {len(paths)} modules; leave it out"
         )
     data_file(arguments)  # refuses options that have no effect beside one another
-    for name in ("dataset", "data_dir", "data_file") if arguments.min_f1 is None else ():
-        if getattr(arguments, name):
-            flag = "--" + name.replace("_", "-")
-            raise CheckpointError(f"{flag} has no effect without --min-f1, which judges on its documents; leave it out")
+    if arguments.min_f1 is None:
+        reason = "without --min-f1, which judges on its documents"
+        refuse_given(arguments, ("dataset", "data_dir", "data_file"), reason, CheckpointError)
     loader, rows = ModuleLoader(arguments), []
     for path in paths:
         module = loader.load(path)

@@ -4,8 +4,9 @@ import argparse
 
 from ...search.evaluate import evaluate_module
 from .. import cost_report, report
+from ..any_module import add_base_of_module
 from ..json_output import print_json
-from ..judged import add_judging_options, add_module_and_base, load_judged
+from ..judged import add_judging_options, load_judged
 from ..options import Subparsers, add_verb
 
 
@@ -14,7 +15,7 @@ def add_to(verbs: Subparsers) -> None:
     parser = add_verb(verbs, "evaluate", run, "judge a saved module on labelled documents, beside its base")
     parser.add_argument("module", metavar="MODULE", help="a .safetensors or .pth module file")
     add_judging_options(parser)
-    add_module_and_base(parser)
+    add_base_of_module(parser)
     parser.add_argument(
         "--costs",
         action="store_true",
