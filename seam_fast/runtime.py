@@ -653,22 +653,41 @@ def _rows_of_words(tensors: Mapping[str, np.ndarray], separator: str) -> dict[st
 
 def _inflated(tensors: Mapping[str, np.ndarray], name: str, most: int) -> bytes:
     """The bytes that an array holds compressed; CheckpointError where it does not, or they are more than ``most``."""
-    unpack = zlib.decompressobj()
     try:
-        data = unpack.decompress(_get(tensors, name, "u").tobytes(), most)
-    except zlib.error:
+        return inflate(_get(tensors, name, "u").tobytes(), most)
+    except ValueError:
         raise CheckpointError(f"{name} is damaged") from None
-    if not unpack.eof:
-        raise CheckpointError(f"{name} is damaged")
-    return data
 
 
 def _bits(tensors: Mapping[str, np.ndarray], name: str, count: int) -> np.ndarray:
     """That many bits of a compressed array, bool (count,)."""
-    data = _inflated(tensors, name, (count + 7) // 8 + 1)
-    if len(data) != (count + 7) // 8:
-        raise CheckpointError(f"{name} is damaged")
-    return np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=count).view(bool)
+    try:
+        return inflate_bits(_get(tensors, name, "u").tobytes(), count)
+    except ValueError:
+        raise CheckpointError(f"{name} is damaged") from None
+
+
+def inflate(data: bytes, most: int) -> bytes:
+    """What zlib has compressed, whole; ValueError where it is damaged or more than ``most`` bytes."""
+    unpack = zlib.decompressobj()
+    try:
+        found = unpack.decompress(data, most)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if not unpack.eof:
+        raise ValueError("it does not end")
+    return found
+
+
+def inflate_bits(data: bytes, count: int) -> np.ndarray:
+    """That many bits, compressed, the first one in the highest bit of its byte: bool (count,); errors as of `inflate`,
+    and ValueError where there are more or fewer.
+    """
+    size = (count + 7) // 8
+    found = inflate(data, size + 1)
+    if len(found) != size:
+        raise ValueError("it is of another length")
+    return np.unpackbits(np.frombuffer(found, dtype=np.uint8), count=count).view(bool)
 
 
 def _matrix(tensors: Mapping[str, np.ndarray], name: str, rows: int, columns: int) -> np.ndarray:

@@ -84,14 +84,8 @@ def accuracy_against_kept(modules: Sequence[SeamModule], path: str | Path) -> Pa
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_title(_name(module), fontsize=10)
         axis.grid(alpha=0.25)
-    for axis in axes.flat[len(shown) :]:
-        axis.set_axis_off()
-    figure.supxlabel("weights kept (%, log)", fontsize=10)
-    documents = modules[0].card.get("evaluation", {}).get("documents", "evaluation")
-    figure.supylabel(f"balanced accuracy, {documents} documents (%)", fontsize=10)
     legend = "Each epoch of each module: star = chosen, dashed = the base, dotted = vocabulary floor"
-    legend += _part(shown, evaluated)
-    figure.suptitle(_title(legend, modules[0].card.get("synthetic")), fontsize=11)
+    _label_panels(figure, axes, evaluated, "balanced accuracy, {} documents (%)", legend)
     bar = figure.colorbar(dots, ax=axes.ravel().tolist(), ticks=[0, 1], fraction=0.03, pad=0.02)
     bar.ax.set_yticklabels(["first\nepoch", "last"], fontsize=8)
     return _save(figure, path)
@@ -122,16 +116,29 @@ def f1_against_size(modules: Sequence[SeamModule], path: str | Path) -> Path:
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_title(_name(module), fontsize=10)
         axis.grid(alpha=0.25)
+    axes.flat[0].legend(frameon=False, fontsize=8, loc="lower right")
+    legend = "Every size of each module, cut by its scores: dotted = the module itself"
+    _label_panels(figure, axes, with_curve, "on {} documents", legend)
+    return _save(figure, path)
+
+
+def _label_panels(figure: Any, axes: Any, modules: Sequence[SeamModule], values: str, legend: str) -> None:
+    """Title and axes of a figure with a panel of kept weights for each of the first ``MOST_PANELS`` modules; places
+    that are left over are empty.
+
+    Args:
+        figure: the figure.
+        axes: its panels.
+        modules: all that could be shown.
+        values: what the panels show; ``{}`` stands for the kind of documents.
+        legend: the title.
+    """
+    shown, card = modules[:MOST_PANELS], modules[0].card
     for axis in axes.flat[len(shown) :]:
         axis.set_axis_off()
-    axes.flat[0].legend(frameon=False, fontsize=8, loc="lower right")
     figure.supxlabel("weights kept (%, log)", fontsize=10)
-    documents = modules[0].card.get("evaluation", {}).get("documents", "evaluation")
-    figure.supylabel(f"on {documents} documents", fontsize=10)
-    legend = "Every size of each module, cut by its scores: dotted = the module itself"
-    legend += _part(shown, with_curve)
-    figure.suptitle(_title(legend, modules[0].card.get("synthetic")), fontsize=11)
-    return _save(figure, path)
+    figure.supylabel(values.format(card.get("evaluation", {}).get("documents", "evaluation")), fontsize=10)
+    figure.suptitle(_title(legend + _part(shown, modules), card.get("synthetic")), fontsize=11)
 
 
 def kept_by_group(modules: Sequence[SeamModule], path: str | Path) -> Path:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..errors import DataError
 from . import checks
@@ -103,3 +105,8 @@ def number(documents: Documents, class_names: Sequence[str], whose: str) -> tupl
             )
     found = (numbers.get(label, OF_NO_CLASS) for label in documents.labels)
     return np.fromiter(found, dtype=np.int64, count=len(documents.labels)), foreign
+
+
+def is_target(labels: Tensor, target: tuple[int, ...]) -> Tensor:
+    """Which documents belong to the target: class numbers (N,) -> bool (N,)."""
+    return torch.isin(labels, torch.tensor(target))

@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
-import torch
 from torch import Tensor
 
 from .. import runtime
 from ..classifier.metrics import module_metrics, undefined_as_none
 from ..common.arguments import shown
+from ..data.class_numbers import is_target
 from ..data.corpus import Corpus, Split
 from ..errors import CheckpointError
 from .compact import CompactModule
@@ -170,13 +170,8 @@ def validation_documents(documents: Corpus | Split) -> Split:
 
 def figures_on_documents(module: Resizable, documents: Split) -> dict[str, Any]:
     """``metrics.module_metrics`` of a module on documents, undefined ones None."""
-    wanted = is_of(documents.labels, module.target)
+    wanted = is_target(documents.labels, module.target)
     return undefined_as_none(module_metrics(module.logits(documents.ids, documents.lengths), wanted))
-
-
-def is_of(labels: Tensor, target: tuple[int, ...]) -> Tensor:
-    """Which documents are of a target: class numbers (N,) -> bool (N,)."""
-    return torch.isin(labels, torch.tensor(target))
 
 
 def size_curve(module: Resizable, documents: Split, order: str = ORDERS[0]) -> list[dict[str, Any]]:

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import runtime
 from ..classifier.state_keys import EMBEDDING
 from ..errors import CheckpointError
-from .mask import KeepMask, packed, unpacked
+from .mask import KeepMask, packed
 from .nested import highest
 
 BELOW = -65504.0
@@ -85,10 +86,6 @@ def _stored_bits(path: os.PathLike[str], packed_bits: Tensor | None, size: int) 
     try:
         if packed_bits is None or packed_bits.dtype != torch.uint8:
             raise ValueError
-        inflater = zlib.decompressobj()
-        bits = inflater.decompress(packed_bits.numpy().tobytes(), -(-size // 8) + 1)
-        if len(bits) != -(-size // 8) or not inflater.eof:
-            raise ValueError
-    except (ValueError, zlib.error):
+        return torch.from_numpy(runtime.inflate_bits(packed_bits.numpy().tobytes(), size))
+    except ValueError:
         raise CheckpointError(f"{path}: which of its scores are stored is damaged; save the module again") from None
-    return unpacked(torch.frombuffer(bytearray(bits), dtype=torch.uint8), size)

@@ -4,12 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.class_numbers import is_target
 from ..data.corpus import Corpus
-
-
-def is_target(labels: Tensor, target: tuple[int, ...]) -> Tensor:
-    """Which documents belong to the target: class numbers (N,) -> bool (N,)."""
-    return torch.isin(labels, torch.tensor(target))
 
 
 def balanced(labels: Tensor, target: tuple[int, ...]) -> Tensor:
