@@ -396,3 +396,34 @@ def test_the_last_layer_by_the_name_of_another_framework(tmp_path):
     torch.save(tensors, tmp_path / "theirs.pt")
     base = LSTMClassifier.load(tmp_path / "theirs.pt")
     assert torch.equal(base.hidden2label.weight, tensors["dense.weight"])
+
+
+@pytest.mark.parametrize("ending", (".pt", ".safetensors"))
+def test_a_flipped_bit_of_a_base_is_refused_or_changes_nothing(tmp_path, ending):
+    """One bit of an exponent makes another network of it, whose answers nobody would doubt."""
+    base = toy_weights.make_base(toy_data.make_corpus(), steps=0)
+    path = base.save(tmp_path / f"base{ending}")
+    whole, refused, tries = bytearray(path.read_bytes()), 0, range(0, 8 * path.stat().st_size, 997)
+    for bit in tries:
+        whole[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(whole)
+        whole[bit // 8] ^= 1 << bit % 8
+        try:
+            found = LSTMClassifier.load(path)
+        except CheckpointError:
+            refused += 1
+            continue
+        assert found.hash == base.hash and found.vocabulary == base.vocabulary and found.info == base.info
+    assert refused > len(tries) / 2
+
+
+def test_a_base_that_another_program_changed(tmp_path):
+    base = toy_weights.make_base(toy_data.make_corpus(), steps=0)
+    path = base.save(tmp_path / "base.pt")
+    state = torch.load(path, weights_only=True)
+    state["hidden2label.bias"][0] += 1
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match="its checksum is wrong: damaged, or changed by another program"):
+        LSTMClassifier.load(path)
+    torch.save(dict(state), path)  # without the metadata it is a state dict as any other
+    assert not torch.equal(LSTMClassifier.load(path).hidden2label.bias, base.hidden2label.bias)

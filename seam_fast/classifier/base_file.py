@@ -21,7 +21,7 @@ from ..data.checks import warn
 from ..data.tokenizer import Tokenizer
 from ..errors import CheckpointError, DataError
 from ..files.atomic import to_json, write_atomically
-from ..files.tensors import read_tensor_file, safetensors_bytes
+from ..files.tensors import read_tensor_file, safetensors_bytes, tensors_checksum
 from ..runtime import FORMAT as COMPACT_FORMAT
 from .checkpoint import standard_tensors
 from .reference_model import READOUTS
@@ -31,6 +31,7 @@ FILE_READOUTS = {"last_word": "last_word", "last_position": "end"}
 """Readouts by name, and what they are called in files, which have kept their first names."""
 
 _METADATA_KEY = "seam_fast"
+_CHECKSUM_KEY = "sha256"  # of the card
 _TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 _LOADABLE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -76,7 +77,7 @@ def write_base(path: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any
     Raises:
         CheckpointError: another ending.
     """
-    text = to_json(card, ensure_ascii=False)
+    text = to_json(dict(card) | {_CHECKSUM_KEY: _checksum(tensors, card)}, ensure_ascii=False)
     if path.suffix in (".pt", ".pth"):
         # A clone has a storage of its own: torch.save writes the whole storage that a tensor is a view of.
         state: Any = OrderedDict((key, tensor.clone()) for key, tensor in tensors.items())
@@ -117,7 +118,20 @@ def read_base(
     if adapted:
         info["adapted"] = adapted
     merged = _merge_tokenizer(path, tokenizer, card.get("tokenizer"))
+    # Last, since the checks above say what is wrong. A card without a checksum is an earlier version's.
+    if _CHECKSUM_KEY in card and card[_CHECKSUM_KEY] != _checksum(content, card):
+        raise CheckpointError(
+            f"{path}: is not what was saved, its checksum is wrong: damaged, or changed by another program; take the "
+            "base from where it was saved."
+        )
     return BaseFile(tensors, sizes, readout, names, words, info, merged)
+
+
+def _checksum(tensors: Mapping[str, Any], card: Mapping[str, Any]) -> str:
+    """Hex sha256 of all that a base's file says. Without it a changed bit of a weight would be another base."""
+    rest = {name: value for name, value in card.items() if name != _CHECKSUM_KEY}
+    # What is written and what was read must give the same text: JSON turns tuples into lists, and names into strings.
+    return tensors_checksum(tensors, json.dumps(json.loads(to_json(rest)), sort_keys=True))
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

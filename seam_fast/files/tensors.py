@@ -1,8 +1,10 @@
 """Files of named tensors, in torch's format and safetensors', read without running any code from them."""
 
 import argparse
+import hashlib
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,15 @@ def safetensors_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> b
         TEXT_PREFIX + key: torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) for key, text in long.items()
     }
     return save(tensors | texts, {key: text for key, text in metadata.items() if key not in long} or None)
+
+
+def tensors_checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    """Hex sha256 of a text, and of names, dtypes, shapes and values of tensors, whatever their order."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass"))
+    for key, tensor in sorted(tensors.items()):
+        digest.update(f"\n{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def read_tensor_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

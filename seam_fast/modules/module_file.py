@@ -23,7 +23,7 @@ from ..classifier.state_keys import EMBEDDING, HEAD_KEYS, MASK_SUFFIX, MODULE_FO
 from ..data.checks import few, warn
 from ..errors import CheckpointError
 from ..files.atomic import to_json
-from ..files.tensors import read_tensor_file, safetensors_bytes
+from ..files.tensors import read_tensor_file, safetensors_bytes, tensors_checksum
 from ..runtime import FORMAT as COMPACT_FORMAT
 from .mask import Head, KeepMask
 from .score_file import score_tensors, take_scores
@@ -62,16 +62,7 @@ def native_bytes(
     if scores is not None:
         tensors |= score_tensors(scores)
     name, text = MODULE_FORMAT if scores is None else SCORED_MODULE_FORMAT, to_json(card)
-    return safetensors_bytes(tensors, {"format": name, "card": text, "sha256": _checksum(tensors, text)})
-
-
-def _checksum(tensors: Mapping[str, Tensor], card: str) -> str:
-    """Hex sha256 of all that a native file says. Without it a changed bit would be another module."""
-    digest = hashlib.sha256(card.encode())
-    for key, tensor in sorted(tensors.items()):
-        digest.update(f"\n{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return safetensors_bytes(tensors, {"format": name, "card": text, "sha256": tensors_checksum(tensors, text)})
 
 
 def read_module(path: Path, base: LSTMClassifier, target: int | Iterable[int] | None) -> ModuleParts:
@@ -101,7 +92,7 @@ def _read_native(path: Path, base: LSTMClassifier) -> ModuleParts:
     """``read_module`` of a native file."""
     tensors, metadata = read_tensor_file(path)
     written = metadata.get("sha256")  # None: versions before 0.2 wrote none
-    is_whole = written in (None, _checksum(tensors, metadata.get("card", "{}")))
+    is_whole = written in (None, tensors_checksum(tensors, metadata.get("card", "{}")))
     try:
         card = json.loads(metadata.get("card", "{}"))
     except ValueError as error:
