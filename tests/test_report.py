@@ -18,6 +18,7 @@ def test_table_has_a_row_a_class_a_mean_and_marks_what_is_below_the_base():
         "oats",
         ".400",
         ".500",
+        "-",
         ".600",
         ".700",
         "90.0",
@@ -33,6 +34,25 @@ def test_table_has_a_row_a_class_a_mean_and_marks_what_is_below_the_base():
     assert tin.split()[2] == ".300v" and both.split()[0] == "oats+steel"
     assert lines[6].split()[:3] == ["mean", ".400", ".433"]
     assert "below the base (marked v): tin" in lines[7]
+
+
+def test_the_linear_svm_stands_beside_the_modules():
+    modules = [make_module((0,)), make_module((2,)), make_module((0, 1))]
+    for module, verdict, f1 in zip(modules, ("better", "worse", "not told apart"), (0.4, 0.7, None), strict=True):
+        low, high = (None, None) if f1 is None else (-0.1, 0.2)
+        each = {"f1": f1, "precision": f1, "recall": f1, "accuracy": 0.9, "weights": 1200, "verdict": verdict}
+        each |= {"difference": None if f1 is None else 0.05, "low": low, "high": high}
+        module.card["svm"] = {"l2": each, "l1": each | {"weights": 30 if f1 else 90}}
+    table = report.table(modules)
+    assert [line.split()[3] for line in table.splitlines()[2:5]] == [".400+", ".700-", "-"]
+    assert table.splitlines()[6].split()[:4] == ["mean", ".400", ".500", ".550"]
+    assert "with L1 penalty it has 30 words in the mean, and F1 0.550." in table
+    assert "told apart from it by a paired bootstrap (95 %): better (marked +): oats; worse (marked -): tin" in table
+    text = report.comparison(modules[1])
+    assert f"{'L2 SVM, 1,200 words':28}   0.700   0.700   0.700   90.0 %" in text and "L1 SVM, 30 words" in text
+    assert "the module's F1 less this: +0.050 (-0.100 to +0.200), worse" in text
+    assert "no linear detector was fitted" in report.table([make_module((0,))])
+    assert report.module_row(modules[0])["svm_f1"] == 0.4 and report.module_row(make_module((0,)))["svm"] == {}
 
 
 def test_synthetic_is_marked_in_every_line():

@@ -102,6 +102,15 @@ def _documents(base: LSTMClassifier, dataset: str, arguments: argparse.Namespace
     return split_for(base, documents), source
 
 
+def training_corpus(arguments: argparse.Namespace, judged: Judged) -> Corpus:
+    """The corpus whose test documents are judged on, with its training documents; errors as of `load_judged`."""
+    if isinstance(judged.documents, Corpus):
+        return judged.documents
+    base, named = judged.module.base, None if arguments.base else find_base_beside(judged.path)[1]
+    dataset = dataset_name(arguments) or named or base.info.get("corpus") or "r8"
+    return corpus_for_base(base, dataset, arguments.data_dir, say, data_file(arguments))
+
+
 def raw_documents(arguments: argparse.Namespace, corpus: str) -> tuple[Documents, str]:
     """The documents that the options of `add_judging_options` name, for modules that number words themselves.
 

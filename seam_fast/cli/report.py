@@ -14,6 +14,7 @@ COLUMNS = (
     ("class", "<"),
     ("base F1", ">"),
     ("F1", ">"),
+    ("SVM", ">"),
     ("prec.", ">"),
     ("recall", ">"),
     ("accuracy (95 %)", ">"),
@@ -44,6 +45,8 @@ def module_row(module: SeamModule) -> dict[str, Any]:
         "synthetic": bool(card.get("synthetic")),
         "interrupted": bool(card.get("interrupted")),
         "base_f1": module.metrics.get("base", {}).get("f1"),
+        "svm": _svm(module),
+        "svm_f1": _svm(module).get("l2", {}).get("f1"),
         **{key: test.get(key) for key in ("f1", "precision", "recall", "accuracy", "accuracy_low", "accuracy_high")},
         "balanced_accuracy": module.metrics.get("test_balanced", {}).get("accuracy"),
         "base_balanced_accuracy": module.metrics.get("base_balanced", {}).get("accuracy"),
@@ -59,6 +62,12 @@ def module_row(module: SeamModule) -> dict[str, Any]:
     }
 
 
+def _svm(module: SeamModule) -> dict[str, dict[str, Any]]:
+    """What is known of linear detectors beside a module, by penalty; see `seam_fast.search.linear_svm`."""
+    keys = ("f1", "weights", "difference", "low", "high", "verdict")
+    return {kind: {key: each[key] for key in keys} for kind, each in module.card.get("svm", {}).items()}
+
+
 def front_rows(module: SeamModule) -> list[dict[str, Any]]:
     """The Pareto front of the module's run as plain figures, sorted by kept; empty where no epoch was evaluated."""
     keys = ("epoch", "accuracy", "f1", "kept")
@@ -72,7 +81,8 @@ def mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known else None
 
-    keys = ("base_f1", "f1", "precision", "recall", "accuracy", "balanced_accuracy", "kept", "vocabulary_floor")
+    keys = ("base_f1", "f1", "svm_f1", "precision", "recall", "accuracy", "balanced_accuracy", "kept")
+    keys += ("vocabulary_floor",)
     row: dict[str, Any] = {key: mean(row[key] for row in rows) for key in keys}
     row["kept_by_group"] = {g: mean(row["kept_by_group"][g] for row in rows) for g in rows[0]["kept_by_group"]}
     return row | {"name": "mean"}
@@ -106,6 +116,7 @@ def table(modules: Sequence[SeamModule]) -> str:
     unseen = [r["name"] for r in rows if r["targets"] == 0]
     if unseen:
         notes.append(f"without test documents, so nothing can be said of their F1 (-): {', '.join(unseen)}")
+    notes += _svm_notes(rows)
     notes.append("F1, precision, recall, accuracy: target against rest on the whole test set; floor: weights left when")
     notes.append(
         "only rows of words absent from the target's balanced training documents are dropped, nothing learned."
@@ -113,6 +124,31 @@ def table(modules: Sequence[SeamModule]) -> str:
     if synthetic:
         notes.append("generated documents: no figure here says anything about R8")
     return "\n".join(lines + [mark + note for note in notes])
+
+
+def _svm_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the column SVM says, and what the verdicts are."""
+    known = [row for row in rows if row["svm"]]
+    if not known:
+        return ["SVM: no linear detector was fitted beside the modules (pip install 'seam-fast[sklearn]')"]
+    fewest = [row["svm"]["l1"] for row in known if row["svm"]["l1"]["f1"] is not None]
+    notes = ["SVM: F1 of a linear SVM fitted to the same documents and words, of no more weights than the module;"]
+    if fewest:
+        words, f1 = (sum(each[key] for each in fewest) / len(fewest) for key in ("weights", "f1"))
+        notes.append(f"with L1 penalty it has {words:,.0f} words in the mean, and F1 {f1:.3f}.")
+    verdicts = {mark: [row["name"] for row in known if _verdict(row) == mark] for mark in ("better", "worse")}
+    told = "; ".join(f"{mark} (marked {_MARKS[mark]}): {', '.join(names)}" for mark, names in verdicts.items() if names)
+    notes.append(f"told apart from it by a paired bootstrap (95 %): {told or 'no module'}")
+    return notes
+
+
+_MARKS = {"better": "+", "worse": "-"}
+
+
+def _verdict(row: Mapping[str, Any]) -> str | None:
+    """What the bootstrap says of a module beside the linear SVM; None where there is none, or of a mean."""
+    verdict: str | None = row.get("svm", {}).get("l2", {}).get("verdict")
+    return verdict
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -136,6 +172,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         row["name"] + (" (cut short)" if row.get("interrupted") else ""),
         share(row["base_f1"]),
         share(row["f1"]) + ("v" if below else " "),
+        share(row["svm_f1"]) + _MARKS.get(_verdict(row) or "", " "),
         share(row["precision"]),
         share(row["recall"]),
         accuracy,
@@ -180,6 +217,15 @@ def comparison(module: SeamModule) -> str:
             interval = f"{100 * figures['accuracy_low']:.1f}-{100 * figures['accuracy_high']:.1f}"
             accuracy = f"{100 * figures['accuracy']:.1f} % ({interval})"
         lines.append(f"{label:28}{shares}   {accuracy} of {figures['documents']}")
+    for kind, svm in module.card.get("svm", {}).items():
+        values = [svm[name] for name in ("precision", "recall", "f1")]
+        shares = "".join(f"{'-':>8}" if value is None else f"{value:8.3f}" for value in values)
+        accuracy = "-" if svm["accuracy"] is None else f"{100 * svm['accuracy']:.1f} %"
+        label = f"{kind.upper()} SVM, {svm['weights']:,} words"
+        lines.append(f"{label:28}{shares}   {accuracy}")
+        if svm["difference"] is not None:
+            interval = f"{svm['low']:+.3f} to {svm['high']:+.3f}"
+            lines.append(f"    the module's F1 less this: {svm['difference']:+.3f} ({interval}), {svm['verdict']}")
     if row["targets"] == 0:
         lines.append("none of these documents is of the target, so nothing can be said of its F1 (-)")
     if row["interrupted"]:

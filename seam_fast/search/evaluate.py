@@ -99,6 +99,7 @@ def evaluate_module(module: SeamModule, documents: Corpus | Split, source: str |
         card.setdefault("target_names", [card["class_names"][k] for k in module.target])
     logits = class_logits(base.weights(), split.ids, split.lengths, base.readout)
     warn_of_chance(logits, split.labels, "these documents")
+    card.pop("svm", None)  # of a detector that was judged on other documents, perhaps
     module.metrics |= figures_on(module, split, logits)
     card["evaluated_on"] = {"source": source, "documents": len(split)}
     return module

@@ -3,11 +3,12 @@
 import argparse
 
 from ...search.evaluate import evaluate_module
+from ...search.linear_svm import LinearSVMs
 from .. import cost_report, report
 from ..any_module import add_base_of_module
 from ..json_output import print_json
-from ..judged import add_judging_options, load_judged
-from ..options import Subparsers, add_verb
+from ..judged import add_judging_options, load_judged, training_corpus
+from ..options import Subparsers, add_verb, refuse_given
 
 
 def add_to(verbs: Subparsers) -> None:
@@ -16,6 +17,12 @@ def add_to(verbs: Subparsers) -> None:
     parser.add_argument("module", metavar="MODULE", help="a .safetensors or .pth module file")
     add_judging_options(parser)
     add_base_of_module(parser)
+    parser.add_argument(
+        "--svm",
+        action="store_true",
+        default=None,
+        help="fit a linear SVM to the corpus' training documents, and set it beside the module (extra [sklearn])",
+    )
     parser.add_argument(
         "--costs",
         action="store_true",
@@ -26,8 +33,12 @@ def add_to(verbs: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the module's figures and its base's."""
+    if arguments.documents:
+        refuse_given(arguments, ("svm",), "with --documents, which has no training documents")
     judged = load_judged(arguments)
     module = evaluate_module(judged.module, judged.documents, judged.source)
+    if arguments.svm:
+        module.card["svm"] = LinearSVMs(training_corpus(arguments, judged)).judge(module)
     costs = cost_report.measured_costs(judged) if arguments.costs else None
     if arguments.json:
         figures = report.module_row(module) | {"metrics": module.metrics, "source": judged.source}

@@ -7,8 +7,9 @@ from ...classifier.model import LSTMClassifier
 from ...common.progress import say
 from ...data.corpus import Corpus
 from ...modules.seam_module import SeamModule
-from ...search import reengineer
+from ...search import linear_svm, reengineer
 from ...search.auto_engine import engines_on_card
+from ...search.module_run import ModuleRun
 from ...search.settings import Settings
 from ...training.devices import ask_for_queues
 from .. import cost_report, report
@@ -130,6 +131,16 @@ def _train(
     """The modules of some targets, in order, saved as each becomes ready; what an error or Ctrl-C leaves is saved too,
     and the table shows it.
     """
+    rivals = linear_svm.LinearSVMs(corpus) if linear_svm.is_available() else None
+
+    def ready(run: ModuleRun, module: SeamModule) -> None:
+        """A module has been trained."""
+        try:
+            if rivals is not None and "test" in module.metrics:
+                module.card["svm"] = rivals.judge(module)
+        finally:
+            files.save(module)
+
     try:
         # By the module's name, so that a caller who replaces the function is served.
         return reengineer.reengineer(
@@ -144,7 +155,7 @@ def _train(
             lazy_update=arguments.lazy_update,
             progress=True,
             keep_scores=arguments.keep_scores,
-            on_module=lambda run, module: files.save(module),
+            on_module=ready,
         )
     except BaseException as error:
         files.save_all(getattr(error, "modules", None) or ())

@@ -1,0 +1,205 @@
+"""A linear detector beside a module: what a list of weighted words makes of the same documents and words.
+
+The detectors are linear SVMs on TF-IDF values (scikit-learn's ``LinearSVC``, extra ``[sklearn]``), fitted to all the
+training documents that the module's run had, those for validation included, and to the words that the base reads of
+them. Their settings are fixed (sublinear counts, C = 1) and not tuned. With ten targets or more the threshold is the
+one of the best F1 on margins that five-fold cross-validation gives; with fewer it stays 0, since single documents would
+decide. Module and detector are compared on the same test documents by a paired bootstrap.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..classifier.metrics import binary_metrics, undefined_as_none
+from ..data.corpus import Corpus, Split
+from ..errors import DataError
+from ..modules.seam_module import SeamModule
+from .document_sets import is_target
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+Array = npt.NDArray[Any]
+
+KINDS = ("l2", "l1")
+"""The penalties: ``l2`` weights every word, ``l1`` few of them."""
+
+FOLDS = 5
+LEAST_TARGETS = 10  # for a threshold of its own: with fewer, one or two documents would choose it
+SAMPLES = 2000  # of the bootstrap
+SHOWN = ("precision", "recall", "f1", "accuracy", "average_precision")
+
+
+class LinearSVMs:
+    """Fits detectors for one corpus and compares modules with them.
+
+    Args:
+        corpus: The corpus that the modules' run had.
+
+    Raises:
+        DataError: scikit-learn is not installed.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        if not is_available():
+            raise DataError("linear detectors need scikit-learn: pip install 'seam-fast[sklearn]'")
+        self.corpus = corpus
+
+    @functools.cached_property
+    def _documents(self) -> tuple[csr_matrix, csr_matrix]:
+        """TF-IDF values of training and test documents, (N, V) each."""
+        from sklearn.feature_extraction.text import TfidfTransformer
+
+        count = len(self.corpus.words)
+        train, test = (_counts(split, count) for split in (self.corpus.train, self.corpus.test))
+        transform = TfidfTransformer(sublinear_tf=True).fit(train)
+        return transform.transform(train), transform.transform(test)
+
+    def judge(self, module: SeamModule) -> dict[str, dict[str, Any]]:
+        """Figures on the test documents, by penalty.
+
+        Args:
+            module: A module over a base that numbers words and classes as the corpus does.
+
+        Returns:
+            For each of ``KINDS``: ``precision``, ``recall``, ``f1``, ``accuracy`` and ``average_precision`` (None where
+            they are undefined); ``weights``, how many are not zero, never more than the module keeps;
+            ``difference``, the module's F1 less the detector's, and ``low`` and ``high``, its 95 % interval;
+            ``verdict``: what the interval says of the module, ``better``, ``not told apart`` or ``worse``. Nothing at
+            all where all training documents, or none, are of the target.
+        """
+        train, test = (
+            is_target(split.labels, module.target).numpy() for split in (self.corpus.train, self.corpus.test)
+        )
+        if train.all() or not train.any():
+            return {}
+        split, most = self.corpus.test, sum(module.mask.counts().values())
+        answers = module.predict(split.ids, split.lengths).numpy()
+        found = {}
+        for kind in KINDS:
+            weights, bias = self._fit(train, kind, most)
+            margins = self._documents[1] @ weights + bias
+            figures = undefined_as_none(_figures(margins, test))
+            found[kind] = {name: figures[name] for name in SHOWN} | {"weights": int(np.count_nonzero(weights))}
+            found[kind] |= compare(answers, margins >= 0, test)
+        return found
+
+    def _fit(self, wanted: Array, kind: str, most: int) -> tuple[Array, float]:
+        """Weights (V,) and bias of a detector with at most that many weights; the threshold is in the bias."""
+        documents = self._documents[0]
+        weights, bias = _fit_svm(documents, wanted, kind, most)
+        if wanted.sum() >= LEAST_TARGETS and (~wanted).sum() >= LEAST_TARGETS:
+            margins = np.empty(len(wanted))
+            for held_out in _folds(wanted):
+                fitted = _fit_svm(documents[~held_out], wanted[~held_out], kind, most)
+                margins[held_out] = documents[held_out] @ fitted[0] + fitted[1]
+            bias -= best_threshold(margins, wanted)
+        return weights, bias
+
+
+def is_available() -> bool:
+    """Whether scikit-learn is installed."""
+    try:
+        import sklearn  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def compare(answers: Array, others: Array, wanted: Array, samples: int = SAMPLES) -> dict[str, Any]:
+    """A paired bootstrap of two detectors' F1 over documents.
+
+    Of a document it only counts what either says and what is right, so to draw N documents is to draw the numbers of
+    the eight cases from a multinomial distribution (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
+
+    Args:
+        answers: The first one's answers, bool (N,).
+        others: The second one's, bool (N,).
+        wanted: Which documents are the target's, bool (N,).
+        samples: How often documents are drawn.
+
+    Returns:
+        ``difference``, F1 of the first less that of the second; ``low`` and ``high``, its 95 % interval; ``verdict``.
+        Without documents of the target all but the verdict are None.
+    """
+    if not wanted.any():
+        return {"difference": None, "low": None, "high": None, "verdict": "not told apart"}
+    cases = np.bincount(4 * wanted + 2 * answers + others, minlength=8)
+    drawn = np.random.default_rng(0).multinomial(cases.sum(), cases / cases.sum(), size=samples)
+    low, high = (float(value) for value in np.quantile(_difference(drawn), (0.025, 0.975)))
+    verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
+    return {"difference": float(_difference(cases[None])[0]), "low": low, "high": high, "verdict": verdict}
+
+
+def best_threshold(margins: Array, wanted: Array) -> float:
+    """The threshold of the highest F1: halfway between two margins, the one nearest to 0 where several are best.
+
+    Documents of equal margin are on the same side of it.
+
+    Args:
+        margins: (N,), some of them of targets.
+        wanted: Which documents are the target's, bool (N,).
+    """
+    order = np.argsort(-margins, kind="stable")
+    sorted_margins, hits = margins[order], np.cumsum(wanted[order])
+    ends = np.flatnonzero(np.append(sorted_margins[1:] != sorted_margins[:-1], True))
+    f1 = 2 * hits[ends] / (ends + 1 + wanted.sum())
+    below = np.append(sorted_margins, sorted_margins[-1] - 1.0)[ends + 1]
+    thresholds = (sorted_margins[ends] + below) / 2
+    best = thresholds[f1 >= f1.max()]
+    return float(best[np.abs(best).argmin()])
+
+
+def _difference(counts: Array) -> Array:
+    """F1 of the first detector less that of the second, (n,), from numbers of the eight cases (n, 8)."""
+    wanted, first, second = (np.array([case >> shift & 1 for case in range(8)], dtype=bool) for shift in (2, 1, 0))
+    f1 = []
+    for says in (first, second):
+        right, said, all_ = (counts[:, chosen].sum(1) for chosen in (wanted & says, says, wanted))
+        f1.append(2 * right / np.maximum(said + all_, 1))
+    return f1[0] - f1[1]
+
+
+def _figures(margins: Array, wanted: Array) -> dict[str, float]:
+    """`binary_metrics` of margins (N,)."""
+    import torch
+
+    return binary_metrics(torch.from_numpy(margins >= 0), torch.from_numpy(wanted), torch.from_numpy(margins))
+
+
+def _counts(split: Split, vocabulary: int) -> csr_matrix:
+    """How often each word is read of each document, (N, V)."""
+    from scipy.sparse import csr_matrix
+
+    ids, lengths = split.ids.numpy(), split.lengths.numpy()
+    inside = np.arange(ids.shape[1]) < lengths[:, None]
+    rows = np.repeat(np.arange(len(ids)), lengths)
+    counted = csr_matrix((np.ones(len(rows)), (rows, ids[inside])), shape=(len(ids), vocabulary))
+    counted.sum_duplicates()
+    return counted
+
+
+def _folds(wanted: Array) -> list[Array]:
+    """Which documents are held out, bool (N,), in each of the folds; each fold has its share of targets."""
+    numbers = np.empty(len(wanted), dtype=np.int64)
+    for side in (wanted, ~wanted):
+        drawn = np.random.default_rng(0).permutation(side.sum())
+        numbers[side] = drawn % FOLDS
+    return [numbers == fold for fold in range(FOLDS)]
+
+
+def _fit_svm(documents: csr_matrix, wanted: Array, kind: str, most: int) -> tuple[Array, float]:
+    """Weights (V,) and bias of a linear SVM, the smallest weights left out where there are more than ``most``."""
+    from sklearn.svm import LinearSVC
+
+    machine = LinearSVC(penalty=kind, dual=kind == "l2", C=1.0, random_state=0, max_iter=5000)
+    machine.fit(documents, wanted)
+    weights = machine.coef_[0]
+    if np.count_nonzero(weights) > most:
+        weights = np.where(np.abs(weights) >= np.sort(np.abs(weights))[-most], weights, 0.0) if most else 0 * weights
+    return weights, float(machine.intercept_[0])
