@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from support import toy_weights
+from support.compact_cases import CONFIGS, EMBEDDING, WORDS, all_kept, make_base, make_module, random_texts
 from support.lstm_cases import CPU_KERNELS
-from test_compact import CONFIGS, EMBEDDING, WORDS, all_kept, make_base, make_module, random_texts
 
 import seam_fast as sf
 from seam_fast import CheckpointError, SeamModule, runtime
@@ -155,6 +155,8 @@ def test_what_cannot_be_certified():
         sf.certify(module, torch.ones(2, 3, dtype=torch.long))
     with pytest.raises(ValueError, match="give it texts, not word ids"):
         sf.certify(module.compact(), torch.ones(2, 3, dtype=torch.long))
+    with pytest.raises(TypeError, match="takes a module, compact or not, and no LSTMClassifier"):
+        sf.certify(module.base, ["w3"])
     module.base.hidden2label.bias.data += 1
     with pytest.raises(CheckpointError, match="has been changed since"):
         sf.certify(module, ["w3"])

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from support import toy_data, toy_weights
-from test_compact import CONFIGS, all_kept, make_base, make_module, random_texts
+from support.compact_cases import CONFIGS, all_kept, make_base, make_module, random_texts
 from torch.utils.flop_counter import FlopCounterMode
 
 import seam_fast as sf

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from support import toy_weights
-from test_compact import CONFIGS, WORDS, all_kept, make_base, make_module, random_texts
+from support.compact_cases import CONFIGS, WORDS, all_kept, make_base, make_module, random_texts
 from test_torch_module import padded
 
 import seam_fast as sf

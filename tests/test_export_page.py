@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from support.browser import a_browser, open_browser
-from test_compact import make_base, make_module
-from test_export_c import module_of_rule
+from support.compact_cases import make_base, make_module, module_of_rule
 
 import seam_fast as sf
 from seam_fast import CheckpointError, runtime

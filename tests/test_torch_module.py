@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from support import toy_weights
-from test_compact import CONFIGS, make_base, make_module, random_texts
+from support.compact_cases import CONFIGS, make_base, make_module, random_texts
 
 from seam_fast.modules.torch_module import TorchModule
 
