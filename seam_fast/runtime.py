@@ -301,7 +301,11 @@ class CompactModule:
         for text in texts:
             if not isinstance(text, str):
                 raise DataError(f"a module takes a list of texts; {text!r} is a {type(text).__name__}.")
-            words = self._split(text[:enough])
+            end = enough
+            if len(text) > end and self.card["tokenizer"] == "words":
+                # At a space: cut elsewhere, a Greek sigma before the cut may take the form that ends words.
+                end = max(text.rfind(" ", 0, end), 0) or len(text)
+            words = self._split(text[:end])
             if len(words) <= width and len(text) > enough:  # the last of more words is not used, so it may be cut
                 words = RULES[self.card["tokenizer"]](text)
             if not skips_unknown:

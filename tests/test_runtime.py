@@ -137,6 +137,11 @@ def test_compact_and_predict(made, capsys):
     answers = output(capsys, "predict", small, *TEXTS)
     assert answers == output(capsys, "predict", made, *TEXTS)  # to four digits
     assert [line.partition("\t")[2] for line in answers.splitlines()] == TEXTS
+    base = "runs/tiny/base.safetensors"
+    assert answers == output(capsys, "predict", made, TEXTS[0], "--base", base, *TEXTS[1:])  # in any order
+    with pytest.raises(SystemExit) as wrong:
+        main(["predict", str(made), "--base", base, "--bass", "a text"])
+    assert wrong.value.code == 2 and "unrecognized arguments: --bass a text" in capsys.readouterr().err
     (facts,) = json.loads(output(capsys, "compact", made, "--dtype", "int8", "--unknown", "dropped", "--json"))
     assert facts["bytes"] == small.stat().st_size and facts["dtype"] == "int8" and facts["unknown"] == "dropped"
     rows = json.loads(output(capsys, "predict", small, *TEXTS, "--json"))

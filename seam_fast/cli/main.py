@@ -40,7 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: after ``--help`` and ``--version``, and with code 2 for wrong usage (by argparse).
     """
     argv = sys.argv[1:] if argv is None else argv
-    arguments = make_parser().parse_args(argv)
+    parser = make_parser()
+    arguments, left = parser.parse_known_args(argv)
+    # argparse gives a list of texts none that stand behind an option: predict MODULE --base BASE TEXT.
+    if left and arguments.verb == "predict" and not any(each.startswith("-") for each in left):
+        arguments.text += left
+    elif left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
     arguments.command_line = shlex.join(["seam-fast", *argv])
     return run_guarded("seam-fast", lambda: arguments.run(arguments))
 

@@ -92,14 +92,14 @@ def _records(path: Path, text: str, delimiter: str, quotes: bool) -> Iterator[tu
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataError(f"{path}, line {line}: {_what_is_wrong(str(error))}.") from error
+            raise DataError(f"{path}, line {line}: {_what_is_wrong(str(error), quotes)}.") from error
         if not quotes:
             fields = [_unquoted(each) for each in fields]
         if len(fields) > 1 or (fields and fields[0].strip()):
             yield line, fields
 
 
-def _what_is_wrong(error: str) -> str:
+def _what_is_wrong(error: str, quotes: bool) -> str:
     """A clause for what `csv` says of a record."""
     if "unexpected end" in error:
         return "a quote is opened in the record that begins here, and never closed"
@@ -108,7 +108,7 @@ def _what_is_wrong(error: str) -> str:
             "in the record that begins here something stands behind a closing quote; a quote inside a field in quotes "
             'must be written twice ("")'
         )
-    return f"the record that begins here is no CSV ({error})"
+    return f"the record that begins here cannot be read as {'CSV' if quotes else 'TSV'} ({error})"
 
 
 def _unquoted(field: str) -> str:

@@ -98,11 +98,14 @@ def certify(
 
     Raises:
         ValueError: Word ids without lengths or for a compact module; or a length outside 1 to T.
+        TypeError: It is no module.
         CheckpointError: The module's base has changed since; or texts, and the base has no vocabulary.
         DataError: A text is no string, or the tokenizer was not given again.
     """
     if isinstance(module, SeamModule):
         return _of_module(module, documents, lengths)
+    if not isinstance(module, runtime.CompactModule):
+        raise TypeError(f"certify takes a module, compact or not, and no {type(module).__name__}")
     if isinstance(documents, Tensor):
         raise ValueError("a compact module numbers words in a way of its own: give it texts, not word ids")
     rows = module.encode(documents)

@@ -34,6 +34,8 @@ Array = npt.NDArray[Any]
 DTYPES = ("float32", "float16", "int8")
 """How a compact module's weights may be stored."""
 
+_AT_ONCE = 4096  # texts that are padded and computed at once: enough for all threads, and memory stays bounded
+
 UNKNOWN = ("own", "dropped")
 """How a compact module may read words that its base does not know."""
 
@@ -72,10 +74,13 @@ class CompactModule(runtime.CompactModule):
             if self.projects_words:
                 self._table = _ext.C.project_words(weights)
             self._weights = weights
-        ids, lengths = self.padded(rows)
-        given = torch.from_numpy(ids), torch.from_numpy(lengths), self.card["readout"] == "last_word"
-        logits = _ext.C.class_logits(self._weights, *given, self._table).numpy()
-        margins: Array = np.maximum(logits[:, :-1], 0) @ out.out + logits[:, -1]
+        last_word = self.card["readout"] == "last_word"
+        parts = []
+        for start in range(0, len(rows), _AT_ONCE):
+            given = map(torch.from_numpy, self.padded(rows[start : start + _AT_ONCE]))
+            logits = _ext.C.class_logits(self._weights, *given, last_word, self._table).numpy()
+            parts.append(np.maximum(logits[:, :-1], 0) @ out.out + logits[:, -1])
+        margins: Array = np.concatenate(parts)
         return margins
 
     def torch_module(self) -> TorchModule:

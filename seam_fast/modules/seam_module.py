@@ -53,7 +53,7 @@ class SeamModule:
 
     Attributes:
         base: As given.
-        target: As given, as a tuple.
+        target: The class numbers as a tuple, sorted, each once.
         head: As given, in the base's dtype.
         history: As given, as a list.
         metrics: As given.
@@ -77,7 +77,7 @@ class SeamModule:
         card: Mapping[str, Any] | None = None,
     ) -> None:
         self.base = base
-        self.target = tuple(int(k) for k in target)
+        self.target = tuple(sorted({int(k) for k in target}))
         dtype = base.hidden2label.weight.dtype
         # The mask is known, or scores are; the other of the two is made from it when asked for.
         self._scores: dict[str, Tensor] | None = None if isinstance(scores, KeepMask) else dict(scores)
