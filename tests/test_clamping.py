@@ -193,6 +193,7 @@ def test_copies_are_not_scoreadams():
         assert max(float(score.grad.abs().max()) for score in other.scores()) > 1
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="torch 2.6 does not guard on attributes of tensors")
 def test_a_compiled_layer_notices_a_scoreadam():
     torch._dynamo.reset()
     layer = make_layer()

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -14,11 +15,16 @@ from support import toy_data, toy_weights
 import seam_fast as sf
 from seam_fast import DataError, SeamModule
 from seam_fast.classifier.metrics import binary_metrics
+from seam_fast.classifier.tfidf import FOLDS, fold_numbers
 from seam_fast.cli.main import main
 from seam_fast.search import linear_svm
 from seam_fast.search.linear_svm import LinearSVMs, best_threshold, compare
 
 pytest.importorskip("sklearn")
+
+
+def folds_of(wanted):
+    return [fold_numbers(wanted) == fold for fold in range(FOLDS)]
 
 
 def f1_of(says, wanted):
@@ -92,7 +98,7 @@ def test_it_is_scikit_learns(protocol, target):
         threshold = 0.0
         if wanted.sum() >= 10:
             out = np.empty(len(wanted))
-            for fold in linear_svm._folds(wanted):
+            for fold in folds_of(wanted):
                 part = LinearSVC(penalty=kind, dual=kind == "l2", random_state=0, max_iter=5000)
                 out[fold] = part.fit(train[~fold], wanted[~fold]).decision_function(train[fold])
             threshold = best_threshold(out, wanted)
@@ -107,7 +113,7 @@ def test_it_is_scikit_learns(protocol, target):
 
 def test_folds_hold_every_document_once_and_targets_in_each():
     wanted = np.arange(43) % 4 == 0
-    folds = linear_svm._folds(wanted)
+    folds = folds_of(wanted)
     assert np.sum(folds, axis=0).tolist() == [1] * 43
     assert all(2 <= wanted[fold].sum() <= 3 for fold in folds)
 
@@ -159,7 +165,7 @@ def test_on_the_command_line(trained_once, tmp_path, monkeypatch, capsys):
     (tmp_path / "more.txt").write_text("class0\tw0x1 all2\n")
     assert main(["evaluate", str(path), "--svm", "--documents", "more.txt"]) == 1
     assert "--svm has no effect with --documents, which has no training documents" in capsys.readouterr().err
-    monkeypatch.setattr(linear_svm, "is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "sklearn", None)  # as if it were not installed
     assert main([*judge, "--svm"]) == 1
     assert "error: linear detectors need scikit-learn: pip install 'seam-fast[sklearn]'" in capsys.readouterr().err
     with pytest.raises(DataError):

@@ -228,7 +228,10 @@ def test_signals_are_handled_while_a_command_runs_only():
 def test_loading_a_base_does_not_import_torchs_compiler(toy_base, tmp_path):
     """Which takes seconds, and which torch imports to draw or make real what is on the meta device."""
     toy_base.save(tmp_path / "base.safetensors")
-    code = "import sys, seam_fast; seam_fast.LSTMClassifier.load(sys.argv[1]); print('sympy' in sys.modules)"
+    code = (
+        "import sys, torch; before = 'sympy' in sys.modules; import seam_fast; "
+        "seam_fast.LSTMClassifier.load(sys.argv[1]); print(not before and 'sympy' in sys.modules)"
+    )
     command = [sys.executable, "-c", code, str(tmp_path / "base.safetensors")]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.stdout == "False\n", done.stderr

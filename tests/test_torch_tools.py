@@ -215,6 +215,8 @@ def test_symbolic_traces_compute_and_train(backend):
         grads.append([p.grad.clone() for p in model.parameters() if p.requires_grad])
     torch.testing.assert_close(*grads, rtol=0, atol=0)
     assert sum(node.op == "call_function" and "masked_" in str(node.target) for node in graph.graph.nodes) == 4
+    if torch.__version__.startswith("2.6."):
+        return  # it cannot write down annotations such as Tensor | None
     graph = torch.fx.symbolic_trace(model.lstm, {"hx": None, "lengths": None})
     input = torch.randn(2, 4, 3).double()
     torch.testing.assert_close(graph(input), model.lstm(input), rtol=0, atol=0)

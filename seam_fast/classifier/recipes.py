@@ -33,6 +33,7 @@ _REAL_NUMBERS: dict[str, tuple[float, float]] = {
     "dropout": _DROPOUT,
     "label_smoothing": _SHARE,
     "averaged_part": _SHARE,
+    "window_share": _SHARE,
 }
 
 
@@ -129,4 +130,33 @@ class StrongRecipe(Recipe):
     averaged_part: float = 0.5
 
 
-RECIPES: dict[str, type[PublicRecipe] | type[StrongRecipe]] = {"public": PublicRecipe, "strong": StrongRecipe}
+@dataclass(frozen=True)
+class DistilledRecipe(StrongRecipe):
+    """The strong recipe with a teacher in place of labels: a linear SVM on the words that the LSTM is fed.
+
+    On small classes a linear SVM is the better classifier, and an LSTM of the same sizes can learn that from it
+    (Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015). The teacher is fitted to the
+    training documents without those held out; see ``linear_teacher``. Some documents are fed as a window of the whole
+    text, at a random place, where the text is longer than what is read of it: more texts than there are documents.
+
+    Attributes:
+        window_share: share of the documents that are fed as such a window.
+
+    Raises:
+        TrainingError: a value that makes no sense.
+    """
+
+    name: ClassVar[str] = "distilled"
+    epochs: int = 40
+    batch_size: int = 64
+    vector_dropout: float = 0.15
+    dropout: float = 0.25
+    label_smoothing: float = 0.0
+    window_share: float = 0.5
+
+
+RECIPES: dict[str, type[PublicRecipe] | type[StrongRecipe]] = {
+    "public": PublicRecipe,
+    "strong": StrongRecipe,
+    "distilled": DistilledRecipe,
+}

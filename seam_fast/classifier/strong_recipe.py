@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from ..data.corpus import Corpus
 from .device_training import ClippedAdam, DeviceReader, EpochSteps
+from .linear_teacher import LinearTeacher, fit_linear_teacher
 from .model import LSTMClassifier
-from .recipes import StrongRecipe
+from .recipes import DistilledRecipe, StrongRecipe
 from .training_run import TrainingRun, WeightAverage
 from .word_vectors import cooccurrence_vectors
 
@@ -45,9 +46,19 @@ def train_strong(run: TrainingRun, recipe: StrongRecipe) -> tuple[LSTMClassifier
     _initialise(model, corpus, fit, recipe, run.generator, run.device)
     run.say(f"word vectors made, {time.perf_counter() - started:.0f} s")
 
+    teacher = None
+    if isinstance(recipe, DistilledRecipe):
+        split, started = corpus.train, time.perf_counter()
+        run.say(f"fitting the teacher, a linear SVM, to {len(fit)} training documents")
+        chosen = split.ids[fit], split.lengths[fit], split.labels[fit]
+        teacher = fit_linear_teacher(*chosen, corpus.num_classes, corpus.vocab_size)
+        run.say(f"teacher fitted, {time.perf_counter() - started:.0f} s")
+
     model.to(run.device).train()
     steps = max(math.ceil(len(fit) / recipe.batch_size), recipe.min_steps)
-    plan = _Plan(corpus, recipe, fit, steps, (model.embedding_dim, model.hidden2label.in_features), run.generator)
+    plan = _Plan(
+        corpus, recipe, fit, steps, (model.embedding_dim, model.hidden2label.in_features), run.generator, teacher
+    )
     embedding = model.word_embeddings.weight
     rest: list[Tensor] = [*model.lstm.parameters(), *model.hidden2label.parameters()]
     run.average = average = WeightAverage([embedding, *rest])
@@ -83,6 +94,7 @@ class _Plan:
         steps: steps of an epoch.
         sizes: E and D * H.
         generator: draws the batches and their dropout.
+        teacher: gives the labels, by the distilled recipe.
     """
 
     def __init__(
@@ -93,8 +105,9 @@ class _Plan:
         steps: int,
         sizes: tuple[int, int],
         generator: torch.Generator,
+        teacher: LinearTeacher | None = None,
     ) -> None:
-        self.sizes = sizes
+        self.sizes, self.teacher = sizes, teacher
         self.corpus, self.recipe, self.fit, self.steps, self.generator = corpus, recipe, fit, steps, generator
         self.all_steps = recipe.epochs * steps
         self._average_from, self._average_every = round((1 - recipe.averaged_part) * self.all_steps), max(1, steps // 4)
@@ -105,7 +118,7 @@ class _Plan:
 
     def draw(self, batch: Tensor) -> _Batch:
         """The input of a step on these documents, drawn from the generator."""
-        return _draw_batch(self.corpus, batch, self.recipe, self.sizes, self.generator)
+        return _draw_batch(self.corpus, batch, self.recipe, self.sizes, self.generator, self.teacher)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0 over all epochs."""
@@ -225,7 +238,7 @@ class _Batch(NamedTuple):
     Attributes:
         ids: words (B, T').
         lengths: real words of each document, (B,).
-        labels: class ids (B,).
+        labels: class ids (B,), or a teacher's probabilities of all classes (B, C).
         vector_mask: dropout of dimensions of the word vectors, (B, 1, E).
         output_mask: dropout of the LSTM output, (B, D * H).
         prefix: the length after which the second readout is taken, (B,).
@@ -244,15 +257,24 @@ class _Batch(NamedTuple):
 
 
 def _draw_batch(
-    corpus: Corpus, batch: Tensor, recipe: StrongRecipe, sizes: tuple[int, int], generator: torch.Generator | None
+    corpus: Corpus,
+    batch: Tensor,
+    recipe: StrongRecipe,
+    sizes: tuple[int, int],
+    generator: torch.Generator | None,
+    teacher: LinearTeacher | None = None,
 ) -> _Batch:
     """The input of a step on the documents ``batch`` (indices); sizes: E and D * H."""
     split = corpus.train
     labels, lengths = split.labels[batch], split.lengths[batch]
     ids = split.ids[batch, : int(lengths.max())]
+    if isinstance(recipe, DistilledRecipe) and recipe.window_share and corpus.whole_train is not None:
+        ids = corpus.whole_train.windows(batch, ids, _uniform((2, len(batch)), generator), recipe.window_share)
     if corpus.unknown_id is not None:
         dropped = _uniform(ids.shape, generator) < recipe.word_dropout
         ids = ids.masked_fill(dropped, corpus.unknown_id)  # also trains the vector of unknown words
+    if teacher is not None:
+        labels = teacher.probabilities(ids, lengths)
     vector_mask = _dropout_mask((len(ids), 1, sizes[0]), recipe.vector_dropout, generator)
     output_mask = _dropout_mask((len(ids), sizes[1]), recipe.dropout, generator)
     prefix = lengths

@@ -22,7 +22,11 @@ from .corpora import Log
 from .disk import check_room
 from .paths import interrupted_file
 
-RECIPE_PROTOCOL = {"strong": "seam", "public": "reference"}  # the text treatment each recipe was made for
+RECIPE_PROTOCOL = {
+    "strong": "seam",
+    "distilled": "seam",
+    "public": "reference",
+}  # the text treatment each recipe was made for
 
 
 def load_base(arguments: argparse.Namespace, path: str | PathLike[str]) -> LSTMClassifier:

@@ -13,8 +13,10 @@ _R = TypeVar("_R")
 
 def cpu_by_default() -> AbstractContextManager[object]:
     """A context in which tensors are made on the CPU by default, in the calling thread."""
-    # Nothing where that is so already: torch's device mode slows every op down.
-    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+    # Nothing where that is so already: torch's device mode slows every op down. torch 2.6 does not tell of a device in
+    # `with torch.device(...)`, but makes its tensors there.
+    is_so = torch.get_default_device().type == "cpu" and torch.empty(0).device.type == "cpu"
+    return nullcontext() if is_so else torch.device("cpu")
 
 
 def on_the_cpu(function: Callable[_P, _R]) -> Callable[_P, _R]:

@@ -24,7 +24,7 @@ from .class_numbers import OF_NO_CLASS, choose_class_names, number, number_all
 from .columns import ColumnNames
 from .corpus_config import CorpusConfig
 from .documents import Documents, VocabularyOwner
-from .encoding import encode, encode_texts, hash_of, index_words, make_vocabulary, treat
+from .encoding import WholeTexts, encode, encode_texts, hash_of, index_words, make_vocabulary, treat
 from .read_files import read_documents
 from .sources import DocumentFile, Parts, labelled_documents, list_parts, table_parts
 from .treatment import own_config, refuse_beside_base, with_options
@@ -69,6 +69,8 @@ class Corpus:
         source: a sentence on where the documents are from.
         data_hash: hex sha256 of all documents (as treated, in full length), their labels, and the configuration.
         synthetic: whether the documents were generated.
+        whole_train: the training texts in full length; None where unknown words are skipped, so that no place in a text
+            is a place among the words that are read.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Corpus:
     data_hash: str
     synthetic: bool = False
     _index: dict[str, int] = field(default_factory=dict, repr=False)
+    whole_train: WholeTexts | None = field(default=None, repr=False)
 
     @property
     def vocab_size(self) -> int:
@@ -467,4 +470,5 @@ def build_corpus(
         data_hash=hash_of(config, names, (train_labels, train_words), (test_labels, test_words)),
         synthetic=synthetic,
         _index=index,
+        whole_train=WholeTexts.of(train_words, index) if config.padding == "own" else None,
     )

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -93,6 +94,43 @@ def encode(
     filled = np.arange(width) < lengths[:, None]
     ids[filled] = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
     return torch.from_numpy(ids), torch.from_numpy(lengths)
+
+
+class WholeTexts(NamedTuple):
+    """Texts in full length, one after the other.
+
+    Attributes:
+        ids: all their words, int32.
+        starts: where each begins, and the end of the last, int64 (N + 1,).
+    """
+
+    ids: torch.Tensor
+    starts: torch.Tensor
+
+    @classmethod
+    def of(cls, documents: list[list[str]], index: dict[str, int]) -> WholeTexts:
+        """Of documents given as words; unknown ones are word 1, and so is the one word of a text without words."""
+        rows = [words or [""] for words in documents]
+        starts = torch.tensor([0, *map(len, rows)]).cumsum(0)
+        ids = np.fromiter((index.get(word, 1) for row in rows for word in row), np.int32, count=int(starts[-1]))
+        return cls(torch.from_numpy(ids), starts)
+
+    def windows(self, chosen: torch.Tensor, ids: torch.Tensor, random: torch.Tensor, share: float) -> torch.Tensor:
+        """Documents of which some are read from another place on, as far as the text goes: (B, T).
+
+        Args:
+            chosen: indices of the documents, (B,).
+            ids: their first words, (B, T).
+            random: numbers in [0, 1), (2, B): whether a document is read from elsewhere, and from where.
+            share: of those that are.
+        """
+        starts, width = self.starts[chosen], ids.shape[1]
+        spare = (self.starts[chosen + 1] - starts - width).clamp_min(0)
+        moved = (random[0] < share) & (spare > 0)
+        offset = (random[1].double() * (spare + 1)).long() * moved
+        places = (starts + offset)[:, None] + torch.arange(width)
+        found = self.ids[places.clamp_max(len(self.ids) - 1)].long()
+        return torch.where(moved[:, None], found, ids)
 
 
 def _first_known(words: list[str], index: dict[str, int], width: int) -> list[int]:

@@ -13,23 +13,19 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..classifier.metrics import binary_metrics, undefined_as_none
-from ..data.corpus import Corpus, Split
-from ..errors import DataError
+from ..classifier.tfidf import FOLDS, Array, fold_numbers, need_sklearn, word_counts
+from ..data.corpus import Corpus
 from ..modules.seam_module import SeamModule
 from .document_sets import is_target
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-Array = npt.NDArray[Any]
-
 KINDS = ("l2", "l1")
 """The penalties: ``l2`` weights every word, ``l1`` few of them."""
 
-FOLDS = 5
 LEAST_TARGETS = 10  # for a threshold of its own: with fewer, one or two documents would choose it
 SAMPLES = 2000  # of the bootstrap
 SHOWN = ("precision", "recall", "f1", "accuracy", "average_precision")
@@ -46,8 +42,7 @@ class LinearSVMs:
     """
 
     def __init__(self, corpus: Corpus) -> None:
-        if not is_available():
-            raise DataError("linear detectors need scikit-learn: pip install 'seam-fast[sklearn]'")
+        need_sklearn("linear detectors")
         self.corpus = corpus
 
     @functools.cached_property
@@ -55,8 +50,8 @@ class LinearSVMs:
         """TF-IDF values of training and test documents, (N, V) each."""
         from sklearn.feature_extraction.text import TfidfTransformer
 
-        count = len(self.corpus.words)
-        train, test = (_counts(split, count) for split in (self.corpus.train, self.corpus.test))
+        splits = self.corpus.train, self.corpus.test
+        train, test = (word_counts(each.ids, each.lengths, self.corpus.vocab_size) for each in splits)
         transform = TfidfTransformer(sublinear_tf=True).fit(train)
         return transform.transform(train), transform.transform(test)
 
@@ -95,20 +90,12 @@ class LinearSVMs:
         weights, bias = _fit_svm(documents, wanted, kind, most)
         if wanted.sum() >= LEAST_TARGETS and (~wanted).sum() >= LEAST_TARGETS:
             margins = np.empty(len(wanted))
-            for held_out in _folds(wanted):
+            folds = fold_numbers(wanted)
+            for held_out in (folds == fold for fold in range(FOLDS)):
                 fitted = _fit_svm(documents[~held_out], wanted[~held_out], kind, most)
                 margins[held_out] = documents[held_out] @ fitted[0] + fitted[1]
             bias -= best_threshold(margins, wanted)
         return weights, bias
-
-
-def is_available() -> bool:
-    """Whether scikit-learn is installed."""
-    try:
-        import sklearn  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def compare(answers: Array, others: Array, wanted: Array, samples: int = SAMPLES) -> dict[str, Any]:
@@ -170,27 +157,6 @@ def _figures(margins: Array, wanted: Array) -> dict[str, float]:
     import torch
 
     return binary_metrics(torch.from_numpy(margins >= 0), torch.from_numpy(wanted), torch.from_numpy(margins))
-
-
-def _counts(split: Split, vocabulary: int) -> csr_matrix:
-    """How often each word is read of each document, (N, V)."""
-    from scipy.sparse import csr_matrix
-
-    ids, lengths = split.ids.numpy(), split.lengths.numpy()
-    inside = np.arange(ids.shape[1]) < lengths[:, None]
-    rows = np.repeat(np.arange(len(ids)), lengths)
-    counted = csr_matrix((np.ones(len(rows)), (rows, ids[inside])), shape=(len(ids), vocabulary))
-    counted.sum_duplicates()
-    return counted
-
-
-def _folds(wanted: Array) -> list[Array]:
-    """Which documents are held out, bool (N,), in each of the folds; each fold has its share of targets."""
-    numbers = np.empty(len(wanted), dtype=np.int64)
-    for side in (wanted, ~wanted):
-        drawn = np.random.default_rng(0).permutation(side.sum())
-        numbers[side] = drawn % FOLDS
-    return [numbers == fold for fold in range(FOLDS)]
 
 
 def _fit_svm(documents: csr_matrix, wanted: Array, kind: str, most: int) -> tuple[Array, float]:

@@ -52,6 +52,8 @@ def compiler() -> list[str]:
     wanted = "-std=c++20 -O2 -g0 -fPIC -fvisibility=hidden -ffp-contract=off -Wall -Werror -Wno-unknown-pragmas"
     found = [f"-I{folder}" for folder in folders[:3]]
     found += [f"-isystem{folder}" for folder in folders[3:]]  # torch's headers are not ours to warn about
+    # As torch itself was compiled: its wheels for CUDA had the older strings of libstdc++ until version 2.6.
+    found.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}")
     return ["c++", *wanted.split(), f"-DTORCH_EXTENSION_NAME={NAME}", *found]
 
 

@@ -117,6 +117,7 @@ class TwoGpus:
             ("Stream", Stream),
             ("device", lambda device: self.entered("device", device.index)),
             ("stream", lambda stream: self.entered("stream", stream)),
+            ("is_current_stream_capturing", lambda: False),  # which the Adam of a torch built for CUDA asks
             ("mem_get_info", lambda index: (self.free[index], 80 * GB)),
             ("memory_reserved", lambda index: 5 + self.cached[index]),
             ("memory_allocated", lambda index: 5),

@@ -4,11 +4,13 @@ import argparse
 from pathlib import Path
 
 from ...classifier.model import LSTMClassifier
+from ...classifier.tfidf import has_sklearn
 from ...common.progress import say
 from ...data.corpus import Corpus
 from ...modules.seam_module import SeamModule
-from ...search import linear_svm, reengineer
+from ...search import reengineer
 from ...search.auto_engine import engines_on_card
+from ...search.linear_svm import LinearSVMs
 from ...search.module_run import ModuleRun
 from ...search.settings import Settings
 from ...training.devices import ask_for_queues
@@ -131,7 +133,7 @@ def _train(
     """The modules of some targets, in order, saved as each becomes ready; what an error or Ctrl-C leaves is saved too,
     and the table shows it.
     """
-    rivals = linear_svm.LinearSVMs(corpus) if linear_svm.is_available() else None
+    rivals = LinearSVMs(corpus) if has_sklearn() else None
 
     def ready(run: ModuleRun, module: SeamModule) -> None:
         """A module has been trained."""

@@ -18,7 +18,7 @@ def add_to(verbs: Subparsers) -> None:
     """Adds the verb's parser."""
     parser = add_verb(verbs, "train", run, "train a base classifier")
     add_corpus_options(parser)
-    parser.add_argument("--recipe", choices=("strong", "public"), default="strong")
+    parser.add_argument("--recipe", choices=("strong", "distilled", "public"), default="strong")
     parser.add_argument("--protocol", choices=("seam", "reference"), help="text treatment (default: the recipe's own)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=positive, help="default: the recipe's own")
