@@ -108,8 +108,8 @@ def _calibration(margins: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         optimizer.zero_grad()
         # A little of weight decay keeps the bias of a class of very few documents finite.
         found = F.cross_entropy(log_scale.exp() * margins + shift, labels) + 1e-4 * shift.square().sum()
-        found.backward()  # type: ignore[no-untyped-call]
+        found.backward()
         return found
 
-    optimizer.step(loss)  # type: ignore[arg-type]
+    optimizer.step(loss)
     return log_scale.detach().exp(), shift.detach()

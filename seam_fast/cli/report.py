@@ -81,8 +81,7 @@ def mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known else None
 
-    keys = ("base_f1", "f1", "svm_f1", "precision", "recall", "accuracy", "balanced_accuracy", "kept")
-    keys += ("vocabulary_floor",)
+    keys = "base_f1 f1 svm_f1 precision recall accuracy balanced_accuracy kept vocabulary_floor".split()
     row: dict[str, Any] = {key: mean(row[key] for row in rows) for key in keys}
     row["kept_by_group"] = {g: mean(row["kept_by_group"][g] for row in rows) for g in rows[0]["kept_by_group"]}
     return row | {"name": "mean"}

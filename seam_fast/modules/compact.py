@@ -75,12 +75,12 @@ class CompactModule(runtime.CompactModule):
                 self._table = _ext.C.project_words(weights)
             self._weights = weights
         last_word = self.card["readout"] == "last_word"
-        parts = []
+        found: list[Array] = []
         for start in range(0, len(rows), _AT_ONCE):
-            given = map(torch.from_numpy, self.padded(rows[start : start + _AT_ONCE]))
-            logits = _ext.C.class_logits(self._weights, *given, last_word, self._table).numpy()
-            parts.append(np.maximum(logits[:, :-1], 0) @ out.out + logits[:, -1])
-        margins: Array = np.concatenate(parts)
+            ids, lengths = map(torch.from_numpy, self.padded(rows[start : start + _AT_ONCE]))
+            logits = _ext.C.class_logits(self._weights, ids, lengths, last_word, self._table).numpy()
+            found.append(np.maximum(logits[:, :-1], 0) @ out.out + logits[:, -1])
+        margins: Array = np.concatenate(found)
         return margins
 
     def torch_module(self) -> TorchModule:
