@@ -20,7 +20,7 @@ from seam_fast.data.encoding import WholeTexts
 
 pytest.importorskip("sklearn")
 
-QUICK = DistilledRecipe(epochs=25, min_steps=15, batch_size=32)
+QUICK = DistilledRecipe(epochs=25, min_steps=15, batch_size=32, lstm_teachers=0)
 
 
 @pytest.fixture
@@ -157,6 +157,23 @@ def test_labels_are_the_teachers_for_the_words_that_are_fed(tiny, monkeypatch):
         torch.testing.assert_close(batch.labels, teacher.probabilities(batch.ids, batch.lengths))
 
 
+def test_lstms_and_svm_have_half_a_say_each(tiny, monkeypatch):
+    kept, teachers = [], strong_recipe.Teachers
+    monkeypatch.setattr(strong_recipe, "Teachers", lambda *parts: kept.append(teachers(*parts)) or kept[-1])
+    monkeypatch.setattr(strong_recipe, "StrongRecipe", lambda: dataclasses.replace(QUICK_STRONG, epochs=4))
+    recipe, lines = dataclasses.replace(QUICK, lstm_teachers=2, epochs=2), []
+    base = sf.train_classifier(tiny, recipe, seed=1, log=lines.append)
+    assert "training teacher 2 of 2" in lines and sum("epoch 4/4" in line for line in lines) == 2
+    linear, lstms = kept[0]
+    assert len(lstms) == 2 and lstms[0].hash != lstms[1].hash
+    ids, lengths, _ = tiny.test[:]
+    each = [torch.softmax(one(ids, lengths), 1) for one in lstms]
+    wanted = linear.probabilities(ids, lengths) / 2 + (each[0] + each[1]) / 4
+    torch.testing.assert_close(kept[0].probabilities(ids, lengths), wanted)
+    assert sf.train_classifier(tiny, recipe, seed=1).hash == base.hash
+    assert sf.train_classifier(tiny, dataclasses.replace(recipe, lstm_teachers=1), seed=1).hash != base.hash
+
+
 def test_without_scikit_learn_it_says_so_before_it_trains(trained_once, monkeypatch, capsys):
     monkeypatch.chdir(trained_once)
     monkeypatch.setitem(sys.modules, "sklearn", None)  # as if it were not installed
@@ -171,6 +188,7 @@ def test_without_scikit_learn_it_says_so_before_it_trains(trained_once, monkeypa
 def test_on_the_command_line(trained_once, tmp_path, monkeypatch):
     monkeypatch.chdir(trained_once)
     out = str(tmp_path / "d.safetensors")
+    monkeypatch.setattr(strong_recipe, "StrongRecipe", lambda: dataclasses.replace(QUICK_STRONG, epochs=1))
     assert main(["train", *toy_data.TINY, "--recipe", "distilled", "--epochs", "2", "--out", out]) == 0
     base = sf.LSTMClassifier.load(out)
     assert base.info["recipe"] == "distilled" and base.info["settings"]["epochs"] == 2 and "test" in base.info

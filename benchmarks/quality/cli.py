@@ -22,7 +22,7 @@ from benchmarks.harness import records
 from benchmarks.quality import study as quality_study
 from benchmarks.report import tables_quality as tables
 from seam_fast.cli import report
-from seam_fast.cli.bases import train_base
+from seam_fast.cli.bases import RECIPE_PROTOCOL, train_base
 from seam_fast.cli.corpora import corpus_for_base, get_corpus
 from seam_fast.cli.main import run_guarded
 from seam_fast.common.progress import say
@@ -39,7 +39,7 @@ def main(argv=None) -> int:
     parser.add_argument(
         "--base", help="for modules and protocol seam: the base (default: runs/quality/base_0.safetensors)"
     )
-    parser.add_argument("--recipe", choices=("strong", "public"), default="strong")
+    parser.add_argument("--recipe", choices=tuple(RECIPE_PROTOCOL), default="strong")
     parser.add_argument(
         "--records", default="runs/bench", metavar="DIR", help="folder of the records (default: runs/bench)"
     )
@@ -63,11 +63,10 @@ def spread(values: list[float]) -> dict:
 
 def run_bases(arguments, command: str) -> int:
     out = records.check_path(Path(arguments.records) / f"quality_base_{arguments.recipe}.json")
-    protocol = "seam" if arguments.recipe == "strong" else "reference"
-    corpus = get_corpus("r8", arguments.data_dir, protocol, None, say)
+    corpus = get_corpus("r8", arguments.data_dir, RECIPE_PROTOCOL[arguments.recipe], None, say)
     rows = []
     for seed in arguments.seeds or (0, 1, 2):
-        name = f"base_{seed}.safetensors" if arguments.recipe == "strong" else f"public_{seed}.safetensors"
+        name = f"{'base' if arguments.recipe == 'strong' else arguments.recipe}_{seed}.safetensors"
         base = train_base(corpus, arguments.recipe, seed, BASES / name, say)
         rows.append({"seed": seed, "hash": base.hash, "info": base.info})
     tests = [row["info"]["test"] for row in rows]

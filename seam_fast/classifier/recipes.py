@@ -19,6 +19,7 @@ _WHOLE_NUMBERS: dict[str, tuple[int, int]] = {
     "decay_every": (1, MOST),
     "min_steps": (0, MOST),
     "vector_window": (0, MOST),
+    "lstm_teachers": (0, 100),
 }
 _REAL_NUMBERS: dict[str, tuple[float, float]] = {
     "lr": _ENDLESS,
@@ -132,14 +133,17 @@ class StrongRecipe(Recipe):
 
 @dataclass(frozen=True)
 class DistilledRecipe(StrongRecipe):
-    """The strong recipe with a teacher in place of labels: a linear SVM on the words that the LSTM is fed.
+    """The strong recipe with teachers in place of labels: a linear SVM, and LSTMs of the strong recipe.
 
-    On small classes a linear SVM is the better classifier, and an LSTM of the same sizes can learn that from it
-    (Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015). The teacher is fitted to the
-    training documents without those held out; see ``linear_teacher``. Some documents are fed as a window of the whole
-    text, at a random place, where the text is longer than what is read of it: more texts than there are documents.
+    On small classes a linear SVM is the better classifier, several LSTMs are better than one, and an LSTM of the same
+    sizes can learn that from them (Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015). All
+    are fitted to the training documents without those held out, and answer for the very words that the LSTM is fed.
+    Some documents are fed as a window of the whole text, at a random place, where the text is longer than what is read
+    of it: more texts than there are documents.
 
     Attributes:
+        lstm_teachers: number of LSTMs, each of which takes as long as a base of the strong recipe; with 0 the SVM
+            alone is the teacher.
         window_share: share of the documents that are fed as such a window.
 
     Raises:
@@ -152,6 +156,7 @@ class DistilledRecipe(StrongRecipe):
     vector_dropout: float = 0.15
     dropout: float = 0.25
     label_smoothing: float = 0.0
+    lstm_teachers: int = 5
     window_share: float = 0.5
 
 

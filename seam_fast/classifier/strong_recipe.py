@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from ..data.corpus import Corpus
 from .device_training import ClippedAdam, DeviceReader, EpochSteps
-from .linear_teacher import LinearTeacher, fit_linear_teacher
+from .linear_teacher import fit_linear_teacher
 from .model import LSTMClassifier
 from .recipes import DistilledRecipe, StrongRecipe
+from .teachers import Teachers
 from .training_run import TrainingRun, WeightAverage
 from .word_vectors import cooccurrence_vectors
 
@@ -40,19 +41,12 @@ def train_strong(run: TrainingRun, recipe: StrongRecipe) -> tuple[LSTMClassifier
     """Trains a base by the strong recipe. Returns it, on the run's device, and its figures."""
     corpus = run.corpus
     fit, held_out = corpus.validation_indices()  # the same split by which modules are selected later
+    teacher = _teachers(run, recipe, fit) if isinstance(recipe, DistilledRecipe) else None
     model = run.new_model("last_word")
     started = time.perf_counter()
     run.say(f"making word vectors from {len(fit)} training documents")
     _initialise(model, corpus, fit, recipe, run.generator, run.device)
     run.say(f"word vectors made, {time.perf_counter() - started:.0f} s")
-
-    teacher = None
-    if isinstance(recipe, DistilledRecipe):
-        split, started = corpus.train, time.perf_counter()
-        run.say(f"fitting the teacher, a linear SVM, to {len(fit)} training documents")
-        chosen = split.ids[fit], split.lengths[fit], split.labels[fit]
-        teacher = fit_linear_teacher(*chosen, corpus.num_classes, corpus.vocab_size)
-        run.say(f"teacher fitted, {time.perf_counter() - started:.0f} s")
 
     model.to(run.device).train()
     steps = max(math.ceil(len(fit) / recipe.batch_size), recipe.min_steps)
@@ -84,6 +78,22 @@ def train_strong(run: TrainingRun, recipe: StrongRecipe) -> tuple[LSTMClassifier
     return model, figures
 
 
+def _teachers(run: TrainingRun, recipe: DistilledRecipe, fit: Tensor) -> Teachers:
+    """The teachers of a distilled base, fitted to the documents ``fit``."""
+    corpus, split, started = run.corpus, run.corpus.train, time.perf_counter()
+    run.say(f"fitting a linear SVM to {len(fit)} training documents")
+    chosen = split.ids[fit], split.lengths[fit], split.labels[fit]
+    linear = fit_linear_teacher(*chosen, corpus.num_classes, corpus.vocab_size)
+    run.say(f"fitted, {time.perf_counter() - started:.0f} s")
+    lstms = []
+    for number in range(1, recipe.lstm_teachers + 1):
+        run.say(f"training teacher {number} of {recipe.lstm_teachers}")
+        seed = int(torch.randint(1 << 62, (), generator=run.generator))
+        teacher = TrainingRun(corpus, run.sizes, torch.Generator().manual_seed(seed), run.device, run.progress, run.log)
+        lstms.append(train_strong(teacher, StrongRecipe())[0].to("cpu"))
+    return Teachers(linear, lstms)
+
+
 class _Plan:
     """The steps of a training: their batches and learning rates, and after which the weights are averaged.
 
@@ -105,7 +115,7 @@ class _Plan:
         steps: int,
         sizes: tuple[int, int],
         generator: torch.Generator,
-        teacher: LinearTeacher | None = None,
+        teacher: Teachers | None = None,
     ) -> None:
         self.sizes, self.teacher = sizes, teacher
         self.corpus, self.recipe, self.fit, self.steps, self.generator = corpus, recipe, fit, steps, generator
@@ -262,7 +272,7 @@ def _draw_batch(
     recipe: StrongRecipe,
     sizes: tuple[int, int],
     generator: torch.Generator | None,
-    teacher: LinearTeacher | None = None,
+    teacher: Teachers | None = None,
 ) -> _Batch:
     """The input of a step on the documents ``batch`` (indices); sizes: E and D * H."""
     split = corpus.train

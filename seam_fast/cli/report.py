@@ -74,6 +74,9 @@ def front_rows(module: SeamModule) -> list[dict[str, Any]]:
     return [{key: figures[key] for key in keys} for figures in pareto(module.history)]
 
 
+_SHARES = ("kept", "vocabulary_floor")
+
+
 def mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means over the rows of `module_row`, of those figures for which a mean makes sense; None counts for nothing."""
 
@@ -81,7 +84,17 @@ def mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known else None
 
-    keys = "base_f1 f1 svm_f1 precision recall accuracy balanced_accuracy kept vocabulary_floor".split()
+    keys = [
+        "base_f1",
+        "f1",
+        "svm_f1",
+        "precision",
+        "recall",
+        "accuracy",
+        "balanced_accuracy",
+        "kept",
+        "vocabulary_floor",
+    ]
     row: dict[str, Any] = {key: mean(row[key] for row in rows) for key in keys}
     row["kept_by_group"] = {g: mean(row["kept_by_group"][g] for row in rows) for g in rows[0]["kept_by_group"]}
     return row | {"name": "mean"}
