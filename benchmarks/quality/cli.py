@@ -52,6 +52,7 @@ def main(argv=None) -> int:
     arguments = parser.parse_args(argv)
     command = shlex.join(["python", "-m", "benchmarks.quality", *argv])
     arguments.base_of_seam = arguments.base or BASES / "base_0.safetensors"
+    BASES.mkdir(parents=True, exist_ok=True)
     run = {"base": run_bases, "modules": run_modules, "study": quality_study.run}[arguments.what]
     return run_guarded("quality", lambda: run(arguments, command))
 
