@@ -36,6 +36,7 @@ if _HAS_TORCH:
     from .modules.export_onnx import export_onnx
     from .modules.export_page import export_html
     from .modules.seam_module import SeamModule
+    from .modules.stable_core import StableCore
     from .nn import MaskedEmbedding, MaskedLinear, MaskedLSTM
     from .ops.functional import binarize, masked_embedding, masked_linear, masked_lstm
     from .optim import ScoreAdam
@@ -61,6 +62,7 @@ __all__ = [
     "SeamFastError",
     "SeamModule",
     "Settings",
+    "StableCore",
     "Tokenizer",
     "TrainingError",
     "__version__",

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 from .._version import __version__
 from .guarded_run import run_guarded
-from .verbs import bench, certify, compact, data, evaluate, export, info, predict, reengineer, train
+from .verbs import bench, certify, compact, core, data, evaluate, export, info, predict, reengineer, train
 
 VERBS = (
     data,
     train,
     reengineer,
+    core,
     evaluate,
     compact,
     predict,

@@ -145,6 +145,7 @@ def reengineer_many(
     settings: Sequence[Settings],
     *,
     seed: int = 0,
+    seeds: Iterable[int] | None = None,
     evaluate_every: int = 1,
     threads: int | None = None,
     backend: str = "auto",
@@ -155,7 +156,7 @@ def reengineer_many(
     keep_scores: bool = False,
     catch_up: str | None = None,
 ) -> list[list[SeamModule]]:
-    """``reengineer`` with each of several settings, all modules side by side: on a GPU a study of many settings takes
+    """``reengineer`` with each of several settings and seeds, all modules side by side: on a GPU a study of many takes
     little more time than its longest module.
 
     Args:
@@ -164,6 +165,7 @@ def reengineer_many(
         targets: As of ``reengineer``.
         settings: The settings. ``run.context.settings`` tells ``on_epoch`` and ``on_module`` which ones a run has.
         seed: As of ``reengineer``.
+        seeds: Several in place of ``seed``. Modules of a target that differ in seed alone have a ``StableCore``.
         evaluate_every: As of ``reengineer``.
         threads: As of ``reengineer``.
         backend: As of ``reengineer``.
@@ -175,7 +177,7 @@ def reengineer_many(
         catch_up: Deprecated: ``lazy_update``.
 
     Returns:
-        For each of the settings, in order, a list of modules as ``reengineer`` gives it.
+        For each of the settings, in order, and of each for each seed, a list of modules as ``reengineer`` gives it.
 
     Raises:
         TrainingError: As ``reengineer``.
@@ -198,7 +200,7 @@ def reengineer_many(
     evaluate_every = whole_number("evaluate_every", evaluate_every, 0)
     if evaluate_every == 0 and any(one.early_stop >= 0 for one in settings):
         raise TrainingError("early_stop has no effect where evaluate_every is 0; leave one of them out")
-    seed = seed_number(seed)
+    numbers = [seed_number(one) for one in ([seed] if seeds is None else seeds)]
     callback("on_epoch", on_epoch)
     callback("on_module", on_module)
     keep_scores = truth("keep_scores", keep_scores)
@@ -210,7 +212,9 @@ def reengineer_many(
                 SearchContext(base, corpus, one, engine, lazy_update, beside=contexts[0] if contexts else None)
             )
         runs = [
-            [ModuleRun(context, target, seed, evaluate_every, keep_scores) for target in chosen] for context in contexts
+            [ModuleRun(context, target, number, evaluate_every, keep_scores) for target in chosen]
+            for context in contexts
+            for number in numbers
         ]
         if evaluate_every and contexts:
             split, what = contexts[0].evaluation, contexts[0].settings.evaluation
