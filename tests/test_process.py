@@ -225,6 +225,7 @@ def test_signals_are_handled_while_a_command_runs_only():
     assert during[-1] == 7, "signals belong to the main thread; others do without"
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="torch 2.6 imports it with the first meta tensor")
 def test_loading_a_base_does_not_import_torchs_compiler(toy_base, tmp_path):
     """Which takes seconds, and which torch imports to draw or make real what is on the meta device."""
     toy_base.save(tmp_path / "base.safetensors")

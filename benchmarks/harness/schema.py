@@ -362,6 +362,24 @@ INFERENCE = BENCH_HEADER | {
     "rows": [INFERENCE_ROW],
 }
 
+DETECTOR = {"f1": maybe(float), "weights": float}
+LINEAR = HEADER | {
+    "machine": MACHINE,
+    "method": str,
+    "corpora": [
+        {
+            "corpus": str,
+            "data_hash": str,
+            "documents": {"train": int, "test": int},
+            "words_read": int,
+            "classifier": {"accuracy": float, "accuracy_low": float, "accuracy_high": float, "mean_f1": float},
+            "mean": each({"f1": float, "weights": float}),
+            "classes": [{"class": str, "targets": int, "l2": DETECTOR, "l1": DETECTOR}],
+            "seconds": float,
+        }
+    ],
+}
+
 FORMATS = {
     "seam-fast masked lstm 3": OP,
     "seam-fast step 3": STEP,
@@ -372,6 +390,7 @@ FORMATS = {
     "seam-fast reference table 1": REFERENCE_TABLE,
     "seam-fast quality study 1": STUDY,
     "seam-fast quality sizes 1": SIZES,
+    "seam-fast linear 1": LINEAR,
     "seam-fast cuda lstm 1": CUDA_LSTM,
     "seam-fast cuda engine 1": CUDA_ENGINE,
     "seam-fast vmap scores 1": VMAP,

@@ -10,6 +10,7 @@ from benchmarks.report import pictures
 from benchmarks.report import tables_cuda as cuda
 from benchmarks.report import tables_inference as inference
 from benchmarks.report import tables_job as job
+from benchmarks.report import tables_linear as linear
 from benchmarks.report import tables_op as op
 from benchmarks.report import tables_quality as quality
 from benchmarks.report import tables_sizes as any_size
@@ -24,6 +25,8 @@ PICTURES = ROOT / "benchmarks" / "pictures"
 PICTURE_LINK = "benchmarks/pictures"  # in a block; markdown.py makes it relative to the page
 # What makes the records that may not exist yet.
 COMMANDS = {
+    "quality_linear": "python -m benchmarks.quality.linear r8=DIR mr=DIR r52=DIR",
+    "quality_base_distilled": "python -m benchmarks.quality base --recipe distilled --seeds 0 1 2 3 4",
     "quality_sizes": "python -m benchmarks.quality.sizes",
     "cuda_lstm": "bash scripts/gpu_check.sh FOLDER build bench",
     "cuda_engine": "bash scripts/gpu_check.sh FOLDER build engine",
@@ -157,6 +160,8 @@ def study_by_class(record: dict) -> str:
 
 BLOCKS = {
     "base": lambda: block("quality_base_strong", quality.bases_sentence, quality.bases),
+    "base_distilled": lambda: block("quality_base_distilled", quality.bases_sentence, quality.bases),
+    "linear": lambda: block("quality_linear", linear.linear),
     "base_public": lambda: quality.bases_sentence(load("quality_base_public")),
     "base_blind": lambda: quality.blind(load("quality_base_public")),
     "modules": lambda: block("quality_modules", quality.modules, quality.modules_sentence),

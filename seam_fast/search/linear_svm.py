@@ -68,21 +68,46 @@ class LinearSVMs:
             ``verdict``: what the interval says of the module, ``better``, ``not told apart`` or ``worse``. Nothing at
             all where all training documents, or none, are of the target.
         """
-        train, test = (
-            is_target(split.labels, module.target).numpy() for split in (self.corpus.train, self.corpus.test)
-        )
-        if train.all() or not train.any():
-            return {}
         split, most = self.corpus.test, sum(module.mask.counts().values())
         answers = module.predict(split.ids, split.lengths).numpy()
+        return self.detector(module.target, most, answers)
+
+    def detector(
+        self, target: tuple[int, ...], most: int | None = None, answers: Array | None = None
+    ) -> dict[str, Any]:
+        """`judge` without a module, or with what it answered.
+
+        Args:
+            target: Class numbers.
+            most: The most weights; None: all.
+            answers: A module's answers to the test documents, bool (N,). Without them there is no difference and no
+                verdict.
+        """
+        splits = self.corpus.train, self.corpus.test
+        train, test = (is_target(split.labels, target).numpy() for split in splits)
+        if train.all() or not train.any():
+            return {}
+        most = self.corpus.vocab_size if most is None else most
         found = {}
         for kind in KINDS:
             weights, bias = self._fit(train, kind, most)
             margins = self._documents[1] @ weights + bias
             figures = undefined_as_none(_figures(margins, test))
             found[kind] = {name: figures[name] for name in SHOWN} | {"weights": int(np.count_nonzero(weights))}
-            found[kind] |= compare(answers, margins >= 0, test)
+            if answers is not None:
+                found[kind] |= compare(answers, margins >= 0, test)
         return found
+
+    def class_margins(self, number: int) -> Array:
+        """Margins of the test documents for one class against the rest, (N,), with L2 penalty and no threshold of its
+        own; -inf where no training document, or each one, is of the class.
+        """
+        train = is_target(self.corpus.train.labels, (number,)).numpy()
+        if train.all() or not train.any():
+            return np.full(len(self.corpus.test), -np.inf)
+        weights, bias = _fit_svm(self._documents[0], train, "l2", self.corpus.vocab_size)
+        margins: Array = self._documents[1] @ weights + bias
+        return margins
 
     def _fit(self, wanted: Array, kind: str, most: int) -> tuple[Array, float]:
         """Weights (V,) and bias of a detector with at most that many weights; the threshold is in the bias."""
