@@ -13,6 +13,7 @@ from benchmarks.report import tables_job as job
 from benchmarks.report import tables_op as op
 from benchmarks.report import tables_quality as quality
 from benchmarks.report import tables_sizes as any_size
+from benchmarks.report import tables_start as start
 from benchmarks.report import tables_step as step
 from benchmarks.report.headline import headline
 from benchmarks.report.tables import curves as curve_tables
@@ -25,6 +26,7 @@ PICTURE_LINK = "benchmarks/pictures"  # in a block; markdown.py makes it relativ
 # What makes the records that may not exist yet.
 COMMANDS = {
     "quality_sizes": "python -m benchmarks.quality.sizes",
+    "quality_start": "python -m benchmarks.quality.start",
     "cuda_lstm": "bash scripts/gpu_check.sh FOLDER build bench",
     "cuda_engine": "bash scripts/gpu_check.sh FOLDER build engine",
     "inference": "python -m benchmarks.cpu.inference --run runs/r8",
@@ -162,6 +164,7 @@ BLOCKS = {
     "modules": lambda: block("quality_modules", quality.modules, quality.modules_sentence),
     "reference": lambda: block("reference_table", lambda record: quality.reference_table(record["rows"])),
     "any_size": lambda: block("quality_sizes", any_size.verdict, any_size.sizes, any_size.by_class),
+    "start": lambda: block("quality_start", start.verdict, start.starts),
     "floors": lambda: floors(load("job")),
     "plain": lambda: plain(load("step")),
     "job_size": lambda: f"{load('job')['eight']['figures']['steps']:,} steps",
