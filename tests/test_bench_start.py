@@ -14,7 +14,7 @@ from seam_fast.classifier.metrics import module_metrics
 def kept(toy, toy_base, tmp_path):
     from benchmarks.quality import start
 
-    return start.Kept(tmp_path, toy_base, toy, [1, 2], 1)
+    return start.Kept(tmp_path, toy_base, toy, [1, 2], 1, [5])
 
 
 @pytest.fixture

@@ -31,9 +31,9 @@ from seam_fast.modules.resize import figures_on_documents, validation_documents
 
 FORMAT = "seam-fast quality start 1"
 SEEDS = (300, 301, 302)  # no setting was chosen with these
-OTHER = 1000  # of the modules that are started from: a module's seed and this
+OTHER = 1000  # the modules of the older base have a seed that is larger by this
 STARTS = ("full", "magnitude", "saliency", "same base", "older base")
-BUDGETS = (500, 250, 125)
+BUDGETS = (500, 125, 250)  # the first is compared to; the others are measured in this order
 TOLERANCE = 0.01  # of F1 on the validation documents; decided before anything was measured
 LARGER = 1.1  # times the reference's share of kept weights, likewise
 EARLIER = 0.8  # of the training documents: those of the older base
@@ -49,7 +49,7 @@ METHOD = (
     "times, those of the chosen epoch of the same seed's module from full in 500 steps; both limits were set before "
     "measuring. Test documents are used once a module, for the figures: the mean F1 over classes and seeds, with 95 % "
     "intervals by 2,000 bootstrap draws of test documents, the same draws for all, so that differences from full in "
-    "500 steps are paired. What the prior itself takes (for saliency one pass over 5 epochs of documents, for modules "
+    "500 steps are paired. What the prior itself takes (for saliency one pass over the documents of two epochs, for modules "
     "their own 500 steps) is not counted. How near dropped weights start, and what shares magnitude and saliency keep, "
     "was chosen on validation documents, with other seeds."
 )
@@ -78,10 +78,10 @@ def run(arguments, command: str) -> int:
     corpus = get_corpus("r8", arguments.data_dir, "seam", None, say)
     base = base_of(folder / "base.safetensors", corpus, 0)
     targets = arguments.targets or list(range(corpus.num_classes))
-    kept = Kept(folder, base, corpus, targets, arguments.threads)
+    kept = Kept(folder, base, corpus, targets, arguments.threads, arguments.seeds)
     most, *fewer = arguments.budgets
     plan = [(seed, "full", most) for seed in arguments.seeds]
-    plan += [(seed, start, steps) for seed in arguments.seeds for steps in fewer for start in STARTS]
+    plan += [(seed, start, steps) for steps in fewer for seed in arguments.seeds for start in STARTS]
     done, todo = {}, list(plan)
     while todo and (arguments.minutes is None or time.monotonic() - begun < 60 * arguments.minutes):
         seed, start, steps = piece = todo.pop(0)
@@ -122,8 +122,9 @@ def earlier_documents(corpus) -> list[int]:
 class Kept:
     """Modules by how they were made, each set of them in a folder; trained where they are not there yet."""
 
-    def __init__(self, folder: Path, base, corpus, targets, threads):
-        self.folder, self.base, self.corpus, self.targets, self.threads = folder, base, corpus, targets, threads
+    def __init__(self, folder: Path, base, corpus, targets, threads, seeds):
+        self.folder, self.base, self.corpus = folder, base, corpus
+        self.targets, self.threads, self.seeds = targets, threads, seeds
 
     def modules(self, start: str, steps: int, seed: int, make_older) -> list[sf.SeamModule]:
         """The modules of a piece. make_older: gives the older corpus and its base."""
@@ -131,16 +132,21 @@ class Kept:
         def prior():
             """The kind of start, or the modules that these start from."""
             if start == "same base":
-                return self.priors("priors", self.base, self.corpus, seed)
-            return self.priors("older", *reversed(make_older()), seed) if start == "older base" else start
+                return self.modules("full", BUDGETS[0], self.other_seed(seed), make_older)
+            if start == "older base":
+                old_corpus, old_base = make_older()
+                return self._get("older", old_base, old_corpus, lambda: "full", BUDGETS[0], seed + OTHER, True)
+            return start
 
-        return self._get(start.replace(" ", "_"), self.base, self.corpus, prior, steps, seed)
+        is_prior = (start, steps) == ("full", BUDGETS[0])
+        return self._get(start.replace(" ", "_"), self.base, self.corpus, prior, steps, seed, is_prior)
 
-    def priors(self, name: str, base, corpus, seed: int) -> list[sf.SeamModule]:
-        """Modules to start from: as the default makes them in its own steps, with another seed."""
-        return self._get(name, base, corpus, lambda: "full", BUDGETS[0], seed + OTHER, keep_scores=True)
+    def other_seed(self, seed: int) -> int:
+        """The seed of the modules of the same base that those of a seed start from."""
+        after = self.seeds[(self.seeds.index(seed) + 1) % len(self.seeds)] if seed in self.seeds else seed
+        return after if after != seed else seed + OTHER
 
-    def _get(self, name, base, corpus, prior, steps, seed, keep_scores=False) -> list[sf.SeamModule]:
+    def _get(self, name, base, corpus, prior, steps, seed, keep_scores) -> list[sf.SeamModule]:
         paths = [self.folder / f"{name}_{steps}_{seed}" / f"{k}.safetensors" for k in self.targets]
         if not all(path.exists() for path in paths):
             options = {"start": prior(), "steps": steps, "seed": seed, "keep_scores": keep_scores}

@@ -107,8 +107,8 @@ class Rebase:
             self.reasons["lstm"] = "its layers, directions or sizes are others"
             return ""
         matrices = [key for key in keys if mine[key].ndim > 1]  # all biases of bases are alike
-        parts = [torch.cat([weights[key].flatten() for key in matrices]) for weights in (mine, theirs)]
-        return self._by_similarity("lstm", *parts, "")
+        ours, others = (torch.cat([weights[key].flatten() for key in matrices]) for weights in (mine, theirs))
+        return self._by_similarity("lstm", ours, others, "")
 
     def _linear(self, mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str:
         """How the linear layer is taken over."""

@@ -99,8 +99,8 @@ class Settings:
             reference).
         evaluation_subset: ``"all"`` of these, or ``"sampled"``, their balanced part where sampling is balanced.
         early_stop: Epochs without progress, as the rule defines it, before a run ends; -1: never.
-        start: Where scores start: ``"full"`` (all weights kept, as in SeaM), ``"magnitude"`` (the tenth of each group
-            that is largest), ``"saliency"`` (the tenth of all weights with the largest |w * dL/dw|, for L the loss of
+        start: Where scores start: ``"full"`` (all weights kept, as in SeaM), ``"magnitude"`` (the largest twentieth
+            of each group), ``"saliency"`` (the twentieth of all weights with the largest |w * dL/dw|, for L the loss of
             the base as a detector of the target) or ``"module"`` (a module's scores and head: see ``reengineer``).
 
     Raises:

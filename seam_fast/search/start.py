@@ -29,9 +29,9 @@ KEPT = 1.0
 """Score of a kept weight at the start, as SeaM has it for all."""
 DROP_STEPS = 10
 """Steps, of ``lr_mask`` each, by which a dropped weight starts below 0."""
-SHARE = 0.1
+SHARE = 0.05
 """Share of all weights that starts kept by magnitude or saliency. The penalty takes away more, as it does of all."""
-SALIENCY_EPOCHS = 5
+SALIENCY_EPOCHS = 2
 """Epochs whose documents saliency is computed on: without dropped words, and with the true labels."""
 
 
