@@ -49,9 +49,9 @@ METHOD = (
     "times, those of the chosen epoch of the same seed's module from full in 500 steps; both limits were set before "
     "measuring. Test documents are used once a module, for the figures: the mean F1 over classes and seeds, with 95 % "
     "intervals by 2,000 bootstrap draws of test documents, the same draws for all, so that differences from full in "
-    "500 steps are paired. What the prior itself takes (for saliency one pass over the documents of two epochs, for modules "
-    "their own 500 steps) is not counted. How near dropped weights start, and what shares magnitude and saliency keep, "
-    "was chosen on validation documents, with other seeds."
+    "500 steps are paired. What the prior itself takes (for saliency one pass over the documents of two epochs, for "
+    "modules their own 500 steps) is not counted. How near dropped weights start, and what shares magnitude and "
+    "saliency keep, was chosen on validation documents, with other seeds."
 )
 
 
