@@ -75,6 +75,7 @@ def run(arguments, command: str) -> int:
     """Trains what is not there yet, as far as time allows, and writes the record of what is."""
     torch.set_num_threads(1)
     begun, out, folder = time.monotonic(), records.check_path(Path(arguments.out)), Path(arguments.folder)
+    folder.mkdir(parents=True, exist_ok=True)
     corpus = get_corpus("r8", arguments.data_dir, "seam", None, say)
     base = base_of(folder / "base.safetensors", corpus, 0)
     targets = arguments.targets or list(range(corpus.num_classes))
