@@ -89,16 +89,17 @@ def test_steps_from_there_are_the_references(kind, request):
         request.getfixturevalue("unwatched")
     weights, head = toy_weights.make_weights(), toy_weights.make_head()
     options = trainer_kinds.OPTIONS | {"readout": "last_word"}
-    trainer = trainer_kinds.make_trainer(kind, weights, head, torch.arange(15), **options)
+    fed = torch.tensor([0, *range(3, 17)])  # rows of scores are not the words' ids
+    trainer = trainer_kinds.make_trainer(kind, weights, head, fed, **options)
     stepper = trainer_kinds.reference_step.Stepper(weights, head, **options)
     generator = torch.Generator().manual_seed(0)
     start = {key: torch.randn(score.shape, generator=generator).double() / 3 for key, score in stepper.scores.items()}
-    start[EMBEDDING][15:] = -0.25
+    start[EMBEDDING][[1, 2, *range(17, toy_weights.V)]] = -0.25
     trainer.set_scores(start, -0.25)
     with torch.no_grad():
         for key, score in stepper.scores.items():
             score.copy_(start[key])
-    epochs = [toy_data.make_documents(12, seed=seed) for seed in range(4)]
+    epochs = [toy_data.make_documents(12, words=range(3, 17), seed=seed) for seed in range(4)]
     agreement.follow(trainer, stepper, epochs, 4)
 
 
@@ -343,7 +344,7 @@ def test_reuse_knows_what_a_module_started_from(started, capsys):
         (["--start", LAST, "--start-base", "none.safetensors"], "none.safetensors"),
         (["--start", "module"], "--start module: no such file or folder"),
         (["--start", "cut.safetensors"], "cut.safetensors"),
-        (["--start", "lost.safetensors", "--base", "other.safetensors"], "named by --start-base"),
+        (["--start", "lost.safetensors", "--base", "other.safetensors"], "line --start-base)"),
     ],
 )
 def test_what_the_command_line_refuses(started, capsys, flags, says):

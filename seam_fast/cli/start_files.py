@@ -1,6 +1,7 @@
 """Where the modules of ``seam-fast reengineer`` start: the option ``--start`` and the files that it names."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,7 @@ class _Loader:
         try:
             beside = find_base_beside(path)[0]
         except CheckpointError:
-            try:
-                return self._with_base(path, self._own)
-            except CheckpointError as error:
-                raise CheckpointError(f"{error}; the base of a module to start from is named by --start-base") from None
+            beside = self._own
         return self._with_base(path, beside)
 
     def _with_base(self, path: Path, base_path: Path) -> SeamModule:
@@ -98,7 +96,10 @@ class _Loader:
         key = base_path.absolute()
         if key not in self._bases:
             self._bases[key] = LSTMClassifier.load(base_path)
-        return SeamModule.load(path, self._bases[key])
+        try:
+            return SeamModule.load(path, self._bases[key])
+        except CheckpointError as error:  # here --base is that of the run
+            raise CheckpointError(re.sub(r"(?<=command line )--base\b", "--start-base", str(error))) from None
 
 
 def start_fingerprints(

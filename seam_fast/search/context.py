@@ -23,7 +23,7 @@ from ..training.devices import CPU
 from ..training.registry import trainer_class
 from .sampling import Address, Teacher
 from .settings import Settings, check_settings
-from .start import Start, StartModules
+from .start import StartModules
 from .teacher_cache import TeacherCache
 
 TEACHER_DOCUMENTS_AT_ONCE = 2048
@@ -112,20 +112,11 @@ class SearchContext:
             self._documents, self.teacher_caches = beside._documents, beside.teacher_caches
             self._projected, self._projecting = beside._projected, beside._projecting
 
-    def make_trainer(
-        self,
-        head: Head,
-        fed_ids: np.ndarray | Tensor,
-        device: torch.device = CPU.device,
-        start: Start | None = None,
-    ) -> Trainer:
-        """A trainer on a device; arguments as of ``Trainer``. start: where its scores start; None: all kept."""
-        trainer = self.trainer_class.for_engine(
+    def make_trainer(self, head: Head, fed_ids: np.ndarray | Tensor, device: torch.device = CPU.device) -> Trainer:
+        """A trainer on a device; arguments as of ``Trainer``."""
+        return self.trainer_class.for_engine(
             self.weights_on(device), head, torch.as_tensor(fed_ids), self.step_config, self.lazy_update
         )
-        if start is not None and start.scores is not None:
-            trainer.set_scores(start.scores, start.unfed)
-        return trainer
 
     def weights_on(self, device: torch.device) -> dict[str, Tensor]:
         """The base's weights by key on a device, copied there once for all modules."""

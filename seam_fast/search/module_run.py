@@ -193,7 +193,8 @@ class ModuleRun:
         base, modules = context.base, context.start_modules
         start = starting_point(context.weights, self.sampler, base.readout, (weight, bias), modules)
         self._start_card = start.card
-        self.trainer = trainer = context.make_trainer(start.head, self.sampler.fed_ids(), worker.device, start)
+        self.trainer = trainer = context.make_trainer(start.head, self.sampler.fed_ids(), worker.device)
+        start.apply_to(trainer)
         self.front = Front()
         self._selection = self._rule() if self.evaluate_every else None
         return trainer

@@ -19,6 +19,7 @@ from ..modules.mask import Head
 from ..modules.nested import highest
 from ..modules.rebase import Rebase
 from ..modules.seam_module import SeamModule
+from ..training.base import Trainer
 from .saliency import weight_saliency
 from .sampling import Sampler
 from .settings import START_FROM_MODULE
@@ -49,6 +50,11 @@ class Start(NamedTuple):
     unfed: float
     head: Head
     card: dict[str, Any] | None
+
+    def apply_to(self, trainer: Trainer) -> None:
+        """Sets the scores of a trainer that has been made with this head."""
+        if self.scores is not None:
+            trainer.set_scores(self.scores, self.unfed)
 
 
 class StartModules:
@@ -116,7 +122,7 @@ class StartModules:
 
     def sentences(self) -> list[str]:
         """What is not taken over as it is, and what has changed between the bases; a line each, in plain words."""
-        lines = [line for rebase in self._rebases.values() for line in rebase.sentences()]
+        lines = list(dict.fromkeys(line for rebase in self._rebases.values() for line in rebase.sentences()))
         for target, module in self.chosen.items():
             if module is None:
                 lines.append(f"{self._name(target)}: there is no module of it to start from, so all weights start kept")
