@@ -108,6 +108,8 @@ def test_the_table_and_the_verdict(record):
 
 
 def test_modules_that_are_there_are_not_trained_again(kept, monkeypatch):
+    assert not kept.are_there("full", 20, 5)
     first = kept.modules("full", 20, 5, None)
+    assert kept.are_there("full", 20, 5)
     monkeypatch.setattr(sf, "reengineer", lambda *_, **__: pytest.fail("it was trained again"))
     assert [module.mask for module in kept.modules("full", 20, 5, None)] == [module.mask for module in first]

@@ -150,6 +150,7 @@ def test_a_mask_without_scores_starts_at_its_signs(toy, toy_base, prior, tmp_pat
     fed = prior.mask.dense(EMBEDDING)
     assert torch.equal(scores[EMBEDDING] > 0, fed)
     assert set(scores["hidden2label.weight"].flatten().tolist()) <= {KEPT, DROPPED}
+    assert masked._scores is None  # they would take 32 times the memory of its mask
     prior.save(tmp_path / "tc_1.pth")
     reference = sf.SeamModule.load(tmp_path / "tc_1.pth", toy_base, target=1)
     assert begun(toy_base, toy, "cpu", reference, start="module").trainer.kept_counts() == prior.mask.counts()

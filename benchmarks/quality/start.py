@@ -83,13 +83,16 @@ def run(arguments, command: str) -> int:
     most, *fewer = arguments.budgets
     plan = [(seed, "full", most) for seed in arguments.seeds]
     plan += [(seed, start, steps) for steps in fewer for seed in arguments.seeds for start in STARTS]
-    done, todo = {}, list(plan)
-    while todo and (arguments.minutes is None or time.monotonic() - begun < 60 * arguments.minutes):
-        seed, start, steps = piece = todo.pop(0)
-        say(f"{start}, {steps} steps, seed {seed}: {len(todo)} to go")
-        done[piece] = kept.modules(start, steps, seed, lambda: older(folder, arguments.data_dir, corpus))
+    done, left = {}, []
+    for seed, start, steps in plan:
+        is_over = arguments.minutes is not None and time.monotonic() - begun > 60 * arguments.minutes
+        if is_over and not kept.are_there(start, steps, seed):
+            left.append((seed, start, steps))
+            continue
+        say(f"{start}, {steps} steps, seed {seed}")
+        done[seed, start, steps] = kept.modules(start, steps, seed, lambda: older(folder, arguments.data_dir, corpus))
     record = record_of(done, base, corpus, arguments, command)
-    record["unmeasured"] = [f"{start}, {steps} steps, seed {seed}" for seed, start, steps in todo]
+    record["unmeasured"] = [f"{start}, {steps} steps, seed {seed}" for seed, start, steps in left]
     records.save(record, out)
     print(starts_table(record))
     return 0
@@ -140,7 +143,15 @@ class Kept:
             return start
 
         is_prior = (start, steps) == ("full", BUDGETS[0])
-        return self._get(start.replace(" ", "_"), self.base, self.corpus, prior, steps, seed, is_prior)
+        return self._get(start, self.base, self.corpus, prior, steps, seed, is_prior)
+
+    def are_there(self, start: str, steps: int, seed: int) -> bool:
+        """Whether the modules of a piece are trained already."""
+        return all(path.exists() for path in self._paths(start, steps, seed))
+
+    def _paths(self, name: str, steps: int, seed: int) -> list[Path]:
+        folder = self.folder / f"{name.replace(' ', '_')}_{steps}_{seed}"
+        return [folder / f"{k}.safetensors" for k in self.targets]
 
     def other_seed(self, seed: int) -> int:
         """The seed of the modules of the same base that those of a seed start from."""
@@ -148,7 +159,7 @@ class Kept:
         return after if after != seed else seed + OTHER
 
     def _get(self, name, base, corpus, prior, steps, seed, keep_scores) -> list[sf.SeamModule]:
-        paths = [self.folder / f"{name}_{steps}_{seed}" / f"{k}.safetensors" for k in self.targets]
+        paths = self._paths(name, steps, seed)
         if not all(path.exists() for path in paths):
             options = {"start": prior(), "steps": steps, "seed": seed, "keep_scores": keep_scores}
             modules = sf.reengineer(base, corpus, self.targets, threads=self.threads, progress=True, **options)

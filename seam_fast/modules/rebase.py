@@ -4,6 +4,7 @@ An older base may have other words, other classes and other units. What its modu
 the newer base only where that weight is the same thing; where it is not, nothing is taken over and the report says why.
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -134,7 +135,7 @@ class Rebase:
         """A module's scores over the newer base, in its weights' shapes by weight key, float64; NaN where nothing is
         known. Taken over word by word, all weights of a word have the highest of its old scores.
         """
-        old = {key: score.detach().cpu().double() for key, score in module.scores.items()}
+        old = {key: score.detach().cpu().double() for key, score in scores_of(module).items()}
         old = {key: torch.where(score.isnan(), -math.inf, score) for key, score in old.items()}  # NaN: dropped
         if self.same:
             return old
@@ -224,6 +225,13 @@ class Rebase:
         """Names of the older base's classes that the newer one does not have."""
         here = set(self.old_class.tolist())
         return [name for k, name in enumerate(self.old_names or ()) if k not in here]
+
+
+def scores_of(module: SeamModule) -> dict[str, Tensor]:
+    """A module's scores, in its base's shapes by weight key. Where it knows no more than its mask, they are made anew
+    and not kept: the modules of a run are many, and a score takes 32 times what a bit of a mask does.
+    """
+    return copy.copy(module).scores
 
 
 def correlation(one: Tensor, other: Tensor) -> float:

@@ -17,7 +17,7 @@ from ..common.arguments import shown
 from ..errors import TrainingError
 from ..modules.mask import Head
 from ..modules.nested import highest
-from ..modules.rebase import Rebase
+from ..modules.rebase import Rebase, scores_of
 from ..modules.seam_module import SeamModule
 from ..training.base import Trainer
 from .saliency import weight_saliency
@@ -135,8 +135,8 @@ class StartModules:
         module = self.chosen[target]
         return None if module is None else fingerprint(module)
 
-    def start(self, target: tuple[int, ...], head: Head, dropped: float) -> tuple[Scores | None, Head, dict[str, Any]]:
-        """Scores (not yet of the words that are fed alone), head and what the card says, for a target."""
+    def start(self, target: tuple[int, ...], head: Head) -> tuple[Scores | None, Head, dict[str, Any]]:
+        """A target's scores as ``Rebase.scores`` gives them, head, and what the card says of both."""
         module = self.chosen[target]
         if module is None:
             return None, head, {"kind": "full", "reason": "there was no module of this target to start from"}
@@ -160,21 +160,13 @@ class StartModules:
             card["rebase"] = rebase.as_dict()
         if same_target:
             head = rebase.head(module, head)
-        # Where nothing is known a weight starts kept, as all do without a prior.
-        scores = {
-            key: torch.where(score.isnan(), KEPT, score.clamp(dropped, KEPT))
-            for key, score in rebase.scores(module).items()
-        }
-        return scores, head, card
+        return rebase.scores(module), head, card
 
 
 def fingerprint(module: SeamModule) -> str:
-    """Hex sha256 of a module's base, target, mask, real scores where it has them, and head."""
+    """Hex sha256 of a module's base, target, scores and head."""
     digest = hashlib.sha256(f"{module.base_hash} {list(module.target)}".encode())
-    parts = list(module.mask.pack().values())
-    if module.has_scores:
-        parts += [module.scores[key] for key in module.mask.shapes]
-    for part in (*parts, *module.head):
+    for part in (*scores_of(module).values(), *module.head):
         digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
@@ -201,7 +193,7 @@ def starting_point(
     if kind == START_FROM_MODULE:
         if modules is None:
             raise TrainingError("start is 'module', but no module to start from is given")
-        scores, head, card = modules.start(sampler.target, head, dropped)
+        scores, head, card = modules.start(sampler.target, head)
         if scores is None:
             return Start(None, KEPT, head, card)
     else:
@@ -216,14 +208,14 @@ def starting_point(
         scores = {key: torch.where(part, KEPT, dropped).double() for key, part in kept.items()}
     is_fed = torch.zeros(len(weights[EMBEDDING]), dtype=torch.bool)
     is_fed[fed] = True
-    unfed = scores[EMBEDDING][~is_fed]
     if kind == START_FROM_MODULE:  # words of the prior that no document of this run holds
-        card["unfed_words_dropped"] = int((unfed > 0).any(1).sum())
-    unfed_score = dropped
-    scores[EMBEDDING][~is_fed] = unfed_score
+        card["unfed_words_dropped"] = int((scores[EMBEDDING][~is_fed] > 0).any(1).sum())
+    # Where nothing is known a weight starts kept, as all do without a prior.
+    scores = {key: torch.where(score.isnan(), KEPT, score.clamp(dropped, KEPT)) for key, score in scores.items()}
+    scores[EMBEDDING][~is_fed] = dropped
     total = sum(score.numel() for score in scores.values())
     card["kept"] = sum(int((score > 0).sum()) for score in scores.values()) / total
-    return Start(scores, unfed_score, head, card)
+    return Start(scores, dropped, head, card)
 
 
 def highest_of(importance: Mapping[str, Tensor], fed: Tensor, share: float, by_group: bool) -> dict[str, Tensor]:
