@@ -156,6 +156,16 @@ def test_a_mask_without_scores_starts_at_its_signs(toy, toy_base, prior, tmp_pat
     assert begun(toy_base, toy, "cpu", reference, start="module").trainer.kept_counts() == prior.mask.counts()
 
 
+def test_words_of_the_prior_that_are_not_fed_are_counted(toy, toy_base, prior):
+    every = sf.SeamModule(toy_base, (3,), {key: score.abs() + 1 for key, score in prior.scores.items()}, prior.head)
+    options = {"start": "module", "sampling": "balanced", "word_dropout": 0.0}
+    run = begun(toy_base, toy, "cpu", every, target=(3,), **options)
+    unfed = toy.vocab_size - len(run.sampler.fed_ids())
+    assert 0 < unfed == run._start_card["unfed_words_dropped"]
+    kept = 1 - unfed * toy_base.embedding_dim / run.context.total
+    assert run._start_card["kept"] == pytest.approx(kept)
+
+
 def test_of_another_target_the_scores_and_not_the_head(toy, toy_base, prior):
     with pytest.warns(sf.DataWarning, match="k2: starts from the module of another target, with a head of its own"):
         (module,) = sf.reengineer(toy_base, toy, [2], start=prior, **RUN)
