@@ -21,7 +21,7 @@ def _mean(rows: list[dict], name: str) -> float:
 def starts(record: dict) -> str:
     """A row for each start and budget: figures on validation documents, when the default's were reached, test F1."""
     lines = []
-    for found in record["means"]:
+    for found in sorted(record["means"], key=lambda row: -row["steps"]):
         rows = _rows_of(record, found["start"], found["steps"])
         there = [row["reached"] for row in rows if row["reached"] is not None]
         median = f"{statistics.median(there):.0f}" if there else "-"
@@ -61,20 +61,23 @@ def fewest(record: dict) -> dict[str, int | None]:
 
 def verdict(record: dict) -> str:
     """What each start saves, in a sentence or two."""
-    found, most = fewest(record), record["budgets"][0]
+    found, most, budgets = fewest(record), record["budgets"][0], sorted(record["budgets"])
     plain = found.pop("full", None) or most
     seeds = len({piece["seed"] for piece in record["pieces"]})
-    limits = f"within {record['tolerance']:g} of its mean validation F1 and {record['larger']:g} times its size"
     saved, not_saved = [], []
     for start, steps in found.items():
         if steps is not None and steps < plain:
             saved.append(f"{start} {plain - steps} steps ({steps} in place of {plain})")
-        else:
-            tried = max(record["budgets"][1:], default=most)
-            not_saved.append(f"{start} ({steps or f'more than {tried}'})")
+            continue
+        last = max(row["steps"] for row in record["means"] if row["start"] == start)
+        rows = _rows_of(record, start, last)
+        f1, kept = _mean(rows, "validation_f1"), 100 * _mean(rows, "kept")
+        not_saved.append(f"{start} (after {last} steps F1 {f1:.3f} at {kept:.2f} % of the weights)")
     text = (
-        f"{seeds} seed{'s' * (seeds > 1)}. Against the default in {most} steps, {limits}: by itself the default needs "
-        f"{plain} of these budgets. "
+        f"{seeds} seed{'s' * (seeds > 1)}, budgets of {', '.join(map(str, budgets))} steps. What counts is the least "
+        f"one after which the mean validation F1 is no more than {record['tolerance']:g} below, and the mean share of kept "
+        f"weights no more than {record['larger']:g} times, the default's after {most} steps; without a prior that is "
+        f"{plain}. "
     )
     parts = [f"Saved: {', '.join(saved)}."] if saved else []
     parts += [f"Nothing saved: {', '.join(not_saved)}."] if not_saved else []
