@@ -75,9 +75,9 @@ def verdict(record: dict) -> str:
         not_saved.append(f"{start} (after {last} steps F1 {f1:.3f} at {kept:.2f} % of the weights)")
     text = (
         f"{seeds} seed{'s' * (seeds > 1)}, budgets of {', '.join(map(str, budgets))} steps. What counts is the least "
-        f"one after which the mean validation F1 is no more than {record['tolerance']:g} below, and the mean share of kept "
-        f"weights no more than {record['larger']:g} times, the default's after {most} steps; without a prior that is "
-        f"{plain}. "
+        f"one after which the mean validation F1 is no more than {record['tolerance']:g} below, and the mean share of "
+        f"kept weights no more than {record['larger']:g} times, the default's after {most} steps; without a prior that "
+        f"is {plain}. "
     )
     parts = [f"Saved: {', '.join(saved)}."] if saved else []
     parts += [f"Nothing saved: {', '.join(not_saved)}."] if not_saved else []
