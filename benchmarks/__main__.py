@@ -19,6 +19,7 @@ COMMANDS = {
     "python -m benchmarks.quality": "quality/cli.py",
     "python -m benchmarks.quality.sizes": "quality/sizes.py",
     "python -m benchmarks.quality.linear": "quality/linear.py",
+    "python -m benchmarks.quality.start": "quality/start.py",
     "python -m benchmarks.quality.reference_table": "quality/reference_table.py",
     "pytest benchmarks/pytest/bench_masked_lstm.py": "pytest/bench_masked_lstm.py",
     "pytest benchmarks/pytest/bench_layers.py": "pytest/bench_layers.py",

@@ -48,6 +48,7 @@ def run(base, corpus, targets, **options):
         ("joint", {"evaluate_every": 2}),
         ("port", {"evaluate_every": 0}),
         ("joint", {"selection": "last"}),
+        ("joint", {"start": "magnitude"}),
     ],
 )
 def test_whole_runs_do_not_depend_on_who_is_beside(toy, toy_base, stepped, schedule, options):
@@ -60,10 +61,11 @@ def test_whole_runs_do_not_depend_on_who_is_beside(toy, toy_base, stepped, sched
     assert all(len(module.history) == 3 for module in together)
 
 
-def test_a_whole_run_is_that_of_plain_pytorch(toy, toy_base, stepped):
-    base = copy.deepcopy(toy_base).double()
-    ours = run(base, toy, [0, 1, 2, 3], epochs=5)
-    for one, other in zip(ours, run(base, toy, [0, 1, 2, 3], epochs=5, backend="torch"), strict=True):
+@pytest.mark.parametrize("start", ["full", "magnitude", "saliency"])
+def test_a_whole_run_is_that_of_plain_pytorch(toy, toy_base, stepped, start):
+    base, options = copy.deepcopy(toy_base).double(), {"epochs": 5, "start": start}
+    ours = run(base, toy, [0, 1, 2, 3], **options)
+    for one, other in zip(ours, run(base, toy, [0, 1, 2, 3], **options, backend="torch"), strict=True):
         for a, b in zip(one.history, other.history, strict=True):
             assert a["cross_entropy"] == pytest.approx(b["cross_entropy"], abs=1e-9)
             assert (a["kept"], a["f1"], a["best_so_far"]) == (b["kept"], b["f1"], b["best_so_far"])

@@ -49,8 +49,9 @@ def assert_same_modules(ours, theirs):
     [
         {"protocol": "reference"},
         {"distill_weight": 0.0, "early_stop": 1, "word_dropout": 0.2, "selection": "reference"},
+        {"protocol": "reference", "start": "saliency"},
     ],
-    ids=["reference", "seam"],
+    ids=["reference", "seam", "prior"],
 )
 def test_together_each_is_what_it_is_alone(toy, toy_base, monkeypatch, cohorts, options):
     settings = [Settings(**{"protocol": "seam", "alpha": alpha} | QUICK | options) for alpha in ALPHAS]

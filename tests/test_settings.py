@@ -39,6 +39,7 @@ def test_protocol_seam():
         "evaluation": "validation",
         "evaluation_subset": "all",
         "early_stop": -1,
+        "start": "full",
     }
 
 

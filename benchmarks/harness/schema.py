@@ -335,6 +335,40 @@ SIZES = {
         }
     ],
 }
+INTERVAL = {"mean": float, "low": float, "high": float}
+START = {
+    "format": str,
+    "method": str,
+    "runs": [{"command": str, "machine": MACHINE}],
+    "base": {"hash": str, "data_hash": str, "synthetic": bool},
+    "settings": each(object),
+    "budgets": [int],
+    "tolerance": float,
+    "larger": float,
+    "unmeasured": [str],
+    "means": [
+        {"start": str, "steps": int, "seeds": [int], "test_f1": INTERVAL, "test_f1_less_reference": INTERVAL},
+    ],
+    "pieces": [
+        {
+            "start": str,
+            "steps": int,
+            "seed": int,
+            "rebase": each(object),
+            "modules": [
+                {
+                    "class": str,
+                    "kept": float,
+                    "validation_f1": float,
+                    "test": each(float),
+                    "started_with": float,
+                    "reached": maybe(int),
+                    "steps": int,
+                }
+            ],
+        }
+    ],
+}
 
 INFERENCE_ROW = {
     "class": str,
@@ -391,6 +425,7 @@ FORMATS = {
     "seam-fast quality study 1": STUDY,
     "seam-fast quality sizes 1": SIZES,
     "seam-fast linear 1": LINEAR,
+    "seam-fast quality start 1": START,
     "seam-fast cuda lstm 1": CUDA_LSTM,
     "seam-fast cuda engine 1": CUDA_ENGINE,
     "seam-fast vmap scores 1": VMAP,

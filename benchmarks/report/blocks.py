@@ -14,6 +14,7 @@ from benchmarks.report import tables_linear as linear
 from benchmarks.report import tables_op as op
 from benchmarks.report import tables_quality as quality
 from benchmarks.report import tables_sizes as any_size
+from benchmarks.report import tables_start as start
 from benchmarks.report import tables_step as step
 from benchmarks.report.headline import headline
 from benchmarks.report.tables import curves as curve_tables
@@ -28,6 +29,7 @@ COMMANDS = {
     "quality_linear": "python -m benchmarks.quality.linear r8=DIR mr=DIR r52=DIR",
     "quality_base_distilled": "python -m benchmarks.quality base --recipe distilled --seeds 0 1 2 3 4",
     "quality_sizes": "python -m benchmarks.quality.sizes",
+    "quality_start": "python -m benchmarks.quality.start",
     "cuda_lstm": "bash scripts/gpu_check.sh FOLDER build bench",
     "cuda_engine": "bash scripts/gpu_check.sh FOLDER build engine",
     "inference": "python -m benchmarks.cpu.inference --run runs/r8",
@@ -167,6 +169,7 @@ BLOCKS = {
     "modules": lambda: block("quality_modules", quality.modules, quality.modules_sentence),
     "reference": lambda: block("reference_table", lambda record: quality.reference_table(record["rows"])),
     "any_size": lambda: block("quality_sizes", any_size.verdict, any_size.sizes, any_size.by_class),
+    "start": lambda: block("quality_start", start.verdict, start.starts),
     "floors": lambda: floors(load("job")),
     "plain": lambda: plain(load("step")),
     "job_size": lambda: f"{load('job')['eight']['figures']['steps']:,} steps",

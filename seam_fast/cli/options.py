@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from ..data.tokenizer import tokenizer_named
 from ..errors import SeamFastError, TrainingError
-from ..search.settings import Settings
+from ..search.settings import CHOICES, START_FROM_MODULE, Settings
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 OptionGroup: TypeAlias = argparse._ActionsContainer  # a parser, or a group of one: what has ``add_argument``
@@ -29,6 +29,7 @@ SETTINGS = (
     "negatives_per_target",
     "shots",
     "early_stop",
+    "start",
 )
 # Every argument of the Python functions that has a flag of the same name; error messages are translated by these.
 OPTION_NAMES = (
@@ -209,6 +210,8 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
             "--selection has no effect with --evaluate-every 0, which keeps the last epoch; leave it out"
         )
     options = {name: getattr(arguments, name, None) for name in SETTINGS}
+    if options["start"] not in (None, *CHOICES["start"]):  # a path
+        options["start"] = START_FROM_MODULE
     return Settings.for_protocol(arguments.protocol).with_options(**options)
 
 

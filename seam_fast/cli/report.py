@@ -77,6 +77,11 @@ def front_rows(module: SeamModule) -> list[dict[str, Any]]:
 _SHARES = ("kept", "vocabulary_floor")
 
 
+def start_of(module: SeamModule) -> dict[str, Any]:
+    """What the record says of where a module's scores started, as ``start``; nothing where all weights were kept."""
+    return {"start": module.card["start"]} if "start" in module.card else {}
+
+
 def mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means over the rows of `module_row`, of those figures for which a mean makes sense; None counts for nothing."""
 
@@ -275,7 +280,7 @@ def record(
         "settings": card.get("settings"),
         "seed": card.get("seed"),
         "modules": [
-            row | {"metrics": module.metrics, "front": front_rows(module), "history": module.history}
+            row | start_of(module) | {"metrics": module.metrics, "front": front_rows(module), "history": module.history}
             for row, module in zip(rows, modules, strict=True)
         ],
         "mean": mean_row(rows),

@@ -62,7 +62,9 @@ def _by_present_names(card: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = dict(card)
     if isinstance(settings := found.get("settings"), dict):
-        found["settings"] = {"keep": None} | {RENAMED.get(name, name): value for name, value in settings.items()}
+        found["settings"] = {"keep": None, "start": "full"} | {
+            RENAMED.get(name, name): value for name, value in settings.items()
+        }
     if "catch_up" in found:
         catch_up = found.pop("catch_up")
         found["lazy_update"] = "off" if catch_up == "dense" else catch_up

@@ -23,6 +23,7 @@ from ..training.devices import CPU
 from ..training.registry import trainer_class
 from .sampling import Address, Teacher
 from .settings import Settings, check_settings
+from .start import StartModules
 from .teacher_cache import TeacherCache
 
 TEACHER_DOCUMENTS_AT_ONCE = 2048
@@ -41,6 +42,7 @@ class SearchContext:
         lazy_update: See ``reengineer``.
         beside: Another context of the same base, corpus and engine, with which this one shares all that does not depend
             on settings.
+        start_modules: What modules start from, where the settings say so.
 
     Attributes:
         base: As given.
@@ -57,6 +59,7 @@ class SearchContext:
         groups: Weight keys of each of the groups embedding, lstm and linear.
         sizes: Number of weights of each group.
         total: Number of all weights.
+        start_modules: As given.
         teacher_caches: By what a sampler's epochs depend on, the cache that samplers with equal epochs share.
     """
 
@@ -68,6 +71,7 @@ class SearchContext:
         engine: str = "torch",
         lazy_update: str = LAZY_UPDATES[0],
         beside: "SearchContext | None" = None,
+        start_modules: StartModules | None = None,
     ) -> None:
         check_settings(settings)
         choice("engine", engine, NAMES)
@@ -76,7 +80,7 @@ class SearchContext:
         weights = {key: weight.to(CPU.device) for key, weight in base.weights().items()}
         self.base_hash: str = beside.base_hash if beside else base.hash
         self.base, self.corpus, self.settings, self.weights = base, corpus, settings, weights
-        self.engine, self.lazy_update = engine, lazy_update
+        self.engine, self.lazy_update, self.start_modules = engine, lazy_update, start_modules
         self.fit: Tensor
         self.evaluation: Split
         if beside and beside.settings.evaluation == settings.evaluation:

@@ -36,6 +36,7 @@ from .document_sets import balanced, is_target, vocabulary_floor
 from .evaluate import figures_on_test
 from .sampling import Sampler
 from .selection import F1Selection, ReferenceSelection, Selection
+from .start import starting_point
 
 HOLD = (0.25, 0.6)
 """Shares of the epochs between which a module comes to the size that is asked for; from then on it is held there."""
@@ -98,6 +99,7 @@ class ModuleRun:
         self._head_steps = 0  # how many steps were of the head alone
         self._best_steps = 0  # steps taken when the best snapshot was taken
         self._view = self._evaluation_view()
+        self._start_card: dict[str, Any] | None = None  # what the module's card says of where it started
         self._metrics: dict[str, Any] | None = None
         self._base_figures: dict[str, float] | None = None
         self._size_curve: list[dict[str, Any]] | None = None
@@ -188,7 +190,11 @@ class ModuleRun:
         self._begun = time.perf_counter()
         base_dtype = next(iter(context.weights.values())).dtype
         weight, bias = (part.to(base_dtype) for part in rng.head(self.seed, self.target, context.corpus.num_classes))
-        self.trainer = trainer = context.make_trainer((weight, bias), self.sampler.fed_ids(), worker.device)
+        base, modules = context.base, context.start_modules
+        start = starting_point(context.weights, self.sampler, base.readout, (weight, bias), modules)
+        self._start_card = start.card
+        self.trainer = trainer = context.make_trainer(start.head, self.sampler.fed_ids(), worker.device)
+        start.apply_to(trainer)
         self.front = Front()
         self._selection = self._rule() if self.evaluate_every else None
         return trainer
@@ -476,6 +482,8 @@ class ModuleRun:
             card["lazy_update"] = context.lazy_update
         if self.keep_scores:
             card["keep_scores"] = True
+        if self._start_card is not None:
+            card["start"] = self._start_card
         if self._size_curve is not None:
             card["size_curve"] = self._size_curve
         if self.cut_short:

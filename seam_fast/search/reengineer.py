@@ -8,10 +8,12 @@ import numpy as np
 from torch import Tensor
 
 from ..backend import choose_engine
+from ..classifier.corpus_check import check_corpus
 from ..classifier.model import LSTMClassifier
 from ..common.arguments import callback, seed_number, shown, truth, whole_number
 from ..common.default_device import cpu_by_default, on_the_cpu
 from ..common.deprecation import warn_renamed
+from ..data.checks import warn
 from ..data.corpus import Corpus, check_is_corpus
 from ..errors import TrainingError
 from ..modules.seam_module import SeamModule
@@ -20,7 +22,8 @@ from .context import SearchContext
 from .evaluate import warn_of_chance
 from .module_run import ModuleRun
 from .scheduler import OnEpoch, OnModule, run_all
-from .settings import Settings, check_settings
+from .settings import START_FROM_MODULE, Settings, check_settings
+from .start import StartModules
 
 
 def reengineer(
@@ -45,6 +48,7 @@ def reengineer(
     on_module: OnModule | None = None,
     settings: Settings | None = None,
     keep_scores: bool = False,
+    start: str | SeamModule | Iterable[SeamModule] | None = None,
     catch_up: str | None = None,
     **options: Any,
 ) -> list[SeamModule]:
@@ -85,6 +89,11 @@ def reengineer(
         keep_scores: Whether each module keeps the real scores of its epoch, in its file as well: they order its
             weights, so that ``SeamModule.resized`` can make it smaller or larger. They take four bytes a weight of
             memory a module. The card then has ``size_curve``, figures on the evaluation documents by size.
+        start: Where scores start: a kind, see ``Settings``; a module, from which all targets start; or several, from
+            which each target starts that has one. Their real scores count where they have them, else their masks, and
+            of the same target the head. They may be of an older base, with other words, classes and sizes: what can be
+            told to be the same is taken over, and ``card["start"]["rebase"]`` of the new modules, and a warning, say
+            what was not.
         catch_up: Deprecated: ``lazy_update``.
         **options: More fields of ``Settings``.
 
@@ -93,6 +102,7 @@ def reengineer(
         in both accuracy on the evaluation documents and share of kept weights, each with its module.
 
     Raises:
+        CheckpointError: Before anything is trained: nothing of a module to start from can be taken over to this base.
         TrainingError: Before anything is trained: arguments or settings cannot work. After all other targets have
             ended: a value was not finite, or a GPU had no memory left.
         Interrupted: Ctrl-C. An exception in a callback ends the training in the same way.
@@ -116,6 +126,7 @@ def reengineer(
         "epochs": epochs,
         "schedule": schedule,
         "sampling": sampling,
+        "start": start if start is None or isinstance(start, str) else START_FROM_MODULE,
     }
     settings = settings.with_options(**overrides, **options)
     if catch_up is not None:
@@ -134,6 +145,7 @@ def reengineer(
         on_epoch=on_epoch,
         on_module=on_module,
         keep_scores=keep_scores,
+        start_modules=None if isinstance(start, str) else start,
     )[0]
 
 
@@ -154,6 +166,7 @@ def reengineer_many(
     on_epoch: OnEpoch | None = None,
     on_module: OnModule | None = None,
     keep_scores: bool = False,
+    start_modules: SeamModule | Iterable[SeamModule] | None = None,
     catch_up: str | None = None,
 ) -> list[list[SeamModule]]:
     """``reengineer`` with each of several settings and seeds, all modules side by side: on a GPU a study of many takes
@@ -174,12 +187,14 @@ def reengineer_many(
         on_epoch: As of ``reengineer``.
         on_module: As of ``reengineer``.
         keep_scores: As of ``reengineer``.
+        start_modules: What the runs with ``Settings(start="module")`` start from, as ``start`` of ``reengineer``.
         catch_up: Deprecated: ``lazy_update``.
 
     Returns:
         For each of the settings, in order, and of each for each seed, a list of modules as ``reengineer`` gives it.
 
     Raises:
+        CheckpointError: As ``reengineer``.
         TrainingError: As ``reengineer``.
         Interrupted: As ``reengineer``. ``modules`` of exceptions is one list, with the modules of the first settings
             first.
@@ -204,12 +219,13 @@ def reengineer_many(
     callback("on_epoch", on_epoch)
     callback("on_module", on_module)
     keep_scores = truth("keep_scores", keep_scores)
+    from_modules = _start_modules(start_modules, base, corpus, chosen, settings)
     engine = quicker_engine(engine, backend, base, corpus, chosen, settings, threads)
     contexts: list[SearchContext] = []
     with cpu_by_default():
         for one in settings:
             contexts.append(
-                SearchContext(base, corpus, one, engine, lazy_update, beside=contexts[0] if contexts else None)
+                SearchContext(base, corpus, one, engine, lazy_update, contexts[0] if contexts else None, from_modules)
             )
         runs = [
             [ModuleRun(context, target, number, evaluate_every, keep_scores) for target in chosen]
@@ -221,6 +237,28 @@ def reengineer_many(
             warn_of_chance(contexts[0].base_logits(split), split.labels, f"the {what} documents")
     run_all([run for row in runs for run in row], threads, progress, on_epoch, on_module)
     return [[run.module() for run in row] for row in runs]
+
+
+def _start_modules(
+    modules: SeamModule | Iterable[SeamModule] | None,
+    base: LSTMClassifier,
+    corpus: Corpus,
+    targets: Sequence[tuple[int, ...]],
+    settings: Sequence[Settings],
+) -> StartModules | None:
+    """What runs start from, where there are settings that say so; warns of what cannot be taken over as it is."""
+    wanted = any(one.start == START_FROM_MODULE for one in settings)
+    if modules is None:
+        if wanted:
+            raise TrainingError("start is 'module', but no module is given; give the module itself as start")
+        return None
+    if not wanted:
+        raise TrainingError("start_modules has no effect, since no settings have start 'module'; leave it out")
+    check_corpus(base, corpus)
+    found = StartModules(modules, base, corpus.words, corpus.class_names, targets)
+    for sentence in found.sentences():
+        warn(f"start: {sentence}")
+    return found
 
 
 def _lazy_update_of(catch_up: str, stacklevel: int) -> str:

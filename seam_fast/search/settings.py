@@ -17,7 +17,9 @@ CHOICES = {
     "evaluation": ("validation", "test"),
     "lr_decay": ("none", "cosine"),
     "evaluation_subset": ("all", "sampled"),
+    "start": ("full", "magnitude", "saliency", "module"),
 }
+START_FROM_MODULE = CHOICES["start"][-1]
 NUMBERS = {  # least and largest value
     "alpha": (0, math.inf),
     "lstm_penalty_scale": (0, math.inf),
@@ -97,6 +99,9 @@ class Settings:
             reference).
         evaluation_subset: ``"all"`` of these, or ``"sampled"``, their balanced part where sampling is balanced.
         early_stop: Epochs without progress, as the rule defines it, before a run ends; -1: never.
+        start: Where scores start: ``"full"`` (all weights kept, as in SeaM), ``"magnitude"`` (the largest twentieth
+            of each group), ``"saliency"`` (the twentieth of all weights with the largest |w * dL/dw|, for L the loss of
+            the base as a detector of the target) or ``"module"`` (a module's scores and head: see ``reengineer``).
 
     Raises:
         TrainingError: A value is impossible, or values exclude each other.
@@ -128,6 +133,7 @@ class Settings:
     evaluation: str = "validation"
     evaluation_subset: str = "all"
     early_stop: int = -1
+    start: str = "full"
 
     def __init__(self, protocol: str = "seam", **options: Any) -> None:
         names = [field.name for field in fields(self)]

@@ -403,6 +403,22 @@ class Trainer:
             self.scores[key].sub_(border)
         self.load_state(self.steps - head_steps, head_steps)
 
+    @torch.no_grad()
+    def set_scores(self, scores: Mapping[str, Tensor], unfed: float) -> None:
+        """Sets the scores from which training begins. To be called before the first step.
+
+        Args:
+            scores: In the weights' shapes, by weight key, on any device and of any floating dtype.
+            unfed: The score of all words that are not fed.
+        """
+        for key, ours in self.scores.items():
+            if key == EMBEDDING:
+                ours[:-1].copy_(scores[key][self.fed_ids.to(scores[key].device)])
+                ours[-1].fill_(unfed)
+            else:
+                ours.copy_(scores[key])
+        self.load_state(0)
+
     def load_state(self, steps: int, head_steps: int = 0) -> None:
         """Declares the present scores, moments and head to be the state after ``steps`` joint steps and ``head_steps``
         steps of the head alone.

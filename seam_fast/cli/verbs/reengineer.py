@@ -31,6 +31,7 @@ from ..options import (
 )
 from ..paths import module_file, run_folder
 from ..run_files import ModuleFiles, can_draw, check_run, draw_run, reusable, save_run
+from ..start_files import Start, add_start_options, load_start, start_fingerprint, start_fingerprints
 from ..targets import parse_targets, with_documents
 
 
@@ -52,6 +53,7 @@ def add_to(verbs: Subparsers) -> None:
     parser.add_argument("--no-plots", action="store_true", help="draw no pictures")
     parser.add_argument("--seed", type=int, default=0)
     add_settings(parser)
+    add_start_options(parser)
     parser.add_argument(
         "--keep-scores",
         action="store_true",
@@ -78,7 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
     paths = {target: module_file(folder, target, corpus.class_names) for target in targets}
     if arguments.targets != "all":  # the record of the run of all targets stays as it is
         folder = run_folder(folder, targets)
-    done = _modules_there(arguments, settings, base, corpus, paths) if arguments.reuse else {}
+    start = load_start(arguments, base, base_path)
+    done = _modules_there(arguments, settings, base, corpus, paths, start) if arguments.reuse else {}
     if done:
         say(f"{len(done)} of {len(targets)} modules are there already: kept")
     todo = [target for target in targets if target not in done]
@@ -88,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"re-engineering {len(todo)} targets from a base with {describe_base(base)}")
     mark = "SYNTHETIC: " if corpus.synthetic else ""
     files = ModuleFiles({target: paths[target] for target in todo}, mark, say)
-    made = _train(arguments, settings, base, corpus, todo, files)
+    made = _train(arguments, settings, base, corpus, todo, files, start)
     modules = [done.get(target) or made[todo.index(target)] for target in targets]
     try:
         if not arguments.json:
@@ -113,13 +116,19 @@ def _modules_there(
     base: LSTMClassifier,
     corpus: Corpus,
     paths: dict[tuple[int, ...], Path],
+    start: Start,
 ) -> dict[tuple[int, ...], SeamModule]:
     """The modules, by target, that are on disk and just as this run would make them."""
     wanted = {"settings": settings.as_dict(), "seed": arguments.seed, "evaluate_every": arguments.evaluate_every}
     wanted["keep_scores"] = arguments.keep_scores or None
     engines = engines_on_card(base.weights(), arguments.backend, arguments.lazy_update, settings.batch_size)
-    found = {target: reusable(path, base, corpus, wanted, engines) for target, path in paths.items()}
-    return {target: module for target, module in found.items() if module is not None}
+    found = {}
+    fingerprints = start_fingerprints(start, base, corpus, list(paths))
+    for target, path in paths.items():
+        module = reusable(path, base, corpus, wanted, engines)
+        if module is not None and start_fingerprint(module) == fingerprints.get(target):
+            found[target] = module
+    return found
 
 
 def _train(
@@ -129,6 +138,7 @@ def _train(
     corpus: Corpus,
     targets: list[tuple[int, ...]],
     files: ModuleFiles,
+    start: Start,
 ) -> list[SeamModule]:
     """The modules of some targets, in order, saved as each becomes ready; what an error or Ctrl-C leaves is saved too,
     and the table shows it.
@@ -157,6 +167,7 @@ def _train(
             lazy_update=arguments.lazy_update,
             progress=True,
             keep_scores=arguments.keep_scores,
+            start=start,
             on_module=ready,
         )
     except BaseException as error:
