@@ -18,6 +18,7 @@ COMMANDS = {
     "python -m benchmarks.cuda.default_protocol": "cuda/default_protocol.py",
     "python -m benchmarks.quality": "quality/cli.py",
     "python -m benchmarks.quality.sizes": "quality/sizes.py",
+    "python -m benchmarks.quality.frontier": "quality/frontier.py",
     "python -m benchmarks.quality.linear": "quality/linear.py",
     "python -m benchmarks.quality.start": "quality/start.py",
     "python -m benchmarks.quality.reference_table": "quality/reference_table.py",

@@ -396,6 +396,30 @@ INFERENCE = BENCH_HEADER | {
     "rows": [INFERENCE_ROW],
 }
 
+FRONTIER = {
+    "format": str,
+    "method": str,
+    "base": {
+        "hash": str,
+        "recipe": str,
+        "data_hash": str,
+        "synthetic": bool,
+        "classes": each(each({"f1": maybe(float), "average_precision": maybe(float)})),
+    },
+    "runs": [{"command": str, "machine": MACHINE}],
+    "unmeasured": [str],
+    "pieces": [
+        {
+            "alpha": float,
+            "scale": float,
+            "seed": int,
+            "settings": each(object),
+            "engine": str,
+            "seconds": float,
+            "modules": [SIZED | {"class": str}],
+        }
+    ],
+}
 DETECTOR = {"f1": maybe(float), "weights": float}
 LINEAR = HEADER | {
     "machine": MACHINE,
@@ -425,6 +449,7 @@ FORMATS = {
     "seam-fast quality study 1": STUDY,
     "seam-fast quality sizes 1": SIZES,
     "seam-fast linear 1": LINEAR,
+    "seam-fast quality frontier 1": FRONTIER,
     "seam-fast quality start 1": START,
     "seam-fast cuda lstm 1": CUDA_LSTM,
     "seam-fast cuda engine 1": CUDA_ENGINE,

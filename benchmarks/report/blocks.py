@@ -8,6 +8,7 @@ from benchmarks import RECORDS, ROOT
 from benchmarks.harness import machine, schema
 from benchmarks.report import pictures
 from benchmarks.report import tables_cuda as cuda
+from benchmarks.report import tables_frontier as frontier
 from benchmarks.report import tables_inference as inference
 from benchmarks.report import tables_job as job
 from benchmarks.report import tables_linear as linear
@@ -26,6 +27,7 @@ PICTURES = ROOT / "benchmarks" / "pictures"
 PICTURE_LINK = "benchmarks/pictures"  # in a block; markdown.py makes it relative to the page
 # What makes the records that may not exist yet.
 COMMANDS = {
+    "quality_frontier": "python -m benchmarks.quality.frontier",
     "quality_linear": "python -m benchmarks.quality.linear r8=DIR mr=DIR r52=DIR",
     "quality_base_distilled": "python -m benchmarks.quality base --recipe distilled --seeds 0 1 2 3 4",
     "quality_sizes": "python -m benchmarks.quality.sizes",
@@ -164,6 +166,7 @@ BLOCKS = {
     "base": lambda: block("quality_base_strong", quality.bases_sentence, quality.bases),
     "base_distilled": lambda: block("quality_base_distilled", quality.bases_sentence, quality.bases),
     "linear": lambda: block("quality_linear", linear.linear),
+    "frontier": lambda: block("quality_frontier", frontier.frontier),
     "base_public": lambda: quality.bases_sentence(load("quality_base_public")),
     "base_blind": lambda: quality.blind(load("quality_base_public")),
     "modules": lambda: block("quality_modules", quality.modules, quality.modules_sentence),
