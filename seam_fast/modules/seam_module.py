@@ -27,7 +27,7 @@ from .compact import CompactModule, make_compact
 from .mask import Head, KeepMask
 from .module_file import native_bytes, read_module, reference_bytes, vocabulary_hash
 from .nested import ORDERS
-from .resize import Sizes, validation_documents
+from .resize import Sizes, default_order, validation_documents
 from .torch_module import refuse_torchscript
 
 
@@ -291,7 +291,7 @@ class SeamModule:
         max_kb: float | None = None,
         min_f1: float | None = None,
         documents: Corpus | Split | None = None,
-        order: str = ORDERS[0],
+        order: str | None = None,
         dtype: str = "float32",
         unknown: str = "own",
     ) -> "SeamModule":
@@ -309,7 +309,8 @@ class SeamModule:
                 0.02 % of the weights on, each a tenth larger.
             documents: With ``min_f1``: labelled documents, or a corpus, of which those held out of training are taken.
             order: ``"global"``: all weights are ordered by their scores alone; ``"group"``: embedding, LSTM and linear
-                layer shrink in proportion.
+                layer shrink in proportion. Default: the order in which the module was trained for several sizes, which
+                is ``"group"``; else ``"global"``.
             dtype: With ``max_kb``, see ``compact``.
             unknown: With ``max_kb``, see ``compact``.
 
@@ -321,6 +322,7 @@ class SeamModule:
         """
         if (keep is not None) + (max_kb is not None) + (min_f1 is not None) != 1:
             raise ValueError("give one size: keep, max_kb or min_f1")
+        order = default_order(self.card) if order is None else order
         if order not in ORDERS:
             raise ValueError(f"order must be {' or '.join(ORDERS)}, not {order!r}")
         if (documents is None) != (min_f1 is None):
@@ -339,7 +341,7 @@ class SeamModule:
         """A module with another mask and this one's head; ``resized`` says on its card how that came about. Figures on
         test documents, which are not its own, are left out.
         """
-        left_out = ("keep_scores", "size_curve", "evaluated_on")
+        left_out = ("keep_scores", "size_curve", "size_order", "evaluated_on")
         card = {name: value for name, value in self.card.items() if name not in left_out}
         card |= {"base_hash": self.base_hash, "resized": dict(resized)}
         made = SeamModule(self.base, self.target, mask, self.head, history=self.history, card=card)

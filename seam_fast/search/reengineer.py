@@ -84,7 +84,8 @@ def reengineer(
         settings: A whole ``Settings`` object in place of a protocol's defaults.
         keep_scores: Whether each module keeps the real scores of its epoch, in its file as well: they order its
             weights, so that ``SeamModule.resized`` can make it smaller or larger. They take four bytes a weight of
-            memory a module. The card then has ``size_curve``, figures on the evaluation documents by size.
+            memory a module. The card then has ``size_curve``, figures on the evaluation documents by size. Modules that
+            are trained for several sizes (``keep`` of ``Settings``) keep them in any case.
         catch_up: Deprecated: ``lazy_update``.
         **options: More fields of ``Settings``.
 
