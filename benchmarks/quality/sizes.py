@@ -34,7 +34,11 @@ from seam_fast.modules.resize import figures_on_documents, validation_documents
 
 FORMAT = "seam-fast quality sizes 2"
 SIZES = (0.005, 0.01, 0.02, 0.04)
-PLANS = (SIZES, *((size,) for size in SIZES), ())  # what modules are trained for; (): the protocol's own penalty
+PLANS = (  # what modules are trained for, in the order in which it is measured; (): the protocol's own penalty
+    tuple((size,) for size in SIZES),
+    (SIZES,),
+    ((),),
+)
 SHOWN = ("f1", "average_precision")
 METHOD = (
     "Modules by seam_fast.reengineer, protocol seam; F1 and average precision of the target on the validation "
@@ -83,8 +87,7 @@ def run(arguments, command: str) -> int:
             raise SeamFastError(f"{arguments.more} is no record of benchmarks.quality.sizes with this base")
     record["runs"].append({"command": command, "machine": report.machine()})
     done = {(tuple(piece["sizes"]), piece["seed"]) for piece in record["pieces"]}
-    # What is compared comes first, so that a record that ends early has it for as many seeds as there was time for.
-    plan = [(sizes, seed) for part in (PLANS[:-1], PLANS[-1:]) for seed in arguments.seeds for sizes in part]
+    plan = [(sizes, seed) for part in PLANS for seed in arguments.seeds for sizes in part]
     todo = [piece for piece in plan if piece not in done]
     targets = arguments.targets or range(corpus.num_classes)
     while todo and (arguments.minutes is None or time.monotonic() - begun < 60 * arguments.minutes):
