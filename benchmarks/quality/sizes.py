@@ -34,11 +34,8 @@ from seam_fast.modules.resize import figures_on_documents, validation_documents
 
 FORMAT = "seam-fast quality sizes 2"
 SIZES = (0.005, 0.01, 0.02, 0.04)
-PLANS = (  # what modules are trained for, in the order in which it is measured; (): the protocol's own penalty
-    tuple((size,) for size in SIZES),
-    (SIZES,),
-    ((),),
-)
+# What modules are trained for; (): the protocol's own penalty. What is compared is measured first, for each seed.
+PLANS = ((*((size,) for size in SIZES), SIZES), ((),))
 SHOWN = ("f1", "average_precision")
 METHOD = (
     "Modules by seam_fast.reengineer, protocol seam; F1 and average precision of the target on the validation "

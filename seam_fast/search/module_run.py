@@ -465,7 +465,7 @@ class ModuleRun:
         if context.trainer_class.fused:
             card["lazy_update"] = context.lazy_update
         if self.keep_scores:
-            card |= {"keep_scores": True} | self._size_order
+            card |= {"keep_scores": True, **self._size_order}
         if self._size_curve is not None:
             card["size_curve"] = self._size_curve
         if self.cut_short:

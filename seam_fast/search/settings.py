@@ -276,8 +276,8 @@ def defaults(protocol: str) -> dict[str, Any]:
 
 def _requested_sizes(value: object) -> float | tuple[float, ...]:
     """A share of all weights, or several that rise, as ``Settings.keep`` has them; TrainingError for anything else."""
-    several = isinstance(value, list | tuple)
-    sizes = tuple(real_number("keep", each, 0, 1) for each in (value if several else [value]))
+    given = value if isinstance(value, list | tuple) else [value]
+    sizes = tuple(real_number("keep", each, 0, 1) for each in given)
     if 0 in sizes:
         raise TrainingError("keep is 0; it must be more than 0, a share of all weights such as 0.02")
     if not sizes or any(larger <= smaller for smaller, larger in itertools.pairwise(sizes)):
