@@ -9,11 +9,11 @@ from support.toy_data import TINY
 
 import seam_fast as sf
 from seam_fast.cli.main import main
-from seam_fast.errors import TrainingError
+from seam_fast.errors import CheckpointError, TrainingError
 from seam_fast.modules.mask import KeepMask
 from seam_fast.modules.nested import cut, share_count, shifted
 from seam_fast.modules.resize import figures_on_documents, validation_documents
-from seam_fast.search.held_sizes import HOLD, HeldSizes, turns
+from seam_fast.search.held_sizes import HOLD, HeldSizes, even_shift, turns
 from seam_fast.search.selection import F1Selection, over_sizes
 
 SIZES = (0.05, 0.1, 0.3)
@@ -107,28 +107,31 @@ def test_one_file_for_all_sizes(run, toy, tmp_path):
 
 
 def test_the_best_mean_is_chosen(toy, toy_base, monkeypatch):
-    """Not the best at the size that the module has."""
-    found, plain = {}, HeldSizes.cut
+    """Not the best at the size that the module has; and only epochs are judged at whose end all have had their turn."""
+    largest, plain = [], HeldSizes.cut
 
-    def cut_with(self, trainer, context, documents):
-        evaluation, figures = plain(self, trainer, context, documents)
-        for k, each in enumerate(figures):
-            number = len(found.setdefault(k, []))
+    def cut_with(self, *given):
+        found = plain(self, *given)
+        number = len(largest)
+        for k, each in enumerate(found.figures):
             each |= {"recall": 0.9, "specificity": 0.9}
             each["f1"] = 0.5 + 0.01 * number if k < 2 else 0.9 - 0.015 * number  # the mean rises, the last falls
-            found[k].append(each["f1"])
-        return evaluation, figures
+        largest.extend(each["f1"] for each in found.figures[-1:])
+        return found
 
     monkeypatch.setattr(HeldSizes, "cut", cut_with)
-    (module,) = sf.reengineer(toy_base, toy, [1], backend="torch", **RUN, min_epoch_fraction=0.5)
+    (module,) = sf.reengineer(toy_base, toy, [1], backend="torch", **RUN | {"steps": 126}, min_epoch_fraction=0.5)
+    assert len(module.history) == 21
     late = [one for one in module.history if "mean_f1" in one]
-    assert len(late) > 3 and late[0]["epoch"] == int(0.5 * len(module.history))
+    assert [one["epoch"] for one in late] == [11, 14, 17, 20]
     assert module.card["best_epoch"] == late[-1]["epoch"] and all(one["best_so_far"] for one in late)
-    assert [one["f1"] for one in late] == found[2] == sorted(found[2], reverse=True)
+    assert [one["f1"] for one in late] == largest == sorted(largest, reverse=True)
 
 
 def test_no_output_is_computed_twice(toy, toy_base, monkeypatch):
-    """The trainer's own module, which is not of the size, is not evaluated; its cut is, once for each size."""
+    """The trainer's own module, which is not of the size, is not evaluated; its cut is, once for each size; by several
+    sizes training documents are read as well.
+    """
     from seam_fast.search import held_sizes
     from seam_fast.training.torch_trainer import TorchTrainer
 
@@ -142,7 +145,7 @@ def test_no_output_is_computed_twice(toy, toy_base, monkeypatch):
         return take(self, *given, **options)
 
     monkeypatch.setattr(TorchTrainer, "take_epoch", take_epoch)
-    for keep, count in ((0.1, 1), (SIZES, 3)):
+    for keep, count in ((0.1, 1), (SIZES, 6)):
         calls.clear()
         (module,) = sf.reengineer(toy_base, toy, [1], backend="torch", **RUN | {"keep": keep})
         evaluated = sum("f1" in one for one in module.history)
@@ -165,6 +168,56 @@ def test_without_evaluation(toy, toy_base):
     assert module.has_scores and "size_curve" not in module.card
     assert module.kept == pytest.approx(SIZES[-1], abs=1e-3)
     assert module.resized(0.1).kept == pytest.approx(0.1, abs=1e-3)
+    assert set(module.card["size_shifts"]) == {"0.05", "0.1", "0.3"}  # fitted on training documents
+
+
+def test_each_size_expects_as_many_targets_as_there_are(run, toy):
+    """By a shift of its own, fitted on training documents of the chosen epoch; between two sizes it lies between."""
+    module = run()
+    from seam_fast.search.sampling import Sampler
+
+    figures = module.history[module.card["best_epoch"]]
+    sampler = Sampler(toy, training_indices(toy), module.target, sf.Settings(**module.card["settings"]), 0)
+    split, wanted = sampler.as_they_are(module.card["best_epoch"])
+    assert 0 < int(wanted.sum()) < len(wanted)
+    shifts = module.card["size_shifts"]
+    assert shifts == figures["shift_by_size"] and list(shifts) == ["0.05", "0.1", "0.3"] and shifts["0.3"] == 0
+    for share in SIZES:
+        probability = module.resized(share)(split.ids, split.lengths)
+        assert float(probability.sum()) == pytest.approx(int(wanted.sum()), abs=1e-3)
+    bias = {
+        share: float(module.resized(share).head[1][0] - module.head[1][0]) for share in (0.02, 0.05, 0.07, 0.1, 0.5)
+    }
+    assert bias[0.05] == bias[0.02] == pytest.approx(shifts["0.05"], abs=1e-5) and bias[0.5] == 0
+    assert min(bias[0.05], bias[0.1]) <= bias[0.07] <= max(bias[0.05], bias[0.1])
+    by_scores = module.resized(0.05, order="global")  # in which it was not trained
+    assert all(torch.equal(*pair) for pair in zip(by_scores.head, module.head, strict=True))
+
+
+def training_indices(corpus):
+    """Indices of the documents that modules are trained on."""
+    return corpus.validation_indices()[0]
+
+
+@pytest.mark.parametrize("shares", ({"much": 1}, {"0.1": "x"}, {"0.1": float("nan")}, {"-1": 0.1}, [1, 2], 7))
+def test_shifts_that_are_damaged(toy, toy_base, shares):
+    (module,) = sf.reengineer(toy_base, toy, [1], **RUN)
+    module.card["size_shifts"] = shares
+    with pytest.raises(CheckpointError, match="the size_shifts on this module's card are damaged"):
+        module.resized(0.05)
+
+
+def test_a_shift_is_even():
+    margins = torch.tensor([-3.0, -2.0, 0.5, 4.0, -9.0], dtype=torch.float64)
+    wanted = torch.tensor([True, True, False, True, False])
+    shift = even_shift(margins, wanted)
+    assert float((margins + shift).sigmoid().sum()) == pytest.approx(3, abs=1e-9)
+    loss = [
+        float(torch.nn.functional.binary_cross_entropy_with_logits(margins + shift + d, wanted.double()))
+        for d in (-0.01, 0, 0.01)
+    ]
+    assert loss[1] < min(loss[0], loss[2])
+    assert even_shift(margins, torch.ones(5, dtype=torch.bool)) == 0 == even_shift(margins, ~torch.ones(5).bool())
 
 
 def test_cuts_of_a_state_are_cuts_of_the_largest(toy, toy_base):

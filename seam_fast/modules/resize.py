@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from .. import runtime
@@ -13,7 +15,7 @@ from ..data.class_numbers import is_target
 from ..data.corpus import Corpus, Split
 from ..errors import CheckpointError, TrainingError
 from .compact import CompactModule
-from .mask import KeepMask
+from .mask import Head, KeepMask
 from .nested import ORDERS, cut, share_count
 from .score_file import BELOW
 
@@ -48,7 +50,7 @@ class Resizable(Protocol):
     def compact(self, dtype: str = ..., unknown: str = ...) -> CompactModule:
         """As of ``SeamModule``."""
 
-    def with_mask(self: "Module", mask: KeepMask, resized: Mapping[str, Any]) -> "Module":
+    def with_mask(self: "Module", mask: KeepMask, resized: Mapping[str, Any], shift: float = ...) -> "Module":
         """As of ``SeamModule``."""
 
 
@@ -75,6 +77,7 @@ class Sizes(Generic[Module]):
             )
         self.total = sum(score.numel() for score in self.scores.values())
         self.own = sum(module.mask.counts().values())
+        self.shifts = size_shifts(module.card)
 
     def mask(self, count: int) -> KeepMask:
         """The mask of so many weights; CheckpointError where the file did not hold the order of so many."""
@@ -88,7 +91,17 @@ class Sizes(Generic[Module]):
 
     def at(self, count: int, asked: Mapping[str, Any]) -> Module:
         """The module with so many weights; ``asked`` goes on its card."""
-        return self.module.with_mask(self.mask(count), {**asked, "order": self.order, "of_kept": self.module.kept})
+        about = {**asked, "order": self.order, "of_kept": self.module.kept}
+        return self.module.with_mask(self.mask(count), about, self.shift(count / self.total))
+
+    def shift(self, share: float) -> float:
+        """What a module of this share of all weights has added to the target's output, by the card's ``size_shifts``:
+        along the logarithm of the size on straight lines between those that it was trained for, and beyond them as at
+        the nearest. 0 in an order in which it was not trained.
+        """
+        if not self.shifts or self.order != default_order(self.module.card):
+            return 0.0
+        return float(np.interp(math.log(share), [math.log(each) for each in self.shifts], [*self.shifts.values()]))
 
     def of_share(self, keep: float) -> Module:
         """The module that keeps this share of all weights."""
@@ -189,6 +202,23 @@ def default_order(card: Mapping[str, Any]) -> str:
     """The order in which a module's sizes are cut, by its card: as it was trained where it was trained for several."""
     order = card.get("size_order")
     return order if order in ORDERS else ORDERS[0]
+
+
+def size_shifts(card: Mapping[str, Any]) -> dict[float, float]:
+    """The shifts of a module's head, by rising size, as its card has them; CheckpointError where these are damaged."""
+    try:
+        found = {float(share): float(shift) for share, shift in dict(card.get("size_shifts") or {}).items()}
+        if all(0 < share <= 1 and math.isfinite(shift) for share, shift in found.items()):
+            return dict(sorted(found.items()))
+    except (TypeError, ValueError):
+        pass
+    raise CheckpointError("the size_shifts on this module's card are damaged; make it anew")
+
+
+def shifted_head(head: Head, shift: float) -> Head:
+    """A head, weight (2, C) and bias (2,), with a number added to the output of the target."""
+    weight, bias = head
+    return weight, torch.stack([bias[0] + shift, bias[1]])
 
 
 def size_curve(module: Resizable, documents: Split, trained: Iterable[float] = ()) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from .compact import CompactModule, make_compact
 from .mask import Head, KeepMask
 from .module_file import native_bytes, read_module, reference_bytes, vocabulary_hash
 from .nested import ORDERS
-from .resize import Sizes, default_order, validation_documents
+from .resize import Sizes, default_order, shifted_head, validation_documents
 from .torch_module import refuse_torchscript
 
 
@@ -295,8 +295,10 @@ class SeamModule:
         dtype: str = "float32",
         unknown: str = "own",
     ) -> "SeamModule":
-        """This module in another size, with the same head: the weights of the highest scores. Of two sizes the smaller
-        one's mask lies bit for bit inside the larger one's.
+        """This module in another size: the weights of the highest scores, with the same head. Of two sizes the smaller
+        one's mask lies bit for bit inside the larger one's. Where the module was trained for several sizes, a number is
+        added to the target's output: what its training documents ask for at these sizes, between two of them what lies
+        between.
 
         The scores must be known, see ``keep_scores`` of ``reengineer``. The new module does not have them: to resize
         again, resize this one.
@@ -337,14 +339,15 @@ class SeamModule:
             check_corpus(self.base, documents)
         return sizes.of_f1(min_f1, validation_documents(documents))
 
-    def with_mask(self, mask: KeepMask, resized: Mapping[str, Any]) -> "SeamModule":
-        """A module with another mask and this one's head; ``resized`` says on its card how that came about. Figures on
-        test documents, which are not its own, are left out.
+    def with_mask(self, mask: KeepMask, resized: Mapping[str, Any], shift: float = 0.0) -> "SeamModule":
+        """A module with another mask and this one's head, ``shift`` added to the target's output; ``resized`` says on
+        its card how that came about. Figures on test documents, which are not its own, are left out.
         """
-        left_out = ("keep_scores", "size_curve", "size_order", "evaluated_on")
+        left_out = ("keep_scores", "size_curve", "size_order", "size_shifts", "evaluated_on")
         card = {name: value for name, value in self.card.items() if name not in left_out}
         card |= {"base_hash": self.base_hash, "resized": dict(resized)}
-        made = SeamModule(self.base, self.target, mask, self.head, history=self.history, card=card)
+        head = shifted_head(self.head, shift)
+        made = SeamModule(self.base, self.target, mask, head, history=self.history, card=card)
         made.readout, made._hash_in_float32 = self.readout, self._hash_in_float32
         made._checked_base, made._seen_base = self._checked_base, self._seen_base
         return made

@@ -2,10 +2,12 @@
 
 A module is held at a size by shifts of its scores between two epochs, see ``Trainer.hold_size``, so that scores and
 head are trained with the mask of that size. Where several sizes are asked for, it takes turns: one epoch at each of
-them, with one head for all. The scores thereby come to order the weights at every size, and one file serves them all.
+them, with one head for all, up to a number that is added to the target's output at each size. The scores thereby come
+to order the weights at every size, and one file serves them all.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -13,7 +15,9 @@ from ..classifier.inference import class_logits
 from ..classifier.metrics import module_metrics
 from ..classifier.reference_model import head_logits
 from ..data.corpus import Split
+from ..modules.mask import Head, Snapshot
 from ..modules.nested import share_count
+from ..modules.resize import shifted_head
 from ..training.base import ComputedEvaluation, Evaluation, Trainer
 from .context import SearchContext
 
@@ -22,6 +26,26 @@ HOLD = (0.25, 0.6)
 
 ORDER = "group"
 """In which of ``nested.ORDERS`` sizes are cut while a module is trained for several, and afterwards."""
+
+MOST_SHIFT = 30.0
+"""The largest shift of a head; with it every probability is 0 or 1."""
+
+Documents = tuple[Split, Tensor]
+"""Documents, and which of them are the target's, bool (n,)."""
+
+
+class Cut(NamedTuple):
+    """What ``HeldSizes.cut`` gives.
+
+    Attributes:
+        evaluation: The module of the largest size.
+        figures: ``metrics.module_metrics`` at each size, on the evaluation documents; [] where there were none.
+        shifts: What each size's head has beyond that of the largest, see ``even_shift``; [] where nothing was shifted.
+    """
+
+    evaluation: Evaluation
+    figures: list[dict[str, float]]
+    shifts: list[float]
 
 
 class HeldSizes:
@@ -59,30 +83,68 @@ class HeldSizes:
         share = before ** (1 - progress) * self.turns[(epoch + 1) % len(self.turns)] ** progress
         return share_count(share, self.total)
 
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one size."""
+        return len(self.shares) > 1
+
     def cut(
-        self, trainer: Trainer, context: SearchContext, documents: tuple[Split, Tensor] | None
-    ) -> tuple[Evaluation, list[dict[str, float]]]:
+        self, trainer: Trainer, context: SearchContext, fitted_on: Documents | None, evaluated_on: Documents | None
+    ) -> Cut:
         """The module of the largest size, from the state between two epochs.
 
         Args:
             trainer: Trains the module.
             context: Whose weights are cut.
-            documents: Evaluation documents, and which of them are the target's, bool (n,); None: do not evaluate.
-
-        Returns:
-            The module, and its figures on the documents at each size, see ``metrics.module_metrics``; none without
-            documents.
+            fitted_on: Training documents by which the heads are shifted, see ``even_shift``; None: shift nothing.
+            evaluated_on: Evaluation documents; None: do not evaluate.
         """
-        snapshots, figures = trainer.sized_snapshots(self.counts if documents else self.counts[-1:]), []
-        if documents is not None:
-            split, wanted = documents
-            backend = "torch" if context.engine == "torch" else "auto"
-            for mask, head, _ in snapshots:
-                weights = mask.apply(context.weights)
+        backend = "torch" if context.engine == "torch" else "auto"
+        wanted = evaluated_on is not None or fitted_on is not None
+        snapshots = trainer.sized_snapshots(self.counts if wanted else self.counts[-1:])
+        figures: list[dict[str, float]] = []
+        shifts: list[float] = []
+        for mask, head, _ in snapshots if wanted else ():
+            weights = mask.apply(context.weights)
+
+            def outputs(split: Split, weights: dict[str, Tensor] = weights, head: Head = head) -> Tensor:
                 logits = class_logits(weights, split.ids, split.lengths, context.base.readout, backend)
-                figures.append(module_metrics(head_logits(logits, head), wanted))
-        mask, head, _ = largest = snapshots[-1]
-        return ComputedEvaluation(mask.counts(), head, None, None, lambda: largest), figures
+                return head_logits(logits, head)
+
+            if fitted_on is not None:
+                found = outputs(fitted_on[0]).double()
+                shifts.append(even_shift(found[:, 0] - found[:, 1], fitted_on[1]))
+            if evaluated_on is not None:
+                found = outputs(evaluated_on[0])
+                found[:, 0] += shifts[-1] if shifts else 0.0
+                figures.append(module_metrics(found, evaluated_on[1]))
+        largest = snapshots[-1]
+        if shifts:
+            largest = largest._replace(head=shifted_head(largest.head, shifts[-1]))
+        return Cut(_as_evaluation(largest), figures, [shift - shifts[-1] for shift in shifts])
+
+
+def _as_evaluation(snapshot: Snapshot) -> Evaluation:
+    """A snapshot as ``Trainer.take_epoch`` gives a module."""
+    return ComputedEvaluation(snapshot.mask.counts(), snapshot.head, None, None, lambda: snapshot)
+
+
+def even_shift(margins: Tensor, wanted: Tensor) -> float:
+    """The number to add to a module's margins with which it expects as many targets as there are. Of all shifts that
+    one has the least cross entropy; with it a head that all sizes share fits each of them, whose margins lie otherwise.
+
+    Args:
+        margins: Output of the target less that of the rest, float64 (n,).
+        wanted: Which documents are the target's, bool (n,).
+    """
+    count = float(wanted.sum())
+    if not 0 < count < len(wanted):
+        return 0.0
+    low, high = -MOST_SHIFT, MOST_SHIFT
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if float((margins + middle).sigmoid().sum()) > count else (middle, high)
+    return (low + high) / 2
 
 
 def turns(shares: Sequence[float]) -> tuple[float, ...]:

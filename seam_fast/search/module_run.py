@@ -5,7 +5,7 @@ import functools
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ from .context import SearchContext
 from .cuda_cohort import LaunchedLane
 from .document_sets import balanced, is_target, vocabulary_floor
 from .evaluate import figures_on_test
-from .held_sizes import ORDER, HeldSizes
+from .held_sizes import ORDER, Cut, HeldSizes
 from .sampling import Sampler
 from .selection import F1Selection, ReferenceSelection, Selection, over_sizes
 
@@ -206,7 +206,8 @@ class ModuleRun:
         early = settings.selection == "f1" and epoch < settings.first_selectable_epoch(self.epochs)
         if early and self._sizes is not None:
             return False  # it is not of its size yet, and must not be chosen however bad the later ones are
-        return (epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs
+        every = self.evaluate_every * (len(self._sizes.turns) if self._sizes else 1)  # all sizes have had their turn
+        return (epoch + 1) % every == 0 or epoch + 1 == self.epochs
 
     def evaluates_in_training(self, epoch: int) -> bool:
         """Whether the module is evaluated as the trainer has it; where a size is asked for, its cut is instead."""
@@ -231,25 +232,28 @@ class ModuleRun:
         keep_each = rule is None or settings.selection == "last"  # the last epoch that ends is kept
         in_training = sum(evaluation.kept_counts.values()) / self.context.total
         evaluates = self.evaluates(epoch)
-        of_sizes: list[dict[str, float]] = []
+        cut: Cut | None = None
         if self._sizes is not None and (keep_each or self._best is None or evaluates):
-            documents = self._evaluation_documents if evaluates else None
-            evaluation, of_sizes = self._sizes.cut(trainer, self.context, documents)
+            shifts = self._sizes.several and (evaluates or epoch + 1 == self.epochs)
+            fitted_on = self.sampler.as_they_are(epoch) if shifts else None
+            evaluated_on = self._evaluation_documents if evaluates else None
+            cut = self._sizes.cut(trainer, self.context, fitted_on, evaluated_on)
+            evaluation = cut.evaluation
         figures: Figures = {"epoch": epoch, "cross_entropy": loss} | self._kept(evaluation.kept_counts)
         if self._sizes is not None:
             figures["kept_in_training"] = in_training
         taken: Snapshot | None = None  # one snapshot serves the front and the choice
         if rule is not None and evaluates:
-            figures |= of_sizes[-1] if of_sizes else self._evaluated_figures(evaluation)
+            figures |= cut.figures[-1] if cut else self._evaluated_figures(evaluation)
             offered = figures
-            if self._sizes is not None and len(of_sizes) > 1:
-                offered = figures | over_sizes(of_sizes)
+            if cut and len(cut.figures) > 1:
+                offered = figures | over_sizes(cut.figures)
                 figures["mean_f1"] = offered["f1"]
-                figures["f1_by_size"] = {
-                    str(share): each["f1"] for share, each in zip(self._sizes.shares, of_sizes, strict=True)
-                }
+                figures["f1_by_size"] = self._by_size([each["f1"] for each in cut.figures])
             figures["best_so_far"] = rule.offer(offered)
             taken = self.front.offer(figures, evaluation.snapshot)
+        if cut and cut.shifts:
+            figures["shift_by_size"] = self._by_size(cut.shifts)
         if keep_each or self._best is None or figures.get("best_so_far"):
             self.best_epoch, self._best_steps = epoch, self.steps_done
             self._best = self._with_scores(taken or evaluation.snapshot())
@@ -300,10 +304,16 @@ class ModuleRun:
             self._base_figures = base_metrics(logits, wanted, self.target)
         return self._base_figures
 
-    @property
-    def _size_order(self) -> dict[str, str]:
-        """What the card says of the order in which the module's sizes are cut, where it was trained for several."""
-        return {"size_order": ORDER} if len(self.context.settings.sizes) > 1 else {}
+    def _by_size(self, values: Sequence[float]) -> dict[str, float]:
+        """Values of each size, by its share of all weights."""
+        return dict(zip(map(str, self.context.settings.sizes), values, strict=True))
+
+    def _about_sizes(self) -> dict[str, Any]:
+        """What the card says of how the module's sizes are cut, where it was trained for several."""
+        if self._sizes is None or not self._sizes.several:
+            return {}
+        shifts = self.history[self.best_epoch].get("shift_by_size", {}) if self.best_epoch is not None else {}
+        return {"size_order": ORDER, "size_shifts": shifts}
 
     def _kept(self, counts: dict[str, int]) -> Figures:
         """Shares of weights kept, in all and by group, from numbers by weight key."""
@@ -398,7 +408,7 @@ class ModuleRun:
         self.release()
         self.finished = True  # from here on there is a module, even if its evaluation fails
         if self.evaluate_every:
-            card = {"base_hash": context.base_hash} | self._size_order
+            card = {"base_hash": context.base_hash} | self._about_sizes()
             module = SeamModule(context.base, self.target, *chosen, card=card)
             if best.scores is not None:
                 split, view = context.evaluation, self._view
@@ -465,7 +475,7 @@ class ModuleRun:
         if context.trainer_class.fused:
             card["lazy_update"] = context.lazy_update
         if self.keep_scores:
-            card |= {"keep_scores": True, **self._size_order}
+            card |= {"keep_scores": True, **self._about_sizes()}
         if self._size_curve is not None:
             card["size_curve"] = self._size_curve
         if self.cut_short:
