@@ -224,6 +224,17 @@ def test_sizes_that_cannot_be(options, says):
         make_module().resized(**options)
 
 
+def test_a_group_of_which_all_is_kept_does_not_lose_its_order():
+    """Also where some of its scores are not above 0."""
+    scores = make_scores()
+    everything = cut(scores, total(scores))
+    moved = shifted(scores, everything)
+    assert all(bool((score > 0).all()) for score in moved.values())
+    kept_of = {"embedding": 160, "lstm": 112, "linear": 20}
+    for count in (20, 90, 200):
+        assert cut(moved, count, "group", kept_of) == cut(scores, count, "group", kept_of)
+
+
 @pytest.mark.parametrize("value", (float("nan"), float("inf"), -float("inf")))
 def test_what_is_not_finite_has_no_place_in_an_order(value):
     scores = make_scores()

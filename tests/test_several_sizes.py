@@ -173,25 +173,36 @@ def test_without_evaluation(toy, toy_base):
 
 def test_each_size_expects_as_many_targets_as_there_are(run, toy):
     """By a shift of its own, fitted on training documents of the chosen epoch; between two sizes it lies between."""
-    module = run()
     from seam_fast.search.sampling import Sampler
 
+    sizes = (0.3, 0.5, 0.8)
+    module = run(keep=sizes, steps=200, lr_head=0.1, alpha=0.0)
     figures = module.history[module.card["best_epoch"]]
     sampler = Sampler(toy, training_indices(toy), module.target, sf.Settings(**module.card["settings"]), 0)
     split, wanted = sampler.as_they_are(module.card["best_epoch"])
     assert 0 < int(wanted.sum()) < len(wanted)
     shifts = module.card["size_shifts"]
-    assert shifts == figures["shift_by_size"] and list(shifts) == ["0.05", "0.1", "0.3"] and shifts["0.3"] == 0
-    for share in SIZES:
+    assert shifts == figures["shift_by_size"] and list(shifts) == ["0.3", "0.5", "0.8"]
+    assert shifts["0.8"] == 0 and (abs(shifts["0.3"]) > 0.01 or module.base.num_layers == 2)
+    for share in sizes:
         probability = module.resized(share)(split.ids, split.lengths)
         assert float(probability.sum()) == pytest.approx(int(wanted.sum()), abs=1e-3)
-    bias = {
-        share: float(module.resized(share).head[1][0] - module.head[1][0]) for share in (0.02, 0.05, 0.07, 0.1, 0.5)
-    }
-    assert bias[0.05] == bias[0.02] == pytest.approx(shifts["0.05"], abs=1e-5) and bias[0.5] == 0
-    assert min(bias[0.05], bias[0.1]) <= bias[0.07] <= max(bias[0.05], bias[0.1])
-    by_scores = module.resized(0.05, order="global")  # in which it was not trained
+    bias = {share: float(module.resized(share).head[1][0] - module.head[1][0]) for share in (0.1, 0.3, 0.4, 0.5, 0.9)}
+    assert bias[0.3] == bias[0.1] == pytest.approx(shifts["0.3"], abs=1e-5) and bias[0.9] == 0
+    assert min(bias[0.3], bias[0.5]) <= bias[0.4] <= max(bias[0.3], bias[0.5])
+    by_scores = module.resized(0.3, order="global")  # in which it was not trained
     assert all(torch.equal(*pair) for pair in zip(by_scores.head, module.head, strict=True))
+
+
+def test_the_epoch_is_judged_with_the_shifts(toy, toy_base, monkeypatch):
+    from seam_fast.search import held_sizes
+
+    monkeypatch.setattr(held_sizes, "even_shift", lambda margins, wanted: 100.0)  # yes to everything
+    (module,) = sf.reengineer(toy_base, toy, [1], backend="torch", **RUN)
+    late = [one for one in module.history if "mean_f1" in one]
+    assert late and all((one["recall"], one["specificity"]) == (1, 0) for one in late)
+    assert all(len(set(one["f1_by_size"].values())) == 1 for one in late) and not module.card["qualified"]
+    assert module.metrics["test"]["recall"] == 1 and module.metrics["test"]["specificity"] == 0
 
 
 def training_indices(corpus):

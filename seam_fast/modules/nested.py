@@ -84,7 +84,8 @@ def _least_positive(dtype: torch.dtype) -> float:
 
 
 def borders(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[str, float]:
-    """The largest score of each group that is not kept, by weight key; 0 where all of a group are.
+    """The largest score of each group that is not kept, by weight key; where all of a group are, 0, or if some of its
+    scores are not above that, the number below the least.
 
     Args:
         scores: By weight key.
@@ -92,8 +93,12 @@ def borders(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[st
     """
     found: dict[str, float] = {}
     for keys in groups(scores).values():
-        outside = [scores[key][~kept[key]] for key in keys]
-        border = max((float(part.max()) for part in outside if len(part)), default=0.0)
+        outside = [part for key in keys if len(part := scores[key][~kept[key]])]
+        if outside:
+            border = max(float(part.max()) for part in outside)
+        else:
+            least = torch.stack([scores[key].min() for key in keys]).min()
+            border = 0.0 if least > 0 else float(torch.nextafter(least, torch.full_like(least, -torch.inf)))
         found |= dict.fromkeys(keys, border)
     return found
 

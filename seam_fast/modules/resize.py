@@ -92,16 +92,17 @@ class Sizes(Generic[Module]):
     def at(self, count: int, asked: Mapping[str, Any]) -> Module:
         """The module with so many weights; ``asked`` goes on its card."""
         about = {**asked, "order": self.order, "of_kept": self.module.kept}
-        return self.module.with_mask(self.mask(count), about, self.shift(count / self.total))
+        return self.module.with_mask(self.mask(count), about, self.shift(count))
 
-    def shift(self, share: float) -> float:
-        """What a module of this share of all weights has added to the target's output, by the card's ``size_shifts``:
+    def shift(self, count: int) -> float:
+        """What a module of so many weights has added to the target's output, by the card's ``size_shifts``:
         along the logarithm of the size on straight lines between those that it was trained for, and beyond them as at
         the nearest. 0 in an order in which it was not trained.
         """
         if not self.shifts or self.order != default_order(self.module.card):
             return 0.0
-        return float(np.interp(math.log(share), [math.log(each) for each in self.shifts], [*self.shifts.values()]))
+        trained = [math.log(share_count(share, self.total)) for share in self.shifts]
+        return float(np.interp(math.log(max(count, 1)), trained, [*self.shifts.values()]))
 
     def of_share(self, keep: float) -> Module:
         """The module that keeps this share of all weights."""
