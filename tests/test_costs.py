@@ -84,6 +84,11 @@ def test_a_module_multiplies_by_what_it_keeps():
     assert found["module"] == {"parameters": 3 + 5 + 1 + 2 + 3 + 8, "macs": 3.5 * (5 + 1) + 3 + 6}
 
 
+def test_no_document_has_no_mean_length():
+    with pytest.raises(ValueError, match="lengths is empty"):
+        sf.module_costs(make_module(make_base(), 0.5), torch.zeros(0, dtype=torch.long))
+
+
 @pytest.mark.parametrize("padding", CONFIGS)
 def test_times_are_of_the_same_documents(padding, monkeypatch):
     """Each is given each document by itself; how long that takes is nobody's business here."""

@@ -123,7 +123,7 @@ def test_sized_snapshots_are_cuts_of_all_scores(toy, toy_base):
         trainer.scores["word_embeddings.weight"][-1] = shared
         scores = trainer.full_scores()[0]
         for count in (0, 1, 37, 111, run.context.total):
-            assert trainer.sized_snapshot(count).mask == cut(scores, count, "group")
+            assert trainer.sized_snapshots([count])[0].mask == cut(scores, count, "group")
     trainer.hold_size(37, 0)
     assert trainer.snapshot().mask == cut(scores, 37, "group")
     run.release()

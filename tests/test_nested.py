@@ -213,11 +213,43 @@ def test_equal_scores_at_the_border_stay_kept_in_every_dtype(toy_base, dtype):
         ({"max_kb": float("nan")}, "max_kb is nan"),
         ({"keep": 0.1, "order": "size"}, "order must be global or group, not 'size'"),
         ({"min_f1": 0.5}, "documents and min_f1 go together"),
+        ({"keep": "1%"}, "keep is '1%'; it must be a share of all weights, above 0 and at most 1, as 0.01"),
+        ({"keep": (0.01, 0.02)}, r"keep is \(0.01, 0.02\); it must be a share"),
+        ({"keep": float("nan")}, "keep is nan; it must be a share"),
+        ({"max_kb": "64"}, "max_kb is '64'; it must be a number of kilobytes above 0"),
     ],
 )
 def test_sizes_that_cannot_be(options, says):
     with pytest.raises(ValueError, match=says):
         make_module().resized(**options)
+
+
+def test_a_group_of_which_all_is_kept_does_not_lose_its_order():
+    """Also where some of its scores are not above 0."""
+    scores = make_scores()
+    everything = cut(scores, total(scores))
+    moved = shifted(scores, everything)
+    assert all(bool((score > 0).all()) for score in moved.values())
+    kept_of = {"embedding": 160, "lstm": 112, "linear": 20}
+    for count in (20, 90, 200):
+        assert cut(moved, count, "group", kept_of) == cut(scores, count, "group", kept_of)
+
+
+@pytest.mark.parametrize("value", (float("nan"), float("inf"), -float("inf")))
+def test_what_is_not_finite_has_no_place_in_an_order(value):
+    scores = make_scores()
+    scores["lstm.weight_hh_l0"][0, 0] = value
+    for order in ORDERS:
+        with pytest.raises(ValueError, match="scores must be finite numbers to be ordered"):
+            cut(scores, 20, order)
+
+
+def test_the_card_says_in_which_order_sizes_are_cut():
+    plain, module = make_module(), make_module(size_order="group")
+    assert plain.resized(0.05).mask == plain.resized(0.05, order="global").mask
+    assert module.resized(0.05).mask == plain.resized(0.05, order="group").mask != plain.resized(0.05).mask
+    assert module.resized(0.05).card["resized"]["order"] == "group"
+    assert make_module(size_order="of old").resized(0.05).mask == plain.resized(0.05).mask
 
 
 def test_a_module_without_scores_is_not_resized(tmp_path):

@@ -317,21 +317,21 @@ VMAP = BENCH_HEADER | {
 }
 
 SIZE_FIGURES = {"f1": maybe(float), "average_precision": maybe(float)}
-SIZED = {"kept": float, "kept_by_group": GROUPS, "validation": SIZE_FIGURES, "test": SIZE_FIGURES}
+SIZED = {"kept": float, "kept_by_group": GROUPS, "validation": SIZE_FIGURES, "test": SIZE_FIGURES, "wrong?": str}
 SIZES = {
     "format": str,
     "method": str,
-    "base": {"hash": str, "data_hash": str, "synthetic": bool},
+    "base": {"hash": str, "data_hash": str, "synthetic": bool, "test_documents": each(int)},
     "runs": [{"command": str, "machine": MACHINE}],
     "unmeasured": [str],
     "pieces": [
         {
-            "keep": maybe(float),
+            "sizes": [float],
             "seed": int,
             "settings": each(object),
             "engine": str,
             "seconds": float,
-            "modules": [{"class": str, "own": SIZED, "nested?": each(each(SIZED))}],
+            "modules": [{"class": str, "best_epoch": int, "own": SIZED, "nested?": each(each(SIZED))}],
         }
     ],
 }
@@ -447,7 +447,7 @@ FORMATS = {
     "seam-fast quality modules 1": QUALITY_MODULES,
     "seam-fast reference table 1": REFERENCE_TABLE,
     "seam-fast quality study 1": STUDY,
-    "seam-fast quality sizes 1": SIZES,
+    "seam-fast quality sizes 2": SIZES,
     "seam-fast linear 1": LINEAR,
     "seam-fast quality frontier 1": FRONTIER,
     "seam-fast quality start 1": START,

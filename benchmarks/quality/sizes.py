@@ -1,6 +1,7 @@
-"""Whether one module serves every size: nested masks cut from it, beside modules that were trained for each size.
+"""Whether one module serves every size: masks nested in one that was trained for several sizes, and in one of a single
+size, beside modules that were trained for each size.
 
-    python -m benchmarks.quality.sizes                                            # all eight classes, one seed
+    python -m benchmarks.quality.sizes                                            # all eight classes, three seeds
     python -m benchmarks.quality.sizes --minutes 8 --out runs/sizes.json          # in pieces: first some ...
     python -m benchmarks.quality.sizes --more runs/sizes.json --out runs/sizes.json  # ... then the rest
 
@@ -26,19 +27,24 @@ from seam_fast.cli import report
 from seam_fast.cli.corpora import corpus_for_base
 from seam_fast.cli.main import run_guarded
 from seam_fast.common.progress import say
+from seam_fast.data.class_numbers import is_target
 from seam_fast.errors import SeamFastError
 from seam_fast.modules.nested import ORDERS
 from seam_fast.modules.resize import figures_on_documents, validation_documents
 
-FORMAT = "seam-fast quality sizes 1"
+FORMAT = "seam-fast quality sizes 2"
 SIZES = (0.005, 0.01, 0.02, 0.04)
+# What modules are trained for; (): the protocol's own penalty. What is compared is measured first, for each seed.
+PLANS = ((*((size,) for size in SIZES), SIZES), ((),))
 SHOWN = ("f1", "average_precision")
 METHOD = (
     "Modules by seam_fast.reengineer, protocol seam; F1 and average precision of the target on the validation "
-    "documents (which also choose the epoch) and on the whole test set, natural class shares. nested: modules of the "
-    "protocol's own penalty with keep_scores, resized to each share by either order, head as it is; refit: the same by "
-    "order group, with the head trained again on five epochs of the module's training documents. trained: modules of "
-    "Settings(keep=share), which are brought to that share while they are trained."
+    "documents (which also choose the epoch) and on the whole test set, natural class shares. Modules of one size are "
+    "those of Settings(keep=share), one file for all those of Settings(keep=shares), cut by SeamModule.resized; beside "
+    "them modules of the protocol's own penalty with keep_scores, cut likewise. group and global: the order of the "
+    "cut, head as it is; refit: order group, with the head trained again on five epochs of the module's training "
+    "documents. Nothing was chosen by figures on test documents; they had been looked at once before, for one seed of "
+    "a first version of the one file, whose validation figures led to the shift of the head that each size has now."
 )
 
 
@@ -47,9 +53,10 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.quality.sizes", description=__doc__.split("\n")[0])
     parser.add_argument("--data-dir")
     parser.add_argument("--base", default="runs/r8/base.safetensors")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[100])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--targets", type=int, nargs="+", help="default: all classes")
     parser.add_argument("--steps", type=int, help="budget of a module (default: the protocol's)")
+    parser.add_argument("--threads", type=int, help="modules side by side (default: as many as there are cores)")
     parser.add_argument("--out", default="runs/bench/quality_sizes.json", metavar="FILE")
     parser.add_argument("--more", metavar="RECORD", help="go on with this record")
     parser.add_argument("--minutes", type=float, help="begin no further piece after so many minutes")
@@ -64,46 +71,57 @@ def run(arguments, command: str) -> int:
     begun, out = time.monotonic(), records.check_path(Path(arguments.out))
     base = sf.LSTMClassifier.load(arguments.base)
     corpus = corpus_for_base(base, "r8", arguments.data_dir, say)
-    about = {"hash": base.hash, "data_hash": corpus.data_hash, "synthetic": corpus.synthetic}
+    counts = corpus.test.labels.bincount(minlength=corpus.num_classes).tolist()
+    about = {
+        "hash": base.hash,
+        "data_hash": corpus.data_hash,
+        "synthetic": corpus.synthetic,
+        "test_documents": dict(zip(corpus.class_names, counts, strict=True)),
+    }
     record = {"format": FORMAT, "method": METHOD, "base": about, "runs": [], "unmeasured": [], "pieces": []}
     if arguments.more:
         record = json.loads(Path(arguments.more).read_text())
         if record.get("format") != FORMAT or record["base"] != about:
             raise SeamFastError(f"{arguments.more} is no record of benchmarks.quality.sizes with this base")
     record["runs"].append({"command": command, "machine": report.machine()})
-    done = {(piece["keep"], piece["seed"]) for piece in record["pieces"]}
-    plan = [(keep, seed) for seed in arguments.seeds for keep in (None, *SIZES)]
+    done = {(tuple(piece["sizes"]), piece["seed"]) for piece in record["pieces"]}
+    plan = [(sizes, seed) for part in PLANS for seed in arguments.seeds for sizes in part]
     todo = [piece for piece in plan if piece not in done]
     targets = arguments.targets or range(corpus.num_classes)
     while todo and (arguments.minutes is None or time.monotonic() - begun < 60 * arguments.minutes):
-        keep, seed = todo.pop(0)
-        say(f"keep {keep}, seed {seed}: {len(todo)} to go")
-        record["pieces"].append(measure(base, corpus, targets, keep, seed, arguments.steps))
-        record["unmeasured"] = [f"keep {keep}, seed {seed}" for keep, seed in todo]
+        sizes, seed = todo.pop(0)
+        say(f"sizes {sizes}, seed {seed}: {len(todo)} to go")
+        record["pieces"].append(measure(base, corpus, targets, sizes, seed, arguments.steps, arguments.threads))
+        record["unmeasured"] = [f"sizes {sizes}, seed {seed}" for sizes, seed in todo]
         records.save(record, out)
     print(sizes_table(record))
     return 0
 
 
-def measure(base, corpus, targets, keep: float | None, seed: int, steps: int | None) -> dict:
-    """The modules of a size, or, for None, those of the protocol's own size with all that is nested in them."""
+def measure(base, corpus, targets, sizes, seed: int, steps: int | None, threads: int | None = None) -> dict:
+    """Modules trained for some sizes, none being the protocol's own penalty; where these are not just one, with all
+    that is nested in them.
+    """
     begun = time.perf_counter()
-    modules = sf.reengineer(
-        base, corpus, targets, seed=seed, keep=keep, steps=steps, keep_scores=keep is None, progress=True
-    )
+    options = {"keep": tuple(sizes) or None, "steps": steps, "keep_scores": len(sizes) != 1}
+    modules = sf.reengineer(base, corpus, targets, seed=seed, threads=threads, progress=True, **options)
     seconds, held_out, rows = time.perf_counter() - begun, validation_documents(corpus), []
     for module in modules:
-        row = {"class": "+".join(module.card["target_names"]), "own": figures(module, corpus, held_out)}
-        if keep is None:
-            sized = {order: {f"{share:g}": module.resized(share, order=order) for share in SIZES} for order in ORDERS}
-            sized["refit"] = {share: refitted(one, corpus, seed) for share, one in sized["group"].items()}
+        row = {"class": "+".join(module.card["target_names"]), "own": figures(module, corpus, held_out, bool(sizes))}
+        row["best_epoch"] = module.card["best_epoch"]
+        if len(sizes) != 1:
+            cut = {order: {f"{share:g}": module.resized(share, order=order) for share in SIZES} for order in ORDERS}
+            cut["refit"] = {share: refitted(one, corpus, seed) for share, one in cut["group"].items()}
             row["nested"] = {
-                way: {share: figures(one, corpus, held_out) for share, one in by_share.items()}
-                for way, by_share in sized.items()
+                way: {
+                    share: figures(one, corpus, held_out, bool(sizes) and way != "refit")
+                    for share, one in by_share.items()
+                }
+                for way, by_share in cut.items()
             }
         rows.append(row)
     return {
-        "keep": keep,
+        "sizes": list(sizes),
         "seed": seed,
         "settings": modules[0].card["settings"],
         "engine": modules[0].card["engine"],
@@ -112,12 +130,21 @@ def measure(base, corpus, targets, keep: float | None, seed: int, steps: int | N
     }
 
 
-def figures(module: sf.SeamModule, corpus, held_out) -> dict:
-    """Share kept, by group as well, and figures on validation and test documents."""
+def figures(module: sf.SeamModule, corpus, held_out, which: bool) -> dict:
+    """Share kept, by group as well, figures on validation and test documents, and, where ``which``, the latter's
+    numbers that are answered wrongly.
+    """
     found = {"kept": module.kept, "kept_by_group": module.kept_by_group}
     for name, split in (("validation", held_out), ("test", corpus.test)):
         every = figures_on_documents(module, split)
         found[name] = {key: every[key] for key in SHOWN}
+    if not which:
+        return found
+    # Numbered by class, so that the record has the class of each by the counts of its classes.
+    by_class = torch.argsort(corpus.test.labels, stable=True)
+    wanted = is_target(corpus.test.labels, module.target)
+    wrong = module.predict(corpus.test.ids, corpus.test.lengths) != wanted
+    found["wrong"] = " ".join(map(str, torch.nonzero(wrong[by_class])[:, 0].tolist()))
     return found
 
 

@@ -171,7 +171,7 @@ BLOCKS = {
     "base_blind": lambda: quality.blind(load("quality_base_public")),
     "modules": lambda: block("quality_modules", quality.modules, quality.modules_sentence),
     "reference": lambda: block("reference_table", lambda record: quality.reference_table(record["rows"])),
-    "any_size": lambda: block("quality_sizes", any_size.verdict, any_size.sizes, any_size.by_class),
+    "any_size": lambda: block("quality_sizes", any_size.verdict, any_size.sizes, any_size.by_class, any_size.ways),
     "start": lambda: block("quality_start", start.verdict, start.starts),
     "floors": lambda: floors(load("job")),
     "plain": lambda: plain(load("step")),

@@ -170,9 +170,10 @@ def add_settings(parser: OptionGroup, protocol: str = "seam") -> None:
     parser.add_argument("--alpha", type=float, help="weight of the penalty on kept weights")
     parser.add_argument(
         "--keep",
-        type=weights_share,
-        metavar="SHARE",
-        help="share of all weights that each module is to keep, such as 2%% (default: what the penalty leaves)",
+        type=weights_shares,
+        metavar="SHARE,...",
+        help="share of all weights that each module is to keep, such as 2%% (default: what the penalty leaves); or "
+        "several, such as .5%%,1%%,2%%: one file that is good at each of them and keeps its scores, see --keep-scores",
     )
     parser.add_argument("--lr-mask", "--lr_mask", type=float, help="learning rate of the scores")
     parser.add_argument("--lr-head", "--lr_head", type=float, help="learning rate of the head")
@@ -285,6 +286,12 @@ def weights_share(text: str) -> float:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no share of the weights; give one such as 1% or 0.01")
     return value
+
+
+def weights_shares(text: str) -> float | tuple[float, ...]:
+    """A share as ``weights_share`` takes it, or several between commas, for argparse."""
+    shares = tuple(weights_share(part.strip()) for part in text.split(","))
+    return shares if len(shares) > 1 else shares[0]
 
 
 def key_map(text: str) -> dict[str, str]:

@@ -43,7 +43,14 @@ def module_costs(module: SeamModule, lengths: Tensor, compact: CompactModule | N
         ``mean_length``; and ``base``, ``module`` and, where it was given, ``compact``, each with its ``parameters`` and
         ``macs``. Those of the module are the kept weights and the head; those of the compact module are the values that
         it stores, and ``macs_with_table`` are the ones that ``seam_fast.runtime`` does not look up.
+
+    Raises:
+        ValueError: There are no lengths.
     """
+    if not len(lengths):
+        raise ValueError(
+            "lengths is empty; the multiplications are those of a document of mean length, so give at least one"
+        )
     mean = float(lengths.double().mean())
     steps = float(module.base.corpus_config.max_length) if module.readout == "last_position" else mean
     sizes = {key: weight.numel() for key, weight in module.base.weights().items()}

@@ -21,23 +21,32 @@ which the module keeps it."""
 _FLOAT32_LEAST = float(np.finfo(np.float32).smallest_subnormal)
 
 
-def cut(scores: Mapping[str, Tensor], count: int, order: str = ORDERS[0]) -> KeepMask:
+def cut(
+    scores: Mapping[str, Tensor], count: int, order: str = ORDERS[0], kept_of: Mapping[str, int] | None = None
+) -> KeepMask:
     """The mask of the first ``count`` weights in the order of their scores.
 
     Args:
-        scores: In the weights' shapes, by weight key, on the CPU; a weight of the module has a score > 0.
+        scores: In the weights' shapes, by weight key, on the CPU, finite; a weight of the module has a score > 0.
         count: Number of weights to keep, from 0 to all.
         order: One of ``ORDERS``.
+        kept_of: Of order ``"group"``: how many weights the module keeps of each group. Default: as many as have a
+            score > 0.
+
+    Raises:
+        ValueError: A score is NaN or infinite.
     """
     shapes = {key: tuple(score.shape) for key, score in scores.items()}
-    return KeepMask(shapes, {key: packed(flags) for key, flags in cut_flags(scores, count, order).items()})
+    return KeepMask(shapes, {key: packed(flags) for key, flags in cut_flags(scores, count, order, kept_of).items()})
 
 
-def cut_flags(scores: Mapping[str, Tensor], count: int, order: str = ORDERS[0]) -> dict[str, Tensor]:
-    """What ``cut`` keeps, by weight key, bool in the scores' shapes. Arguments as of ``cut``."""
+def cut_flags(
+    scores: Mapping[str, Tensor], count: int, order: str = ORDERS[0], kept_of: Mapping[str, int] | None = None
+) -> dict[str, Tensor]:
+    """What ``cut`` keeps, by weight key, bool in the scores' shapes. Arguments and errors as of ``cut``."""
     flat = _flat(scores)
     kept = np.zeros(len(flat), dtype=bool)
-    for part, number in _parts(scores, flat, count, order):
+    for part, number in _parts(scores, flat, count, order, kept_of):
         kept[part] = highest(flat[part], number)
     found, begin = {}, 0
     for key, score in scores.items():
@@ -75,7 +84,8 @@ def _least_positive(dtype: torch.dtype) -> float:
 
 
 def borders(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[str, float]:
-    """The largest score of each group that is not kept, by weight key; 0 where all of a group are.
+    """The largest score of each group that is not kept, by weight key; where all of a group are, 0, or if some of its
+    scores are not above that, the number below the least.
 
     Args:
         scores: By weight key.
@@ -83,8 +93,12 @@ def borders(scores: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> dict[st
     """
     found: dict[str, float] = {}
     for keys in groups(scores).values():
-        outside = [scores[key][~kept[key]] for key in keys]
-        border = max((float(part.max()) for part in outside if len(part)), default=0.0)
+        outside = [part for key in keys if len(part := scores[key][~kept[key]])]
+        if outside:
+            border = max(float(part.max()) for part in outside)
+        else:
+            least = torch.stack([scores[key].min() for key in keys]).min()
+            border = 0.0 if least > 0 else float(torch.nextafter(least, torch.full_like(least, -torch.inf)))
         found |= dict.fromkeys(keys, border)
     return found
 
@@ -125,7 +139,11 @@ def _flat(scores: Mapping[str, Tensor]) -> npt.NDArray[np.floating]:
 
 
 def _parts(
-    scores: Mapping[str, Tensor], flat: npt.NDArray[np.floating], count: int, order: str
+    scores: Mapping[str, Tensor],
+    flat: npt.NDArray[np.floating],
+    count: int,
+    order: str,
+    kept_of: Mapping[str, int] | None,
 ) -> list[tuple[npt.NDArray[np.intp] | slice, int]]:
     """Places of weights in ``flat``, and how many of them are kept."""
     if order == "global":
@@ -135,13 +153,18 @@ def _parts(
         places[key] = np.arange(begin, begin + score.numel())
         begin += score.numel()
     of_group = {group: np.concatenate([places[key] for key in keys]) for group, keys in groups(scores).items()}
-    kept = {group: int(np.count_nonzero(flat[part] > 0)) for group, part in of_group.items()}
-    numbers = counts_by_group(kept, {group: len(part) for group, part in of_group.items()}, count)
+    if kept_of is None:
+        kept_of = {group: int(np.count_nonzero(flat[part] > 0)) for group, part in of_group.items()}
+    numbers = counts_by_group(kept_of, {group: len(part) for group, part in of_group.items()}, count)
     return [(part, numbers[group]) for group, part in of_group.items()]
 
 
 def highest(values: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.bool_]:
-    """Which ``count`` values are the highest, bool (n,); of equal ones the first."""
+    """Which ``count`` values are the highest, bool (n,); of equal ones the first. ValueError where one is NaN or
+    infinite, since NaN has no place in an order.
+    """
+    if not np.isfinite(values).all():
+        raise ValueError("scores must be finite numbers to be ordered, and some are NaN or infinite")
     if count <= 0:
         return np.zeros(len(values), dtype=bool)
     border = np.partition(values, len(values) - count)[len(values) - count]

@@ -1,19 +1,21 @@
 """Finding the size of a module: the share of weights, the kilobytes or the F1 that are asked for."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from .. import runtime
 from ..classifier.metrics import module_metrics, undefined_as_none
-from ..common.arguments import shown
+from ..common.arguments import real_number, shown
 from ..data.class_numbers import is_target
 from ..data.corpus import Corpus, Split
-from ..errors import CheckpointError
+from ..errors import CheckpointError, TrainingError
 from .compact import CompactModule
-from .mask import KeepMask
+from .mask import Head, KeepMask
 from .nested import ORDERS, cut, share_count
 from .score_file import BELOW
 
@@ -48,7 +50,7 @@ class Resizable(Protocol):
     def compact(self, dtype: str = ..., unknown: str = ...) -> CompactModule:
         """As of ``SeamModule``."""
 
-    def with_mask(self: "Module", mask: KeepMask, resized: Mapping[str, Any]) -> "Module":
+    def with_mask(self: "Module", mask: KeepMask, resized: Mapping[str, Any], shift: float = ...) -> "Module":
         """As of ``SeamModule``."""
 
 
@@ -75,6 +77,7 @@ class Sizes(Generic[Module]):
             )
         self.total = sum(score.numel() for score in self.scores.values())
         self.own = sum(module.mask.counts().values())
+        self.shifts = size_shifts(module.card)
 
     def mask(self, count: int) -> KeepMask:
         """The mask of so many weights; CheckpointError where the file did not hold the order of so many."""
@@ -88,12 +91,24 @@ class Sizes(Generic[Module]):
 
     def at(self, count: int, asked: Mapping[str, Any]) -> Module:
         """The module with so many weights; ``asked`` goes on its card."""
-        return self.module.with_mask(self.mask(count), {**asked, "order": self.order, "of_kept": self.module.kept})
+        about = {**asked, "order": self.order, "of_kept": self.module.kept}
+        return self.module.with_mask(self.mask(count), about, self.shift(count))
+
+    def shift(self, count: int) -> float:
+        """What a module of so many weights has added to the target's output, by the card's ``size_shifts``:
+        along the logarithm of the size on straight lines between those that it was trained for, and beyond them as at
+        the nearest. 0 in an order in which it was not trained.
+        """
+        if not self.shifts or self.order != default_order(self.module.card):
+            return 0.0
+        trained = [math.log(share_count(share, self.total)) for share in self.shifts]
+        return float(np.interp(math.log(max(count, 1)), trained, [*self.shifts.values()]))
 
     def of_share(self, keep: float) -> Module:
         """The module that keeps this share of all weights."""
-        if not 0 < keep <= 1:
-            raise ValueError(f"keep is {keep!r}; it must be a share of all weights, above 0 and at most 1, as 0.01")
+        keep = _number(
+            "keep", keep, lambda share: 0 < share <= 1, "a share of all weights, above 0 and at most 1, as 0.01"
+        )
         return self.at(share_count(keep, self.total), {"keep": keep})
 
     def of_kilobytes(self, max_kb: float, dtype: str, unknown: str) -> Module:
@@ -102,8 +117,7 @@ class Sizes(Generic[Module]):
         def size(count: int) -> float:
             return len(runtime.to_bytes(self.at(count, {}).compact(dtype, unknown))) / 1000
 
-        if not 0 < max_kb < math.inf:
-            raise ValueError(f"max_kb is {max_kb!r}; it must be a number of kilobytes above 0")
+        max_kb = _number("max_kb", max_kb, lambda size: size > 0, "a number of kilobytes above 0")
         asked = {"max_kb": max_kb, "dtype": dtype, "unknown": unknown}
         if size(self.own) <= max_kb:
             return self.at(self.own, asked)
@@ -122,8 +136,7 @@ class Sizes(Generic[Module]):
 
     def of_f1(self, min_f1: float, documents: Split) -> Module:
         """The first module, by rising size, whose F1 on documents is at least ``min_f1``."""
-        if not 0 <= min_f1 <= 1:
-            raise ValueError(f"min_f1 is {min_f1!r}; it must lie between 0 and 1")
+        min_f1 = _number("min_f1", min_f1, lambda f1: 0 <= f1 <= 1, "a number between 0 and 1")
         best, best_share = -1.0, 0.0
         for count in self._rising():
             found = self.at(count, {"min_f1": min_f1, "documents": len(documents)})
@@ -158,6 +171,18 @@ class Sizes(Generic[Module]):
             before = count
 
 
+def _number(name: str, value: object, allowed: Callable[[float], bool], wanted: str) -> float:
+    """A finite number of Python, NumPy or torch as Python's float; ValueError, which says what is wanted, for all else
+    and for numbers that are not allowed.
+    """
+    try:
+        if allowed(number := real_number(name, value, -math.inf)):
+            return number
+    except TrainingError:
+        pass
+    raise ValueError(f"{name} is {shown(value)}; it must be {wanted}")
+
+
 def validation_documents(documents: Corpus | Split) -> Split:
     """The documents of a corpus that are held out of training; a split as it is. ValueError for anything else."""
     if isinstance(documents, Split):
@@ -174,14 +199,42 @@ def figures_on_documents(module: Resizable, documents: Split) -> dict[str, Any]:
     return undefined_as_none(module_metrics(module.logits(documents.ids, documents.lengths), wanted))
 
 
-def size_curve(module: Resizable, documents: Split, order: str = ORDERS[0]) -> list[dict[str, Any]]:
+def default_order(card: Mapping[str, Any]) -> str:
+    """The order in which a module's sizes are cut, by its card: as it was trained where it was trained for several."""
+    order = card.get("size_order")
+    return order if order in ORDERS else ORDERS[0]
+
+
+def size_shifts(card: Mapping[str, Any]) -> dict[float, float]:
+    """The shifts of a module's head, by rising size, as its card has them; CheckpointError where these are damaged."""
+    try:
+        found = {float(share): float(shift) for share, shift in dict(card.get("size_shifts") or {}).items()}
+        if all(0 < share <= 1 and math.isfinite(shift) for share, shift in found.items()):
+            return dict(sorted(found.items()))
+    except (TypeError, ValueError):
+        pass
+    raise CheckpointError("the size_shifts on this module's card are damaged; make it anew")
+
+
+def shifted_head(head: Head, shift: float) -> Head:
+    """A head, weight (2, C) and bias (2,), with a number added to the output of the target."""
+    weight, bias = head
+    return weight, torch.stack([bias[0] + shift, bias[1]])
+
+
+def size_curve(module: Resizable, documents: Split, trained: Iterable[float] = ()) -> list[dict[str, Any]]:
     """Figures of the nested modules of ``CURVE_SHARES`` and of the module itself, by rising size.
+
+    Args:
+        module: Must have real scores.
+        documents: What the figures are of.
+        trained: More shares, those that it was trained for.
 
     Returns:
         For each size ``keep`` (share of all weights), ``f1``, ``precision``, ``recall`` and ``average_precision``.
     """
-    sizes = Sizes(module, order)
-    counts = {share_count(share, sizes.total) for share in CURVE_SHARES} | {sizes.own}
+    sizes = Sizes(module, default_order(module.card))
+    counts = {share_count(share, sizes.total) for share in (*CURVE_SHARES, *trained)} | {sizes.own}
     found = []
     for count in sorted(count for count in counts if 0 < count <= sizes.total):
         figures = figures_on_documents(sizes.at(count, {}), documents)

@@ -27,7 +27,7 @@ from .compact import CompactModule, make_compact
 from .mask import Head, KeepMask
 from .module_file import native_bytes, read_module, reference_bytes, vocabulary_hash
 from .nested import ORDERS
-from .resize import Sizes, validation_documents
+from .resize import Sizes, default_order, shifted_head, validation_documents
 from .torch_module import refuse_torchscript
 
 
@@ -291,12 +291,14 @@ class SeamModule:
         max_kb: float | None = None,
         min_f1: float | None = None,
         documents: Corpus | Split | None = None,
-        order: str = ORDERS[0],
+        order: str | None = None,
         dtype: str = "float32",
         unknown: str = "own",
     ) -> "SeamModule":
-        """This module in another size, with the same head: the weights of the highest scores. Of two sizes the smaller
-        one's mask lies bit for bit inside the larger one's.
+        """This module in another size: the weights of the highest scores, with the same head. Of two sizes the smaller
+        one's mask lies bit for bit inside the larger one's. Where the module was trained for several sizes, a number is
+        added to the target's output: what its training documents ask for at these sizes, between two of them what lies
+        between.
 
         The scores must be known, see ``keep_scores`` of ``reengineer``. The new module does not have them: to resize
         again, resize this one.
@@ -309,7 +311,8 @@ class SeamModule:
                 0.02 % of the weights on, each a tenth larger.
             documents: With ``min_f1``: labelled documents, or a corpus, of which those held out of training are taken.
             order: ``"global"``: all weights are ordered by their scores alone; ``"group"``: embedding, LSTM and linear
-                layer shrink in proportion.
+                layer shrink in proportion. Default: the order in which the module was trained for several sizes, which
+                is ``"group"``; else ``"global"``.
             dtype: With ``max_kb``, see ``compact``.
             unknown: With ``max_kb``, see ``compact``.
 
@@ -321,6 +324,7 @@ class SeamModule:
         """
         if (keep is not None) + (max_kb is not None) + (min_f1 is not None) != 1:
             raise ValueError("give one size: keep, max_kb or min_f1")
+        order = default_order(self.card) if order is None else order
         if order not in ORDERS:
             raise ValueError(f"order must be {' or '.join(ORDERS)}, not {order!r}")
         if (documents is None) != (min_f1 is None):
@@ -335,14 +339,15 @@ class SeamModule:
             check_corpus(self.base, documents)
         return sizes.of_f1(min_f1, validation_documents(documents))
 
-    def with_mask(self, mask: KeepMask, resized: Mapping[str, Any]) -> "SeamModule":
-        """A module with another mask and this one's head; ``resized`` says on its card how that came about. Figures on
-        test documents, which are not its own, are left out.
+    def with_mask(self, mask: KeepMask, resized: Mapping[str, Any], shift: float = 0.0) -> "SeamModule":
+        """A module with another mask and this one's head, ``shift`` added to the target's output; ``resized`` says on
+        its card how that came about. Figures on test documents, which are not its own, are left out.
         """
-        left_out = ("keep_scores", "size_curve", "evaluated_on")
+        left_out = ("keep_scores", "size_curve", "size_order", "size_shifts", "evaluated_on")
         card = {name: value for name, value in self.card.items() if name not in left_out}
         card |= {"base_hash": self.base_hash, "resized": dict(resized)}
-        made = SeamModule(self.base, self.target, mask, self.head, history=self.history, card=card)
+        head = shifted_head(self.head, shift)
+        made = SeamModule(self.base, self.target, mask, head, history=self.history, card=card)
         made.readout, made._hash_in_float32 = self.readout, self._hash_in_float32
         made._checked_base, made._seen_base = self._checked_base, self._seen_base
         return made

@@ -5,27 +5,25 @@ import functools
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._version import __version__
-from ..classifier.inference import class_logits
 from ..classifier.metrics import base_metrics, module_metrics
-from ..classifier.reference_model import head_logits
 from ..common import rng
 from ..common.default_device import cpu_by_default
 from ..common.deprecation import warn_renamed
 from ..data.corpus import Split
 from ..errors import TrainingError
 from ..modules.mask import Head, KeepMask, Snapshot
-from ..modules.nested import share_count, shifted
+from ..modules.nested import shifted
 from ..modules.pareto import Figures, Front
 from ..modules.resize import size_curve
 from ..modules.seam_module import SeamModule
-from ..training.base import ComputedEvaluation, Evaluation, EvaluationDocuments, Trainer
+from ..training.base import Evaluation, EvaluationDocuments, Trainer
 from ..training.cuda_graph_trainer import CudaGraphTrainer
 from ..training.cuda_trainer import CudaTrainer
 from ..training.devices import CPU, WorkerDevice
@@ -34,12 +32,10 @@ from .context import SearchContext
 from .cuda_cohort import LaunchedLane
 from .document_sets import balanced, is_target, vocabulary_floor
 from .evaluate import figures_on_test
+from .held_sizes import ORDER, Cut, HeldSizes
 from .sampling import Sampler
-from .selection import F1Selection, ReferenceSelection, Selection
+from .selection import F1Selection, ReferenceSelection, Selection, over_sizes
 from .start import starting_point
-
-HOLD = (0.25, 0.6)
-"""Shares of the epochs between which a module comes to the size that is asked for; from then on it is held there."""
 
 
 class ModuleRun:
@@ -50,14 +46,14 @@ class ModuleRun:
         target: Class numbers of the target, sorted.
         seed: Of all random choices.
         evaluate_every: Epochs between two evaluations; 0: never evaluate, and keep the last epoch.
-        keep_scores: Whether the module keeps the scores of its epoch.
+        keep_scores: Whether the module keeps the scores of its epoch; it does where it is trained for several sizes.
 
     Attributes:
         context: As given.
         target: As given.
         seed: As given.
         evaluate_every: As given.
-        keep_scores: As given.
+        keep_scores: Whether the module keeps the scores of its epoch.
         device: Where it is trained.
         sampler: Draws its documents.
         epochs: Number of epochs, if nothing stops it.
@@ -81,8 +77,8 @@ class ModuleRun:
         keep_scores: bool = False,
     ) -> None:
         self.context, self.target, self.seed, self.evaluate_every = context, target, seed, evaluate_every
-        self.keep_scores = keep_scores
         settings = context.settings
+        self.keep_scores = keep_scores or len(settings.sizes) > 1
         self.device = CPU.device
         self.sampler = Sampler(context.corpus, context.fit, target, settings, seed, self._base_probability)
         cache = context.teacher_caches[self.sampler.address, self.sampler.epochs]
@@ -94,6 +90,7 @@ class ModuleRun:
         self.seconds = 0.0
         self.trainer: Trainer | None = None
         self.front = Front()
+        self._sizes = HeldSizes(settings.sizes, context.total, self.epochs) if settings.sizes else None
         self._selection: Selection | None = None
         self._best: Snapshot | None = None
         self._head_steps = 0  # how many steps were of the head alone
@@ -161,7 +158,7 @@ class ModuleRun:
         settings = self.context.settings
         known: Evaluation | None = None  # the last one with class logits, until the scores change
         for epoch in range(self.epochs):
-            head_only, evaluates = settings.head_only(epoch), self.evaluates(epoch)
+            head_only, evaluates = settings.head_only(epoch), self.evaluates_in_training(epoch)
             trainer.scale_learning_rates(settings.lr_scale(epoch, self.epochs))
             with self.naming(epoch):
                 loss, evaluation = trainer.take_epoch(
@@ -213,9 +210,14 @@ class ModuleRun:
         if self._selection is None:
             return False
         early = settings.selection == "f1" and epoch < settings.first_selectable_epoch(self.epochs)
-        if early and settings.keep is not None:
+        if early and self._sizes is not None:
             return False  # it is not of its size yet, and must not be chosen however bad the later ones are
-        return (epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs
+        every = self.evaluate_every * (len(self._sizes.turns) if self._sizes else 1)  # all sizes have had their turn
+        return (epoch + 1) % every == 0 or epoch + 1 == self.epochs
+
+    def evaluates_in_training(self, epoch: int) -> bool:
+        """Whether the module is evaluated as the trainer has it; where a size is asked for, its cut is instead."""
+        return self._sizes is None and self.evaluates(epoch)
 
     def end_epoch(
         self, epoch: int, loss: float, evaluation: Evaluation, report: Callable[["ModuleRun", Figures], None]
@@ -231,20 +233,33 @@ class ModuleRun:
         Returns:
             Whether another epoch is to follow.
         """
-        rule = self._selection
-        settings = self.context.settings
+        rule, trainer, settings = self._selection, self.trainer, self.context.settings
+        assert trainer is not None
         keep_each = rule is None or settings.selection == "last"  # the last epoch that ends is kept
         in_training = sum(evaluation.kept_counts.values()) / self.context.total
-        if settings.keep is not None and (keep_each or self._best is None or self.evaluates(epoch)):
-            evaluation = self._cut(evaluation)
+        evaluates = self.evaluates(epoch)
+        cut: Cut | None = None
+        if self._sizes is not None and (keep_each or self._best is None or evaluates):
+            shifts = self._sizes.several and (evaluates or epoch + 1 == self.epochs)
+            fitted_on = self.sampler.as_they_are(epoch) if shifts else None
+            evaluated_on = self._evaluation_documents if evaluates else None
+            cut = self._sizes.cut(trainer, self.context, fitted_on, evaluated_on)
+            evaluation = cut.evaluation
         figures: Figures = {"epoch": epoch, "cross_entropy": loss} | self._kept(evaluation.kept_counts)
-        if settings.keep is not None:
+        if self._sizes is not None:
             figures["kept_in_training"] = in_training
         taken: Snapshot | None = None  # one snapshot serves the front and the choice
-        if rule is not None and self.evaluates(epoch):
-            figures |= self._evaluated_figures(evaluation)
-            figures["best_so_far"] = rule.offer(figures)
+        if rule is not None and evaluates:
+            figures |= cut.figures[-1] if cut else self._evaluated_figures(evaluation)
+            offered = figures
+            if cut and len(cut.figures) > 1:
+                offered = figures | over_sizes(cut.figures)
+                figures["mean_f1"] = offered["f1"]
+                figures["f1_by_size"] = self._by_size([each["f1"] for each in cut.figures])
+            figures["best_so_far"] = rule.offer(offered)
             taken = self.front.offer(figures, evaluation.snapshot)
+        if cut and cut.shifts:
+            figures["shift_by_size"] = self._by_size(cut.shifts)
         if keep_each or self._best is None or figures.get("best_so_far"):
             self.best_epoch, self._best_steps = epoch, self.steps_done
             self._best = self._with_scores(taken or evaluation.snapshot())
@@ -255,8 +270,12 @@ class ModuleRun:
             self.qualified = rule.qualified
         if epoch + 1 == self.epochs or (rule and rule.stop):
             return False
-        if settings.keep is not None:
-            self._hold_size(epoch)
+        if self._sizes is not None:
+            if settings.head_only(epoch):
+                self._head_steps += self.epoch_steps
+            count = self._sizes.after(epoch, [one["kept_in_training"] for one in self.history])
+            if count is not None:
+                trainer.hold_size(count, self._head_steps)
         return True
 
     def _with_scores(self, snapshot: Snapshot) -> Snapshot:
@@ -264,40 +283,9 @@ class ModuleRun:
         if not self.keep_scores or self.trainer is None:
             return snapshot
         scores = self.trainer.full_scores()[0]
-        if self.context.settings.keep is not None:
+        if self._sizes is not None:
             scores = shifted(scores, snapshot.mask)
         return snapshot._replace(scores=scores)
-
-    def _cut(self, evaluation: Evaluation) -> Evaluation:
-        """The evaluation of the module of the size that is asked for, from that of the trainer's present state."""
-        trainer, context = self.trainer, self.context
-        assert trainer is not None and context.settings.keep is not None
-        mask, head, _ = snapshot = trainer.sized_snapshot(share_count(context.settings.keep, context.total))
-        outputs = None
-        if evaluation.outputs is not None:
-            split = self._evaluation_documents[0]
-            backend = "torch" if context.engine == "torch" else "auto"
-            weights = mask.apply(context.weights)
-            logits = class_logits(weights, split.ids, split.lengths, context.base.readout, backend)
-            outputs = head_logits(logits, head)
-        return ComputedEvaluation(mask.counts(), head, None, outputs, lambda: snapshot)
-
-    def _hold_size(self, epoch: int) -> None:
-        """Between two epochs: brings the trainer's module nearer to the size that is asked for, or holds it there, so
-        that scores and head are trained for that size.
-        """
-        trainer, settings = self.trainer, self.context.settings
-        assert trainer is not None and settings.keep is not None
-        passed = (epoch + 1) / self.epochs
-        if settings.head_only(epoch):
-            self._head_steps += self.epoch_steps
-        begin, end = HOLD
-        if passed < begin:
-            return
-        kept = self.history[-1]["kept_in_training"]
-        progress = min((passed - begin) / (end - begin), 1.0)
-        share = kept ** (1 - progress) * settings.keep**progress
-        trainer.hold_size(share_count(share, self.context.total), self._head_steps)
 
     def _evaluated_figures(self, evaluation: Evaluation) -> dict[str, float]:
         """Figures on the evaluation documents: the engine's where it has computed them, else those of the outputs."""
@@ -321,6 +309,17 @@ class ModuleRun:
             wanted = is_target(self.context.evaluation.labels[self._view], self.target)
             self._base_figures = base_metrics(logits, wanted, self.target)
         return self._base_figures
+
+    def _by_size(self, values: Sequence[float]) -> dict[str, float]:
+        """Values of each size, by its share of all weights."""
+        return dict(zip(map(str, self.context.settings.sizes), values, strict=True))
+
+    def _about_sizes(self) -> dict[str, Any]:
+        """What the card says of how the module's sizes are cut, where it was trained for several."""
+        if self._sizes is None or not self._sizes.several:
+            return {}
+        shifts = self.history[self.best_epoch].get("shift_by_size", {}) if self.best_epoch is not None else {}
+        return {"size_order": ORDER, "size_shifts": shifts}
 
     def _kept(self, counts: dict[str, int]) -> Figures:
         """Shares of weights kept, in all and by group, from numbers by weight key."""
@@ -404,7 +403,7 @@ class ModuleRun:
         chosen: tuple[KeepMask | dict[str, Tensor], Head]
         if best.scores is not None:
             chosen = best.scores, best.head
-        elif trainer.steps == self._best_steps and not self.cut_short and context.settings.keep is None:
+        elif trainer.steps == self._best_steps and not self.cut_short and self._sizes is None:
             chosen = trainer.full_scores()  # they are the best epoch's, since no step has been begun after it
         else:
             chosen = best.mask, best.head
@@ -415,11 +414,12 @@ class ModuleRun:
         self.release()
         self.finished = True  # from here on there is a module, even if its evaluation fails
         if self.evaluate_every:
-            module = SeamModule(context.base, self.target, *chosen, card={"base_hash": context.base_hash})
+            card = {"base_hash": context.base_hash} | self._about_sizes()
+            module = SeamModule(context.base, self.target, *chosen, card=card)
             if best.scores is not None:
                 split, view = context.evaluation, self._view
                 split = Split(split.ids[view], split.lengths[view], split.labels[view])
-                self._size_curve = size_curve(module, split)
+                self._size_curve = size_curve(module, split, context.settings.sizes)
             self._metrics = figures_on_test(module, context.corpus, context.base_logits(test, self.device), logits)
 
     def rescue(self) -> None:
@@ -481,7 +481,7 @@ class ModuleRun:
         if context.trainer_class.fused:
             card["lazy_update"] = context.lazy_update
         if self.keep_scores:
-            card["keep_scores"] = True
+            card |= {"keep_scores": True, **self._about_sizes()}
         if self._start_card is not None:
             card["start"] = self._start_card
         if self._size_curve is not None:

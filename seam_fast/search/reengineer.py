@@ -88,7 +88,8 @@ def reengineer(
         settings: A whole ``Settings`` object in place of a protocol's defaults.
         keep_scores: Whether each module keeps the real scores of its epoch, in its file as well: they order its
             weights, so that ``SeamModule.resized`` can make it smaller or larger. They take four bytes a weight of
-            memory a module. The card then has ``size_curve``, figures on the evaluation documents by size.
+            memory a module. The card then has ``size_curve``, figures on the evaluation documents by size. Modules that
+            are trained for several sizes (``keep`` of ``Settings``) keep them in any case.
         start: Where scores start: a kind, see ``Settings``; a module, from which all targets start; or several, from
             which each target starts that has one. Their real scores count where they have them, else their masks, and
             of the same target the head. They may be of an older base, with other words, classes and sizes: what can be

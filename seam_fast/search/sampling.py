@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..common import rng
-from ..data.corpus import Corpus
+from ..data.corpus import Corpus, Split
 from ..errors import TrainingError
 from ..training.epoch_source import EpochDocuments
 from .document_sets import balanced, distinct_ids, is_target, take
@@ -194,6 +194,12 @@ class Sampler:
             taught = self._taught_probability(self.teacher, epoch, order, ids, lengths, dropped is None)
             target_probability = self.soft(target_probability, taught)
         return EpochDocuments(ids, lengths, target_probability)
+
+    def as_they_are(self, epoch: int) -> tuple[Split, Tensor]:
+        """The documents of an epoch with all of their words, and which of them are the target's, bool (n,)."""
+        order = self.draw(epoch)[0]
+        split = self.split
+        return Split(split.ids[order], split.lengths[order], split.labels[order]), self.target_probability[order] > 0.5
 
     def _taught_probability(
         self, teacher: Teacher, epoch: int, order: Tensor, ids: Tensor, lengths: Tensor, unchanged: bool

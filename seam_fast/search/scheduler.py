@@ -319,7 +319,7 @@ def run_in_step(
             break
         for run in running:
             run.begin(worker).scale_learning_rates(run.context.settings.lr_scale(epoch, run.epochs))
-        evaluates = any(run.evaluates(epoch) for run in running)
+        evaluates = any(run.evaluates_in_training(epoch) for run in running)
         wait = cohort.run_epoch(epoch, drawn, evaluates)
         drawn = cohort.draw(epoch + 1) if epoch + 1 < longest else {}  # while the device works
         results = wait()

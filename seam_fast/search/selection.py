@@ -2,7 +2,7 @@
 better than a constant answer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 
@@ -113,3 +113,15 @@ def is_constant_like(figures: Mapping[str, float]) -> bool:
     """
     recall, specificity = figures["recall"], figures["specificity"]
     return recall == 0 or specificity == 0 or recall + specificity <= 1
+
+
+def over_sizes(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What ``F1Selection`` reads of an epoch whose module was evaluated at several sizes: the mean F1, and recall and
+    specificity of the size that comes nearest to a constant answer.
+
+    Args:
+        figures: Of each size, by name.
+    """
+    worst = min(figures, key=lambda each: (not is_constant_like(each), each["recall"] + each["specificity"]))
+    mean = sum(each["f1"] for each in figures) / len(figures)
+    return {"f1": mean, "recall": worst["recall"], "specificity": worst["specificity"]}

@@ -1,5 +1,6 @@
 """Everything that can differ between two re-engineering runs, in one object."""
 
+import itertools
 import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -69,7 +70,9 @@ class Settings:
         alpha: Weight of the penalty on kept weights.
         keep: Share of all weights that the module is to keep, such as 0.02, met to the weight: it is brought there
             between a quarter and six tenths of the epochs and then held, by shifts of the scores of each group, and its
-            mask is that of the highest scores. None: the size follows from the penalty.
+            mask is that of the highest scores. Or several shares, rising, such as (0.005, 0.01, 0.02): the epochs take
+            turns at them, the module has the largest, and ``SeamModule.resized`` gives the others. None: the size
+            follows from the penalty.
         penalty: ``"global"``, alpha * kept / N over all weights, or ``"group"``, the sum of that over the groups
             embedding, LSTM and linear.
         lstm_penalty_scale: Factor of the LSTM's term in penalty ``"group"``.
@@ -110,7 +113,7 @@ class Settings:
 
     protocol: str = "seam"
     alpha: float = 1.0
-    keep: float | None = None
+    keep: float | tuple[float, ...] | None = None
     penalty: str = "group"
     lstm_penalty_scale: float = 0.35
     lr_mask: float = 0.03
@@ -190,9 +193,12 @@ class Settings:
             if name != "epochs" or self.epochs is not None:
                 self._set(name, whole_number(name, getattr(self, name), low))
         if self.keep is not None:
-            self._set("keep", real_number("keep", self.keep, 0, 1))
-            if self.keep == 0:
-                raise TrainingError("keep is 0; it must be more than 0, a share of all weights such as 0.02")
+            self._set("keep", _requested_sizes(self.keep))
+            if len(self.sizes) > 1 and self.selection == "reference":
+                raise TrainingError(
+                    "keep has several sizes, and selection 'reference' weighs accuracy against one; give one size, or "
+                    "choose selection 'f1' or 'last'"
+                )
         self._set("reject_constant", truth("reject_constant", self.reject_constant))
         for name in ("negatives_per_target", "target_weight"):
             if getattr(self, name) == 0:
@@ -215,6 +221,13 @@ class Settings:
         warn_renamed(name, new)
         return getattr(self, new)
 
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """The sizes of ``keep``, rising: none, one or several."""
+        if self.keep is None:
+            return ()
+        return self.keep if isinstance(self.keep, tuple) else (self.keep,)
+
     def head_only(self, epoch: int) -> bool:
         """Whether an epoch, from 0, steps only the head."""
         return self.schedule == "seam" and epoch % HEAD_ONLY_EVERY == 0
@@ -233,7 +246,9 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """Every field by name, for records and module cards."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        # As JSON has it, so that what is read from a file equals it.
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Settings)}
@@ -263,6 +278,17 @@ REFERENCE: dict[str, Any] = {  # where the public port differs
 def defaults(protocol: str) -> dict[str, Any]:
     """Every field's default by name in a protocol."""
     return DEFAULTS | (REFERENCE if choice("protocol", protocol, CHOICES["protocol"]) == "reference" else {})
+
+
+def _requested_sizes(value: object) -> float | tuple[float, ...]:
+    """A share of all weights, or several that rise, as ``Settings.keep`` has them; TrainingError for anything else."""
+    given = value if isinstance(value, list | tuple) else [value]
+    sizes = tuple(real_number("keep", each, 0, 1) for each in given)
+    if 0 in sizes:
+        raise TrainingError("keep is 0; it must be more than 0, a share of all weights such as 0.02")
+    if not sizes or any(larger <= smaller for smaller, larger in itertools.pairwise(sizes)):
+        raise TrainingError(f"keep is {shown(value)}; several sizes must rise, each given once, as in (0.01, 0.02)")
+    return sizes if len(sizes) > 1 else sizes[0]
 
 
 def check_settings(settings: object) -> Settings:

@@ -8,7 +8,7 @@ A trainer computes what ``reference_step.Stepper`` computes, with less work:
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
@@ -362,18 +362,35 @@ class Trainer:
         """A snapshot of packed keep bits, by weight key and in the scores' shapes, and a head; all on the CPU."""
         return Snapshot(KeepMask(self._shapes, bits, self.row_of_id, len(self.fed_ids) + 1), head)
 
-    def sized_snapshot(self, count: int) -> Snapshot:
-        """The module as it stands, but with the ``count`` weights that come first in ``nested.cut``'s order "group"."""
+    def sized_snapshots(self, counts: Sequence[int]) -> list[Snapshot]:
+        """The module as it stands, but cut to other numbers of weights by ``nested.cut``, in order "group".
+
+        Args:
+            counts: Numbers of weights, rising. All are cut from the largest, in the proportions of its groups, as
+                ``SeamModule.resized`` cuts them.
+        """
         head = as_head(part.detach().to("cpu", copy=True) for part in self.head)
-        flags = self._sized_flags(count)
+        found: list[Snapshot] = []
+        kept_of: dict[str, int] | None = None
+        for count in reversed(counts):
+            snapshot = self._sized_snapshot(count, kept_of, head)
+            if kept_of is None:
+                kept = snapshot.mask.counts()
+                kept_of = {group: sum(kept[key] for key in keys) for group, keys in groups(kept).items()}
+            found.append(snapshot)
+        return found[::-1]
+
+    def _sized_snapshot(self, count: int, kept_of: Mapping[str, int] | None, head: Head) -> Snapshot:
+        """The module with so many weights, by ``nested.cut``."""
+        flags = self._sized_flags(count, kept_of)
         if flags is None:
-            return Snapshot(cut(self.full_scores()[0], count, "group"), head)
+            return Snapshot(cut(self.full_scores()[0], count, "group", kept_of), head)
         flags[EMBEDDING] = torch.nn.functional.pad(flags[EMBEDDING], (0, 0, 0, 1))  # the shared row keeps nothing
         return self.snapshot_of_bits({key: packed(part) for key, part in flags.items()}, head)
 
-    def _sized_flags(self, count: int) -> dict[str, Tensor] | None:
+    def _sized_flags(self, count: int, kept_of: Mapping[str, int] | None = None) -> dict[str, Tensor] | None:
         """Which weights have the highest ``count`` scores, by weight key, of the embedding for the rows of fed words;
-        None where words that are not fed are among them or are kept now.
+        None where words that are not fed are among them or are kept now. Arguments as of ``nested.cut``.
         """
         scores = {key: score.detach().cpu() for key, score in self.scores.items()}
         rows = scores[EMBEDDING]
@@ -381,7 +398,7 @@ class Trainer:
         shared_is_kept = self._extra_shared_rows >= 0 and shared > 0
         if shared_is_kept or count > sum(score.numel() for score in scores.values()):
             return None
-        flags = cut_flags(scores, count, "group")
+        flags = cut_flags(scores, count, "group", kept_of)
         kept = scores[EMBEDDING][flags[EMBEDDING]]
         return flags if not len(kept) or self._extra_shared_rows < 0 or float(kept.min()) > shared else None
 

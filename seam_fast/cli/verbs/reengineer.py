@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"{len(done)} of {len(targets)} modules are there already: kept")
     todo = [target for target in targets if target not in done]
     draw = not arguments.no_plots and can_draw(say)
-    check_run([paths[target] for target in todo], folder, base, draw, arguments.keep_scores)
+    check_run([paths[target] for target in todo], folder, base, draw, _keeps_scores(arguments, settings))
     if todo:
         say(f"re-engineering {len(todo)} targets from a base with {describe_base(base)}")
     mark = "SYNTHETIC: " if corpus.synthetic else ""
@@ -110,6 +110,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _keeps_scores(arguments: argparse.Namespace, settings: Settings) -> bool:
+    """Whether the modules' files hold their scores."""
+    return arguments.keep_scores or len(settings.sizes) > 1
+
+
 def _modules_there(
     arguments: argparse.Namespace,
     settings: Settings,
@@ -120,7 +125,7 @@ def _modules_there(
 ) -> dict[tuple[int, ...], SeamModule]:
     """The modules, by target, that are on disk and just as this run would make them."""
     wanted = {"settings": settings.as_dict(), "seed": arguments.seed, "evaluate_every": arguments.evaluate_every}
-    wanted["keep_scores"] = arguments.keep_scores or None
+    wanted["keep_scores"] = _keeps_scores(arguments, settings) or None
     engines = engines_on_card(base.weights(), arguments.backend, arguments.lazy_update, settings.batch_size)
     found = {}
     fingerprints = start_fingerprints(start, base, corpus, list(paths))
