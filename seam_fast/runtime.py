@@ -644,10 +644,9 @@ def _rows_of_words(tensors: Mapping[str, np.ndarray], separator: str) -> dict[st
         raise CheckpointError("words.tails is damaged") from None
     if len(tails) != len(shared) + (not shared):
         raise CheckpointError("words.tails is damaged")
-    words, last = [], ""
-    for count, tail in zip(shared, tails, strict=False):  # of no words, the tails are one empty string
-        last = last[:count] + tail
-        words.append(last)
+    word = ""
+    # Of no words, the tails are one empty string.
+    words = [word := word[:count] + tail for count, tail in zip(shared, tails, strict=False)]
     kept = _bits(tensors, "words.kept", len(words)).view(np.uint8)
     row_of = dict(zip(words, (kept * np.cumsum(kept)).tolist(), strict=True))
     if len(row_of) != len(words):

@@ -30,7 +30,7 @@ def make(module: SeamModule, name: str, train, folder: Path) -> tuple[dict[str, 
 
     Returns:
         Functions of texts. Those of ``inference.FORMS`` give the target's probability (N,), ``base`` class
-        probabilities (N, C), ``svm`` a margin (N,).
+        probabilities (N, C), ``svm`` and ``fasttext`` a margin (N,).
     """
     small = module.compact()
     path = small.save(folder / "compact.safetensors")
@@ -53,13 +53,16 @@ def make(module: SeamModule, name: str, train, folder: Path) -> tuple[dict[str, 
         made["c"] = _c(small, folder)
     else:
         left_out["c"] = "there is no C compiler, cc"
-    for key, needed, build in (("onnx", "onnxruntime", _onnx), ("svm", "sklearn", None)):
+    others = {
+        "onnx": ("onnxruntime", lambda: _onnx(small, folder)),
+        "svm": ("sklearn", lambda: _svm(name, train)),
+        "fasttext": ("fasttext", lambda: _fasttext(name, train, folder)),
+    }
+    for key, (needed, build) in others.items():
         if importlib.util.find_spec(needed) is None:
             left_out[key] = f"{needed} is not installed"
-        elif build is not None:
-            made[key] = build(small, folder)
         else:
-            made[key] = _svm(name, train)
+            made[key] = build()
     return made, left_out
 
 
@@ -102,6 +105,28 @@ def _svm(name: str, train) -> Answer:
     pipeline = make_pipeline(TfidfVectorizer(), LinearSVC())
     pipeline.fit(train.texts, [label == name for label in train.labels])
     return pipeline.decision_function
+
+
+def _fasttext(name: str, train, folder: Path) -> Answer:
+    """fastText's supervised classifier of this class and the rest, with its defaults but for one thread."""
+    import fasttext
+
+    path = folder / "fasttext.txt"
+    path.write_text(
+        "".join(
+            f"__label__{'target' if label == name else 'rest'} {text}\n"
+            for label, text in zip(train.labels, train.texts, strict=True)
+        ),
+        encoding="utf-8",
+    )
+    # Its Python function predict does not work with NumPy 2; what it calls does.
+    found = fasttext.train_supervised(str(path), thread=1, verbose=0).f
+
+    def margin(text: str) -> float:
+        ((probability, label),) = found.predict(text + "\n", 1, 0.0, "strict")
+        return probability - 0.5 if label == "__label__target" else 0.5 - probability
+
+    return lambda texts: np.array([margin(text) for text in texts])
 
 
 def exact_probability(module: SeamModule, texts: Sequence[str]) -> np.ndarray:

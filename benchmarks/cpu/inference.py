@@ -43,8 +43,9 @@ METHOD = (
     "the whole classifier's class probabilities, in torch; module: its masked weights, made before; compact: the "
     "compact module, by the compiled kernels; numpy: the same by seam_fast.runtime, NumPy alone; onnx: ONNX Runtime; "
     "c: the exported C, compiled for this processor by cc -O3, text by text whatever the batch; svm: scikit-learn's "
-    "TF-IDF of words and linear SVM with its "
-    "defaults, fitted to the whole training texts with this class against the rest. Ratio: base / rival of the same "
+    "TF-IDF of words and linear SVM with its defaults, fitted to the whole training texts with this class against the "
+    "rest; fasttext: the supervised classifier of fastText with its defaults, fitted to the same, text by text whatever "
+    "the batch. Ratio: base / rival of the same "
     "pass, so above 1 the rival is faster. agreement: the largest difference of a form's probabilities from the "
     "module's in float64, over all test documents. stored: bytes of the compact file, answers that differ from the "
     "module's and F1 over all test documents. load: milliseconds to read the file by seam_fast.runtime. alone: whether "
@@ -132,8 +133,7 @@ def measure(module, name: str, path: Path, train, test, chosen, arguments, left_
             )
         stored = [store(module, dtype, unknown, exact, wanted, test.texts, Path(folder)) for dtype, unknown in STORED]
     answers = {"module": exact >= 0.5}
-    if "svm" in made:
-        answers["svm"] = made["svm"](test.texts) > 0
+    answers |= {key: made[key](test.texts) > 0 for key in ("svm", "fasttext") if key in made}
     return {
         "class": name,
         "kept": module.kept,

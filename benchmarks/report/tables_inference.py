@@ -12,6 +12,7 @@ NAMES = {
     "c": "exported C, text by text",
     "onnx": "ONNX Runtime",
     "svm": "scikit-learn: TF-IDF, linear SVM",
+    "fasttext": "fastText",
 }
 STORED = {
     ("float32", "own"): "float32",
@@ -80,6 +81,9 @@ def sizes(record: dict) -> str:
     words = f"\n\nThe module's own file has {module:,.0f} kB and needs its base of {base:,.0f} kB."
     if svm:
         words += f" The word list's mean F1 on the same documents is {statistics.fmean(svm):.3f}."
+    fasttext = [row["f1"]["fasttext"] for row in record["rows"] if "fasttext" in row["f1"]]
+    if fasttext:
+        words += f" fastText's is {statistics.fmean(fasttext):.3f}."
     return table(head, rows) + words
 
 
