@@ -166,6 +166,7 @@ BLOCKS = {
     "base": lambda: block("quality_base_strong", quality.bases_sentence, quality.bases),
     "base_distilled": lambda: block("quality_base_distilled", quality.bases_sentence, quality.bases),
     "linear": lambda: block("quality_linear", linear.linear),
+    "svm_sentence": lambda: linear.sentence(load("quality_linear")),
     "frontier": lambda: block("quality_frontier", frontier.frontier),
     "base_public": lambda: quality.bases_sentence(load("quality_base_public")),
     "base_blind": lambda: quality.blind(load("quality_base_public")),
