@@ -54,6 +54,10 @@ def compiler() -> list[str]:
     found += [f"-isystem{folder}" for folder in folders[3:]]  # torch's headers are not ours to warn about
     # As torch itself was compiled: its wheels for CUDA had the older strings of libstdc++ until version 2.6.
     found.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}")
+    # By these the pybind11 of older versions of torch tells whose exceptions it translates.
+    for name in ("COMPILER_TYPE", "STDLIB", "BUILD_ABI"):
+        if (value := getattr(torch._C, f"_PYBIND11_{name}", None)) is not None:
+            found.append(f'-DPYBIND11_{name}="{value}"')
     return ["c++", *wanted.split(), f"-DTORCH_EXTENSION_NAME={NAME}", *found]
 
 
