@@ -241,7 +241,7 @@ class CompactModule:
     def _check_sizes(self) -> None:
         """Raises CheckpointError where the arrays do not fit one another."""
         rows, width = self.embedding.shape
-        needed = max(self.card["unknown_row"], self.card["padding_row"], *self.row_of.values(), 0)
+        needed = max(self.card["unknown_row"], self.card["padding_row"], max(self.row_of.values(), default=0))
         if needed >= rows:
             raise CheckpointError(f"the embedding has {rows} rows, and the words need {needed + 1}")
         for cells in self.layers:
@@ -648,7 +648,7 @@ def _rows_of_words(tensors: Mapping[str, np.ndarray], separator: str) -> dict[st
     # Of no words, the tails are one empty string.
     words = [word := word[:count] + tail for count, tail in zip(shared, tails, strict=False)]
     kept = _bits(tensors, "words.kept", len(words)).view(np.uint8)
-    row_of = dict(zip(words, (kept * np.cumsum(kept)).tolist(), strict=True))
+    row_of = dict(zip(words, (kept * np.cumsum(kept, dtype=np.int32)).tolist(), strict=True))
     if len(row_of) != len(words):
         raise CheckpointError("a word occurs twice")
     return row_of
@@ -701,7 +701,9 @@ def _matrix(tensors: Mapping[str, np.ndarray], name: str, rows: int, columns: in
     flat = np.zeros(count, dtype=np.float32)
     flat[kept] = values
     matrix = flat.reshape(rows, columns)
-    return matrix * _get(tensors, f"{name}.scale", "f", (columns,)) if values.dtype.kind == "i" else matrix
+    if values.dtype.kind == "i":
+        matrix *= _get(tensors, f"{name}.scale", "f", (columns,))
+    return matrix
 
 
 def _cells(tensors: Mapping[str, np.ndarray], depth: int, sizes: Iterable[tuple[int, int, int]]) -> Iterable[Cell]:
