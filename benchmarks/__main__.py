@@ -18,6 +18,7 @@ COMMANDS = {
     "python -m benchmarks.cuda.default_protocol": "cuda/default_protocol.py",
     "python -m benchmarks.quality": "quality/cli.py",
     "python -m benchmarks.quality.sizes": "quality/sizes.py",
+    "python -m benchmarks.quality.corpora": "quality/corpora.py",
     "python -m benchmarks.quality.reference_table": "quality/reference_table.py",
     "pytest benchmarks/pytest/bench_masked_lstm.py": "pytest/bench_masked_lstm.py",
     "pytest benchmarks/pytest/bench_layers.py": "pytest/bench_layers.py",

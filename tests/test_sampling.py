@@ -164,6 +164,19 @@ def test_a_fraction_of_a_negative_is_rounded_up_and_there_are_never_more_than_ex
     )
 
 
+def test_the_corpus_says_how_many_others_are_drawn(toy):
+    """Class 0 has 20 of 49 documents, class 3 has 6: 1.45 others a target, and more than the five there are at most."""
+    each = sampler(toy, (0,), negatives_per_target="corpus")
+    assert (each.positives, each.negatives) == (20, 29)
+    few = sampler(toy, (0,), negatives_per_target="corpus", targets_per_epoch=9)
+    assert (few.positives, few.negatives) == (9, 13)  # 13.05
+    assert len({tuple(sorted(rows(few.epoch(epoch)))) for epoch in range(5)}) == 5
+    assert sampler(toy, (3,), negatives_per_target="corpus").negatives == 30
+    assert sampler(toy, (0, 1, 2), negatives_per_target="corpus", targets_per_epoch=1).negatives == 1, "never none"
+    shown = sampler(toy, (0,), negatives_per_target="corpus", shots=4)
+    assert (shown.positives, shown.negatives) == (4, 6), "the corpus' ratio, not that of the documents shown"
+
+
 def test_all_is_everything(toy):
     each = sampler(toy, sampling="all")
     assert each.size == 49

@@ -27,7 +27,7 @@ def test_protocol_seam():
         "steps": 500,
         "batch_size": 128,
         "sampling": "redraw",
-        "negatives_per_target": 5.0,
+        "negatives_per_target": "corpus",
         "targets_per_epoch": 128,
         "target_weight": 1.0,
         "distill_weight": 1.0,
@@ -38,6 +38,7 @@ def test_protocol_seam():
         "reject_constant": True,
         "evaluation": "validation",
         "evaluation_subset": "all",
+        "threshold": "f1",
         "early_stop": -1,
     }
 
@@ -66,6 +67,7 @@ def test_protocol_reference_is_the_public_one():
         "reject_constant": False,
         "evaluation": "test",
         "evaluation_subset": "sampled",
+        "threshold": "half",
         "early_stop": -1,
     }
     assert {key: settings[key] for key in expected} == expected

@@ -336,6 +336,39 @@ SIZES = {
     ],
 }
 
+RANKED = SHARES | {"average_precision": float}
+CORPORA = {
+    "format": str,
+    "method": str,
+    "runs": [{"command": str, "machine": MACHINE}],
+    "unmeasured": [str],
+    "corpora": each({"classes": int, "train": int, "test": int, "data_hash": str, "synthetic": bool}),
+    "pieces": [
+        {
+            "corpus": str,
+            "run": int,
+            "seed": int,
+            "base": {"hash": str, "accuracy": float, "mean_f1": float},
+            "settings": each(object),
+            "engine": str,
+            "seconds": float,
+            "modules": [
+                {
+                    "class": str,
+                    "documents": each(int),
+                    "base": RANKED,
+                    "test": RANKED,
+                    "difference": {"f1": float, "low": float, "high": float},
+                    "kept": float,
+                    "marks": [str],
+                    "threshold": float,
+                    "seconds": float,
+                }
+            ],
+        }
+    ],
+}
+
 INFERENCE_ROW = {
     "class": str,
     "kept": float,
@@ -372,6 +405,7 @@ FORMATS = {
     "seam-fast reference table 1": REFERENCE_TABLE,
     "seam-fast quality study 1": STUDY,
     "seam-fast quality sizes 1": SIZES,
+    "seam-fast quality corpora 1": CORPORA,
     "seam-fast cuda lstm 1": CUDA_LSTM,
     "seam-fast cuda engine 1": CUDA_ENGINE,
     "seam-fast vmap scores 1": VMAP,

@@ -32,7 +32,9 @@ from ..training.devices import CPU, WorkerDevice
 from .cohort import Lane
 from .context import SearchContext
 from .cuda_cohort import LaunchedLane
-from .document_sets import balanced, is_target, vocabulary_floor
+from .delivery import judged
+from .document_sets import balanced, evaluation_view, is_target, vocabulary_floor
+from .epoch_sizes import evaluation_period
 from .evaluate import figures_on_test
 from .sampling import Sampler
 from .selection import F1Selection, ReferenceSelection, Selection
@@ -48,7 +50,8 @@ class ModuleRun:
         context: What it shares with other runs.
         target: Class numbers of the target, sorted.
         seed: Of all random choices.
-        evaluate_every: Epochs between two evaluations; 0: never evaluate, and keep the last epoch.
+        evaluate_every: Epochs between two evaluations; 0: never evaluate, and keep the last epoch; None: see
+            ``epoch_sizes.evaluation_period``.
         keep_scores: Whether the module keeps the scores of its epoch.
 
     Attributes:
@@ -56,6 +59,7 @@ class ModuleRun:
         target: As given.
         seed: As given.
         evaluate_every: As given.
+        period: The same, or what None stands for.
         keep_scores: As given.
         device: Where it is trained.
         sampler: Draws its documents.
@@ -76,7 +80,7 @@ class ModuleRun:
         context: SearchContext,
         target: tuple[int, ...],
         seed: int,
-        evaluate_every: int,
+        evaluate_every: int | None,
         keep_scores: bool = False,
     ) -> None:
         self.context, self.target, self.seed, self.evaluate_every = context, target, seed, evaluate_every
@@ -97,10 +101,13 @@ class ModuleRun:
         self._best: Snapshot | None = None
         self._head_steps = 0  # how many steps were of the head alone
         self._best_steps = 0  # steps taken when the best snapshot was taken
-        self._view = self._evaluation_view()
+        self._view = evaluation_view(settings, context.evaluation.labels, target)
+        period = evaluation_period(settings, self.sampler.size, len(self._view))
+        self.period = period if evaluate_every is None else evaluate_every
         self._metrics: dict[str, Any] | None = None
         self._base_figures: dict[str, float] | None = None
         self._size_curve: list[dict[str, Any]] | None = None
+        self._verdict: dict[str, Any] = {}  # what the card says of threshold and marks
         self.qualified: bool | None = None
         self._steps = 0  # once there is no trainer any more
         self._chosen: tuple[KeepMask | dict[str, Tensor], Head] | None = None  # of the module that is kept
@@ -134,16 +141,6 @@ class ModuleRun:
     def _base_probability(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """The base's probability of the target, as ``Sampler``'s teacher: ids (n, T), lengths (n,) -> (n,)."""
         return self.context.base_probability(self.target, ids, lengths, self.device)
-
-    def _evaluation_view(self) -> Tensor:
-        """Indices of the evaluation documents in their split, int64 (n,): the reference's balanced subset where the
-        settings ask for it, else all.
-        """
-        labels = self.context.evaluation.labels
-        settings = self.context.settings
-        if settings.evaluation_subset == "sampled" and settings.sampling == "balanced":
-            return balanced(labels, self.target)
-        return torch.arange(len(labels))
 
     def train(
         self, stop: threading.Event, report: Callable[["ModuleRun", Figures], None], worker: WorkerDevice = CPU
@@ -190,7 +187,7 @@ class ModuleRun:
         weight, bias = (part.to(base_dtype) for part in rng.head(self.seed, self.target, context.corpus.num_classes))
         self.trainer = trainer = context.make_trainer((weight, bias), self.sampler.fed_ids(), worker.device)
         self.front = Front()
-        self._selection = self._rule() if self.evaluate_every else None
+        self._selection = self._rule() if self.period else None
         return trainer
 
     @contextlib.contextmanager
@@ -209,7 +206,7 @@ class ModuleRun:
         early = settings.selection == "f1" and epoch < settings.first_selectable_epoch(self.epochs)
         if early and settings.keep is not None:
             return False  # it is not of its size yet, and must not be chosen however bad the later ones are
-        return (epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.epochs
+        return (epoch + 1) % self.period == 0 or epoch + 1 == self.epochs
 
     def end_epoch(
         self, epoch: int, loss: float, evaluation: Evaluation, report: Callable[["ModuleRun", Figures], None]
@@ -306,7 +303,8 @@ class ModuleRun:
         accuracy_base = self.base_figures()["accuracy"]
         if settings.selection == "reference":
             return ReferenceSelection(accuracy_base, settings.early_stop, settings.reject_constant)
-        return F1Selection(settings.early_stop, settings.first_selectable_epoch(self.epochs))
+        targets = int(self.base_figures()["targets"])
+        return F1Selection(settings.early_stop, settings.first_selectable_epoch(self.epochs), targets)
 
     def base_figures(self) -> dict[str, float]:
         """The base's own figures on the evaluation documents."""
@@ -402,19 +400,30 @@ class ModuleRun:
             chosen = trainer.full_scores()  # they are the best epoch's, since no step has been begun after it
         else:
             chosen = best.mask, best.head
-        self._chosen = chosen
         test, logits = context.corpus.test, None
-        if self.evaluate_every:
+        documents = self._evaluation_documents
+        if self.period:
+            best = self._judged(best, trainer)
+            chosen = chosen[0], best.head
             logits = trainer.logits_as(best, test.ids, test.lengths)
+        self._chosen = chosen
         self.release()
         self.finished = True  # from here on there is a module, even if its evaluation fails
-        if self.evaluate_every:
+        if self.period:
             module = SeamModule(context.base, self.target, *chosen, card={"base_hash": context.base_hash})
             if best.scores is not None:
-                split, view = context.evaluation, self._view
-                split = Split(split.ids[view], split.lengths[view], split.labels[view])
-                self._size_curve = size_curve(module, split)
+                self._size_curve = size_curve(module, documents[0])
             self._metrics = figures_on_test(module, context.corpus, context.base_logits(test, self.device), logits)
+
+    def _judged(self, best: Snapshot, trainer: Trainer) -> Snapshot:
+        """The chosen module with its threshold; notes that, and what is wrong with it, for the card."""
+        settings, train, own = self.context.settings, self.context.corpus.train, self.sampler.targets
+        settled = self.best_epoch is not None and self.best_epoch >= settings.first_selectable_epoch(self.epochs)
+        documents = self._evaluation_documents[0], Split(train.ids[own], train.lengths[own], train.labels[own])
+        best, self._verdict = judged(
+            best, *documents, self.target, trainer.logits_as, settings.threshold == "f1", settled, self.qualified
+        )
+        return best
 
     def rescue(self) -> None:
         """After a failure: finishes with the best epoch's module, where there is one, and releases all memory."""
@@ -478,6 +487,7 @@ class ModuleRun:
             card["keep_scores"] = True
         if self._size_curve is not None:
             card["size_curve"] = self._size_curve
+        card |= self._verdict
         if self.cut_short:
             card["interrupted"] = True
         module = SeamModule(

@@ -17,13 +17,13 @@ CHOICES = {
     "evaluation": ("validation", "test"),
     "lr_decay": ("none", "cosine"),
     "evaluation_subset": ("all", "sampled"),
+    "threshold": ("half", "f1"),
 }
 NUMBERS = {  # least and largest value
     "alpha": (0, math.inf),
     "lstm_penalty_scale": (0, math.inf),
     "lr_mask": (0, math.inf),
     "lr_head": (0, math.inf),
-    "negatives_per_target": (0, math.inf),
     "target_weight": (0, math.inf),
     "distill_weight": (0, 1),
     "min_epoch_fraction": (0, 1),
@@ -39,12 +39,16 @@ WHOLE_NUMBERS = {  # least value
 }
 NEEDS = (  # a setting; the other setting and the value of it without which it has no effect; a value allowed anyway
     ("lstm_penalty_scale", "penalty", "group", 1.0),
-    ("negatives_per_target", "sampling", "redraw", None),
+    ("negatives_per_target", "sampling", "redraw", "corpus"),
     ("targets_per_epoch", "sampling", "redraw", 0),
     ("min_epoch_fraction", "selection", "f1", 0.0),
     ("reject_constant", "selection", "reference", True),
     ("evaluation_subset", "sampling", "balanced", "all"),
 )
+MOST_NEGATIVES = 5.0
+"""Others for each target document of an epoch at most, where the corpus sets their number: what R8's classes do well
+with. More would leave the few targets of a rare class hardly a share of the loss.
+"""
 HEAD_ONLY_EVERY = 5  # with schedule "seam" epochs 0, 5, 10, ... step only the head
 
 
@@ -82,7 +86,8 @@ class Settings:
         batch_size: Documents a step.
         sampling: ``"balanced"`` (the target's documents and as many others, drawn once, as in the reference),
             ``"redraw"`` (others drawn anew in each epoch) or ``"all"``.
-        negatives_per_target: With ``"redraw"``, others for each target document.
+        negatives_per_target: With ``"redraw"``, others for each target document: a number, or ``"corpus"``, as many as
+            the corpus has for each, but at most ``MOST_NEGATIVES``.
         targets_per_epoch: With ``"redraw"``, target documents of an epoch, drawn anew as well; 0: all.
         target_weight: Weight of target documents in the loss.
         distill_weight: Share of the label that is the base's own probability of the target for the very words that are
@@ -96,6 +101,9 @@ class Settings:
         evaluation: Documents that choose the epoch: ``"validation"`` (held out of training) or ``"test"`` (as in the
             reference).
         evaluation_subset: ``"all"`` of these, or ``"sampled"``, their balanced part where sampling is balanced.
+        threshold: Where a document begins to be the target's: ``"half"``, at a probability of one half as trained, or
+            ``"f1"``, where the F1 on these documents is best (see ``classifier.threshold``), to which the head's bias
+            is moved so that this is one half; it is not moved for fewer than ``modules.marks.FEWEST_TARGETS`` targets.
         early_stop: Epochs without progress, as the rule defines it, before a run ends; -1: never.
 
     Raises:
@@ -116,7 +124,7 @@ class Settings:
     steps: int = 500
     batch_size: int = 128
     sampling: str = "redraw"
-    negatives_per_target: float = 5.0
+    negatives_per_target: float | str = "corpus"
     targets_per_epoch: int = 128
     target_weight: float = 1.0
     distill_weight: float = 1.0
@@ -127,6 +135,7 @@ class Settings:
     reject_constant: bool = True
     evaluation: str = "validation"
     evaluation_subset: str = "all"
+    threshold: str = "f1"
     early_stop: int = -1
 
     def __init__(self, protocol: str = "seam", **options: Any) -> None:
@@ -188,6 +197,12 @@ class Settings:
             if self.keep == 0:
                 raise TrainingError("keep is 0; it must be more than 0, a share of all weights such as 0.02")
         self._set("reject_constant", truth("reject_constant", self.reject_constant))
+        given = self.negatives_per_target
+        if isinstance(given, str) and given == "corpus":
+            self._set("negatives_per_target", "corpus")
+        else:
+            number = real_number("negatives_per_target", given, 0, otherwise=", or 'corpus'")
+            self._set("negatives_per_target", number)
         for name in ("negatives_per_target", "target_weight"):
             if getattr(self, name) == 0:
                 raise TrainingError(f"{name} is 0; it must be more than 0")
@@ -251,6 +266,7 @@ REFERENCE: dict[str, Any] = {  # where the public port differs
     "reject_constant": False,
     "evaluation": "test",
     "evaluation_subset": "sampled",
+    "threshold": "half",
 }
 
 
