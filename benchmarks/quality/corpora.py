@@ -38,7 +38,7 @@ SEEDS = (200, 201, 202)  # no setting was chosen with these
 DRAWS = 2000  # bootstrap samples: an end of the interval is then off by a fiftieth of its width or so
 METHOD = (
     "For each corpus and seed a base by the strong recipe and, by seam_fast.reengineer with default settings, a module "
-    "for each class (of classes_of, where that names some); both of that seed. F1 of the target on the whole test set, "
+    "for each class that has test documents, or, with --every N, for each Nth of these by size; both of that seed. F1 of the target on the whole test set, "
     "natural class shares, looked at once a module. difference: the module's F1 less its base's, with a 95 % interval "
     "by a paired bootstrap over the test documents (percentiles). marks: what the run itself says is wrong with a "
     "module, from documents held out of training."

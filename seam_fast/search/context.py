@@ -145,8 +145,10 @@ class SearchContext:
         self, target: tuple[int, ...], ids: Tensor, lengths: Tensor, device: torch.device = CPU.device
     ) -> Tensor:
         """The base's probability of a target: ids (N, T), lengths (N,) -> (N,), computed on a device."""
-        if ids is self.corpus.train.ids:  # the logits are the same for all modules
-            logits = self.base_logits(self.corpus.train, device)
+        for split in (self.corpus.train, self.evaluation):
+            if ids is split.ids:  # the logits are the same for all modules
+                logits = self.base_logits(split, device)
+                break
         else:
             logits = self._class_logits(self.weights_on(device), ids, lengths)
         return torch.softmax(logits, 1)[:, list(target)].sum(1)

@@ -2,7 +2,16 @@
 
 import math
 
-from .settings import MOST_NEGATIVES, Settings
+from .settings import Settings
+
+MOST_NEGATIVES = 5.0
+"""Others for each target document of an epoch at most, where the corpus sets their number and the class is not rare."""
+FULL_EPOCH = 640
+"""So many others an epoch of a rare class has, as far as ``MOST_OF_RARE`` allows: five for each of 128 targets."""
+MOST_OF_RARE = 20.0
+"""Others for each target document of a rare class at most. With five, modules of classes of a few dozen documents said
+no to nearly everything, since the others that they had seen were too few to trust a yes.
+"""
 
 
 def documents_of_epoch(settings: Settings, targets: int, others: int) -> tuple[int, int]:
@@ -20,7 +29,8 @@ def documents_of_epoch(settings: Settings, targets: int, others: int) -> tuple[i
     if isinstance(settings.negatives_per_target, str):
         # Soft labels pull the head to the mean label of what is drawn. Where that is lower than in the corpus, as with
         # five others for each target of an even class, the head comes to say no to everything.
-        wanted = max(1, round(min(MOST_NEGATIVES, others / targets) * drawn))
+        most = min(max(MOST_NEGATIVES, FULL_EPOCH / used), MOST_OF_RARE)
+        wanted = max(1, round(min(most, others / targets) * drawn))
     else:
         wanted = math.ceil(settings.negatives_per_target * drawn)
     return drawn, min(wanted, others)

@@ -417,12 +417,15 @@ class ModuleRun:
 
     def _judged(self, best: Snapshot, trainer: Trainer) -> Snapshot:
         """The chosen module with its threshold; notes that, and what is wrong with it, for the card."""
-        settings, train, own = self.context.settings, self.context.corpus.train, self.sampler.targets
+        context, settings, documents = self.context, self.context.settings, self._evaluation_documents[0]
+        own = Split(*(part[self.sampler.targets] for part in vars(context.corpus.train).values()))
         settled = self.best_epoch is not None and self.best_epoch >= settings.first_selectable_epoch(self.epochs)
-        documents = self._evaluation_documents[0], Split(train.ids[own], train.lengths[own], train.labels[own])
-        best, self._verdict = judged(
-            best, *documents, self.target, trainer.logits_as, settings.threshold == "f1", settled, self.qualified
-        )
+        prior: tuple[Tensor, float] | None = None
+        if settings.threshold == "f1":
+            probability = self._base_probability(documents.ids, documents.lengths)
+            prior = probability.cpu(), len(context.evaluation) / len(context.fit)
+        of_module = documents, own, self.target, trainer.logits_as
+        best, self._verdict = judged(best, *of_module, prior, settled, self.qualified)
         return best
 
     def rescue(self) -> None:

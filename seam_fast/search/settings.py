@@ -45,10 +45,6 @@ NEEDS = (  # a setting; the other setting and the value of it without which it h
     ("reject_constant", "selection", "reference", True),
     ("evaluation_subset", "sampling", "balanced", "all"),
 )
-MOST_NEGATIVES = 5.0
-"""Others for each target document of an epoch at most, where the corpus sets their number: what R8's classes do well
-with. More would leave the few targets of a rare class hardly a share of the loss.
-"""
 HEAD_ONLY_EVERY = 5  # with schedule "seam" epochs 0, 5, 10, ... step only the head
 
 
@@ -87,7 +83,8 @@ class Settings:
         sampling: ``"balanced"`` (the target's documents and as many others, drawn once, as in the reference),
             ``"redraw"`` (others drawn anew in each epoch) or ``"all"``.
         negatives_per_target: With ``"redraw"``, others for each target document: a number, or ``"corpus"``, as many as
-            the corpus has for each, but at most ``MOST_NEGATIVES``.
+            the corpus has for each, but at most five, or up to twenty for classes of few documents, whose epochs are
+            filled up with others (see ``epoch_sizes``).
         targets_per_epoch: With ``"redraw"``, target documents of an epoch, drawn anew as well; 0: all.
         target_weight: Weight of target documents in the loss.
         distill_weight: Share of the label that is the base's own probability of the target for the very words that are
