@@ -117,6 +117,7 @@ def base_of(corpus: sf.Corpus, seed: int) -> sf.LSTMClassifier:
         base = sf.LSTMClassifier.load(path)
         if base.info.get("data_hash") == corpus.data_hash and base.info.get("seed") == seed:
             return base
+    path.parent.mkdir(parents=True, exist_ok=True)
     return train_base(corpus, "strong", seed, path, say)
 
 
