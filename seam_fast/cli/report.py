@@ -104,10 +104,9 @@ def table(modules: Sequence[SeamModule]) -> str:
         lines.insert(-1, rule)
     below = [r["name"] for r in rows if r["f1"] is not None and r["base_f1"] is not None and r["f1"] < r["base_f1"]]
     notes = [f"below the base (marked v): {', '.join(below)}"] if below else []
-    for mark, (words, advice) in MARKS.items():
-        if marked := [row["name"] for row in rows if mark in row["marks"]]:
-            notes.append(f"{mark}: {', '.join(marked)}")
-            notes.append(f"    {words}; {advice}")
+    for wrong, (words, advice) in MARKS.items():
+        if marked := [row["name"] for row in rows if wrong in row["marks"]]:
+            notes += [f"{wrong}: {', '.join(marked)}", f"    {words}; {advice}"]
     unseen = [r["name"] for r in rows if r["targets"] == 0]
     if unseen:
         notes.append(f"without test documents, so nothing can be said of their F1 (-): {', '.join(unseen)}")
@@ -160,7 +159,7 @@ def in_a_line(module: SeamModule) -> str:
     if f1 and row["base_f1"] is not None:
         f1 = [f"{f1[0]}, base {row['base_f1']:.3f}"]
     seconds = [] if row["seconds"] is None else [f"{row['seconds']:.1f} s"]
-    marks = [mark.upper() for mark in row["marks"]]
+    marks = [wrong.upper() for wrong in row["marks"]]
     return ", ".join([*f1, f"kept {100 * row['kept']:.2f} %", *seconds, *marks])
 
 
@@ -191,10 +190,10 @@ def comparison(module: SeamModule) -> str:
         lines.append("its training was cut short")
     if moved := row["threshold"]:
         before, after = (f"{moved[name]:.3f}" for name in ("f1_before", "f1"))
-        lines.append(f"its threshold was moved on the documents that chose its epoch: F1 there {before} before, {after} after")
-    for mark in row["marks"]:
-        words, advice = MARKS[mark]
-        lines += [f"{mark.upper()}: {words}", f"    {advice}"]
+        lines.append(f"threshold moved on the documents that chose its epoch, from F1 {before} to {after} on these")
+    for wrong in row["marks"]:
+        words, advice = MARKS[wrong]
+        lines += [f"{wrong.upper()}: {words}", f"    {advice}"]
     kept = ", ".join(f"{group} {100 * share:.2f} %" for group, share in row["kept_by_group"].items())
     lines.append(f"kept {100 * row['kept']:.2f} % of all weights: {kept}")
     if row["vocabulary_floor"] is not None:

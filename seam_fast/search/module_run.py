@@ -421,7 +421,7 @@ class ModuleRun:
         own = Split(*(part[self.sampler.targets] for part in vars(context.corpus.train).values()))
         settled = self.best_epoch is not None and self.best_epoch >= settings.first_selectable_epoch(self.epochs)
         prior: tuple[Tensor, float] | None = None
-        if settings.threshold == "f1":
+        if settings.threshold == "f1" and self.history:
             probability = self._base_probability(documents.ids, documents.lengths)
             prior = probability.cpu(), len(context.evaluation) / len(context.fit)
         of_module = documents, own, self.target, trainer.logits_as
