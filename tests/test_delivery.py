@@ -83,7 +83,7 @@ def test_the_other_marks(options, mark):
 
 
 def test_the_base_and_the_training_documents_steady_the_threshold():
-    """One held-out target with a low margin, by chance; the base is sure of two more, and its training documents too."""
+    """One held-out target with a low margin, by chance; the base is sure of two more, its training documents too."""
     margins = np.array([-8.0, -1.0, -1.2] + [-5.0 - 0.1 * k for k in range(40)])
     outputs = torch.tensor([[margin, 0.0] for margin in margins])
     wanted = torch.zeros(43, dtype=torch.bool)

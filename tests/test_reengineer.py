@@ -255,9 +255,7 @@ def test_evaluate_every_0_never_evaluates(toy, toy_base, monkeypatch):
     def forbidden(*args, **kwargs):
         pytest.fail("evaluated")
 
-    (evaluated,) = run(
-        toy_base, toy, [1], selection="last", threshold="half", distill_weight=0.0, backend="torch"
-    )
+    (evaluated,) = run(toy_base, toy, [1], selection="last", threshold="half", distill_weight=0.0, backend="torch")
     for owner, name in (
         (context, "class_logits"),
         (module_run, "module_metrics"),

@@ -180,8 +180,10 @@ def test_the_corpus_says_how_many_others_are_drawn(toy):
 
 @pytest.mark.parametrize(
     ("targets", "others", "drawn"),
-    [(3199, 3198, 128), (1000, 3000, 384), (300, 6000, 640), (128, 6000, 640), (64, 6000, 640), (40, 6000, 640)]
-    + [(20, 6000, 400), (3, 6000, 60), (3, 20, 20), (6000, 20, 1)],
+    [
+        *[(3199, 3198, 128), (1000, 3000, 384), (300, 6000, 640), (128, 6000, 640), (64, 6000, 640)],
+        *[(40, 6000, 640), (20, 6000, 400), (3, 6000, 60), (3, 20, 20), (6000, 20, 1)],
+    ],
 )
 def test_a_rare_class_has_up_to_twenty_others_a_target(targets, others, drawn):
     """At most five others a target in general, 640 an epoch; twenty where fewer than 640 would come together."""

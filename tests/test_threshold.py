@@ -1,4 +1,4 @@
-"""The threshold of the best F1: by trying all, with probable classes and weights, and with documents of equal margin."""
+"""The threshold of the best F1: by trying all, with probable classes and weights, and documents of equal margin."""
 
 import numpy as np
 import pytest

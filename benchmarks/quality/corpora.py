@@ -4,8 +4,8 @@
     python -m benchmarks.quality.corpora --folder corpora r52 --minutes 8 --out runs/c.json   # in pieces: some ...
     python -m benchmarks.quality.corpora --folder corpora r52 --more runs/c.json --out runs/c.json  # ... then the rest
 
-The folder has one for each corpus, NAME-train-all-terms.txt and NAME-test-all-terms.txt in it. A piece is a corpus and a
-seed, of base and modules. Bases go to runs/quality/corpora/, the record to runs/bench/quality_corpora.json. The test
+The folder has one for each corpus, NAME-train-all-terms.txt and NAME-test-all-terms.txt in it. A piece is a corpus and
+a seed, of base and modules. Bases go to runs/quality/corpora/, the record to runs/bench/quality_corpora.json. The test
 documents are looked at once a module.
 """
 
@@ -38,10 +38,10 @@ SEEDS = (200, 201, 202)  # no setting was chosen with these
 DRAWS = 2000  # bootstrap samples: an end of the interval is then off by a fiftieth of its width or so
 METHOD = (
     "For each corpus and seed a base by the strong recipe and, by seam_fast.reengineer with default settings, a module "
-    "for each class that has test documents, or, with --every N, for each Nth of these by size; both of that seed. F1 of the target on the whole test set, "
-    "natural class shares, looked at once a module. difference: the module's F1 less its base's, with a 95 % interval "
-    "by a paired bootstrap over the test documents (percentiles). marks: what the run itself says is wrong with a "
-    "module, from documents held out of training."
+    "for each class that has test documents, or, with --every N, for each Nth of these by size; both of that seed. F1 "
+    "of the target on the whole test set, natural class shares, looked at once a module. difference: the module's F1 "
+    "less its base's, with a 95 % interval by a paired bootstrap over the test documents (percentiles). marks: what "
+    "the run itself says is wrong with a module, from documents held out of training."
 )
 
 
@@ -105,7 +105,9 @@ def about_corpus(corpus: sf.Corpus) -> dict:
 
 def by_size(corpus: sf.Corpus) -> list[int]:
     """Classes that have test documents, the largest first; others could not be judged."""
-    counts, in_test = (torch.bincount(part.labels, minlength=corpus.num_classes) for part in (corpus.train, corpus.test))
+    counts, in_test = (
+        torch.bincount(part.labels, minlength=corpus.num_classes) for part in (corpus.train, corpus.test)
+    )
     order = torch.sort(counts, descending=True, stable=True).indices.tolist()
     return [k for k in order if in_test[k] and counts[k]]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks import RECORDS, ROOT
 from benchmarks.harness import machine, schema
 from benchmarks.report import pictures
+from benchmarks.report import tables_corpora as many_corpora
 from benchmarks.report import tables_cuda as cuda
 from benchmarks.report import tables_inference as inference
 from benchmarks.report import tables_job as job
@@ -25,6 +26,7 @@ PICTURE_LINK = "benchmarks/pictures"  # in a block; markdown.py makes it relativ
 # What makes the records that may not exist yet.
 COMMANDS = {
     "quality_sizes": "python -m benchmarks.quality.sizes",
+    "quality_corpora": "python -m benchmarks.quality.corpora --folder FOLDER NAME ...",
     "cuda_lstm": "bash scripts/gpu_check.sh FOLDER build bench",
     "cuda_engine": "bash scripts/gpu_check.sh FOLDER build engine",
     "inference": "python -m benchmarks.cpu.inference --run runs/r8",
@@ -161,6 +163,9 @@ BLOCKS = {
     "base_blind": lambda: quality.blind(load("quality_base_public")),
     "modules": lambda: block("quality_modules", quality.modules, quality.modules_sentence),
     "reference": lambda: block("reference_table", lambda record: quality.reference_table(record["rows"])),
+    "corpora": lambda: block(
+        "quality_corpora", many_corpora.corpora, many_corpora.verdict, many_corpora.all_classes, many_corpora.runs
+    ),
     "any_size": lambda: block("quality_sizes", any_size.verdict, any_size.sizes, any_size.by_class),
     "floors": lambda: floors(load("job")),
     "plain": lambda: plain(load("step")),

@@ -2,7 +2,7 @@
 
 import statistics
 
-from benchmarks.report.words import joined, percent, table
+from benchmarks.report.words import command, joined, percent, table
 
 ALLOWED = 0.02  # of F1 below the base
 NAMES = {"r8": "R8", "mr": "MR", "r52": "R52", "trec": "TREC", "ohsumed": "Ohsumed"}
@@ -25,7 +25,9 @@ def corpora(record: dict) -> str:
         pieces = [piece for piece in record["pieces"] if piece["corpus"] == name]
         rows = rows_of(record, name)
         by_seed = [statistics.fmean(row["test"]["f1"] for row in piece["modules"]) for piece in pieces]
-        kept, base = (statistics.fmean(values) for values in ([r["kept"] for r in rows], [r["base"]["f1"] for r in rows]))
+        kept, base = (
+            statistics.fmean(values) for values in ([r["kept"] for r in rows], [r["base"]["f1"] for r in rows])
+        )
         accuracy = statistics.fmean(piece["base"]["accuracy"] for piece in pieces)
         classes = len({row["class"] for row in rows})
         lines.append(
@@ -52,7 +54,9 @@ def verdict(record: dict) -> str:
         for row in filter(short, rows_of(record, name)):
             mark = f", {', '.join(row['marks'])}" if row["marks"] else ""
             difference = row["difference"]
-            text = f"{row['class']} {difference['f1']:+.3f} ({difference['low']:+.3f} to {difference['high']:+.3f}{mark})"
+            text = (
+                f"{row['class']} {difference['f1']:+.3f} ({difference['low']:+.3f} to {difference['high']:+.3f}{mark})"
+            )
             found.setdefault(NAMES.get(name, name), []).append(text)
     if not found:
         return f"No module is more than {ALLOWED:g} of F1 below its base beyond what its interval allows."
@@ -65,8 +69,8 @@ def by_class(record: dict, name: str) -> str:
     lines = []
     for name_of_class in dict.fromkeys(row["class"] for row in rows_of(record, name)):
         rows = [row for row in rows_of(record, name) if row["class"] == name_of_class]
-        documents = rows[0]["documents"]
-        each = " ".join(f"**{r['difference']['f1']:+.3f}**" if short(r) else f"{r['difference']['f1']:+.3f}" for r in rows)
+        documents, differences = rows[0]["documents"], [row["difference"] for row in rows]
+        seeds = [("**{:+.3f}**" if short(row) else "{:+.3f}").format(row["difference"]["f1"]) for row in rows]
         marks = dict.fromkeys(mark for row in rows for mark in row["marks"])
         lines.append(
             [
@@ -74,8 +78,8 @@ def by_class(record: dict, name: str) -> str:
                 f"{documents['train']} / {documents['held_out']} / {documents['test']}",
                 f"{statistics.fmean(row['base']['f1'] for row in rows):.3f}",
                 f"{statistics.fmean(row['test']['f1'] for row in rows):.3f}",
-                each,
-                f"{min(r['difference']['low'] for r in rows):+.3f} to {max(r['difference']['high'] for r in rows):+.3f}",
+                " ".join(seeds),
+                f"{min(each['low'] for each in differences):+.3f} to {max(each['high'] for each in differences):+.3f}",
                 percent(statistics.fmean(row["kept"] for row in rows), 2),
                 ", ".join(marks),
             ]
@@ -87,3 +91,9 @@ def by_class(record: dict, name: str) -> str:
 def all_classes(record: dict) -> str:
     """``by_class`` of every corpus."""
     return "\n\n".join(f"{NAMES.get(name, name)}:\n\n{by_class(record, name)}" for name in record["corpora"])
+
+
+def runs(record: dict) -> str:
+    """The commands after the first, which stands below with the record; none where there was one."""
+    commands = dict.fromkeys(command(run) for run in record["runs"][1:])
+    return f"Then {joined([f'`{one}`' for one in commands])}." if commands else ""

@@ -10,7 +10,7 @@ def f1_threshold(
 
     With w a document's probability of being the target's and t whether it is taken for one, the F1 is
     2 sum(w t) / sum(w + t), for true labels the usual one. It is largest at a probability below one half wherever it is
-    below 1 (half of the best F1; Lipton, Elkan and Naryanaswamy, 2014), so a classifier that is unsure of a class must
+    below 1 (half of the best F1; Lipton, Elkan and Narayanaswamy, 2014), so a classifier that is unsure of a class must
     not wait for one half. Thresholds lie midway between neighbouring margins; of several that are as good the one
     nearest to 0 is taken.
 

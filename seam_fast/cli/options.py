@@ -186,7 +186,8 @@ def add_settings(parser: OptionGroup, protocol: str = "seam") -> None:
         "--negatives-per-target",
         type=number_or_corpus,
         metavar="N",
-        help="other documents drawn for each of the target's, or corpus: as many as the corpus has (default), at most 5",
+        help="other documents drawn for each of the target's, or corpus (default): as many as the corpus has, within "
+        "bounds",
     )
     parser.add_argument("--shots", type=int, help="target documents to train on; -1: all")
     parser.add_argument(

@@ -55,7 +55,9 @@ def real_number(name: str, value: object, low: float, high: float = math.inf, ot
     """
     plain = _unpacked(value)
     if isinstance(plain, bool | np.bool_) or not isinstance(plain, numbers.Real):
-        raise TrainingError(f"{name} is {shown(value)}; it must be a number, {_between(low, high, math.inf)}{otherwise}")
+        raise TrainingError(
+            f"{name} is {shown(value)}; it must be a number, {_between(low, high, math.inf)}{otherwise}"
+        )
     try:
         number = float(plain)
     except OverflowError:

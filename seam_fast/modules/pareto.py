@@ -79,7 +79,11 @@ class FrontPoint:
         training left it, and it has no marks and no metrics on test documents.
         """
         card = self._card | {"best_epoch": self.epoch}
-        card = {name: value for name, value in card.items() if name not in ("keep_scores", "size_curve", "threshold", "marks")}
+        card = {
+            name: value
+            for name, value in card.items()
+            if name not in ("keep_scores", "size_curve", "threshold", "marks")
+        }
         return SeamModule(self._base, self._target, self.mask, self._head, history=self._history, card=card)
 
 

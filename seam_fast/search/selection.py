@@ -103,7 +103,11 @@ class F1Selection:
         """As in ``Selection``; reads f1, recall, specificity, epoch and, where there is one, average_precision."""
         late_enough = self.first_epoch == 0 or figures["epoch"] >= self.first_epoch
         constant = is_constant_like(figures)
-        rank = (late_enough, not constant, figures.get("average_precision", figures["f1"]) if constant else figures["f1"])
+        rank = (
+            late_enough,
+            not constant,
+            figures.get("average_precision", figures["f1"]) if constant else figures["f1"],
+        )
         if not self.trusted:
             rank = (late_enough, False, 0.0)
         self._since = 0 if rank > self._best else self._since + late_enough
