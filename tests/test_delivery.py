@@ -60,7 +60,8 @@ def test_a_module_that_always_says_no_but_ranks_well_is_mended():
 
 
 def test_one_that_ranks_nothing_is_constant():
-    assert judged([-2.0] * 42, WANTED, own=(-2.0,) * 9)[1]["marks"] == ["constant"]
+    for qualified in (True, False):
+        assert judged([-2.0] * 42, WANTED, own=(-2.0,) * 9, qualified=qualified)[1]["marks"] == ["constant"]
 
 
 def test_few_targets_are_not_validated_and_their_training_documents_tell_whether_it_is_constant():

@@ -68,7 +68,8 @@ def test_no_threshold_lies_among_equal_margins():
     margin = np.array([5.0] * 40 + [-1.0] * 20 + [-2.0] * 40) - 6.0
     wanted = np.array([1.0] * 30 + [0.0] * 10 + [1.0] * 5 + [0.0] * 55)
     assert f1_threshold(margin, wanted) == -4.0  # midway between -1 and -7: 30 of 40, not the next 20
-    jitter = margin + 1e-7 * np.arange(100)
+    jitter = margin - 1e-7 * np.arange(100)  # rounding that happens to rank the targets first
+    assert f1_threshold(jitter, wanted) > -1.1
     assert f1_threshold(jitter, wanted, resolution=1e-5) == pytest.approx(-4.0, abs=1e-4)
     assert f1_threshold(np.zeros(100), wanted) == 0
 
