@@ -106,7 +106,7 @@ def table(modules: Sequence[SeamModule]) -> str:
     notes = [f"below the base (marked v): {', '.join(below)}"] if below else []
     for wrong, (words, advice) in MARKS.items():
         if marked := [row["name"] for row in rows if wrong in row["marks"]]:
-            notes += [f"{wrong}: {', '.join(marked)}", f"    {words}; {advice}"]
+            notes += [f"{wrong}: {', '.join(marked)}", f"    {words};", f"    {advice}"]
     unseen = [r["name"] for r in rows if r["targets"] == 0]
     if unseen:
         notes.append(f"without test documents, so nothing can be said of their F1 (-): {', '.join(unseen)}")
