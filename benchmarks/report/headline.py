@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterator
 
 from benchmarks import RECORDS
-from benchmarks.report.tables_corpora import ALLOWED, NAMES, rows_of, short
+from benchmarks.report.tables_corpora import ALLOWED, NAMES, names, rows_of, seeds, short
 from benchmarks.report.tables_inference import over_classes
 from benchmarks.report.words import number, percent, ratio
 
@@ -50,7 +50,7 @@ def other_corpora() -> Row:
     """Mean F1 of modules and bases, by corpus, and how many modules fall short."""
     record = load("quality_corpora")
     parts, every = [], []
-    for name in record["corpora"]:
+    for name in names(record):
         found = rows_of(record, name)
         every += found
         own, base = (statistics.fmean(row[key]["f1"] for row in found) for key in ("test", "base"))
@@ -60,8 +60,7 @@ def other_corpora() -> Row:
         f"{', '.join(parts)}; **{lacking} of {len(every)}** modules are more than {100 * ALLOWED:g} points below the "
         "base beyond their interval"
     )
-    seeds = len({piece["seed"] for piece in record["pieces"]})
-    what = f"modules' mean F1 (the base's) on {len(parts)} corpora, {seeds} seeds of base and modules"
+    what = f"modules' mean F1 (the base's) on {len(parts)} corpora, {seeds(record)} fresh seeds of base and modules"
     return what, figure, "Other corpora", "quality.md#other-corpora", "quality_corpora"
 
 

@@ -13,6 +13,18 @@ def short(row: dict) -> bool:
     return row["difference"]["high"] < -ALLOWED
 
 
+def names(record: dict) -> list[str]:
+    """The corpora, those of ``NAMES`` first and in their order."""
+    known = [name for name in NAMES if name in record["corpora"]]
+    return [*known, *(name for name in record["corpora"] if name not in NAMES)]
+
+
+def seeds(record: dict) -> str:
+    """How many seeds the corpora were measured with."""
+    counts = [sum(piece["corpus"] == name for piece in record["pieces"]) for name in record["corpora"]]
+    return f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(max(counts))
+
+
 def rows_of(record: dict, name: str) -> list[dict]:
     """The modules of a corpus, of all seeds."""
     return [row for piece in record["pieces"] if piece["corpus"] == name for row in piece["modules"]]
@@ -21,7 +33,8 @@ def rows_of(record: dict, name: str) -> list[dict]:
 def corpora(record: dict) -> str:
     """A row a corpus: means over classes and seeds, and how many modules fall short or have a mark."""
     lines = []
-    for name, about in record["corpora"].items():
+    for name in names(record):
+        about = record["corpora"][name]
         pieces = [piece for piece in record["pieces"] if piece["corpus"] == name]
         rows = rows_of(record, name)
         by_seed = [statistics.fmean(row["test"]["f1"] for row in piece["modules"]) for piece in pieces]
@@ -50,7 +63,7 @@ def corpora(record: dict) -> str:
 def verdict(record: dict) -> str:
     """Which modules fall short."""
     found: dict[str, list[str]] = {}
-    for name in record["corpora"]:
+    for name in names(record):
         for row in filter(short, rows_of(record, name)):
             mark = f", {', '.join(row['marks'])}" if row["marks"] else ""
             difference = row["difference"]
@@ -70,7 +83,7 @@ def by_class(record: dict, name: str) -> str:
     for name_of_class in dict.fromkeys(row["class"] for row in rows_of(record, name)):
         rows = [row for row in rows_of(record, name) if row["class"] == name_of_class]
         documents, differences = rows[0]["documents"], [row["difference"] for row in rows]
-        seeds = [("**{:+.3f}**" if short(row) else "{:+.3f}").format(row["difference"]["f1"]) for row in rows]
+        each_seed = [("**{:+.3f}**" if short(row) else "{:+.3f}").format(row["difference"]["f1"]) for row in rows]
         marks = dict.fromkeys(mark for row in rows for mark in row["marks"])
         lines.append(
             [
@@ -78,7 +91,7 @@ def by_class(record: dict, name: str) -> str:
                 f"{documents['train']} / {documents['held_out']} / {documents['test']}",
                 f"{statistics.fmean(row['base']['f1'] for row in rows):.3f}",
                 f"{statistics.fmean(row['test']['f1'] for row in rows):.3f}",
-                " ".join(seeds),
+                " ".join(each_seed),
                 f"{min(each['low'] for each in differences):+.3f} to {max(each['high'] for each in differences):+.3f}",
                 percent(statistics.fmean(row["kept"] for row in rows), 2),
                 ", ".join(marks),
@@ -90,7 +103,7 @@ def by_class(record: dict, name: str) -> str:
 
 def all_classes(record: dict) -> str:
     """``by_class`` of every corpus."""
-    return "\n\n".join(f"{NAMES.get(name, name)}:\n\n{by_class(record, name)}" for name in record["corpora"])
+    return "\n\n".join(f"{NAMES.get(name, name)}:\n\n{by_class(record, name)}" for name in names(record))
 
 
 def runs(record: dict) -> str:
