@@ -13,6 +13,7 @@ from ..classifier.corpus_check import check_corpus
 from ..classifier.inference import class_logits, logits_at_once, project_words
 from ..classifier.model import LSTMClassifier
 from ..classifier.state_keys import EMBEDDING, group_sizes, groups
+from ..common import rng
 from ..common.arguments import choice
 from ..data.corpus import Corpus, Split
 from ..modules.mask import Head
@@ -93,7 +94,8 @@ class SearchContext:
             self.weights = beside.weights
         elif engine == "cpu" and self.trainer_class.fused:
             self.weights = copy_to_huge_pages(weights)
-        names = ("alpha", "lr_mask", "lr_head", "schedule", "penalty", "lstm_penalty_scale", "target_weight")
+        names = ("alpha", "lr_mask", "lr_head", "schedule", "penalty", "target_weight")
+        names += ("lstm_penalty_scale", "linear_penalty_scale")
         self.step_config = StepConfig(readout=base.readout, **{name: getattr(settings, name) for name in names})
         self.groups, self.sizes = groups(weights), group_sizes(weights)
         self.total = sum(self.sizes.values())
@@ -113,6 +115,12 @@ class SearchContext:
         return self.trainer_class.for_engine(
             self.weights_on(device), head, torch.as_tensor(fed_ids), self.step_config, self.lazy_update
         )
+
+    def initial_head(self, seed: int, target: tuple[int, ...]) -> Head:
+        """The head that a target's training begins with, in the weights' dtype."""
+        weight, bias = rng.head(seed, target, self.corpus.num_classes, self.settings.head_start == "aligned")
+        dtype = next(iter(self.weights.values())).dtype
+        return weight.to(dtype), bias.to(dtype)
 
     def weights_on(self, device: torch.device) -> dict[str, Tensor]:
         """The base's weights by key on a device, copied there once for all modules."""

@@ -15,7 +15,6 @@ from .._version import __version__
 from ..classifier.inference import class_logits
 from ..classifier.metrics import base_metrics, module_metrics
 from ..classifier.reference_model import head_logits
-from ..common import rng
 from ..common.default_device import cpu_by_default
 from ..common.deprecation import warn_renamed
 from ..data.corpus import Split
@@ -183,9 +182,8 @@ class ModuleRun:
             return self.trainer
         context, self.device = self.context, worker.device
         self._begun = time.perf_counter()
-        base_dtype = next(iter(context.weights.values())).dtype
-        weight, bias = (part.to(base_dtype) for part in rng.head(self.seed, self.target, context.corpus.num_classes))
-        self.trainer = trainer = context.make_trainer((weight, bias), self.sampler.fed_ids(), worker.device)
+        head = context.initial_head(self.seed, self.target)
+        self.trainer = trainer = context.make_trainer(head, self.sampler.fed_ids(), worker.device)
         self.front = Front()
         self._selection = self._rule() if self.period else None
         return trainer

@@ -18,10 +18,12 @@ CHOICES = {
     "lr_decay": ("none", "cosine"),
     "evaluation_subset": ("all", "sampled"),
     "threshold": ("half", "f1"),
+    "head_start": ("random", "aligned"),
 }
 NUMBERS = {  # least and largest value
     "alpha": (0, math.inf),
     "lstm_penalty_scale": (0, math.inf),
+    "linear_penalty_scale": (0, math.inf),
     "lr_mask": (0, math.inf),
     "lr_head": (0, math.inf),
     "target_weight": (0, math.inf),
@@ -39,6 +41,7 @@ WHOLE_NUMBERS = {  # least value
 }
 NEEDS = (  # a setting; the other setting and the value of it without which it has no effect; a value allowed anyway
     ("lstm_penalty_scale", "penalty", "group", 1.0),
+    ("linear_penalty_scale", "penalty", "group", 1.0),
     ("negatives_per_target", "sampling", "redraw", "corpus"),
     ("targets_per_epoch", "sampling", "redraw", 0),
     ("min_epoch_fraction", "selection", "f1", 0.0),
@@ -71,6 +74,10 @@ class Settings:
         penalty: ``"global"``, alpha * kept / N over all weights, or ``"group"``, the sum of that over the groups
             embedding, LSTM and linear.
         lstm_penalty_scale: Factor of the LSTM's term in penalty ``"group"``.
+        linear_penalty_scale: Factor of the linear layer's term in penalty ``"group"``. Its few weights save nothing, and
+            a penalty of alpha over their number is as strong as the loss: with two classes it can drop them all.
+        head_start: How the head begins: ``"random"``, as ``torch.nn.Linear`` does, or ``"aligned"``, the same numbers,
+            but each class's two weights in the order that fits: the target's classes speak for it, all others against.
         lr_mask: Adam's learning rate of the scores.
         lr_head: Adam's learning rate of the head.
         lr_decay: ``"none"``, or ``"cosine"``, by which both rates fall towards 0 over the epochs (constant within an
@@ -113,6 +120,8 @@ class Settings:
     keep: float | None = None
     penalty: str = "group"
     lstm_penalty_scale: float = 0.35
+    linear_penalty_scale: float = 0.0
+    head_start: str = "aligned"
     lr_mask: float = 0.03
     lr_head: float = 0.01
     lr_decay: str = "cosine"
@@ -248,6 +257,8 @@ REFERENCE: dict[str, Any] = {  # where the public port differs
     "alpha": 0.2,
     "penalty": "global",
     "lstm_penalty_scale": 1.0,
+    "linear_penalty_scale": 1.0,
+    "head_start": "random",
     "lr_decay": "none",
     "targets_per_epoch": 0,
     "distill_weight": 0.0,
