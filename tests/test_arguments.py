@@ -107,6 +107,7 @@ def valid(name):
     """A field's value in a Settings in which it has an effect."""
     beside = {
         "lstm_penalty_scale": {"penalty": "group"},
+        "linear_penalty_scale": {"penalty": "group"},
         "reject_constant": {"protocol": "reference"},
         "target_weight": {"distill_weight": 0},
     }
@@ -167,6 +168,7 @@ def test_steps_and_epochs_replace_each_other():
     ("protocol", "options"),
     [
         ("seam", {"penalty": "global", "lstm_penalty_scale": 0.5}),
+        ("seam", {"penalty": "global", "linear_penalty_scale": 0.5}),
         ("seam", {"sampling": "all", "negatives_per_target": 3}),
         ("seam", {"sampling": "balanced", "targets_per_epoch": 10}),
         ("seam", {"selection": "last", "min_epoch_fraction": 0.5}),

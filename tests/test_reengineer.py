@@ -154,9 +154,12 @@ def test_a_whole_run_of_protocol_seam_by_hand(toy, toy_base):
         "alpha": settings.alpha,
         "penalty": "group",
         "lstm_penalty_scale": settings.lstm_penalty_scale,
+        "linear_penalty_scale": settings.linear_penalty_scale,
         "schedule": "joint",
     }
-    hand = by_hand.HandSeam(base.weights(), rng.head(2, (1,), 4), readout="last_word", lr_mask=0, lr_head=0, **options)
+    hand = by_hand.HandSeam(
+        base.weights(), rng.head(2, (1,), 4, True), readout="last_word", lr_mask=0, lr_head=0, **options
+    )
     for epoch in range(5):
         scale = (1 + math.cos(math.pi * epoch / 5)) / 2
         hand.lr_mask, hand.lr_head = 0.05 * scale, 0.01 * scale
@@ -284,7 +287,7 @@ def test_evaluate_every_other_epoch_and_always_the_last(toy, toy_base):
 def test_no_epochs_leave_everything_kept(toy, toy_base):
     (module,) = run(toy_base, toy, [1], epochs=0)
     assert module.kept == 1 and module.history == []
-    weight, bias = rng.head(0, (1,), 4)
+    weight, bias = rng.head(0, (1,), 4, True)
     assert torch.equal(module.head[0], weight) and torch.equal(module.head[1], bias)
     assert module.metrics["test"]["documents"] == len(toy.test)
 

@@ -433,5 +433,10 @@ def test_head_is_drawn_as_torch_draws_a_linear_layer(classes):
         assert values.max() > 0.9 * bound and values.min() < -0.9 * bound
         assert len(torch.unique(values)) > 0.99 * len(values)
     assert not torch.equal(heads[0][0], rng.head(0, (3,), classes)[0])
+    weight, bias = rng.head(0, (2,), classes, aligned=True) if classes > 2 else heads[0]
+    assert torch.equal(bias, heads[0][1]) and torch.equal(weight.sort(0).values, heads[0][0].sort(0).values)
+    if classes > 2:
+        speaks_for_the_target = weight[0] > weight[1]
+        assert speaks_for_the_target[2] and speaks_for_the_target.sum() == 1
     again = rng.head(0, (2,), classes)
     assert torch.equal(heads[0][0], again[0]) and torch.equal(heads[0][1], again[1])

@@ -94,8 +94,8 @@ class SearchContext:
             self.weights = beside.weights
         elif engine == "cpu" and self.trainer_class.fused:
             self.weights = copy_to_huge_pages(weights)
-        names = ("alpha", "lr_mask", "lr_head", "schedule", "penalty", "target_weight")
-        names += ("lstm_penalty_scale", "linear_penalty_scale")
+        names = ["alpha", "lr_mask", "lr_head", "schedule", "penalty", "target_weight"]
+        names += ["lstm_penalty_scale", "linear_penalty_scale"]
         self.step_config = StepConfig(readout=base.readout, **{name: getattr(settings, name) for name in names})
         self.groups, self.sizes = groups(weights), group_sizes(weights)
         self.total = sum(self.sizes.values())

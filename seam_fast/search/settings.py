@@ -74,8 +74,8 @@ class Settings:
         penalty: ``"global"``, alpha * kept / N over all weights, or ``"group"``, the sum of that over the groups
             embedding, LSTM and linear.
         lstm_penalty_scale: Factor of the LSTM's term in penalty ``"group"``.
-        linear_penalty_scale: Factor of the linear layer's term in penalty ``"group"``. Its few weights save nothing, and
-            a penalty of alpha over their number is as strong as the loss: with two classes it can drop them all.
+        linear_penalty_scale: Factor of the linear layer's term in penalty ``"group"``. Its few weights save nothing,
+            and a penalty of alpha over their number is as strong as the loss: with two classes it can drop them all.
         head_start: How the head begins: ``"random"``, as ``torch.nn.Linear`` does, or ``"aligned"``, the same numbers,
             but each class's two weights in the order that fits: the target's classes speak for it, all others against.
         lr_mask: Adam's learning rate of the scores.
