@@ -21,6 +21,7 @@ COMMANDS = {
     "python -m benchmarks.quality.frontier": "quality/frontier.py",
     "python -m benchmarks.quality.linear": "quality/linear.py",
     "python -m benchmarks.quality.start": "quality/start.py",
+    "python -m benchmarks.quality.corpora": "quality/corpora.py",
     "python -m benchmarks.quality.reference_table": "quality/reference_table.py",
     "pytest benchmarks/pytest/bench_masked_lstm.py": "pytest/bench_masked_lstm.py",
     "pytest benchmarks/pytest/bench_layers.py": "pytest/bench_layers.py",

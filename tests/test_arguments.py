@@ -100,12 +100,14 @@ def test_the_sentence_quotes_no_more_than_fits():
 
 FIELDS = {field.name: type(field.default) for field in dataclasses.fields(Settings)}
 FIELDS |= {"epochs": int, "keep": float}  # or None
+FIELDS |= {"negatives_per_target": float}  # or "corpus"
 
 
 def valid(name):
     """A field's value in a Settings in which it has an effect."""
     beside = {
         "lstm_penalty_scale": {"penalty": "group"},
+        "linear_penalty_scale": {"penalty": "group"},
         "reject_constant": {"protocol": "reference"},
         "target_weight": {"distill_weight": 0},
     }
@@ -166,6 +168,7 @@ def test_steps_and_epochs_replace_each_other():
     ("protocol", "options"),
     [
         ("seam", {"penalty": "global", "lstm_penalty_scale": 0.5}),
+        ("seam", {"penalty": "global", "linear_penalty_scale": 0.5}),
         ("seam", {"sampling": "all", "negatives_per_target": 3}),
         ("seam", {"sampling": "balanced", "targets_per_epoch": 10}),
         ("seam", {"selection": "last", "min_epoch_fraction": 0.5}),
@@ -191,6 +194,7 @@ def test_an_option_that_says_what_is_done_is_not():
         {"sampling": "all", "targets_per_epoch": 0},
         {"selection": "last", "min_epoch_fraction": 0},
         {"reject_constant": True},
+        {"sampling": "all", "negatives_per_target": "corpus"},
     ):
         Settings().with_options(**options)
     Settings("reference").with_options(sampling="redraw", negatives_per_target=3, reject_constant=True)
@@ -207,7 +211,7 @@ def never_trained(monkeypatch):
 
 REFUSED = [
     *[({"seed": v}, "^seed is .*must be") for v in (None, 1.5, True, "0", HUGE, -HUGE, math.nan, [1])],
-    *[({"evaluate_every": v}, "^evaluate_every is .*must be") for v in (1.5, -1, True, "1", None, HUGE, math.nan)],
+    *[({"evaluate_every": v}, "^evaluate_every is .*must be") for v in (1.5, -1, True, "1", HUGE, math.nan)],
     *[({"threads": v}, "^threads is .*must be .*or None") for v in (1.5, 0, -1, True, "2", math.nan)],
     ({"lazy_update": "sometimes"}, "lazy_update is 'sometimes'; it must be one of"),
     ({"lazy_update": None}, "lazy_update is None"),
@@ -317,6 +321,7 @@ def test_refused_by_a_study(toy, toy_base, options, sentence):
         ("--steps 10 --epochs 2", "epochs and steps cannot both be given"),
         ("--protocol reference --negatives-per-target 2", "--negatives-per-target is 2.0, which has no effect where"),
         ("--evaluate-every 0 --selection f1", "--selection has no effect with --evaluate-every 0"),
+        ("--evaluate-every 0 --threshold f1", "--threshold f1 has no effect with --evaluate-every 0"),
         ("--evaluate-every 0 --early-stop 2", "--early-stop has no effect where --evaluate-every is 0"),
         ("--evaluate-every -1", "--evaluate-every is -1; it must be at least 0"),
         (f"--seed {HUGE}", f"seed is {HUGE}; it must be between"),
@@ -325,6 +330,7 @@ def test_refused_by_a_study(toy, toy_base, options, sentence):
         ("--lr-mask inf", "--lr-mask is inf; it must be a finite number"),
         ("--word-dropout 1", "--word-dropout is 1.0; it must be"),
         ("--steps 0", "steps is 0; it must be at least 1"),
+        ("--negatives-per-target 0", "--negatives-per-target is 0; it must be more than 0"),
     ],
 )
 def test_flags_that_are_refused(tmp_path, monkeypatch, capsys, flags, sentence):

@@ -97,7 +97,7 @@ def test_a_target_that_fails_fails_alone(toy, toy_base, stepped, monkeypatch):
 
     def spoiled(search, head, fed_ids, device):
         trainer = made(search, head, fed_ids, device)
-        if torch.equal(head[0], rng.head(0, (1,), 4)[0]):
+        if torch.equal(head[0], rng.head(0, (1,), 4, True)[0]):
             trainer.weights = trainer.weights | {toy_weights.LINEAR[0]: torch.full((4, 5), math.nan)}
         return trainer
 

@@ -11,7 +11,7 @@ from seam_fast.modules.mask import KeepMask
 from seam_fast.modules.nested import cut
 from seam_fast.modules.resize import CURVE_SHARES, figures_on_documents, validation_documents
 
-RUN = {"steps": 60, "batch_size": 8, "lr_mask": 0.1}
+RUN = {"steps": 60, "batch_size": 8, "lr_mask": 0.1, "threshold": "half"}
 ENGINES = ("cpu", "torch", "host", "deep")  # deep: the trainer of the op
 
 
@@ -36,7 +36,7 @@ def run(request, toy, toy_base):
 
 def test_the_scores_of_the_chosen_epoch_are_kept(run):
     """Also where it is not the last: whose mask they must give, which a run without scores has as bits."""
-    options = {"min_epoch_fraction": 0.0, "alpha": 20.0, "lr_decay": "none"}  # so much that later epochs are worse
+    options = {"selection": "reference", "alpha": 20.0, "lr_decay": "none"}  # so much that later epochs are worse
     plain, module = run(**options), run(**options, keep_scores=True)
     assert module.card["best_epoch"] == plain.card["best_epoch"] < module.card["epochs"] - 1
     assert module.mask == plain.mask

@@ -56,6 +56,7 @@ def test_follows_the_reference_step(shape, readout):
 def test_schedules_penalties_and_soft_labels(schedule, penalty):
     """Epochs 0 and 5 of schedule seam step the head alone."""
     options = {"schedule": schedule, "penalty": penalty, "lstm_penalty_scale": 3.0, "readout": "last_word"}
+    options["linear_penalty_scale"] = 0.25
     engine, stepper = make_pair((2, True), **options)
     before = [part.detach().clone() for part in engine.head]
     follow(engine, stepper, [with_soft_labels(documents) for documents in epochs(6)], 4)

@@ -24,7 +24,9 @@ from seam_fast import (
 from seam_fast.classifier import reference_model
 from seam_fast.classifier.metrics import base_metrics, module_metrics
 from seam_fast.common import rng
+from seam_fast.modules.marks import FEWEST_TARGETS
 from seam_fast.search import context, module_run
+from seam_fast.search.evaluate import figures_on
 from seam_fast.search.sampling import Sampler, is_target
 from seam_fast.search.selection import F1Selection
 from seam_fast.training.torch_trainer import TorchTrainer
@@ -139,7 +141,8 @@ def test_a_whole_run_by_hand(toy, toy_base, schedule):
 def test_a_whole_run_of_protocol_seam_by_hand(toy, toy_base):
     """Its defaults in float64: redrawn documents of the fit part, dropped words, soft labels, falling rates."""
     base = copy.deepcopy(toy_base).double()
-    (module,) = run(base, toy, [1], selection="last", seed=2, **{"lr_mask": 0.05, "epochs": 5, "batch_size": 16})
+    options = {"lr_mask": 0.05, "epochs": 5, "batch_size": 16, "threshold": "half"}
+    (module,) = run(base, toy, [1], selection="last", seed=2, **options)
     settings = Settings(lr_mask=0.05, epochs=5)
 
     def teacher(ids, lengths):
@@ -151,9 +154,12 @@ def test_a_whole_run_of_protocol_seam_by_hand(toy, toy_base):
         "alpha": settings.alpha,
         "penalty": "group",
         "lstm_penalty_scale": settings.lstm_penalty_scale,
+        "linear_penalty_scale": settings.linear_penalty_scale,
         "schedule": "joint",
     }
-    hand = by_hand.HandSeam(base.weights(), rng.head(2, (1,), 4), readout="last_word", lr_mask=0, lr_head=0, **options)
+    hand = by_hand.HandSeam(
+        base.weights(), rng.head(2, (1,), 4, True), readout="last_word", lr_mask=0, lr_head=0, **options
+    )
     for epoch in range(5):
         scale = (1 + math.cos(math.pi * epoch / 5)) / 2
         hand.lr_mask, hand.lr_head = 0.05 * scale, 0.01 * scale
@@ -198,7 +204,8 @@ def test_history_and_card(toy, toy_base):
         assert 0 < figures["cross_entropy"] < 10 and 0 < figures["kept"] <= 1 and figures["seconds"] > 0
         assert set(figures["kept_by_group"]) == {"embedding", "lstm", "linear"}
         assert figures["documents"] == len(toy.validation_indices()[1])
-    best = choose(F1Selection(), module.history)
+    assert module.history[0]["targets"] < FEWEST_TARGETS, "a toy: too few to choose by"
+    best = choose(F1Selection(targets=1), module.history)
     card = module.card
     assert card["best_epoch"] == best
     assert module.kept == module.history[best]["kept"]
@@ -211,7 +218,7 @@ def test_history_and_card(toy, toy_base):
 
 
 def test_figures_are_those_of_the_documents_they_claim(toy, toy_base):
-    (module,) = run(toy_base, toy, [2], selection="last")
+    (module,) = run(toy_base, toy, [2], selection="last", threshold="half")
     weights, test = toy_base.weights(), toy.test
 
     def figures(split, chosen):
@@ -251,7 +258,7 @@ def test_evaluate_every_0_never_evaluates(toy, toy_base, monkeypatch):
     def forbidden(*args, **kwargs):
         pytest.fail("evaluated")
 
-    (evaluated,) = run(toy_base, toy, [1], selection="last", distill_weight=0.0, backend="torch")
+    (evaluated,) = run(toy_base, toy, [1], selection="last", threshold="half", distill_weight=0.0, backend="torch")
     for owner, name in (
         (context, "class_logits"),
         (module_run, "module_metrics"),
@@ -280,7 +287,7 @@ def test_evaluate_every_other_epoch_and_always_the_last(toy, toy_base):
 def test_no_epochs_leave_everything_kept(toy, toy_base):
     (module,) = run(toy_base, toy, [1], epochs=0)
     assert module.kept == 1 and module.history == []
-    weight, bias = rng.head(0, (1,), 4)
+    weight, bias = rng.head(0, (1,), 4, True)
     assert torch.equal(module.head[0], weight) and torch.equal(module.head[1], bias)
     assert module.metrics["test"]["documents"] == len(toy.test)
 
@@ -290,6 +297,34 @@ def test_early_stop_ends_early(toy, toy_base):
     still = {"lr_mask": 0.0, "lr_head": 0.0, "epochs": 10, "min_epoch_fraction": 0.0}
     assert len(run(toy_base, toy, [0], early_stop=3, **still)[0].history) == 4
     assert len(run(toy_base, toy, [0], early_stop=-1, **still)[0].history) == 10
+
+
+def test_the_threshold_moves_the_heads_bias_and_the_card_says_so(toy, toy_base):
+    """Figures on the test documents and answers are those of the moved one; everything else is as without."""
+    half, moved = (run(toy_base, toy, [1], threshold=threshold, seed=3)[0] for threshold in ("half", "f1"))
+    found = moved.card["threshold"]
+    assert found["moved_by"] != 0 and "threshold" not in half.card
+    assert torch.equal(half.head[0], moved.head[0])
+    shift = half.head[1] - moved.head[1]
+    assert shift.tolist() == pytest.approx([found["moved_by"], 0.0], abs=1e-6)
+    assert half.mask == moved.mask and half.history[-1]["f1"] == moved.history[-1]["f1"] == found["f1_before"]
+    figures = figures_on(moved, toy.test)
+    assert moved.metrics == figures != half.metrics
+
+
+def test_rare_classes_are_evaluated_more_seldom(toy, toy_base):
+    """So that evaluations read no more documents than training; a rule that counts epochs sees each of them."""
+    count = len(toy.validation_indices()[1])
+    few = {"targets_per_epoch": 1, "negatives_per_target": 1, "epochs": 9}
+
+    def evaluated(**options):
+        (module,) = run(toy_base, toy, [1], **few | options)
+        return [figures["epoch"] for figures in module.history if "f1" in figures]
+
+    assert count == 5 and evaluated() == [2, 5, 8], "two documents an epoch: after the third, six"
+    assert evaluated(early_stop=5) == evaluated(evaluate_every=1)[: len(evaluated(early_stop=5))]
+    assert evaluated(evaluate_every=4) == [3, 7, 8]
+    assert evaluated(targets_per_epoch=2, negatives_per_target=2) == list(range(9))
 
 
 def test_selection_last(toy, toy_base):

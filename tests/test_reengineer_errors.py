@@ -54,7 +54,7 @@ def test_ctrl_c_carries_the_best_modules_so_far(toy, toy_base):
     module, *others = caught.value.modules
     assert others == [None, None], "one thread: they had not begun"
     assert 2 <= len(module.history) < 20_000 and module.target == (1,)
-    assert module.card["best_epoch"] == choose(F1Selection(), module.history)
+    assert module.card["best_epoch"] == choose(F1Selection(targets=1), module.history)
     assert module.kept == module.history[module.card["best_epoch"]]["kept"]
     assert module.predict_proba(toy.test.ids, toy.test.lengths).shape == (21, 2)
     assert module.front[0].module().kept == min(figures["kept"] for figures in module.history)

@@ -187,6 +187,7 @@ def test_penalty_of_a_deep_base_by_hand():
     assert reference_model.kept_ratio(scores) == 4 / 98
     assert reference_step.penalty(scores, 0.2).item() == pytest.approx(0.2 * 4 / 98)
     assert reference_step.penalty(scores, 0.2, "group", 3.0).item() == pytest.approx(0.2 * (3 * 2 / 80 + 2 / 6))
+    assert reference_step.penalty(scores, 0.2, "group", 3.0, 0.5).item() == pytest.approx(0.2 * (3 * 2 / 80 + 1 / 6))
 
 
 @pytest.mark.parametrize(("kind", "sizes"), [("global", (36, 36, 36)), ("group", (12, 20, 4))])
@@ -297,6 +298,7 @@ def test_six_epochs_by_hand(schedule, penalty):
 
 def test_labels_may_be_soft():
     options = {"alpha": 0.2, "lr_mask": 0.05, "lr_head": 0.02, "penalty": "group", "lstm_penalty_scale": 3.0}
+    options["linear_penalty_scale"] = 0.25
     weights, head = toy_weights.make_weights(), toy_weights.make_head()
     ours, hand = stepper(head, weights, **options), by_hand.HandSeam(weights, head, **options)
     for epoch in range(4):

@@ -7,6 +7,7 @@ import pytest
 from support.toy_weights import make_module
 
 from seam_fast.cli import plots, report
+from seam_fast.modules.marks import MARKS
 
 
 def test_table_has_a_row_a_class_a_mean_and_marks_what_is_below_the_base():
@@ -115,3 +116,19 @@ def test_pictures_without_evaluation_and_with_an_empty_group(tmp_path):
 def test_confusion_of_many_classes(tmp_path):
     path = plots.base_confusion(np.eye(52, dtype=int), [f"c{k}" for k in range(52)], tmp_path / "many.png")
     assert path.read_bytes().startswith(PNG)
+
+
+def test_marks_are_in_the_table_and_its_notes_in_the_line_and_beside_the_base():
+    marked, plain = make_module((0,)), make_module((1,))
+    assert report.table([plain]).splitlines()[0].split()[-1] == "s", "no column without a mark"
+    marked.card |= {"marks": ["constant", "kept everything"], "threshold": {"moved_by": -1, "f1_before": 0, "f1": 0.5}}
+    head, _, one, other, *rest = report.table([marked, plain]).splitlines()
+    assert head.endswith("  marks") and one.endswith("  constant, kept everything") and other.endswith("2.5")
+    at = rest.index("constant: oats")
+    words, advice = MARKS["constant"]
+    assert rest[at + 1 : at + 4] == [f"    {words};", f"    {advice}", "kept everything: oats"]
+    assert report.in_a_line(marked).endswith(", CONSTANT, KEPT EVERYTHING")
+    lines = report.comparison(marked).splitlines()
+    assert "threshold moved on the documents that chose its epoch, from F1 0.000 to 0.500 on these" in lines
+    assert f"CONSTANT: {words}" in lines and f"    {advice}" in lines
+    assert report.record([marked], "a command")["modules"][0]["marks"] == ["constant", "kept everything"]

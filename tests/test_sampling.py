@@ -12,6 +12,7 @@ from support import toy_data
 from seam_fast.common import rng
 from seam_fast.errors import TrainingError
 from seam_fast.search.document_sets import vocabulary_floor
+from seam_fast.search.epoch_sizes import documents_of_epoch
 from seam_fast.search.sampling import Sampler, balanced, is_target
 from seam_fast.search.settings import Settings
 
@@ -162,6 +163,31 @@ def test_a_fraction_of_a_negative_is_rounded_up_and_there_are_never_more_than_ex
     assert len(set(rows(sampler(toy, (0,), negatives_per_target=9.0).epoch(0)))) == len(
         set(map(tuple, toy.train.ids.tolist()))
     )
+
+
+def test_the_corpus_says_how_many_others_are_drawn(toy):
+    """Class 0 has 20 of 49 documents, class 3 has 6: 1.45 and 7.2 others a target."""
+    each = sampler(toy, (0,), negatives_per_target="corpus")
+    assert (each.positives, each.negatives) == (20, 29)
+    few = sampler(toy, (0,), negatives_per_target="corpus", targets_per_epoch=9)
+    assert (few.positives, few.negatives) == (9, 13)  # 13.05
+    assert len({tuple(sorted(rows(few.epoch(epoch)))) for epoch in range(5)}) == 5
+    assert sampler(toy, (3,), negatives_per_target="corpus").negatives == 43
+    assert sampler(toy, (0, 1, 2), negatives_per_target="corpus", targets_per_epoch=1).negatives == 1, "never none"
+    shown = sampler(toy, (0,), negatives_per_target="corpus", shots=4)
+    assert (shown.positives, shown.negatives) == (4, 6), "the corpus' ratio, not that of the documents shown"
+
+
+@pytest.mark.parametrize(
+    ("targets", "others", "drawn"),
+    [
+        *[(3199, 3198, 128), (1000, 3000, 384), (300, 6000, 640), (128, 6000, 640), (64, 6000, 640)],
+        *[(40, 6000, 640), (20, 6000, 400), (3, 6000, 60), (3, 20, 20), (6000, 20, 1)],
+    ],
+)
+def test_a_rare_class_has_up_to_twenty_others_a_target(targets, others, drawn):
+    """At most five others a target in general, 640 an epoch; twenty where fewer than 640 would come together."""
+    assert documents_of_epoch(Settings(), targets, others) == (min(targets, 128), drawn)
 
 
 def test_all_is_everything(toy):
@@ -407,5 +433,10 @@ def test_head_is_drawn_as_torch_draws_a_linear_layer(classes):
         assert values.max() > 0.9 * bound and values.min() < -0.9 * bound
         assert len(torch.unique(values)) > 0.99 * len(values)
     assert not torch.equal(heads[0][0], rng.head(0, (3,), classes)[0])
+    weight, bias = rng.head(0, (2,), classes, aligned=True) if classes > 2 else heads[0]
+    assert torch.equal(bias, heads[0][1]) and torch.equal(weight.sort(0).values, heads[0][0].sort(0).values)
+    if classes > 2:
+        speaks_for_the_target = weight[0] > weight[1]
+        assert speaks_for_the_target[2] and speaks_for_the_target.sum() == 1
     again = rng.head(0, (2,), classes)
     assert torch.equal(heads[0][0], again[0]) and torch.equal(heads[0][1], again[1])

@@ -3,6 +3,7 @@
 import pytest
 from support.by_hand import choose
 
+from seam_fast.modules.marks import FEWEST_TARGETS
 from seam_fast.search.selection import F1Selection, ReferenceSelection, is_constant_like
 
 BASE = 0.8
@@ -188,7 +189,7 @@ def test_early_stop_on_f1(values, patience, expected):
 
 
 def test_f1_of_settled_epochs_comes_first():
-    """Early epochs count only until a later one qualifies; one that a constant could equal never does."""
+    """Early epochs count only until there is a later one, even if a constant predictor could equal that."""
 
     def figures(epoch, f1, recall=0.9):
         return {"epoch": epoch, "f1": f1, "recall": recall, "specificity": 0.9}
@@ -197,8 +198,24 @@ def test_f1_of_settled_epochs_comes_first():
     assert choose(F1Selection(first_epoch=2), history) == 4
     assert choose(F1Selection(first_epoch=0), history) == 0
     blind = [figures(0, 0.4), figures(1, 0.0, recall=0.0), figures(2, 0.0, recall=0.0)]
-    assert choose(F1Selection(first_epoch=1), blind) == 0
+    assert choose(F1Selection(first_epoch=1), blind) == 2
+    for figure, epoch in zip((0.9, 0.7, 0.6), blind, strict=True):
+        epoch["average_precision"] = figure
+    assert choose(F1Selection(first_epoch=1), blind) == 1, "the best ranking, to which a threshold helps most"
     worse = [figures(0, 0.9), figures(1, 0.8), figures(2, 0.6), figures(3, 0.5), figures(4, 0.7)]
     assert choose(F1Selection(first_epoch=2, early_stop=1), worse) == 2, (
         "3 is the first settled epoch without a new best"
     )
+
+
+def test_few_targets_choose_nothing():
+    """The last epoch is taken: the F1 of nine documents says too little."""
+
+    def figures(epoch, f1, recall):
+        return {"epoch": epoch, "f1": f1, "recall": recall, "specificity": 0.9}
+
+    history = [figures(0, 0.9, 0.9), figures(1, 0.8, 0.9), figures(2, 0.7, 0.9), figures(3, 0.0, 0.0)]
+    enough = F1Selection(first_epoch=1, targets=FEWEST_TARGETS)
+    assert choose(enough, history) == 1 and enough.qualified
+    few = F1Selection(first_epoch=1, targets=FEWEST_TARGETS - 1)
+    assert choose(few, history) == 3 and not few.qualified

@@ -21,6 +21,7 @@ DRAWS = [  # how documents are chosen: of a fixed pool, all of it, and anew for 
     {"sampling": "all"},
     {"sampling": "redraw", "negatives_per_target": 1.5, "targets_per_epoch": 5, "word_dropout": 0.5},
     {"sampling": "redraw", "negatives_per_target": 100.0},
+    {"sampling": "redraw", "negatives_per_target": "corpus", "targets_per_epoch": 5, "word_dropout": 0.5},
     {"sampling": "redraw", "shots": 6, "negatives_per_target": 0.5},
 ]
 

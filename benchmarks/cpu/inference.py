@@ -45,9 +45,10 @@ METHOD = (
     "c: the exported C, compiled for this processor by cc -O3, text by text whatever the batch; svm: scikit-learn's "
     "TF-IDF of words and linear SVM with its defaults, fitted to the whole training texts with this class against the "
     "rest; fasttext: the supervised classifier of fastText with its defaults, fitted to the same, text by text "
-    "whatever the batch. Ratio: base / rival of the same pass, so above 1 the rival is faster. agreement: the largest difference of a form's probabilities from the "
-    "module's in float64, over all test documents. stored: bytes of the compact file, answers that differ from the "
-    "module's and F1 over all test documents. load: milliseconds to read the file by seam_fast.runtime. alone: whether "
+    "whatever the batch. Ratio: base / rival of the same pass, so above 1 the rival is faster. agreement: the largest "
+    "difference of a form's probabilities from the module's in float64, over all test documents. stored: bytes of the "
+    "compact file, answers that differ from the module's and F1 over all test documents. load: milliseconds to read "
+    "the file by seam_fast.runtime. alone: whether "
     "each pass was timed at real-time priority, so that what others do on the machine counts less."
 )
 

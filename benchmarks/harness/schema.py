@@ -370,6 +370,39 @@ START = {
     ],
 }
 
+RANKED = SHARES | {"average_precision": float}
+CORPORA = {
+    "format": str,
+    "method": str,
+    "runs": [{"command": str, "machine": MACHINE}],
+    "unmeasured": [str],
+    "corpora": each({"classes": int, "train": int, "test": int, "data_hash": str, "synthetic": bool}),
+    "pieces": [
+        {
+            "corpus": str,
+            "run": int,
+            "seed": int,
+            "base": {"hash": str, "accuracy": float, "mean_f1": float},
+            "settings": each(object),
+            "engine": str,
+            "seconds": float,
+            "modules": [
+                {
+                    "class": str,
+                    "documents": each(int),
+                    "base": RANKED,
+                    "test": RANKED,
+                    "difference": {"f1": float, "low": float, "high": float},
+                    "kept": float,
+                    "marks": [str],
+                    "threshold": float,
+                    "seconds": float,
+                }
+            ],
+        }
+    ],
+}
+
 INFERENCE_ROW = {
     "class": str,
     "kept": float,
@@ -451,6 +484,7 @@ FORMATS = {
     "seam-fast linear 1": LINEAR,
     "seam-fast quality frontier 1": FRONTIER,
     "seam-fast quality start 1": START,
+    "seam-fast quality corpora 1": CORPORA,
     "seam-fast cuda lstm 1": CUDA_LSTM,
     "seam-fast cuda engine 1": CUDA_ENGINE,
     "seam-fast vmap scores 1": VMAP,

@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks import RECORDS, ROOT
 from benchmarks.harness import machine, schema
 from benchmarks.report import pictures
+from benchmarks.report import tables_corpora as many_corpora
 from benchmarks.report import tables_cuda as cuda
 from benchmarks.report import tables_frontier as frontier
 from benchmarks.report import tables_inference as inference
@@ -32,6 +33,7 @@ COMMANDS = {
     "quality_base_distilled": "python -m benchmarks.quality base --recipe distilled --seeds 0 1 2 3 4",
     "quality_sizes": "python -m benchmarks.quality.sizes",
     "quality_start": "python -m benchmarks.quality.start",
+    "quality_corpora": "python -m benchmarks.quality.corpora --folder FOLDER NAME ...",
     "cuda_lstm": "bash scripts/gpu_check.sh FOLDER build bench",
     "cuda_engine": "bash scripts/gpu_check.sh FOLDER build engine",
     "inference": "python -m benchmarks.cpu.inference --run runs/r8",
@@ -174,6 +176,9 @@ BLOCKS = {
     "reference": lambda: block("reference_table", lambda record: quality.reference_table(record["rows"])),
     "any_size": lambda: block("quality_sizes", any_size.verdict, any_size.sizes, any_size.by_class, any_size.ways),
     "start": lambda: block("quality_start", start.verdict, start.starts),
+    "corpora": lambda: block(
+        "quality_corpora", many_corpora.corpora, many_corpora.verdict, many_corpora.all_classes, many_corpora.runs
+    ),
     "floors": lambda: floors(load("job")),
     "plain": lambda: plain(load("step")),
     "job_size": lambda: f"{load('job')['eight']['figures']['steps']:,} steps",

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterator
 
 from benchmarks import RECORDS
+from benchmarks.report.tables_corpora import ALLOWED, NAMES, names, rows_of, seeds, short
 from benchmarks.report.tables_inference import over_classes
 from benchmarks.report.words import number, percent, ratio
 
@@ -15,7 +16,7 @@ Row = tuple[str, str, str, str, str]  # what was measured, the figure, the page'
 
 def headline() -> str:
     """The block, markers excluded."""
-    rows = [quality(), shipped(), cpu_step(), whole_run(), cpu_op(), *gpu_op(), gpu_step()]
+    rows = [quality(), other_corpora(), shipped(), cpu_step(), whole_run(), cpu_op(), *gpu_op(), gpu_step()]
     lines = ["| what | figure | more | record |", "|---|---|---|---|"]
     for what, figure, name, page, record in rows:
         place = f"benchmarks/records/{record}.json"
@@ -43,6 +44,24 @@ def quality() -> Row:
     )
     what = f"modules of the {len(names)} classes of R8, {len(record['seeds'])} seeds"
     return what, figure, "Quality", "quality.md#modules", "quality_modules"
+
+
+def other_corpora() -> Row:
+    """Mean F1 of modules and bases, by corpus, and how many modules fall short."""
+    record = load("quality_corpora")
+    parts, every = [], []
+    for name in names(record):
+        found = rows_of(record, name)
+        every += found
+        own, base = (statistics.fmean(row[key]["f1"] for row in found) for key in ("test", "base"))
+        parts.append(f"{NAMES.get(name, name)} {own:.3f} ({base:.3f})")
+    lacking = sum(map(short, every))
+    figure = (
+        f"{', '.join(parts)}; **{lacking} of {len(every)}** modules are more than {100 * ALLOWED:g} points below the "
+        "base beyond their interval"
+    )
+    what = f"modules' mean F1 (the base's) on {len(parts)} corpora, {seeds(record)} fresh seeds of base and modules"
+    return what, figure, "Other corpora", "quality.md#other-corpora", "quality_corpora"
 
 
 def shipped() -> Row:

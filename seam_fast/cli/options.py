@@ -28,6 +28,7 @@ SETTINGS = (
     "word_dropout",
     "negatives_per_target",
     "shots",
+    "threshold",
     "early_stop",
     "start",
 )
@@ -183,8 +184,20 @@ def add_settings(parser: OptionGroup, protocol: str = "seam") -> None:
     parser.add_argument("--steps", type=int, help="budget in steps, in place of epochs")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--word-dropout", type=float)
-    parser.add_argument("--negatives-per-target", type=float)
+    parser.add_argument(
+        "--negatives-per-target",
+        type=number_or_corpus,
+        metavar="N",
+        help="other documents drawn for each of the target's, or corpus (default): as many as the corpus has, within "
+        "bounds",
+    )
     parser.add_argument("--shots", type=int, help="target documents to train on; -1: all")
+    parser.add_argument(
+        "--threshold",
+        choices=("half", "f1"),
+        help="where a document begins to be the target's: at a probability of one half, or where the F1 on the "
+        "documents that choose the epoch is best (default of protocol seam)",
+    )
     parser.add_argument(
         "--early-stop", "--early_stop", type=int, help="epochs without progress before stopping; -1: never"
     )
@@ -210,6 +223,8 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
         raise TrainingError(
             "--selection has no effect with --evaluate-every 0, which keeps the last epoch; leave it out"
         )
+    if getattr(arguments, "evaluate_every", 1) == 0 and arguments.threshold == "f1":
+        raise TrainingError("--threshold f1 has no effect with --evaluate-every 0, which looks at no F1; leave it out")
     options = {name: getattr(arguments, name, None) for name in SETTINGS}
     if options["start"] not in (None, *CHOICES["start"]):  # a path
         options["start"] = START_FROM_MODULE
@@ -251,6 +266,14 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
     return value
+
+
+def number_or_corpus(text: str) -> float | str:
+    """A number, or the word ``corpus``, for argparse."""
+    try:
+        return text if text == "corpus" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor the word corpus") from None
 
 
 def share(text: str) -> float:

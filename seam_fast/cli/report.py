@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..modules.marks import MARKS, marks_on
 from ..modules.pareto import pareto
 from ..modules.seam_module import SeamModule
 from .machine import machine
 
 SYNTHETIC_NOTE = "SYNTHETIC corpus: generated documents, no figure here says anything about R8"
-EVERY_EPOCH_REJECTED = "the selection rejected every epoch (constant, or below the base)"
 
 COLUMNS = (
     ("class", "<"),
@@ -25,6 +25,7 @@ COLUMNS = (
     ("lin. %", ">"),
     ("epoch", ">"),
     ("s", ">"),
+    ("marks", "<"),
 )
 
 
@@ -55,6 +56,8 @@ def module_row(module: SeamModule) -> dict[str, Any]:
         "kept_by_group": module.kept_by_group,
         "targets": test.get("targets"),
         "qualified": card.get("qualified"),
+        "marks": marks_on(card),
+        "threshold": card.get("threshold"),
         "epochs": card.get("epochs"),
         "best_epoch": card.get("best_epoch"),
         "steps": card.get("steps"),
@@ -109,15 +112,16 @@ def table(modules: Sequence[SeamModule]) -> str:
     """The table at the end of a run: a row for each module, their means, and notes that explain marks and columns."""
     rows = [module_row(module) for module in modules]
     synthetic = any(module.card.get("synthetic") for module in modules)
-    cells = [[name for name, _ in COLUMNS]] + [_cells(row) for row in rows]
+    columns = COLUMNS if any(row["marks"] for row in rows) else COLUMNS[:-1]
+    cells = [[name for name, _ in columns]] + [_cells(row) for row in rows]
     if len(rows) > 1:
         cells.append(_cells(mean_row(rows)))
-    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     mark = "SYNTHETIC  " if synthetic else ""
     lines = [
         mark
         + "  ".join(
-            f"{cell:{side}{width}}" for cell, (_, side), width in zip(line, COLUMNS, widths, strict=True)
+            f"{cell:{side}{width}}" for cell, (_, side), width in zip(line, columns, widths, strict=False)
         ).rstrip()
         for line in cells
     ]
@@ -127,9 +131,9 @@ def table(modules: Sequence[SeamModule]) -> str:
         lines.insert(-1, rule)
     below = [r["name"] for r in rows if r["f1"] is not None and r["base_f1"] is not None and r["f1"] < r["base_f1"]]
     notes = [f"below the base (marked v): {', '.join(below)}"] if below else []
-    unchosen = [r["name"] for r in rows if r["qualified"] is False]
-    if unchosen:
-        notes.append(f"{EVERY_EPOCH_REJECTED}, so the one shown is no choice (marked ?): {', '.join(unchosen)}")
+    for wrong, (words, advice) in MARKS.items():
+        if marked := [row["name"] for row in rows if wrong in row["marks"]]:
+            notes += [f"{wrong}: {', '.join(marked)}", f"    {words};", f"    {advice}"]
     unseen = [r["name"] for r in rows if r["targets"] == 0]
     if unseen:
         notes.append(f"without test documents, so nothing can be said of their F1 (-): {', '.join(unseen)}")
@@ -183,8 +187,6 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     if row.get("accuracy_low") is not None:
         accuracy += f" ({percent(row['accuracy_low'])}-{percent(row['accuracy_high'])})"
     epoch = "-" if row.get("best_epoch") is None else f"{row['best_epoch'] + 1}/{row['epochs']}"
-    if row.get("qualified") is False:
-        epoch += "?"
     return [
         row["name"] + (" (cut short)" if row.get("interrupted") else ""),
         share(row["base_f1"]),
@@ -200,6 +202,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         percent(groups["linear"]),
         epoch,
         "-" if row.get("seconds") is None else f"{row['seconds']:.1f}",
+        ", ".join(row.get("marks", ())),
     ]
 
 
@@ -210,7 +213,8 @@ def in_a_line(module: SeamModule) -> str:
     if f1 and row["base_f1"] is not None:
         f1 = [f"{f1[0]}, base {row['base_f1']:.3f}"]
     seconds = [] if row["seconds"] is None else [f"{row['seconds']:.1f} s"]
-    return ", ".join([*f1, f"kept {100 * row['kept']:.2f} %", *seconds])
+    marks = [wrong.upper() for wrong in row["marks"]]
+    return ", ".join([*f1, f"kept {100 * row['kept']:.2f} %", *seconds, *marks])
 
 
 def comparison(module: SeamModule) -> str:
@@ -247,8 +251,12 @@ def comparison(module: SeamModule) -> str:
         lines.append("none of these documents is of the target, so nothing can be said of its F1 (-)")
     if row["interrupted"]:
         lines.append("its training was cut short")
-    if row["qualified"] is False:
-        lines.append(f"when it was trained {EVERY_EPOCH_REJECTED}: the one that was kept is no choice")
+    if moved := row["threshold"]:
+        before, after = (f"{moved[name]:.3f}" for name in ("f1_before", "f1"))
+        lines.append(f"threshold moved on the documents that chose its epoch, from F1 {before} to {after} on these")
+    for wrong in row["marks"]:
+        words, advice = MARKS[wrong]
+        lines += [f"{wrong.upper()}: {words}", f"    {advice}"]
     kept = ", ".join(f"{group} {100 * share:.2f} %" for group, share in row["kept_by_group"].items())
     lines.append(f"kept {100 * row['kept']:.2f} % of all weights: {kept}")
     if row["vocabulary_floor"] is not None:

@@ -41,27 +41,30 @@ def whole_number(name: str, value: object, low: int, high: int = MOST, otherwise
     return number
 
 
-def real_number(name: str, value: object, low: float, high: float = math.inf) -> float:
+def real_number(name: str, value: object, low: float, high: float = math.inf, otherwise: str = "") -> float:
     """A finite number as Python's float.
 
     Args:
         name: of the argument.
         value: the argument: a real number of Python or NumPy, or a tensor or array of one; no bool.
         low, high: the smallest and the largest that are allowed.
+        otherwise: what else is allowed, for the message.
 
     Raises:
         TrainingError: for all other values.
     """
     plain = _unpacked(value)
     if isinstance(plain, bool | np.bool_) or not isinstance(plain, numbers.Real):
-        raise TrainingError(f"{name} is {shown(value)}; it must be a number, {_between(low, high, math.inf)}")
+        raise TrainingError(
+            f"{name} is {shown(value)}; it must be a number, {_between(low, high, math.inf)}{otherwise}"
+        )
     try:
         number = float(plain)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number) or not low <= number <= high:
         finite = "a finite number, " if not math.isfinite(number) else ""
-        raise TrainingError(f"{name} is {shown(value)}; it must be {finite}{_between(low, high, math.inf)}")
+        raise TrainingError(f"{name} is {shown(value)}; it must be {finite}{_between(low, high, math.inf)}{otherwise}")
     return number
 
 

@@ -68,11 +68,18 @@ def least(probability: float) -> int:
     return math.ceil(math.ldexp(probability, 53)) << 11
 
 
-def head(seed: int, target: tuple[int, ...], num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+def head(
+    seed: int, target: tuple[int, ...], num_classes: int, aligned: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The initial head: weight (2, C) and bias (2,), float32, distributed as ``torch.nn.Linear`` initialises them.
 
-    That is uniform on ±1/sqrt(C) for both.
+    That is uniform on ±1/sqrt(C) for both. aligned: each class's larger weight goes to the output that it speaks for, 0
+    for the target's classes and 1 for all others.
     """
     numbers = uniform(seed, HEAD, target, 0, 2 * (num_classes + 1))
     values = torch.from_numpy(((2 * numbers - 1) / num_classes**0.5).astype(np.float32))
-    return values[: 2 * num_classes].reshape(2, num_classes).clone(), values[2 * num_classes :].clone()
+    weight, bias = values[: 2 * num_classes].reshape(2, num_classes).clone(), values[2 * num_classes :].clone()
+    if aligned:
+        weight = weight.sort(0).values  # the smaller ones for output 0
+        weight[:, list(target)] = weight[:, list(target)].flip(0)
+    return weight, bias

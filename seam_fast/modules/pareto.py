@@ -75,14 +75,14 @@ class FrontPoint:
         return f"FrontPoint(epoch={self.epoch}, accuracy={accuracy:.2f} %, kept={kept:.2f} %)"
 
     def module(self) -> SeamModule:
-        """The module as it was after this epoch. Its scores are 1 where kept and -1 elsewhere; it has no metrics on
-        test documents.
+        """The module as it was after this epoch. Its scores are 1 where kept and -1 elsewhere, its threshold is where
+        training left it, and it has no marks and no metrics on test documents.
         """
         card = self._card | {"best_epoch": self.epoch}
         card = {
             name: value
             for name, value in card.items()
-            if name not in ("keep_scores", "size_curve", "size_order", "size_shifts")
+            if name not in ("keep_scores", "size_curve", "size_order", "size_shifts", "threshold", "marks")
         }
         return SeamModule(self._base, self._target, self.mask, self._head, history=self._history, card=card)
 

@@ -417,7 +417,7 @@ class SeamModule:
                 dtype.
             ValueError: Another value of dtype or unknown.
         """
-        card: dict[str, Any] = {name: self.card[name] for name in ("corpus", "synthetic") if name in self.card}
+        card: dict[str, Any] = {name: self.card[name] for name in ("corpus", "synthetic", "marks") if name in self.card}
         card |= {"target": list(self.target), "base_hash": self.base_hash, "metrics": self.metrics}
         card |= {"kept": self.kept, "kept_weights": sum(self.mask.counts().values())}
         return make_compact(self.base, self.effective_weights(), self.head, self.target, card, dtype, unknown)

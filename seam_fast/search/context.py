@@ -13,6 +13,7 @@ from ..classifier.corpus_check import check_corpus
 from ..classifier.inference import class_logits, logits_at_once, project_words
 from ..classifier.model import LSTMClassifier
 from ..classifier.state_keys import EMBEDDING, group_sizes, groups
+from ..common import rng
 from ..common.arguments import choice
 from ..data.corpus import Corpus, Split
 from ..modules.mask import Head
@@ -97,7 +98,8 @@ class SearchContext:
             self.weights = beside.weights
         elif engine == "cpu" and self.trainer_class.fused:
             self.weights = copy_to_huge_pages(weights)
-        names = ("alpha", "lr_mask", "lr_head", "schedule", "penalty", "lstm_penalty_scale", "target_weight")
+        names = ["alpha", "lr_mask", "lr_head", "schedule", "penalty", "target_weight"]
+        names += ["lstm_penalty_scale", "linear_penalty_scale"]
         self.step_config = StepConfig(readout=base.readout, **{name: getattr(settings, name) for name in names})
         self.groups, self.sizes = groups(weights), group_sizes(weights)
         self.total = sum(self.sizes.values())
@@ -117,6 +119,12 @@ class SearchContext:
         return self.trainer_class.for_engine(
             self.weights_on(device), head, torch.as_tensor(fed_ids), self.step_config, self.lazy_update
         )
+
+    def initial_head(self, seed: int, target: tuple[int, ...]) -> Head:
+        """The head that a target's training begins with, in the weights' dtype."""
+        weight, bias = rng.head(seed, target, self.corpus.num_classes, self.settings.head_start == "aligned")
+        dtype = next(iter(self.weights.values())).dtype
+        return weight.to(dtype), bias.to(dtype)
 
     def weights_on(self, device: torch.device) -> dict[str, Tensor]:
         """The base's weights by key on a device, copied there once for all modules."""
@@ -149,8 +157,10 @@ class SearchContext:
         self, target: tuple[int, ...], ids: Tensor, lengths: Tensor, device: torch.device = CPU.device
     ) -> Tensor:
         """The base's probability of a target: ids (N, T), lengths (N,) -> (N,), computed on a device."""
-        if ids is self.corpus.train.ids:  # the logits are the same for all modules
-            logits = self.base_logits(self.corpus.train, device)
+        for split in (self.corpus.train, self.evaluation):
+            if ids is split.ids:  # the logits are the same for all modules
+                logits = self.base_logits(split, device)
+                break
         else:
             logits = self._class_logits(self.weights_on(device), ids, lengths)
         return torch.softmax(logits, 1)[:, list(target)].sum(1)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..data.class_numbers import is_target
 from ..data.corpus import Corpus
+from .settings import Settings
 
 
 def balanced(labels: Tensor, target: tuple[int, ...]) -> Tensor:
@@ -25,6 +26,23 @@ def balanced(labels: Tensor, target: tuple[int, ...]) -> Tensor:
     targets, others = torch.nonzero(wanted)[:, 0], torch.nonzero(~wanted)[:, 0].numpy()
     np.random.RandomState(0).shuffle(others)
     return torch.cat([targets, torch.from_numpy(others[: len(targets)].copy())])
+
+
+def evaluation_view(settings: Settings, labels: Tensor, target: tuple[int, ...]) -> Tensor:
+    """Which of the evaluation documents are used: the reference's balanced subset where the settings ask for it, else
+    all.
+
+    Args:
+        settings: The settings.
+        labels: Class numbers of the documents (N,).
+        target: Class numbers of the target.
+
+    Returns:
+        Indices, int64 (n,).
+    """
+    if settings.evaluation_subset == "sampled" and settings.sampling == "balanced":
+        return balanced(labels, target)
+    return torch.arange(len(labels))
 
 
 def take(tensor: Tensor, indices: np.ndarray) -> Tensor:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .._version import __version__
 from ..classifier.metrics import base_metrics, module_metrics
-from ..common import rng
 from ..common.default_device import cpu_by_default
 from ..common.deprecation import warn_renamed
 from ..data.corpus import Split
@@ -30,7 +29,9 @@ from ..training.devices import CPU, WorkerDevice
 from .cohort import Lane
 from .context import SearchContext
 from .cuda_cohort import LaunchedLane
-from .document_sets import balanced, is_target, vocabulary_floor
+from .delivery import judged
+from .document_sets import balanced, evaluation_view, is_target, vocabulary_floor
+from .epoch_sizes import evaluation_period
 from .evaluate import figures_on_test
 from .held_sizes import ORDER, Cut, HeldSizes
 from .sampling import Sampler
@@ -45,7 +46,8 @@ class ModuleRun:
         context: What it shares with other runs.
         target: Class numbers of the target, sorted.
         seed: Of all random choices.
-        evaluate_every: Epochs between two evaluations; 0: never evaluate, and keep the last epoch.
+        evaluate_every: Epochs between two evaluations; 0: never evaluate, and keep the last epoch; None: see
+            ``epoch_sizes.evaluation_period``.
         keep_scores: Whether the module keeps the scores of its epoch; it does where it is trained for several sizes.
 
     Attributes:
@@ -53,6 +55,7 @@ class ModuleRun:
         target: As given.
         seed: As given.
         evaluate_every: As given.
+        period: The same, or what None stands for.
         keep_scores: Whether the module keeps the scores of its epoch.
         device: Where it is trained.
         sampler: Draws its documents.
@@ -73,7 +76,7 @@ class ModuleRun:
         context: SearchContext,
         target: tuple[int, ...],
         seed: int,
-        evaluate_every: int,
+        evaluate_every: int | None,
         keep_scores: bool = False,
     ) -> None:
         self.context, self.target, self.seed, self.evaluate_every = context, target, seed, evaluate_every
@@ -93,20 +96,20 @@ class ModuleRun:
         self._sizes = HeldSizes(settings.sizes, context.total, self.epochs) if settings.sizes else None
         self._selection: Selection | None = None
         self._best: Snapshot | None = None
-        self._head_steps = 0  # how many steps were of the head alone
-        self._best_steps = 0  # steps taken when the best snapshot was taken
-        self._view = self._evaluation_view()
-        self._start_card: dict[str, Any] | None = None  # what the module's card says of where it started
+        self._head_steps = self._best_steps = 0  # steps of the head alone; all steps up to the best snapshot
+        self._started: dict[str, Any] = {}  # what the card says of where it started
+        self._view = evaluation_view(settings, context.evaluation.labels, target)
+        period = evaluation_period(settings, self.sampler.size, len(self._view))
+        self.period = period if evaluate_every is None else evaluate_every
         self._metrics: dict[str, Any] | None = None
         self._base_figures: dict[str, float] | None = None
         self._size_curve: list[dict[str, Any]] | None = None
+        self._verdict: dict[str, Any] = {}  # what the card says of threshold and marks
         self.qualified: bool | None = None
         self._steps = 0  # once there is no trainer any more
         self._chosen: tuple[KeepMask | dict[str, Tensor], Head] | None = None  # of the module that is kept
         self._module: SeamModule | None = None
-        self.finished = False
-        self.cut_short = False
-        self.ended = False
+        self.finished = self.cut_short = self.ended = False
 
     @property
     def study(self) -> SearchContext:
@@ -133,16 +136,6 @@ class ModuleRun:
     def _base_probability(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """The base's probability of the target, as ``Sampler``'s teacher: ids (n, T), lengths (n,) -> (n,)."""
         return self.context.base_probability(self.target, ids, lengths, self.device)
-
-    def _evaluation_view(self) -> Tensor:
-        """Indices of the evaluation documents in their split, int64 (n,): the reference's balanced subset where the
-        settings ask for it, else all.
-        """
-        labels = self.context.evaluation.labels
-        settings = self.context.settings
-        if settings.evaluation_subset == "sampled" and settings.sampling == "balanced":
-            return balanced(labels, self.target)
-        return torch.arange(len(labels))
 
     def train(
         self, stop: threading.Event, report: Callable[["ModuleRun", Figures], None], worker: WorkerDevice = CPU
@@ -185,15 +178,13 @@ class ModuleRun:
             return self.trainer
         context, self.device = self.context, worker.device
         self._begun = time.perf_counter()
-        base_dtype = next(iter(context.weights.values())).dtype
-        weight, bias = (part.to(base_dtype) for part in rng.head(self.seed, self.target, context.corpus.num_classes))
-        base, modules = context.base, context.start_modules
-        start = starting_point(context.weights, self.sampler, base.readout, (weight, bias), modules)
-        self._start_card = start.card
+        head, modules = context.initial_head(self.seed, self.target), context.start_modules
+        start = starting_point(context.weights, self.sampler, context.base.readout, head, modules)
+        self._started = {} if start.card is None else {"start": start.card}
         self.trainer = trainer = context.make_trainer(start.head, self.sampler.fed_ids(), worker.device)
         start.apply_to(trainer)
         self.front = Front()
-        self._selection = self._rule() if self.evaluate_every else None
+        self._selection = self._rule() if self.period else None
         return trainer
 
     @contextlib.contextmanager
@@ -212,7 +203,7 @@ class ModuleRun:
         early = settings.selection == "f1" and epoch < settings.first_selectable_epoch(self.epochs)
         if early and self._sizes is not None:
             return False  # it is not of its size yet, and must not be chosen however bad the later ones are
-        every = self.evaluate_every * (len(self._sizes.turns) if self._sizes else 1)  # all sizes have had their turn
+        every = self.period * (len(self._sizes.turns) if self._sizes else 1)  # all sizes have had their turn
         return (epoch + 1) % every == 0 or epoch + 1 == self.epochs
 
     def evaluates_in_training(self, epoch: int) -> bool:
@@ -300,7 +291,8 @@ class ModuleRun:
         accuracy_base = self.base_figures()["accuracy"]
         if settings.selection == "reference":
             return ReferenceSelection(accuracy_base, settings.early_stop, settings.reject_constant)
-        return F1Selection(settings.early_stop, settings.first_selectable_epoch(self.epochs))
+        targets = int(self.base_figures()["targets"])
+        return F1Selection(settings.early_stop, settings.first_selectable_epoch(self.epochs), targets)
 
     def base_figures(self) -> dict[str, float]:
         """The base's own figures on the evaluation documents."""
@@ -407,20 +399,34 @@ class ModuleRun:
             chosen = trainer.full_scores()  # they are the best epoch's, since no step has been begun after it
         else:
             chosen = best.mask, best.head
-        self._chosen = chosen
         test, logits = context.corpus.test, None
-        if self.evaluate_every:
+        documents = self._evaluation_documents
+        if self.period:
+            best = self._judged(best, trainer)
+            chosen = chosen[0], best.head
             logits = trainer.logits_as(best, test.ids, test.lengths)
+        self._chosen = chosen
         self.release()
         self.finished = True  # from here on there is a module, even if its evaluation fails
-        if self.evaluate_every:
+        if self.period:
             card = {"base_hash": context.base_hash} | self._about_sizes()
             module = SeamModule(context.base, self.target, *chosen, card=card)
             if best.scores is not None:
-                split, view = context.evaluation, self._view
-                split = Split(split.ids[view], split.lengths[view], split.labels[view])
-                self._size_curve = size_curve(module, split, context.settings.sizes)
+                self._size_curve = size_curve(module, documents[0], context.settings.sizes)
             self._metrics = figures_on_test(module, context.corpus, context.base_logits(test, self.device), logits)
+
+    def _judged(self, best: Snapshot, trainer: Trainer) -> Snapshot:
+        """The chosen module with its threshold; notes that, and what is wrong with it, for the card."""
+        context, settings, documents = self.context, self.context.settings, self._evaluation_documents[0]
+        own = Split(*(part[self.sampler.targets] for part in vars(context.corpus.train).values()))
+        settled = self.best_epoch is not None and self.best_epoch >= settings.first_selectable_epoch(self.epochs)
+        prior: tuple[Tensor, float] | None = None
+        if settings.threshold == "f1" and self.history and len(settings.sizes) < 2:  # several have shifts of their own
+            probability = self._base_probability(documents.ids, documents.lengths)
+            prior = probability.cpu(), len(context.evaluation) / len(context.fit)
+        of_module = documents, own, self.target, trainer.logits_as
+        best, self._verdict = judged(best, *of_module, prior, settled, self.qualified)
+        return best
 
     def rescue(self) -> None:
         """After a failure: finishes with the best epoch's module, where there is one, and releases all memory."""
@@ -482,10 +488,9 @@ class ModuleRun:
             card["lazy_update"] = context.lazy_update
         if self.keep_scores:
             card |= {"keep_scores": True, **self._about_sizes()}
-        if self._start_card is not None:
-            card["start"] = self._start_card
         if self._size_curve is not None:
             card["size_curve"] = self._size_curve
+        card |= self._started | self._verdict
         if self.cut_short:
             card["interrupted"] = True
         module = SeamModule(

@@ -39,7 +39,7 @@ def reengineer(
     schedule: str | None = None,
     sampling: str | None = None,
     seed: int = 0,
-    evaluate_every: int = 1,
+    evaluate_every: int | None = None,
     threads: int | None = None,
     backend: str = "auto",
     lazy_update: str = "quadrature",
@@ -69,6 +69,8 @@ def reengineer(
         seed: Seed of initial head, order, drawn documents and dropped words: a whole number. The same seed gives the
             same modules on the same machine, bit for bit.
         evaluate_every: Epochs between two evaluations; 0: never evaluate, not even at the end, and keep the last epoch.
+            Default: 1, or with selection ``"f1"`` as many as it takes for evaluations to read no more documents than
+            training.
         threads: How many modules are trained at the same time. Default: as many as there are cores; on GPUs, as many as
             these have multiprocessors and free memory for, which is also the maximum. Results do not depend on it,
             unless ``backend`` is ``"auto"`` on a machine with a GPU.
@@ -159,7 +161,7 @@ def reengineer_many(
     *,
     seed: int = 0,
     seeds: Iterable[int] | None = None,
-    evaluate_every: int = 1,
+    evaluate_every: int | None = None,
     threads: int | None = None,
     backend: str = "auto",
     lazy_update: str = "quadrature",
@@ -213,7 +215,8 @@ def reengineer_many(
     chosen = [normalise_target(target, corpus.num_classes) for target in targets]
     if threads is not None:
         threads = whole_number("threads", threads, 1, otherwise=", or None for all cores")
-    evaluate_every = whole_number("evaluate_every", evaluate_every, 0)
+    if evaluate_every is not None:
+        evaluate_every = whole_number("evaluate_every", evaluate_every, 0, otherwise=", or None")
     if evaluate_every == 0 and any(one.early_stop >= 0 for one in settings):
         raise TrainingError("early_stop has no effect where evaluate_every is 0; leave one of them out")
     numbers = [seed_number(one) for one in ([seed] if seeds is None else seeds)]
@@ -233,7 +236,7 @@ def reengineer_many(
             for context in contexts
             for number in numbers
         ]
-        if evaluate_every and contexts:
+        if evaluate_every != 0 and contexts:
             split, what = contexts[0].evaluation, contexts[0].settings.evaluation
             warn_of_chance(contexts[0].base_logits(split), split.labels, f"the {what} documents")
     run_all([run for row in runs for run in row], threads, progress, on_epoch, on_module)

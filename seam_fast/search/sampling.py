@@ -82,6 +82,7 @@ class Sampler:
             raise TrainingError(f"target {list(target)} has no training documents")
         if len(self.others) == 0:
             raise TrainingError(f"target {list(target)} is every document: nothing is left to tell it from")
+        self.positives, self.negatives = documents_of_epoch(settings, len(self.targets), len(self.others))
         if settings.shots > 0:
             if settings.shots > len(self.targets):
                 raise TrainingError(
@@ -90,7 +91,6 @@ class Sampler:
             numbers = rng.permutation(seed, rng.SHOTS, target, 0, len(self.targets))[: settings.shots]
             self.targets = take(self.targets, np.sort(numbers))
         self.fixed: Tensor | None = None
-        self.positives, self.negatives = documents_of_epoch(settings, len(self.targets), len(self.others))
         if settings.sampling == "balanced":
             self.fixed = self._fixed_pool(fit)
         elif settings.sampling == "all":

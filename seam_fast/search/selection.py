@@ -5,6 +5,8 @@ better than a constant answer.
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from ..modules.marks import FEWEST_TARGETS
+
 
 class Selection(Protocol):
     """A rule that chooses among the evaluated epochs of a run, which are offered one after the other."""
@@ -73,28 +75,41 @@ class ReferenceSelection:
 class F1Selection:
     """The best target F1 on the evaluation documents; of equal epochs the later one, which keeps fewer weights.
 
-    Epochs that a constant predictor could equal never win over one that it could not.
+    An epoch before ``first_epoch`` never wins over a later one, and of those an epoch that a constant predictor could
+    equal never wins over one that it could not. Where all could be equalled, the one that ranks the documents best wins
+    (average precision), which is the one to which a threshold helps most.
 
     Args:
-        early_stop: How many epochs without a new best, counted from ``first_epoch`` on, end the run; -1: never.
-        first_epoch: Epochs before this number, from 0, win only while no other qualifies, because early ones still keep
+        early_stop: How many evaluated epochs without a new best, counted from ``first_epoch`` on, end the run; -1:
+            never.
+        first_epoch: Epochs before this number, from 0, win only while there is no other, because early ones still keep
             many weights.
+        targets: How many of the evaluation documents are the target's. Where they are fewer than
+            ``FEWEST_TARGETS`` their figures say too little to choose by, and the last epoch wins.
     """
 
-    def __init__(self, early_stop: int = -1, first_epoch: int = 0) -> None:
+    def __init__(self, early_stop: int = -1, first_epoch: int = 0, targets: int = FEWEST_TARGETS) -> None:
         self.early_stop, self.first_epoch = early_stop, first_epoch
-        self._best = (False, False, -1.0)
+        self.trusted = targets >= FEWEST_TARGETS
+        self._best: tuple[bool, bool, float] = (False, False, -1.0)
         self._since = 0
 
     @property
     def qualified(self) -> bool:
-        """Whether an epoch was found that no constant predictor could equal."""
-        return self._best[0]
+        """Whether the best epoch is one that no constant predictor could equal, on documents that can tell."""
+        return self.trusted and self._best[1]
 
     def offer(self, figures: Mapping[str, float]) -> bool:
-        """As in ``Selection``; reads f1, recall, specificity and epoch."""
+        """As in ``Selection``; reads f1, recall, specificity, epoch and, where there is one, average_precision."""
         late_enough = self.first_epoch == 0 or figures["epoch"] >= self.first_epoch
-        rank = (not is_constant_like(figures), late_enough, figures["f1"])
+        constant = is_constant_like(figures)
+        rank = (
+            late_enough,
+            not constant,
+            figures.get("average_precision", figures["f1"]) if constant else figures["f1"],
+        )
+        if not self.trusted:
+            rank = (late_enough, False, 0.0)
         self._since = 0 if rank > self._best else self._since + late_enough
         if rank < self._best:
             return False

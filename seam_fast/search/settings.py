@@ -19,14 +19,16 @@ CHOICES = {
     "lr_decay": ("none", "cosine"),
     "evaluation_subset": ("all", "sampled"),
     "start": ("full", "magnitude", "saliency", "module"),
+    "threshold": ("half", "f1"),
+    "head_start": ("random", "aligned"),
 }
 START_FROM_MODULE = CHOICES["start"][-1]
 NUMBERS = {  # least and largest value
     "alpha": (0, math.inf),
     "lstm_penalty_scale": (0, math.inf),
+    "linear_penalty_scale": (0, math.inf),
     "lr_mask": (0, math.inf),
     "lr_head": (0, math.inf),
-    "negatives_per_target": (0, math.inf),
     "target_weight": (0, math.inf),
     "distill_weight": (0, 1),
     "min_epoch_fraction": (0, 1),
@@ -42,7 +44,8 @@ WHOLE_NUMBERS = {  # least value
 }
 NEEDS = (  # a setting; the other setting and the value of it without which it has no effect; a value allowed anyway
     ("lstm_penalty_scale", "penalty", "group", 1.0),
-    ("negatives_per_target", "sampling", "redraw", None),
+    ("linear_penalty_scale", "penalty", "group", 1.0),
+    ("negatives_per_target", "sampling", "redraw", "corpus"),
     ("targets_per_epoch", "sampling", "redraw", 0),
     ("min_epoch_fraction", "selection", "f1", 0.0),
     ("reject_constant", "selection", "reference", True),
@@ -76,6 +79,10 @@ class Settings:
         penalty: ``"global"``, alpha * kept / N over all weights, or ``"group"``, the sum of that over the groups
             embedding, LSTM and linear.
         lstm_penalty_scale: Factor of the LSTM's term in penalty ``"group"``.
+        linear_penalty_scale: Factor of the linear layer's term in penalty ``"group"``. Its few weights save nothing,
+            and a penalty of alpha over their number is as strong as the loss: with two classes it can drop them all.
+        head_start: How the head begins: ``"random"``, as ``torch.nn.Linear`` does, or ``"aligned"``, the same numbers,
+            but each class's two weights in the order that fits: the target's classes speak for it, all others against.
         lr_mask: Adam's learning rate of the scores.
         lr_head: Adam's learning rate of the head.
         lr_decay: ``"none"``, or ``"cosine"``, by which both rates fall towards 0 over the epochs (constant within an
@@ -87,7 +94,9 @@ class Settings:
         batch_size: Documents a step.
         sampling: ``"balanced"`` (the target's documents and as many others, drawn once, as in the reference),
             ``"redraw"`` (others drawn anew in each epoch) or ``"all"``.
-        negatives_per_target: With ``"redraw"``, others for each target document.
+        negatives_per_target: With ``"redraw"``, others for each target document: a number, or ``"corpus"``, as many as
+            the corpus has for each, but at most five, or up to twenty for classes of few documents, whose epochs are
+            filled up with others (see ``epoch_sizes``).
         targets_per_epoch: With ``"redraw"``, target documents of an epoch, drawn anew as well; 0: all.
         target_weight: Weight of target documents in the loss.
         distill_weight: Share of the label that is the base's own probability of the target for the very words that are
@@ -101,6 +110,9 @@ class Settings:
         evaluation: Documents that choose the epoch: ``"validation"`` (held out of training) or ``"test"`` (as in the
             reference).
         evaluation_subset: ``"all"`` of these, or ``"sampled"``, their balanced part where sampling is balanced.
+        threshold: Where a document begins to be the target's: ``"half"``, at a probability of one half as trained, or
+            ``"f1"``, where the F1 on these documents is best (see ``classifier.threshold``), to which the head's bias
+            is moved so that this is one half; it is not moved for fewer than ``modules.marks.FEWEST_TARGETS`` targets.
         early_stop: Epochs without progress, as the rule defines it, before a run ends; -1: never.
         start: Where scores start: ``"full"`` (all weights kept, as in SeaM), ``"magnitude"`` (the largest twentieth
             of each group), ``"saliency"`` (the twentieth of all weights with the largest |w * dL/dw|, for L the loss of
@@ -116,6 +128,8 @@ class Settings:
     keep: float | tuple[float, ...] | None = None
     penalty: str = "group"
     lstm_penalty_scale: float = 0.35
+    linear_penalty_scale: float = 0.0
+    head_start: str = "aligned"
     lr_mask: float = 0.03
     lr_head: float = 0.01
     lr_decay: str = "cosine"
@@ -124,7 +138,7 @@ class Settings:
     steps: int = 500
     batch_size: int = 128
     sampling: str = "redraw"
-    negatives_per_target: float = 5.0
+    negatives_per_target: float | str = "corpus"
     targets_per_epoch: int = 128
     target_weight: float = 1.0
     distill_weight: float = 1.0
@@ -135,6 +149,7 @@ class Settings:
     reject_constant: bool = True
     evaluation: str = "validation"
     evaluation_subset: str = "all"
+    threshold: str = "f1"
     early_stop: int = -1
     start: str = "full"
 
@@ -200,6 +215,12 @@ class Settings:
                     "choose selection 'f1' or 'last'"
                 )
         self._set("reject_constant", truth("reject_constant", self.reject_constant))
+        given = self.negatives_per_target
+        if isinstance(given, str) and given == "corpus":
+            self._set("negatives_per_target", "corpus")
+        else:
+            number = real_number("negatives_per_target", given, 0, otherwise=", or 'corpus'")
+            self._set("negatives_per_target", number)
         for name in ("negatives_per_target", "target_weight"):
             if getattr(self, name) == 0:
                 raise TrainingError(f"{name} is 0; it must be more than 0")
@@ -257,6 +278,8 @@ REFERENCE: dict[str, Any] = {  # where the public port differs
     "alpha": 0.2,
     "penalty": "global",
     "lstm_penalty_scale": 1.0,
+    "linear_penalty_scale": 1.0,
+    "head_start": "random",
     "lr_decay": "none",
     "targets_per_epoch": 0,
     "distill_weight": 0.0,
@@ -272,6 +295,7 @@ REFERENCE: dict[str, Any] = {  # where the public port differs
     "reject_constant": False,
     "evaluation": "test",
     "evaluation_subset": "sampled",
+    "threshold": "half",
 }
 
 

@@ -164,7 +164,8 @@ class Trainer:
         sizes = group_sizes(self.weights)
         self.penalty_gradient: dict[str, float] = {}
         for group, keys in groups(self.weights).items():
-            factor = config.lstm_penalty_scale if config.penalty == "group" and group == "lstm" else 1.0
+            factors = {"lstm": config.lstm_penalty_scale, "linear": config.linear_penalty_scale}
+            factor = factors.get(group, 1.0) if config.penalty == "group" else 1.0
             count = sizes[group] if config.penalty == "group" else sum(sizes.values())
             # SeaM's binarisation clamps gradients to [-1, 1] at each use of the bits, so the penalty's is clamped here,
             # apart from the loss's.

@@ -17,6 +17,7 @@ class StepConfig:
             Adam, and, in epochs that ask for it, the head alone by another Adam with moments of its own.
         penalty: ``"global"`` or ``"group"``; see ``reference_step.penalty``.
         lstm_penalty_scale: Factor of the LSTM's term in penalty ``"group"``.
+        linear_penalty_scale: Factor of the linear layer's.
         readout: The base's: ``"last_word"`` or ``"last_position"``, see ``classifier.reference_model.read_state``.
         target_weight: Weight of target documents in the cross entropy (1 in the reference).
     """
@@ -27,5 +28,6 @@ class StepConfig:
     schedule: str = "seam"
     penalty: str = "global"
     lstm_penalty_scale: float = 1.0
+    linear_penalty_scale: float = 1.0
     readout: str = "last_position"
     target_weight: float = 1.0

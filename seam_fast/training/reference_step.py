@@ -20,7 +20,11 @@ from .loss import cross_entropy
 
 
 def penalty(
-    scores: Mapping[str, Tensor], alpha: float, kind: str = "global", lstm_penalty_scale: float = 1.0
+    scores: Mapping[str, Tensor],
+    alpha: float,
+    kind: str = "global",
+    lstm_penalty_scale: float = 1.0,
+    linear_penalty_scale: float = 1.0,
 ) -> Tensor:
     """The penalty on kept weights, a scalar with a gradient for the scores.
 
@@ -31,6 +35,7 @@ def penalty(
             summed over the groups embedding, lstm and linear, so that the penalty is as strong for small groups as for
             large ones.
         lstm_penalty_scale: Factor of the LSTM's term in ``"group"``.
+        linear_penalty_scale: Factor of the linear layer's.
     """
     # These bits are not those that the loss uses, so the penalty's gradient is clamped by itself, as in SeaM.
     bits = {key: binarize(scores[key]) for key in weight_keys(scores)}
@@ -43,7 +48,8 @@ def penalty(
 
     if kind == "global":
         return alpha * share(bits)
-    terms = [(lstm_penalty_scale if group == "lstm" else 1.0) * share(keys) for group, keys in groups(scores).items()]
+    factors = {"lstm": lstm_penalty_scale, "linear": linear_penalty_scale}
+    terms = [factors.get(group, 1.0) * share(keys) for group, keys in groups(scores).items()]
     cost: Tensor = alpha * functools.reduce(operator.add, terms)
     return cost
 
@@ -74,6 +80,7 @@ class Stepper:
             in every fifth epoch).
         penalty: See ``penalty``, its ``kind``.
         lstm_penalty_scale: See ``penalty``.
+        linear_penalty_scale: See ``penalty``.
         readout: ``"last_word"`` or ``"last_position"``, see ``reference_model.read_state``.
 
     Attributes:
@@ -93,13 +100,14 @@ class Stepper:
         schedule: str = "seam",
         penalty: str = "global",
         lstm_penalty_scale: float = 1.0,
+        linear_penalty_scale: float = 1.0,
         readout: str = "last_position",
     ) -> None:
         self.weights = {key: weights[key].detach() for key in weight_keys(weights)}
         self.scores = {key: torch.ones_like(weight).requires_grad_() for key, weight in self.weights.items()}
         weight, bias = (part.detach().clone().requires_grad_(schedule != "port") for part in head)
         self.head: Head = weight, bias
-        self.penalty, self.readout = (alpha, penalty, lstm_penalty_scale), readout
+        self.penalty, self.readout = (alpha, penalty, lstm_penalty_scale, linear_penalty_scale), readout
         together = [{"params": list(self.scores.values()), "lr": lr_mask}]
         self.adam_head: torch.optim.Adam | None = None
         if schedule != "port":

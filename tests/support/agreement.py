@@ -73,13 +73,14 @@ def follow(engine, stepper, epochs, batch_size, tolerance=1e-9):
 
 def plain_like(exact):
     """A Stepper in float32 with the settings of one in float64, at its beginning."""
-    (alpha, penalty, lstm_penalty_scale), groups = exact.penalty, exact.adam_together.param_groups
+    (alpha, penalty, lstm_penalty_scale, linear_penalty_scale), groups = exact.penalty, exact.adam_together.param_groups
     schedule = "port" if exact.adam_head is None else "joint"
     rates = {"lr_mask": groups[0]["lr"], "lr_head": groups[-1]["lr"]}
     options = {
         "alpha": alpha,
         "penalty": penalty,
         "lstm_penalty_scale": lstm_penalty_scale,
+        "linear_penalty_scale": linear_penalty_scale,
         "schedule": schedule,
         "readout": exact.readout,
     }

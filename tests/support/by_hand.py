@@ -61,8 +61,9 @@ class HandSeam:
         penalty="global",
         readout="last_position",
         lstm_penalty_scale=1.0,
+        linear_penalty_scale=1.0,
     ):
-        self.lstm_penalty_scale = lstm_penalty_scale
+        self.factors = {LSTM: lstm_penalty_scale, LINEAR: linear_penalty_scale}
         self.weights = {key: weights[key].double() for key in KEYS}
         self.scores = {key: np.ones(tuple(weight.shape)) for key, weight in self.weights.items()}
         self.head = [part.double().numpy().copy() for part in head]
@@ -76,7 +77,7 @@ class HandSeam:
             group = next(group for group in ((EMBEDDING,), LSTM, LINEAR) if key in group)
         else:
             group = KEYS
-        factor = self.lstm_penalty_scale if group is LSTM else 1
+        factor = self.factors.get(group, 1)
         return np.clip(factor * self.alpha / sum(self.scores[k].size for k in group), -1, 1)
 
     def step(self, ids, lengths, target_probability, head_only=False):

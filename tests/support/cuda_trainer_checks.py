@@ -121,7 +121,7 @@ def assert_near(one, other, most=2e-5):
 SETTINGS = [
     {},
     {"schedule": "joint", "readout": "last_word"},
-    {"schedule": "port", "penalty": "group", "lstm_penalty_scale": 3.0},
+    {"schedule": "port", "penalty": "group", "lstm_penalty_scale": 3.0, "linear_penalty_scale": 0.25},
     {"target_weight": 3.0, "readout": "last_word"},
     {"batch_size": 1},
     {"batch_size": 7, "steps_before": 1500},

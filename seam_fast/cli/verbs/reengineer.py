@@ -59,7 +59,11 @@ def add_to(verbs: Subparsers) -> None:
         action="store_true",
         help="keep the real scores in the modules' files, so that `compact --keep` and its like can resize them",
     )
-    parser.add_argument("--evaluate-every", type=int, default=1, help="epochs between evaluations; 0: never")
+    parser.add_argument(
+        "--evaluate-every",
+        type=int,
+        help="epochs between evaluations; 0: never (default: 1, more for rare and for even classes)",
+    )
     parser.add_argument(
         "--threads", type=positive, help="modules side by side (default: all cores it may use, or all that GPUs hold)"
     )
