@@ -10,7 +10,6 @@ from support.toy_data import TINY
 import seam_fast as sf
 from seam_fast.classifier.state_keys import EMBEDDING
 from seam_fast.cli.main import main
-from seam_fast.common import rng
 from seam_fast.errors import TrainingError
 from seam_fast.search.context import SearchContext
 from seam_fast.search.module_run import ModuleRun
@@ -161,9 +160,9 @@ def test_words_of_the_prior_that_are_not_fed_are_counted(toy, toy_base, prior):
     options = {"start": "module", "sampling": "balanced", "word_dropout": 0.0}
     run = begun(toy_base, toy, "cpu", every, target=(3,), **options)
     unfed = toy.vocab_size - len(run.sampler.fed_ids())
-    assert 0 < unfed == run._start_card["unfed_words_dropped"]
+    assert 0 < unfed == run._started["start"]["unfed_words_dropped"]
     kept = 1 - unfed * toy_base.embedding_dim / run.context.total
-    assert run._start_card["kept"] == pytest.approx(kept)
+    assert run._started["start"]["kept"] == pytest.approx(kept)
 
 
 def test_of_another_target_the_scores_and_not_the_head(toy, toy_base, prior):
@@ -171,7 +170,7 @@ def test_of_another_target_the_scores_and_not_the_head(toy, toy_base, prior):
         (module,) = sf.reengineer(toy_base, toy, [2], start=prior, **RUN)
     assert module.card["start"]["head"].startswith("its own")
     run = begun(toy_base, toy, "cpu", prior, target=(2,), start="module")
-    assert torch.equal(run.trainer.head[0], rng.head(0, (2,), toy.num_classes)[0])
+    assert torch.equal(run.trainer.head[0], run.context.initial_head(0, (2,))[0])
 
 
 def test_several_modules_by_their_targets(toy, toy_base, prior):

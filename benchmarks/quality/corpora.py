@@ -1,4 +1,4 @@
-"""Whether modules hold on any corpus: default settings, fresh seeds, each module beside its base with an interval.
+"""Whether modules hold on any corpus: default settings, several seeds, each module beside its base with an interval.
 
     python -m benchmarks.quality.corpora --folder corpora r8 mr                     # corpora/r8, corpora/mr
     python -m benchmarks.quality.corpora --folder corpora r52 --minutes 8 --out runs/c.json   # in pieces: some ...

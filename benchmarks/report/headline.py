@@ -60,7 +60,7 @@ def other_corpora() -> Row:
         f"{', '.join(parts)}; **{lacking} of {len(every)}** modules are more than {100 * ALLOWED:g} points below the "
         "base beyond their interval"
     )
-    what = f"modules' mean F1 (the base's) on {len(parts)} corpora, {seeds(record)} fresh seeds of base and modules"
+    what = f"modules' mean F1 (the base's) on {len(parts)} corpora, {seeds(record)} seeds of base and modules"
     return what, figure, "Other corpora", "quality.md#other-corpora", "quality_corpora"
 
 
