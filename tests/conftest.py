@@ -126,6 +126,23 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(params=("cpu", "torch", "host", "deep"))
+def base_and_backend(request, toy, toy_base):
+    """A base and the backend that trains over it, by each engine; deep: by the trainer of the op."""
+    import torch
+
+    from seam_fast import LSTMClassifier
+
+    engine, base = request.param, toy_base
+    if engine == "host":
+        request.getfixturevalue("on_host")
+    if engine == "deep":
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            base = LSTMClassifier(toy.vocab_size, 6, 5, toy.num_classes, num_layers=2, readout="last_word")
+    return base, {"host": "cuda", "deep": "cpu"}.get(engine, engine)
+
+
 @pytest.fixture(scope="session")
 def trained_once(tmp_path_factory):
     """A working folder in which `seam-fast train` has been run; tests get copies of it."""

@@ -103,4 +103,4 @@ def test_the_study_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
     other = tmp_path / "other.json"
     other.write_text('{"format": "seam-fast step 1"}')
     assert quality.main(["study", "--smoke", "--more", str(other)]) == 1
-    assert "is not a record of benchmarks.quality study" in capsys.readouterr().err
+    assert "is no record of benchmarks.quality.study" in capsys.readouterr().err

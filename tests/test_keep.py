@@ -12,20 +12,12 @@ from seam_fast.modules.nested import cut
 from seam_fast.modules.resize import CURVE_SHARES, figures_on_documents, validation_documents
 
 RUN = {"steps": 60, "batch_size": 8, "lr_mask": 0.1, "threshold": "half"}
-ENGINES = ("cpu", "torch", "host", "deep")  # deep: the trainer of the op
 
 
-@pytest.fixture(params=ENGINES)
-def run(request, toy, toy_base):
+@pytest.fixture
+def run(toy, base_and_backend):
     """Runs `reengineer` for class 1 by each engine, with the options given."""
-    engine, base = request.param, toy_base
-    if engine == "host":
-        request.getfixturevalue("on_host")
-    if engine == "deep":
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            base = sf.LSTMClassifier(toy.vocab_size, 6, 5, toy.num_classes, num_layers=2, readout="last_word")
-    backend = {"host": "cuda", "deep": "cpu"}.get(engine, engine)
+    base, backend = base_and_backend
 
     def run_one(**options):
         (module,) = sf.reengineer(base, toy, [1], backend=backend, **RUN | options)

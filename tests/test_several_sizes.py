@@ -20,17 +20,10 @@ SIZES = (0.05, 0.1, 0.3)
 RUN = {"steps": 60, "batch_size": 8, "lr_mask": 0.03, "keep": SIZES}
 
 
-@pytest.fixture(params=("cpu", "torch", "host", "deep"))
-def run(request, toy, toy_base):
-    """Runs `reengineer` for class 1 by each engine; deep: by the trainer of the op."""
-    engine, base = request.param, toy_base
-    if engine == "host":
-        request.getfixturevalue("on_host")
-    if engine == "deep":
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            base = sf.LSTMClassifier(toy.vocab_size, 6, 5, toy.num_classes, num_layers=2, readout="last_word")
-    backend = {"host": "cuda", "deep": "cpu"}.get(engine, engine)
+@pytest.fixture
+def run(toy, base_and_backend):
+    """Runs `reengineer` for class 1 by each engine, with the options given."""
+    base, backend = base_and_backend
 
     def run_one(**options):
         (module,) = sf.reengineer(base, toy, [1], backend=backend, **RUN | options)

@@ -19,7 +19,6 @@ from seam_fast.training.devices import CPU
 
 RUN = {"steps": 60, "batch_size": 8, "lr_mask": 0.05}
 DROPPED = -DROP_STEPS * RUN["lr_mask"]
-ENGINES = ("cpu", "torch", "host", "deep")  # deep: the trainer of the op
 
 
 @pytest.fixture(scope="module")
@@ -27,19 +26,6 @@ def prior(toy, toy_base):
     """A module of class 1 that knows its scores."""
     (module,) = sf.reengineer(toy_base, toy, [1], seed=7, keep_scores=True, keep=0.3, **RUN)
     return module
-
-
-@pytest.fixture(params=ENGINES)
-def setting(request, toy, toy_base):
-    """A base and the backend that trains over it by each engine."""
-    engine, base = request.param, toy_base
-    if engine == "host":
-        request.getfixturevalue("on_host")
-    if engine == "deep":
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            base = sf.LSTMClassifier(toy.vocab_size, 6, 5, toy.num_classes, num_layers=2, readout="last_word")
-    return base, {"host": "cuda", "deep": "cpu"}.get(engine, engine)
 
 
 def begun(base, corpus, backend, start_modules=None, target=(1,), **options):
@@ -55,8 +41,8 @@ def begun(base, corpus, backend, start_modules=None, target=(1,), **options):
 
 
 @pytest.mark.parametrize("kind", ["magnitude", "saliency"])
-def test_a_trainer_starts_there(setting, toy, kind):
-    base, backend = setting
+def test_a_trainer_starts_there(base_and_backend, toy, kind):
+    base, backend = base_and_backend
     run = begun(base, toy, backend, target=(3,), start=kind, sampling="balanced", word_dropout=0.0)
     scores, _ = run.trainer.full_scores()
     values = torch.cat([score.flatten() for score in scores.values()])
@@ -69,8 +55,8 @@ def test_a_trainer_starts_there(setting, toy, kind):
     run.release()
 
 
-def test_it_starts_at_the_same_bits_whatever_trains(setting, toy, prior):
-    base, backend = setting
+def test_it_starts_at_the_same_bits_whatever_trains(base_and_backend, toy, prior):
+    base, backend = base_and_backend
     if base is not prior.base:  # a base of two layers has a module of its own
         (prior,) = sf.reengineer(base, toy, [1], seed=7, keep_scores=True, **RUN)
     for options in ({"start": "magnitude"}, {"start": "saliency"}, {"start": "module", "start_modules": prior}):
@@ -102,8 +88,8 @@ def test_steps_from_there_are_the_references(kind, request):
     agreement.follow(trainer, stepper, epochs, 4)
 
 
-def test_every_engine_trains_from_there_and_again_the_same(setting, toy, prior):
-    base, backend = setting
+def test_every_engine_trains_from_there_and_again_the_same(base_and_backend, toy, prior):
+    base, backend = base_and_backend
     starts = ["magnitude", "saliency"] + [prior] * (base is prior.base)
     for start in starts:
         first, second = (sf.reengineer(base, toy, [1], start=start, backend=backend, **RUN)[0] for _ in range(2))

@@ -22,6 +22,27 @@ def check_path(out: Path) -> Path:
     return out
 
 
+def resumed(more: str | None, name: str, fresh: dict) -> dict:
+    """The record that a measurement goes on with.
+
+    Args:
+        more: A record to go on with, or None.
+        name: The benchmark's module below ``benchmarks``, for the message.
+        fresh: A new record: its ``format``, and its ``base`` where it has one, are what the other must have.
+
+    Raises:
+        SeamFastError: ``more`` is no record of that benchmark, or was measured over another base.
+    """
+    if not more:
+        return fresh
+    found = json.loads(Path(more).read_text())
+    if found.get("format") != fresh["format"]:
+        raise SeamFastError(f"{more} is no record of benchmarks.{name}")
+    if found.get("base") != json.loads(json.dumps(fresh.get("base"))):
+        raise SeamFastError(f"{more} is a record of benchmarks.{name} with another base")
+    return found
+
+
 def save(record: dict, out: Path, words: str = "") -> dict:
     """Checks and writes a record; returns it as it will be read. words: added to the message."""
     record = schema.check(json.loads(json.dumps(record)))

@@ -10,7 +10,6 @@ documents are looked at once a module.
 """
 
 import argparse
-import json
 import shlex
 import sys
 import time
@@ -66,10 +65,7 @@ def run(arguments, command: str) -> int:
     torch.set_num_threads(1)
     begun, out = time.monotonic(), records.check_path(Path(arguments.out))
     record = {"format": FORMAT, "method": METHOD, "runs": [], "unmeasured": [], "corpora": {}, "pieces": []}
-    if arguments.more:
-        record = json.loads(Path(arguments.more).read_text())
-        if record.get("format") != FORMAT:
-            raise SeamFastError(f"{arguments.more} is no record of benchmarks.quality.corpora")
+    record = records.resumed(arguments.more, "quality.corpora", record)
     record["runs"].append({"command": command, "machine": report.machine()})
     done = {(piece["corpus"], piece["seed"]) for piece in record["pieces"]}
     todo = [piece for seed in arguments.seeds for name in arguments.names if (piece := (name, seed)) not in done]

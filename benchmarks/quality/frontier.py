@@ -10,7 +10,6 @@ test documents are for the figures.
 
 import argparse
 import itertools
-import json
 import shlex
 import sys
 import time
@@ -28,7 +27,6 @@ from seam_fast.cli.corpora import corpus_for_base
 from seam_fast.cli.main import run_guarded
 from seam_fast.common.progress import say
 from seam_fast.data.class_numbers import is_target
-from seam_fast.errors import SeamFastError
 from seam_fast.modules.resize import validation_documents
 
 FORMAT = "seam-fast quality frontier 1"
@@ -70,10 +68,7 @@ def run(arguments, command: str) -> int:
     about = {"hash": base.hash, "recipe": base.info.get("recipe", ""), "data_hash": corpus.data_hash}
     about |= {"synthetic": corpus.synthetic, "classes": of_base(base, corpus, targets)}
     record = {"format": FORMAT, "method": METHOD, "base": about, "runs": [], "unmeasured": [], "pieces": []}
-    if arguments.more:
-        record = json.loads(Path(arguments.more).read_text())
-        if record.get("format") != FORMAT or record["base"] != json.loads(json.dumps(about)):
-            raise SeamFastError(f"{arguments.more} is no record of benchmarks.quality.frontier with this base")
+    record = records.resumed(arguments.more, "quality.frontier", record)
     record["runs"].append({"command": command, "machine": report.machine()})
     done = {(piece["alpha"], piece["scale"], piece["seed"]) for piece in record["pieces"]}
     plan = [

@@ -10,7 +10,6 @@ documents; the test documents are for the figures.
 """
 
 import argparse
-import json
 import shlex
 import sys
 import time
@@ -28,7 +27,6 @@ from seam_fast.cli.corpora import corpus_for_base
 from seam_fast.cli.main import run_guarded
 from seam_fast.common.progress import say
 from seam_fast.data.class_numbers import is_target
-from seam_fast.errors import SeamFastError
 from seam_fast.modules.nested import ORDERS
 from seam_fast.modules.resize import figures_on_documents, validation_documents
 
@@ -79,10 +77,7 @@ def run(arguments, command: str) -> int:
         "test_documents": dict(zip(corpus.class_names, counts, strict=True)),
     }
     record = {"format": FORMAT, "method": METHOD, "base": about, "runs": [], "unmeasured": [], "pieces": []}
-    if arguments.more:
-        record = json.loads(Path(arguments.more).read_text())
-        if record.get("format") != FORMAT or record["base"] != about:
-            raise SeamFastError(f"{arguments.more} is no record of benchmarks.quality.sizes with this base")
+    record = records.resumed(arguments.more, "quality.sizes", record)
     record["runs"].append({"command": command, "machine": report.machine()})
     done = {(tuple(piece["sizes"]), piece["seed"]) for piece in record["pieces"]}
     plan = [(sizes, seed) for part in PLANS for seed in arguments.seeds for sizes in part]

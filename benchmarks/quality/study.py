@@ -4,7 +4,6 @@
 budget in steps as well; plain PyTorch for a few.
 """
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,10 +75,7 @@ def run(arguments, command: str) -> int:
     begun = time.monotonic()
     out = records.check_path(Path(arguments.out or f"{arguments.records}/quality_study.json"))
     record = {"format": FORMAT, "method": METHOD, "runs": [], "bases": {}, "unmeasured": [], "pieces": []}
-    if arguments.more:
-        record = json.loads(Path(arguments.more).read_text())
-        if record.get("format") != FORMAT:
-            raise SeamFastError(f"{arguments.more} is not a record of benchmarks.quality study")
+    record = records.resumed(arguments.more, "quality.study", record)
     this = {"command": command, "machine": report.machine(), "stopped": ""}
     record["runs"].append(this)
     known = {piece["key"] for piece in record["pieces"]}
