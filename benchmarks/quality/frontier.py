@@ -112,7 +112,8 @@ def measure(base, corpus, targets, alpha: float, scale: float, seed: int, steps:
         "engine": modules[0].card["engine"],
         "seconds": round(seconds, 3),
         "modules": [
-            {"class": "+".join(module.card["target_names"])} | figures(module, corpus, held_out) for module in modules
+            {"class": "+".join(module.card["target_names"])} | figures(module, corpus, held_out, False)
+            for module in modules
         ],
     }
 
