@@ -180,7 +180,7 @@ def test_of_pandas():
         (TEXTS, LABELS, {"modules": "some"}, "modules is 'some'; it must be None, 'all', or a list of labels"),
         (TEXTS, LABELS, {"modules": ["wheat"]}, "modules names 'wheat', and there is no such class in y; there are"),
         (TEXTS, LABELS, {"modules": []}, "modules names no class"),
-        (TEXTS, LABELS, {"recipe": "weak"}, "recipe must be one of public, strong, got 'weak'"),
+        (TEXTS, LABELS, {"recipe": "weak"}, "recipe must be one of public, strong, distilled, got 'weak'"),
         (TEXTS, LABELS, {"epochs": 0}, "epochs is 0; it must be at least 1"),
         (TEXTS, LABELS, {"tokenizer": "letters"}, "corpus setting tokenizer must be"),
         (TEXTS, LABELS, {"hidden_dim": 2.5}, "hidden_dim is 2.5; it must be a whole number"),

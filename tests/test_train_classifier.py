@@ -136,7 +136,7 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_and_step(tiny, recipe, monke
 
 def test_settings_that_make_no_sense(tiny):
     corpus = load_corpus(tiny, "tiny")
-    with pytest.raises(TrainingError, match="recipe must be one of public, strong, got 'best'"):
+    with pytest.raises(TrainingError, match="recipe must be one of public, strong, distilled, got 'best'"):
         train_classifier(corpus, "best")
     with pytest.raises(TrainingError, match="epochs is 0; it must be at least 1"):
         train_classifier(corpus, epochs=0)
