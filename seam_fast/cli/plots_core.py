@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..modules.stable_core import StableCore
-from .plots import BLUE, GREEN, GREY, MOST_PANELS, ORANGE, _figure, _name, _part, _save, _title
+from .plots import BLUE, GREEN, GREY, MOST_PANELS, ORANGE, _figure, _name, _no_ticks, _part, _save, _title
 
 
 def stable_cores(cores: Sequence[StableCore], curves: Sequence[Sequence[dict[str, Any]]], path: str | Path) -> Path:
@@ -44,19 +44,21 @@ def _histogram(axis: Any, core: StableCore) -> None:
     for offset, ((group, numbers), color) in enumerate(
         zip(core.histogram().items(), (BLUE, ORANGE, GREEN), strict=True)
     ):
-        axis.bar(places + 0.27 * (offset - 1), numbers[1:], 0.27, color=color, label=group)
+        label = "LSTM" if group == "lstm" else group
+        axis.bar(places + 0.27 * (offset - 1), numbers[1:], 0.27, color=color, label=label)
     axis.set_yscale("log")
+    axis.set_ylim(0.7, 20 * max(max(numbers[1:]) for numbers in core.histogram().values()) + 1)  # room for the legend
     axis.set_title(_name(core.modules[0]), fontsize=10)
     axis.set_xlabel("seeds that keep a weight", fontsize=9)
     axis.set_ylabel("weights (log)", fontsize=9)
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, ncols=3, loc="upper center")
     axis.grid(axis="y", alpha=0.25)
     axis.set_axisbelow(True)
 
 
 def _curve(axis: Any, core: StableCore, curve: Sequence[dict[str, Any]]) -> None:
     """F1 of the core, by the share of the seeds that must agree; dotted, the share of all weights that it keeps."""
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, PercentFormatter
 
     shares = [point["share"] for point in curve]
     axis.plot(
@@ -70,4 +72,7 @@ def _curve(axis: Any, core: StableCore, curve: Sequence[dict[str, Any]]) -> None
     beside = axis.twinx()
     beside.plot(shares, [100 * point["kept"] for point in curve], ":", color=GREY)
     beside.set_yscale("log")
+    beside.yaxis.set_major_locator(FixedLocator([0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]))
+    beside.yaxis.set_minor_locator(_no_ticks())
+    beside.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     beside.set_ylabel("weights kept (%, log, dotted)", fontsize=9, color=GREY)
