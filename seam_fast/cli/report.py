@@ -252,7 +252,7 @@ def comparison(module: SeamModule) -> str:
     if row["interrupted"]:
         lines.append("its training was cut short")
     if moved := row["threshold"]:
-        before, after = (f"{moved[name]:.3f}" for name in ("f1_before", "f1"))
+        before, after = ("-" if moved[name] is None else f"{moved[name]:.3f}" for name in ("f1_before", "f1"))
         lines.append(f"threshold moved on the documents that chose its epoch, from F1 {before} to {after} on these")
     for wrong in row["marks"]:
         words, advice = MARKS[wrong]
