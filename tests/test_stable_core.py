@@ -1,5 +1,6 @@
 """Modules of several seeds beside one another, and what they have in common."""
 
+import copy
 import json
 import shutil
 
@@ -172,3 +173,20 @@ def test_room_is_asked_for_the_scores_of_several_sizes(trained, monkeypatch):
         assert main([*command, *more]) == 0
     weights = sum(weight.numel() for weight in LSTMClassifier.load("runs/tiny/base.safetensors").weights().values())
     assert asked[0] == asked[1] == asked[2] - 2 * (weights // 2)
+
+
+def test_a_core_of_modules_of_an_earlier_version_knows_its_base(toy, toy_base, tmp_path):
+    """Which told bases apart in float32 only: here one of float64."""
+    base, loaded = copy.deepcopy(toy_base).double(), []
+    with torch.no_grad():
+        base.word_embeddings.weight.mul_(1 + 1e-12)
+    for module in make_modules(base, 2):
+        module.base_hash = module.card["base_hash"] = base.hash_in_float32
+        path = tmp_path / f"{module.card['seed']}.safetensors"
+        with pytest.MonkeyPatch.context() as patch:
+            card = {name: value for name, value in module._file_card().items() if name != "base_dtype"}
+            patch.setattr(module, "_file_card", lambda card=card: card)
+            module.save(path)
+        with pytest.warns(sf.DataWarning, match="an earlier version wrote it"):
+            loaded.append(SeamModule.load(path, base))
+    assert len(StableCore(loaded).curve(toy)) == 2
