@@ -164,7 +164,7 @@ class ModuleRun:
                     known=known if head_only else None,
                 )
             if stop.is_set():
-                self.cut_short = True
+                self.cut_off()
                 break
             if evaluates or not head_only:
                 known = evaluation if evaluates else None
@@ -414,6 +414,18 @@ class ModuleRun:
             if best.scores is not None and order_weights(best.scores):
                 self._size_curve = size_curve(module, documents[0], context.settings.sizes)
             self._metrics = figures_on_test(module, context.corpus, context.base_logits(test, self.device), logits)
+
+    def cut_off(self) -> None:
+        """Notes that Ctrl-C ended the run early. Where a size is asked for, and no epoch has been evaluated yet, the
+        module is cut from the present scores: those of the first epoch, which it has till then, know nothing.
+        """
+        self.cut_short = True
+        trainer, sizes, taken = self.trainer, self._sizes, self.best_epoch
+        if trainer is None or sizes is None or taken is None or "best_so_far" in self.history[taken]:
+            return
+        with contextlib.suppress(ValueError):  # scores that are not finite
+            self._best = self._with_scores(sizes.cut(trainer, self.context, None, None).evaluation.snapshot())
+            self.best_epoch, self._best_steps = self.history[-1]["epoch"], trainer.steps
 
     def _judged(self, best: Snapshot, trainer: Trainer) -> Snapshot:
         """The chosen module with its threshold; notes that, and what is wrong with it, for the card."""
