@@ -70,6 +70,8 @@ def test_few_targets_are_not_validated_and_their_training_documents_tell_whether
     assert judged(margins, labels)[1]["marks"] == ["not validated"]
     none = judged([-3.0] * 30, [0] * 30, prior=False)[1]["marks"]
     assert none == ["not validated"], "it says no to all held-out documents, rightly"
+    moved = judged([-3.0] * 29 + [-4.0], [0] * 30, own=(-2.0,) * 4)[1]["threshold"]
+    assert moved["moved_by"] < 0 and moved["f1_before"] is moved["f1"] is None, "no F1 where there is no target"
     never = judged([-3.0] * 30, [0] * 30, own=(-3.0,) * 4, prior=False)[1]["marks"]
     assert never == ["constant", "not validated"]
 

@@ -124,6 +124,19 @@ def test_a_base_read_by_the_old_name(toy_base, tmp_path):
     assert base.readout == "last_word"
 
 
+@pytest.mark.parametrize(("protocol", "kept"), [("reference", True), ("seam", False)])
+def test_modules_without_the_newer_settings_are_kept_where_they_would_be_made_again(protocol, kept):
+    settings = sf.Settings(protocol).as_dict()
+    newer = ("linear_penalty_scale", "head_start", "threshold", "start")
+    before = {name: value for name, value in settings.items() if name not in newer} | {"negatives_per_target": 5.0}
+    found = run_files._by_present_names({"settings": before, "evaluate_every": 1})
+    assert (found == {"settings": settings, "evaluate_every": None}) is kept
+    by_f1 = run_files._by_present_names({"settings": before | {"selection": "f1"}})["settings"]
+    assert "threshold" not in by_f1, "the rule chooses otherwise now"
+    redrawn = run_files._by_present_names({"settings": before | {"sampling": "redraw"}})["settings"]
+    assert redrawn["negatives_per_target"] == 5.0
+
+
 def test_cards_of_the_version_before_are_understood():
     """A module that 0.1 made by the same settings is kept by --reuse."""
     settings = sf.Settings(min_epoch_fraction=0.5).as_dict()

@@ -82,6 +82,17 @@ def test_without_evaluation_there_is_no_curve(toy, toy_base):
     assert module.kept == pytest.approx(0.1, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    "options", ({"protocol": "reference", "epochs": 1}, {"epochs": 0}, {"epochs": 0, "keep": (0.1, 0.2)})
+)
+def test_scores_that_were_never_stepped_have_no_curve(toy, toy_base, options):
+    """Such as those of SeaM's first epoch, which steps the head alone, where that epoch is chosen."""
+    (module,) = sf.reengineer(toy_base, toy, [1], keep_scores=True, **options)
+    assert module.metrics["test"] and module.has_scores and "size_curve" not in module.card
+    with pytest.raises(CheckpointError, match="does not know its scores"):
+        module.resized(0.05)
+
+
 @pytest.mark.parametrize("protocol", ("seam", "reference"))
 @pytest.mark.parametrize("options", ({"selection": "last"}, {"schedule": "seam"}, {"schedule": "port"}))
 def test_sizes_by_every_protocol(toy, toy_base, protocol, options):

@@ -173,3 +173,13 @@ def test_on_the_command_line(trained_once, tmp_path, monkeypatch, capsys):
     assert main(arguments) == 0
     assert "no linear detector was fitted beside the modules" in capsys.readouterr().out
     assert "svm" not in SeamModule.load(path, base).card
+
+
+def test_of_words_of_equal_weight_some_go():
+    """Words that stand in the same documents have the same weight, so no least weight parts them."""
+    from scipy.sparse import csr_matrix
+
+    documents = csr_matrix(np.repeat([[1.0, 0.0], [0.0, 1.0]], 6, axis=0).repeat(4, axis=1))
+    wanted = np.arange(12) < 6
+    for kind, most in (("l2", 3), ("l2", 1), ("l2", 0)):
+        assert np.count_nonzero(linear_svm._fit_svm(documents, wanted, kind, most)[0]) == most

@@ -127,6 +127,15 @@ def test_resized_to_a_share():
     assert module.resized(0.02, order="group").mask == cut(module.scores, count, "group")
 
 
+def test_a_card_of_another_size_says_nothing_of_this_one():
+    known = {"svm": {"l2": {}}, "evaluated_on": {}, "marks": ["not validated", "kept everything"], "corpus": "toy"}
+    module = make_module(**known, threshold={"moved_by": 1.0, "f1_before": 0.0, "f1": 0.9})
+    small, whole = module.resized(0.02).card, module.resized(1.0).card
+    assert not {"svm", "evaluated_on", "threshold"} & (set(small) | set(whole)) and small["corpus"] == "toy"
+    assert small["marks"] == ["not validated"] and whole["marks"] == known["marks"]
+    assert module.card["marks"] == known["marks"] and "marks" not in make_module().resized(0.02).card
+
+
 def kilobytes(module, **options):
     return len(sf.runtime.to_bytes(module.compact(**options))) / 1000
 

@@ -13,6 +13,7 @@ from support import toy_weights
 
 from seam_fast import LSTMClassifier, SeamModule, TrainingError, backend, reengineer
 from seam_fast.classifier.metrics import module_metrics
+from seam_fast.modules.marks import marks_on
 from seam_fast.modules.pareto import Front, pareto
 from seam_fast.search.context import SearchContext
 from seam_fast.search.sampling import balanced, is_target
@@ -112,7 +113,7 @@ def test_each_module_of_the_front_has_the_figures_of_its_epoch(toy, toy_base, en
             assert {key: point.figures[key] for key in figures} == figures
             assert (made.kept, made.kept_by_group) == (point.figures["kept"], point.figures["kept_by_group"])
             assert (made.target, made.base, made.history) == (module.target, toy_base, module.history)
-            chosen = {name: value for name, value in module.card.items() if name != "marks"}
+            chosen = {name: value for name, value in module.card.items() if name not in ("marks", "qualified")}
             assert made.card == chosen | {"best_epoch": point.epoch}
             assert made.metrics == {} and made.front == []
 
@@ -205,3 +206,13 @@ def test_the_card_says_what_trained(toy, toy_base, engine):
 def test_a_lazy_update_that_does_not_exist(toy, toy_base):
     with pytest.raises(TrainingError, match="lazy_update is 'slow'; it must be one of quadrature, replay, off"):
         run(toy_base, toy, [1], lazy_update="slow")
+
+
+def test_a_point_has_nothing_that_is_said_of_the_chosen_module(toy, toy_base):
+    """No epoch of this run qualifies; that a card says so would mark the points as rejected."""
+    (module,) = run(toy_base, toy, [1], selection="reference", alpha=1000.0, epochs=3)
+    module.card |= {"svm": {"l2": {}}, "evaluated_on": {"source": "elsewhere"}, "qualified": False}
+    for point in module.front:
+        card = point.module().card
+        assert marks_on(card) == [] and not {"svm", "evaluated_on", "qualified", "threshold"} & set(card)
+        assert card["best_epoch"] == point.epoch and card["settings"] == module.card["settings"]

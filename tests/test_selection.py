@@ -3,6 +3,7 @@
 import pytest
 from support.by_hand import choose
 
+import seam_fast as sf
 from seam_fast.modules.marks import FEWEST_TARGETS
 from seam_fast.search.selection import F1Selection, ReferenceSelection, is_constant_like
 
@@ -219,3 +220,19 @@ def test_few_targets_choose_nothing():
     assert choose(enough, history) == 1 and enough.qualified
     few = F1Selection(first_epoch=1, targets=FEWEST_TARGETS - 1)
     assert choose(few, history) == 3 and not few.qualified
+
+
+def test_an_epoch_that_seam_s_rule_chose_is_not_unsettled(toy, toy_base):
+    """That rule is free to choose an early one; `min_epoch_fraction` is none of its settings."""
+    options = {
+        "selection": "reference",
+        "alpha": 20.0,
+        "lr_decay": "none",
+        "steps": 60,
+        "batch_size": 8,
+        "lr_mask": 0.1,
+    }
+    (module,) = sf.reengineer(toy_base, toy, [1], **options)
+    settings = sf.Settings().with_options(**options)
+    assert module.card["best_epoch"] < settings.first_selectable_epoch(module.card["epochs"])
+    assert "unsettled" not in module.card["marks"]

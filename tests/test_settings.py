@@ -174,3 +174,12 @@ def test_learning_rates_fall_as_half_a_cosine():
     assert settings.lr_scale(0, 1) == 1
     assert all(settings.lr_scale(epoch, 1000) > 0 for epoch in range(1000))
     assert [Settings(lr_decay="none").lr_scale(epoch, 4) for epoch in range(4)] == [1] * 4
+
+
+def test_a_threshold_beside_shifts_of_sizes():
+    """The default moves none where there are several sizes; asked for, it is refused."""
+    settings = Settings(keep=(0.1, 0.2))
+    assert settings.with_options(threshold="half").threshold == "half"
+    with pytest.raises(TrainingError, match="threshold is 'f1', which has no effect where keep has several sizes"):
+        settings.with_options(threshold="f1")
+    assert Settings(keep=0.1).with_options(threshold="f1").threshold == "f1"

@@ -70,6 +70,24 @@ def test_a_single_size_is_come_to_from_where_the_module_stands():
     assert sizes.after(30, [0.5] * 31) == 200
 
 
+@pytest.mark.parametrize("keep", (0.1, SIZES))
+def test_ctrl_c_before_an_evaluation_gives_the_latest_module(toy, toy_base, keep):
+    """And not the first epoch's, whose scores have hardly moved."""
+
+    def interrupt(run, figures):
+        if figures["epoch"] == 20:
+            raise KeyboardInterrupt
+
+    options = RUN | {"keep": keep, "keep_scores": True, "epochs": 40, "steps": None}
+    with pytest.raises(KeyboardInterrupt) as caught:
+        sf.reengineer(toy_base, toy, [1], on_epoch=interrupt, **options)
+    (module,) = caught.value.modules
+    assert module.card["interrupted"] and module.card["best_epoch"] == module.card["epochs"] - 1 >= 20
+    assert module.kept == pytest.approx(0.1 if keep == 0.1 else SIZES[-1], abs=1e-3)
+    assert "unsettled" in module.card["marks"]
+    assert len(torch.cat([score.flatten() for score in module.scores.values()]).unique()) > 50
+
+
 # -- modules ----------------------------------------------------------------------------------------------------------
 
 

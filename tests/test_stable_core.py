@@ -1,5 +1,6 @@
 """Modules of several seeds beside one another, and what they have in common."""
 
+import copy
 import json
 import shutil
 
@@ -144,3 +145,48 @@ def test_on_the_command_line(trained_once, tmp_path, monkeypatch, capsys):
         assert main(["core", *toy_data.TINY, *more]) == 1
         error = capsys.readouterr().err
         assert sentence in error and error.count("\n") == 1
+
+
+def test_a_core_says_of_settings_what_holds_of_all_its_modules(toy_base):
+    modules = make_modules(toy_base, 2)
+    for module, steps in zip(modules, (10, 20), strict=True):
+        module.card |= {"settings": Settings(steps=steps).as_dict(), "corpus": "toy"}
+    card = StableCore(modules).module().card
+    assert card["corpus"] == "toy" and "settings" not in card
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_results(trained, capsys, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr("seam_fast.cli.plots_core.stable_cores", fail)
+    assert main(["core", *toy_data.TINY, "--seeds", "2", "--steps", "4", "--targets", "0"]) == 0
+    said = capsys.readouterr()
+    assert "the picture could not be drawn: RuntimeError: no font" in said.err and "core 50 %: F1" in said.out
+
+
+def test_room_is_asked_for_the_scores_of_several_sizes(trained, monkeypatch):
+    asked = []
+    monkeypatch.setattr("seam_fast.cli.verbs.core.check_room", lambda folder, size: asked.append(size))
+    command = ["core", *toy_data.TINY, "--seeds", "2", "--steps", "4", "--targets", "0", "--no-plots"]
+    for more in ([], ["--keep", "10%"], ["--keep", "5%,10%"]):
+        assert main([*command, *more]) == 0
+    weights = sum(weight.numel() for weight in LSTMClassifier.load("runs/tiny/base.safetensors").weights().values())
+    assert asked[0] == asked[1] == asked[2] - 2 * (weights // 2)
+
+
+def test_a_core_of_modules_of_an_earlier_version_knows_its_base(toy, toy_base, tmp_path):
+    """Which told bases apart in float32 only: here one of float64."""
+    base, loaded = copy.deepcopy(toy_base).double(), []
+    with torch.no_grad():
+        base.word_embeddings.weight.mul_(1 + 1e-12)
+    for module in make_modules(base, 2):
+        module.base_hash = module.card["base_hash"] = base.hash_in_float32
+        path = tmp_path / f"{module.card['seed']}.safetensors"
+        with pytest.MonkeyPatch.context() as patch:
+            card = {name: value for name, value in module._file_card().items() if name != "base_dtype"}
+            patch.setattr(module, "_file_card", lambda card=card: card)
+            module.save(path)
+        with pytest.warns(sf.DataWarning, match="an earlier version wrote it"):
+            loaded.append(SeamModule.load(path, base))
+    assert len(StableCore(loaded).curve(toy)) == 2

@@ -329,6 +329,32 @@ def test_reuse_knows_what_a_module_started_from(started, capsys):
     assert [is_reused("--start", "magnitude"), is_reused("--start", "magnitude"), is_reused()] == [0, 1, 0]
 
 
+def test_a_run_goes_on_where_modules_are_missing_that_had_none_to_start_from(started, capsys):
+    """What is left of it then has no module to start from at all."""
+    command = [*COMMAND, "--targets", "class0,class1", "--start", "last", "--reuse"]
+    (started / "last").mkdir()
+    (started / LAST).rename(started / "last" / "1-class1.safetensors")
+    assert main(command) == 0
+    left = started / "runs/tiny/modules/0-class0.safetensors"
+    before = left.rename(started / "before.safetensors")
+    capsys.readouterr()
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert (
+        "1 of 2 modules are there already" in said and "start: class0: there is no module of it to start from" in said
+    )
+    base = sf.LSTMClassifier.load("runs/tiny/base.safetensors")
+    one, other = (sf.SeamModule.load(path, base) for path in (before, left))
+    assert one.mask == other.mask and all(map(torch.equal, one.head, other.head))
+    assert one.card["start"] == other.card["start"] and other.card["start"]["kind"] == "full"
+
+
+def test_compact_modules_beside_those_of_a_run_are_left_aside(started):
+    assert main(["compact", LAST, "--base", "runs/tiny/base.safetensors"]) == 0
+    assert (started / LAST).with_suffix(".compact.safetensors").exists()
+    assert main([*COMMAND, "--targets", "class1", "--start", "runs/last"]) == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..classifier.tfidf import has_sklearn
 from ..modules.marks import MARKS, marks_on
 from ..modules.pareto import pareto
 from ..modules.seam_module import SeamModule
@@ -151,7 +152,8 @@ def _svm_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the column SVM says, and what the verdicts are."""
     known = [row for row in rows if row["svm"]]
     if not known:
-        return ["SVM: no linear detector was fitted beside the modules (pip install 'seam-fast[sklearn]')"]
+        way_out = "seam-fast evaluate MODULE --svm fits one" if has_sklearn() else "pip install 'seam-fast[sklearn]'"
+        return [f"SVM: no linear detector was fitted beside the modules ({way_out})"]
     fewest = [row["svm"]["l1"] for row in known if row["svm"]["l1"]["f1"] is not None]
     notes = ["SVM: F1 of a linear SVM fitted to the same documents and words, of no more weights than the module;"]
     if fewest:
@@ -252,7 +254,7 @@ def comparison(module: SeamModule) -> str:
     if row["interrupted"]:
         lines.append("its training was cut short")
     if moved := row["threshold"]:
-        before, after = (f"{moved[name]:.3f}" for name in ("f1_before", "f1"))
+        before, after = ("-" if moved[name] is None else f"{moved[name]:.3f}" for name in ("f1_before", "f1"))
         lines.append(f"threshold moved on the documents that chose its epoch, from F1 {before} to {after} on these")
     for wrong in row["marks"]:
         words, advice = MARKS[wrong]

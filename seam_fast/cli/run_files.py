@@ -18,6 +18,8 @@ from .disk import check_room, check_writable
 from .json_output import write_json
 from .paths import not_in_the_way
 
+_AS_BEFORE = {"linear_penalty_scale": 1.0, "head_start": "random", "threshold": "half"}
+"""What versions did whose cards have no such entries."""
 MODULE_METADATA = 1 << 18  # bytes that card, history and head take in a module's file; a generous bound
 
 
@@ -62,9 +64,16 @@ def _by_present_names(card: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = dict(card)
     if isinstance(settings := found.get("settings"), dict):
-        found["settings"] = {"keep": None, "start": "full"} | {
+        settings = {"keep": None, "start": "full"} | {
             RENAMED.get(name, name): value for name, value in settings.items()
         }
+        if "threshold" not in settings and settings.get("selection") != "f1":  # that rule chooses otherwise now
+            settings |= _AS_BEFORE
+            if settings.get("sampling") != "redraw":
+                settings["negatives_per_target"] = "corpus"  # which has no effect then
+            if found.get("evaluate_every") == 1:
+                found["evaluate_every"] = None
+        found["settings"] = settings
     if "catch_up" in found:
         catch_up = found.pop("catch_up")
         found["lazy_update"] = "off" if catch_up == "dense" else catch_up

@@ -10,13 +10,12 @@ from ..classifier.model import LSTMClassifier
 from ..data.corpus import Corpus
 from ..errors import CheckpointError, TrainingError
 from ..modules.seam_module import SeamModule
+from ..runtime import is_compact
 from ..search.settings import CHOICES, START_FROM_MODULE
 from ..search.start import StartModules
 from .options import OptionGroup
 from .paths import find_base_beside
 
-Start = SeamModule | list[SeamModule] | None
-"""What ``reengineer`` takes as ``start`` beside a kind, which is in the settings: a module, or those of a folder."""
 KINDS = tuple(kind for kind in CHOICES["start"] if kind != START_FROM_MODULE)
 
 
@@ -35,18 +34,34 @@ def add_start_options(parser: OptionGroup) -> None:
     )
 
 
-def load_start(arguments: argparse.Namespace, base: LSTMClassifier, base_path: Path) -> Start:
-    """The modules that ``--start`` names; None where it names a kind, or is not given.
+def load_start(
+    arguments: argparse.Namespace,
+    base: LSTMClassifier,
+    base_path: Path,
+    corpus: Corpus,
+    targets: Sequence[tuple[int, ...]],
+) -> StartModules | None:
+    """The modules that ``--start`` names, chosen for all targets; None where it names a kind, or is not given.
 
     Args:
         arguments: the parsed command line.
         base: the run's base.
         base_path: its file.
+        corpus: its corpus.
+        targets: its targets, those of which the modules are there already among them.
 
     Raises:
         CheckpointError: there is no such file, no module in a folder, or no base that fits.
-        TrainingError: ``--start-base`` without modules.
+        TrainingError: ``--start-base`` without modules, or no module of any target.
     """
+    start = _modules_named(arguments, base, base_path)
+    return None if start is None else StartModules(start, base, corpus.words, corpus.class_names, targets)
+
+
+def _modules_named(
+    arguments: argparse.Namespace, base: LSTMClassifier, base_path: Path
+) -> SeamModule | list[SeamModule] | None:
+    """The modules that ``--start`` names; errors as of ``load_start``."""
     where = arguments.start
     if where is None or where in KINDS:
         if arguments.start_base is not None:
@@ -70,7 +85,8 @@ def module_files(folder: Path) -> list[Path]:
     """The complete modules in the folder of a run, or in a folder of modules, sorted by name."""
     inside = folder / "modules"
     found = sorted((inside if inside.is_dir() else folder).glob("*.safetensors"))
-    return [path for path in found if path.name != "base.safetensors" and not path.stem.endswith(".interrupted")]
+    found = [path for path in found if path.name != "base.safetensors" and not path.stem.endswith(".interrupted")]
+    return [path for path in found if not is_compact(path)]  # which `seam-fast compact` writes beside them
 
 
 class _Loader:
@@ -100,16 +116,6 @@ class _Loader:
             return SeamModule.load(path, self._bases[key])
         except CheckpointError as error:  # here --base is that of the run
             raise CheckpointError(re.sub(r"(?<=command line )--base\b", "--start-base", str(error))) from None
-
-
-def start_fingerprints(
-    start: Start, base: LSTMClassifier, corpus: Corpus, targets: Sequence[tuple[int, ...]]
-) -> dict[tuple[int, ...], str | None]:
-    """What the cards of modules say of the modules they start from (`start_fingerprint`), by target."""
-    if start is None:
-        return {}
-    modules = StartModules(start, base, corpus.words, corpus.class_names, targets)
-    return {target: modules.fingerprint(target) for target in targets}
 
 
 def start_fingerprint(module: SeamModule) -> str | None:

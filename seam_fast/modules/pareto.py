@@ -11,6 +11,10 @@ from .seam_module import SeamModule
 Figures = dict[str, Any]
 """What is known of one epoch, by name, as in ``SeamModule.history``: ``epoch``, ``accuracy``, ``kept`` and more."""
 
+_SCORES = ("keep_scores", "size_curve", "size_order", "size_shifts")
+_OF_THE_CHOSEN = (*_SCORES, "threshold", "marks", "qualified", "svm", "evaluated_on")
+"""What a card says of the module that its run chose, and of no other epoch's."""
+
 
 def beats(figures: Figures, other: Figures) -> bool:
     """Whether an epoch's accuracy is at least another's and its share of kept weights at most the other's."""
@@ -78,12 +82,8 @@ class FrontPoint:
         """The module as it was after this epoch. Its scores are 1 where kept and -1 elsewhere, its threshold is where
         training left it, and it has no marks and no metrics on test documents.
         """
-        card = self._card | {"best_epoch": self.epoch}
-        card = {
-            name: value
-            for name, value in card.items()
-            if name not in ("keep_scores", "size_curve", "size_order", "size_shifts", "threshold", "marks")
-        }
+        card = {name: value for name, value in self._card.items() if name not in _OF_THE_CHOSEN}
+        card["best_epoch"] = self.epoch
         return SeamModule(self._base, self._target, self.mask, self._head, history=self._history, card=card)
 
 

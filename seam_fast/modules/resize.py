@@ -70,7 +70,7 @@ class Sizes(Generic[Module]):
 
     def __init__(self, module: Module, order: str) -> None:
         self.module, self.order, self.scores = module, order, module.scores
-        if all(bool((score.abs() == 1).all()) for score in self.scores.values()):
+        if not order_weights(self.scores):
             raise CheckpointError(
                 "this module cannot be resized, since it does not know its scores, which order the weights; make it by "
                 "reengineer(..., keep_scores=True), on the command line --keep-scores"
@@ -197,6 +197,11 @@ def figures_on_documents(module: Resizable, documents: Split) -> dict[str, Any]:
     """``metrics.module_metrics`` of a module on documents, undefined ones None."""
     wanted = is_target(documents.labels, module.target)
     return undefined_as_none(module_metrics(module.logits(documents.ids, documents.lengths), wanted))
+
+
+def order_weights(scores: Mapping[str, Tensor]) -> bool:
+    """Whether scores are more than signs. Those of a module whose scores were never stepped are all 1."""
+    return any(bool((score.abs() != 1).any()) for score in scores.values())
 
 
 def default_order(card: Mapping[str, Any]) -> str:

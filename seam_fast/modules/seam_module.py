@@ -24,6 +24,7 @@ from ..data.corpus import Corpus, Split
 from ..errors import CheckpointError
 from ..files.atomic import write_atomically
 from .compact import CompactModule, make_compact
+from .marks import KEPT_EVERYTHING, NEXT_TO_EVERYTHING
 from .mask import Head, KeepMask
 from .module_file import native_bytes, read_module, reference_bytes, vocabulary_hash
 from .nested import ORDERS
@@ -341,11 +342,13 @@ class SeamModule:
 
     def with_mask(self, mask: KeepMask, resized: Mapping[str, Any], shift: float = 0.0) -> "SeamModule":
         """A module with another mask and this one's head, ``shift`` added to the target's output; ``resized`` says on
-        its card how that came about. Figures on test documents, which are not its own, are left out.
+        its card how that came about. Figures on documents, which are not its own, are left out.
         """
-        left_out = ("keep_scores", "size_curve", "size_order", "size_shifts", "evaluated_on")
+        left_out = ("keep_scores", "size_curve", "size_order", "size_shifts", "evaluated_on", "svm", "threshold")
         card = {name: value for name, value in self.card.items() if name not in left_out}
         card |= {"base_hash": self.base_hash, "resized": dict(resized)}
+        if "marks" in card and mask.kept() < NEXT_TO_EVERYTHING:
+            card["marks"] = [mark for mark in card["marks"] if mark != KEPT_EVERYTHING]
         head = shifted_head(self.head, shift)
         made = SeamModule(self.base, self.target, mask, head, history=self.history, card=card)
         made.readout, made._hash_in_float32 = self.readout, self._hash_in_float32

@@ -93,8 +93,11 @@ class StableCore:
         first = self.modules[0]
         names = ("class_names", "target_names", "corpus", "synthetic", "data_hash", "settings")
         card = {name: first.card[name] for name in names if name in first.card}
+        card = {name: value for name, value in card.items() if all(one.card.get(name) == value for one in self.modules)}
         card |= {"base_hash": first.base_hash, "core": {"share": share, "seeds": self.seeds}}
-        return SeamModule(first.base, self.target, self.mask(share), self.head(), card=card)
+        made = SeamModule(first.base, self.target, self.mask(share), self.head(), card=card)
+        made._hash_in_float32 = first._hash_in_float32
+        return made
 
     def overlap(self) -> float:
         """Mean Jaccard index of each two of the modules: weights that both keep, of those that either keeps."""

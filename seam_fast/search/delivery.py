@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..classifier.metrics import module_metrics
+from ..classifier.metrics import module_metrics, undefined_as_none
 from ..classifier.threshold import f1_threshold
 from ..data.corpus import Split
 from ..modules.marks import (
@@ -53,7 +53,7 @@ def judged(
     Returns:
         The module; and ``marks``, see ``modules.marks``, with, where the threshold was moved, ``threshold``: what a
         margin (output 0 minus output 1) has to be above its old threshold (``moved_by``), and the target's F1 on
-        ``documents`` before (``f1_before``) and after (``f1``).
+        ``documents`` before (``f1_before``) and after (``f1``), None where none of these is the target's.
     """
     found, wanted = outputs(best, documents.ids, documents.lengths), is_target(documents.labels, target)
     of_own = outputs(best, own.ids, own.lengths)
@@ -62,8 +62,9 @@ def judged(
         weight, bias = best.head
         # A margin's threshold is 0 in every file, so it is the bias that moves.
         best = best._replace(head=(weight, bias - torch.tensor([moved, 0.0], dtype=bias.dtype)))
-        before, found = module_metrics(found, wanted)["f1"], outputs(best, documents.ids, documents.lengths)
-        verdict["threshold"] = {"moved_by": moved, "f1_before": before, "f1": module_metrics(found, wanted)["f1"]}
+        before, found = found, outputs(best, documents.ids, documents.lengths)
+        f1 = [undefined_as_none(module_metrics(each, wanted))["f1"] for each in (before, found)]
+        verdict["threshold"] = {"moved_by": moved, "f1_before": f1[0], "f1": f1[1]}
     validated = int(wanted.sum()) >= FEWEST_TARGETS
     if not validated:  # tells a module that always says no from one whose few held-out documents were hard
         found = torch.cat([found, outputs(best, own.ids, own.lengths)])

@@ -192,5 +192,6 @@ def _fit_svm(documents: csr_matrix, wanted: Array, kind: str, most: int) -> tupl
     machine.fit(documents, wanted)
     weights = machine.coef_[0]
     if np.count_nonzero(weights) > most:
-        weights = np.where(np.abs(weights) >= np.sort(np.abs(weights))[-most], weights, 0.0) if most else 0 * weights
+        weights = weights.copy()
+        weights[np.argsort(-np.abs(weights), kind="stable")[most:]] = 0.0  # of equal weights the first words' stay
     return weights, float(machine.intercept_[0])

@@ -20,7 +20,7 @@ from ..errors import TrainingError
 from ..modules.mask import Head, KeepMask, Snapshot
 from ..modules.nested import shifted
 from ..modules.pareto import Figures, Front
-from ..modules.resize import size_curve
+from ..modules.resize import order_weights, size_curve
 from ..modules.seam_module import SeamModule
 from ..training.base import Evaluation, EvaluationDocuments, Trainer
 from ..training.cuda_graph_trainer import CudaGraphTrainer
@@ -164,7 +164,7 @@ class ModuleRun:
                     known=known if head_only else None,
                 )
             if stop.is_set():
-                self.cut_short = True
+                self.cut_off()
                 break
             if evaluates or not head_only:
                 known = evaluation if evaluates else None
@@ -411,15 +411,29 @@ class ModuleRun:
         if self.period:
             card = {"base_hash": context.base_hash} | self._about_sizes()
             module = SeamModule(context.base, self.target, *chosen, card=card)
-            if best.scores is not None:
+            if best.scores is not None and order_weights(best.scores):
                 self._size_curve = size_curve(module, documents[0], context.settings.sizes)
             self._metrics = figures_on_test(module, context.corpus, context.base_logits(test, self.device), logits)
+
+    def cut_off(self) -> None:
+        """Notes that Ctrl-C ended the run early. Where a size is asked for, and no epoch has been evaluated yet, the
+        module is cut from the present scores: those of the first epoch, which it has till then, know nothing.
+        """
+        self.cut_short = True
+        trainer, sizes, taken = self.trainer, self._sizes, self.best_epoch
+        if trainer is None or sizes is None or taken is None or "best_so_far" in self.history[taken]:
+            return
+        with contextlib.suppress(ValueError):  # scores that are not finite
+            self._best = self._with_scores(sizes.cut(trainer, self.context, None, None).evaluation.snapshot())
+            self.best_epoch, self._best_steps = self.history[-1]["epoch"], trainer.steps
 
     def _judged(self, best: Snapshot, trainer: Trainer) -> Snapshot:
         """The chosen module with its threshold; notes that, and what is wrong with it, for the card."""
         context, settings, documents = self.context, self.context.settings, self._evaluation_documents[0]
         own = Split(*(part[self.sampler.targets] for part in vars(context.corpus.train).values()))
-        settled = self.best_epoch is not None and self.best_epoch >= settings.first_selectable_epoch(self.epochs)
+        # SeaM's rule is free to choose any epoch.
+        first = 0 if settings.selection == "reference" else settings.first_selectable_epoch(self.epochs)
+        settled = self.best_epoch is not None and self.best_epoch >= first
         prior: tuple[Tensor, float] | None = None
         if settings.threshold == "f1" and self.history and len(settings.sizes) < 2:  # several have shifts of their own
             probability = self._base_probability(documents.ids, documents.lengths)

@@ -48,7 +48,7 @@ def reengineer(
     on_module: OnModule | None = None,
     settings: Settings | None = None,
     keep_scores: bool = False,
-    start: str | SeamModule | Iterable[SeamModule] | None = None,
+    start: str | SeamModule | Iterable[SeamModule] | StartModules | None = None,
     catch_up: str | None = None,
     **options: Any,
 ) -> list[SeamModule]:
@@ -169,7 +169,7 @@ def reengineer_many(
     on_epoch: OnEpoch | None = None,
     on_module: OnModule | None = None,
     keep_scores: bool = False,
-    start_modules: SeamModule | Iterable[SeamModule] | None = None,
+    start_modules: SeamModule | Iterable[SeamModule] | StartModules | None = None,
     catch_up: str | None = None,
 ) -> list[list[SeamModule]]:
     """``reengineer`` with each of several settings and seeds, all modules side by side: on a GPU a study of many takes
@@ -244,7 +244,7 @@ def reengineer_many(
 
 
 def _start_modules(
-    modules: SeamModule | Iterable[SeamModule] | None,
+    modules: SeamModule | Iterable[SeamModule] | StartModules | None,
     base: LSTMClassifier,
     corpus: Corpus,
     targets: Sequence[tuple[int, ...]],
@@ -259,8 +259,11 @@ def _start_modules(
     if not wanted:
         raise TrainingError("start_modules has no effect, since no settings have start 'module'; leave it out")
     check_corpus(base, corpus)
-    found = StartModules(modules, base, corpus.words, corpus.class_names, targets)
-    for sentence in found.sentences():
+    if isinstance(modules, StartModules):  # of a run of which some modules are there already
+        found = modules
+    else:
+        found = StartModules(modules, base, corpus.words, corpus.class_names, targets)
+    for sentence in found.sentences(targets):
         warn(f"start: {sentence}")
     return found
 

@@ -340,7 +340,8 @@ def run_in_step(
             running.remove(run)
     for run in runs:
         if not run.ended:
-            run.cut_short = run in running and stop.is_set()
+            if run in running and stop.is_set():
+                run.cut_off()
             run.finish()
     return True
 

@@ -112,7 +112,7 @@ class Settings:
         evaluation_subset: ``"all"`` of these, or ``"sampled"``, their balanced part where sampling is balanced.
         threshold: Where a document begins to be the target's: ``"half"``, at a probability of one half as trained, or
             ``"f1"``, where the F1 on these documents is best (see ``classifier.threshold``), to which the head's bias
-            is moved so that this is one half; it is not moved for fewer than ``modules.marks.FEWEST_TARGETS`` targets.
+            is moved so that this is one half. Of several sizes (``keep``) each has a shift of its own instead.
         early_stop: Epochs without progress, as the rule defines it, before a run ends; -1: never.
         start: Where scores start: ``"full"`` (all weights kept, as in SeaM), ``"magnitude"`` (the largest twentieth
             of each group), ``"saliency"`` (the twentieth of all weights with the largest |w * dL/dw|, for L the loss of
@@ -196,6 +196,11 @@ class Settings:
                     f"{name} is {value!r}, which has no effect where {other} is {beside!r}; leave it out, or choose "
                     f"{other} {wanted!r}"
                 )
+        if options.get("threshold") == "f1" and len(made.sizes) > 1:
+            raise TrainingError(
+                "threshold is 'f1', which has no effect where keep has several sizes, each with a shift of its own; "
+                "leave one of them out"
+            )
         return made
 
     def _check(self) -> None:

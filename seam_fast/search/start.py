@@ -120,10 +120,15 @@ class StartModules:
     def _name(self, target: tuple[int, ...]) -> str:
         return "+".join(self.class_names[k] for k in target)
 
-    def sentences(self) -> list[str]:
-        """What is not taken over as it is, and what has changed between the bases; a line each, in plain words."""
+    def sentences(self, targets: Iterable[tuple[int, ...]] | None = None) -> list[str]:
+        """What is not taken over as it is, and what has changed between the bases; a line each, in plain words.
+
+        Args:
+            targets: Those to speak of; None: all.
+        """
         lines = list(dict.fromkeys(line for rebase in self._rebases.values() for line in rebase.sentences()))
-        for target, module in self.chosen.items():
+        for target in dict.fromkeys(self.chosen if targets is None else targets):
+            module = self.chosen[target]
             if module is None:
                 lines.append(f"{self._name(target)}: there is no module of it to start from, so all weights start kept")
             elif self.rebase(module).target(module) != target:

@@ -74,7 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
     for path in (*files.values(), folder / "record.json"):
         check_writable(path, (path.suffix,))
     weights = sum(weight.numel() for weight in base.weights().values())
-    check_room(folder, len(targets) * (len(seeds) + 1) * (weights // 8 + MODULE_METADATA))
+    scores = weights // 2 if len(settings.sizes) > 1 else 0  # as of `check_run`; cores have none
+    a_module = weights // 8 + MODULE_METADATA
+    check_room(folder, len(targets) * (len(seeds) * (a_module + scores) + a_module))
     say(f"{len(targets)} targets, {len(seeds)} seeds, from a base with {describe_base(base)}")
 
     def save(module: SeamModule) -> None:
@@ -109,7 +111,11 @@ def run(arguments: argparse.Namespace) -> int:
     if draw:
         from .. import plots_core
 
-        written.append(plots_core.stable_cores(cores, [row["curve"] for row in rows], folder / "stable_core.png"))
+        curves = [row["curve"] for row in rows]
+        try:
+            written.append(plots_core.stable_cores(cores, curves, folder / "stable_core.png"))
+        except Exception as error:  # as of `draw_run`
+            say(f"the picture could not be drawn: {type(error).__name__}: {error}")
     if arguments.json:
         print_json(record)
     else:

@@ -13,6 +13,7 @@ from ...search.auto_engine import engines_on_card
 from ...search.linear_svm import LinearSVMs
 from ...search.module_run import ModuleRun
 from ...search.settings import Settings
+from ...search.start import StartModules
 from ...training.devices import ask_for_queues
 from .. import cost_report, report
 from ..bases import describe_base, load_base
@@ -31,7 +32,7 @@ from ..options import (
 )
 from ..paths import module_file, run_folder
 from ..run_files import ModuleFiles, can_draw, check_run, draw_run, reusable, save_run
-from ..start_files import Start, add_start_options, load_start, start_fingerprint, start_fingerprints
+from ..start_files import add_start_options, load_start, start_fingerprint
 from ..targets import parse_targets, with_documents
 
 
@@ -84,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     paths = {target: module_file(folder, target, corpus.class_names) for target in targets}
     if arguments.targets != "all":  # the record of the run of all targets stays as it is
         folder = run_folder(folder, targets)
-    start = load_start(arguments, base, base_path)
+    start = load_start(arguments, base, base_path, corpus, targets)
     done = _modules_there(arguments, settings, base, corpus, paths, start) if arguments.reuse else {}
     if done:
         say(f"{len(done)} of {len(targets)} modules are there already: kept")
@@ -125,17 +126,16 @@ def _modules_there(
     base: LSTMClassifier,
     corpus: Corpus,
     paths: dict[tuple[int, ...], Path],
-    start: Start,
+    start: StartModules | None,
 ) -> dict[tuple[int, ...], SeamModule]:
     """The modules, by target, that are on disk and just as this run would make them."""
     wanted = {"settings": settings.as_dict(), "seed": arguments.seed, "evaluate_every": arguments.evaluate_every}
     wanted["keep_scores"] = _keeps_scores(arguments, settings) or None
     engines = engines_on_card(base.weights(), arguments.backend, arguments.lazy_update, settings.batch_size)
     found = {}
-    fingerprints = start_fingerprints(start, base, corpus, list(paths))
     for target, path in paths.items():
         module = reusable(path, base, corpus, wanted, engines)
-        if module is not None and start_fingerprint(module) == fingerprints.get(target):
+        if module is not None and start_fingerprint(module) == (start.fingerprint(target) if start else None):
             found[target] = module
     return found
 
@@ -147,7 +147,7 @@ def _train(
     corpus: Corpus,
     targets: list[tuple[int, ...]],
     files: ModuleFiles,
-    start: Start,
+    start: StartModules | None,
 ) -> list[SeamModule]:
     """The modules of some targets, in order, saved as each becomes ready; what an error or Ctrl-C leaves is saved too,
     and the table shows it.
