@@ -1,4 +1,8 @@
-"""The training of one module, from the first epoch to the module that is kept."""
+"""The training of one module, from the first epoch to the module that is kept.
+
+It is more than 500 lines, since nearly all of it reads and writes the state of one run; what does not, has files of its
+own: ``sampling``, ``selection``, ``held_sizes``, ``start``, ``delivery``.
+"""
 
 import contextlib
 import functools
