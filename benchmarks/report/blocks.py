@@ -168,6 +168,8 @@ BLOCKS = {
     "base": lambda: block("quality_base_strong", quality.bases_sentence, quality.bases),
     "base_distilled": lambda: block("quality_base_distilled", quality.bases_sentence, quality.bases),
     "linear": lambda: block("quality_linear", linear.linear),
+    "strong_sentence": lambda: quality.bases_sentence(load("quality_base_strong")),
+    "distilled_sentence": lambda: quality.bases_sentence(load("quality_base_distilled")),
     "svm_sentence": lambda: linear.sentence(load("quality_linear")),
     "frontier": lambda: block("quality_frontier", frontier.frontier),
     "base_public": lambda: quality.bases_sentence(load("quality_base_public")),
