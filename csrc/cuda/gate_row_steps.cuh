@@ -4,12 +4,10 @@
 // cluster barrier between them:
 //
 //   project   each block: x of all distinct words times its own rows of W_ih
-//   recur     each block takes a document, or several in turn: LSTM, head, loss, and back through time. Idle blocks
-//   bring the stale
-//             rows of the next step up to date
-//   learn     each block updates W_hh, W_ih and the biases of its own rows, and the rows of scores of some of the
-//   words; the linear
-//             layer and the head are updated, too
+//   recur     each block takes a document, or several in turn: LSTM, head, loss, and back through time;
+//             idle blocks bring the stale rows of the next step up to date
+//   learn     each block updates W_hh, W_ih and the biases of its own rows, and the rows of scores of some
+//             of the words; the linear layer and the head are updated, too
 //
 // A word that occurs several times in a batch is projected once, and its gradients are summed before they are
 // multiplied. Data passes between blocks through the L2 cache, in rows that are copied into shared memory as they are,

@@ -1,5 +1,5 @@
 // Tests of the CPU implementation of block.cuh: correct kernels have no findings in any order of threads, each planted
-// fault is found, and the number types of real.cuh agree with their definition.
+// fault is found, and the number types of real.cuh agree with their definition. One file: a program of small cases.
 #include <cfloat>
 #include <cmath>
 #include <cstdio>
