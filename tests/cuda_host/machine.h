@@ -1,5 +1,5 @@
-// The scheduler of a kernel's threads, with their order and their barriers; and the checks of their memory accesses. One
-// file of 500 lines, because what a thread may read depends on which barrier it has passed.
+// The scheduler of a kernel's threads, with their order and their barriers; and the checks of their memory accesses.
+// One file of 500 lines, because what a thread may read depends on which barrier it has passed.
 #pragma once
 
 #include <algorithm>
