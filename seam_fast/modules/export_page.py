@@ -65,6 +65,7 @@ def to_html(module: runtime.CompactModule, table: bool = False) -> str:
     card = module.card
     names = " + ".join(module.target_names)
     size, kind = f"{len(program) / 1000:.0f} kB", card.get("dtype", "float32")
+    packed = gzip.compress(program, 9, mtime=0)  # the same bytes at each export, so without the time of day
     facts = f"A module that keeps something of {len(module.embedding) - 1:,} words, {kind}, {size} of program and data"
     values = {
         "version": __version__,
@@ -72,8 +73,9 @@ def to_html(module: runtime.CompactModule, table: bool = False) -> str:
         "facts": html.escape(f"{facts}; seam-fast {__version__}."),
         "max_length": str(card["max_length"]),
         "counts": " that the module knows" if card["padding"] == "word" else "",
-        # The same bytes at each export, so without the time of day.
-        "program": base64.b64encode(gzip.compress(program, 9, mtime=0)).decode(),
+        "bytes": str(len(packed)),
+        # Five characters for four bytes, where base64 needs 5.3. A script of HTML must not hold "<".
+        "program": base64.b85encode(packed, pad=True).decode().replace("<", "/"),
     }
     page = (resources.files(__package__) / "templates" / "page.html").read_text(encoding="utf-8")
     for name, value in values.items():
