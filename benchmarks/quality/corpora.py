@@ -24,6 +24,7 @@ from benchmarks.harness import records
 from benchmarks.report.tables_corpora import corpora as corpora_table
 from benchmarks.report.tables_corpora import verdict
 from seam_fast.classifier.evaluate import predict_logits
+from seam_fast.classifier.paired_bootstrap import f1_difference
 from seam_fast.cli import report
 from seam_fast.cli.bases import train_base
 from seam_fast.cli.main import run_guarded
@@ -34,7 +35,6 @@ from seam_fast.errors import SeamFastError
 FORMAT = "seam-fast quality corpora 1"
 BASES = Path("runs/quality/corpora")
 SEEDS = (200, 201, 202)  # no setting was chosen with these
-DRAWS = 2000  # bootstrap samples: an end of the interval is then off by a fiftieth of its width or so
 METHOD = (
     "For each corpus and seed a base by the strong recipe and, by seam_fast.reengineer with default settings, a module "
     "for each class that has test documents, or, with --every N, for each Nth of these by size; both of that seed. F1 "
@@ -166,10 +166,7 @@ def base_answers(base, split) -> np.ndarray:
 
 
 def paired_interval(wanted, of_base, of_module, seed: int) -> tuple[float, float]:
-    """A 95 % interval of the module's F1 less the base's, by drawing the documents anew, with replacement.
-
-    Only the numbers of documents in the eight kinds (target or not, base yes or no, module yes or no) matter, so these
-    are drawn, by the multinomial distribution. An F1 without any target, drawn or said, is 0.
+    """The 95 % interval of the module's F1 less the base's, by drawing the documents anew.
 
     Args:
         wanted: Which documents are the target's, bool (N,).
@@ -177,17 +174,8 @@ def paired_interval(wanted, of_base, of_module, seed: int) -> tuple[float, float
         of_module: For which the module does, bool (N,).
         seed: Of the draws.
     """
-    kinds = 4 * wanted + 2 * of_base + of_module
-    counts = np.bincount(kinds, minlength=8)
-    drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), DRAWS)
-    is_wanted, by_base, by_module = (np.arange(8) >> bit & 1 for bit in (2, 1, 0))
-
-    def f1(said) -> np.ndarray:
-        both = drawn @ (is_wanted * said)
-        return 2 * both / np.maximum(drawn @ is_wanted + drawn @ said, 1)
-
-    low, high = np.percentile(f1(by_module) - f1(by_base), [2.5, 97.5])
-    return float(low), float(high)
+    _, low, high = f1_difference(of_base, of_module, wanted, seed)
+    return -high, -low
 
 
 if __name__ == "__main__":

@@ -4,7 +4,11 @@ import numpy as np
 
 
 def f1_threshold(
-    margin: np.ndarray, target_probability: np.ndarray, weight: np.ndarray | None = None, resolution: float = 0.0
+    margin: np.ndarray,
+    target_probability: np.ndarray,
+    weight: np.ndarray | None = None,
+    resolution: float = 0.0,
+    zero: bool = True,
 ) -> float:
     """The threshold of the best expected F1 over documents whose class is known or only probable.
 
@@ -23,9 +27,11 @@ def f1_threshold(
         weight: For how many documents each counts, (N,); None: for one.
         resolution: How far rounding can move a margin; margins no further apart than twice that are equal.
 
+        zero: Whether 0 itself is tried, wherever it lies.
+
     Returns:
-        The threshold; 0 where it is as good as any, where no document can be the target's, and where all margins are
-        equal.
+        The threshold; 0 where it is tried and as good as any, where no document can be the target's, and where all
+        margins are equal.
     """
     weight = np.ones(len(margin)) if weight is None else weight.astype(np.float64)
     total = float(np.sum(weight * target_probability))
@@ -40,7 +46,9 @@ def f1_threshold(
         reached: np.ndarray = 2 * found[count] / (taken[count] + total)
         return reached
 
-    thresholds = np.append((ranked[ends] + ranked[ends + 1]) / 2, 0.0)
-    reached = f1(np.append(ends + 1, np.count_nonzero(ranked >= 0)))
+    thresholds, reached = (ranked[ends] + ranked[ends + 1]) / 2, f1(ends + 1)
+    if zero:
+        thresholds = np.append(thresholds, 0.0)
+        reached = np.append(reached, f1(np.array([np.count_nonzero(ranked >= 0)])))
     as_good = np.flatnonzero(reached >= reached.max() * (1 - 1e-12))  # sums of another order differ by rounding
     return float(thresholds[as_good[np.argmin(np.abs(thresholds[as_good]))]])

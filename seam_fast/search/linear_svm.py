@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..classifier.metrics import binary_metrics, undefined_as_none
+from ..classifier.paired_bootstrap import f1_difference
 from ..classifier.tfidf import FOLDS, Array, fold_numbers, need_sklearn, word_counts
+from ..classifier.threshold import f1_threshold
 from ..data.corpus import Corpus
+from ..modules.marks import FEWEST_TARGETS
 from ..modules.seam_module import SeamModule
 from .document_sets import is_target
 
@@ -26,8 +29,6 @@ if TYPE_CHECKING:
 KINDS = ("l2", "l1")
 """The penalties: ``l2`` weights every word, ``l1`` few of them."""
 
-LEAST_TARGETS = 10  # for a threshold of its own: with fewer, one or two documents would choose it
-SAMPLES = 2000  # of the bootstrap
 SHOWN = ("precision", "recall", "f1", "accuracy", "average_precision")
 
 
@@ -113,7 +114,7 @@ class LinearSVMs:
         """Weights (V,) and bias of a detector with at most that many weights; the threshold is in the bias."""
         documents = self._documents[0]
         weights, bias = _fit_svm(documents, wanted, kind, most)
-        if wanted.sum() >= LEAST_TARGETS and (~wanted).sum() >= LEAST_TARGETS:
+        if wanted.sum() >= FEWEST_TARGETS and (~wanted).sum() >= FEWEST_TARGETS:
             margins = np.empty(len(wanted))
             folds = fold_numbers(wanted)
             for held_out in (folds == fold for fold in range(FOLDS)):
@@ -123,17 +124,13 @@ class LinearSVMs:
         return weights, bias
 
 
-def compare(answers: Array, others: Array, wanted: Array, samples: int = SAMPLES) -> dict[str, Any]:
-    """A paired bootstrap of two detectors' F1 over documents.
-
-    Of a document it only counts what either says and what is right, so to draw N documents is to draw the numbers of
-    the eight cases from a multinomial distribution (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
+def compare(answers: Array, others: Array, wanted: Array) -> dict[str, Any]:
+    """What a paired bootstrap says of two detectors.
 
     Args:
         answers: The first one's answers, bool (N,).
         others: The second one's, bool (N,).
         wanted: Which documents are the target's, bool (N,).
-        samples: How often documents are drawn.
 
     Returns:
         ``difference``, F1 of the first less that of the second; ``low`` and ``high``, its 95 % interval; ``verdict``.
@@ -141,40 +138,22 @@ def compare(answers: Array, others: Array, wanted: Array, samples: int = SAMPLES
     """
     if not wanted.any():
         return {"difference": None, "low": None, "high": None, "verdict": "not told apart"}
-    cases = np.bincount(4 * wanted + 2 * answers + others, minlength=8)
-    drawn = np.random.default_rng(0).multinomial(cases.sum(), cases / cases.sum(), size=samples)
-    low, high = (float(value) for value in np.quantile(_difference(drawn), (0.025, 0.975)))
+    difference, low, high = f1_difference(answers, others, wanted)
     verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
-    return {"difference": float(_difference(cases[None])[0]), "low": low, "high": high, "verdict": verdict}
+    return {"difference": difference, "low": low, "high": high, "verdict": verdict}
 
 
 def best_threshold(margins: Array, wanted: Array) -> float:
-    """The threshold of the highest F1: halfway between two margins, the one nearest to 0 where several are best.
-
-    Documents of equal margin are on the same side of it.
+    """The threshold of the highest F1: halfway between two margins, or below all of them; the one nearest to 0 where
+    several are best. Documents of equal margin are on the same side of it.
 
     Args:
         margins: (N,), some of them of targets.
         wanted: Which documents are the target's, bool (N,).
     """
-    order = np.argsort(-margins, kind="stable")
-    sorted_margins, hits = margins[order], np.cumsum(wanted[order])
-    ends = np.flatnonzero(np.append(sorted_margins[1:] != sorted_margins[:-1], True))
-    f1 = 2 * hits[ends] / (ends + 1 + wanted.sum())
-    below = np.append(sorted_margins, sorted_margins[-1] - 1.0)[ends + 1]
-    thresholds = (sorted_margins[ends] + below) / 2
-    best = thresholds[f1 >= f1.max()]
-    return float(best[np.abs(best).argmin()])
-
-
-def _difference(counts: Array) -> Array:
-    """F1 of the first detector less that of the second, (n,), from numbers of the eight cases (n, 8)."""
-    wanted, first, second = (np.array([case >> shift & 1 for case in range(8)], dtype=bool) for shift in (2, 1, 0))
-    f1 = []
-    for says in (first, second):
-        right, said, all_ = (counts[:, chosen].sum(1) for chosen in (wanted & says, says, wanted))
-        f1.append(2 * right / np.maximum(said + all_, 1))
-    return f1[0] - f1[1]
+    # A place below all margins, which counts for no document.
+    margins, probability = np.append(margins, margins.min() - 1.0), np.append(wanted, False).astype(np.float64)
+    return f1_threshold(margins, probability, np.append(np.ones(len(wanted)), 0.0), zero=False)
 
 
 def _figures(margins: Array, wanted: Array) -> dict[str, float]:
