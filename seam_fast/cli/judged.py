@@ -22,7 +22,8 @@ from .paths import find_base_beside
 
 
 class Judged(NamedTuple):
-    """A module, its file and that of its base, the documents, and a sentence or path that tells where those are from.
+    """A module, its file and that of its base, the documents, a sentence or path that tells where those are from, and
+    the name of the corpus.
 
     The documents are a `Corpus` where the base does not know its words and classes, which are then numbered by the
     training documents; else they are a `Split`.
@@ -33,6 +34,7 @@ class Judged(NamedTuple):
     base_path: Path
     documents: Corpus | Split
     source: str
+    dataset: str
 
     @property
     def split(self) -> Split:
@@ -86,7 +88,7 @@ def load_judged(arguments: argparse.Namespace) -> Judged:
         module = load_module(path, base, arguments.target, names)
     if base.vocabulary is None and isinstance(documents, Corpus):
         _check_numbering(path, module, documents)
-    return Judged(module, path, Path(base_path), documents, source)
+    return Judged(module, path, Path(base_path), documents, source, dataset)
 
 
 def _documents(base: LSTMClassifier, dataset: str, arguments: argparse.Namespace) -> tuple[Corpus | Split, str]:
@@ -106,9 +108,7 @@ def training_corpus(arguments: argparse.Namespace, judged: Judged) -> Corpus:
     """The corpus whose test documents are judged on, with its training documents; errors as of `load_judged`."""
     if isinstance(judged.documents, Corpus):
         return judged.documents
-    base, named = judged.module.base, None if arguments.base else find_base_beside(judged.path)[1]
-    dataset = dataset_name(arguments) or named or base.info.get("corpus") or "r8"
-    return corpus_for_base(base, dataset, arguments.data_dir, say, data_file(arguments))
+    return corpus_for_base(judged.module.base, judged.dataset, arguments.data_dir, say, data_file(arguments))
 
 
 def raw_documents(arguments: argparse.Namespace, corpus: str) -> tuple[Documents, str]:

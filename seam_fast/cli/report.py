@@ -219,6 +219,12 @@ def in_a_line(module: SeamModule) -> str:
     return ", ".join([*f1, f"kept {100 * row['kept']:.2f} %", *seconds, *marks])
 
 
+def _in_columns(figures: Mapping[str, Any]) -> str:
+    """Precision, recall and F1 in columns."""
+    values = (figures[name] for name in ("precision", "recall", "f1"))
+    return "".join(f"{'-':>8}" if value is None else f"{value:8.3f}" for value in values)
+
+
 def comparison(module: SeamModule) -> str:
     """One module beside its base: precision, recall, F1 and accuracy with its 95 % interval, and what is kept."""
     mark = "SYNTHETIC  " if module.card.get("synthetic") else ""
@@ -233,19 +239,15 @@ def comparison(module: SeamModule) -> str:
         ("base, balanced subset", "base_balanced"),
     ):
         figures = module.metrics[key]
-        values = [figures[name] for name in ("precision", "recall", "f1")]
-        shares = "".join(f"{'-':>8}" if value is None else f"{value:8.3f}" for value in values)
         accuracy = "-"
         if figures["accuracy"] is not None:
             interval = f"{100 * figures['accuracy_low']:.1f}-{100 * figures['accuracy_high']:.1f}"
             accuracy = f"{100 * figures['accuracy']:.1f} % ({interval})"
-        lines.append(f"{label:28}{shares}   {accuracy} of {figures['documents']}")
+        lines.append(f"{label:28}{_in_columns(figures)}   {accuracy} of {figures['documents']}")
     for kind, svm in module.card.get("svm", {}).items():
-        values = [svm[name] for name in ("precision", "recall", "f1")]
-        shares = "".join(f"{'-':>8}" if value is None else f"{value:8.3f}" for value in values)
         accuracy = "-" if svm["accuracy"] is None else f"{100 * svm['accuracy']:.1f} %"
         label = f"{kind.upper()} SVM, {svm['weights']:,} words"
-        lines.append(f"{label:28}{shares}   {accuracy}")
+        lines.append(f"{label:28}{_in_columns(svm)}   {accuracy}")
         if svm["difference"] is not None:
             interval = f"{svm['low']:+.3f} to {svm['high']:+.3f}"
             lines.append(f"    the module's F1 less this: {svm['difference']:+.3f} ({interval}), {svm['verdict']}")

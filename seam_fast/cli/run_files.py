@@ -154,9 +154,14 @@ def check_run(paths: Sequence[Path], folder: Path, base: LSTMClassifier, draw: b
     names = ["record.json", "table.txt", *(plots.NAMES if draw else ())]
     for path in [*paths, *(folder / name for name in names)]:
         check_writable(path, (path.suffix,))
+    check_room(folder, len(paths) * module_room(base, keep_scores))
+
+
+def module_room(base: LSTMClassifier, keep_scores: bool) -> int:
+    """Bytes that a module's file may take at most, with or without real scores."""
     weights = sum(weight.numel() for weight in base.weights().values())
     scores = weights // 2 if keep_scores else 0  # 16 bits a score, of a fifth of them, and a bit that says which
-    check_room(folder, len(paths) * (weights // 8 + scores + MODULE_METADATA))  # a bit a weight
+    return weights // 8 + scores + MODULE_METADATA  # a bit a weight
 
 
 def can_draw(log: Log) -> bool:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...classifier.model import LSTMClassifier
 from ...common.progress import say
 from ...data.corpus import Corpus
 from ...errors import TrainingError
@@ -31,7 +30,7 @@ from ..options import (
     settings_from,
 )
 from ..paths import module_file
-from ..run_files import MODULE_METADATA, can_draw
+from ..run_files import can_draw, module_room
 from ..targets import parse_targets, with_documents
 
 SHARE = 0.9  # of the seeds, beside which the table tells what a majority keeps
@@ -73,10 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     files = {target: module_file(folder, target, corpus.class_names) for target in targets}
     for path in (*files.values(), folder / "record.json"):
         check_writable(path, (path.suffix,))
-    weights = sum(weight.numel() for weight in base.weights().values())
-    scores = weights // 2 if len(settings.sizes) > 1 else 0  # as of `check_run`; cores have none
-    a_module = weights // 8 + MODULE_METADATA
-    check_room(folder, len(targets) * (len(seeds) * (a_module + scores) + a_module))
+    of_seeds = len(seeds) * module_room(base, len(settings.sizes) > 1)
+    check_room(folder, len(targets) * (of_seeds + module_room(base, False)))  # cores have no scores
     say(f"{len(targets)} targets, {len(seeds)} seeds, from a base with {describe_base(base)}")
 
     def save(module: SeamModule) -> None:
@@ -96,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         on_module=lambda run, module: save(module),
     )
     cores = [StableCore(row[k] for row in made) for k in range(len(targets))]
-    rows = [_judge(core, corpus, base, arguments.share, files[core.target]) for core in cores]
+    rows = [_judge(core, corpus, arguments.share, files[core.target]) for core in cores]
     record = {
         "format": "seam-fast core 1",
         "command": arguments.command_line,
@@ -125,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _judge(core: StableCore, corpus: Corpus, base: LSTMClassifier, share: float, path: Path) -> dict[str, Any]:
+def _judge(core: StableCore, corpus: Corpus, share: float, path: Path) -> dict[str, Any]:
     """Saves the core of a target as a module; returns what the record says of it."""
     consensus = core.module(share)
     consensus.metrics = figures_on_test(consensus, corpus)
