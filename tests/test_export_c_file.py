@@ -9,7 +9,6 @@ import subprocess
 
 import numpy as np
 import pytest
-import torch
 from support.c_cases import (
     LETTERS,
     MARKS,
@@ -18,7 +17,7 @@ from support.c_cases import (
     sources,
 )
 from support.c_files import InC, a_compiler, as_bytes, compile_c, compilers, rows_of
-from support.compact_cases import make_base, make_module, module_of_rule
+from support.compact_cases import make_base, make_module, make_module_of, module_of_rule
 
 import seam_fast as sf
 from seam_fast import CheckpointError, CompactModule, runtime
@@ -268,12 +267,7 @@ def test_without_a_compiler(tmp_path, capsys, monkeypatch):
 def test_real_documents(r8_dir, tmp_path, protocol):
     """The whole test set of R8, with as many words and values as modules of it keep."""
     corpus = sf.load_corpus(r8_dir, "r8", protocol=protocol)
-    base = make_base((1, False), (100, 50, 8), corpus.config, list(corpus.words))
-    for parameter in base.parameters():
-        parameter.data.mul_(0.7)
-    module = make_module(base, 0.3)
-    scores = module.scores["word_embeddings.weight"]
-    scores[torch.rand(len(scores), generator=torch.Generator().manual_seed(0)) < 0.9] = -1
+    module = make_module_of(corpus)
     made = module.compact()
     alone = runtime.CompactModule(made.tensors, made.card)
     lines = (r8_dir / "r8-test-all-terms.txt").read_text(encoding="utf-8").splitlines()

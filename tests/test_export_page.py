@@ -7,9 +7,8 @@ import re
 
 import numpy as np
 import pytest
-import torch
 from support.browser import a_browser, open_browser
-from support.compact_cases import make_base, make_module, module_of_rule
+from support.compact_cases import make_base, make_module, make_module_of, module_of_rule
 
 import seam_fast as sf
 from seam_fast import CheckpointError, runtime
@@ -200,12 +199,7 @@ def test_it_can_be_used_without_seeing_it(page):
 
 def test_100_real_documents(r8_dir, browser, tmp_path):
     corpus = sf.load_corpus(r8_dir, "r8", protocol="seam")
-    base = make_base((1, False), (100, 50, 8), corpus.config, list(corpus.words))
-    for parameter in base.parameters():
-        parameter.data.mul_(0.7)
-    module = make_module(base, 0.3)
-    scores = module.scores["word_embeddings.weight"]
-    scores[torch.rand(len(scores), generator=torch.Generator().manual_seed(0)) < 0.9] = -1
+    module = make_module_of(corpus)
     lines = (r8_dir / "r8-test-all-terms.txt").read_text(encoding="utf-8").splitlines()
     texts = [line.partition("\t")[2] for line in lines[:: len(lines) // 100]][:100]
     made = module.compact("int8")

@@ -106,3 +106,14 @@ def module_of_rule(rule, padding, words=None):
     base = make_base(config=config, vocabulary=["<pad>", "<unk>", *(words or VOCABULARIES[rule])])
     base.tokenizer = rule
     return make_module(base, 0.4).compact()
+
+
+def make_module_of(corpus):
+    """A module over a base of the usual sizes, with as many words and values as modules of R8 keep."""
+    base = make_base((1, False), (100, 50, 8), corpus.config, list(corpus.words))
+    for parameter in base.parameters():
+        parameter.data.mul_(0.7)
+    module = make_module(base, 0.3)
+    scores = module.scores["word_embeddings.weight"]
+    scores[torch.rand(len(scores), generator=torch.Generator().manual_seed(0)) < 0.9] = -1
+    return module
