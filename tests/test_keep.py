@@ -111,15 +111,9 @@ def test_sizes_that_cannot_be(value):
 
 def test_sized_snapshots_are_cuts_of_all_scores(toy, toy_base):
     """Which are looked at row by row: words that are not fed share one."""
-    from seam_fast.search.context import SearchContext
-    from seam_fast.search.module_run import ModuleRun
-    from seam_fast.training.devices import CPU
+    from support.scored_runs import begin_with_random_scores
 
-    run = ModuleRun(SearchContext(toy_base, toy, sf.Settings(**RUN), "cpu"), (1,), 0, 1)
-    trainer = run.begin(CPU)
-    generator = torch.Generator().manual_seed(0)
-    for score in trainer.scores.values():
-        score.copy_(torch.randn(score.shape, generator=generator))
+    run, trainer = begin_with_random_scores(toy_base, toy, sf.Settings(**RUN), 0)
     trainer.scores["word_embeddings.weight"][-1] = 0.5  # kept, and equal in all words that are not fed
     trainer.load_state(0)
     for shared in (0.5, -9.0):

@@ -244,15 +244,9 @@ def test_a_shift_is_even():
 
 def test_cuts_of_a_state_are_cuts_of_the_largest(toy, toy_base):
     """As ``resized`` makes them of the module, whose groups have the proportions of the largest size."""
-    from seam_fast.search.context import SearchContext
-    from seam_fast.search.module_run import ModuleRun
-    from seam_fast.training.devices import CPU
+    from support.scored_runs import begin_with_random_scores
 
-    run = ModuleRun(SearchContext(toy_base, toy, sf.Settings(**RUN), "cpu"), (1,), 0, 1)
-    trainer = run.begin(CPU)
-    generator = torch.Generator().manual_seed(1)
-    for score in trainer.scores.values():
-        score.copy_(torch.randn(score.shape, generator=generator))
+    run, trainer = begin_with_random_scores(toy_base, toy, sf.Settings(**RUN), 1)
     counts = [9, 40, 131]
     for shared in (0.5, -9.0):
         trainer.scores["word_embeddings.weight"][-1] = shared
